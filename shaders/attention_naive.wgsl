@@ -1,0 +1,137 @@
+// attention_naive: one query row per invocation. The documentation of every other attention kernel.
+//
+//   s(i, j) = cap·tanh(⟨qᵢ, kⱼ⟩·scale / cap) − β·ln p(d)      o(i) = Σⱼ e^s(i,j)·vⱼ / Σⱼ e^s(i,j)      LSE(i) = ln Σⱼ e^s(i,j)
+//
+// over the visible keys j of the kept key blocks. design: PrFlashAttention (arXiv 2410.18441) on the online softmax of
+// Milakov and Gimelshein 2018 (arXiv 1805.02867): with a running maximum m, sum l and numerator o,
+//
+//   m' = max(m, s)     l' = l·e^(m−m') + e^(s−m')     o' = o·e^(m−m') + e^(s−m')·v
+//
+// Shapes      q (batch, H, q_len, D) · k (batch, H_kv, kv_len, D) · v (batch, H_kv, kv_len, D_v) · output (batch, H, q_len, D_v)
+//             lse (batch, H, q_len), natural logarithm, as bits: −∞ for a row that sees no key, whose output is 0
+// Workgroups  one per (sequence, row tile, head), numbered in one line and folded into x and y past the limit of one dimension;
+//             late tiles first, since causal rows grow longer. A tile is up to ROWS rows of *one* query block, so that all
+//             its rows walk the same block list and the loads of K and V are at uniform addresses.
+// Barriers    none. Loop bounds depend on the workgroup alone; only the element mask depends on the row.
+//
+// Dense attention walks the blocks 0, 1, 2 … through the very same loop as a list, so a dense schedule gives the same bits.
+
+@group(2) @binding(0) var<storage, read> q: array<InputQuad>;
+@group(2) @binding(1) var<storage, read> k: array<InputQuad>;
+@group(2) @binding(2) var<storage, read> v: array<InputQuad>;
+@group(2) @binding(3) var<storage, read_write> output: array<OutputQuad>;
+@group(2) @binding(4) var<storage, read_write> lse: array<u32>;
+
+@compute @workgroup_size(ROWS)
+fn attention_naive(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let work = workgroup.y * workgroups.x + workgroup.x;
+    if work >= params.work_items {
+        return;
+    }
+    let head = work % params.heads;
+    let tile = params.tiles - 1u - (work / params.heads) % params.tiles;
+    let sequence = sequences[work / (params.heads * params.tiles)];
+    let query_block = tile / params.tiles_per_block;
+    if query_block >= sequence.query_blocks {
+        return;
+    }
+
+    // The rows of this tile, as absolute positions.
+    let kv_len = i32(sequence.kv_len);
+    let q_len = i32(sequence.q_len);
+    let block_size = i32(params.block_size);
+    let first_in_block = (tile % params.tiles_per_block) * ROWS;
+    let first_position = (sequence.first_block + i32(query_block)) * block_size + i32(first_in_block);
+    let last_position = first_position + min(i32(ROWS), block_size - i32(first_in_block)) - 1;
+    let position = first_position + i32(lane);
+    let row = position - (kv_len - q_len);
+    let has_row = position <= last_position && row >= 0 && row < q_len;
+
+    // What this row sees, and what any row of the tile sees. A lane without a row sees nothing.
+    var own = visible_keys(position, kv_len);
+    if !has_row {
+        own.hi = own.lo;
+    }
+    let tile_lo = visible_keys(first_position, kv_len).lo;
+    let tile_hi = visible_keys(last_position, kv_len).hi;
+
+    var query: array<vec4<f32>, HEAD_QUADS>;
+    if has_row {
+        let q_at = sequence.q_base + head * params.q_head_stride + u32(row) * params.q_row_stride;
+        for (var c = 0u; c < HEAD_QUADS; c++) {
+            // Scaled before the inner product, so that large activations don't overflow.
+            query[c] = load_quad(q[q_at + c]) * params.scale;
+        }
+    }
+    let kv_head = head / params.heads_per_kv;
+    let k_base = sequence.k_base + kv_head * params.k_head_stride;
+    let v_base = sequence.v_base + kv_head * params.v_head_stride;
+
+    // The block list of this query block; without one, every block from the first to the last that the tile sees.
+    var entry = u32(tile_lo / block_size);
+    var entries_end = u32((max(tile_hi, 0) + block_size - 1) / block_size);
+    var entries_base = 0u;
+    let has_list = sequence.list_base != NO_LIST;
+    if has_list {
+        let list = sequence.list_base + (head / params.heads_per_list) * sequence.query_blocks + query_block;
+        let lists = params.heads / params.heads_per_list * sequence.query_blocks;
+        entries_base = sequence.list_base + lists + 1u;
+        entry = tables[list];
+        entries_end = tables[list + 1u];
+    }
+
+    var maximum = LOWEST;
+    var sum = 0.0;
+    var accumulator: array<vec4<f32>, VALUE_QUADS>;
+    for (; entry < entries_end; entry++) {
+        var block = entry;
+        var bias = 0.0;
+        if has_list {
+            block = tables[entries_base + 2u * entry];
+            bias = params.beta * bitcast<f32>(tables[entries_base + 2u * entry + 1u]);
+        }
+        let first_key = max(i32(block) * block_size, tile_lo);
+        let end_key = min(i32(block + 1u) * block_size, tile_hi);
+        for (var j = first_key; j < end_key; j++) {
+            let k_at = k_base + u32(j) * params.k_row_stride;
+            var products = vec4<f32>(0.0);
+            for (var c = 0u; c < HEAD_QUADS; c++) {
+                products += query[c] * load_quad(k[k_at + c]);
+            }
+            var score = (products.x + products.y) + (products.z + products.w);
+            if (params.flags & FLAG_SOFT_CAP) != 0u {
+                // Beyond ±15 tanh is ±1 in f32, and some implementations of it overflow.
+                score = params.soft_cap * tanh(clamp(score / params.soft_cap, -15.0, 15.0));
+            }
+            score -= bias;
+            if j >= own.lo && j < own.hi {
+                let raised = max(maximum, score);
+                let shrink = exp(maximum - raised);
+                let weight = exp(score - raised);
+                let v_at = v_base + u32(j) * params.v_row_stride;
+                sum = sum * shrink + weight;
+                for (var c = 0u; c < VALUE_QUADS; c++) {
+                    accumulator[c] = accumulator[c] * shrink + weight * load_quad(v[v_at + c]);
+                }
+                maximum = raised;
+            }
+        }
+    }
+
+    if has_row {
+        // A row that saw no key has sum 0: its output is 0 by selection, never 0/0.
+        let normalizer = select(0.0, 1.0 / sum, sum > 0.0);
+        let o_at = sequence.o_base + head * params.o_head_stride + u32(row) * params.o_row_stride;
+        for (var c = 0u; c < VALUE_QUADS; c++) {
+            output[o_at + c] = store_quad(accumulator[c] * normalizer);
+        }
+        if (params.flags & FLAG_LSE) != 0u {
+            let at = sequence.lse_base + head * params.lse_head_stride + u32(row);
+            lse[at] = select(NEGATIVE_INFINITY_BITS, bitcast<u32>(maximum + log(sum)), sum > 0.0);
+        }
+    }
+}

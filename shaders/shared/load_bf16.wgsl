@@ -1,0 +1,6 @@
+// Q, K and V in bf16 storage, two channels to a word: the upper half of an f32.
+alias InputQuad = vec2<u32>;
+
+fn load_quad(quad: InputQuad) -> vec4<f32> {
+    return bitcast<vec4<f32>>(vec4<u32>(quad.x << 16u, quad.x & 0xffff0000u, quad.y << 16u, quad.y & 0xffff0000u));
+}

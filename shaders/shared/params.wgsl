@@ -1,0 +1,47 @@
+// What every attention kernel is bound to. Group 0 changes with each call, group 1 with the schedule, group 2 with the tensors.
+//
+// All strides and bases are in quads (four channels), the unit of every load; the log-sum-exp's are in elements.
+// Rust fills these structs (src/gpu/params.rs); a test compares the two layouts field by field.
+
+struct Params {
+    q_head_stride: u32,
+    q_row_stride: u32,
+    k_head_stride: u32,
+    k_row_stride: u32,
+    v_head_stride: u32,
+    v_row_stride: u32,
+    o_head_stride: u32,
+    o_row_stride: u32,
+    lse_head_stride: u32,
+    heads: u32,
+    heads_per_kv: u32,    // query heads that read one key/value head
+    heads_per_list: u32,  // query heads that share one block list
+    work_items: u32,      // workgroups with work: sequences × heads × tiles
+    tiles: u32,           // row tiles of the longest sequence
+    tiles_per_block: u32, // row tiles of one query block
+    block_size: u32,      // tokens of a schedule block
+    flags: u32,           // FLAG_*
+    window: u32,          // tokens; read only with FLAG_WINDOW
+    scale: f32,
+    soft_cap: f32,        // read only with FLAG_SOFT_CAP
+    beta: f32,            // importance correction
+}
+
+struct Sequence {
+    q_base: u32,
+    k_base: u32,
+    v_base: u32,
+    o_base: u32,
+    lse_base: u32,
+    q_len: u32,
+    kv_len: u32,
+    first_block: i32,  // absolute index of the first query block
+    query_blocks: u32,
+    list_base: u32,    // where this sequence's schedule begins in `tables`, or NO_LIST
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> sequences: array<Sequence>;
+
+// A schedule: one offset per (list group, query block) and one past the end, then (key block, bits of ln p) pairs.
+@group(1) @binding(0) var<storage, read> tables: array<u32>;

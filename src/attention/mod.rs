@@ -1,0 +1,206 @@
+//! What is computed ([`Attention`]), and the plan that computes it ([`Plan`]).
+
+mod plan;
+mod slots;
+
+pub use plan::{Bound, Call, Operands, Output, Plan, ScheduleBuffer, Sequence};
+
+use crate::error::{Result, ensure};
+use crate::layout::DType;
+use crate::sampling::BlockGrid;
+
+/// What one attention call computes: plain options, no device.
+///
+/// With query i at absolute position `i + kv_len − q_len`, lag `Δ` and block distance d,
+///
+/// ```text
+/// s(i, j) = cap·tanh(⟨qᵢ, kⱼ⟩·scale / cap) − β·ln p(d)          (without a soft-cap: ⟨qᵢ, kⱼ⟩·scale − β·ln p(d))
+/// o(i)    = Σⱼ e^s(i, j)·vⱼ / Σⱼ e^s(i, j)                       LSE(i) = ln Σⱼ e^s(i, j)
+/// ```
+///
+/// over the visible keys j: those that causality, the window and the schedule leave. A row that sees no key has output 0 and
+/// LSE −∞. `scale` is `1/√D` unless set.
+///
+/// ```
+/// use prflash::{Attention, DType};
+/// let attention = Attention::causal().with_window(512)?.with_lse(true).with_storage(DType::F16);
+/// assert_eq!(attention.window(), Some(512));
+/// # Ok::<(), prflash::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    causal: bool,
+    window: Option<usize>,
+    scale: Option<f32>,
+    soft_cap: Option<f32>,
+    correction: f32,
+    lse: bool,
+    storage: DType,
+    output: DType,
+}
+
+impl Attention {
+    /// A query sees the keys up to its own position.
+    pub const fn causal() -> Self {
+        Self {
+            causal: true,
+            window: None,
+            scale: None,
+            soft_cap: None,
+            correction: 0.0,
+            lse: false,
+            storage: DType::F32,
+            output: DType::F32,
+        }
+    }
+
+    /// A query sees every key.
+    pub const fn full() -> Self {
+        Self { causal: false, ..Self::causal() }
+    }
+
+    /// Only keys at a lag `|Δ| < tokens` are visible (the query's own position counts as one). Token-exact.
+    ///
+    /// # Errors
+    /// Invalid argument if `tokens` is 0.
+    pub fn with_window(self, tokens: usize) -> Result<Self> {
+        ensure!(tokens >= 1, "window", "expected at least 1 token, got 0");
+        Ok(Self { window: Some(tokens), ..self })
+    }
+
+    /// Another factor on the inner products than `1/√D`.
+    ///
+    /// # Errors
+    /// Invalid argument unless finite.
+    pub fn with_scale(self, scale: f32) -> Result<Self> {
+        ensure!(scale.is_finite(), "scale", "expected a finite number, got {scale}");
+        Ok(Self { scale: Some(scale), ..self })
+    }
+
+    /// Bounds the scores to ±`cap` by `cap·tanh(s/cap)` (Gemma 2).
+    ///
+    /// # Errors
+    /// Invalid argument unless finite and positive.
+    pub fn with_soft_cap(self, cap: f32) -> Result<Self> {
+        ensure!(cap.is_finite() && cap > 0.0, "soft_cap", "expected a finite positive number, got {cap}");
+        Ok(Self { soft_cap: Some(cap), ..self })
+    }
+
+    /// The importance correction β: `−β·ln p` is added to the scores of a sampled block.
+    ///
+    /// At β = 1 numerator and denominator of the softmax are unbiased over schedules (Horvitz–Thompson) and their ratio is
+    /// consistent; β = 0, the default, is the paper's literal form.
+    ///
+    /// # Errors
+    /// Invalid argument unless `0 ≤ beta ≤ 1`.
+    pub fn with_correction(self, beta: f32) -> Result<Self> {
+        ensure!((0.0..=1.0).contains(&beta), "beta", "expected 0 to 1, got {beta}");
+        Ok(Self { correction: beta, ..self })
+    }
+
+    /// Whether the natural-log log-sum-exp of each row is written too.
+    pub const fn with_lse(self, lse: bool) -> Self {
+        Self { lse, ..self }
+    }
+
+    /// The type in which Q, K and V are stored. Default f32.
+    pub const fn with_storage(self, dtype: DType) -> Self {
+        Self { storage: dtype, ..self }
+    }
+
+    /// The type in which the output is stored. Default f32, whatever the storage of the inputs.
+    pub const fn with_output(self, dtype: DType) -> Self {
+        Self { output: dtype, ..self }
+    }
+
+    /// Whether keys after the query are hidden.
+    pub fn is_causal(&self) -> bool {
+        self.causal
+    }
+
+    /// The sliding window in tokens, if any.
+    pub fn window(&self) -> Option<usize> {
+        self.window
+    }
+
+    /// The factor on the inner products for this head dimension.
+    pub fn scale(&self, head_dim: usize) -> f32 {
+        self.scale.unwrap_or_else(|| (1.0 / (head_dim as f64).sqrt()) as f32)
+    }
+
+    /// The soft-cap on the scores, if any.
+    pub fn soft_cap(&self) -> Option<f32> {
+        self.soft_cap
+    }
+
+    /// The importance correction β.
+    pub fn correction(&self) -> f32 {
+        self.correction
+    }
+
+    /// Whether the log-sum-exp is written.
+    pub fn lse(&self) -> bool {
+        self.lse
+    }
+
+    /// The storage type of Q, K and V.
+    pub fn storage(&self) -> DType {
+        self.storage
+    }
+
+    /// The storage type of the output.
+    pub fn output(&self) -> DType {
+        self.output
+    }
+
+    /// The visible keys `lo..hi` of a query at absolute `position`, before any schedule.
+    pub fn visible(&self, position: i64, kv_len: usize) -> std::ops::Range<usize> {
+        let clamp = |x: i64| x.clamp(0, kv_len as i64) as usize;
+        let window = self.window.map_or(i64::MAX / 4, |w| i64::try_from(w).unwrap_or(i64::MAX / 4));
+        let ahead = if self.causal { 1 } else { window };
+        let (lo, hi) = (clamp(position - window + 1), clamp(position + ahead));
+        lo..hi.max(lo)
+    }
+}
+
+/// Refuses a schedule that was made for another problem than (causal, heads, kv_heads, q_len, kv_len).
+pub(crate) fn check_grid(grid: &BlockGrid, want: (bool, usize, usize, usize, usize)) -> Result<()> {
+    let got = (grid.is_causal(), grid.heads(), grid.kv_heads(), grid.q_len(), grid.kv_len());
+    ensure!(
+        want == got,
+        "schedule",
+        "expected one for (causal, heads, kv_heads, q_len, kv_len) = {want:?}, got {got:?}"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_name_the_argument() {
+        let named = |r: Result<Attention>| r.unwrap_err().argument().unwrap();
+        assert_eq!(named(Attention::causal().with_window(0)), "window");
+        assert_eq!(named(Attention::causal().with_scale(f32::NAN)), "scale");
+        assert_eq!(named(Attention::causal().with_soft_cap(0.0)), "soft_cap");
+        assert_eq!(named(Attention::causal().with_correction(1.5)), "beta");
+        assert_eq!(named(Attention::causal().with_correction(f32::NAN)), "beta");
+    }
+
+    #[test]
+    fn visibility() {
+        let causal = Attention::causal();
+        assert_eq!(causal.visible(3, 10), 0..4);
+        assert_eq!(causal.visible(-2, 10), 0..0);
+        assert_eq!(causal.with_window(2).unwrap().visible(3, 10), 2..4);
+        assert_eq!(causal.with_window(1).unwrap().visible(0, 10), 0..1);
+        assert_eq!(causal.with_window(usize::MAX).unwrap().visible(3, 10), 0..4);
+        let full = Attention::full();
+        assert_eq!(full.visible(3, 10), 0..10);
+        assert_eq!(full.visible(-2, 10), 0..10);
+        assert_eq!(full.with_window(2).unwrap().visible(3, 10), 2..5);
+        assert_eq!(full.with_window(2).unwrap().visible(-2, 10), 0..0);
+        assert_eq!(full.visible(3, 0), 0..0);
+    }
+}

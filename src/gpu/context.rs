@@ -1,0 +1,452 @@
+//! The device: found by us, or the caller's own.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+
+use super::kernel::Pipeline;
+use super::shaders::{NAIVE_ROWS, Variant};
+use crate::error::{Error, Result};
+
+/// A GPU device to compute on, with the pipelines compiled for it. Cheap to clone: clones share everything.
+///
+/// ```no_run
+/// # fn main() -> Result<(), prflash::Error> {
+/// let context = prflash::Context::new_blocking()?;
+/// println!("{}", context.capabilities());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Context {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    capabilities: Capabilities,
+    /// Why the device was lost. Set by our own callback only: a borrowed device keeps its caller's handlers.
+    lost: Arc<Mutex<Option<String>>>,
+    pipelines: Mutex<HashMap<Variant, Arc<Pipeline>>>,
+}
+
+/// Which adapter [`Context::with_options`] takes.
+///
+/// What isn't set comes from wgpu's environment variables (`WGPU_BACKEND`, `WGPU_ADAPTER_NAME`, `WGPU_POWER_PREF`), else the fastest adapter is taken.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct ContextOptions {
+    /// The graphics APIs to look at.
+    pub backends: Option<wgpu::Backends>,
+    /// Only an adapter whose name contains this, whatever the case.
+    pub adapter_name: Option<String>,
+    /// Prefer a fast or a frugal adapter.
+    pub power_preference: Option<wgpu::PowerPreference>,
+}
+
+impl ContextOptions {
+    /// Nothing set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only these graphics APIs.
+    pub fn backends(self, backends: wgpu::Backends) -> Self {
+        Self { backends: Some(backends), ..self }
+    }
+
+    /// Only an adapter whose name contains `name`, whatever the case.
+    pub fn adapter_name(self, name: impl Into<String>) -> Self {
+        Self { adapter_name: Some(name.into()), ..self }
+    }
+
+    /// Prefer a fast or a frugal adapter.
+    pub fn power_preference(self, preference: wgpu::PowerPreference) -> Self {
+        Self { power_preference: Some(preference), ..self }
+    }
+}
+
+/// What a device offers. Taken from the device itself, not from its adapter: a caller's device may have less enabled.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// The adapter's name.
+    pub adapter: String,
+    /// The driver's name and version.
+    pub driver: String,
+    /// The graphics API.
+    pub backend: wgpu::Backend,
+    /// Discrete, integrated, CPU …
+    pub device_type: wgpu::DeviceType,
+    /// Smallest and largest subgroup size, if subgroup operations are enabled.
+    pub subgroup_sizes: Option<(u32, u32)>,
+    /// Whether f16 arithmetic is enabled. (f16 *storage* needs nothing.)
+    pub f16_arithmetic: bool,
+    /// Whether GPU timestamps are enabled.
+    pub timestamps: bool,
+    /// Largest storage binding, bytes.
+    pub max_binding_bytes: u64,
+    /// Largest buffer, bytes.
+    pub max_buffer_bytes: u64,
+    /// Workgroups per dimension of a dispatch.
+    pub max_workgroups_per_dimension: u32,
+    /// Invocations of a workgroup.
+    pub max_workgroup_invocations: u32,
+    /// Memory of a workgroup, bytes.
+    pub max_workgroup_bytes: u32,
+}
+
+impl Capabilities {
+    fn of(device: &wgpu::Device) -> Self {
+        let (info, features, limits) = (device.adapter_info(), device.features(), device.limits());
+        let subgroups = features.contains(wgpu::Features::SUBGROUP);
+        Self {
+            adapter: info.name,
+            driver: [info.driver, info.driver_info].join(" ").trim().to_owned(),
+            backend: info.backend,
+            device_type: info.device_type,
+            subgroup_sizes: subgroups.then_some((info.subgroup_min_size, info.subgroup_max_size)),
+            f16_arithmetic: features.contains(wgpu::Features::SHADER_F16),
+            timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+            max_binding_bytes: limits.max_storage_buffer_binding_size,
+            max_buffer_bytes: limits.max_buffer_size,
+            max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
+            max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,
+            max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        }
+    }
+
+    /// Whether the "GPU" is the CPU (lavapipe, SwiftShader, WARP).
+    pub fn is_software(&self) -> bool {
+        self.device_type == wgpu::DeviceType::Cpu
+    }
+}
+
+impl fmt::Display for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?}, {}", self.adapter, self.backend, self.driver)?;
+        match self.subgroup_sizes {
+            Some((min, max)) if min == max => write!(f, ", subgroups of {min}")?,
+            Some((min, max)) => write!(f, ", subgroups of {min} to {max}")?,
+            None => f.write_str(", no subgroups")?,
+        }
+        f.write_str(if self.is_software() { ", software)" } else { ")" })
+    }
+}
+
+impl Context {
+    /// Finds an adapter (respecting `WGPU_BACKEND`, `WGPU_ADAPTER_NAME` and `WGPU_POWER_PREF`) and opens it with its own limits.
+    ///
+    /// # Errors
+    /// No adapter; unsupported, where it can't run compute shaders as prflash needs them.
+    pub async fn new() -> Result<Self> {
+        Self::with_options(&ContextOptions::default()).await
+    }
+
+    /// [`Context::new`], blocking.
+    ///
+    /// # Errors
+    /// As [`Context::new`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn new_blocking() -> Result<Self> {
+        pollster::block_on(Self::new())
+    }
+
+    /// [`Context::with_options`], blocking.
+    ///
+    /// # Errors
+    /// As [`Context::new`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn with_options_blocking(options: &ContextOptions) -> Result<Self> {
+        pollster::block_on(Self::with_options(options))
+    }
+
+    /// Opens the adapter that the options choose.
+    ///
+    /// # Errors
+    /// As [`Context::new`].
+    pub async fn with_options(options: &ContextOptions) -> Result<Self> {
+        let adapter = find_adapter(options).await?;
+        // Only what some kernel or report of ours can use.
+        let wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("prflash"),
+                required_features: adapter.features() & wanted,
+                required_limits: adapter.limits(),
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| Error::unsupported(format!("the adapter refused to open: {error}")))?;
+        let lost = Arc::new(Mutex::new(None));
+        let reason = lost.clone();
+        device.set_device_lost_callback(move |why, message| {
+            // The device is ours and so is its end: dropping it is no loss.
+            *lock(&reason) = Some(format!("{why:?}: {message}"));
+        });
+        device
+            .on_uncaptured_error(Arc::new(|error: wgpu::Error| log::error!("uncaptured GPU error: {error}")));
+        Self::from_parts(device, queue, lost)
+    }
+
+    /// Computes on the caller's device, with whatever features and limits it has.
+    ///
+    /// No handler is installed on it: uncaptured errors and device loss stay the caller's to observe.
+    ///
+    /// # Errors
+    /// Unsupported, where the device's limits are below what the plainest kernel needs (the message says which).
+    pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Result<Self> {
+        Self::from_parts(device, queue, Arc::default())
+    }
+
+    fn from_parts(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        lost: Arc<Mutex<Option<String>>>,
+    ) -> Result<Self> {
+        let limits = device.limits();
+        let needs = [
+            ("storage buffers per shader stage", limits.max_storage_buffers_per_shader_stage, 7),
+            ("bind groups", limits.max_bind_groups, 3),
+            (
+                "dynamic storage buffers per pipeline layout",
+                limits.max_dynamic_storage_buffers_per_pipeline_layout,
+                1,
+            ),
+            (
+                "invocations per workgroup",
+                limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
+                NAIVE_ROWS as u32,
+            ),
+        ];
+        for (what, has, need) in needs {
+            if has < need {
+                return Err(Error::unsupported(format!("prflash needs {need} {what}, the device has {has}")));
+            }
+        }
+        let capabilities = Capabilities::of(&device);
+        Ok(Self { inner: Arc::new(Inner { device, queue, capabilities, lost, pipelines: Mutex::default() }) })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.inner.device
+    }
+
+    /// Its queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.inner.queue
+    }
+
+    /// What the device offers.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.inner.capabilities
+    }
+
+    /// Blocks until all submitted work is done. (In a browser, where nothing can block, it returns at once.)
+    ///
+    /// # Errors
+    /// Device lost.
+    pub fn wait(&self) -> Result<()> {
+        self.poll(wgpu::PollType::wait_indefinitely())
+    }
+
+    /// The one place that polls.
+    fn poll(&self, how: wgpu::PollType) -> Result<()> {
+        // wgpu 30 panics in `poll` when the driver reports a lost device there; callers were promised a typed error.
+        let device = std::panic::AssertUnwindSafe(&self.inner.device);
+        match std::panic::catch_unwind(|| device.poll(how)) {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(Error::device_lost(error.to_string())),
+            Err(_) => Err(Error::device_lost("the driver lost the device while it was waited for")),
+        }
+    }
+
+    /// Runs `work`, which creates or submits something, and turns what the GPU API has to say of it into a typed error.
+    ///
+    /// Native errors are known at once. A browser's arrive later, through its own uncaptured-error event.
+    pub(crate) fn capture<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        let device = &self.inner.device;
+        let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let value = work();
+        let errors = [now(internal.pop()), now(validation.pop()), now(memory.pop())];
+        if let Some(error) = errors.into_iter().flatten().next() {
+            self.check_alive()?;
+            return Err(match error {
+                wgpu::Error::OutOfMemory { source } => Error::out_of_memory(source.to_string()),
+                wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
+                    Error::validation(description)
+                }
+            });
+        }
+        Ok(value)
+    }
+
+    /// An error if the device is known to be lost, also for a borrowed device, on which we have no callback.
+    ///
+    /// # Errors
+    /// Device lost.
+    pub fn check_alive(&self) -> Result<()> {
+        if let Some(reason) = lock(&self.inner.lost).as_ref() {
+            return Err(Error::device_lost(reason.clone()));
+        }
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            // wgpu reports a lost device to its callback alone; but a buffer created on one can't be mapped.
+            let probe = self.inner.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("prflash liveness probe"),
+                size: 4,
+                usage: wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: true,
+            });
+            if probe.slice(..).get_mapped_range().is_err() {
+                return Err(Error::device_lost("the device no longer creates buffers (was it destroyed?)"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A buffer, or the reason why not.
+    pub(crate) fn create_buffer(
+        &self,
+        label: &str,
+        size: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer> {
+        let limit = self.inner.capabilities.max_buffer_bytes;
+        if size > limit {
+            return Err(Error::too_large(
+                "size",
+                format!("{label}: {size} bytes are past the device's {limit} for a buffer"),
+            ));
+        }
+        let descriptor = wgpu::BufferDescriptor {
+            label: Some(label),
+            // Bindings can't be empty.
+            size: size.max(16).next_multiple_of(16),
+            usage,
+            mapped_at_creation: false,
+        };
+        let buffer = self.capture(|| self.inner.device.create_buffer(&descriptor))?;
+        self.check_alive()?;
+        Ok(buffer)
+    }
+
+    /// The bytes `offset..offset + size` of a buffer, once all work submitted so far is done.
+    pub(crate) async fn read_buffer(&self, buffer: &wgpu::Buffer, offset: u64, size: u64) -> Result<Vec<u8>> {
+        if size == 0 {
+            return Ok(Vec::new());
+        }
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let staging = self.create_buffer("prflash readback", size, usage)?;
+        self.capture(|| {
+            let mut encoder = self.inner.device.create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, size);
+            self.inner.queue.submit([encoder.finish()]);
+        })?;
+        let mapped = Arc::new(Mutex::new(Mapped::default()));
+        let state = mapped.clone();
+        staging.slice(..size).map_async(wgpu::MapMode::Read, move |result| {
+            let mut state = lock(&state);
+            state.result = Some(result);
+            if let Some(waker) = state.waker.take() {
+                waker.wake();
+            }
+        });
+        self.wait()?;
+        let result = std::future::poll_fn(|task| {
+            let mut state = lock(&mapped);
+            match state.result.take() {
+                Some(result) => Poll::Ready(result),
+                None => {
+                    state.waker = Some(task.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await;
+        let lost = |what: String| self.check_alive().err().unwrap_or_else(|| Error::validation(what));
+        result.map_err(|error| lost(format!("readback: {error}")))?;
+        let bytes =
+            staging.slice(..size).get_mapped_range().map_err(|error| lost(format!("readback: {error}")))?;
+        Ok(bytes.to_vec())
+    }
+
+    /// The pipeline of a variant, compiled on first use.
+    pub(crate) fn pipeline(&self, variant: Variant) -> Result<Arc<Pipeline>> {
+        // Held while compiling, so that two threads don't compile the same variant.
+        let mut pipelines = lock(&self.inner.pipelines);
+        if let Some(pipeline) = pipelines.get(&variant) {
+            return Ok(pipeline.clone());
+        }
+        let pipeline = Arc::new(Pipeline::new(self, variant)?);
+        pipelines.insert(variant, pipeline.clone());
+        Ok(pipeline)
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("capabilities", &self.inner.capabilities).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Mapped {
+    result: Option<Result<(), wgpu::BufferAsyncError>>,
+    waker: Option<Waker>,
+}
+
+/// A lock whose holder panicked holds nothing half-done here.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The value of a future that is ready, as error scopes are on native backends.
+fn now<T>(future: impl Future<Output = Option<T>>) -> Option<T> {
+    match pin!(future).poll(&mut std::task::Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => value,
+        Poll::Pending => None,
+    }
+}
+
+async fn find_adapter(options: &ContextOptions) -> Result<wgpu::Adapter> {
+    if wgpu::Instance::enabled_backend_features().is_empty() {
+        return Err(Error::no_adapter(
+            "prflash was built without a backend for this platform: enable one of the features vulkan, metal, dx12, webgpu",
+        ));
+    }
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    if let Some(backends) = options.backends {
+        descriptor.backends = backends;
+    }
+    let backends = descriptor.backends;
+    let instance = wgpu::Instance::new(descriptor);
+    let name = options.adapter_name.clone().or_else(|| std::env::var("WGPU_ADAPTER_NAME").ok());
+    if let Some(name) = name {
+        let wanted = name.to_lowercase();
+        let mut found = Vec::new();
+        for adapter in instance.enumerate_adapters(backends).await {
+            let adapter_name = adapter.get_info().name;
+            if adapter_name.to_lowercase().contains(&wanted) {
+                return Ok(adapter);
+            }
+            found.push(adapter_name);
+        }
+        return Err(Error::no_adapter(format!("none is named like {name:?}; found {found:?}")));
+    }
+    let power_preference = options
+        .power_preference
+        .or_else(wgpu::PowerPreference::from_env)
+        .unwrap_or(wgpu::PowerPreference::HighPerformance);
+    instance
+        .request_adapter(&wgpu::RequestAdapterOptions { power_preference, ..Default::default() })
+        .await
+        .map_err(|error| Error::no_adapter(error.to_string()))
+}

@@ -1,0 +1,79 @@
+//! The only structs that travel to the GPU byte for byte. `tests/shaders.rs` compares their layouts with naga's.
+
+use bytemuck::{Pod, Zeroable};
+
+/// `struct Params` of `shaders/shared/params.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct Params {
+    pub(crate) q_head_stride: u32,
+    pub(crate) q_row_stride: u32,
+    pub(crate) k_head_stride: u32,
+    pub(crate) k_row_stride: u32,
+    pub(crate) v_head_stride: u32,
+    pub(crate) v_row_stride: u32,
+    pub(crate) o_head_stride: u32,
+    pub(crate) o_row_stride: u32,
+    pub(crate) lse_head_stride: u32,
+    pub(crate) heads: u32,
+    pub(crate) heads_per_kv: u32,
+    pub(crate) heads_per_list: u32,
+    pub(crate) work_items: u32,
+    pub(crate) tiles: u32,
+    pub(crate) tiles_per_block: u32,
+    pub(crate) block_size: u32,
+    pub(crate) flags: u32,
+    pub(crate) window: u32,
+    pub(crate) scale: f32,
+    pub(crate) soft_cap: f32,
+    pub(crate) beta: f32,
+}
+
+/// `struct Sequence` of `shaders/shared/params.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct SequenceEntry {
+    pub(crate) q_base: u32,
+    pub(crate) k_base: u32,
+    pub(crate) v_base: u32,
+    pub(crate) o_base: u32,
+    pub(crate) lse_base: u32,
+    pub(crate) q_len: u32,
+    pub(crate) kv_len: u32,
+    pub(crate) first_block: i32,
+    pub(crate) query_blocks: u32,
+    pub(crate) list_base: u32,
+}
+
+pub(crate) const FLAG_CAUSAL: u32 = 1;
+pub(crate) const FLAG_WINDOW: u32 = 2;
+pub(crate) const FLAG_SOFT_CAP: u32 = 4;
+pub(crate) const FLAG_LSE: u32 = 8;
+
+/// `list_base` of a sequence that is attended densely.
+pub(crate) const NO_LIST: u32 = u32::MAX;
+
+macro_rules! fields {
+    ($struct:ident: $($field:ident),* $(,)?) => {
+        vec![$((stringify!($field), std::mem::offset_of!($struct, $field) as u32)),*]
+    };
+}
+
+/// (name, byte offset) of every field and the size, for the layout test.
+pub(crate) fn layouts() -> Vec<(&'static str, Vec<(&'static str, u32)>, u32)> {
+    vec![
+        (
+            "Params",
+            fields!(Params: q_head_stride, q_row_stride, k_head_stride, k_row_stride, v_head_stride, v_row_stride,
+                o_head_stride, o_row_stride, lse_head_stride, heads, heads_per_kv, heads_per_list, work_items, tiles,
+                tiles_per_block, block_size, flags, window, scale, soft_cap, beta),
+            size_of::<Params>() as u32,
+        ),
+        (
+            "Sequence",
+            fields!(SequenceEntry: q_base, k_base, v_base, o_base, lse_base, q_len, kv_len, first_block, query_blocks,
+                list_base),
+            size_of::<SequenceEntry>() as u32,
+        ),
+    ]
+}

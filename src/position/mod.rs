@@ -1,0 +1,5 @@
+//! Positions: rotary embeddings (and, later, the biases that combine with them).
+
+mod rope;
+
+pub use rope::{Pairing, Rope};

@@ -1,0 +1,231 @@
+//! The oracle: attention in f64, as plain as it can be written.
+//!
+//! The whole score row, a plain softmax, plain loops; no tiling, no online rescaling, no tricks. It takes the same
+//! [`Attention`] options and the same [`Schedule`] as the GPU, so a difference is the kernel's.
+
+use crate::attention::Attention;
+use crate::error::{Result, ensure};
+use crate::sampling::{BlockGrid, Schedule};
+use crate::shape::Shape;
+
+/// Attention computed in f64, and the magnitudes from which error bounds follow.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exact {
+    /// `[batch, heads, q_len, value_dim]`; 0 for rows without a visible key.
+    pub output: Vec<f64>,
+    /// Natural-log log-sum-exp, `[batch, heads, q_len]`; −∞ for rows without a visible key.
+    pub lse: Vec<f64>,
+    /// The largest `Σ_c |q_c·k_c|·|scale|` of a visible pair (or the soft-cap, if larger): what rounding errors of
+    /// scores are relative to.
+    pub max_score_magnitude: f64,
+    /// The largest |v| of any value.
+    pub max_value: f64,
+}
+
+/// Exact attention. `q`, `k` and `v` are contiguous `[batch, heads, len, dim]` (`kv_heads` heads for `k` and `v`);
+/// with a schedule, the same one serves every sequence of the batch.
+///
+/// # Errors
+/// Invalid argument if a slice has the wrong length or the schedule is for other sizes.
+pub fn attention(
+    attention: &Attention,
+    shape: &Shape,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    schedule: Option<&Schedule>,
+) -> Result<Exact> {
+    let value_dim = shape.value_dim();
+    let v_heads = shape.kv_heads() * shape.kv_len();
+    check_inputs(attention, shape, q, k, schedule.map(Schedule::grid))?;
+    check_len("v", v, shape.batch() * v_heads * value_dim)?;
+    let mut exact = Exact {
+        output: Vec::with_capacity(shape.batch() * shape.heads() * shape.q_len() * value_dim),
+        lse: Vec::with_capacity(shape.batch() * shape.heads() * shape.q_len()),
+        max_score_magnitude: 0.0,
+        max_value: v.iter().fold(0.0, |max, &x| f64::max(max, f64::from(x).abs())),
+    };
+    for_each_row(attention, shape, q, k, schedule, |row| {
+        exact.max_score_magnitude = exact.max_score_magnitude.max(row.magnitude);
+        let mut output = vec![0.0; value_dim];
+        for &(j, p) in row.weights {
+            let value = &v[(row.kv_row + j) * value_dim..][..value_dim];
+            for (o, &x) in output.iter_mut().zip(value) {
+                *o += p * f64::from(x);
+            }
+        }
+        exact.output.extend(output);
+        exact.lse.push(row.lse);
+    });
+    Ok(exact)
+}
+
+/// The softmax mass of exact attention by block: how much of it each (query row, key block) pair carries.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockMass {
+    grid: BlockGrid,
+    batch: usize,
+    /// Summed over the rows of a query block: `[batch, heads, query_blocks, key_blocks]`.
+    mass: Vec<f64>,
+    rows: f64,
+}
+
+/// Sums the softmax weights of dense attention over the blocks of `grid`. `q` and `k` as in [`attention`].
+///
+/// # Errors
+/// Invalid argument if a slice has the wrong length or the grid is for other sizes.
+pub fn block_mass(
+    attention: &Attention,
+    shape: &Shape,
+    q: &[f32],
+    k: &[f32],
+    grid: &BlockGrid,
+) -> Result<BlockMass> {
+    check_inputs(attention, shape, q, k, Some(grid))?;
+    let (query_blocks, key_blocks, block) = (grid.query_blocks(), grid.key_blocks(), grid.block_size());
+    let mut mass = vec![0.0; shape.batch() * shape.heads() * query_blocks * key_blocks];
+    let mut rows = 0.0;
+    for_each_row(attention, shape, q, k, None, |row| {
+        let query_block = (row.position.div_euclid(block as i64) - grid.first_query_block()) as usize;
+        let at = (row.head_row * query_blocks + query_block) * key_blocks;
+        for &(j, p) in row.weights {
+            mass[at + j / block] += p;
+        }
+        rows += f64::from(u8::from(!row.weights.is_empty()));
+    });
+    Ok(BlockMass { grid: *grid, batch: shape.batch(), mass, rows })
+}
+
+impl BlockMass {
+    /// The mean share, over all rows that see a key, of a row's attention mass that lies in blocks which `schedule` visits: 1 is
+    /// dense.
+    ///
+    /// # Errors
+    /// Invalid argument if the schedule's grid has other sizes than the one the mass was summed over.
+    pub fn recall(&self, schedule: &Schedule) -> Result<f64> {
+        let grid = schedule.grid();
+        let same = grid.with_granularity(self.grid.granularity()) == self.grid;
+        ensure!(same, "schedule", "expected the grid {:?}, got {grid:?}", self.grid);
+        let (query_blocks, key_blocks, heads) = (grid.query_blocks(), grid.key_blocks(), grid.heads());
+        let mut kept = 0.0;
+        for sequence_head in 0..self.batch * heads {
+            for row in 0..query_blocks {
+                let at = (sequence_head * query_blocks + row) * key_blocks;
+                let list = schedule.row(grid.group_of_head(sequence_head % heads), row);
+                kept += list.map(|entry| self.mass[at + entry.block]).sum::<f64>();
+            }
+        }
+        Ok(if self.rows > 0.0 { kept / self.rows } else { 1.0 })
+    }
+}
+
+/// One query row of the softmax.
+struct Row<'a> {
+    /// (batch, head) in one index.
+    head_row: usize,
+    /// The row of key 0 in K and V, as a token index over (batch, kv head).
+    kv_row: usize,
+    position: i64,
+    /// (key, softmax weight) of each visible key.
+    weights: &'a [(usize, f64)],
+    lse: f64,
+    magnitude: f64,
+}
+
+fn for_each_row(
+    attention: &Attention,
+    shape: &Shape,
+    q: &[f32],
+    k: &[f32],
+    schedule: Option<&Schedule>,
+    mut visit: impl FnMut(Row<'_>),
+) {
+    let dim = shape.head_dim();
+    let scale = f64::from(attention.scale(dim));
+    let beta = f64::from(attention.correction());
+    let mut weights: Vec<(usize, f64)> = Vec::new();
+    for batch in 0..shape.batch() {
+        for head in 0..shape.heads() {
+            let head_row = batch * shape.heads() + head;
+            let kv_row = (batch * shape.kv_heads() + head / shape.heads_per_kv_head()) * shape.kv_len();
+            for i in 0..shape.q_len() {
+                let position = shape.first_position() + i as i64;
+                let query = &q[(head_row * shape.q_len() + i) * dim..][..dim];
+                let mut magnitude = 0.0;
+                weights.clear();
+                for (keys, ln_p) in visible_runs(attention, shape, schedule, head, position) {
+                    for j in keys {
+                        let key = &k[(kv_row + j) * dim..][..dim];
+                        let (mut dot, mut size) = (0.0, 0.0);
+                        for (&x, &y) in query.iter().zip(key) {
+                            let product = f64::from(x) * f64::from(y);
+                            dot += product;
+                            size += product.abs();
+                        }
+                        let cap = attention.soft_cap().map_or(0.0, f64::from);
+                        magnitude = f64::max(magnitude, (size * scale.abs()).max(cap));
+                        let score = if cap > 0.0 { cap * (dot * scale / cap).tanh() } else { dot * scale };
+                        weights.push((j, score - beta * ln_p));
+                    }
+                }
+                let max = weights.iter().fold(f64::NEG_INFINITY, |max, &(_, s)| max.max(s));
+                let mut sum = 0.0;
+                for (_, weight) in &mut weights {
+                    *weight = (*weight - max).exp();
+                    sum += *weight;
+                }
+                for (_, weight) in &mut weights {
+                    *weight /= sum;
+                }
+                let lse = if weights.is_empty() { f64::NEG_INFINITY } else { max + sum.ln() };
+                visit(Row { head_row, kv_row, position, weights: &weights, lse, magnitude });
+            }
+        }
+    }
+}
+
+/// The visible keys of a row as runs with their `ln p`: one run without a schedule, one per kept block with it.
+fn visible_runs(
+    attention: &Attention,
+    shape: &Shape,
+    schedule: Option<&Schedule>,
+    head: usize,
+    position: i64,
+) -> Vec<(std::ops::Range<usize>, f64)> {
+    let visible = attention.visible(position, shape.kv_len());
+    let Some(schedule) = schedule else { return vec![(visible, 0.0)] };
+    let (grid, block) = (schedule.grid(), schedule.grid().block_size());
+    let row = (position.div_euclid(block as i64) - grid.first_query_block()) as usize;
+    schedule
+        .row(grid.group_of_head(head), row)
+        .map(|entry| {
+            let (first, end) = (entry.block * block, (entry.block + 1) * block);
+            (first.max(visible.start)..end.min(visible.end), f64::from(entry.ln_p))
+        })
+        .collect()
+}
+
+fn check_inputs(
+    attention: &Attention,
+    shape: &Shape,
+    q: &[f32],
+    k: &[f32],
+    grid: Option<&BlockGrid>,
+) -> Result<()> {
+    check_len("q", q, shape.batch() * shape.heads() * shape.q_len() * shape.head_dim())?;
+    check_len("k", k, shape.batch() * shape.kv_heads() * shape.kv_len() * shape.head_dim())?;
+    match grid {
+        Some(grid) => crate::attention::check_grid(
+            grid,
+            (attention.is_causal(), shape.heads(), shape.kv_heads(), shape.q_len(), shape.kv_len()),
+        ),
+        None => Ok(()),
+    }
+}
+
+fn check_len(argument: &'static str, values: &[f32], expected: usize) -> Result<()> {
+    if values.len() == expected {
+        return Ok(());
+    }
+    Err(crate::Error::argument_error(argument, format!("expected {expected} values, got {}", values.len())))
+}

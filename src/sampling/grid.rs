@@ -1,0 +1,193 @@
+//! The absolute block grid of one sequence.
+
+use crate::error::{Result, ensure};
+use crate::shape::Shape;
+
+/// Tokens per block of a schedule unless set.
+pub const DEFAULT_BLOCK_SIZE: usize = 64;
+
+/// Which heads share one block list.
+///
+/// Lists per query head sample most independently; lists per key/value head let a kernel load a key block once for all
+/// query heads of its group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Granularity {
+    /// One list per query head.
+    #[default]
+    Head,
+    /// One list per key/value head, shared by its query heads.
+    KvHead,
+    /// One list for all heads.
+    Shared,
+}
+
+/// The grid of (query block, key block) pairs of one sequence: block `I` holds the absolute positions `I·B … I·B+B−1`.
+///
+/// Query `i` sits at position `i + kv_len − q_len`, so the first and last block may be ragged, and query blocks start
+/// at a negative index where there are more queries than keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlockGrid {
+    block_size: usize,
+    causal: bool,
+    granularity: Granularity,
+    heads: usize,
+    kv_heads: usize,
+    q_len: usize,
+    kv_len: usize,
+}
+
+impl BlockGrid {
+    /// The grid of causal attention: key blocks `J ≤ I`. Blocks of 64 tokens, one list per query head.
+    pub fn causal(shape: &Shape) -> Self {
+        Self {
+            block_size: DEFAULT_BLOCK_SIZE,
+            causal: true,
+            granularity: Granularity::Head,
+            heads: shape.heads(),
+            kv_heads: shape.kv_heads(),
+            q_len: shape.q_len(),
+            kv_len: shape.kv_len(),
+        }
+    }
+
+    /// The grid of attention to every key, before and after.
+    pub fn full(shape: &Shape) -> Self {
+        Self { causal: false, ..Self::causal(shape) }
+    }
+
+    /// The same with blocks of `block_size` tokens.
+    ///
+    /// # Errors
+    /// Invalid argument unless `block_size` is between 1 and 65,536.
+    pub fn with_block_size(self, block_size: usize) -> Result<Self> {
+        ensure!(
+            (1..=1 << 16).contains(&block_size),
+            "block_size",
+            "expected 1 to 65536 tokens, got {block_size}"
+        );
+        Ok(Self { block_size, ..self })
+    }
+
+    /// The same with lists shared by other sets of heads.
+    pub fn with_granularity(self, granularity: Granularity) -> Self {
+        Self { granularity, ..self }
+    }
+
+    /// Tokens per block, B.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
+    /// Whether key blocks after the query block are left out.
+    pub fn is_causal(&self) -> bool {
+        self.causal
+    }
+
+    /// Which heads share a list.
+    pub fn granularity(&self) -> Granularity {
+        self.granularity
+    }
+
+    /// Query heads.
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// Key/value heads.
+    pub fn kv_heads(&self) -> usize {
+        self.kv_heads
+    }
+
+    /// Query tokens.
+    pub fn q_len(&self) -> usize {
+        self.q_len
+    }
+
+    /// Key tokens.
+    pub fn kv_len(&self) -> usize {
+        self.kv_len
+    }
+
+    /// Lists per query block: H, H_kv or 1.
+    pub fn groups(&self) -> usize {
+        match self.granularity {
+            Granularity::Head => self.heads,
+            Granularity::KvHead => self.kv_heads,
+            Granularity::Shared => 1,
+        }
+    }
+
+    /// The list group of query head `head`.
+    pub fn group_of_head(&self, head: usize) -> usize {
+        head / self.heads_per_group()
+    }
+
+    /// Query heads that share a list.
+    pub fn heads_per_group(&self) -> usize {
+        self.heads / self.groups()
+    }
+
+    /// The index of the first query block, `⌊(kv_len − q_len) / B⌋`.
+    pub fn first_query_block(&self) -> i64 {
+        (self.kv_len as i64 - self.q_len as i64).div_euclid(self.block_size as i64)
+    }
+
+    /// Query blocks that hold at least one query.
+    pub fn query_blocks(&self) -> usize {
+        if self.q_len == 0 {
+            return 0;
+        }
+        let last = (self.kv_len as i64 - 1).div_euclid(self.block_size as i64);
+        (last - self.first_query_block() + 1) as usize
+    }
+
+    /// Key blocks that hold at least one key.
+    pub fn key_blocks(&self) -> usize {
+        self.kv_len.div_ceil(self.block_size)
+    }
+
+    /// How many key blocks dense attention visits for (absolute) query block `query_block`.
+    pub fn dense_row(&self, query_block: i64) -> usize {
+        if self.causal {
+            (query_block + 1).clamp(0, self.key_blocks() as i64) as usize
+        } else {
+            self.key_blocks()
+        }
+    }
+
+    /// How many (query block, key block) pairs dense attention visits, over all list groups.
+    pub fn dense_blocks(&self) -> u64 {
+        let first = self.first_query_block();
+        let rows = first..first + self.query_blocks() as i64;
+        self.groups() as u64 * rows.map(|row| self.dense_row(row) as u64).sum::<u64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grid(q_len: usize, kv_len: usize) -> BlockGrid {
+        let shape = Shape::new(2, 1, q_len, 64).unwrap().with_kv_len(kv_len).unwrap();
+        BlockGrid::causal(&shape).with_block_size(4).unwrap()
+    }
+
+    #[test]
+    fn blocks_lie_on_the_absolute_grid() {
+        // Queries at 5..10: blocks 1 and 2.
+        assert_eq!((grid(5, 10).first_query_block(), grid(5, 10).query_blocks()), (1, 2));
+        // Two queries before the first key: positions −2, −1 in block −1, then 0..3.
+        assert_eq!((grid(5, 3).first_query_block(), grid(5, 3).query_blocks()), (-1, 2));
+        assert_eq!((grid(3, 0).first_query_block(), grid(3, 0).query_blocks()), (-1, 1));
+        assert_eq!((grid(0, 9).query_blocks(), grid(0, 9).dense_blocks()), (0, 0));
+        assert_eq!((grid(3, 0).key_blocks(), grid(3, 0).dense_blocks()), (0, 0));
+    }
+
+    #[test]
+    fn dense_counts_are_triangles() {
+        assert_eq!(grid(16, 16).dense_blocks(), 2 * (1 + 2 + 3 + 4));
+        assert_eq!(grid(1, 17).dense_blocks(), 2 * 5);
+        let full = BlockGrid { causal: false, ..grid(16, 12) };
+        assert_eq!(full.dense_blocks(), 2 * 4 * 3);
+    }
+}

@@ -1,0 +1,310 @@
+//! The schedule: sorted key-block lists with weights.
+
+use std::fmt;
+
+use super::grid::BlockGrid;
+use super::profile::Profile;
+use super::sampler::{RowSpan, Sampler};
+use crate::error::{Error, Result, ensure};
+use crate::random::Key;
+
+/// One kept block of a list.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Entry {
+    /// The key block J.
+    pub block: usize,
+    /// The natural logarithm of the probability with which it was kept; 0 for certain blocks.
+    pub ln_p: f32,
+}
+
+/// Which key blocks every query block attends to, per list group: compressed sparse rows, sorted, with a weight per entry.
+///
+/// Rows are ordered by list group, then by query block. In a causal schedule that was sampled, the last entry of a row is its diagonal
+/// block: the triangle is *compacted*, only the diagonal needs an element mask.
+///
+/// Schedules are pure values. Equality means equal bits, and [`Display`](fmt::Display) draws a small picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Schedule {
+    grid: BlockGrid,
+    /// `rows + 1` offsets into the two arrays below.
+    offsets: Vec<u32>,
+    blocks: Vec<u32>,
+    ln_p: Vec<f32>,
+}
+
+impl Schedule {
+    /// Draws a schedule.
+    ///
+    /// Memory and time are proportional to the kept blocks.
+    ///
+    /// # Errors
+    /// Too large if more than 2³² − 1 blocks are kept.
+    pub fn sample(grid: &BlockGrid, profile: &Profile, sampler: &dyn Sampler, key: Key) -> Result<Self> {
+        let key_blocks = grid.key_blocks() as i64;
+        // The farthest distance is between the last key block and the first query block, or the other way round.
+        let first = grid.first_query_block();
+        let last = first + grid.query_blocks() as i64;
+        let distances = (last.max(key_blocks) - first.min(0)).max(0) as usize + 1;
+        let table = profile.cumulative(distances);
+        let mut builder = Builder::new(grid);
+        let mut far = Vec::new();
+        for group in 0..grid.groups() {
+            for query_block in first..last {
+                let row_blocks = grid.dense_row(query_block) as i64;
+                let sinks = (profile.sink_blocks() as i64).min(row_blocks);
+                for block in 0..sinks {
+                    builder.push(block as usize, 0.0);
+                }
+                let span = RowSpan {
+                    group: group as u32,
+                    query_block,
+                    // J = I − d for sinks ≤ J < row_blocks and d ≥ 0.
+                    before: (query_block - row_blocks + 1).max(0) as usize
+                        ..(query_block - sinks + 1).max(0) as usize,
+                    // J = I + d for sinks ≤ J < row_blocks and d ≥ 1.
+                    after: (sinks - query_block).max(1) as usize..(row_blocks - query_block).max(1) as usize,
+                };
+                far.clear();
+                sampler.sample_row(&table, &span, key, &mut |after, d| far.push((after, d)));
+                // Before the diagonal, ascending distances are descending blocks.
+                let split = far.iter().position(|&(after, _)| after).unwrap_or(far.len());
+                for &(_, d) in far[..split].iter().rev() {
+                    builder.push((query_block - d as i64) as usize, table.ln_p(d));
+                }
+                for &(_, d) in &far[split..] {
+                    builder.push((query_block + d as i64) as usize, table.ln_p(d));
+                }
+                builder.end_row()?;
+            }
+        }
+        Ok(builder.finish())
+    }
+
+    /// Every block that the grid allows, with weight `ln 1 = 0`: exact attention.
+    ///
+    /// # Errors
+    /// Too large if the grid has more than 2³² − 1 pairs.
+    pub fn dense(grid: &BlockGrid) -> Result<Self> {
+        let mut builder = Builder::new(grid);
+        for (_, query_block) in rows(grid) {
+            for block in 0..grid.dense_row(query_block) {
+                builder.push(block, 0.0);
+            }
+            builder.end_row()?;
+        }
+        Ok(builder.finish())
+    }
+
+    /// Your own lists of key blocks, all of weight `ln 1 = 0`, ordered by list group, then by query block. Lists may be empty.
+    ///
+    /// # Errors
+    /// Invalid argument (`lists`) unless there is one list per row, each strictly ascending, with no block past the keys or, if
+    /// causal, past the diagonal.
+    pub fn from_block_lists<L: AsRef<[usize]>>(grid: &BlockGrid, lists: &[L]) -> Result<Self> {
+        let entries = |list: &L| list.as_ref().iter().map(|&block| Entry { block, ln_p: 0.0 }).collect();
+        let lists: Vec<Vec<Entry>> = lists.iter().map(entries).collect();
+        Self::from_entries(grid, &lists)
+    }
+
+    /// Your own lists with a weight `ln p` per entry, as [`from_block_lists`](Schedule::from_block_lists).
+    ///
+    /// # Errors
+    /// As [`from_block_lists`](Schedule::from_block_lists); a weight must be finite and not positive.
+    pub fn from_entries<L: AsRef<[Entry]>>(grid: &BlockGrid, lists: &[L]) -> Result<Self> {
+        let count = grid.groups() * grid.query_blocks();
+        ensure!(
+            lists.len() == count,
+            "lists",
+            "expected one list per list group and query block, {} × {} = {count}, got {}",
+            grid.groups(),
+            grid.query_blocks(),
+            lists.len()
+        );
+        let mut builder = Builder::new(grid);
+        for ((group, query_block), list) in rows(grid).zip(lists) {
+            let allowed = grid.dense_row(query_block);
+            let mut least = 0;
+            for &Entry { block, ln_p } in list.as_ref() {
+                ensure!(
+                    (least..allowed).contains(&block),
+                    "lists",
+                    "group {group}, query block {query_block}: expected ascending blocks below {allowed}, got {block}"
+                );
+                ensure!(
+                    ln_p.is_finite() && ln_p <= 0.0,
+                    "lists",
+                    "group {group}, query block {query_block}, key block {block}: expected a finite ln p ≤ 0, got {ln_p}"
+                );
+                builder.push(block, ln_p);
+                least = block + 1;
+            }
+            builder.end_row()?;
+        }
+        Ok(builder.finish())
+    }
+
+    /// The grid that the schedule is for.
+    pub fn grid(&self) -> &BlockGrid {
+        &self.grid
+    }
+
+    /// The list of one row. `row` counts query blocks from 0 (absolute block `grid.first_query_block() + row`); empty where out of range.
+    pub fn row(&self, group: usize, row: usize) -> impl ExactSizeIterator<Item = Entry> + '_ {
+        let query_blocks = self.grid.query_blocks();
+        let range = if row < query_blocks && group < self.grid.groups() {
+            let at = group * query_blocks + row;
+            self.offsets[at] as usize..self.offsets[at + 1] as usize
+        } else {
+            0..0
+        };
+        range.map(|i| Entry { block: self.blocks[i] as usize, ln_p: self.ln_p[i] })
+    }
+
+    /// The key blocks of one row, ascending.
+    pub fn blocks(&self, group: usize, row: usize) -> Vec<usize> {
+        self.row(group, row).map(|entry| entry.block).collect()
+    }
+
+    /// Whether query block `grid.first_query_block() + row` visits `key_block`, and with which weight.
+    pub fn find(&self, group: usize, row: usize, key_block: usize) -> Option<Entry> {
+        self.row(group, row).find(|entry| entry.block == key_block)
+    }
+
+    /// The number of (query block, key block) pairs kept, over all list groups.
+    pub fn visited_blocks(&self) -> u64 {
+        self.blocks.len() as u64
+    }
+
+    /// Kept pairs over the pairs of dense attention, 0 to 1 (1 for an empty grid).
+    pub fn density(&self) -> f64 {
+        match self.grid.dense_blocks() {
+            0 => 1.0,
+            dense => self.visited_blocks() as f64 / dense as f64,
+        }
+    }
+
+    /// The schedule of one list group as a `query_blocks × key_blocks` table.
+    pub fn to_dense(&self, group: usize) -> Vec<Vec<bool>> {
+        let table = |row| {
+            let mut kept = vec![false; self.grid.key_blocks()];
+            self.row(group, row).for_each(|entry| kept[entry.block] = true);
+            kept
+        };
+        (0..self.grid.query_blocks()).map(table).collect()
+    }
+
+    /// The same pairs by key block: which query rows visit it (a backward pass walks these).
+    pub fn transpose(&self) -> KeyBlockRows {
+        let (groups, key_blocks, query_blocks) =
+            (self.grid.groups(), self.grid.key_blocks(), self.grid.query_blocks());
+        let mut lists = vec![Vec::new(); groups * key_blocks];
+        for group in 0..groups {
+            for row in 0..query_blocks {
+                for Entry { block, ln_p } in self.row(group, row) {
+                    lists[group * key_blocks + block].push((row, ln_p));
+                }
+            }
+        }
+        KeyBlockRows { key_blocks, lists }
+    }
+
+    /// The words that a kernel reads: `rows + 1` offsets, then (block, bits of ln p) pairs.
+    pub(crate) fn to_words(&self) -> Vec<u32> {
+        let mut words = Vec::with_capacity(self.words());
+        words.extend_from_slice(&self.offsets);
+        for (block, ln_p) in self.blocks.iter().zip(&self.ln_p) {
+            words.extend([*block, ln_p.to_bits()]);
+        }
+        words
+    }
+
+    /// The length of [`to_words`](Schedule::to_words).
+    pub(crate) fn words(&self) -> usize {
+        self.offsets.len() + 2 * self.blocks.len()
+    }
+}
+
+/// A [`Schedule`] by key block, from [`Schedule::transpose`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyBlockRows {
+    key_blocks: usize,
+    lists: Vec<Vec<(usize, f32)>>,
+}
+
+impl KeyBlockRows {
+    /// The (row, ln p) pairs that visit `key_block`, rows ascending.
+    pub fn column(&self, group: usize, key_block: usize) -> &[(usize, f32)] {
+        self.lists.get(group * self.key_blocks + key_block).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// (group, absolute query block) of every row, in order.
+pub(super) fn rows(grid: &BlockGrid) -> impl Iterator<Item = (usize, i64)> + use<> {
+    let (first, count) = (grid.first_query_block(), grid.query_blocks() as i64);
+    (0..grid.groups()).flat_map(move |group| (first..first + count).map(move |row| (group, row)))
+}
+
+struct Builder(Schedule);
+
+impl Builder {
+    fn new(grid: &BlockGrid) -> Self {
+        Self(Schedule { grid: *grid, offsets: vec![0], blocks: Vec::new(), ln_p: Vec::new() })
+    }
+
+    fn push(&mut self, block: usize, ln_p: f32) {
+        self.0.blocks.push(block as u32);
+        self.0.ln_p.push(ln_p);
+    }
+
+    fn end_row(&mut self) -> Result<()> {
+        let end = u32::try_from(self.0.blocks.len())
+            .map_err(|_| Error::too_large("grid", "the schedule keeps more than 2³² − 1 blocks"))?;
+        self.0.offsets.push(end);
+        Ok(())
+    }
+
+    fn finish(self) -> Schedule {
+        self.0
+    }
+}
+
+/// A line of counts, then list group 0: `█` visited, `▒` partly (when several blocks share a cell), `·` skipped.
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const CELLS: usize = 32;
+        let grid = &self.grid;
+        let (rows, columns) = (grid.query_blocks(), grid.key_blocks());
+        writeln!(
+            f,
+            "{} {rows} × {columns} blocks of {} tokens, {} list(s): {} of {} block pairs ({:.1}%)",
+            if grid.is_causal() { "causal" } else { "full" },
+            grid.block_size(),
+            grid.groups(),
+            self.visited_blocks(),
+            grid.dense_blocks(),
+            100.0 * self.density()
+        )?;
+        let cell = rows.max(columns).div_ceil(CELLS).max(1);
+        let kept = self.to_dense(0);
+        for top in (0..rows).step_by(cell) {
+            for left in (0..columns).step_by(cell) {
+                let (mut visited, mut allowed) = (0, 0);
+                for row in top..(top + cell).min(rows) {
+                    let limit = grid.dense_row(grid.first_query_block() + row as i64);
+                    for column in left..(left + cell).min(limit) {
+                        allowed += 1;
+                        visited += usize::from(kept[row][column]);
+                    }
+                }
+                f.write_str(match (visited, allowed) {
+                    (_, 0) => " ",
+                    (0, _) => "·",
+                    (v, a) if v == a => "█",
+                    _ => "▒",
+                })?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,160 @@
+//! The one comparator: is a result of some device the exact one, within what its arithmetic allows?
+//!
+//! It is total: a number passes only if `|got − want| ≤ tolerance` holds, so a NaN never passes, an infinity only
+//! where the very same is expected, and a missing number is an error. Use it to check prflash on your own device:
+//!
+//! ```
+//! use prflash::verify::{Tolerance, compare};
+//! let want = [1.0, f64::NEG_INFINITY];
+//! assert!(compare(&[1.0000001, f32::NEG_INFINITY], &want, Tolerance::absolute(1e-6))?.passed());
+//! assert!(!compare(&[f32::NAN, f32::NEG_INFINITY], &want, Tolerance::absolute(1e-6))?.passed());
+//! # Ok::<(), prflash::Error>(())
+//! ```
+
+use std::fmt;
+
+use crate::error::{Result, ensure};
+use crate::layout::DType;
+use crate::reference::Exact;
+use crate::shape::Shape;
+
+/// How far a number may be from the exact one: `absolute + relative·|want|`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tolerance {
+    /// In the units of the numbers compared.
+    pub absolute: f64,
+    /// As a fraction of the exact number's magnitude.
+    pub relative: f64,
+}
+
+impl Tolerance {
+    /// `|got − want| ≤ absolute`.
+    pub const fn absolute(absolute: f64) -> Self {
+        Self { absolute, relative: 0.0 }
+    }
+
+    /// What f32 arithmetic on these inputs, stored as `output`, may deviate in an output element.
+    ///
+    /// A score is off by at most `ε = u·(D/4 + 8)·max Σ|q·k|·scale`: D/4 products are summed in each of four lanes, with a few roundings around
+    /// it, and `u = 2⁻²⁴`. That changes the softmax by `e^{2ε} − 1` in L1. The sums over keys add `u·(16 + 4√n)`: rounding errors of
+    /// n additions grow like √n with overwhelming probability (Higham and Mary 2019), and `exp` is good to a few units
+    /// in the last place. Both are relative to the largest value. Rounding to the output type adds its own unit roundoff.
+    pub fn of_output(exact: &Exact, shape: &Shape, output: DType) -> Self {
+        let softmax = (2.0 * score_error(exact, shape)).exp_m1() + summation_error(shape);
+        // Twice the roundoff: packing may truncate where WGSL leaves the rounding open. 2⁻²⁴ is the last subnormal of f16.
+        let (relative, smallest) = match output {
+            DType::F32 => (0.0, 0.0),
+            DType::F16 => (2.0 * output.unit_roundoff(), 1.0 / f64::from(1u32 << 24)),
+            DType::Bf16 => (2.0 * output.unit_roundoff(), 0.0),
+        };
+        Self { absolute: exact.max_value * softmax * (1.0 + relative) + smallest, relative }
+    }
+
+    /// What f32 arithmetic on these inputs may deviate in a natural-log log-sum-exp.
+    pub fn of_lse(exact: &Exact, shape: &Shape) -> Self {
+        Self {
+            absolute: score_error(exact, shape) + summation_error(shape),
+            relative: 4.0 * DType::F32.unit_roundoff(),
+        }
+    }
+}
+
+fn score_error(exact: &Exact, shape: &Shape) -> f64 {
+    DType::F32.unit_roundoff() * (shape.head_dim() as f64 / 4.0 + 8.0) * exact.max_score_magnitude.max(1.0)
+}
+
+fn summation_error(shape: &Shape) -> f64 {
+    DType::F32.unit_roundoff() * (16.0 + 4.0 * (shape.kv_len() as f64).sqrt())
+}
+
+/// What [`compare`] found.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Numbers compared.
+    pub compared: usize,
+    /// Numbers that failed.
+    pub failed: usize,
+    /// NaNs among the numbers that were got.
+    pub nan: usize,
+    /// Infinities among them where another number was expected.
+    pub infinite: usize,
+    /// The largest |got − want| over the pairs of finite numbers.
+    pub max_abs_error: f64,
+    /// `‖got − want‖₂ / ‖want‖₂` over the pairs of finite numbers; 0 if both norms are 0.
+    pub relative_error: f64,
+    /// The first failure: index, got, want.
+    pub first_failure: Option<(usize, f32, f64)>,
+    /// The tolerance used.
+    pub tolerance: Tolerance,
+}
+
+impl Report {
+    /// Whether every number passed.
+    pub fn passed(&self) -> bool {
+        self.failed == 0
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of {} within {:.1e} + {:.1e}·|want|; max abs error {:.2e}, relative error {:.2e}, {} NaN, {} infinite",
+            self.compared - self.failed,
+            self.compared,
+            self.tolerance.absolute,
+            self.tolerance.relative,
+            self.max_abs_error,
+            self.relative_error,
+            self.nan,
+            self.infinite
+        )?;
+        if let Some((index, got, want)) = self.first_failure {
+            write!(f, "; first failure at {index}: got {got}, expected {want}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Compares every number of `got` with `want`.
+///
+/// # Errors
+/// Invalid argument if the lengths differ.
+pub fn compare(got: &[f32], want: &[f64], tolerance: Tolerance) -> Result<Report> {
+    ensure!(got.len() == want.len(), "got", "expected {} numbers, got {}", want.len(), got.len());
+    let mut report = Report {
+        compared: want.len(),
+        failed: 0,
+        nan: 0,
+        infinite: 0,
+        max_abs_error: 0.0,
+        relative_error: 0.0,
+        first_failure: None,
+        tolerance,
+    };
+    let (mut error_square, mut want_square) = (0.0, 0.0);
+    for (index, (&got, &want)) in got.iter().zip(want).enumerate() {
+        let value = f64::from(got);
+        let passed = if want.is_finite() {
+            (value - want).abs() <= tolerance.absolute + tolerance.relative * want.abs()
+        } else {
+            value == want
+        };
+        report.nan += usize::from(got.is_nan());
+        report.infinite += usize::from(got.is_infinite() && value != want);
+        if value.is_finite() && want.is_finite() {
+            report.max_abs_error = report.max_abs_error.max((value - want).abs());
+            error_square += (value - want).powi(2);
+            want_square += want.powi(2);
+        }
+        if !passed {
+            report.failed += 1;
+            report.first_failure.get_or_insert((index, got, want));
+        }
+    }
+    if error_square > 0.0 {
+        report.relative_error = (error_square / want_square).sqrt();
+    }
+    Ok(report)
+}

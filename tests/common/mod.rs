@@ -1,0 +1,159 @@
+//! What the GPU tests share: the device, seeded inputs, and one call of kernel and oracle side by side.
+#![allow(dead_code)] // each test file uses its part
+
+use std::io::Write;
+use std::sync::OnceLock;
+
+use prflash::verify::{Report, Tolerance, compare};
+use prflash::{
+    Attention, Context, DType, Layout, Operands, Result, Schedule, Shape, Tensor, TensorView, reference,
+};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+/// The device under test. `None` only where a run without one was asked for by name; no adapter is a failure.
+pub fn gpu(test: &str) -> Option<Context> {
+    static CONTEXT: OnceLock<Option<Context>> = OnceLock::new();
+    let context = CONTEXT.get_or_init(|| {
+        if std::env::var_os("PRFLASH_NO_GPU").is_some_and(|value| value != "0") {
+            return None;
+        }
+        let context = Context::new_blocking().expect(
+            "GPU tests need an adapter: run them through scripts/with-vulkan, or ask for a run without one with PRFLASH_NO_GPU=1",
+        );
+        println!("device: {}", context.capabilities());
+        Some(context)
+    });
+    if context.is_none() {
+        // Past the test harness, which swallows what println! says in a test that passes.
+        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: PRFLASH_NO_GPU is set");
+    }
+    context.clone()
+}
+
+/// Uniform numbers in [−1, 1), a function of the seed.
+pub fn numbers(seed: u64, count: usize) -> Vec<f32> {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    (0..count).map(|_| rng.random_range(-1.0f32..1.0)).collect()
+}
+
+/// How Q, K and V lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Storage {
+    HeadsFirst,
+    TokensFirst,
+    /// One buffer for all three; needs q_len = kv_len.
+    Fused,
+}
+
+/// One attention problem with its inputs, rounded to the storage type so that kernel and oracle see the same numbers.
+pub struct Problem {
+    pub attention: Attention,
+    pub shape: Shape,
+    pub q: Vec<f32>,
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+}
+
+/// What the kernel computed.
+pub struct Got {
+    pub output: Vec<f32>,
+    pub lse: Option<Vec<f32>>,
+}
+
+impl Problem {
+    pub fn random(attention: Attention, shape: Shape, seed: u64) -> Self {
+        let sized = |part: u64, heads: usize, len: usize, dim: usize, size: f32| {
+            let values = numbers(seed.wrapping_mul(3).wrapping_add(part), shape.batch() * heads * len * dim);
+            values.into_iter().map(|x| attention.storage().round(x * size)).collect::<Vec<f32>>()
+        };
+        // Twice as large as unit numbers, so that the softmax is neither flat nor one-hot.
+        Self {
+            attention,
+            shape,
+            q: sized(0, shape.heads(), shape.q_len(), shape.head_dim(), 2.0),
+            k: sized(1, shape.kv_heads(), shape.kv_len(), shape.head_dim(), 2.0),
+            v: sized(2, shape.kv_heads(), shape.kv_len(), shape.value_dim(), 1.0),
+        }
+    }
+
+    pub fn exact(&self, schedule: Option<&Schedule>) -> reference::Exact {
+        reference::attention(&self.attention, &self.shape, &self.q, &self.k, &self.v, schedule).unwrap()
+    }
+
+    /// Q, K and V on the GPU.
+    pub fn upload(&self, context: &Context, storage: Storage) -> Result<[TensorView; 3]> {
+        let shape = &self.shape;
+        let dtype = self.attention.storage();
+        let tensor = |heads, len, dim, values: &[f32]| {
+            let layout = match storage {
+                Storage::TokensFirst => Layout::tokens_first(shape.batch(), len, heads, dim)?,
+                _ => Layout::heads_first(shape.batch(), heads, len, dim)?,
+            };
+            Tensor::upload(context, dtype, layout, values).map(|tensor| tensor.view().clone())
+        };
+        if storage == Storage::Fused {
+            let layouts = Layout::fused_qkv(shape)?;
+            let extent = layouts.iter().map(Layout::extent).max().unwrap();
+            let mut flat = vec![0.0; extent];
+            for (layout, values) in layouts.iter().zip([&self.q, &self.k, &self.v]) {
+                layout.scatter(values, &mut flat)?;
+            }
+            let whole = Layout::heads_first(1, 1, 1, extent)?;
+            let buffer = Tensor::upload(context, dtype, whole, &flat)?;
+            let [q, k, v] = layouts;
+            let view = |layout| TensorView::new(buffer.view().buffer(), dtype, layout);
+            return Ok([view(q)?, view(k)?, view(v)?]);
+        }
+        Ok([
+            tensor(shape.heads(), shape.q_len(), shape.head_dim(), &self.q)?,
+            tensor(shape.kv_heads(), shape.kv_len(), shape.head_dim(), &self.k)?,
+            tensor(shape.kv_heads(), shape.kv_len(), shape.value_dim(), &self.v)?,
+        ])
+    }
+
+    pub fn run(&self, context: &Context, storage: Storage, schedule: Option<&Schedule>) -> Got {
+        let [q, k, v] = self.upload(context, storage).unwrap();
+        let plan = self.attention.plan(context, &self.shape).unwrap();
+        let got = plan.run(&q, &k, &v, schedule).unwrap();
+        Got {
+            output: got.output.read_blocking(context).unwrap(),
+            lse: got.lse.map(|lse| lse.read_blocking(context).unwrap()),
+        }
+    }
+
+    /// Compares output and log-sum-exp with the oracle, within derived tolerances.
+    pub fn judge(&self, got: &Got, schedule: Option<&Schedule>) -> [Report; 2] {
+        let exact = self.exact(schedule);
+        let tolerance = Tolerance::of_output(&exact, &self.shape, self.attention.output());
+        let output = compare(&got.output, &exact.output, tolerance).unwrap();
+        let lse = match &got.lse {
+            Some(lse) => compare(lse, &exact.lse, Tolerance::of_lse(&exact, &self.shape)).unwrap(),
+            None => compare(&[], &[], Tolerance::absolute(0.0)).unwrap(),
+        };
+        [output, lse]
+    }
+
+    /// Runs, compares, and panics with the whole story if anything is off.
+    pub fn check(&self, context: &Context, storage: Storage, schedule: Option<&Schedule>, story: &str) {
+        let got = self.run(context, storage, schedule);
+        for (what, report) in ["output", "lse"].into_iter().zip(self.judge(&got, schedule)) {
+            assert!(
+                report.passed(),
+                "{what} of {story} ({:?}, {:?}, {storage:?}): {report}",
+                self.attention,
+                self.shape
+            );
+        }
+    }
+}
+
+/// A tensor of zeros for a result.
+pub fn zeros(context: &Context, dtype: DType, layout: Layout) -> Tensor {
+    Tensor::zeros(context, dtype, layout).unwrap()
+}
+
+/// Operands without a log-sum-exp.
+pub fn operands<'a>(qkv: &'a [TensorView; 3], output: &'a Tensor) -> Operands<'a> {
+    Operands { q: &qkv[0], k: &qkv[1], v: &qkv[2], output: output.view(), lse: None }
+}
