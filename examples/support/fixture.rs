@@ -1,0 +1,72 @@
+//! The attention inputs of a real language model that ship with the repository; see `fixtures/README.md`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use half::f16;
+use prflash::{Pairing, Rope, Shape};
+use safetensors::{Dtype, SafeTensors};
+
+/// One KV group of one layer: 3 query heads on 1 key/value head, keys and queries rotated to their positions.
+pub struct Layer {
+    /// The layer's number in the model.
+    pub index: u32,
+    /// The sizes: 3 heads, 1 KV head, `tokens` long, 64 channels.
+    pub shape: Shape,
+    /// `[3, tokens, 64]`, rotated.
+    pub q: Vec<f32>,
+    /// `[1, tokens, 64]`, rotated.
+    pub k: Vec<f32>,
+    /// `[1, tokens, 64]`.
+    pub v: Vec<f32>,
+}
+
+impl Layer {
+    /// The largest |v|.
+    pub fn max_value(&self) -> f64 {
+        self.v.iter().fold(0.0, |max, x| f64::max(max, f64::from(x.abs())))
+    }
+}
+
+/// Where the fixture lies.
+pub fn path() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/smollm2-135m-persuasion.safetensors")
+}
+
+/// The first `tokens` tokens (at most all 3,840) of every layer in the fixture.
+pub fn load(tokens: usize) -> Result<Vec<Layer>> {
+    let path = path();
+    let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+    let tensors = SafeTensors::deserialize(&bytes).with_context(|| format!("parsing {}", path.display()))?;
+    let (_, metadata) = SafeTensors::read_metadata(&bytes)?;
+    let facts = metadata.metadata().as_ref().context("the fixture has no metadata")?;
+    let fact = |name: &str| facts.get(name).with_context(|| format!("the fixture's metadata lacks {name}"));
+    let base: f64 = fact("rope_base")?.parse()?;
+    let pairing = match fact("rope_pairing")?.as_str() {
+        "interleaved" => Pairing::Interleaved,
+        "half" => Pairing::Half,
+        other => anyhow::bail!("unknown rope_pairing {other:?}"),
+    };
+    let mut layers = Vec::new();
+    for index in fact("layers")?.split(',') {
+        let index: u32 = index.trim().parse()?;
+        let tensor = |name: &str| -> Result<(Vec<f32>, [usize; 3])> {
+            let view = tensors.tensor(&format!("layer{index}.{name}"))?;
+            ensure!(view.dtype() == Dtype::F16, "expected f16 in layer{index}.{name}");
+            let [heads, len, dim] = view.shape() else { anyhow::bail!("expected [heads, len, dim]") };
+            let values = |b: &[u8]| f16::from_le_bytes([b[0], b[1]]).to_f32();
+            let rows = view.data().chunks_exact(2).map(values).collect::<Vec<f32>>();
+            // The first tokens of every head.
+            let kept = rows.chunks_exact(len * dim).flat_map(|head| &head[..tokens.min(*len) * dim]);
+            Ok((kept.copied().collect(), [*heads, tokens.min(*len), *dim]))
+        };
+        let ((mut q, [heads, len, dim]), (mut k, [kv_heads, ..]), (v, _)) =
+            (tensor("q")?, tensor("k")?, tensor("v")?);
+        let rope = Rope::new(dim, base, pairing)?;
+        for head in q.chunks_exact_mut(len * dim).chain(k.chunks_exact_mut(len * dim)) {
+            rope.rotate(head, 0)?;
+        }
+        layers.push(Layer { index, shape: Shape::new(heads, kv_heads, len, dim)?, q, k, v });
+    }
+    Ok(layers)
+}
