@@ -22,6 +22,13 @@
 @group(2) @binding(3) var<storage, read_write> output: array<OutputQuad>;
 @group(2) @binding(4) var<storage, read_write> lse: array<u32>;
 
+// The online softmax over the keys seen so far: running maximum, Σ e^(s − maximum), and Σ e^(s − maximum)·v.
+struct State {
+    maximum: f32,
+    sum: f32,
+    numerator: array<vec4<f32>, VALUE_QUADS>,
+}
+
 @compute @workgroup_size(ROWS)
 fn attention_naive(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -84,9 +91,9 @@ fn attention_naive(
         entries_end = tables[list + 1u];
     }
 
-    var maximum = LOWEST;
-    var sum = 0.0;
-    var accumulator: array<vec4<f32>, VALUE_QUADS>;
+    // Two levels of the same recurrence: each block has a state of its own, which is then merged into the row's. Sums of a few
+    // numbers of like size lose fewer bits than one long sum, by about the square root of the block count.
+    var row_state = State(LOWEST, 0.0, array<vec4<f32>, VALUE_QUADS>());
     for (; entry < entries_end; entry++) {
         var block = entry;
         var bias = 0.0;
@@ -96,6 +103,7 @@ fn attention_naive(
         }
         let first_key = max(i32(block) * block_size, tile_lo);
         let end_key = min(i32(block + 1u) * block_size, tile_hi);
+        var state = State(LOWEST, 0.0, array<vec4<f32>, VALUE_QUADS>());
         for (var j = first_key; j < end_key; j++) {
             let k_at = k_base + u32(j) * params.k_row_stride;
             var products = vec4<f32>(0.0);
@@ -109,29 +117,38 @@ fn attention_naive(
             }
             score -= bias;
             if j >= own.lo && j < own.hi {
-                let raised = max(maximum, score);
-                let shrink = exp(maximum - raised);
-                let weight = exp(score - raised);
+                let maximum = max(state.maximum, score);
+                let shrink = exp(state.maximum - maximum);
+                let weight = exp(score - maximum);
                 let v_at = v_base + u32(j) * params.v_row_stride;
-                sum = sum * shrink + weight;
                 for (var c = 0u; c < VALUE_QUADS; c++) {
-                    accumulator[c] = accumulator[c] * shrink + weight * load_quad(v[v_at + c]);
+                    state.numerator[c] = state.numerator[c] * shrink + weight * load_quad(v[v_at + c]);
                 }
-                maximum = raised;
+                state.sum = state.sum * shrink + weight;
+                state.maximum = maximum;
             }
         }
+        let maximum = max(row_state.maximum, state.maximum);
+        let keep = exp(row_state.maximum - maximum);
+        let add = exp(state.maximum - maximum);
+        for (var c = 0u; c < VALUE_QUADS; c++) {
+            row_state.numerator[c] = row_state.numerator[c] * keep + state.numerator[c] * add;
+        }
+        row_state.sum = row_state.sum * keep + state.sum * add;
+        row_state.maximum = maximum;
     }
 
     if has_row {
         // A row that saw no key has sum 0: its output is 0 by selection, never 0/0.
-        let normalizer = select(0.0, 1.0 / sum, sum > 0.0);
+        let normalizer = select(0.0, 1.0 / row_state.sum, row_state.sum > 0.0);
         let o_at = sequence.o_base + head * params.o_head_stride + u32(row) * params.o_row_stride;
         for (var c = 0u; c < VALUE_QUADS; c++) {
-            output[o_at + c] = store_quad(accumulator[c] * normalizer);
+            output[o_at + c] = store_quad(row_state.numerator[c] * normalizer);
         }
         if (params.flags & FLAG_LSE) != 0u {
             let at = sequence.lse_base + head * params.lse_head_stride + u32(row);
-            lse[at] = select(NEGATIVE_INFINITY_BITS, bitcast<u32>(maximum + log(sum)), sum > 0.0);
+            let value = bitcast<u32>(row_state.maximum + log(row_state.sum));
+            lse[at] = select(NEGATIVE_INFINITY_BITS, value, row_state.sum > 0.0);
         }
     }
 }

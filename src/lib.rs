@@ -1,5 +1,6 @@
 //! **prflash**: portable GPU attention in WGSL on [wgpu].
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(unreachable_pub)]
 
 mod attention;
 mod error;

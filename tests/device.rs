@@ -1,0 +1,263 @@
+//! Devices as they come: a caller's own, a small one, none, one that is gone. And everything that a plan must refuse.
+
+mod common;
+
+use common::{Problem, Storage, gpu, operands, zeros};
+use prflash::{
+    Attention, BlockGrid, Call, Context, ContextOptions, DType, Layout, Operands, Profile, Schedule,
+    Sequence, Shape, Systematic, Tensor, TensorView, wgpu,
+};
+
+/// A caller's device, with the limits and features that the caller chose.
+fn borrowed(
+    features: wgpu::Features,
+    limits: impl FnOnce(wgpu::Limits) -> wgpu::Limits,
+) -> (wgpu::Device, wgpu::Queue) {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+    let adapter = pollster::block_on(instance.request_adapter(&Default::default())).unwrap();
+    pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+        label: Some("the caller's"),
+        required_features: features,
+        required_limits: limits(wgpu::Limits::defaults()),
+        ..Default::default()
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_callers_device_without_any_feature_is_enough() {
+    if gpu("caller's device").is_none() {
+        return;
+    }
+    // What every browser has, and few workgroups per dimension, so that dispatches fold.
+    let (device, queue) = borrowed(wgpu::Features::empty(), |limits| wgpu::Limits {
+        max_compute_workgroups_per_dimension: 7,
+        ..limits
+    });
+    let context = Context::from_wgpu(device, queue).unwrap();
+    assert_eq!(context.capabilities().subgroup_sizes, None);
+    assert!(!context.capabilities().f16_arithmetic);
+    for (case, dtype) in DType::ALL.into_iter().enumerate() {
+        let shape = Shape::new(3, 1, 300, 64).unwrap();
+        let attention = Attention::causal().with_storage(dtype).with_lse(true);
+        Problem::random(attention, shape, case as u64).check(&context, Storage::TokensFirst, None, "folded");
+    }
+    let large = Shape::new(8, 1, 10_000, 64).unwrap();
+    let error = Attention::causal().plan(&context, &large).unwrap_err();
+    assert!(error.is_too_large(), "{error}");
+}
+
+#[test]
+fn the_callers_handlers_stay() {
+    if gpu("caller's handlers").is_none() {
+        return;
+    }
+    let (device, queue) = borrowed(wgpu::Features::empty(), |limits| limits);
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(0));
+    let count = seen.clone();
+    device.on_uncaptured_error(std::sync::Arc::new(move |_| *count.lock().unwrap() += 1));
+    let context = Context::from_wgpu(device.clone(), queue).unwrap();
+    let problem = Problem::random(Attention::causal(), Shape::new(1, 1, 10, 64).unwrap(), 1);
+    problem.check(&context, Storage::HeadsFirst, None, "borrowed");
+    assert_eq!(*seen.lock().unwrap(), 0);
+    // A mistake of the caller's own still reaches the caller's handler.
+    let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::STORAGE;
+    let _ = device.create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: 4,
+        usage,
+        mapped_at_creation: false,
+    });
+    assert_eq!(*seen.lock().unwrap(), 1);
+}
+
+#[test]
+fn a_device_below_the_needs_is_refused() {
+    if gpu("small device").is_none() {
+        return;
+    }
+    let (device, queue) = borrowed(wgpu::Features::empty(), |_| wgpu::Limits::downlevel_webgl2_defaults());
+    let error = Context::from_wgpu(device, queue).unwrap_err();
+    assert!(error.is_unsupported() && error.to_string().contains("storage buffers"), "{error}");
+}
+
+#[test]
+fn an_adapter_that_is_not_there() {
+    let options = ContextOptions::new().adapter_name("no such adapter of anybody");
+    let error = Context::with_options_blocking(&options).unwrap_err();
+    assert!(error.is_no_adapter(), "{error}");
+    let options = ContextOptions::new().backends(wgpu::Backends::empty());
+    let error = Context::with_options_blocking(&options).unwrap_err();
+    assert!(error.is_no_adapter(), "{error}");
+}
+
+#[test]
+fn a_destroyed_device_is_a_typed_error_everywhere() {
+    if gpu("destroyed device").is_none() {
+        return;
+    }
+    let own = Context::new_blocking().unwrap();
+    let (device, queue) = borrowed(wgpu::Features::empty(), |limits| limits);
+    for context in [own, Context::from_wgpu(device, queue).unwrap()] {
+        let shape = Shape::new(2, 1, 64, 32).unwrap();
+        let problem = Problem::random(Attention::causal(), shape, 2);
+        let plan = problem.attention.plan(&context, &shape).unwrap();
+        let [q, k, v] = problem.upload(&context, Storage::HeadsFirst).unwrap();
+        let result = plan.run(&q, &k, &v, None).unwrap();
+        context.check_alive().unwrap();
+        context.device().destroy();
+        let lost = |error: prflash::Error| assert!(error.is_device_lost(), "{error}");
+        lost(context.check_alive().unwrap_err());
+        lost(result.output.read_blocking(&context).unwrap_err());
+        lost(plan.run(&q, &k, &v, None).unwrap_err());
+        lost(Tensor::zeros(&context, DType::F32, *q.layout()).unwrap_err());
+        lost(Attention::full().plan(&context, &Shape::new(1, 1, 1, 128).unwrap()).unwrap_err());
+        let bound = plan.bind(&Operands { q: &q, k: &k, v: &v, output: result.output.view(), lse: None });
+        lost(bound.unwrap_err());
+    }
+}
+
+#[test]
+fn too_much_memory_is_a_typed_error() {
+    let Some(context) = gpu("too much memory") else { return };
+    let limit = context.capabilities().max_buffer_bytes;
+    // Past what a buffer may be, though every index fits 32 bits.
+    let rows = (limit / 4 / 256 + 1) as usize;
+    match Layout::heads_first(1, 1, rows, 256) {
+        Ok(layout) => {
+            let error = Tensor::zeros(&context, DType::F32, layout).unwrap_err();
+            assert!(error.is_too_large() || error.is_out_of_memory(), "{error}");
+        }
+        Err(error) => assert!(error.is_too_large(), "{error}"),
+    }
+}
+
+#[test]
+fn a_tensor_past_the_binding_size_is_refused() {
+    if gpu("binding size").is_none() {
+        return;
+    }
+    let (device, queue) = borrowed(wgpu::Features::empty(), |limits| wgpu::Limits {
+        max_storage_buffer_binding_size: 1 << 20,
+        ..limits
+    });
+    let context = Context::from_wgpu(device, queue).unwrap();
+    let shape = Shape::new(1, 1, 5000, 64).unwrap();
+    let problem = Problem::random(Attention::causal(), shape, 1);
+    let plan = problem.attention.plan(&context, &shape).unwrap();
+    let [q, k, v] = problem.upload(&context, Storage::HeadsFirst).unwrap();
+    let error = plan.run(&q, &k, &v, None).unwrap_err();
+    assert!(error.is_too_large(), "{error}");
+    assert_eq!(error.argument(), Some("q"));
+    // A view of part of a large buffer binds only that part.
+    let part = |view: &TensorView| {
+        let layout = Layout::with_strides([1, 1, 100, 64], 4800 * 64, [0, 0, 64]).unwrap();
+        TensorView::new(view.buffer(), DType::F32, layout).unwrap()
+    };
+    let got = plan.run(&part(&q), &part(&k), &part(&v), None).unwrap();
+    let rows = |values: &[f32]| values[4800 * 64..4900 * 64].to_vec();
+    let small = Problem {
+        attention: problem.attention,
+        shape: Shape::new(1, 1, 100, 64).unwrap(),
+        q: rows(&problem.q),
+        k: rows(&problem.k),
+        v: rows(&problem.v),
+    };
+    let got = common::Got { output: got.output.read_blocking(&context).unwrap(), lse: None };
+    let [report, _] = small.judge(&got, None);
+    assert!(report.passed(), "{report}");
+}
+
+#[test]
+fn wrong_operands_are_named() {
+    let Some(context) = gpu("wrong operands") else { return };
+    let shape = Shape::new(4, 2, 32, 64).unwrap();
+    let plan = Attention::causal().plan(&context, &shape).unwrap();
+    let tensor = |dtype, heads, dim| zeros(&context, dtype, Layout::heads_first(1, heads, 32, dim).unwrap());
+    let f32 = |heads, dim| tensor(DType::F32, heads, dim);
+    let (q, kv, output) = (f32(4, 64), f32(2, 64), f32(4, 64));
+    let good = Operands { q: q.view(), k: kv.view(), v: kv.view(), output: output.view(), lse: None };
+    let bound = plan.bind(&good).unwrap();
+    let refused = |operands: Operands<'_>| plan.bind(&operands).unwrap_err().argument().unwrap().to_owned();
+    let (wide, half, heads) = (f32(4, 128), tensor(DType::F16, 4, 64), f32(3, 64));
+    assert_eq!(refused(Operands { q: wide.view(), ..good }), "q");
+    assert_eq!(refused(Operands { q: half.view(), ..good }), "q");
+    assert_eq!(refused(Operands { k: heads.view(), ..good }), "k");
+    assert_eq!(refused(Operands { v: q.view(), ..good }), "v");
+    assert_eq!(refused(Operands { output: half.view(), ..good }), "output");
+    assert_eq!(refused(Operands { output: q.view(), ..good }), "output", "aliased with q");
+    let rows = zeros(&context, DType::F32, Layout::rows(1, 4, 32).unwrap());
+    assert_eq!(refused(Operands { lse: Some(rows.view()), ..good }), "lse", "not asked for");
+    let with_lse = Attention::causal().with_lse(true).plan(&context, &shape).unwrap();
+    assert_eq!(with_lse.bind(&good).unwrap_err().argument(), Some("lse"), "missing");
+    // Two halves of one buffer: distinct places, but one buffer can't be read and written in one dispatch.
+    let both = zeros(&context, DType::F32, Layout::heads_first(2, 4, 32, 64).unwrap());
+    let half_of = |offset| {
+        let layout = Layout::with_strides([1, 4, 32, 64], offset, [0, 2048, 64]).unwrap();
+        TensorView::new(both.view().buffer(), DType::F32, layout).unwrap()
+    };
+    let (first, second) = (half_of(0), half_of(4 * 2048));
+    assert_eq!(refused(Operands { q: &first, output: &second, ..good }), "output");
+    let overlapping = Layout::with_strides([1, 4, 32, 64], 0, [0, 64, 64]).unwrap();
+    let overlapping = TensorView::new(output.view().buffer(), DType::F32, overlapping).unwrap();
+    assert_eq!(refused(Operands { output: &overlapping, ..good }), "output", "overlaps itself");
+
+    let refused_call = |call: Call<'_>| {
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        plan.encode(&mut encoder, &bound, &call).unwrap_err().argument().unwrap().to_owned()
+    };
+    assert_eq!(refused_call(Call::lengths(33, 32)), "q_len");
+    assert_eq!(refused_call(Call::lengths(32, 33)), "kv_len");
+    assert_eq!(refused_call(Call::sequences(&[Sequence::new(0, 8, 8), Sequence::new(0, 8, 8)])), "sequences");
+    assert_eq!(refused_call(Call::sequences(&[Sequence::new(1, 8, 8)])), "q");
+    assert_eq!(refused_call(Call::sequences(&[Sequence::new(0, 8, 8).starting_at(30, 0)])), "q");
+    assert_eq!(refused_call(Call::sequences(&[Sequence::new(0, 8, 8).starting_at(0, 30)])), "k");
+    assert_eq!(refused_call(Call::sequences(&[Sequence::new(0, 8, 8).starting_at(usize::MAX, 0)])), "q");
+
+    let schedule = |shape: &Shape| {
+        let grid = BlockGrid::causal(shape);
+        Schedule::sample(&grid, &Profile::harmonic(), &Systematic, prflash::Key::new(1)).unwrap()
+    };
+    let other = plan.upload_schedules(&[&schedule(&shape.with_kv_len(31).unwrap())]).unwrap();
+    assert_eq!(refused_call(Call::lengths(32, 32).with_schedule(&other)), "schedule");
+    assert_eq!(plan.upload_schedules(&[]).unwrap_err().argument(), Some("schedules"));
+    let mixed =
+        [schedule(&shape), Schedule::dense(&BlockGrid::causal(&shape).with_block_size(8).unwrap()).unwrap()];
+    let error = plan.upload_schedules(&[&mixed[0], &mixed[1]]).unwrap_err();
+    assert_eq!(error.argument(), Some("schedules"));
+
+    let second_plan = Attention::causal().plan(&context, &shape).unwrap();
+    let mut encoder = context.device().create_command_encoder(&Default::default());
+    let error = second_plan.encode(&mut encoder, &bound, &Call::lengths(32, 32)).unwrap_err();
+    assert_eq!(error.argument(), Some("bound"));
+    // After all these refusals the encoder and the plan still work.
+    plan.encode(&mut encoder, &bound, &Call::lengths(32, 32)).unwrap();
+    context.queue().submit([encoder.finish()]);
+    context.wait().unwrap();
+}
+
+#[test]
+fn wrong_buffers_are_named() {
+    let Some(context) = gpu("wrong buffers") else { return };
+    let buffer = |size, usage| {
+        context.device().create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size,
+            usage,
+            mapped_at_creation: false,
+        })
+    };
+    let layout = Layout::heads_first(1, 1, 4, 8).unwrap();
+    let short = buffer(124, wgpu::BufferUsages::STORAGE);
+    assert_eq!(TensorView::new(&short, DType::F32, layout).unwrap_err().argument(), Some("buffer"));
+    let uniform = buffer(128, wgpu::BufferUsages::UNIFORM);
+    assert_eq!(TensorView::new(&uniform, DType::F32, layout).unwrap_err().argument(), Some("buffer"));
+    let unreadable = TensorView::new(&buffer(128, wgpu::BufferUsages::STORAGE), DType::F32, layout).unwrap();
+    assert_eq!(unreadable.read_blocking(&context).unwrap_err().argument(), Some("buffer"));
+    let error = Tensor::upload(&context, DType::F32, layout, &[0.0; 31]).unwrap_err();
+    assert_eq!(error.argument(), Some("source"));
+    let qkv = [unreadable.clone(), unreadable.clone(), unreadable.clone()];
+    let output = zeros(&context, DType::F32, layout);
+    let plan = Attention::causal().plan(&context, &Shape::new(1, 1, 4, 8).unwrap()).unwrap();
+    plan.bind(&operands(&qkv, &output)).unwrap();
+}

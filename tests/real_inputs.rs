@@ -1,0 +1,54 @@
+//! The numbers that the project promises, on the attention inputs of a real model.
+
+mod common;
+#[path = "../examples/support/fixture.rs"]
+mod fixture;
+
+use common::{Problem, Storage, gpu};
+use prflash::verify::{Tolerance, compare};
+use prflash::{Attention, DType, reference};
+
+fn check(storage: DType, output: DType, bound: f64) {
+    let Some(context) = gpu(&format!("real inputs in {storage}")) else { return };
+    for layer in fixture::load(3840).unwrap() {
+        let attention = Attention::causal().with_storage(storage).with_output(output);
+        let problem = Problem {
+            attention,
+            shape: layer.shape,
+            q: layer.q.iter().map(|&x| storage.round(x)).collect(),
+            k: layer.k.iter().map(|&x| storage.round(x)).collect(),
+            v: layer.v.iter().map(|&x| storage.round(x)).collect(),
+        };
+        let got = problem.run(&context, Storage::HeadsFirst, None);
+        let exact = problem.exact(None);
+        let allowed = bound * layer.max_value();
+        let report = compare(&got.output, &exact.output, Tolerance::absolute(allowed)).unwrap();
+        println!("layer {}, {storage} to {output}: {report}", layer.index);
+        assert!(report.passed(), "layer {}: {report}", layer.index);
+    }
+}
+
+#[test]
+fn single_precision() {
+    check(DType::F32, DType::F32, 2e-6);
+}
+
+#[test]
+fn half_precision_storage() {
+    check(DType::F16, DType::F16, 2e-3);
+}
+
+/// What rounding Q, K and V to f16 *after* the rotation costs, against the unrounded inputs: a matter of the inputs, not of a kernel.
+#[test]
+fn half_precision_against_the_unrounded_inputs() {
+    for layer in fixture::load(512).unwrap() {
+        let round = |values: &[f32]| values.iter().map(|&x| DType::F16.round(x)).collect::<Vec<f32>>();
+        let (attention, shape) = (Attention::causal(), &layer.shape);
+        let exact = reference::attention(&attention, shape, &layer.q, &layer.k, &layer.v, None).unwrap();
+        let (q, k, v) = (round(&layer.q), round(&layer.k), round(&layer.v));
+        let rounded = reference::attention(&attention, shape, &q, &k, &v, None).unwrap();
+        let got: Vec<f32> = rounded.output.iter().map(|&x| x as f32).collect();
+        let report = compare(&got, &exact.output, Tolerance::absolute(2e-3 * layer.max_value())).unwrap();
+        assert!(report.passed(), "layer {}: {report}", layer.index);
+    }
+}

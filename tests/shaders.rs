@@ -1,0 +1,129 @@
+//! Every shader variant, without a GPU: naga validates it and translates it to SPIR-V, MSL and HLSL; its structs and bindings are what
+//! Rust thinks they are. The sources are left in `target/shaders` for other compilers (`scripts/tint-check`).
+
+use std::path::PathBuf;
+
+use naga::back::{hlsl, msl, spv};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use prflash::shaders::{self, ShaderSource};
+
+fn validated(shader: &ShaderSource) -> (naga::Module, ModuleInfo) {
+    let module = naga::front::wgsl::parse_str(&shader.wgsl)
+        .unwrap_or_else(|error| panic!("{}: {}", shader.name, error.emit_to_string(&shader.wgsl)));
+    // Nothing beyond core WebGPU, of which pack2x16float is a part (only OpenGL ES lacks it).
+    let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{}: {}", shader.name, error.emit_to_string(&shader.wgsl)));
+    (module, info)
+}
+
+#[test]
+fn every_variant_is_valid_and_translates_to_every_backend() {
+    for shader in shaders::sources() {
+        let (module, info) = validated(&shader);
+        let entry = module.entry_points.iter().find(|e| e.name == shader.entry_point);
+        assert!(entry.is_some(), "{}: no entry point {}", shader.name, shader.entry_point);
+        let fail = |backend: &str, error: &dyn std::fmt::Display| -> ! {
+            panic!("{} in {backend}: {error}", shader.name)
+        };
+        spv::write_vec(&module, &info, &spv::Options::default(), None)
+            .unwrap_or_else(|error| fail("SPIR-V", &error));
+        let options = msl::Options { fake_missing_bindings: true, ..Default::default() };
+        msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+            .unwrap_or_else(|error| fail("MSL", &error));
+        let options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+        let pipeline = hlsl::PipelineOptions::default();
+        let mut text = String::new();
+        hlsl::Writer::new(&mut text, &options, &pipeline)
+            .write(&module, &info, None)
+            .unwrap_or_else(|error| fail("HLSL", &error));
+        assert!(!text.is_empty());
+    }
+}
+
+#[test]
+fn structs_have_the_layout_that_rust_writes() {
+    let shader = &shaders::sources()[0];
+    let (module, _) = validated(shader);
+    let layouts = shaders::host_layouts();
+    assert!(!layouts.is_empty());
+    for (name, fields, size) in layouts {
+        let (_, ty) = module
+            .types
+            .iter()
+            .find(|(_, ty)| ty.name.as_deref() == Some(name))
+            .unwrap_or_else(|| panic!("no struct {name} in the shaders"));
+        let naga::TypeInner::Struct { members, span } = &ty.inner else { panic!("{name} is no struct") };
+        let got: Vec<(&str, u32)> = members.iter().map(|m| (m.name.as_deref().unwrap(), m.offset)).collect();
+        assert_eq!(got, fields, "{name}");
+        assert_eq!(*span, size, "{name}");
+    }
+}
+
+#[test]
+fn bindings_are_those_of_the_architecture() {
+    for shader in shaders::sources() {
+        let (module, _) = validated(&shader);
+        let mut bindings: Vec<(u32, u32, String, bool)> = module
+            .global_variables
+            .iter()
+            .filter_map(|(_, variable)| {
+                let at = variable.binding.as_ref()?;
+                let writable = matches!(
+                    variable.space,
+                    naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE)
+                );
+                Some((at.group, at.binding, variable.name.clone().unwrap_or_default(), writable))
+            })
+            .collect();
+        bindings.sort();
+        let names: Vec<(u32, u32, &str, bool)> =
+            bindings.iter().map(|(group, binding, name, w)| (*group, *binding, name.as_str(), *w)).collect();
+        let want = [
+            (0, 0, "params", false),
+            (0, 1, "sequences", false),
+            (1, 0, "tables", false),
+            (2, 0, "q", false),
+            (2, 1, "k", false),
+            (2, 2, "v", false),
+            (2, 3, "output", true),
+            (2, 4, "lse", true),
+        ];
+        assert_eq!(names, want, "{}", shader.name);
+        let storage = module
+            .global_variables
+            .iter()
+            .filter(|(_, v)| matches!(v.space, naga::AddressSpace::Storage { .. }));
+        assert!(storage.count() <= 8, "{}: more storage buffers than WebGPU's default", shader.name);
+    }
+}
+
+#[test]
+fn names_are_unique_and_sources_are_left_for_other_compilers() {
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
+    let folder = target.join("shaders");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut names = std::collections::HashSet::new();
+    let mut manifest = Vec::new();
+    for shader in shaders::sources() {
+        assert!(names.insert(shader.name.clone()), "{} twice", shader.name);
+        let file = format!("{}.wgsl", shader.name);
+        std::fs::write(folder.join(&file), &shader.wgsl).unwrap();
+        manifest.push(serde_json::json!({ "file": file, "entry_point": shader.entry_point, "features": [] }));
+    }
+    let manifest = serde_json::to_string_pretty(&manifest).unwrap();
+    std::fs::write(folder.join("manifest.json"), manifest).unwrap();
+}
+
+/// WGSL must not repeat a number that Rust renders; only the header defines constants of that kind.
+#[test]
+fn sizes_come_from_the_header() {
+    for shader in shaders::sources() {
+        for name in ["HEAD_QUADS", "VALUE_QUADS", "ROWS", "FLAG_CAUSAL", "NO_LIST"] {
+            let definitions = shader.wgsl.matches(&format!("const {name}:")).count();
+            assert_eq!(definitions, 1, "{name} in {}", shader.name);
+        }
+    }
+}

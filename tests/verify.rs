@@ -1,0 +1,161 @@
+//! The comparator must reject wrong results. No GPU: a right answer is broken in every way that kernels break.
+
+use prflash::reference::{self, Exact};
+use prflash::verify::{Tolerance, compare};
+use prflash::{Attention, BlockGrid, DType, Schedule, Shape};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+struct Right {
+    attention: Attention,
+    shape: Shape,
+    qkv: [Vec<f32>; 3],
+    exact: Exact,
+}
+
+fn right() -> Right {
+    let shape = Shape::new(4, 2, 130, 32).unwrap();
+    let mut rng = SmallRng::seed_from_u64(7);
+    let mut numbers = |heads: usize| -> Vec<f32> {
+        (0..heads * 130 * 32).map(|_| rng.random_range(-2.0f32..2.0)).collect()
+    };
+    let qkv = [numbers(4), numbers(2), numbers(2)];
+    let attention = Attention::causal();
+    let exact = reference::attention(&attention, &shape, &qkv[0], &qkv[1], &qkv[2], None).unwrap();
+    Right { attention, shape, qkv, exact }
+}
+
+impl Right {
+    fn output(&self) -> Vec<f32> {
+        self.exact.output.iter().map(|&x| x as f32).collect()
+    }
+
+    fn lse(&self) -> Vec<f32> {
+        self.exact.lse.iter().map(|&x| x as f32).collect()
+    }
+
+    fn accepts(&self, output: &[f32]) -> bool {
+        let tolerance = Tolerance::of_output(&self.exact, &self.shape, DType::F32);
+        compare(output, &self.exact.output, tolerance).unwrap().passed()
+    }
+
+    fn accepts_lse(&self, lse: &[f32]) -> bool {
+        compare(lse, &self.exact.lse, Tolerance::of_lse(&self.exact, &self.shape)).unwrap().passed()
+    }
+
+    /// The output of another computation on the same inputs.
+    fn instead(&self, attention: Attention, qkv: &[Vec<f32>; 3], schedule: Option<&Schedule>) -> Vec<f32> {
+        let [q, k, v] = qkv;
+        let exact = reference::attention(&attention, &self.shape, q, k, v, schedule).unwrap();
+        exact.output.iter().map(|&x| x as f32).collect()
+    }
+}
+
+#[test]
+fn the_right_answer_passes() {
+    let right = right();
+    assert!(right.accepts(&right.output()) && right.accepts_lse(&right.lse()));
+}
+
+#[test]
+fn mutants_are_rejected() {
+    let right = right();
+    let head = 130 * 32;
+    let mut swapped = right.output();
+    let (first, rest) = swapped.split_at_mut(head);
+    first.swap_with_slice(&mut rest[..head]);
+    assert!(!right.accepts(&swapped), "swapped heads");
+
+    let zeros = vec![0.0; right.exact.output.len()];
+    assert!(!right.accepts(&zeros), "zeros");
+
+    let mut one = right.output();
+    one[4321] = f32::NAN;
+    assert!(!right.accepts(&one), "one NaN");
+    one[4321] = f32::INFINITY;
+    assert!(!right.accepts(&one), "one infinity");
+
+    let mut shifted = right.output();
+    shifted.rotate_right(32);
+    assert!(!right.accepts(&shifted), "rows shifted by one");
+
+    let nearly = right.instead(right.attention.with_window(129).unwrap(), &right.qkv, None);
+    assert!(!right.accepts(&nearly), "one key of one row missing");
+
+    assert!(!right.accepts(&right.instead(Attention::full(), &right.qkv, None)), "no causal mask");
+    // A mask off by one: query i sees the keys up to i + 1, which is what full attention of a window gives below.
+    let [q, k, v] = &right.qkv;
+    let longer = right.shape.with_q_len(129).unwrap();
+    let mut early = Vec::new();
+    for h in 0..4 {
+        early.extend_from_slice(&q[h * head..(h + 1) * head - 32]);
+    }
+    let off = reference::attention(&right.attention, &longer, &early, k, v, None).unwrap();
+    let mut off_by_one = right.output();
+    for h in 0..4 {
+        for (o, &x) in off_by_one[h * head..].iter_mut().zip(&off.output[h * 129 * 32..(h + 1) * 129 * 32]) {
+            *o = x as f32;
+        }
+    }
+    assert!(!right.accepts(&off_by_one), "a mask off by one");
+
+    let scale = right.instead(right.attention.with_scale(1.0 / 33f32.sqrt()).unwrap(), &right.qkv, None);
+    assert!(!right.accepts(&scale), "a slightly wrong scale");
+
+    let grid = BlockGrid::causal(&right.shape);
+    let lists: Vec<Vec<usize>> =
+        (0..4 * 3).map(|i| (0..=i % 3).filter(|&j| !(i == 11 && j == 1)).collect()).collect();
+    let missing = Schedule::from_block_lists(&grid, &lists).unwrap();
+    let skipped = right.instead(right.attention, &right.qkv, Some(&missing));
+    assert!(!right.accepts(&skipped), "one block of one row of one head skipped");
+
+    let f16: Vec<f32> = right.output().iter().map(|&x| DType::F16.round(x)).collect();
+    assert!(!right.accepts(&f16), "half precision where single was promised");
+
+    let log2: Vec<f32> = right.lse().iter().map(|x| x / std::f32::consts::LN_2).collect();
+    assert!(!right.accepts_lse(&log2), "a log-sum-exp in base 2");
+}
+
+#[test]
+fn empty_rows_are_exactly_empty() {
+    let shape = Shape::new(1, 1, 3, 4).unwrap().with_kv_len(1).unwrap();
+    let exact =
+        reference::attention(&Attention::causal(), &shape, &[1.0; 12], &[1.0; 4], &[2.0; 4], None).unwrap();
+    assert_eq!(exact.output[..8], [0.0; 8]);
+    assert_eq!(exact.lse[..2], [f64::NEG_INFINITY; 2]);
+    assert!(exact.lse[2].is_finite());
+    let judge =
+        |lse: [f32; 3]| compare(&lse, &exact.lse, Tolerance::of_lse(&exact, &shape)).unwrap().passed();
+    let last = exact.lse[2] as f32;
+    assert!(judge([f32::NEG_INFINITY, f32::NEG_INFINITY, last]));
+    assert!(!judge([f32::NEG_INFINITY, f32::INFINITY, last]));
+    assert!(!judge([f32::NEG_INFINITY, f32::NAN, last]));
+    assert!(!judge([f32::NEG_INFINITY, -1e30, last]));
+    assert!(!judge([f32::NEG_INFINITY; 3]));
+}
+
+#[test]
+fn nothing_is_not_something() {
+    assert!(compare(&[], &[1.0], Tolerance::absolute(1.0)).unwrap_err().is_invalid_argument());
+    let exact_nan = compare(&[f32::NAN], &[f64::NAN], Tolerance::absolute(1e9)).unwrap();
+    assert!(!exact_nan.passed(), "an oracle that says NaN accepts nothing");
+    assert!(!compare(&[1.0], &[1.0], Tolerance::absolute(f64::NAN)).unwrap().passed());
+}
+
+#[test]
+fn the_oracle_checks_its_inputs() {
+    let shape = Shape::new(2, 1, 4, 8).unwrap();
+    let (q, k) = (vec![0.0; 64], vec![0.0; 32]);
+    let run = |q: &[f32], k: &[f32], v: &[f32], schedule: Option<&Schedule>| {
+        reference::attention(&Attention::causal(), &shape, q, k, v, schedule)
+            .unwrap_err()
+            .argument()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(run(&q[1..], &k, &k, None), "q");
+    assert_eq!(run(&q, &q, &k, None), "k");
+    assert_eq!(run(&q, &k, &q, None), "v");
+    let other = Schedule::dense(&BlockGrid::full(&shape)).unwrap();
+    assert_eq!(run(&q, &k, &k, Some(&other)), "schedule");
+}
