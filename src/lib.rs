@@ -1,4 +1,72 @@
-//! **prflash**: portable GPU attention in WGSL on [wgpu].
+//! **prflash** is portable GPU attention in WGSL on [wgpu]: Vulkan, Metal, DX12 and WebGPU from one source, checked against an
+//! exact reference.
+//!
+//! It computes causal and full attention (MHA, GQA, MQA; f32, f16 and bf16 storage; sliding windows, soft-caps, ragged and packed batches, log-sum-exp
+//! output) and **PrFlashAttention**: FlashAttention in which a key block takes part with a probability `p(d)` that falls harmonically with its
+//! block distance d (arXiv 2410.18441), so that cost grows like `T·ln T` blocks and not like `T²/2`.
+//!
+//! # The words
+//!
+//! | word | what it is |
+//! | --- | --- |
+//! | [`Context`] | the device: found for you, or your own ([`Context::from_wgpu`]) |
+//! | [`Shape`] | heads, lengths, dimensions; validated once |
+//! | [`Layout`], [`TensorView`] | where a tensor lies in a buffer: yours ([`TensorView`]) or ours ([`Tensor`]) |
+//! | [`Attention`] | what is computed: mask, window, scale, soft-cap, storage |
+//! | [`Schedule`] | which key blocks each query block visits; drawn from a [`Profile`] by a sampler, or your own lists |
+//! | [`Plan`] | an `Attention` made ready for a device: `bind` tensors once, `encode` calls into your command encoder |
+//! | [`reference`](mod@reference) | the f64 oracle, which takes the very same values |
+//! | [`verify`] | the comparator, for your own device |
+//!
+//! Everything the GPU reads was decided on the host and is a plain value: print it, compare it, hand it to the oracle.
+//!
+//! # Exact attention, then a part of it
+//!
+//! ```
+//! use prflash::{Attention, BlockGrid, Context, DType, Key, Layout, Profile, Schedule, Shape, Systematic, Tensor};
+//!
+//! # fn main() -> prflash::Result<()> {
+//! let context = match Context::new_blocking() {
+//!     Ok(context) => context,
+//!     Err(error) if error.is_no_adapter() => return Ok(println!("no GPU here: {error}")),
+//!     Err(error) => return Err(error),
+//! };
+//! // 8 query heads on 2 key/value heads, 512 tokens, 64 channels.
+//! let shape = Shape::new(8, 2, 512, 64)?;
+//! let plan = Attention::causal().plan(&context, &shape)?;
+//!
+//! let upload = |heads| {
+//!     let layout = Layout::heads_first(1, heads, 512, 64)?;
+//!     let values: Vec<f32> = (0..layout.elements()).map(|i| (i as f32).sin()).collect();
+//!     Tensor::upload(&context, DType::F32, layout, &values)
+//! };
+//! let (q, k, v) = (upload(8)?, upload(2)?, upload(2)?);
+//! let exact = plan.run(q.view(), k.view(), v.view(), None)?;
+//!
+//! // The same plan, visiting a block at distance d with probability 1/(1+d).
+//! let schedule = Schedule::sample(&BlockGrid::causal(&shape), &Profile::harmonic(), &Systematic, Key::new(42))?;
+//! let sampled = plan.run(q.view(), k.view(), v.view(), Some(&schedule))?;
+//! println!("{:.0}% of the blocks", 100.0 * schedule.density());
+//!
+//! let values: Vec<f32> = sampled.output.read_blocking(&context)?; // [1, 8, 512, 64]
+//! # assert_eq!(values.len(), exact.output.read_blocking(&context)?.len());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # In your own encoder
+//!
+//! [`Plan::run`] allocates and submits; programs with buffers of their own call [`Plan::bind`] once and [`Plan::encode`] per step, which only
+//! records into their `wgpu::CommandEncoder`. See `examples/own_device.rs`.
+//!
+//! # Errors
+//!
+//! Nothing panics on bad input: constructors validate, and an [`Error`] names the argument, what was expected and what came.
+//!
+//! # Features
+//!
+//! `vulkan`, `metal`, `dx12` and `webgpu` (all on by default, each effective on its platforms) are wgpu's backends; `ndarray` adds upload from and
+//! readback into arrays.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(unreachable_pub)]
 
@@ -24,3 +92,8 @@ pub use random::Key;
 pub use sampling::{BlockGrid, Decay, Granularity, Profile, Schedule, Systematic};
 pub use shape::{MAX_HEAD_DIM, Shape};
 pub use wgpu;
+
+/// The README's example is a test too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

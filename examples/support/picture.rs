@@ -118,6 +118,7 @@ pub fn curves(path: &Path, x: &str, y: &str, panels: &[(String, Vec<Curve>)]) ->
             }
             chart
                 .configure_series_labels()
+                .position(SeriesLabelPosition::LowerLeft)
                 .background_style(WHITE.mix(0.8))
                 .border_style(BLACK.mix(0.3))
                 .draw()?;

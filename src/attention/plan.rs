@@ -234,8 +234,7 @@ pub struct ScheduleBuffer {
     plan: Arc<PlanInner>,
     grids: Vec<BlockGrid>,
     bases: Vec<u32>,
-    /// Reused once no call in flight holds them.
-    buffers: Vec<Arc<Tables>>,
+    buffers: Vec<Tables>,
     current: usize,
 }
 
@@ -243,6 +242,8 @@ pub struct ScheduleBuffer {
 struct Tables {
     buffer: wgpu::Buffer,
     bind_group: wgpu::BindGroup,
+    /// Cloned into every call that uses this buffer; it may be written again when no clone is left.
+    in_use: Arc<()>,
 }
 
 /// What [`Plan::run`] computed.
@@ -413,7 +414,7 @@ impl Plan {
             queue.write_buffer(&slot.buffer, at, bytemuck::bytes_of(&entry));
         }
 
-        let tables = call.schedule.map(|schedule| schedule.buffers[schedule.current].clone());
+        let tables = call.schedule.map(|schedule| &schedule.buffers[schedule.current]);
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                 label: Some(self.kernel()),
@@ -421,12 +422,13 @@ impl Plan {
             });
             pass.set_pipeline(&inner.pipeline.pipeline);
             pass.set_bind_group(0, &slot.bind_group, &[slot.params_offset, slot.sequences_offset]);
-            pass.set_bind_group(1, tables.as_ref().map_or(&inner.no_schedule, |t| &t.bind_group), &[]);
+            pass.set_bind_group(1, tables.map_or(&inner.no_schedule, |t| &t.bind_group), &[]);
             pass.set_bind_group(2, &bound.bind_group, &[]);
             pass.dispatch_workgroups(x, y, 1);
         }
         // Until the GPU is done, the slot and the schedule belong to this call.
-        encoder.on_submitted_work_done(move || drop((slot, tables)));
+        let held = (slot.guard, tables.map(|tables| tables.in_use.clone()));
+        encoder.on_submitted_work_done(move || drop(held));
         Ok(())
     }
 
@@ -590,15 +592,14 @@ impl ScheduleBuffer {
             ));
         }
         // A buffer that only this list holds is in no recorded or submitted call.
-        let free = self
-            .buffers
-            .iter()
-            .position(|tables| Arc::strong_count(tables) == 1 && tables.buffer.size() >= bytes.len() as u64);
+        let free = self.buffers.iter().position(|tables| {
+            Arc::strong_count(&tables.in_use) == 1 && tables.buffer.size() >= bytes.len() as u64
+        });
         self.current = match free {
             Some(index) => index,
             None => {
                 self.buffers.retain(|tables| tables.buffer.size() >= bytes.len() as u64);
-                self.buffers.push(Arc::new(self.tables(bytes.len())?));
+                self.buffers.push(self.tables(bytes.len())?);
                 self.buffers.len() - 1
             }
         };
@@ -616,7 +617,7 @@ impl ScheduleBuffer {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let buffer = context.create_buffer("prflash schedule", size.max(bytes as u64), usage)?;
         let bind_group = tables_bind_group(context, &self.plan.pipeline, &buffer)?;
-        Ok(Tables { buffer, bind_group })
+        Ok(Tables { buffer, bind_group, in_use: Arc::default() })
     }
 }
 

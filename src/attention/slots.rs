@@ -16,19 +16,16 @@ const SLOTS_PER_PAGE: usize = 32;
 /// A growing pool of slots, each for one call of at most `sequences` sequences.
 #[derive(Debug)]
 pub(super) struct SlotPool {
-    state: Arc<Mutex<State>>,
+    pages: Mutex<Vec<Page>>,
+    free: FreeList,
     /// Bytes from one slot to the next, and from a slot's parameters to its sequences.
     slot_bytes: u64,
     params_bytes: u64,
     sequence_bytes: u64,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    pages: Vec<Page>,
-    /// (page, slot) that no call uses.
-    free: Vec<(usize, usize)>,
-}
+/// (page, slot) that no call uses. Apart from the pages, since in browsers GPU objects can't be sent to a callback.
+type FreeList = Arc<Mutex<Vec<(usize, usize)>>>;
 
 #[derive(Clone, Debug)]
 struct Page {
@@ -36,21 +33,28 @@ struct Page {
     bind_group: wgpu::BindGroup,
 }
 
-/// A slot in use by one call. Dropping it frees the slot.
+/// A slot in use by one call.
 #[derive(Debug)]
 pub(super) struct Slot {
-    state: Arc<Mutex<State>>,
-    at: (usize, usize),
     pub(super) buffer: wgpu::Buffer,
     pub(super) bind_group: wgpu::BindGroup,
     /// Byte offsets of the parameters and of the sequence table: also the dynamic offsets of the bind group.
     pub(super) params_offset: u32,
     pub(super) sequences_offset: u32,
+    /// To be kept until the GPU is done with the slot.
+    pub(super) guard: SlotGuard,
 }
 
-impl Drop for Slot {
+/// Dropping it frees the slot.
+#[derive(Debug)]
+pub(super) struct SlotGuard {
+    free: FreeList,
+    at: (usize, usize),
+}
+
+impl Drop for SlotGuard {
     fn drop(&mut self) {
-        lock(&self.state).free.push(self.at);
+        lock(&self.free).push(self.at);
     }
 }
 
@@ -64,35 +68,37 @@ impl SlotPool {
         let params_bytes = (size_of::<Params>() as u64).next_multiple_of(alignment);
         let sequence_bytes = (sequences * size_of::<SequenceEntry>()) as u64;
         let slot_bytes = params_bytes + sequence_bytes.next_multiple_of(alignment);
-        let pool = Self { state: Arc::default(), slot_bytes, params_bytes, sequence_bytes };
+        let pool = Self {
+            pages: Mutex::default(),
+            free: FreeList::default(),
+            slot_bytes,
+            params_bytes,
+            sequence_bytes,
+        };
         pool.grow(context, pipeline)?;
         Ok(pool)
     }
 
     /// Bytes of GPU memory held.
     pub(super) fn bytes(&self) -> u64 {
-        lock(&self.state).pages.iter().map(|page| page.buffer.size()).sum()
+        lock(&self.pages).iter().map(|page| page.buffer.size()).sum()
     }
 
     /// A free slot; a further page of them if more calls are in flight than ever before.
     pub(super) fn take(&self, context: &Context, pipeline: &Pipeline) -> Result<Slot> {
-        loop {
-            let mut state = lock(&self.state);
-            if let Some(at) = state.free.pop() {
-                let Page { buffer, bind_group } = state.pages[at.0].clone();
-                let params_offset = at.1 as u32 * self.slot_bytes as u32;
-                return Ok(Slot {
-                    state: self.state.clone(),
-                    at,
-                    buffer,
-                    bind_group,
-                    params_offset,
-                    sequences_offset: params_offset + self.params_bytes as u32,
-                });
+        let at = loop {
+            // A statement of its own, so that the lock isn't held while growing.
+            let free = lock(&self.free).pop();
+            match free {
+                Some(at) => break at,
+                None => self.grow(context, pipeline)?,
             }
-            drop(state);
-            self.grow(context, pipeline)?;
-        }
+        };
+        let guard = SlotGuard { free: self.free.clone(), at };
+        let Page { buffer, bind_group } = lock(&self.pages)[at.0].clone();
+        let params_offset = at.1 as u32 * self.slot_bytes as u32;
+        let sequences_offset = params_offset + self.params_bytes as u32;
+        Ok(Slot { buffer, bind_group, params_offset, sequences_offset, guard })
     }
 
     fn grow(&self, context: &Context, pipeline: &Pipeline) -> Result<()> {
@@ -116,10 +122,10 @@ impl SlotPool {
                 ],
             })
         })?;
-        let mut state = lock(&self.state);
-        let page = state.pages.len();
-        state.pages.push(Page { buffer, bind_group });
-        state.free.extend((0..SLOTS_PER_PAGE).rev().map(|slot| (page, slot)));
+        let mut pages = lock(&self.pages);
+        let page = pages.len();
+        pages.push(Page { buffer, bind_group });
+        lock(&self.free).extend((0..SLOTS_PER_PAGE).rev().map(|slot| (page, slot)));
         Ok(())
     }
 }
