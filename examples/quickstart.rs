@@ -56,7 +56,7 @@ fn main() -> Result<()> {
         Ok(context) => Some(context),
         // A named adapter that isn't there is a mistake, not a machine without a GPU.
         Err(error) if error.is_no_adapter() && arguments.adapter.is_none() => {
-            eprintln!("No GPU adapter here ({error}).");
+            eprintln!("{error}");
             eprintln!("Running the f64 CPU reference at a smaller length instead.\n");
             None
         }
@@ -255,6 +255,7 @@ struct Run {
 
 struct Report {
     layer: u32,
+    on_cpu: bool,
     dense_seconds: f64,
     gflops: f64,
     max_value: f64,
@@ -317,6 +318,7 @@ fn report(arguments: &Arguments, engine: &Engine<'_>, layer: &Layer, truth: &Tru
     let dense_seconds = median(&mut dense_times);
     Ok(Report {
         layer: layer.index,
+        on_cpu: matches!(engine, Engine::Cpu(_)),
         dense_seconds,
         gflops: layer.shape.dense_flops(true) / dense_seconds / 1e9,
         max_value: layer.max_value(),
@@ -334,11 +336,12 @@ impl Report {
     fn text(&self) -> String {
         let dense = &self.dense;
         let mut text = format!(
-            "\nLayer {}: dense attention against the f64 reference\n  \
+            "\nLayer {}: dense attention{} against the f64 reference\n  \
              max abs error {:.2e} = {:.2e} × max|V|, relative error {:.2e}, {} NaN, {} of {} numbers within tolerance\n  \
              {:.1} ms, {:.1} GFLOP/s (causal)\n\n  \
              profile            sampler      β   blocks    time   error  recall\n",
             self.layer,
+            if self.on_cpu { " (the reference itself, rounded to f32)" } else { "" },
             dense.max_abs_error,
             dense.max_abs_error / self.max_value,
             dense.relative_error,

@@ -246,7 +246,7 @@ impl Layout {
         self.elements() == 0
             || axes.iter().filter(|(_, count)| *count > 1).all(|&(stride, count)| {
                 let apart = stride >= extent;
-                extent = stride * (count - 1) + extent;
+                extent += stride * (count - 1);
                 apart
             })
     }
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn types_encode_and_decode() {
-        let values = [0.0, -1.5, 3.1415927, 65504.0, f32::NEG_INFINITY];
+        let values = [0.0, -1.5, 3.25159, 65504.0, f32::NEG_INFINITY];
         for dtype in DType::ALL {
             let bytes = dtype.encode(&values);
             assert_eq!(bytes.len() % 4, 0);

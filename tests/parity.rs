@@ -21,7 +21,7 @@ fn options(case: usize, dtype: DType) -> Attention {
     if case % 6 == 5 {
         attention = attention.with_scale(0.3).unwrap();
     }
-    let output = if case % 3 == 0 { dtype } else { DType::F32 };
+    let output = if case.is_multiple_of(3) { dtype } else { DType::F32 };
     attention.with_storage(dtype).with_output(output).with_lse(case.is_multiple_of(2))
 }
 

@@ -60,7 +60,7 @@ macro_rules! fields {
 }
 
 /// (name, byte offset) of every field and the size, for the layout test.
-pub(crate) fn layouts() -> Vec<(&'static str, Vec<(&'static str, u32)>, u32)> {
+pub(crate) fn layouts() -> Vec<super::shaders::HostLayout> {
     vec![
         (
             "Params",

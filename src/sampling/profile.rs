@@ -152,8 +152,8 @@ impl std::fmt::Display for Profile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.decay {
             Decay::Dense => f.write_str("dense")?,
-            Decay::Harmonic { a, alpha } if a == 1.0 && alpha == 1.0 => f.write_str("harmonic 1/(1+d)")?,
-            Decay::Harmonic { a, alpha } if alpha == 1.0 => write!(f, "harmonic {a}/({a}+d)")?,
+            Decay::Harmonic { a: 1.0, alpha: 1.0 } => f.write_str("harmonic 1/(1+d)")?,
+            Decay::Harmonic { a, alpha: 1.0 } => write!(f, "harmonic {a}/({a}+d)")?,
             Decay::Harmonic { a, alpha } => write!(f, "harmonic ({a}/({a}+d))^{alpha}")?,
         }
         if self.floor > 0.0 {
@@ -169,7 +169,7 @@ impl std::fmt::Display for Profile {
     }
 }
 
-/// A [`Profile`] tabulated over the distances of one grid: what a [`Sampler`](crate::Sampler) draws from.
+/// A [`Profile`] tabulated over the distances of one grid: what a [`Sampler`](super::Sampler) draws from.
 #[derive(Clone, Debug)]
 pub struct CumulativeProfile {
     profile: Profile,

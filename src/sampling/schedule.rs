@@ -289,12 +289,11 @@ impl fmt::Display for Schedule {
         for top in (0..rows).step_by(cell) {
             for left in (0..columns).step_by(cell) {
                 let (mut visited, mut allowed) = (0, 0);
-                for row in top..(top + cell).min(rows) {
+                for (row, kept) in kept.iter().enumerate().skip(top).take(cell) {
                     let limit = grid.dense_row(grid.first_query_block() + row as i64);
-                    for column in left..(left + cell).min(limit) {
-                        allowed += 1;
-                        visited += usize::from(kept[row][column]);
-                    }
+                    let cells = kept.get(left..(left + cell).min(limit)).unwrap_or(&[]);
+                    allowed += cells.len();
+                    visited += cells.iter().filter(|&&kept| kept).count();
                 }
                 f.write_str(match (visited, allowed) {
                     (_, 0) => " ",
