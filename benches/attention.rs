@@ -7,7 +7,7 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use prflash::{
     Attention, BlockGrid, Call, Context, DType, Granularity, Key, Layout, Operands, Profile, Schedule, Shape,
-    Systematic, Tensor,
+    Systematic, Tables, Tensor,
 };
 
 fn attention(criterion: &mut Criterion) {
@@ -34,7 +34,7 @@ fn attention(criterion: &mut Criterion) {
         let grid = BlockGrid::causal(&shape).with_granularity(Granularity::KvHead);
         let schedule =
             Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(1)).expect("it fits");
-        let uploaded = plan.upload_schedules(&[&schedule]).expect("enough memory");
+        let uploaded = plan.upload_tables(&Tables::from(&schedule)).expect("enough memory");
         let run = |call: &Call<'_>| {
             let mut encoder = context.device().create_command_encoder(&Default::default());
             plan.encode(&mut encoder, &bound, call).expect("a valid call");
@@ -42,7 +42,7 @@ fn attention(criterion: &mut Criterion) {
             context.wait().expect("a living device");
         };
         let dense = Call::lengths(len, len);
-        let sampled = dense.with_schedule(&uploaded);
+        let sampled = dense.clone().with_tables(&uploaded);
         let mut group = criterion.benchmark_group(format!("causal H 8, KV 2, N {len}, D {dim}, f32"));
         group.sample_size(10);
         let density = schedule.density();

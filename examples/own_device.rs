@@ -12,7 +12,7 @@ use clap::Parser;
 use prflash::verify::{Tolerance, compare};
 use prflash::{
     Attention, BlockGrid, Call, Context, DType, Granularity, Key, Layout, Operands, Profile, Schedule, Shape,
-    Systematic, TensorView, reference, wgpu,
+    Systematic, Tables, TensorView, reference, wgpu,
 };
 use serde_json::json;
 
@@ -75,14 +75,14 @@ fn main() -> Result<()> {
     let bound = plan.bind(&Operands { q: &q, k: &k, v: &v, output: &output, lse: None })?;
     let grid = BlockGrid::causal(&shape).with_granularity(Granularity::KvHead);
     let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(1))?;
-    let uploaded = plan.upload_schedules(&[&schedule])?;
+    let uploaded = plan.upload_tables(&Tables::from(&schedule))?;
 
     // One encoder, three steps, one submit.
     let project = pipeline(&device, "project");
     let twice = pipeline(&device, "twice");
     let mut encoder = device.create_command_encoder(&Default::default());
     dispatch(&device, &mut encoder, &project, &fused);
-    plan.encode(&mut encoder, &bound, &Call::lengths(1000, 1000).with_schedule(&uploaded))?;
+    plan.encode(&mut encoder, &bound, &Call::lengths(1000, 1000).with_tables(&uploaded))?;
     dispatch(&device, &mut encoder, &twice, &result);
     queue.submit([encoder.finish()]);
     let got = output.read_blocking(&context)?;
@@ -91,7 +91,7 @@ fn main() -> Result<()> {
     let number = |i: usize| ((i as u32).wrapping_mul(2654435769) >> 20) as f32 / 2048.0 - 1.0;
     let host: Vec<f32> = (0..elements).map(number).collect();
     let [q, k, v] = [&q, &k, &v].map(|view| view.layout().gather(&host));
-    let exact = reference::attention(plan.attention(), &shape, &q?, &k?, &v?, Some(&schedule))?;
+    let exact = reference::attention(plan.attention(), &shape, &q?, &k?, &v?, &Tables::from(&schedule))?;
     let halves: Vec<f32> = got.iter().map(|x| x / 2.0).collect();
     let report = compare(&halves, &exact.output, Tolerance::of_output(&exact, &shape, DType::F32))?;
     if arguments.json {

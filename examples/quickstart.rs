@@ -16,7 +16,7 @@ use prflash::sampling::{sink_window_like, uniform_like};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
     Attention, BlockGrid, Bound, Call, Context, ContextOptions, DType, Key, Layout, Operands, Plan, Profile,
-    Schedule, ScheduleBuffer, Systematic, Tensor,
+    Schedule, Systematic, TableBuffer, Tables, Tensor,
 };
 use serde_json::{Value, json};
 use support::fixture::{self, Layer};
@@ -145,7 +145,7 @@ impl Truth {
     fn of(layer: &Layer) -> Result<Self> {
         let (attention, shape) = (Attention::causal(), &layer.shape);
         Ok(Self {
-            exact: reference::attention(&attention, shape, &layer.q, &layer.k, &layer.v, None)?,
+            exact: reference::attention(&attention, shape, &layer.q, &layer.k, &layer.v, &Tables::new())?,
             mass: reference::block_mass(&attention, shape, &layer.q, &layer.k, &BlockGrid::causal(shape))?,
         })
     }
@@ -195,13 +195,15 @@ impl Gpu {
 struct Ready {
     beta: f32,
     schedule: Option<Schedule>,
-    uploaded: Option<ScheduleBuffer>,
+    uploaded: Option<TableBuffer>,
 }
 
 impl Engine<'_> {
     fn ready(&self, beta: f32, schedule: Option<Schedule>) -> Result<Ready> {
         let uploaded = match (self, &schedule) {
-            (Engine::Gpu(gpu), Some(schedule)) => Some(gpu.plan(beta)?.1.upload_schedules(&[schedule])?),
+            (Engine::Gpu(gpu), Some(schedule)) => {
+                Some(gpu.plan(beta)?.1.upload_tables(&Tables::from(schedule))?)
+            }
             _ => None,
         };
         Ok(Ready { beta, schedule, uploaded })
@@ -215,7 +217,7 @@ impl Engine<'_> {
                 let (_, plan, bound) = gpu.plan(ready.beta)?;
                 let mut call = Call::lengths(gpu.call.0, gpu.call.1);
                 if let Some(schedule) = &ready.uploaded {
-                    call = call.with_schedule(schedule);
+                    call = call.with_tables(schedule);
                 }
                 let mut encoder = gpu.context.device().create_command_encoder(&Default::default());
                 plan.encode(&mut encoder, bound, &call)?;
@@ -233,9 +235,9 @@ impl Engine<'_> {
             Engine::Gpu(gpu) => Ok(gpu.output.read_blocking(&gpu.context)?),
             Engine::Cpu(layer) => {
                 let attention = Attention::causal().with_correction(ready.beta)?;
-                let schedule = ready.schedule.as_ref();
+                let tables = ready.schedule.as_ref().map_or(Tables::new(), Tables::from);
                 let exact =
-                    reference::attention(&attention, &layer.shape, &layer.q, &layer.k, &layer.v, schedule)?;
+                    reference::attention(&attention, &layer.shape, &layer.q, &layer.k, &layer.v, &tables)?;
                 Ok(exact.output.iter().map(|&x| x as f32).collect())
             }
         }

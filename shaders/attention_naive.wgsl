@@ -42,32 +42,17 @@ fn attention_naive(
     let head = work % params.heads;
     let tile = params.tiles - 1u - (work / params.heads) % params.tiles;
     let sequence = sequences[work / (params.heads * params.tiles)];
-    let query_block = tile / params.tiles_per_block;
-    if query_block >= sequence.query_blocks {
+    if tile / params.tiles_per_block >= sequence.query_blocks {
         return;
     }
 
-    // The rows of this tile, as absolute positions.
-    let kv_len = i32(sequence.kv_len);
-    let q_len = i32(sequence.q_len);
-    let block_size = i32(params.block_size);
-    let first_in_block = (tile % params.tiles_per_block) * ROWS;
-    let first_position = (sequence.first_block + i32(query_block)) * block_size + i32(first_in_block);
-    let last_position = first_position + min(i32(ROWS), block_size - i32(first_in_block)) - 1;
-    let position = first_position + i32(lane);
-    let row = position - (kv_len - q_len);
-    let has_row = position <= last_position && row >= 0 && row < q_len;
-
-    // What this row sees, and what any row of the tile sees. A lane without a row sees nothing.
-    var own = visible_keys(position, kv_len);
-    if !has_row {
-        own.hi = own.lo;
-    }
-    let tile_lo = visible_keys(first_position, kv_len).lo;
-    let tile_hi = visible_keys(last_position, kv_len).hi;
-
+    let rows = row_tile(sequence, tile);
+    let row = rows.first_position + i32(lane) - (i32(sequence.kv_len) - i32(sequence.q_len));
+    let has_row = row >= rows.first_row && row <= rows.last_row;
+    var own = Visible(0, 0);
     var query: array<vec4<f32>, HEAD_QUADS>;
     if has_row {
+        own = visible_keys(sequence, row);
         let q_at = sequence.q_base + head * params.q_head_stride + u32(row) * params.q_row_stride;
         for (var c = 0u; c < HEAD_QUADS; c++) {
             // Scaled before the inner product, so that large activations don't overflow.
@@ -78,33 +63,14 @@ fn attention_naive(
     let k_base = sequence.k_base + kv_head * params.k_head_stride;
     let v_base = sequence.v_base + kv_head * params.v_head_stride;
 
-    // The block list of this query block; without one, every block from the first to the last that the tile sees.
-    var entry = u32(tile_lo / block_size);
-    var entries_end = u32((max(tile_hi, 0) + block_size - 1) / block_size);
-    var entries_base = 0u;
-    let has_list = sequence.list_base != NO_LIST;
-    if has_list {
-        let list = sequence.list_base + (head / params.heads_per_list) * sequence.query_blocks + query_block;
-        let lists = params.heads / params.heads_per_list * sequence.query_blocks;
-        entries_base = sequence.list_base + lists + 1u;
-        entry = tables[list];
-        entries_end = tables[list + 1u];
-    }
-
     // Two levels of the same recurrence: each block has a state of its own, which is then merged into the row's. Sums of a few
     // numbers of like size lose fewer bits than one long sum, by about the square root of the block count.
     var row_state = State(LOWEST, 0.0, array<vec4<f32>, VALUE_QUADS>());
-    for (; entry < entries_end; entry++) {
-        var block = entry;
-        var bias = 0.0;
-        if has_list {
-            block = tables[entries_base + 2u * entry];
-            bias = params.beta * bitcast<f32>(tables[entries_base + 2u * entry + 1u]);
-        }
-        let first_key = max(i32(block) * block_size, tile_lo);
-        let end_key = min(i32(block + 1u) * block_size, tile_hi);
+    let list = block_list(sequence, tile, head, rows.any);
+    for (var entry = list.first; entry < list.end; entry++) {
+        let block = listed_block(sequence, list, entry, rows.any);
         var state = State(LOWEST, 0.0, array<vec4<f32>, VALUE_QUADS>());
-        for (var j = first_key; j < end_key; j++) {
+        for (var j = block.keys.lo; j < block.keys.hi; j++) {
             let k_at = k_base + u32(j) * params.k_row_stride;
             var products = vec4<f32>(0.0);
             for (var c = 0u; c < HEAD_QUADS; c++) {
@@ -115,7 +81,7 @@ fn attention_naive(
                 // Beyond ±15 tanh is ±1 in f32, and some implementations of it overflow.
                 score = params.soft_cap * tanh(clamp(score / params.soft_cap, -15.0, 15.0));
             }
-            score -= bias;
+            score -= block.bias;
             if j >= own.lo && j < own.hi {
                 let maximum = max(state.maximum, score);
                 let shrink = exp(state.maximum - maximum);

@@ -1,5 +1,7 @@
 //! Where the elements of a `[batch, head, token, channel]` tensor lie in a flat buffer.
 
+use std::ops::Range;
+
 use half::{bf16, f16};
 
 use crate::error::{Error, Result, ensure};
@@ -210,6 +212,17 @@ impl Layout {
     /// The same strides from another first element.
     pub(crate) fn with_offset(&self, offset: usize) -> Self {
         Self { offset, ..*self }
+    }
+
+    /// Some batch entries (as many of them as there are) and heads of the tensor.
+    pub(crate) fn part(&self, batches: Range<usize>, heads: Range<usize>) -> Self {
+        let [batch, _, len, dim] = self.dims;
+        let end = batches.end.min(batch);
+        Self {
+            dims: [end.saturating_sub(batches.start), heads.len(), len, dim],
+            offset: self.index(batches.start, heads.start, 0, 0),
+            ..*self
+        }
     }
 
     /// `[batch, heads, len, dim]`.

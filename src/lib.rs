@@ -23,7 +23,7 @@
 //! # Exact attention, then a part of it
 //!
 //! ```
-//! use prflash::{Attention, BlockGrid, Context, DType, Key, Layout, Profile, Schedule, Shape, Systematic, Tensor};
+//! use prflash::{Attention, BlockGrid, Context, DType, Key, Layout, Profile, Schedule, Shape, Systematic, Tables, Tensor};
 //!
 //! # fn main() -> prflash::Result<()> {
 //! let context = match Context::new_blocking() {
@@ -41,11 +41,11 @@
 //!     Tensor::upload(&context, DType::F32, layout, &values)
 //! };
 //! let (q, k, v) = (upload(8)?, upload(2)?, upload(2)?);
-//! let exact = plan.run(q.view(), k.view(), v.view(), None)?;
+//! let exact = plan.run(q.view(), k.view(), v.view(), &Tables::new())?;
 //!
 //! // The same plan, visiting a block at distance d with probability 1/(1+d).
 //! let schedule = Schedule::sample(&BlockGrid::causal(&shape), &Profile::harmonic(), &Systematic, Key::new(42))?;
-//! let sampled = plan.run(q.view(), k.view(), v.view(), Some(&schedule))?;
+//! let sampled = plan.run(q.view(), k.view(), v.view(), &Tables::from(&schedule))?;
 //! println!("{:.0}% of the blocks", 100.0 * schedule.density());
 //!
 //! let values: Vec<f32> = sampled.output.read_blocking(&context)?; // [1, 8, 512, 64]
@@ -82,9 +82,12 @@ pub mod sampling;
 mod shape;
 pub mod verify;
 
-pub use attention::{Attention, Bound, Call, Operands, Output, Plan, ScheduleBuffer, Sequence};
+pub use attention::{
+    Attention, Bound, Call, Documents, Operands, Output, Plan, Sequence, TableBuffer, Tables,
+};
 pub use error::{Error, Result};
 pub use gpu::context::{Capabilities, Context, ContextOptions};
+pub use gpu::registry::{Kernel, Tile};
 pub use gpu::shaders;
 pub use gpu::tensor::{Tensor, TensorView};
 pub use layout::{DType, Layout};

@@ -5,7 +5,7 @@ mod common;
 use common::{Problem, Storage, gpu, operands, zeros};
 use prflash::{
     Attention, BlockGrid, Call, Context, ContextOptions, DType, Layout, Operands, Profile, Schedule,
-    Sequence, Shape, Systematic, Tensor, TensorView, wgpu,
+    Sequence, Shape, Systematic, Tables, Tensor, TensorView, wgpu,
 };
 
 /// A caller's device, with the limits and features that the caller chose.
@@ -40,7 +40,12 @@ fn a_callers_device_without_any_feature_is_enough() {
     for (case, dtype) in DType::ALL.into_iter().enumerate() {
         let shape = Shape::new(3, 1, 300, 64).unwrap();
         let attention = Attention::causal().with_storage(dtype).with_lse(true);
-        Problem::random(attention, shape, case as u64).check(&context, Storage::TokensFirst, None, "folded");
+        Problem::random(attention, shape, case as u64).check(
+            &context,
+            Storage::TokensFirst,
+            &Tables::new(),
+            "folded",
+        );
     }
     let large = Shape::new(8, 1, 10_000, 64).unwrap();
     let error = Attention::causal().plan(&context, &large).unwrap_err();
@@ -58,7 +63,7 @@ fn the_callers_handlers_stay() {
     device.on_uncaptured_error(std::sync::Arc::new(move |_| *count.lock().unwrap() += 1));
     let context = Context::from_wgpu(device.clone(), queue).unwrap();
     let problem = Problem::random(Attention::causal(), Shape::new(1, 1, 10, 64).unwrap(), 1);
-    problem.check(&context, Storage::HeadsFirst, None, "borrowed");
+    problem.check(&context, Storage::HeadsFirst, &Tables::new(), "borrowed");
     assert_eq!(*seen.lock().unwrap(), 0);
     // A mistake of the caller's own still reaches the caller's handler.
     let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::STORAGE;
@@ -103,13 +108,13 @@ fn a_destroyed_device_is_a_typed_error_everywhere() {
         let problem = Problem::random(Attention::causal(), shape, 2);
         let plan = problem.attention.plan(&context, &shape).unwrap();
         let [q, k, v] = problem.upload(&context, Storage::HeadsFirst).unwrap();
-        let result = plan.run(&q, &k, &v, None).unwrap();
+        let result = plan.run(&q, &k, &v, &Tables::new()).unwrap();
         context.check_alive().unwrap();
         context.device().destroy();
         let lost = |error: prflash::Error| assert!(error.is_device_lost(), "{error}");
         lost(context.check_alive().unwrap_err());
         lost(result.output.read_blocking(&context).unwrap_err());
-        lost(plan.run(&q, &k, &v, None).unwrap_err());
+        lost(plan.run(&q, &k, &v, &Tables::new()).unwrap_err());
         lost(Tensor::zeros(&context, DType::F32, *q.layout()).unwrap_err());
         lost(Attention::full().plan(&context, &Shape::new(1, 1, 1, 128).unwrap()).unwrap_err());
         let bound = plan.bind(&Operands { q: &q, k: &k, v: &v, output: result.output.view(), lse: None });
@@ -146,7 +151,7 @@ fn a_tensor_past_the_binding_size_is_refused() {
     let problem = Problem::random(Attention::causal(), shape, 1);
     let plan = problem.attention.plan(&context, &shape).unwrap();
     let [q, k, v] = problem.upload(&context, Storage::HeadsFirst).unwrap();
-    let error = plan.run(&q, &k, &v, None).unwrap_err();
+    let error = plan.run(&q, &k, &v, &Tables::new()).unwrap_err();
     assert!(error.is_too_large(), "{error}");
     assert_eq!(error.argument(), Some("q"));
     // A view of part of a large buffer binds only that part.
@@ -154,7 +159,7 @@ fn a_tensor_past_the_binding_size_is_refused() {
         let layout = Layout::with_strides([1, 1, 100, 64], 4800 * 64, [0, 0, 64]).unwrap();
         TensorView::new(view.buffer(), DType::F32, layout).unwrap()
     };
-    let got = plan.run(&part(&q), &part(&k), &part(&v), None).unwrap();
+    let got = plan.run(&part(&q), &part(&k), &part(&v), &Tables::new()).unwrap();
     let rows = |values: &[f32]| values[4800 * 64..4900 * 64].to_vec();
     let small = Problem {
         attention: problem.attention,
@@ -164,7 +169,7 @@ fn a_tensor_past_the_binding_size_is_refused() {
         v: rows(&problem.v),
     };
     let got = common::Got { output: got.output.read_blocking(&context).unwrap(), lse: None };
-    let [report, _] = small.judge(&got, None);
+    let [report, _] = small.judge(&got, &Tables::new());
     assert!(report.passed(), "{report}");
 }
 
@@ -218,12 +223,11 @@ fn wrong_operands_are_named() {
         let grid = BlockGrid::causal(shape);
         Schedule::sample(&grid, &Profile::harmonic(), &Systematic, prflash::Key::new(1)).unwrap()
     };
-    let other = plan.upload_schedules(&[&schedule(&shape.with_kv_len(31).unwrap())]).unwrap();
-    assert_eq!(refused_call(Call::lengths(32, 32).with_schedule(&other)), "schedule");
-    assert_eq!(plan.upload_schedules(&[]).unwrap_err().argument(), Some("schedules"));
+    let other = plan.upload_tables(&Tables::from(&schedule(&shape.with_kv_len(31).unwrap()))).unwrap();
+    assert_eq!(refused_call(Call::lengths(32, 32).with_tables(&other)), "schedule");
     let mixed =
         [schedule(&shape), Schedule::dense(&BlockGrid::causal(&shape).with_block_size(8).unwrap()).unwrap()];
-    let error = plan.upload_schedules(&[&mixed[0], &mixed[1]]).unwrap_err();
+    let error = plan.upload_tables(&Tables::from(&mixed[0]).with_schedule(&mixed[1])).unwrap_err();
     assert_eq!(error.argument(), Some("schedules"));
 
     let second_plan = Attention::causal().plan(&context, &shape).unwrap();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Problem, Storage, gpu};
-use prflash::{Attention, BlockGrid, DType, Granularity, Key, Profile, Schedule, Shape, Systematic};
+use prflash::{Attention, BlockGrid, DType, Granularity, Key, Profile, Schedule, Shape, Systematic, Tables};
 
 const DIMS: [usize; 6] = [32, 64, 80, 96, 128, 256];
 const RATIOS: [usize; 3] = [1, 3, 8];
@@ -39,7 +39,7 @@ fn grid_of_shapes(lens: &[usize], dims: &[usize]) {
                         Problem::random(options(case, dtype), shape, case as u64).check(
                             &context,
                             storage,
-                            None,
+                            &Tables::new(),
                             &format!("case {case}"),
                         );
                     }
@@ -64,7 +64,7 @@ fn a_thousand_tokens() {
             let ratio = RATIOS[case % 3];
             let shape = Shape::new(ratio, 1, 1000, dim).unwrap();
             let problem = Problem::random(options(4 * case, dtype).with_lse(true), shape, case as u64);
-            problem.check(&context, LAYOUTS[case / 3 % 3], None, &format!("case {case}"));
+            problem.check(&context, LAYOUTS[case / 3 % 3], &Tables::new(), &format!("case {case}"));
         }
     }
 }
@@ -77,7 +77,7 @@ fn queries_and_keys_of_different_lengths() {
         let (dim, ratio) = (DIMS[case % 6], RATIOS[case / 9 % 3]);
         let shape = Shape::new(2 * ratio, 2, q_len, dim).unwrap().with_kv_len(kv_len).unwrap();
         let problem = Problem::random(options(case, DType::ALL[case / 6 % 3]), shape, case as u64);
-        problem.check(&context, LAYOUTS[case % 2], None, &format!("case {case}"));
+        problem.check(&context, LAYOUTS[case % 2], &Tables::new(), &format!("case {case}"));
     }
 }
 
@@ -90,7 +90,12 @@ fn batches_and_value_dims() {
             Shape::new(4, 2, 70, dim).unwrap().with_batch(3).unwrap().with_value_dim(value_dim).unwrap();
         for storage in LAYOUTS {
             let attention = options(case, DType::ALL[case % 3]).with_lse(true);
-            Problem::random(attention, shape, case as u64).check(&context, storage, None, "value dims");
+            Problem::random(attention, shape, case as u64).check(
+                &context,
+                storage,
+                &Tables::new(),
+                "value dims",
+            );
         }
     }
 }
@@ -113,6 +118,11 @@ fn schedules_with_correction() {
         let profile = Profile::harmonic_with(1.0 + (case % 3) as f64, 1.5).unwrap();
         let schedule = Schedule::sample(&grid, &profile, &Systematic, Key::new(case as u64)).unwrap();
         let problem = Problem::random(attention, shape, case as u64);
-        problem.check(&context, LAYOUTS[case % 2], Some(&schedule), &format!("case {case}, {grid:?}"));
+        problem.check(
+            &context,
+            LAYOUTS[case % 2],
+            &Tables::from(&schedule),
+            &format!("case {case}, {grid:?}"),
+        );
     }
 }

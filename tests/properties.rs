@@ -5,7 +5,7 @@ mod common;
 use common::{Problem, Storage, gpu, numbers, operands, zeros};
 use prflash::{
     Attention, BlockGrid, Call, Context, DType, Granularity, Key, Layout, Plan, Profile, Schedule, Sequence,
-    Shape, Systematic, Tensor,
+    Shape, Systematic, Tables, Tensor,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -38,8 +38,8 @@ fn a_dense_schedule_gives_the_bits_of_plain_attention() {
             for granularity in [Granularity::Head, Granularity::KvHead, Granularity::Shared] {
                 let dense = Schedule::dense(&grid.with_granularity(granularity)).unwrap();
                 let problem = Problem::random(attention, shape, case as u64);
-                let plain = problem.run(&context, Storage::HeadsFirst, None);
-                let listed = problem.run(&context, Storage::HeadsFirst, Some(&dense));
+                let plain = problem.run(&context, Storage::HeadsFirst, &Tables::new());
+                let listed = problem.run(&context, Storage::HeadsFirst, &Tables::from(&dense));
                 assert_eq!(bits(&plain.output), bits(&listed.output));
                 assert_eq!(bits(&plain.lse.unwrap()), bits(&listed.lse.unwrap()));
             }
@@ -52,16 +52,17 @@ fn the_past_keeps_its_bits_when_the_future_changes() {
     let Some(context) = gpu("causality") else { return };
     let shape = Shape::new(2, 1, 200, 32).unwrap();
     let attention = Attention::causal().with_lse(true);
-    for schedule in [None, Some(harmonic(&shape, 5))] {
+    let schedule = harmonic(&shape, 5);
+    for tables in [Tables::new(), Tables::from(&schedule)] {
         let mut problem = Problem::random(attention, shape, 1);
-        let before = problem.run(&context, Storage::HeadsFirst, schedule.as_ref());
+        let before = problem.run(&context, Storage::HeadsFirst, &tables);
         let changed = 130;
         // Not just other numbers: a masked key may be anything, and is selected away, never multiplied by zero.
         for row in changed..200 {
             problem.k[row * 32..][..32].fill(f32::NAN);
             problem.v[row * 32..][..32].fill(f32::INFINITY);
         }
-        let after = problem.run(&context, Storage::HeadsFirst, schedule.as_ref());
+        let after = problem.run(&context, Storage::HeadsFirst, &tables);
         for head in 0..2 {
             let rows = head * 200..head * 200 + changed;
             let channels = rows.start * 32..rows.end * 32;
@@ -83,12 +84,12 @@ fn skipped_blocks_are_never_touched() {
     let grid = BlockGrid::causal(&shape);
     let schedule = Schedule::from_block_lists(&grid, &[[0, 2, 5]]).unwrap();
     let mut problem = Problem::random(Attention::causal(), shape, 3);
-    let clean = problem.run(&context, Storage::HeadsFirst, Some(&schedule));
+    let clean = problem.run(&context, Storage::HeadsFirst, &Tables::from(&schedule));
     for block in [1, 3, 4] {
         problem.k[block * 64 * 32..][..64 * 32].fill(f32::NAN);
         problem.v[block * 64 * 32..][..64 * 32].fill(f32::NAN);
     }
-    let poisoned = problem.run(&context, Storage::HeadsFirst, Some(&schedule));
+    let poisoned = problem.run(&context, Storage::HeadsFirst, &Tables::from(&schedule));
     assert_eq!(bits(&clean.output), bits(&poisoned.output));
 }
 
@@ -109,7 +110,7 @@ fn the_kernel_visits_exactly_the_blocks_of_the_schedule() {
             let (token, channel) = (index / 16 % len, index % 16);
             *value = f32::from(token / block_size == channel);
         }
-        let got = problem.run(&context, Storage::HeadsFirst, Some(&schedule));
+        let got = problem.run(&context, Storage::HeadsFirst, &Tables::from(&schedule));
         for head in 0..4 {
             let kept = schedule.to_dense(grid.group_of_head(head));
             for token in 0..len {
@@ -131,7 +132,7 @@ fn values_of_one_give_one_and_rows_are_finite_for_every_seed() {
         let mut problem = Problem::random(attention, shape, seed);
         problem.v.fill(1.0);
         let schedule = harmonic(&shape, seed);
-        let got = problem.run(&context, Storage::HeadsFirst, Some(&schedule));
+        let got = problem.run(&context, Storage::HeadsFirst, &Tables::from(&schedule));
         assert!(got.output.iter().all(|x| (x - 1.0).abs() < 2e-6), "seed {seed}");
         assert!(got.lse.unwrap().iter().all(|x| x.is_finite()), "seed {seed}");
     }
@@ -142,8 +143,8 @@ fn one_block_is_exact_whatever_the_profile() {
     let Some(context) = gpu("one block") else { return };
     let shape = Shape::new(2, 1, 64, 64).unwrap();
     let problem = Problem::random(Attention::causal().with_correction(1.0).unwrap(), shape, 8);
-    let plain = problem.run(&context, Storage::HeadsFirst, None);
-    let sampled = problem.run(&context, Storage::HeadsFirst, Some(&harmonic(&shape, 8)));
+    let plain = problem.run(&context, Storage::HeadsFirst, &Tables::new());
+    let sampled = problem.run(&context, Storage::HeadsFirst, &Tables::from(&harmonic(&shape, 8)));
     assert_eq!(bits(&plain.output), bits(&sampled.output));
 }
 
@@ -160,7 +161,7 @@ fn grouped_heads_equal_repeated_keys() {
         k: repeat(&grouped.k),
         v: repeat(&grouped.v),
     };
-    let [a, b] = [&grouped, &repeated].map(|p| p.run(&context, Storage::TokensFirst, None));
+    let [a, b] = [&grouped, &repeated].map(|p| p.run(&context, Storage::TokensFirst, &Tables::new()));
     assert_eq!(bits(&a.output), bits(&b.output));
 }
 
@@ -170,9 +171,9 @@ fn the_same_call_gives_the_same_bits() {
     let shape = Shape::new(4, 2, 500, 64).unwrap();
     let problem = Problem::random(Attention::causal().with_lse(true), shape, 10);
     let schedule = harmonic(&shape, 10);
-    let first = problem.run(&context, Storage::HeadsFirst, Some(&schedule));
+    let first = problem.run(&context, Storage::HeadsFirst, &Tables::from(&schedule));
     for _ in 0..3 {
-        let again = problem.run(&context, Storage::HeadsFirst, Some(&schedule));
+        let again = problem.run(&context, Storage::HeadsFirst, &Tables::from(&schedule));
         assert_eq!(bits(&first.output), bits(&again.output));
         assert_eq!(bits(first.lse.as_ref().unwrap()), bits(again.lse.as_ref().unwrap()));
     }
@@ -219,9 +220,10 @@ fn random_problems_match_the_oracle() {
                 let profile = Profile::harmonic_with(a, 1.0).unwrap();
                 Schedule::sample(&grid, &profile, &Systematic, Key::new(seed)).unwrap()
             });
+            let tables = schedule.as_ref().map_or(Tables::new(), Tables::from);
             let problem = Problem::random(attention, shape, seed);
-            let got = problem.run(&context, Storage::HeadsFirst, schedule.as_ref());
-            for (what, report) in ["output", "lse"].into_iter().zip(problem.judge(&got, schedule.as_ref())) {
+            let got = problem.run(&context, Storage::HeadsFirst, &tables);
+            for (what, report) in ["output", "lse"].into_iter().zip(problem.judge(&got, &tables)) {
                 prop_assert!(report.passed(), "{what}: {report}");
             }
             Ok(())
@@ -338,9 +340,9 @@ fn sequences_of_different_lengths_share_a_call() {
         schedules.push(Schedule::sample(&grid, &Profile::harmonic(), &Systematic, key).unwrap());
         (q_start, kv_start) = (q_start + q_len, kv_start + kv_len);
     }
-    let uploaded = plan.upload_schedules(&schedules.iter().collect::<Vec<_>>()).unwrap();
+    let uploaded = plan.upload_tables(&schedules.iter().fold(Tables::new(), Tables::with_schedule)).unwrap();
     let mut encoder = context.device().create_command_encoder(&Default::default());
-    plan.encode(&mut encoder, &bound, &Call::sequences(&sequences).with_schedule(&uploaded)).unwrap();
+    plan.encode(&mut encoder, &bound, &Call::sequences(&sequences).with_tables(&uploaded)).unwrap();
     context.queue().submit([encoder.finish()]);
     let (output, lse) = (output.read_blocking(&context).unwrap(), lse.read_blocking(&context).unwrap());
     let mut start = 0;
@@ -351,7 +353,7 @@ fn sequences_of_different_lengths_share_a_call() {
             (0..4).flat_map(head).copied().collect::<Vec<f32>>()
         };
         let got = common::Got { output: take(&output, 64), lse: Some(take(&lse, 1)) };
-        for report in part.judge(&got, Some(schedule)) {
+        for report in part.judge(&got, &Tables::from(schedule)) {
             assert!(report.passed(), "{:?}: {report}", part.shape);
         }
         start += len;
@@ -369,17 +371,17 @@ fn schedules_can_be_replaced_between_recording_and_submitting() {
     let layout = Layout::heads_first(1, 1, 512, 64).unwrap();
     let outputs: Vec<Tensor> = schedules.iter().map(|_| zeros(&context, DType::F32, layout)).collect();
     let mut encoder = context.device().create_command_encoder(&Default::default());
-    let mut uploaded = plan.upload_schedules(&[&schedules[0]]).unwrap();
+    let mut uploaded = plan.upload_tables(&Tables::from(&schedules[0])).unwrap();
     for (schedule, output) in schedules.iter().zip(&outputs) {
         // The calls recorded before keep what they were given, though nothing is submitted yet.
-        uploaded.write(&[schedule]).unwrap();
+        uploaded.write(&Tables::from(schedule)).unwrap();
         let bound = plan.bind(&operands(&qkv, output)).unwrap();
-        let call = Call::lengths(512, 512).with_schedule(&uploaded);
+        let call = Call::lengths(512, 512).with_tables(&uploaded);
         plan.encode(&mut encoder, &bound, &call).unwrap();
     }
     context.queue().submit([encoder.finish()]);
     for (schedule, output) in schedules.iter().zip(&outputs) {
-        let want = problem.run(&context, Storage::HeadsFirst, Some(schedule));
+        let want = problem.run(&context, Storage::HeadsFirst, &Tables::from(schedule));
         assert_eq!(bits(&output.read_blocking(&context).unwrap()), bits(&want.output));
     }
 }

@@ -6,7 +6,7 @@ mod fixture;
 
 use common::{Problem, Storage, gpu};
 use prflash::verify::{Tolerance, compare};
-use prflash::{Attention, DType, reference};
+use prflash::{Attention, DType, Tables, reference};
 
 fn check(storage: DType, output: DType, bound: f64) {
     let Some(context) = gpu(&format!("real inputs in {storage}")) else { return };
@@ -19,8 +19,8 @@ fn check(storage: DType, output: DType, bound: f64) {
             k: layer.k.iter().map(|&x| storage.round(x)).collect(),
             v: layer.v.iter().map(|&x| storage.round(x)).collect(),
         };
-        let got = problem.run(&context, Storage::HeadsFirst, None);
-        let exact = problem.exact(None);
+        let got = problem.run(&context, Storage::HeadsFirst, &Tables::new());
+        let exact = problem.exact(&Tables::new());
         let allowed = bound * layer.max_value();
         let report = compare(&got.output, &exact.output, Tolerance::absolute(allowed)).unwrap();
         println!("layer {}, {storage} to {output}: {report}", layer.index);
@@ -44,9 +44,10 @@ fn half_precision_against_the_unrounded_inputs() {
     for layer in fixture::load(512).unwrap() {
         let round = |values: &[f32]| values.iter().map(|&x| DType::F16.round(x)).collect::<Vec<f32>>();
         let (attention, shape) = (Attention::causal(), &layer.shape);
-        let exact = reference::attention(&attention, shape, &layer.q, &layer.k, &layer.v, None).unwrap();
+        let exact =
+            reference::attention(&attention, shape, &layer.q, &layer.k, &layer.v, &Tables::new()).unwrap();
         let (q, k, v) = (round(&layer.q), round(&layer.k), round(&layer.v));
-        let rounded = reference::attention(&attention, shape, &q, &k, &v, None).unwrap();
+        let rounded = reference::attention(&attention, shape, &q, &k, &v, &Tables::new()).unwrap();
         let got: Vec<f32> = rounded.output.iter().map(|&x| x as f32).collect();
         let report = compare(&got, &exact.output, Tolerance::absolute(2e-3 * layer.max_value())).unwrap();
         assert!(report.passed(), "layer {}: {report}", layer.index);

@@ -121,7 +121,7 @@ fn names_are_unique_and_sources_are_left_for_other_compilers() {
 #[test]
 fn sizes_come_from_the_header() {
     for shader in shaders::sources() {
-        for name in ["HEAD_QUADS", "VALUE_QUADS", "ROWS", "FLAG_CAUSAL", "NO_LIST"] {
+        for name in ["HEAD_QUADS", "VALUE_QUADS", "ROWS", "FLAG_CAUSAL", "NO_TABLE"] {
             let definitions = shader.wgsl.matches(&format!("const {name}:")).count();
             assert_eq!(definitions, 1, "{name} in {}", shader.name);
         }

@@ -2,7 +2,7 @@
 
 use prflash::reference::{self, Exact};
 use prflash::verify::{Tolerance, compare};
-use prflash::{Attention, BlockGrid, DType, Schedule, Shape};
+use prflash::{Attention, BlockGrid, DType, Schedule, Shape, Tables};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -21,7 +21,7 @@ fn right() -> Right {
     };
     let qkv = [numbers(4), numbers(2), numbers(2)];
     let attention = Attention::causal();
-    let exact = reference::attention(&attention, &shape, &qkv[0], &qkv[1], &qkv[2], None).unwrap();
+    let exact = reference::attention(&attention, &shape, &qkv[0], &qkv[1], &qkv[2], &Tables::new()).unwrap();
     Right { attention, shape, qkv, exact }
 }
 
@@ -44,9 +44,9 @@ impl Right {
     }
 
     /// The output of another computation on the same inputs.
-    fn instead(&self, attention: Attention, qkv: &[Vec<f32>; 3], schedule: Option<&Schedule>) -> Vec<f32> {
+    fn instead(&self, attention: Attention, qkv: &[Vec<f32>; 3], tables: &Tables<'_>) -> Vec<f32> {
         let [q, k, v] = qkv;
-        let exact = reference::attention(&attention, &self.shape, q, k, v, schedule).unwrap();
+        let exact = reference::attention(&attention, &self.shape, q, k, v, tables).unwrap();
         exact.output.iter().map(|&x| x as f32).collect()
     }
 }
@@ -79,10 +79,10 @@ fn mutants_are_rejected() {
     shifted.rotate_right(32);
     assert!(!right.accepts(&shifted), "rows shifted by one");
 
-    let nearly = right.instead(right.attention.with_window(129).unwrap(), &right.qkv, None);
+    let nearly = right.instead(right.attention.with_window(129).unwrap(), &right.qkv, &Tables::new());
     assert!(!right.accepts(&nearly), "one key of one row missing");
 
-    assert!(!right.accepts(&right.instead(Attention::full(), &right.qkv, None)), "no causal mask");
+    assert!(!right.accepts(&right.instead(Attention::full(), &right.qkv, &Tables::new())), "no causal mask");
     // A mask off by one: query i sees the keys up to i + 1, which is what full attention of a window gives below.
     let [q, k, v] = &right.qkv;
     let longer = right.shape.with_q_len(129).unwrap();
@@ -90,7 +90,7 @@ fn mutants_are_rejected() {
     for h in 0..4 {
         early.extend_from_slice(&q[h * head..(h + 1) * head - 32]);
     }
-    let off = reference::attention(&right.attention, &longer, &early, k, v, None).unwrap();
+    let off = reference::attention(&right.attention, &longer, &early, k, v, &Tables::new()).unwrap();
     let mut off_by_one = right.output();
     for h in 0..4 {
         for (o, &x) in off_by_one[h * head..].iter_mut().zip(&off.output[h * 129 * 32..(h + 1) * 129 * 32]) {
@@ -99,14 +99,15 @@ fn mutants_are_rejected() {
     }
     assert!(!right.accepts(&off_by_one), "a mask off by one");
 
-    let scale = right.instead(right.attention.with_scale(1.0 / 33f32.sqrt()).unwrap(), &right.qkv, None);
+    let scale =
+        right.instead(right.attention.with_scale(1.0 / 33f32.sqrt()).unwrap(), &right.qkv, &Tables::new());
     assert!(!right.accepts(&scale), "a slightly wrong scale");
 
     let grid = BlockGrid::causal(&right.shape);
     let lists: Vec<Vec<usize>> =
         (0..4 * 3).map(|i| (0..=i % 3).filter(|&j| !(i == 11 && j == 1)).collect()).collect();
     let missing = Schedule::from_block_lists(&grid, &lists).unwrap();
-    let skipped = right.instead(right.attention, &right.qkv, Some(&missing));
+    let skipped = right.instead(right.attention, &right.qkv, &Tables::from(&missing));
     assert!(!right.accepts(&skipped), "one block of one row of one head skipped");
 
     let f16: Vec<f32> = right.output().iter().map(|&x| DType::F16.round(x)).collect();
@@ -120,7 +121,8 @@ fn mutants_are_rejected() {
 fn empty_rows_are_exactly_empty() {
     let shape = Shape::new(1, 1, 3, 4).unwrap().with_kv_len(1).unwrap();
     let exact =
-        reference::attention(&Attention::causal(), &shape, &[1.0; 12], &[1.0; 4], &[2.0; 4], None).unwrap();
+        reference::attention(&Attention::causal(), &shape, &[1.0; 12], &[1.0; 4], &[2.0; 4], &Tables::new())
+            .unwrap();
     assert_eq!(exact.output[..8], [0.0; 8]);
     assert_eq!(exact.lse[..2], [f64::NEG_INFINITY; 2]);
     assert!(exact.lse[2].is_finite());
@@ -146,16 +148,16 @@ fn nothing_is_not_something() {
 fn the_oracle_checks_its_inputs() {
     let shape = Shape::new(2, 1, 4, 8).unwrap();
     let (q, k) = (vec![0.0; 64], vec![0.0; 32]);
-    let run = |q: &[f32], k: &[f32], v: &[f32], schedule: Option<&Schedule>| {
-        reference::attention(&Attention::causal(), &shape, q, k, v, schedule)
+    let run = |q: &[f32], k: &[f32], v: &[f32], tables: &Tables<'_>| {
+        reference::attention(&Attention::causal(), &shape, q, k, v, tables)
             .unwrap_err()
             .argument()
             .unwrap()
             .to_owned()
     };
-    assert_eq!(run(&q[1..], &k, &k, None), "q");
-    assert_eq!(run(&q, &q, &k, None), "k");
-    assert_eq!(run(&q, &k, &q, None), "v");
+    assert_eq!(run(&q[1..], &k, &k, &Tables::new()), "q");
+    assert_eq!(run(&q, &q, &k, &Tables::new()), "k");
+    assert_eq!(run(&q, &k, &q, &Tables::new()), "v");
     let other = Schedule::dense(&BlockGrid::full(&shape)).unwrap();
-    assert_eq!(run(&q, &k, &k, Some(&other)), "schedule");
+    assert_eq!(run(&q, &k, &k, &Tables::from(&other)), "schedule");
 }

@@ -13,9 +13,11 @@ struct Params {
     o_head_stride: u32,
     o_row_stride: u32,
     lse_head_stride: u32,
-    heads: u32,
+    heads: u32,           // query heads of this dispatch
+    first_head: u32,      // … of which this is the first, among all of the call
     heads_per_kv: u32,    // query heads that read one key/value head
     heads_per_list: u32,  // query heads that share one block list
+    list_groups: u32,     // block lists of a query block
     work_items: u32,      // workgroups with work: sequences × heads × tiles
     tiles: u32,           // row tiles of the longest sequence
     tiles_per_block: u32, // row tiles of one query block
@@ -37,11 +39,13 @@ struct Sequence {
     kv_len: u32,
     first_block: i32,  // absolute index of the first query block
     query_blocks: u32,
-    list_base: u32,    // where this sequence's schedule begins in `tables`, or NO_LIST
+    list_base: u32,    // where this sequence's schedule begins in `tables`, or NO_TABLE
+    document_base: u32, // where its document mask begins, or NO_TABLE
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> sequences: array<Sequence>;
 
-// A schedule: one offset per (list group, query block) and one past the end, then (key block, bits of ln p) pairs.
+// Schedules and document masks. A schedule: one offset per (list group, query block) and one past the end, then (key block, bits of ln p) pairs.
+// A document mask: the first visible key and one past the last, for each query.
 @group(1) @binding(0) var<storage, read> tables: array<u32>;

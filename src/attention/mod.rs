@@ -1,11 +1,20 @@
 //! What is computed ([`Attention`]), and the plan that computes it ([`Plan`]).
 
+mod bound;
+mod call;
+mod documents;
 mod plan;
 mod slots;
+mod tables;
 
-pub use plan::{Bound, Call, Operands, Output, Plan, ScheduleBuffer, Sequence};
+pub use bound::{Bound, Operands};
+pub use call::{Call, Sequence};
+pub use documents::Documents;
+pub use plan::{Output, Plan};
+pub use tables::{TableBuffer, Tables};
 
 use crate::error::{Result, ensure};
+use crate::gpu::registry::Kernel;
 use crate::layout::DType;
 use crate::sampling::BlockGrid;
 
@@ -37,6 +46,7 @@ pub struct Attention {
     lse: bool,
     storage: DType,
     output: DType,
+    kernel: Option<Kernel>,
 }
 
 impl Attention {
@@ -51,6 +61,7 @@ impl Attention {
             lse: false,
             storage: DType::F32,
             output: DType::F32,
+            kernel: None,
         }
     }
 
@@ -111,6 +122,16 @@ impl Attention {
     /// The type in which the output is stored. Default f32, whatever the storage of the inputs.
     pub const fn with_output(self, dtype: DType) -> Self {
         Self { output: dtype, ..self }
+    }
+
+    /// Computes with this kernel instead of the one that the plan would choose.
+    pub const fn with_kernel(self, kernel: Kernel) -> Self {
+        Self { kernel: Some(kernel), ..self }
+    }
+
+    /// The kernel that was asked for, if any.
+    pub fn kernel(&self) -> Option<Kernel> {
+        self.kernel
     }
 
     /// Whether keys after the query are hidden.

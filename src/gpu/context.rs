@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 use super::kernel::Pipeline;
-use super::shaders::{NAIVE_ROWS, Variant};
+use super::registry::{TILE_ROWS, Variant};
 use crate::error::{Error, Result};
 
 /// A GPU device to compute on, with the pipelines compiled for it. Cheap to clone: clones share everything.
@@ -220,7 +220,7 @@ impl Context {
             (
                 "invocations per workgroup",
                 limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
-                NAIVE_ROWS as u32,
+                TILE_ROWS as u32,
             ),
         ];
         for (what, has, need) in needs {

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 
 use super::context::Context;
 use super::params::{Params, SequenceEntry};
-use super::shaders::Variant;
+use super::registry::Variant;
 use crate::error::Result;
 
 /// A pipeline and its three bind group layouts: call, schedule, tensors.
@@ -36,7 +36,7 @@ impl Pipeline {
                 label: Some(&label),
                 layout: Some(&layout),
                 module: &module,
-                entry_point: Some(variant.entry_point()),
+                entry_point: Some(variant.kernel.name()),
                 compilation_options: Default::default(),
                 cache: None,
             });

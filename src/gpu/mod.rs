@@ -4,5 +4,7 @@ pub(crate) mod context;
 pub(crate) mod dispatch;
 pub(crate) mod kernel;
 pub(crate) mod params;
+pub(crate) mod registry;
 pub mod shaders;
+pub(crate) mod template;
 pub(crate) mod tensor;

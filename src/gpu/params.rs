@@ -16,8 +16,10 @@ pub(crate) struct Params {
     pub(crate) o_row_stride: u32,
     pub(crate) lse_head_stride: u32,
     pub(crate) heads: u32,
+    pub(crate) first_head: u32,
     pub(crate) heads_per_kv: u32,
     pub(crate) heads_per_list: u32,
+    pub(crate) list_groups: u32,
     pub(crate) work_items: u32,
     pub(crate) tiles: u32,
     pub(crate) tiles_per_block: u32,
@@ -43,6 +45,7 @@ pub(crate) struct SequenceEntry {
     pub(crate) first_block: i32,
     pub(crate) query_blocks: u32,
     pub(crate) list_base: u32,
+    pub(crate) document_base: u32,
 }
 
 pub(crate) const FLAG_CAUSAL: u32 = 1;
@@ -50,8 +53,8 @@ pub(crate) const FLAG_WINDOW: u32 = 2;
 pub(crate) const FLAG_SOFT_CAP: u32 = 4;
 pub(crate) const FLAG_LSE: u32 = 8;
 
-/// `list_base` of a sequence that is attended densely.
-pub(crate) const NO_LIST: u32 = u32::MAX;
+/// The base of a table that a sequence doesn't have.
+pub(crate) const NO_TABLE: u32 = u32::MAX;
 
 macro_rules! fields {
     ($struct:ident: $($field:ident),* $(,)?) => {
@@ -65,14 +68,14 @@ pub(crate) fn layouts() -> Vec<super::shaders::HostLayout> {
         (
             "Params",
             fields!(Params: q_head_stride, q_row_stride, k_head_stride, k_row_stride, v_head_stride, v_row_stride,
-                o_head_stride, o_row_stride, lse_head_stride, heads, heads_per_kv, heads_per_list, work_items, tiles,
+                o_head_stride, o_row_stride, lse_head_stride, heads, first_head, heads_per_kv, heads_per_list, list_groups, work_items, tiles,
                 tiles_per_block, block_size, flags, window, scale, soft_cap, beta),
             size_of::<Params>() as u32,
         ),
         (
             "Sequence",
             fields!(SequenceEntry: q_base, k_base, v_base, o_base, lse_base, q_len, kv_len, first_block, query_blocks,
-                list_base),
+                list_base, document_base),
             size_of::<SequenceEntry>() as u32,
         ),
     ]

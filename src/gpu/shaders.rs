@@ -5,70 +5,61 @@
 use std::fmt::Write;
 
 use super::params;
+use super::registry::{Kernel, TILE_ROWS, Tile, Variant};
+use super::template::{Numbers, expand};
 use crate::layout::DType;
 
-/// Rows of a tile, and invocations of a workgroup, of the naive kernel.
-pub(crate) const NAIVE_ROWS: usize = 64;
-
-/// The header, storage types and sizes for which a kernel is rendered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Variant {
-    pub(crate) storage: DType,
-    pub(crate) output: DType,
-    pub(crate) head_dim: usize,
-    pub(crate) value_dim: usize,
-}
-
 impl Variant {
-    /// The kernel's name, which is also its file's and its entry point's.
-    pub(crate) fn entry_point(&self) -> &'static str {
-        "attention_naive"
-    }
-
-    /// A name that is unique per variant and fit for a file.
-    pub(crate) fn label(&self) -> String {
-        let Self { storage, output, head_dim, value_dim } = self;
-        format!("{}_{storage}_{output}_d{head_dim}_v{value_dim}", self.entry_point())
-    }
-
     /// The complete WGSL.
     pub(crate) fn source(&self) -> String {
-        let mut wgsl = String::new();
-        // Writing to a String can't fail.
-        let _ = write!(
-            wgsl,
-            "// {label}\n\
-             const HEAD_QUADS: u32 = {head_quads}u;\n\
-             const VALUE_QUADS: u32 = {value_quads}u;\n\
-             const ROWS: u32 = {rows}u;\n\
-             const FLAG_CAUSAL: u32 = {causal}u;\n\
-             const FLAG_WINDOW: u32 = {window}u;\n\
-             const FLAG_SOFT_CAP: u32 = {soft_cap}u;\n\
-             const FLAG_LSE: u32 = {lse}u;\n\
-             const NO_LIST: u32 = {no_list}u;\n\
-             const NEGATIVE_INFINITY_BITS: u32 = {negative_infinity}u;\n\
-             // The start of a running maximum: finite, so that differences with it are never NaN.\n\
-             const LOWEST: f32 = -3.0e38;\n",
-            label = self.label(),
-            head_quads = self.head_dim / 4,
-            value_quads = self.value_dim / 4,
-            rows = NAIVE_ROWS,
-            causal = params::FLAG_CAUSAL,
-            window = params::FLAG_WINDOW,
-            soft_cap = params::FLAG_SOFT_CAP,
-            lse = params::FLAG_LSE,
-            no_list = params::NO_LIST,
-            negative_infinity = f32::NEG_INFINITY.to_bits(),
+        let (rows_each, keys, staged) = match self.kernel {
+            Kernel::Naive => (1, 1, false),
+            Kernel::Tiled(tile) => (tile.rows_each(), tile.keys(), tile.is_staged()),
+        };
+        // The sizes: constants of the text, and bounds of its written-out loops.
+        let sizes = [
+            ("HEAD_QUADS", self.head_dim / 4),
+            ("VALUE_QUADS", self.value_dim / 4),
+            ("ROWS", TILE_ROWS),
+            ("ROWS_EACH", rows_each),
+            ("KEYS", keys),
+            ("INVOCATIONS", self.kernel.invocations()),
+        ];
+        let flags = [
+            ("FLAG_CAUSAL", params::FLAG_CAUSAL),
+            ("FLAG_WINDOW", params::FLAG_WINDOW),
+            ("FLAG_SOFT_CAP", params::FLAG_SOFT_CAP),
+            ("FLAG_LSE", params::FLAG_LSE),
+            ("NO_TABLE", params::NO_TABLE),
+            ("NEGATIVE_INFINITY_BITS", f32::NEG_INFINITY.to_bits()),
+        ];
+        let mut wgsl = format!("// {}\n", self.label());
+        for (name, value) in sizes {
+            // Writing to a String can't fail.
+            let _ = writeln!(wgsl, "const {name}: u32 = {value}u;");
+        }
+        for (name, value) in flags {
+            let _ = writeln!(wgsl, "const {name}: u32 = {value}u;");
+        }
+        wgsl.push_str(
+            "// The start of a running maximum: finite, so that differences with it are never NaN.\n",
         );
+        wgsl.push_str("const LOWEST: f32 = -3.0e38;\n");
+        let _ = writeln!(wgsl, "const LN_2: f32 = {:?};", std::f32::consts::LN_2);
+        let kernel = match self.kernel {
+            Kernel::Naive => include_str!("../../shaders/attention_naive.wgsl"),
+            Kernel::Tiled(_) => include_str!("../../shaders/attention_tiled.wgsl"),
+        };
+        let numbers: Numbers = sizes.into_iter().chain([("STAGED", usize::from(staged))]).collect();
         for piece in [
             include_str!("../../shaders/shared/params.wgsl"),
             load_piece(self.storage),
             store_piece(self.output),
-            include_str!("../../shaders/shared/visible.wgsl"),
-            include_str!("../../shaders/attention_naive.wgsl"),
+            include_str!("../../shaders/shared/walk.wgsl"),
+            kernel,
         ] {
             wgsl.push('\n');
-            wgsl.push_str(piece);
+            wgsl.push_str(&expand(piece, &numbers));
         }
         wgsl
     }
@@ -127,15 +118,22 @@ pub fn sources() -> Vec<ShaderSource> {
         (256, 256),
     ];
     let mut sources = Vec::new();
-    for storage in DType::ALL {
-        for output in DType::ALL {
-            for (head_dim, value_dim) in DIMS {
-                let variant = Variant { storage, output, head_dim, value_dim };
-                sources.push(ShaderSource {
-                    name: variant.label(),
-                    entry_point: variant.entry_point(),
-                    wgsl: variant.source(),
-                });
+    let mut kernels = vec![Kernel::Naive];
+    for (rows_each, keys, staged) in [(2, 4, true), (2, 4, false), (1, 4, false)] {
+        // Numbers that Tile accepts.
+        kernels.extend(Tile::new(rows_each, keys, staged).map(Kernel::Tiled));
+    }
+    for kernel in kernels {
+        for storage in DType::ALL {
+            for output in DType::ALL {
+                for (head_dim, value_dim) in DIMS {
+                    let variant = Variant { kernel, storage, output, head_dim, value_dim };
+                    sources.push(ShaderSource {
+                        name: variant.label(),
+                        entry_point: kernel.name(),
+                        wgsl: variant.source(),
+                    });
+                }
             }
         }
     }

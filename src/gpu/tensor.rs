@@ -1,5 +1,7 @@
 //! Tensors on the GPU: views over anybody's buffers, and owned ones with upload and readback.
 
+use std::ops::Range;
+
 use super::context::Context;
 use crate::error::{Error, Result, ensure};
 use crate::layout::{DType, Layout};
@@ -42,6 +44,11 @@ impl TensorView {
     /// Where the elements lie.
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// Some batch entries and heads of the tensor.
+    pub(crate) fn part(&self, batches: Range<usize>, heads: Range<usize>) -> Self {
+        Self { layout: self.layout.part(batches, heads), ..self.clone() }
     }
 
     /// Reads the tensor back as contiguous `[batch, heads, len, dim]` f32 values, once all work submitted so far is done. Native

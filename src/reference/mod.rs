@@ -1,9 +1,11 @@
 //! The oracle: attention in f64, as plain as it can be written.
 //!
 //! The whole score row, a plain softmax, plain loops; no tiling, no online rescaling, no tricks. It takes the same
-//! [`Attention`] options and the same [`Schedule`] as the GPU, so a difference is the kernel's.
+//! [`Attention`] options and the same [`Tables`] as the GPU, so a difference is the kernel's.
 
-use crate::attention::Attention;
+use std::ops::Range;
+
+use crate::attention::{Attention, Tables, check_grid};
 use crate::error::{Result, ensure};
 use crate::sampling::{BlockGrid, Schedule};
 use crate::shape::Shape;
@@ -23,21 +25,31 @@ pub struct Exact {
 }
 
 /// Exact attention. `q`, `k` and `v` are contiguous `[batch, heads, len, dim]` (`kv_heads` heads for `k` and `v`);
-/// with a schedule, the same one serves every sequence of the batch.
+/// every batch entry is a sequence.
 ///
 /// # Errors
-/// Invalid argument if a slice has the wrong length or the schedule is for other sizes.
+/// Invalid argument if a slice has the wrong length or the tables are for other sizes.
 pub fn attention(
     attention: &Attention,
     shape: &Shape,
     q: &[f32],
     k: &[f32],
     v: &[f32],
-    schedule: Option<&Schedule>,
+    tables: &Tables<'_>,
 ) -> Result<Exact> {
     let value_dim = shape.value_dim();
     let v_heads = shape.kv_heads() * shape.kv_len();
-    check_inputs(attention, shape, q, k, schedule.map(Schedule::grid))?;
+    check_inputs(shape, q, k)?;
+    tables.check_count(shape.batch())?;
+    for sequence in 0..shape.batch() {
+        if let Some(schedule) = tables.schedule(sequence) {
+            check_grid_for(attention, shape, schedule.grid())?;
+        }
+        if let Some(documents) = tables.documents(sequence) {
+            let (want, got) = (shape.q_len(), documents.len());
+            ensure!(want == got, "documents", "expected a mask for {want} queries, got {got}");
+        }
+    }
     check_len("v", v, shape.batch() * v_heads * value_dim)?;
     let mut exact = Exact {
         output: Vec::with_capacity(shape.batch() * shape.heads() * shape.q_len() * value_dim),
@@ -45,7 +57,7 @@ pub fn attention(
         max_score_magnitude: 0.0,
         max_value: v.iter().fold(0.0, |max, &x| f64::max(max, f64::from(x).abs())),
     };
-    for_each_row(attention, shape, q, k, schedule, |row| {
+    for_each_row(attention, shape, q, k, tables, |row| {
         exact.max_score_magnitude = exact.max_score_magnitude.max(row.magnitude);
         let mut output = vec![0.0; value_dim];
         for &(j, p) in row.weights {
@@ -81,11 +93,12 @@ pub fn block_mass(
     k: &[f32],
     grid: &BlockGrid,
 ) -> Result<BlockMass> {
-    check_inputs(attention, shape, q, k, Some(grid))?;
+    check_inputs(shape, q, k)?;
+    check_grid_for(attention, shape, grid)?;
     let (query_blocks, key_blocks, block) = (grid.query_blocks(), grid.key_blocks(), grid.block_size());
     let mut mass = vec![0.0; shape.batch() * shape.heads() * query_blocks * key_blocks];
     let mut rows = 0.0;
-    for_each_row(attention, shape, q, k, None, |row| {
+    for_each_row(attention, shape, q, k, &Tables::new(), |row| {
         let query_block = (row.position.div_euclid(block as i64) - grid.first_query_block()) as usize;
         let at = (row.head_row * query_blocks + query_block) * key_blocks;
         for &(j, p) in row.weights {
@@ -137,7 +150,7 @@ fn for_each_row(
     shape: &Shape,
     q: &[f32],
     k: &[f32],
-    schedule: Option<&Schedule>,
+    tables: &Tables<'_>,
     mut visit: impl FnMut(Row<'_>),
 ) {
     let dim = shape.head_dim();
@@ -153,7 +166,7 @@ fn for_each_row(
                 let query = &q[(head_row * shape.q_len() + i) * dim..][..dim];
                 let mut magnitude = 0.0;
                 weights.clear();
-                for (keys, ln_p) in visible_runs(attention, shape, schedule, head, position) {
+                for (keys, ln_p) in visible_runs(attention, shape, tables, (batch, head, i)) {
                     for j in keys {
                         let key = &k[(kv_row + j) * dim..][..dim];
                         let (mut dot, mut size) = (0.0, 0.0);
@@ -184,43 +197,39 @@ fn for_each_row(
     }
 }
 
-/// The visible keys of a row as runs with their `ln p`: one run without a schedule, one per kept block with it.
+/// The visible keys of row (batch, head, query) as runs with their `ln p`: one run without a schedule, one per kept block with it.
 fn visible_runs(
     attention: &Attention,
     shape: &Shape,
-    schedule: Option<&Schedule>,
-    head: usize,
-    position: i64,
-) -> Vec<(std::ops::Range<usize>, f64)> {
-    let visible = attention.visible(position, shape.kv_len());
-    let Some(schedule) = schedule else { return vec![(visible, 0.0)] };
+    tables: &Tables<'_>,
+    (batch, head, query): (usize, usize, usize),
+) -> Vec<(Range<usize>, f64)> {
+    let both = |a: Range<usize>, b: Range<usize>| a.start.max(b.start)..a.end.min(b.end);
+    let position = shape.first_position() + query as i64;
+    let mut visible = attention.visible(position, shape.kv_len());
+    if let Some(documents) = tables.documents(batch) {
+        visible = both(visible, documents.range(query));
+    }
+    let Some(schedule) = tables.schedule(batch) else { return vec![(visible, 0.0)] };
     let (grid, block) = (schedule.grid(), schedule.grid().block_size());
     let row = (position.div_euclid(block as i64) - grid.first_query_block()) as usize;
     schedule
         .row(grid.group_of_head(head), row)
         .map(|entry| {
-            let (first, end) = (entry.block * block, (entry.block + 1) * block);
-            (first.max(visible.start)..end.min(visible.end), f64::from(entry.ln_p))
+            let keys = entry.block * block..(entry.block + 1) * block;
+            (both(visible.clone(), keys), f64::from(entry.ln_p))
         })
         .collect()
 }
 
-fn check_inputs(
-    attention: &Attention,
-    shape: &Shape,
-    q: &[f32],
-    k: &[f32],
-    grid: Option<&BlockGrid>,
-) -> Result<()> {
+fn check_inputs(shape: &Shape, q: &[f32], k: &[f32]) -> Result<()> {
     check_len("q", q, shape.batch() * shape.heads() * shape.q_len() * shape.head_dim())?;
-    check_len("k", k, shape.batch() * shape.kv_heads() * shape.kv_len() * shape.head_dim())?;
-    match grid {
-        Some(grid) => crate::attention::check_grid(
-            grid,
-            (attention.is_causal(), shape.heads(), shape.kv_heads(), shape.q_len(), shape.kv_len()),
-        ),
-        None => Ok(()),
-    }
+    check_len("k", k, shape.batch() * shape.kv_heads() * shape.kv_len() * shape.head_dim())
+}
+
+fn check_grid_for(attention: &Attention, shape: &Shape, grid: &BlockGrid) -> Result<()> {
+    let sizes = (attention.is_causal(), shape.heads(), shape.kv_heads(), shape.q_len(), shape.kv_len());
+    check_grid(grid, sizes)
 }
 
 fn check_len(argument: &'static str, values: &[f32], expected: usize) -> Result<()> {

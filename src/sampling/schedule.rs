@@ -208,19 +208,13 @@ impl Schedule {
         KeyBlockRows { key_blocks, lists }
     }
 
-    /// The words that a kernel reads: `rows + 1` offsets, then (block, bits of ln p) pairs.
-    pub(crate) fn to_words(&self) -> Vec<u32> {
-        let mut words = Vec::with_capacity(self.words());
+    /// Appends the words that a kernel reads: `rows + 1` offsets, then (block, bits of ln p) pairs.
+    pub(crate) fn append_words(&self, words: &mut Vec<u32>) {
+        words.reserve(self.offsets.len() + 2 * self.blocks.len());
         words.extend_from_slice(&self.offsets);
         for (block, ln_p) in self.blocks.iter().zip(&self.ln_p) {
             words.extend([*block, ln_p.to_bits()]);
         }
-        words
-    }
-
-    /// The length of [`to_words`](Schedule::to_words).
-    pub(crate) fn words(&self) -> usize {
-        self.offsets.len() + 2 * self.blocks.len()
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use prflash::verify::{Report, Tolerance, compare};
 use prflash::{
-    Attention, Context, DType, Layout, Operands, Result, Schedule, Shape, Tensor, TensorView, reference,
+    Attention, Context, DType, Layout, Operands, Result, Shape, Tables, Tensor, TensorView, reference,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -77,8 +77,8 @@ impl Problem {
         }
     }
 
-    pub fn exact(&self, schedule: Option<&Schedule>) -> reference::Exact {
-        reference::attention(&self.attention, &self.shape, &self.q, &self.k, &self.v, schedule).unwrap()
+    pub fn exact(&self, tables: &Tables<'_>) -> reference::Exact {
+        reference::attention(&self.attention, &self.shape, &self.q, &self.k, &self.v, tables).unwrap()
     }
 
     /// Q, K and V on the GPU.
@@ -112,10 +112,10 @@ impl Problem {
         ])
     }
 
-    pub fn run(&self, context: &Context, storage: Storage, schedule: Option<&Schedule>) -> Got {
+    pub fn run(&self, context: &Context, storage: Storage, tables: &Tables<'_>) -> Got {
         let [q, k, v] = self.upload(context, storage).unwrap();
         let plan = self.attention.plan(context, &self.shape).unwrap();
-        let got = plan.run(&q, &k, &v, schedule).unwrap();
+        let got = plan.run(&q, &k, &v, tables).unwrap();
         Got {
             output: got.output.read_blocking(context).unwrap(),
             lse: got.lse.map(|lse| lse.read_blocking(context).unwrap()),
@@ -123,8 +123,8 @@ impl Problem {
     }
 
     /// Compares output and log-sum-exp with the oracle, within derived tolerances.
-    pub fn judge(&self, got: &Got, schedule: Option<&Schedule>) -> [Report; 2] {
-        let exact = self.exact(schedule);
+    pub fn judge(&self, got: &Got, tables: &Tables<'_>) -> [Report; 2] {
+        let exact = self.exact(tables);
         let tolerance = Tolerance::of_output(&exact, &self.shape, self.attention.output());
         let output = compare(&got.output, &exact.output, tolerance).unwrap();
         let lse = match &got.lse {
@@ -135,9 +135,9 @@ impl Problem {
     }
 
     /// Runs, compares, and panics with the whole story if anything is off.
-    pub fn check(&self, context: &Context, storage: Storage, schedule: Option<&Schedule>, story: &str) {
-        let got = self.run(context, storage, schedule);
-        for (what, report) in ["output", "lse"].into_iter().zip(self.judge(&got, schedule)) {
+    pub fn check(&self, context: &Context, storage: Storage, tables: &Tables<'_>, story: &str) {
+        let got = self.run(context, storage, tables);
+        for (what, report) in ["output", "lse"].into_iter().zip(self.judge(&got, tables)) {
             assert!(
                 report.passed(),
                 "{what} of {story} ({:?}, {:?}, {storage:?}): {report}",

@@ -1,0 +1,92 @@
+// Which keys the query of a row sees: lo ≤ j < hi. Both ascend with the row. The same as Attention::visible in Rust, and the document mask.
+
+struct Visible {
+    lo: i32,
+    hi: i32,
+}
+
+fn visible_keys(sequence: Sequence, row: i32) -> Visible {
+    let kv_len = i32(sequence.kv_len);
+    let position = row + kv_len - i32(sequence.q_len);
+    var lo = 0;
+    var hi = kv_len;
+    if (params.flags & FLAG_CAUSAL) != 0u {
+        hi = min(position + 1, kv_len);
+    }
+    if (params.flags & FLAG_WINDOW) != 0u {
+        lo = max(position - i32(params.window) + 1, 0);
+        hi = min(position + i32(params.window), hi);
+    }
+    if sequence.document_base != NO_TABLE {
+        let at = sequence.document_base + 2u * u32(row);
+        lo = max(lo, i32(tables[at]));
+        hi = min(hi, i32(tables[at + 1u]));
+    }
+    return Visible(lo, hi);
+}
+
+// The rows of a tile, and what they see. A kernel computes it from numbers that are uniform over the workgroup, so that list bounds are.
+struct RowTile {
+    first_position: i32,  // the position of lane 0; its row may be negative
+    first_row: i32,       // the first and the last row that exist; none if first > last
+    last_row: i32,
+    any: Visible,         // keys that some row sees
+    all: Visible,         // keys that every row sees
+}
+
+fn row_tile(sequence: Sequence, tile: u32) -> RowTile {
+    let block_size = i32(params.block_size);
+    let first_in_block = i32((tile % params.tiles_per_block) * ROWS);
+    let query_block = i32(tile / params.tiles_per_block);
+    let first_position = (sequence.first_block + query_block) * block_size + first_in_block;
+    let last_position = first_position + min(i32(ROWS), block_size - first_in_block) - 1;
+    let offset = i32(sequence.kv_len) - i32(sequence.q_len);
+    let first_row = max(first_position - offset, 0);
+    let last_row = min(last_position - offset, i32(sequence.q_len) - 1);
+    var any = Visible(0, 0);
+    var all = Visible(0, 0);
+    if first_row <= last_row {
+        let early = visible_keys(sequence, first_row);
+        let late = visible_keys(sequence, last_row);
+        any = Visible(early.lo, late.hi);
+        all = Visible(late.lo, early.hi);
+    }
+    return RowTile(first_position, first_row, last_row, any, all);
+}
+
+// The part of a block list that a tile walks: entries first ≤ e < end, each a (key block, bits of ln p) pair at `pairs + 2·e`; or, without a
+// list, the key blocks themselves.
+struct BlockList {
+    first: u32,
+    end: u32,
+    pairs: u32,
+}
+
+fn block_list(sequence: Sequence, tile: u32, head: u32, any: Visible) -> BlockList {
+    if sequence.list_base == NO_TABLE {
+        let block_size = i32(params.block_size);
+        return BlockList(u32(any.lo / block_size), u32((max(any.hi, 0) + block_size - 1) / block_size), 0u);
+    }
+    let query_block = tile / params.tiles_per_block;
+    let group = (params.first_head + head) / params.heads_per_list;
+    let list = sequence.list_base + group * sequence.query_blocks + query_block;
+    let pairs = sequence.list_base + params.list_groups * sequence.query_blocks + 1u;
+    return BlockList(tables[list], tables[list + 1u], pairs);
+}
+
+// One entry of a list.
+struct ListedBlock {
+    keys: Visible,  // the keys of the block that the tile may see
+    bias: f32,      // β·ln p
+}
+
+fn listed_block(sequence: Sequence, list: BlockList, entry: u32, any: Visible) -> ListedBlock {
+    var block = entry;
+    var bias = 0.0;
+    if sequence.list_base != NO_TABLE {
+        block = tables[list.pairs + 2u * entry];
+        bias = params.beta * bitcast<f32>(tables[list.pairs + 2u * entry + 1u]);
+    }
+    let first = i32(block * params.block_size);
+    return ListedBlock(Visible(max(first, any.lo), min(first + i32(params.block_size), any.hi)), bias);
+}

@@ -1,0 +1,270 @@
+//! Tensors that a plan has checked and bound.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::call::Sequence;
+use super::plan::PlanInner;
+use crate::error::{Error, Result, ensure};
+use crate::gpu::context::Context;
+use crate::gpu::tensor::{Binding, TensorView};
+use crate::layout::DType;
+
+/// The tensors of a call.
+///
+/// | tensor | shape |
+/// | --- | --- |
+/// | `q` | `[batch, heads, q capacity, head_dim]` |
+/// | `k` | `[batch, kv_heads, kv capacity, head_dim]` |
+/// | `v` | `[batch, kv_heads, kv capacity, value_dim]` |
+/// | `output` | `[batch, heads, q capacity, value_dim]` |
+/// | `lse` | `[batch, heads, q capacity]`, f32 ([`Layout::rows`](crate::Layout::rows)), natural logarithm |
+///
+/// Capacities may exceed the lengths of a call: a KV cache is bound once and grows in place.
+#[derive(Clone, Copy, Debug)]
+pub struct Operands<'a> {
+    /// Queries.
+    pub q: &'a TensorView,
+    /// Keys.
+    pub k: &'a TensorView,
+    /// Values.
+    pub v: &'a TensorView,
+    /// Where the result goes. May share a buffer with no tensor that is read.
+    pub output: &'a TensorView,
+    /// Where the log-sum-exp goes, if the plan writes it.
+    pub lse: Option<&'a TensorView>,
+}
+
+/// Tensors that a plan has checked and bound. Reusable for any number of calls; it keeps their buffers alive.
+///
+/// Tensors past the device's binding size are bound in parts, by batch entries and key/value heads, and a call then dispatches
+/// once per part.
+#[derive(Debug)]
+pub struct Bound {
+    pub(super) plan: Arc<PlanInner>,
+    pub(super) parts: Vec<Part>,
+    /// (argument, batch entries, rows) of the tensors, to check lengths against: queries, then keys.
+    query_rows: Vec<(&'static str, usize, usize)>,
+    key_rows: Vec<(&'static str, usize, usize)>,
+    pub(super) batch: usize,
+}
+
+/// Some batch entries and key/value heads of the tensors.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) batches: Range<usize>,
+    pub(super) kv_heads: Range<usize>,
+    pub(super) bind_group: wgpu::BindGroup,
+    pub(super) q: Axis,
+    pub(super) k: Axis,
+    pub(super) v: Axis,
+    pub(super) o: Axis,
+    pub(super) lse: Axis,
+}
+
+/// Where the batch entries, heads and rows of a bound tensor lie, in the kernel's units.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Axis {
+    base: u32,
+    batch_stride: u32,
+    pub(super) head_stride: u32,
+    pub(super) row_stride: u32,
+}
+
+impl Axis {
+    fn new(view: &TensorView, base: u32, granule: usize) -> Self {
+        let [batch_stride, head_stride, row_stride] =
+            view.layout().strides().map(|stride| (stride / granule) as u32);
+        Self { base, batch_stride, head_stride, row_stride }
+    }
+
+    /// The first element of a row. Inside the tensor it fits 32 bits; for an empty sequence it may be anything, and is never used.
+    pub(super) fn at(&self, batch: usize, row: usize) -> u32 {
+        let offset = (batch as u32).wrapping_mul(self.batch_stride);
+        self.base.wrapping_add(offset).wrapping_add((row as u32).wrapping_mul(self.row_stride))
+    }
+}
+
+impl Bound {
+    /// Checks the operands against the plan and binds them.
+    pub(super) fn new(plan: &Arc<PlanInner>, operands: &Operands<'_>) -> Result<Self> {
+        let PlanInner { context, attention, maxima, .. } = &**plan;
+        let Operands { q, k, v, output, lse } = *operands;
+        let (heads, kv_heads) = (maxima.heads(), maxima.kv_heads());
+        check_tensor("q", q, attention.storage(), heads, maxima.head_dim())?;
+        check_tensor("k", k, attention.storage(), kv_heads, maxima.head_dim())?;
+        check_tensor("v", v, attention.storage(), kv_heads, maxima.value_dim())?;
+        check_tensor("output", output, attention.output(), heads, maxima.value_dim())?;
+        check_written("output", output, &[("q", q), ("k", k), ("v", v)])?;
+        if let Some(lse) = lse {
+            ensure!(
+                attention.lse(),
+                "lse",
+                "given, but the attention doesn't write one: use Attention::with_lse"
+            );
+            check_tensor("lse", lse, DType::F32, heads, 1)?;
+            check_written("lse", lse, &[("q", q), ("k", k), ("v", v), ("output", output)])?;
+            ensure!(
+                lse.layout().strides()[2] == 1,
+                "lse",
+                "expected contiguous rows (Layout::rows), got {:?}",
+                lse.layout()
+            );
+        } else {
+            ensure!(!attention.lse(), "lse", "expected a tensor, since the attention writes one; got none");
+        }
+        let size = |argument, view: &TensorView| {
+            let [batch, _, rows, _] = view.layout().dims();
+            (argument, batch, rows)
+        };
+        let mut query_rows = vec![size("q", q), size("output", output)];
+        query_rows.extend(lse.map(|lse| size("lse", lse)));
+        let key_rows = vec![size("k", k), size("v", v)];
+        let batch = q.layout().dims()[0];
+        let mut parts = Vec::new();
+        for (batches, kv_heads) in split(context, operands, batch, kv_heads, maxima.heads_per_kv_head()) {
+            parts.push(Part::new(plan, operands, batches, kv_heads)?);
+        }
+        context.check_alive()?;
+        Ok(Self { plan: plan.clone(), parts, query_rows, key_rows, batch })
+    }
+
+    /// Refuses a sequence that doesn't lie inside the tensors.
+    pub(super) fn check(&self, index: usize, sequence: &Sequence) -> Result<()> {
+        let &Sequence { batch, q_start, q_len, kv_start, kv_len } = sequence;
+        for (tensors, start, len) in [(&self.query_rows, q_start, q_len), (&self.key_rows, kv_start, kv_len)]
+        {
+            for &(argument, batches, rows) in tensors {
+                let fits = batch < batches && start.checked_add(len).is_some_and(|end| end <= rows);
+                if !fits && len > 0 {
+                    let message = format!(
+                        "sequence {index} needs rows {start}..{start}+{len} of batch entry {batch}; the tensor has {batches} entries of {rows} rows"
+                    );
+                    return Err(Error::argument_error(argument, message));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Part {
+    fn new(
+        plan: &PlanInner,
+        operands: &Operands<'_>,
+        batches: Range<usize>,
+        kv_heads: Range<usize>,
+    ) -> Result<Self> {
+        let PlanInner { context, maxima, pipeline, unused, unused_output, .. } = plan;
+        let per_kv = maxima.heads_per_kv_head();
+        let heads = kv_heads.start * per_kv..kv_heads.end * per_kv;
+        let bind = |argument, view: &TensorView, heads: &Range<usize>, granule, empty: &wgpu::Buffer| {
+            let view = view.part(batches.clone(), heads.clone());
+            let binding = Binding::new(argument, &view, granule, context, empty)?;
+            let axis = Axis::new(&view, binding.base, granule);
+            Ok::<_, Error>((binding, axis))
+        };
+        let (q_binding, q) = bind("q", operands.q, &heads, 4, unused)?;
+        let (k_binding, k) = bind("k", operands.k, &kv_heads, 4, unused)?;
+        let (v_binding, v) = bind("v", operands.v, &kv_heads, 4, unused)?;
+        let (o_binding, o) = bind("output", operands.output, &heads, 4, unused_output)?;
+        let lse = match operands.lse {
+            Some(lse) => Some(bind("lse", lse, &heads, 1, unused_output)?),
+            None => None,
+        };
+        let no_lse = unused_output.as_entire_binding();
+        let bind_group = context.capture(|| {
+            context.device().create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some("prflash tensors"),
+                layout: &pipeline.tensors,
+                entries: &[
+                    wgpu::BindGroupEntry { binding: 0, resource: q_binding.resource() },
+                    wgpu::BindGroupEntry { binding: 1, resource: k_binding.resource() },
+                    wgpu::BindGroupEntry { binding: 2, resource: v_binding.resource() },
+                    wgpu::BindGroupEntry { binding: 3, resource: o_binding.resource() },
+                    wgpu::BindGroupEntry {
+                        binding: 4,
+                        resource: lse.as_ref().map_or(no_lse, |(binding, _)| binding.resource()),
+                    },
+                ],
+            })
+        })?;
+        let lse = lse.map_or(Axis::default(), |(_, axis)| axis);
+        Ok(Self { batches, kv_heads, bind_group, q, k, v, o, lse })
+    }
+}
+
+/// The fewest parts (of batch entries × key/value heads) whose tensors the device can bind; one part each way if none fits, so that binding it
+/// says what is too large.
+fn split(
+    context: &Context,
+    operands: &Operands<'_>,
+    batch: usize,
+    kv_heads: usize,
+    heads_per_kv: usize,
+) -> Vec<(Range<usize>, Range<usize>)> {
+    let limit = context.capabilities().max_binding_bytes;
+    // A binding starts at an aligned offset before its tensor.
+    let slack = u64::from(context.device().limits().min_storage_buffer_offset_alignment);
+    let fits = |view: &TensorView, batches: usize, heads: usize| {
+        let part = view.part(0..batches, 0..heads);
+        let bytes = (part.layout().extent() - part.layout().offset()) as u64 * part.dtype().size() as u64;
+        bytes.next_multiple_of(4) + slack <= limit
+            || (bytes <= limit && batches == batch && heads == kv_heads)
+    };
+    let all_fit = |batches: usize, kv: usize| {
+        let heads = kv * heads_per_kv;
+        let queries = [Some(operands.q), Some(operands.output), operands.lse];
+        queries.into_iter().flatten().all(|view| fits(view, batches, heads))
+            && [operands.k, operands.v].into_iter().all(|view| fits(view, batches, kv))
+    };
+    let mut sizes: Vec<(usize, usize)> =
+        (1..=batch).flat_map(|b| (1..=kv_heads).map(move |h| (b, h))).collect();
+    sizes.sort_by_key(|&(b, h)| (batch.div_ceil(b) * kv_heads.div_ceil(h), b));
+    let chosen = sizes.into_iter().find(|&(b, h)| all_fit(b, h));
+    let (b, h) = chosen.unwrap_or((batch.max(1), kv_heads));
+    let chunks = |total: usize, size: usize| {
+        (0..total).step_by(size).map(move |start| start..(start + size).min(total))
+    };
+    chunks(batch, b)
+        .flat_map(|batches| chunks(kv_heads, h).map(move |heads| (batches.clone(), heads)))
+        .collect()
+}
+
+fn check_tensor(
+    argument: &'static str,
+    view: &TensorView,
+    dtype: DType,
+    heads: usize,
+    dim: usize,
+) -> Result<()> {
+    let [_, has_heads, _, has_dim] = view.layout().dims();
+    let got = (view.dtype(), has_heads, has_dim);
+    if got == (dtype, heads, dim) {
+        return Ok(());
+    }
+    let message = format!(
+        "expected {dtype} with {heads} heads of dim {dim}, got {} with {has_heads} heads of dim {has_dim}",
+        view.dtype()
+    );
+    Err(Error::argument_error(argument, message))
+}
+
+/// A tensor that is written must not overlap itself nor share a buffer with one that is bound beside it.
+fn check_written(
+    argument: &'static str,
+    view: &TensorView,
+    others: &[(&'static str, &TensorView)],
+) -> Result<()> {
+    if !view.layout().is_disjoint() {
+        let message = format!("rows overlap each other in {:?}", view.layout());
+        return Err(Error::argument_error(argument, message));
+    }
+    for (name, other) in others {
+        if other.buffer() == view.buffer() {
+            let message = format!("is written, but shares its buffer with {name}: use a buffer of its own");
+            return Err(Error::argument_error(argument, message));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! One call on bound tensors: lengths, tables, timestamps.
+
+use super::tables::TableBuffer;
+
+/// One sequence of a [`Call`]: which rows of the bound tensors are its queries and its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    pub(super) batch: usize,
+    pub(super) q_start: usize,
+    pub(super) q_len: usize,
+    pub(super) kv_start: usize,
+    pub(super) kv_len: usize,
+}
+
+impl Sequence {
+    /// The first `q_len` query rows and the first `kv_len` key rows of batch entry `batch`.
+    pub const fn new(batch: usize, q_len: usize, kv_len: usize) -> Self {
+        Self { batch, q_start: 0, q_len, kv_start: 0, kv_len }
+    }
+
+    /// The same lengths from other rows: for sequences that are packed behind each other.
+    pub const fn starting_at(self, q_start: usize, kv_start: usize) -> Self {
+        Self { q_start, kv_start, ..self }
+    }
+}
+
+/// The lengths of one call, and what it reads beside the tensors.
+///
+/// ```
+/// use prflash::{Call, Sequence};
+/// let prefill = Call::lengths(1024, 1024);
+/// let decode = Call::lengths(1, 1025);
+/// // Two sequences packed into one batch entry.
+/// let packed = [Sequence::new(0, 3, 3), Sequence::new(0, 5, 5).starting_at(3, 3)];
+/// let packed = Call::sequences(&packed);
+/// # let _ = (prefill, decode, packed);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Call<'a> {
+    lengths: Lengths<'a>,
+    pub(super) tables: Option<&'a TableBuffer>,
+    pub(super) timestamps: Option<wgpu::ComputePassTimestampWrites<'a>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Lengths<'a> {
+    Equal { q_len: usize, kv_len: usize },
+    Each(&'a [Sequence]),
+}
+
+impl<'a> Call<'a> {
+    /// Every batch entry has these lengths.
+    pub const fn lengths(q_len: usize, kv_len: usize) -> Self {
+        Self { lengths: Lengths::Equal { q_len, kv_len }, tables: None, timestamps: None }
+    }
+
+    /// These sequences, at most as many as the plan's batch. Their output rows must not overlap.
+    pub const fn sequences(sequences: &'a [Sequence]) -> Self {
+        Self { lengths: Lengths::Each(sequences), tables: None, timestamps: None }
+    }
+
+    /// With these schedules and document masks.
+    pub fn with_tables(self, tables: &'a TableBuffer) -> Self {
+        Self { tables: Some(tables), ..self }
+    }
+
+    /// Writes GPU timestamps before and after into the caller's query set. Needs a device with
+    /// [`Features::TIMESTAMP_QUERY`](wgpu::Features::TIMESTAMP_QUERY).
+    pub fn with_timestamps(self, timestamps: wgpu::ComputePassTimestampWrites<'a>) -> Self {
+        Self { timestamps: Some(timestamps), ..self }
+    }
+
+    /// How many sequences the call has on tensors with `batch` entries.
+    pub(super) fn count(&self, batch: usize) -> usize {
+        match self.lengths {
+            Lengths::Equal { .. } => batch,
+            Lengths::Each(sequences) => sequences.len(),
+        }
+    }
+
+    /// The sequence of this index, below [`count`](Call::count).
+    pub(super) fn sequence(&self, index: usize) -> Sequence {
+        match self.lengths {
+            Lengths::Equal { q_len, kv_len } => Sequence::new(index, q_len, kv_len),
+            Lengths::Each(sequences) => sequences[index],
+        }
+    }
+}

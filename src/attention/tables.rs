@@ -1,0 +1,231 @@
+//! What a call reads beside its tensors: schedules and document masks, on the host and in GPU memory.
+
+use std::sync::Arc;
+
+use super::documents::Documents;
+use super::plan::PlanInner;
+use crate::error::{Error, Result, ensure};
+use crate::gpu::context::Context;
+use crate::gpu::kernel::Pipeline;
+use crate::gpu::params::NO_TABLE;
+use crate::sampling::{BlockGrid, Schedule};
+
+/// The schedules and document masks of a call: none, one for all of its sequences, or one for each in order.
+///
+/// ```
+/// use prflash::{BlockGrid, Documents, Schedule, Shape, Tables};
+/// let shape = Shape::new(4, 1, 8, 64)?;
+/// let schedule = Schedule::dense(&BlockGrid::causal(&shape))?;
+/// let documents = Documents::from_lengths(&[5, 3])?;
+/// let everything_visible = Tables::new();
+/// let masked = Tables::from(&schedule).with_documents(&documents);
+/// # let _ = (everything_visible, masked);
+/// # Ok::<(), prflash::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Tables<'a> {
+    schedules: Vec<&'a Schedule>,
+    documents: Vec<&'a Documents>,
+}
+
+impl<'a> Tables<'a> {
+    /// No schedule and no document mask: dense attention.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One more schedule. Give one for all sequences or one for each, in order.
+    pub fn with_schedule(mut self, schedule: &'a Schedule) -> Self {
+        self.schedules.push(schedule);
+        self
+    }
+
+    /// One more document mask. Give one for all sequences or one for each, in order.
+    pub fn with_documents(mut self, documents: &'a Documents) -> Self {
+        self.documents.push(documents);
+        self
+    }
+
+    /// The schedule of one sequence.
+    pub fn schedule(&self, sequence: usize) -> Option<&'a Schedule> {
+        nth(&self.schedules, sequence).copied()
+    }
+
+    /// The document mask of one sequence.
+    pub fn documents(&self, sequence: usize) -> Option<&'a Documents> {
+        nth(&self.documents, sequence).copied()
+    }
+
+    /// Refuses a number of tables that fits neither all sequences nor each.
+    pub(crate) fn check_count(&self, sequences: usize) -> Result<()> {
+        check_count("schedules", self.schedules.len(), sequences)?;
+        check_count("documents", self.documents.len(), sequences)
+    }
+}
+
+impl<'a> From<&'a Schedule> for Tables<'a> {
+    fn from(schedule: &'a Schedule) -> Self {
+        Self::new().with_schedule(schedule)
+    }
+}
+
+impl<'a> From<&'a Documents> for Tables<'a> {
+    fn from(documents: &'a Documents) -> Self {
+        Self::new().with_documents(documents)
+    }
+}
+
+fn check_count(argument: &'static str, given: usize, sequences: usize) -> Result<()> {
+    if given <= 1 || given == sequences {
+        return Ok(());
+    }
+    let message = format!("expected none, one, or one for each of {sequences} sequences, got {given}");
+    Err(Error::argument_error(argument, message))
+}
+
+/// The only one, or the one of this sequence.
+fn nth<T>(values: &[T], sequence: usize) -> Option<&T> {
+    if values.len() == 1 { values.first() } else { values.get(sequence) }
+}
+
+/// [`Tables`] in GPU memory.
+///
+/// Writing new ones is safe at any time: calls that were recorded or submitted before keep what they were given.
+#[derive(Debug)]
+pub struct TableBuffer {
+    pub(super) plan: Arc<PlanInner>,
+    /// (grid, word offset) of each schedule.
+    schedules: Vec<(BlockGrid, u32)>,
+    /// (queries, word offset) of each document mask.
+    documents: Vec<(usize, u32)>,
+    buffers: Vec<DeviceTables>,
+    current: usize,
+}
+
+#[derive(Debug)]
+struct DeviceTables {
+    buffer: wgpu::Buffer,
+    bind_group: wgpu::BindGroup,
+    /// Cloned into every call that uses this buffer; it may be written again when no clone is left.
+    in_use: Arc<()>,
+}
+
+impl TableBuffer {
+    pub(super) fn new(plan: &Arc<PlanInner>, tables: &Tables<'_>) -> Result<Self> {
+        let mut buffer = Self {
+            plan: plan.clone(),
+            schedules: Vec::new(),
+            documents: Vec::new(),
+            buffers: Vec::new(),
+            current: 0,
+        };
+        buffer.write(tables)?;
+        Ok(buffer)
+    }
+
+    /// Replaces the tables. Calls recorded before keep theirs. Nothing is allocated if a buffer that fits is free.
+    ///
+    /// # Errors
+    /// Invalid argument if the schedules' block sizes or granularities differ; too large for a binding; out of memory. The old tables then stay.
+    pub fn write(&mut self, tables: &Tables<'_>) -> Result<()> {
+        if let Some(first) = tables.schedules.first() {
+            for schedule in &tables.schedules {
+                let (want, got) = (first.grid(), schedule.grid());
+                ensure!(
+                    want.block_size() == got.block_size() && want.granularity() == got.granularity(),
+                    "schedules",
+                    "expected equal block sizes and granularities, got {} {:?} and {} {:?}",
+                    want.block_size(),
+                    want.granularity(),
+                    got.block_size(),
+                    got.granularity()
+                );
+            }
+        }
+        let mut words = Vec::new();
+        let mut schedules = Vec::with_capacity(tables.schedules.len());
+        for schedule in &tables.schedules {
+            schedules.push((*schedule.grid(), words.len() as u32));
+            schedule.append_words(&mut words);
+        }
+        let mut documents = Vec::with_capacity(tables.documents.len());
+        for mask in &tables.documents {
+            documents.push((mask.len(), words.len() as u32));
+            words.extend(mask.ranges().flat_map(|range| [range.start as u32, range.end as u32]));
+        }
+        let bytes: &[u8] = bytemuck::cast_slice(&words);
+        let limit = self.plan.context.capabilities().max_binding_bytes;
+        if bytes.len() as u64 > limit {
+            return Err(Error::too_large(
+                "tables",
+                format!("{} bytes are past the {limit} that this device can bind at once", bytes.len()),
+            ));
+        }
+        let fits = |tables: &DeviceTables| tables.buffer.size() >= bytes.len() as u64;
+        let free = self.buffers.iter().position(|t| Arc::strong_count(&t.in_use) == 1 && fits(t));
+        self.current = match free {
+            Some(index) => index,
+            None => {
+                let new = self.allocate(bytes.len() as u64)?;
+                // Those that are too small now stay alive in the calls that use them.
+                self.buffers.retain(fits);
+                self.buffers.push(new);
+                self.buffers.len() - 1
+            }
+        };
+        let context = &self.plan.context;
+        context.capture(|| context.queue().write_buffer(&self.buffers[self.current].buffer, 0, bytes))?;
+        self.schedules = schedules;
+        self.documents = documents;
+        Ok(())
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<DeviceTables> {
+        let context = &self.plan.context;
+        // Room for the next tables, which are a little longer or shorter; but no more than can be bound.
+        let roomy = (bytes + bytes / 4).min(context.capabilities().max_binding_bytes & !15).max(bytes);
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+        let buffer = context.create_buffer("prflash tables", roomy, usage)?;
+        let bind_group = tables_bind_group(context, &self.plan.pipeline, &buffer)?;
+        Ok(DeviceTables { buffer, bind_group, in_use: Arc::default() })
+    }
+
+    /// What a call needs of the current tables: the bind group, and a guard to keep until it is done.
+    pub(super) fn current(&self) -> (&wgpu::BindGroup, Arc<()>) {
+        let tables = &self.buffers[self.current];
+        (&tables.bind_group, tables.in_use.clone())
+    }
+
+    /// Refuses a number of tables that doesn't fit the sequences of a call.
+    pub(super) fn check_count(&self, sequences: usize) -> Result<()> {
+        check_count("schedules", self.schedules.len(), sequences)?;
+        check_count("documents", self.documents.len(), sequences)
+    }
+
+    /// The grid and the word offset of a sequence's schedule.
+    pub(super) fn schedule(&self, sequence: usize) -> Option<(BlockGrid, u32)> {
+        nth(&self.schedules, sequence).copied()
+    }
+
+    /// The word offset of the document mask of a sequence with `q_len` queries, or [`NO_TABLE`].
+    pub(super) fn documents(&self, sequence: usize, q_len: usize) -> Result<u32> {
+        let Some(&(queries, base)) = nth(&self.documents, sequence) else { return Ok(NO_TABLE) };
+        ensure!(queries == q_len, "documents", "expected a mask for {q_len} queries, got {queries}");
+        Ok(base)
+    }
+}
+
+/// The bind group of group 1 over `buffer`.
+pub(super) fn tables_bind_group(
+    context: &Context,
+    pipeline: &Pipeline,
+    buffer: &wgpu::Buffer,
+) -> Result<wgpu::BindGroup> {
+    context.capture(|| {
+        context.device().create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("prflash tables"),
+            layout: &pipeline.tables,
+            entries: &[wgpu::BindGroupEntry { binding: 0, resource: buffer.as_entire_binding() }],
+        })
+    })
+}
