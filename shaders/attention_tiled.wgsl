@@ -24,6 +24,16 @@ var<workgroup> k_tile: array<vec4<f32>, KEYS * HEAD_QUADS>;
 var<workgroup> v_tile: array<vec4<f32>, KEYS * VALUE_QUADS>;
 #end
 
+// The rest of a score, in powers of two, once the inner product is known.
+fn finish_score(product: f32, bias: f32) -> f32 {
+    var score = product;
+    if (params.flags & FLAG_SOFT_CAP) != 0u {
+        // Beyond ±15 tanh is ±1 in f32, and some implementations of it overflow.
+        score = params.soft_cap * tanh(clamp(score, -15.0, 15.0));
+    }
+    return score - bias;
+}
+
 @compute @workgroup_size(INVOCATIONS)
 fn attention_tiled(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -70,6 +80,11 @@ fn attention_tiled(
     for (var entry = list.first; entry < list.end; entry++) {
         let block = listed_block(sequence, list, entry, rows.any);
         let end_key = block.keys.hi;
+        // The denominator is summed block by block: sums of a few numbers of like size lose fewer bits than one long sum. (The numerator would
+        // need twice the registers for that.)
+#for r in ROWS_EACH
+        var block_sum$r = 0.0;
+#end
         for (var j = block.keys.lo; j < end_key; j += i32(KEYS)) {
 #if STAGED
             workgroupBarrier();
@@ -96,105 +111,94 @@ fn attention_tiled(
 #end
 #end
 #for c in HEAD_QUADS
-            {
 #for t in KEYS
 #if STAGED
-                let key$t_$c = k_tile[$tu * HEAD_QUADS + $cu];
+            let key$t_$c = k_tile[$tu * HEAD_QUADS + $cu];
 #else
-                let key$t_$c = load_quad(k[k_at$t + $cu]);
+            let key$t_$c = load_quad(k[k_at$t + $cu]);
 #end
 #for r in ROWS_EACH
-                s$r_$t += dot(q$r_$c, key$t_$c);
+            s$r_$t += dot(q$r_$c, key$t_$c);
 #end
 #end
-            }
 #end
-            if (params.flags & FLAG_SOFT_CAP) != 0u {
 #for r in ROWS_EACH
 #for t in KEYS
-                s$r_$t = params.soft_cap * tanh(clamp(s$r_$t, -15.0, 15.0));
+            s$r_$t = finish_score(s$r_$t, block.bias);
 #end
 #end
-            }
-#for r in ROWS_EACH
-#for t in KEYS
-            s$r_$t -= block.bias;
-#end
-#end
+
             if j >= rows.all.lo && j + i32(KEYS) <= min(rows.all.hi, end_key) {
+                // Every row sees every key of this step.
 #for r in ROWS_EACH
                 var raised$r = maximum$r;
 #for t in KEYS
                 raised$r = max(raised$r, s$r_$t);
 #end
                 let shrink$r = exp2(maximum$r - raised$r);
-                var added$r = 0.0;
+                maximum$r = raised$r;
+                sum$r *= shrink$r;
+                block_sum$r *= shrink$r;
 #for t in KEYS
                 let p$r_$t = exp2(s$r_$t - raised$r);
-                added$r += p$r_$t;
+                block_sum$r += p$r_$t;
 #end
-                sum$r = sum$r * shrink$r + added$r;
-                maximum$r = raised$r;
 #end
 #for c in VALUE_QUADS
-                {
 #for r in ROWS_EACH
-                    var part$r = vec4<f32>(0.0);
+                var part$r_$c = vec4<f32>(0.0);
 #end
 #for t in KEYS
 #if STAGED
-                    let value$t = v_tile[$tu * VALUE_QUADS + $cu];
+                let value$t_$c = v_tile[$tu * VALUE_QUADS + $cu];
 #else
-                    let value$t = load_quad(v[v_at$t + $cu]);
+                let value$t_$c = load_quad(v[v_at$t + $cu]);
 #end
 #for r in ROWS_EACH
-                    part$r += p$r_$t * value$t;
+                part$r_$c += p$r_$t * value$t_$c;
 #end
 #end
 #for r in ROWS_EACH
-                    o$r_$c = o$r_$c * shrink$r + part$r;
+                o$r_$c = o$r_$c * shrink$r + part$r_$c;
 #end
-                }
 #end
             } else {
+                // Each row sees what it sees, one key at a time. The rest is selected away, never multiplied by zero: it may be anything.
+                for (var t = 0; t < min(i32(KEYS), end_key - j); t++) {
+#if STAGED
+                    let v_at = u32(t) * VALUE_QUADS;
+#else
+                    let v_at = v_base + u32(j + t) * params.v_row_stride;
+#end
 #for r in ROWS_EACH
-                var raised$r = maximum$r;
+                    let seen$r = j + t >= own$r.lo && j + t < own$r.hi;
+                    var s$r = s$r_0;
 #for t in KEYS
-                let seen$r_$t = j + $t >= own$r.lo && j + $t < min(own$r.hi, end_key);
-                raised$r = select(raised$r, max(raised$r, s$r_$t), seen$r_$t);
+                    s$r = select(s$r, s$r_$t, t == $t);
 #end
-                let shrink$r = exp2(maximum$r - raised$r);
-                var added$r = 0.0;
-#for t in KEYS
-                let p$r_$t = select(0.0, exp2(s$r_$t - raised$r), seen$r_$t);
-                added$r += p$r_$t;
-#end
-                sum$r = sum$r * shrink$r + added$r;
-                maximum$r = raised$r;
+                    let raised$r = select(maximum$r, max(maximum$r, s$r), seen$r);
+                    let shrink$r = exp2(maximum$r - raised$r);
+                    let p$r = select(0.0, exp2(s$r - raised$r), seen$r);
+                    sum$r *= shrink$r;
+                    block_sum$r = block_sum$r * shrink$r + p$r;
+                    maximum$r = raised$r;
 #end
 #for c in VALUE_QUADS
-                {
-#for r in ROWS_EACH
-                    var part$r = vec4<f32>(0.0);
-#end
-#for t in KEYS
 #if STAGED
-                    let value$t = v_tile[$tu * VALUE_QUADS + $cu];
+                    let value_$c = v_tile[v_at + $cu];
 #else
-                    let value$t = load_quad(v[v_at$t + $cu]);
+                    let value_$c = load_quad(v[v_at + $cu]);
 #end
 #for r in ROWS_EACH
-                    // Selected away, never multiplied by zero: a hidden value may be anything.
-                    part$r += select(vec4<f32>(0.0), p$r_$t * value$t, seen$r_$t);
+                    o$r_$c = o$r_$c * shrink$r + select(vec4<f32>(0.0), p$r * value_$c, seen$r);
 #end
-#end
-#for r in ROWS_EACH
-                    o$r_$c = o$r_$c * shrink$r + part$r;
 #end
                 }
-#end
             }
         }
+#for r in ROWS_EACH
+        sum$r += block_sum$r;
+#end
     }
 
 #for r in ROWS_EACH

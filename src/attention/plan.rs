@@ -27,11 +27,13 @@ impl Attention {
     /// Heads and head dimensions of later calls are those of `maxima`; batch and lengths may be smaller.
     ///
     /// # Errors
-    /// Too large (`shape`) if the device can't dispatch that much at once; out of memory; device lost.
+    /// Too large (`shape`) if the device can't dispatch that much at once; unsupported, where a kernel was asked for that the device can't
+    /// run; out of memory; device lost.
     pub fn plan(&self, context: &Context, maxima: &Shape) -> Result<Plan> {
         let kernel = self
             .kernel()
             .unwrap_or_else(|| Kernel::choose(context.capabilities(), maxima.head_dim(), maxima.value_dim()));
+        kernel.check(context.capabilities(), maxima.head_dim(), maxima.value_dim())?;
         let variant = Variant {
             kernel,
             storage: self.storage(),

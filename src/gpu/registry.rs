@@ -1,7 +1,7 @@
 //! Which kernels there are, which variants of them, and which one a device gets.
 
 use super::context::Capabilities;
-use crate::error::{Result, ensure};
+use crate::error::{Error, Result, ensure};
 use crate::layout::DType;
 
 /// Query rows of a tile: what one workgroup computes, in every kernel.
@@ -64,17 +64,45 @@ impl Kernel {
         }
     }
 
-    /// The rule by which a plan chooses.
+    /// The rule by which a plan chooses, from the adapter's kind and the larger of the two head dimensions.
+    ///
+    /// | adapter | dim ≤ 96 | ≤ 128 | larger |
+    /// | --- | --- | --- | --- |
+    /// | CPU (lavapipe, …) | 4 rows, 4 keys, staged | 2 rows, 4 keys, staged | 1 row, 4 keys, staged |
+    /// | others | 1 row, 4 keys, direct | 1 row, 2 keys, direct | 1 row, 1 key, direct |
+    ///
+    /// On lavapipe that is what was fastest within 3 s of compiling (see the README's table). Other devices: registers hold one
+    /// row of q and o, and loads at uniform addresses go through the scalar or the broadcast path; chosen by compiling for RDNA3, not
+    /// measured. Where workgroup memory is too small for staging, the tile is read directly.
     pub(crate) fn choose(capabilities: &Capabilities, head_dim: usize, value_dim: usize) -> Self {
-        let _ = (capabilities, head_dim, value_dim);
-        if let Ok(text) = std::env::var("PRFLASH_TILE") {
-            let n: Vec<usize> = text.split(',').map(|x| x.parse().unwrap_or(0)).collect();
-            if n[0] == 0 {
-                return Kernel::Naive;
-            }
-            return Kernel::Tiled(Tile { rows_each: n[0] as u8, keys: n[1] as u8, staged: n[2] != 0 });
+        let dim = head_dim.max(value_dim);
+        let staged = capabilities.is_software();
+        let (rows_each, keys) = match (staged, dim) {
+            (true, ..=96) => (4, 4),
+            (true, ..=128) => (2, 4),
+            (true, _) => (1, 4),
+            (false, ..=96) => (1, 4),
+            (false, ..=128) => (1, 2),
+            (false, _) => (1, 1),
+        };
+        let kernel = Kernel::Tiled(Tile { rows_each, keys, staged });
+        if kernel.workgroup_bytes(head_dim, value_dim) > capabilities.max_workgroup_bytes as usize {
+            return Kernel::Tiled(Tile { rows_each: 1, keys, staged: false });
         }
-        Kernel::Tiled(Tile { rows_each: 2, keys: 4, staged: true })
+        kernel
+    }
+
+    /// Refuses a kernel that was asked for and that the device can't run.
+    pub(crate) fn check(&self, capabilities: &Capabilities, head_dim: usize, value_dim: usize) -> Result<()> {
+        let (needs, has) =
+            (self.workgroup_bytes(head_dim, value_dim), capabilities.max_workgroup_bytes as usize);
+        if needs > has {
+            let message = format!(
+                "{self} needs {needs} bytes of workgroup memory at D = {head_dim}, the device has {has}"
+            );
+            return Err(Error::unsupported(message));
+        }
+        Ok(())
     }
 
     /// Bytes of workgroup memory.

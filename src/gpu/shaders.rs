@@ -119,7 +119,9 @@ pub fn sources() -> Vec<ShaderSource> {
     ];
     let mut sources = Vec::new();
     let mut kernels = vec![Kernel::Naive];
-    for (rows_each, keys, staged) in [(2, 4, true), (2, 4, false), (1, 4, false)] {
+    for (rows_each, keys, staged) in
+        [(4, 4, true), (2, 4, true), (1, 4, true), (1, 4, false), (1, 2, false), (1, 1, false)]
+    {
         // Numbers that Tile accepts.
         kernels.extend(Tile::new(rows_each, keys, staged).map(Kernel::Tiled));
     }
