@@ -4,8 +4,8 @@ mod common;
 
 use common::{Problem, Storage, gpu, operands, zeros};
 use prflash::{
-    Attention, BlockGrid, Call, Context, ContextOptions, DType, Layout, Operands, Profile, Schedule,
-    Sequence, Shape, Systematic, Tables, Tensor, TensorView, wgpu,
+    Attention, BlockGrid, Call, Context, ContextOptions, DType, Documents, Granularity, Kernel, Key, Layout,
+    Operands, Profile, Schedule, Sequence, Shape, Systematic, Tables, Tensor, TensorView, Tile, wgpu,
 };
 
 /// A caller's device, with the limits and features that the caller chose.
@@ -137,16 +137,39 @@ fn too_much_memory_is_a_typed_error() {
     }
 }
 
-#[test]
-fn a_tensor_past_the_binding_size_is_refused() {
-    if gpu("binding size").is_none() {
-        return;
-    }
+/// A device that binds at most 1 MiB at once.
+fn one_mebibyte() -> Context {
     let (device, queue) = borrowed(wgpu::Features::empty(), |limits| wgpu::Limits {
         max_storage_buffer_binding_size: 1 << 20,
         ..limits
     });
-    let context = Context::from_wgpu(device, queue).unwrap();
+    Context::from_wgpu(device, queue).unwrap()
+}
+
+#[test]
+fn tensors_past_the_binding_size_are_split_over_heads_and_batch() {
+    if gpu("split bindings").is_none() {
+        return;
+    }
+    let context = one_mebibyte();
+    // Q is 4.9 MB: 12 heads of 1,600 × 64 f32; each head is 0.4 MB, each KV head 0.4 MB.
+    for (batch, heads, kv_heads) in [(1, 12, 6), (2, 4, 4), (3, 2, 1)] {
+        let shape = Shape::new(heads, kv_heads, 1600, 64).unwrap().with_batch(batch).unwrap();
+        let attention = Attention::causal().with_lse(true).with_window(200).unwrap();
+        let problem = Problem::random(attention, shape, 3);
+        problem.check(&context, Storage::HeadsFirst, &Tables::new(), "split");
+        let grid = BlockGrid::causal(&shape).with_granularity(Granularity::KvHead);
+        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(2)).unwrap();
+        problem.check(&context, Storage::HeadsFirst, &Tables::from(&schedule), "split, sampled");
+    }
+}
+
+#[test]
+fn a_tensor_that_cannot_be_split_is_refused() {
+    if gpu("binding size").is_none() {
+        return;
+    }
+    let context = one_mebibyte();
     let shape = Shape::new(1, 1, 5000, 64).unwrap();
     let problem = Problem::random(Attention::causal(), shape, 1);
     let plan = problem.attention.plan(&context, &shape).unwrap();
@@ -154,6 +177,13 @@ fn a_tensor_past_the_binding_size_is_refused() {
     let error = plan.run(&q, &k, &v, &Tables::new()).unwrap_err();
     assert!(error.is_too_large(), "{error}");
     assert_eq!(error.argument(), Some("q"));
+    // In tokens-first storage every head spans the whole buffer.
+    let many = Shape::new(8, 8, 1600, 64).unwrap();
+    let tokens_first = Problem::random(Attention::causal(), many, 1);
+    let plan = tokens_first.attention.plan(&context, &many).unwrap();
+    let [tq, tk, tv] = tokens_first.upload(&context, Storage::TokensFirst).unwrap();
+    assert!(plan.run(&tq, &tk, &tv, &Tables::new()).unwrap_err().is_too_large());
+    let plan = problem.attention.plan(&context, &shape).unwrap();
     // A view of part of a large buffer binds only that part.
     let part = |view: &TensorView| {
         let layout = Layout::with_strides([1, 1, 100, 64], 4800 * 64, [0, 0, 64]).unwrap();
@@ -171,6 +201,42 @@ fn a_tensor_past_the_binding_size_is_refused() {
     let got = common::Got { output: got.output.read_blocking(&context).unwrap(), lse: None };
     let [report, _] = small.judge(&got, &Tables::new());
     assert!(report.passed(), "{report}");
+}
+
+#[test]
+fn more_workgroups_than_one_dimension_holds() {
+    let Some(context) = gpu("many workgroups") else { return };
+    // 70,000 sequences of one tile each; one dimension of a dispatch holds 65,535.
+    let shape = Shape::new(1, 1, 1, 4).unwrap().with_batch(70_000).unwrap().with_kv_len(3).unwrap();
+    let problem = Problem::random(Attention::causal(), shape, 1);
+    problem.check(&context, Storage::HeadsFirst, &Tables::new(), "many workgroups");
+}
+
+#[test]
+fn a_kernel_that_the_device_cannot_run_is_refused() {
+    if gpu("workgroup memory").is_none() {
+        return;
+    }
+    let (device, queue) = borrowed(wgpu::Features::empty(), |limits| wgpu::Limits {
+        max_compute_workgroup_storage_size: 4096,
+        ..limits
+    });
+    let context = Context::from_wgpu(device, queue).unwrap();
+    let shape = Shape::new(1, 1, 100, 128).unwrap();
+    let staged = Kernel::Tiled(Tile::new(2, 8, true).unwrap());
+    let error = Attention::causal().with_kernel(staged).plan(&context, &shape).unwrap_err();
+    assert!(error.is_unsupported(), "{error}");
+    // Left to itself, the plan falls back to reading directly.
+    let plan = Attention::causal().plan(&context, &Shape::new(1, 1, 100, 256).unwrap()).unwrap();
+    assert!(matches!(plan.kernel(), Kernel::Tiled(tile) if !tile.is_staged()), "{}", plan.kernel());
+    Problem::random(Attention::causal(), shape, 1).check(
+        &context,
+        Storage::HeadsFirst,
+        &Tables::new(),
+        "small memory",
+    );
+    assert_eq!(Tile::new(3, 4, true).unwrap_err().argument(), Some("rows_each"));
+    assert_eq!(Tile::new(2, 16, true).unwrap_err().argument(), Some("keys"));
 }
 
 #[test]
@@ -221,7 +287,7 @@ fn wrong_operands_are_named() {
 
     let schedule = |shape: &Shape| {
         let grid = BlockGrid::causal(shape);
-        Schedule::sample(&grid, &Profile::harmonic(), &Systematic, prflash::Key::new(1)).unwrap()
+        Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(1)).unwrap()
     };
     let other = plan.upload_tables(&Tables::from(&schedule(&shape.with_kv_len(31).unwrap()))).unwrap();
     assert_eq!(refused_call(Call::lengths(32, 32).with_tables(&other)), "schedule");
@@ -229,6 +295,14 @@ fn wrong_operands_are_named() {
         [schedule(&shape), Schedule::dense(&BlockGrid::causal(&shape).with_block_size(8).unwrap()).unwrap()];
     let error = plan.upload_tables(&Tables::from(&mixed[0]).with_schedule(&mixed[1])).unwrap_err();
     assert_eq!(error.argument(), Some("schedules"));
+
+    let mask = Documents::from_lengths(&[30]).unwrap();
+    let mask = plan.upload_tables(&Tables::from(&mask)).unwrap();
+    assert_eq!(refused_call(Call::lengths(32, 32).with_tables(&mask)), "documents");
+    let full = Documents::from_lengths(&[32]).unwrap();
+    let three = Tables::from(&full).with_documents(&full).with_documents(&full);
+    let three = plan.upload_tables(&three).unwrap();
+    assert_eq!(refused_call(Call::lengths(32, 32).with_tables(&three)), "documents");
 
     let second_plan = Attention::causal().plan(&context, &shape).unwrap();
     let mut encoder = context.device().create_command_encoder(&Default::default());

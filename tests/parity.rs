@@ -3,7 +3,11 @@
 mod common;
 
 use common::{Problem, Storage, gpu};
-use prflash::{Attention, BlockGrid, DType, Granularity, Key, Profile, Schedule, Shape, Systematic, Tables};
+use prflash::verify::{Tolerance, compare};
+use prflash::{
+    Attention, BlockGrid, DType, Documents, Granularity, Kernel, Key, Profile, Schedule, Shape, Systematic,
+    Tables, Tile,
+};
 
 const DIMS: [usize; 6] = [32, 64, 80, 96, 128, 256];
 const RATIOS: [usize; 3] = [1, 3, 8];
@@ -124,5 +128,166 @@ fn schedules_with_correction() {
             &Tables::from(&schedule),
             &format!("case {case}, {grid:?}"),
         );
+    }
+}
+
+#[test]
+fn other_head_dims() {
+    let Some(context) = gpu("other head dims") else { return };
+    for (case, dim) in [40, 72, 112, 192, 4, 100, 248].into_iter().enumerate() {
+        for (step, len) in [65, 200].into_iter().enumerate() {
+            let dtype = DType::ALL[(case + step) % 3];
+            let shape = Shape::new(3, 1, len, dim).unwrap();
+            let problem = Problem::random(options(case + 2 * step, dtype), shape, case as u64);
+            problem.check(&context, LAYOUTS[step], &Tables::new(), &format!("head dim {dim}"));
+        }
+    }
+}
+
+#[test]
+fn every_tile_shape() {
+    let Some(context) = gpu("tile shapes") else { return };
+    let mut kernels = vec![Some(Kernel::Naive)];
+    for rows_each in [1, 2, 4, 8] {
+        for keys in [1, 2, 4, 8] {
+            for staged in [false, true] {
+                kernels.push(Some(Kernel::Tiled(Tile::new(rows_each, keys, staged).unwrap())));
+            }
+        }
+    }
+    let lens = [(150, 150), (70, 133), (133, 70), (1, 77)];
+    for (case, (q_len, kv_len)) in lens.into_iter().enumerate() {
+        let shape = Shape::new(2, 1, q_len, 16).unwrap().with_kv_len(kv_len).unwrap();
+        let attention = options(case, DType::ALL[case % 3]).with_lse(true).with_correction(1.0).unwrap();
+        let grid = if attention.is_causal() { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
+        let grid = grid.with_block_size([64, 24, 30, 7][case]).unwrap();
+        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
+        let problem = Problem::random(attention, shape, case as u64);
+        for tables in [Tables::new(), Tables::from(&schedule)] {
+            problem.check_kernels(&context, Storage::HeadsFirst, &tables, &kernels, &format!("case {case}"));
+        }
+    }
+}
+
+#[test]
+fn document_masks() {
+    let Some(context) = gpu("document masks") else { return };
+    for (case, lengths) in
+        [vec![300], vec![1; 130], vec![0, 64, 64, 1, 129], vec![100, 3, 97], vec![63, 65, 2, 70]]
+            .into_iter()
+            .enumerate()
+    {
+        let len = lengths.iter().sum();
+        let documents = Documents::from_lengths(&lengths).unwrap();
+        for attention in [
+            Attention::causal(),
+            Attention::full(),
+            Attention::causal().with_window(40).unwrap(),
+            Attention::full().with_window(20).unwrap(),
+        ] {
+            let attention = attention.with_lse(true).with_storage(DType::ALL[case % 3]);
+            let shape = Shape::new(4, 2, len, 32).unwrap();
+            let grid =
+                if attention.is_causal() { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
+            let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(8)).unwrap();
+            let problem = Problem::random(attention, shape, case as u64);
+            let masked = Tables::from(&documents);
+            problem.check(&context, Storage::TokensFirst, &masked, &format!("documents {lengths:?}"));
+            let both = masked.with_schedule(&schedule);
+            problem.check(&context, Storage::TokensFirst, &both, &format!("sampled documents {lengths:?}"));
+        }
+    }
+    // Starts alone, where there are more keys than queries (chunked prefill), and fewer.
+    for (q_len, kv_len) in [(50, 200), (90, 30)] {
+        let starts: Vec<usize> = (0..q_len).map(|i| i / 20 * 30).collect();
+        let documents = Documents::from_starts(&starts).unwrap();
+        let shape = Shape::new(2, 1, q_len, 64).unwrap().with_kv_len(kv_len).unwrap();
+        let problem = Problem::random(Attention::causal().with_lse(true), shape, 5);
+        problem.check(&context, Storage::HeadsFirst, &Tables::from(&documents), "starts");
+    }
+}
+
+#[test]
+fn a_mask_for_each_sequence_of_a_batch() {
+    let Some(context) = gpu("masks of a batch") else { return };
+    let shape = Shape::new(2, 1, 100, 32).unwrap().with_batch(3).unwrap();
+    let masks: Vec<Documents> = [vec![100], vec![30, 70], vec![50, 25, 25]]
+        .iter()
+        .map(|l| Documents::from_lengths(l).unwrap())
+        .collect();
+    let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap();
+    let schedules: Vec<Schedule> = (0..3)
+        .map(|s| Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(1).sequence(s)).unwrap())
+        .collect();
+    let tables = masks.iter().fold(Tables::new(), Tables::with_documents);
+    let tables = schedules.iter().fold(tables, Tables::with_schedule);
+    let problem = Problem::random(Attention::causal().with_lse(true), shape, 6);
+    problem.check(&context, Storage::HeadsFirst, &tables, "a mask each");
+}
+
+/// Packed documents give, row for row, the bits of the documents alone where blocks fall alike.
+#[test]
+fn documents_do_not_see_each_other() {
+    let Some(context) = gpu("isolated documents") else { return };
+    let documents = Documents::from_lengths(&[64, 128, 64]).unwrap();
+    let packed = Problem::random(Attention::causal(), Shape::new(1, 1, 256, 64).unwrap(), 7);
+    let whole = packed.run(&context, Storage::HeadsFirst, &Tables::from(&documents));
+    for range in [0..64, 64..192, 192..256] {
+        let rows = |values: &[f32]| values[range.start * 64..range.end * 64].to_vec();
+        let alone = Problem {
+            attention: packed.attention,
+            shape: Shape::new(1, 1, range.len(), 64).unwrap(),
+            q: rows(&packed.q),
+            k: rows(&packed.k),
+            v: rows(&packed.v),
+        };
+        assert_eq!(alone.run(&context, Storage::HeadsFirst, &Tables::new()).output, rows(&whole.output));
+    }
+}
+
+/// Logits that break careless kernels. Expected results follow from the numbers themselves.
+#[test]
+fn adversarial_logits() {
+    let Some(context) = gpu("adversarial logits") else { return };
+    let (len, dim) = (130, 64);
+    let shape = Shape::new(1, 1, len, dim).unwrap();
+    let filled = |value: f32| vec![value; len * dim];
+    // Key j is `high` where j % 7 == 3 and `low` elsewhere.
+    let peaks = |high: f32, low: f32| -> Vec<f32> {
+        (0..len * dim).map(|i| if (i / dim) % 7 == 3 { high } else { low }).collect()
+    };
+    for dtype in DType::ALL {
+        // The largest f16, where it fits; in bf16 its neighbour.
+        let huge = dtype.round(65_000.0);
+        let cases = [
+            ("huge and equal", filled(huge), filled(huge)),
+            ("huge and one-hot", filled(huge), peaks(huge, -huge)),
+            ("huge and negative", filled(huge), filled(-huge)),
+            ("tiny", filled(dtype.round(6e-8)), filled(dtype.round(6e-8))),
+            ("zero", filled(0.0), filled(0.0)),
+            ("one-hot", filled(1.0), peaks(8.0, -8.0)),
+        ];
+        let cases = cases.into_iter().chain(
+            (dtype == DType::F16).then(|| ("±65504 in f16", filled(65_504.0), peaks(65_504.0, -65_504.0))),
+        );
+        for (name, q, k) in cases {
+            let v: Vec<f32> = common::numbers(1, len * dim).into_iter().map(|x| dtype.round(x)).collect();
+            for kernel in [None, Some(Kernel::Naive)] {
+                let mut attention = Attention::causal().with_storage(dtype).with_lse(true);
+                if let Some(kernel) = kernel {
+                    attention = attention.with_kernel(kernel);
+                }
+                let problem = Problem { attention, shape, q: q.clone(), k: k.clone(), v: v.clone() };
+                let got = problem.run(&context, Storage::HeadsFirst, &Tables::new());
+                let exact = problem.exact(&Tables::new());
+                // Scores are equal or far apart, so the softmax is exact; only sums of values round.
+                let report = compare(&got.output, &exact.output, Tolerance::absolute(2e-6)).unwrap();
+                assert!(report.passed(), "{name}, {dtype}, {kernel:?}: {report}");
+                let lse =
+                    compare(&got.lse.unwrap(), &exact.lse, Tolerance { absolute: 1e-5, relative: 1e-6 });
+                let lse = lse.unwrap();
+                assert!(lse.passed(), "lse of {name}, {dtype}, {kernel:?}: {lse}");
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! One call on bound tensors: lengths, tables, timestamps.
 
 use super::tables::TableBuffer;
+use crate::error::{Result, ensure};
 
 /// One sequence of a [`Call`]: which rows of the bound tensors are its queries and its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,19 @@ impl<'a> Call<'a> {
     /// [`Features::TIMESTAMP_QUERY`](wgpu::Features::TIMESTAMP_QUERY).
     pub fn with_timestamps(self, timestamps: wgpu::ComputePassTimestampWrites<'a>) -> Self {
         Self { timestamps: Some(timestamps), ..self }
+    }
+
+    /// Refuses sequences that write the same output rows.
+    pub(super) fn check_apart(&self) -> Result<()> {
+        let Lengths::Each(sequences) = self.lengths else { return Ok(()) };
+        let mut order: Vec<usize> = (0..sequences.len()).filter(|&i| sequences[i].q_len > 0).collect();
+        order.sort_unstable_by_key(|&i| (sequences[i].batch, sequences[i].q_start));
+        for pair in order.windows(2) {
+            let [(i, one), (j, two)] = [pair[0], pair[1]].map(|i| (i, sequences[i]));
+            let apart = one.batch != two.batch || one.q_start.saturating_add(one.q_len) <= two.q_start;
+            ensure!(apart, "sequences", "sequences {i} and {j} write the same output rows");
+        }
+        Ok(())
     }
 
     /// How many sequences the call has on tensors with `batch` entries.

@@ -173,6 +173,13 @@ impl Plan {
         let inner = &*self.inner;
         ensure!(Arc::ptr_eq(&self.inner, &bound.plan), "bound", "was made by another plan");
         let count = call.count(bound.batch);
+        ensure!(
+            count <= inner.maxima.batch(),
+            "sequences",
+            "expected at most the plan's batch of {}, got {count}",
+            inner.maxima.batch()
+        );
+        call.check_apart()?;
         if let Some(tables) = call.tables {
             ensure!(Arc::ptr_eq(&self.inner, &tables.plan), "tables", "were uploaded by another plan");
             tables.check_count(count)?;
@@ -180,7 +187,7 @@ impl Plan {
         let mut grid = None;
         let mut query_blocks = 0;
         for index in 0..count {
-            inner.check_sequence(bound, call, index, count)?;
+            inner.check_sequence(bound, call, index)?;
             let (sequence_grid, _) = inner.grid(call, index)?;
             query_blocks = query_blocks.max(sequence_grid.query_blocks());
             grid = Some(sequence_grid);
@@ -246,17 +253,11 @@ struct Dispatch {
 }
 
 impl PlanInner {
-    /// Refuses a sequence that is past the maxima or the tensors, or writes rows of another one.
-    fn check_sequence(&self, bound: &Bound, call: &Call<'_>, index: usize, count: usize) -> Result<()> {
+    /// Refuses a sequence that is past the maxima or the tensors.
+    fn check_sequence(&self, bound: &Bound, call: &Call<'_>, index: usize) -> Result<()> {
         let maxima = &self.maxima;
-        ensure!(
-            count <= maxima.batch(),
-            "sequences",
-            "expected at most the plan's batch of {}, got {count}",
-            maxima.batch()
-        );
         let sequence = call.sequence(index);
-        let Sequence { batch, q_start, q_len, kv_len, .. } = sequence;
+        let Sequence { q_len, kv_len, .. } = sequence;
         ensure!(
             q_len <= maxima.q_len(),
             "q_len",
@@ -269,15 +270,7 @@ impl PlanInner {
             "expected at most the plan's {}, got {kv_len}",
             maxima.kv_len()
         );
-        bound.check(index, &sequence)?;
-        for other in 0..index {
-            let earlier = call.sequence(other);
-            let apart = earlier.batch != batch
-                || earlier.q_start + earlier.q_len <= q_start
-                || q_start + q_len <= earlier.q_start;
-            ensure!(apart, "sequences", "sequences {other} and {index} write the same output rows");
-        }
-        Ok(())
+        bound.check(index, &sequence)
     }
 
     /// The block grid of one sequence and where its block lists begin: those of its schedule, checked against its lengths, or the dense grid.
@@ -333,12 +326,8 @@ impl PlanInner {
         };
         let queue = self.context.queue();
         queue.write_buffer(&slot.buffer, slot.params_offset.into(), bytemuck::bytes_of(&params));
-        let mut at = u64::from(slot.sequences_offset);
-        for index in here() {
-            let entry = self.entry(part, call, index)?;
-            queue.write_buffer(&slot.buffer, at, bytemuck::bytes_of(&entry));
-            at += size_of::<SequenceEntry>() as u64;
-        }
+        let entries = here().map(|index| self.entry(part, call, index)).collect::<Result<Vec<_>>>()?;
+        queue.write_buffer(&slot.buffer, slot.sequences_offset.into(), bytemuck::cast_slice(&entries));
         Ok(Some(Dispatch { slot, workgroups }))
     }
 

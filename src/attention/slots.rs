@@ -11,7 +11,9 @@ use crate::gpu::context::{Context, lock};
 use crate::gpu::kernel::Pipeline;
 use crate::gpu::params::{Params, SequenceEntry};
 
-const SLOTS_PER_PAGE: usize = 32;
+/// At most as many slots a page, and at most as many bytes if that is less.
+const SLOTS_PER_PAGE: u64 = 32;
+const PAGE_BYTES: u64 = 1 << 20;
 
 /// A growing pool of slots, each for one call of at most `sequences` sequences.
 #[derive(Debug)]
@@ -103,7 +105,8 @@ impl SlotPool {
 
     fn grow(&self, context: &Context, pipeline: &Pipeline) -> Result<()> {
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
-        let bytes = self.slot_bytes * SLOTS_PER_PAGE as u64;
+        let slots = (PAGE_BYTES / self.slot_bytes).clamp(1, SLOTS_PER_PAGE);
+        let bytes = self.slot_bytes * slots;
         let buffer = context.create_buffer("prflash call slots", bytes, usage)?;
         let part = |size: u64| {
             wgpu::BindingResource::Buffer(wgpu::BufferBinding {
@@ -125,7 +128,7 @@ impl SlotPool {
         let mut pages = lock(&self.pages);
         let page = pages.len();
         pages.push(Page { buffer, bind_group });
-        lock(&self.free).extend((0..SLOTS_PER_PAGE).rev().map(|slot| (page, slot)));
+        lock(&self.free).extend((0..slots as usize).rev().map(|slot| (page, slot)));
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use prflash::verify::{Report, Tolerance, compare};
 use prflash::{
-    Attention, Context, DType, Layout, Operands, Result, Shape, Tables, Tensor, TensorView, reference,
+    Attention, Context, DType, Kernel, Layout, Operands, Result, Shape, Tables, Tensor, TensorView, reference,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -113,9 +113,20 @@ impl Problem {
     }
 
     pub fn run(&self, context: &Context, storage: Storage, tables: &Tables<'_>) -> Got {
-        let [q, k, v] = self.upload(context, storage).unwrap();
-        let plan = self.attention.plan(context, &self.shape).unwrap();
-        let got = plan.run(&q, &k, &v, tables).unwrap();
+        let qkv = self.upload(context, storage).unwrap();
+        self.run_on(context, &self.attention, &qkv, tables)
+    }
+
+    /// Runs `attention` (the problem's own, or with another kernel) on uploaded tensors.
+    pub fn run_on(
+        &self,
+        context: &Context,
+        attention: &Attention,
+        [q, k, v]: &[TensorView; 3],
+        tables: &Tables<'_>,
+    ) -> Got {
+        let plan = attention.plan(context, &self.shape).unwrap();
+        let got = plan.run(q, k, v, tables).unwrap();
         Got {
             output: got.output.read_blocking(context).unwrap(),
             lse: got.lse.map(|lse| lse.read_blocking(context).unwrap()),
@@ -124,26 +135,59 @@ impl Problem {
 
     /// Compares output and log-sum-exp with the oracle, within derived tolerances.
     pub fn judge(&self, got: &Got, tables: &Tables<'_>) -> [Report; 2] {
-        let exact = self.exact(tables);
-        let tolerance = Tolerance::of_output(&exact, &self.shape, self.attention.output());
+        self.judge_against(got, &self.exact(tables))
+    }
+
+    fn judge_against(&self, got: &Got, exact: &reference::Exact) -> [Report; 2] {
+        let tolerance = Tolerance::of_output(exact, &self.shape, self.attention.output());
         let output = compare(&got.output, &exact.output, tolerance).unwrap();
         let lse = match &got.lse {
-            Some(lse) => compare(lse, &exact.lse, Tolerance::of_lse(&exact, &self.shape)).unwrap(),
+            Some(lse) => compare(lse, &exact.lse, Tolerance::of_lse(exact, &self.shape)).unwrap(),
             None => compare(&[], &[], Tolerance::absolute(0.0)).unwrap(),
         };
         [output, lse]
     }
 
-    /// Runs, compares, and panics with the whole story if anything is off.
+    /// Runs the kernel that a plan chooses and the naive one, compares both with the oracle and with each other, and panics with the whole story
+    /// if anything is off.
     pub fn check(&self, context: &Context, storage: Storage, tables: &Tables<'_>, story: &str) {
-        let got = self.run(context, storage, tables);
-        for (what, report) in ["output", "lse"].into_iter().zip(self.judge(&got, tables)) {
-            assert!(
-                report.passed(),
-                "{what} of {story} ({:?}, {:?}, {storage:?}): {report}",
-                self.attention,
-                self.shape
-            );
+        let naive = Some(Kernel::Naive);
+        self.check_kernels(context, storage, tables, &[self.attention.kernel(), naive], story);
+    }
+
+    /// The same for these kernels (`None`: the one that a plan chooses).
+    pub fn check_kernels(
+        &self,
+        context: &Context,
+        storage: Storage,
+        tables: &Tables<'_>,
+        kernels: &[Option<Kernel>],
+        story: &str,
+    ) {
+        let exact = self.exact(tables);
+        let qkv = self.upload(context, storage).unwrap();
+        let mut first: Option<Got> = None;
+        for kernel in kernels {
+            let attention = kernel.map_or(self.attention, |kernel| self.attention.with_kernel(kernel));
+            let got = self.run_on(context, &attention, &qkv, tables);
+            let tell = |what: &str, report: Report| {
+                assert!(
+                    report.passed(),
+                    "{what} of {story}: {report}\n{attention:?}, {:?}, {storage:?}",
+                    self.shape
+                );
+            };
+            for (what, report) in ["output", "lse"].into_iter().zip(self.judge_against(&got, &exact)) {
+                tell(what, report);
+            }
+            if let Some(first) = &first {
+                // Each is within the tolerance of the exact result, so they are within twice that of each other.
+                let one = Tolerance::of_output(&exact, &self.shape, self.attention.output());
+                let both = Tolerance { absolute: 2.0 * one.absolute, relative: 2.0 * one.relative };
+                let want: Vec<f64> = first.output.iter().map(|&x| f64::from(x)).collect();
+                tell("output against the first kernel's", compare(&got.output, &want, both).unwrap());
+            }
+            first.get_or_insert(got);
         }
     }
 }
