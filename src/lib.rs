@@ -90,6 +90,7 @@ pub use gpu::context::{Capabilities, Context, ContextOptions};
 pub use gpu::registry::{Kernel, Tile};
 pub use gpu::shaders;
 pub use gpu::tensor::{Tensor, TensorView};
+pub use gpu::timing::GpuTimer;
 pub use layout::{DType, Layout};
 pub use position::{Pairing, Rope};
 pub use random::Key;

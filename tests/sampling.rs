@@ -138,6 +138,21 @@ fn own_lists_are_checked() {
 }
 
 #[test]
+fn visited_pairs_of_a_dense_schedule_are_those_of_dense_attention() {
+    for (q_len, kv_len, causal) in
+        [(300, 300, true), (70, 300, true), (300, 70, true), (300, 130, false), (5, 0, true)]
+    {
+        let shape = shape(6, 2, q_len, kv_len);
+        for granularity in [Granularity::Head, Granularity::KvHead, Granularity::Shared] {
+            let grid = if causal { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
+            let dense = Schedule::dense(&grid.with_granularity(granularity)).unwrap();
+            let flops = 2.0 * (64 + 64) as f64 * dense.visited_pairs() as f64;
+            assert_eq!(flops, shape.dense_flops(causal), "{q_len} × {kv_len}, causal {causal}");
+        }
+    }
+}
+
+#[test]
 fn a_schedule_draws_itself() {
     let grid = BlockGrid::causal(&shape(1, 1, 256, 256));
     let schedule = Schedule::from_block_lists::<&[usize]>(&grid, &[&[0], &[0, 1], &[2], &[0, 2, 3]]).unwrap();

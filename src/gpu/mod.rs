@@ -8,3 +8,4 @@ pub(crate) mod registry;
 pub mod shaders;
 pub(crate) mod template;
 pub(crate) mod tensor;
+pub(crate) mod timing;

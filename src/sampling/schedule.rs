@@ -175,6 +175,27 @@ impl Schedule {
         self.blocks.len() as u64
     }
 
+    /// The number of (query, key) token pairs in the kept blocks that causality leaves, over all *query heads*: what a kernel has to compute.
+    /// FLOPs are `2·(D + D_v)` times that.
+    pub fn visited_pairs(&self) -> u64 {
+        let grid = &self.grid;
+        let block = grid.block_size() as i64;
+        let (q_first, q_end) = (grid.kv_len() as i64 - grid.q_len() as i64, grid.kv_len() as i64);
+        let mut pairs = 0;
+        for (index, (group, query_block)) in rows(grid).enumerate() {
+            let queries = (query_block * block).max(q_first)..((query_block + 1) * block).min(q_end);
+            for entry in self.row(group, index % grid.query_blocks()) {
+                let first = entry.block as i64 * block;
+                let end = (first + block).min(grid.kv_len() as i64);
+                pairs += match grid.is_causal() && queries.start < end {
+                    true => queries.clone().map(|i| (i + 1).clamp(first, end) - first).sum::<i64>(),
+                    false => (queries.end - queries.start) * (end - first),
+                } as u64;
+            }
+        }
+        pairs * grid.heads_per_group() as u64
+    }
+
     /// Kept pairs over the pairs of dense attention, 0 to 1 (1 for an empty grid).
     pub fn density(&self) -> f64 {
         match self.grid.dense_blocks() {

@@ -1,0 +1,83 @@
+//! GPU time of a call, by timestamps.
+
+use std::time::Duration;
+
+use super::context::Context;
+use crate::error::{Error, Result};
+
+/// Two GPU timestamps around one call.
+///
+/// ```no_run
+/// # fn record(context: &prflash::Context, plan: &prflash::Plan, bound: &prflash::Bound) -> prflash::Result<()> {
+/// use prflash::{Call, GpuTimer};
+/// let timer = GpuTimer::new(context)?;
+/// let mut encoder = context.device().create_command_encoder(&Default::default());
+/// plan.encode(&mut encoder, bound, &Call::lengths(1024, 1024).with_timestamps(timer.writes()))?;
+/// timer.resolve(&mut encoder);
+/// context.queue().submit([encoder.finish()]);
+/// println!("{:?} on the GPU", timer.read_blocking(context)?);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct GpuTimer {
+    queries: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+}
+
+impl GpuTimer {
+    /// A timer on a device with timestamps.
+    ///
+    /// # Errors
+    /// Unsupported without [`Features::TIMESTAMP_QUERY`](wgpu::Features::TIMESTAMP_QUERY) ([`Context::new`] enables it where it exists).
+    pub fn new(context: &Context) -> Result<Self> {
+        if !context.capabilities().timestamps {
+            return Err(Error::unsupported("GPU timestamps (TIMESTAMP_QUERY)"));
+        }
+        let queries = context.capture(|| {
+            context.device().create_query_set(&wgpu::QuerySetDescriptor {
+                label: Some("prflash timer"),
+                ty: wgpu::QueryType::Timestamp,
+                count: 2,
+            })
+        })?;
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        let resolved = context.create_buffer("prflash timer", 16, usage)?;
+        Ok(Self { queries, resolved })
+    }
+
+    /// What to give to [`Call::with_timestamps`](crate::Call::with_timestamps).
+    pub fn writes(&self) -> wgpu::ComputePassTimestampWrites<'_> {
+        wgpu::ComputePassTimestampWrites {
+            query_set: &self.queries,
+            beginning_of_pass_write_index: Some(0),
+            end_of_pass_write_index: Some(1),
+        }
+    }
+
+    /// Records the copy of the timestamps; after the call, in the same encoder or a later one.
+    pub fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
+        encoder.resolve_query_set(&self.queries, 0..2, &self.resolved, 0);
+    }
+
+    /// The time between the two timestamps of the last call that ran, once all work submitted so far is done.
+    ///
+    /// # Errors
+    /// Device lost.
+    pub async fn read(&self, context: &Context) -> Result<Duration> {
+        let bytes = context.read_buffer(&self.resolved, 0, 16).await?;
+        let tick =
+            |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+        let ticks = tick(8).saturating_sub(tick(0));
+        Ok(Duration::from_nanos((ticks as f64 * f64::from(context.queue().get_timestamp_period())) as u64))
+    }
+
+    /// [`read`](GpuTimer::read), blocking.
+    ///
+    /// # Errors
+    /// Device lost.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read_blocking(&self, context: &Context) -> Result<Duration> {
+        pollster::block_on(self.read(context))
+    }
+}
