@@ -6,7 +6,7 @@ mod fixture;
 
 use common::{Problem, Storage, gpu};
 use prflash::verify::{Tolerance, compare};
-use prflash::{Attention, DType, Tables, reference};
+use prflash::{Attention, DType, Kernel, Tables, reference};
 
 fn check(storage: DType, output: DType, bound: f64) {
     let Some(context) = gpu(&format!("real inputs in {storage}")) else { return };
@@ -19,12 +19,17 @@ fn check(storage: DType, output: DType, bound: f64) {
             k: layer.k.iter().map(|&x| storage.round(x)).collect(),
             v: layer.v.iter().map(|&x| storage.round(x)).collect(),
         };
-        let got = problem.run(&context, Storage::HeadsFirst, &Tables::new());
         let exact = problem.exact(&Tables::new());
-        let allowed = bound * layer.max_value();
-        let report = compare(&got.output, &exact.output, Tolerance::absolute(allowed)).unwrap();
-        println!("layer {}, {storage} to {output}: {report}", layer.index);
-        assert!(report.passed(), "layer {}: {report}", layer.index);
+        let qkv = problem.upload(&context, Storage::HeadsFirst).unwrap();
+        for attention in [attention, attention.with_kernel(Kernel::Naive)] {
+            let kernel = attention.plan(&context, &problem.shape).unwrap().kernel();
+            let got = problem.run_on(&context, &attention, &qkv, &Tables::new());
+            let allowed = Tolerance::absolute(bound * layer.max_value());
+            let report = compare(&got.output, &exact.output, allowed).unwrap();
+            let story = format!("layer {}, {kernel}, {storage} to {output}: {report}", layer.index);
+            println!("{story}");
+            assert!(report.passed(), "{story}");
+        }
     }
 }
 

@@ -31,6 +31,6 @@ mod schedule;
 
 pub use baseline::{sink_window_like, uniform_like};
 pub use grid::{BlockGrid, DEFAULT_BLOCK_SIZE, Granularity};
-pub use profile::{CumulativeProfile, Decay, Profile};
-pub use sampler::{RowSpan, Sampler, Systematic};
+pub use profile::{CumulativeProfile, Decay, Profile, RowProfile};
+pub use sampler::{Bernoulli, Renewal, RowColumn, RowSampler, RowSpan, Sampler, Segment, Systematic};
 pub use schedule::{Entry, KeyBlockRows, Schedule};

@@ -1,5 +1,7 @@
 //! The participation profile `p(d)` over block distance.
 
+use std::ops::Range;
+
 use crate::error::{Result, ensure};
 
 /// Probabilities are unsigned 32.32 fixed-point numbers, so that no rounding of a float decides a draw (and 1 is exact).
@@ -18,6 +20,46 @@ pub enum Decay {
         /// The exponent; not negative.
         alpha: f64,
     },
+    /// `f(d) = min(1, γ / (1 + d))`, γ solved for each row so that Σp is the budget: the "constrained" harmonic profile, with a fixed expected
+    /// cost per query block.
+    Budget {
+        /// Expected blocks of a row, pinned ones included; at least 1.
+        blocks: f64,
+    },
+    /// `f(d) = max(0, 1 − c·H_d)` with the harmonic numbers `H_d = 1 + 1/2 + … + 1/d`: the literal "harmonic deduction".
+    Deduction {
+        /// The share that each harmonic step takes away; positive.
+        c: f64,
+    },
+}
+
+impl Decay {
+    /// `f(d)` at one distance, for any: harmonic numbers by `ln d + γ + 1/(2d) − 1/(12d²)` from d = 32 on (error below 1e-8).
+    pub(super) fn at(self, distance: u64) -> f64 {
+        let d = distance as f64;
+        match self {
+            Decay::Deduction { c } if distance >= 32 => {
+                const EULER_GAMMA: f64 = 0.577_215_664_901_532_9;
+                let harmonic_number = libm::log(d) + EULER_GAMMA + 1.0 / (2.0 * d) - 1.0 / (12.0 * d * d);
+                (1.0 - c * harmonic_number).max(0.0)
+            }
+            Decay::Deduction { .. } => self.values().nth(distance as usize).unwrap_or(0.0),
+            Decay::Dense => 1.0,
+            Decay::Harmonic { a, alpha: 1.0 } => a / (a + d),
+            Decay::Harmonic { a, alpha } => libm::pow(a / (a + d), alpha),
+            Decay::Budget { .. } => 1.0 / (1.0 + d),
+        }
+    }
+
+    /// `f(d)` for d = 0, 1, 2 …: for [`Budget`](Decay::Budget) with γ = 1. IEEE basic operations and `libm` only, so the same everywhere.
+    pub(super) fn values(self) -> impl Iterator<Item = f64> {
+        let mut harmonic_number = 0.0;
+        (0u64..).map(move |d| {
+            let Decay::Deduction { c } = self else { return self.at(d) };
+            harmonic_number += if d > 0 { 1.0 / d as f64 } else { 0.0 };
+            (1.0 - c * harmonic_number).max(0.0)
+        })
+    }
 }
 
 /// The probability `p(d)` that a key block takes part at block distance `d` (|I − J| if not causal).
@@ -70,6 +112,29 @@ impl Profile {
         Ok(Self { decay: Decay::Harmonic { a, alpha }, ..Self::dense() })
     }
 
+    /// `min(1, γ/(1+d))` with γ solved for each row so that the row's expected cost is `blocks`, its pinned blocks included (all of a row that
+    /// has no more blocks than that).
+    ///
+    /// # Errors
+    /// Invalid argument unless `blocks` is finite and at least 1.
+    pub fn budget(blocks: f64) -> Result<Self> {
+        ensure!(
+            blocks.is_finite() && blocks >= 1.0,
+            "blocks",
+            "expected a finite number from 1, got {blocks}"
+        );
+        Ok(Self { decay: Decay::Budget { blocks }, ..Self::dense() })
+    }
+
+    /// `max(0, 1 − c·H_d)`: the paper's "harmonic deduction", taken literally. It ends at a distance of about `e^(1/c − 0.58)` blocks.
+    ///
+    /// # Errors
+    /// Invalid argument unless `c` is finite and positive.
+    pub fn deduction(c: f64) -> Result<Self> {
+        ensure!(c.is_finite() && c > 0.0, "c", "expected a finite positive number, got {c}");
+        Ok(Self { decay: Decay::Deduction { c }, ..Self::dense() })
+    }
+
     /// The same with the first `blocks` key blocks of the sequence always taking part.
     pub const fn with_sink_blocks(self, blocks: usize) -> Self {
         Self { sink_blocks: blocks, ..self }
@@ -88,13 +153,18 @@ impl Profile {
         Ok(Self { window_blocks: blocks, ..self })
     }
 
-    /// The same with `p(d) ≥ floor`.
+    /// The same with `p(d) ≥ floor` (p_min in the paper's terms).
     ///
     /// # Errors
     /// Invalid argument unless `0 ≤ floor ≤ 1`.
     pub fn with_floor(self, floor: f64) -> Result<Self> {
         ensure!((0.0..=1.0).contains(&floor), "floor", "expected a probability, got {floor}");
         Ok(Self { floor, ..self })
+    }
+
+    /// The least probability of any block.
+    pub fn floor(&self) -> f64 {
+        self.floor
     }
 
     /// The family.
@@ -112,29 +182,22 @@ impl Profile {
         self.window_blocks
     }
 
-    /// `p(d)` of a block that is no sink, as it is drawn: a multiple of 2⁻³².
+    /// `p(d)` of a block that is no sink, as it is drawn: a multiple of 2⁻³². (For a budget: in a row of `distance + 1` blocks.)
     pub fn probability(&self, distance: usize) -> f64 {
-        self.fixed(distance) as f64 / ONE as f64
-    }
-
-    /// `p(d)` in 32.32 fixed point. Only IEEE basic operations and `libm` (software, the same everywhere) take part.
-    fn fixed(&self, distance: usize) -> u64 {
-        if distance < self.window_blocks {
-            return ONE;
-        }
-        let f = match self.decay {
-            Decay::Dense => 1.0,
-            Decay::Harmonic { a, alpha } => {
-                let ratio = a / (a + distance as f64);
-                if alpha == 1.0 { ratio } else { libm::pow(ratio, alpha) }
-            }
-        };
-        libm::round(f.clamp(self.floor, 1.0) * ONE as f64) as u64
+        let table = self.cumulative(distance + 1);
+        let sinks = self.sink_blocks.min(distance);
+        table.row(&(0..distance + 1 - sinks), &(0..0), sinks).probability(distance) as f64 / ONE as f64
     }
 
     /// `p` and its running sum for the distances below `distances`.
     pub fn cumulative(&self, distances: usize) -> CumulativeProfile {
-        let probabilities: Vec<u64> = (0..distances).map(|d| self.fixed(d)).collect();
+        let clip = |(distance, f): (usize, f64)| match self.decay {
+            // Clipped row by row, once γ is known.
+            Decay::Budget { .. } => fixed(f),
+            _ if distance < self.window_blocks => ONE,
+            _ => fixed(f.clamp(self.floor, 1.0)),
+        };
+        let probabilities: Vec<u64> = (0..distances).zip(self.decay.values()).map(clip).collect();
         let mut sums = Vec::with_capacity(distances + 1);
         sums.push(0);
         let mut sum = 0;
@@ -142,10 +205,13 @@ impl Profile {
             sum += p;
             sums.push(sum);
         }
-        // The weight of an entry is the logarithm of the probability with which it was really drawn.
-        let ln_p = probabilities.iter().map(|&p| libm::log(p as f64 / ONE as f64) as f32).collect();
-        CumulativeProfile { profile: *self, probabilities, sums, ln_p }
+        CumulativeProfile { profile: *self, probabilities, sums }
     }
+}
+
+/// A number from 0 to 1 in 32.32 fixed point.
+pub(super) fn fixed(value: f64) -> u64 {
+    libm::round(value * ONE as f64) as u64
 }
 
 impl std::fmt::Display for Profile {
@@ -155,6 +221,8 @@ impl std::fmt::Display for Profile {
             Decay::Harmonic { a: 1.0, alpha: 1.0 } => f.write_str("harmonic 1/(1+d)")?,
             Decay::Harmonic { a, alpha: 1.0 } => write!(f, "harmonic {a}/({a}+d)")?,
             Decay::Harmonic { a, alpha } => write!(f, "harmonic ({a}/({a}+d))^{alpha}")?,
+            Decay::Budget { blocks } => write!(f, "budget {blocks} blocks")?,
+            Decay::Deduction { c } => write!(f, "deduction 1-{c}·H_d")?,
         }
         if self.floor > 0.0 {
             write!(f, ", p ≥ {}", self.floor)?;
@@ -169,13 +237,12 @@ impl std::fmt::Display for Profile {
     }
 }
 
-/// A [`Profile`] tabulated over the distances of one grid: what a [`Sampler`](super::Sampler) draws from.
+/// A [`Profile`] tabulated over the distances of one grid.
 #[derive(Clone, Debug)]
 pub struct CumulativeProfile {
     profile: Profile,
     probabilities: Vec<u64>,
     sums: Vec<u64>,
-    ln_p: Vec<f32>,
 }
 
 impl CumulativeProfile {
@@ -184,34 +251,115 @@ impl CumulativeProfile {
         &self.profile
     }
 
-    /// `p(d)` in 32.32 fixed point (2³² is certainty).
+    /// The distances tabulated: those below this.
+    pub fn distances(&self) -> usize {
+        self.probabilities.len()
+    }
+
+    /// The profile of one row, whose candidates are these distances before and after the diagonal, beside `pinned` sink blocks.
+    pub fn row(&self, before: &Range<usize>, after: &Range<usize>, pinned: usize) -> RowProfile<'_> {
+        let row = RowProfile { table: self, gamma: ONE, certain: 0, floor_from: usize::MAX, floor: 0 };
+        let Decay::Budget { blocks } = self.profile.decay else { return row };
+        let candidates = before.len() + after.len();
+        // At least the diagonal, which is a candidate unless it is a sink itself.
+        let target = libm::round((blocks - pinned as f64).max(0.0) * ONE as f64) as u64;
+        if target >= candidates as u64 * ONE {
+            return RowProfile { certain: usize::MAX, ..row };
+        }
+        let cost = |gamma: u64| {
+            let row = row.with_gamma(gamma);
+            row.sum_of(before) + row.sum_of(after)
+        };
+        // The smallest γ whose cost reaches the target; the cost grows with γ.
+        let (mut low, mut high) = (0, (self.distances() as u64 + 1) * ONE);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if cost(middle) >= target { high = middle } else { low = middle + 1 }
+        }
+        row.with_gamma(low)
+    }
+}
+
+/// The probabilities of one row: what a [`RowSampler`](super::RowSampler) draws from.
+///
+/// All numbers are unsigned 32.32 fixed point (2³² is certainty).
+#[derive(Clone, Copy, Debug)]
+pub struct RowProfile<'a> {
+    table: &'a CumulativeProfile,
+    /// The factor on the tabulated values between `certain` and `floor_from`.
+    gamma: u64,
+    /// Distances below this have p = 1, whatever the table says.
+    certain: usize,
+    /// Distances from here on have p = `floor`, whatever the table says.
+    floor_from: usize,
+    floor: u64,
+}
+
+impl<'a> RowProfile<'a> {
+    /// The profile behind it.
+    pub fn profile(&self) -> &'a Profile {
+        &self.table.profile
+    }
+
+    fn with_gamma(&self, gamma: u64) -> Self {
+        let profile = &self.table.profile;
+        // γ/(1+d) ≥ 1 where d < ⌊γ⌋.
+        let certain = ((gamma >> 32) as usize).max(profile.window_blocks);
+        let floor = fixed(profile.floor);
+        let above = |&p: &u64| scaled(gamma, p) >= floor;
+        let floor_from = match profile.floor > 0.0 {
+            true => self.table.probabilities.partition_point(above).max(certain),
+            false => usize::MAX,
+        };
+        Self { gamma, certain, floor_from, floor, ..*self }
+    }
+
+    /// `p(d)`.
     pub fn probability(&self, distance: usize) -> u64 {
-        self.probabilities[distance]
+        self.sum_below(distance + 1) - self.sum_below(distance)
     }
 
-    /// `p(0) + … + p(distances − 1)` in 32.32 fixed point.
+    /// `p(0) + … + p(distances − 1)`.
     pub fn sum_below(&self, distances: usize) -> u64 {
-        self.sums[distances]
+        let certain = distances.min(self.certain);
+        let scaled_end = distances.clamp(certain, self.floor_from.max(certain));
+        let sums = &self.table.sums;
+        let between = scaled(self.gamma, sums[scaled_end]) - scaled(self.gamma, sums[certain]);
+        certain as u64 * ONE + between + (distances - scaled_end) as u64 * self.floor
     }
 
-    /// The natural logarithm of `p(d)`.
+    /// `p` summed over a range of distances.
+    pub fn sum_of(&self, range: &Range<usize>) -> u64 {
+        self.sum_below(range.end.max(range.start)) - self.sum_below(range.start)
+    }
+
+    /// The natural logarithm of `p(d)`: of the probability with which a block is really drawn.
     pub fn ln_p(&self, distance: usize) -> f32 {
-        self.ln_p[distance]
+        libm::log(self.probability(distance) as f64 / ONE as f64) as f32
     }
 
-    /// The smallest distance `≥ from` whose cumulative sum (its own p included) reaches `target`, if any is tabulated.
+    /// The smallest distance `≥ from` whose cumulative sum (its own p included) reaches `target`, if there is one below `end`.
     ///
     /// Gallops, so that a run of certain blocks costs one step each and a long gap costs the logarithm of its length.
-    pub(crate) fn first_reaching(&self, target: u64, from: usize) -> Option<usize> {
-        let inclusive = self.sums.get(from + 1..)?;
-        let mut width = 1;
-        while width < inclusive.len() && inclusive[width - 1] < target {
+    pub(super) fn first_reaching(&self, target: u64, from: usize, end: usize) -> Option<usize> {
+        let reaches = |distance: usize| self.sum_below(distance + 1) >= target;
+        let (mut low, mut width) = (from, 1);
+        while low + width <= end && !reaches(low + width - 1) {
+            low += width;
             width *= 2;
         }
-        let window = &inclusive[..width.min(inclusive.len())];
-        let at = window.partition_point(|&sum| sum < target);
-        (at < window.len()).then_some(from + at)
+        // The answer, if any, is in low .. low + width.
+        let mut high = (low + width).min(end);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if reaches(middle) { high = middle } else { low = middle + 1 }
+        }
+        (low < end && reaches(low)).then_some(low)
     }
+}
+
+fn scaled(factor: u64, value: u64) -> u64 {
+    if factor == ONE { value } else { ((u128::from(factor) * u128::from(value)) >> 32) as u64 }
 }
 
 #[cfg(test)]
@@ -226,29 +374,76 @@ mod tests {
         assert_eq!(named(Profile::harmonic_with(1.0, -1.0)), "alpha");
         assert_eq!(named(Profile::harmonic().with_window_blocks(0)), "window_blocks");
         assert_eq!(named(Profile::harmonic().with_floor(1.5)), "floor");
+        assert_eq!(named(Profile::budget(0.5)), "blocks");
+        assert_eq!(named(Profile::deduction(0.0)), "c");
     }
 
     #[test]
     fn certainty_is_exact_and_logarithms_match() {
         let table = Profile::harmonic_with(2.0, 0.5).unwrap().with_window_blocks(3).unwrap().cumulative(100);
+        let row = table.row(&(0..100), &(0..0), 0);
         for d in 0..3 {
-            assert_eq!((table.probability(d), table.ln_p(d)), (ONE, 0.0));
+            assert_eq!((row.probability(d), row.ln_p(d)), (ONE, 0.0));
         }
         for d in 3..100 {
             let want = (2.0 / (2.0 + d as f64)).sqrt();
-            assert!((table.probability(d) as f64 / ONE as f64 - want).abs() < 1e-9);
-            assert!((f64::from(table.ln_p(d)) - want.ln()).abs() < 1e-6);
+            assert!((row.probability(d) as f64 / ONE as f64 - want).abs() < 1e-9);
+            assert!((f64::from(row.ln_p(d)) - want.ln()).abs() < 1e-6);
         }
     }
 
     #[test]
     fn galloping_finds_the_first() {
-        let table = Profile::harmonic().cumulative(50);
-        for from in 0..50 {
-            for target in (0..=table.sum_below(50) + ONE).step_by(ONE as usize / 7) {
-                let naive = (from..50).find(|&d| table.sum_below(d + 1) >= target);
-                assert_eq!(table.first_reaching(target, from), naive);
+        for profile in [Profile::harmonic(), Profile::budget(7.5).unwrap().with_floor(0.03).unwrap()] {
+            let table = profile.cumulative(50);
+            let row = table.row(&(0..50), &(0..0), 0);
+            for from in 0..50 {
+                for target in (0..=row.sum_below(50) + ONE).step_by(ONE as usize / 7) {
+                    let naive = (from..40).find(|&d| row.sum_below(d + 1) >= target);
+                    assert_eq!(row.first_reaching(target, from, 40), naive);
+                }
             }
         }
+    }
+
+    #[test]
+    fn a_budget_is_met_exactly() {
+        for (blocks, floor, window) in
+            [(1.0, 0.0, 1), (6.0, 0.0, 1), (8.25, 0.0, 3), (30.0, 0.02, 1), (500.0, 0.0, 1)]
+        {
+            let profile = Profile::budget(blocks)
+                .unwrap()
+                .with_floor(floor)
+                .unwrap()
+                .with_window_blocks(window)
+                .unwrap();
+            let table = profile.cumulative(1000);
+            for (before, after, pinned) in
+                [(0..1000, 0..0, 0), (0..999, 0..0, 1), (0..400, 1..300, 1), (0..3, 0..0, 1)]
+            {
+                let row = table.row(&before, &after, pinned);
+                let candidates = (before.len() + after.len()) as f64;
+                // Pins and floors may cost more than the budget by themselves.
+                let least: f64 =
+                    before.clone().chain(after.clone()).map(|d| if d < window { 1.0 } else { floor }).sum();
+                let want = (blocks - pinned as f64).max(least).min(candidates);
+                let got = (row.sum_of(&before) + row.sum_of(&after)) as f64 / ONE as f64;
+                assert!(
+                    (got - want).abs() < 1e-6 * want.max(1.0),
+                    "{profile}, {before:?}: {got} against {want}"
+                );
+                assert!(before.clone().all(|d| row.probability(d) <= ONE + 1));
+            }
+        }
+    }
+
+    #[test]
+    fn deduction_subtracts_harmonic_numbers() {
+        let profile = Profile::deduction(0.25).unwrap();
+        let want = [1.0, 0.75, 0.625, 1.0 - 0.25 * (1.0 + 0.5 + 1.0 / 3.0)];
+        for (d, want) in want.into_iter().enumerate() {
+            assert!((profile.probability(d) - want).abs() < 1e-9);
+        }
+        assert_eq!(profile.probability(100), 0.0);
     }
 }

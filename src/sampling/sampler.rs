@@ -1,10 +1,19 @@
 //! How the participation of blocks is drawn from a profile.
+//!
+//! | sampler | profiles | marginals | count of a row | blocks of a row |
+//! | --- | --- | --- | --- | --- |
+//! | [`Bernoulli`] | any | p(d) | mean Σp, variance Σp(1−p) | independent |
+//! | [`Systematic`] | any | p(d) | ⌊Σp⌋ or ⌈Σp⌉ | dependent |
+//! | [`Renewal`] | log-convex | p(d) | mean Σp | gaps are independent |
+//! | [`Segment`] | convex | p(d) | mean Σp, large variance | contiguous: the tensor is re-shaped |
+//! | [`RowColumn`] | log-convex | p(d) *given* that the row is in | 1, or as Renewal | one index set for rows and columns |
 
 use std::fmt::Debug;
 use std::ops::Range;
 
-use super::profile::{CumulativeProfile, ONE};
-use crate::random::Key;
+use super::profile::{CumulativeProfile, Decay, ONE, RowProfile, fixed};
+use crate::error::{Result, ensure};
+use crate::random::{Key, pcg_hash};
 
 /// The candidates of one row: one head group, one query block, without the pinned sink blocks.
 #[derive(Clone, Debug)]
@@ -17,29 +26,84 @@ pub struct RowSpan {
     pub before: Range<usize>,
     /// Distances d of the candidates after the diagonal (`J = I + d`); empty if causal.
     pub after: Range<usize>,
+    /// Key blocks of the sequence.
+    pub key_blocks: usize,
 }
 
-/// A way to draw which blocks of a row take part, with marginals exactly `p(d)`.
+/// A way to draw which blocks of a row take part.
 ///
-/// Implementations decide in integers only and draw from [`random`](crate::random), so that a row is the same wherever and in
-/// whichever order it is drawn.
+/// Implementations decide in integers only and draw from [`random`](crate::random), so that a row is the same wherever and in whichever order it is drawn.
 pub trait Sampler: Debug {
     /// Short lower-case name, for reports.
     fn name(&self) -> &'static str;
 
-    /// Calls `keep` with each kept distance before the diagonal (`after = false`) in ascending order, then with each one
-    /// after it (`after = true`) in ascending order.
+    /// Makes it ready for the rows of one schedule.
+    ///
+    /// # Errors
+    /// Invalid argument (`profile`) where the sampler can't have such marginals.
+    fn prepare(&self, profile: &CumulativeProfile) -> Result<Box<dyn RowSampler>>;
+}
+
+/// A [`Sampler`] made ready for a profile.
+pub trait RowSampler: Debug {
+    /// Calls `keep` with each kept distance at or before the diagonal (`after = false`) in ascending order, then with each one after it (`after = true`)
+    /// in ascending order.
     fn sample_row(
         &self,
-        profile: &CumulativeProfile,
+        profile: &RowProfile<'_>,
         row: &RowSpan,
         key: Key,
         keep: &mut dyn FnMut(bool, usize),
     );
 }
 
-/// Systematic sampling: one uniform number `u` a row; the block at distance d is kept where `⌊C(d) + u⌋` steps up, `C` being
-/// the cumulative sum of `p`.
+/// What a uniform number is for: each use has its own, so that no two draws of a schedule share one.
+mod purpose {
+    pub(super) const SYSTEMATIC: u32 = 0; // and 1: after the diagonal
+    pub(super) const BERNOULLI: u32 = 0x6265_726e;
+    pub(super) const RENEWAL: u32 = 0x7265_6e65; // walks use the numbers that follow from it
+    pub(super) const SEGMENT_LENGTH: u32 = 0x7365_676c;
+    pub(super) const SEGMENT_OFFSET: u32 = 0x7365_676f;
+    pub(super) const ROW_COLUMN: u32 = 0x726f_7763;
+}
+
+/// An independent draw for every block.
+///
+/// Cost of a row: proportional to its candidates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Bernoulli;
+
+impl Sampler for Bernoulli {
+    fn name(&self) -> &'static str {
+        "bernoulli"
+    }
+
+    fn prepare(&self, _: &CumulativeProfile) -> Result<Box<dyn RowSampler>> {
+        Ok(Box::new(*self))
+    }
+}
+
+impl RowSampler for Bernoulli {
+    fn sample_row(
+        &self,
+        profile: &RowProfile<'_>,
+        row: &RowSpan,
+        key: Key,
+        keep: &mut dyn FnMut(bool, usize),
+    ) {
+        let uniform = key.uniform(row.group, row.query_block, purpose::BERNOULLI);
+        for (after, range) in [(false, &row.before), (true, &row.after)] {
+            for d in range.clone() {
+                let block = if after { row.query_block + d as i64 } else { row.query_block - d as i64 };
+                if u64::from(pcg_hash(uniform ^ block as u32)) < profile.probability(d) {
+                    keep(after, d);
+                }
+            }
+        }
+    }
+}
+
+/// Systematic sampling: one uniform number `u` a row; the block at distance d is kept where `⌊C(d) + u⌋` steps up, `C` being the cumulative sum of `p`.
 ///
 /// The marginals are exactly `p(d)`, and a row keeps `⌊Σp⌋` or `⌈Σp⌉` blocks: the count has the smallest variance
 /// that the marginals allow. Blocks of one row are not independent of each other. Cost of a row: proportional to what it keeps,
@@ -52,29 +116,312 @@ impl Sampler for Systematic {
         "systematic"
     }
 
+    fn prepare(&self, _: &CumulativeProfile) -> Result<Box<dyn RowSampler>> {
+        Ok(Box::new(*self))
+    }
+}
+
+impl RowSampler for Systematic {
     fn sample_row(
         &self,
-        profile: &CumulativeProfile,
+        profile: &RowProfile<'_>,
         row: &RowSpan,
         key: Key,
         keep: &mut dyn FnMut(bool, usize),
     ) {
         for (after, range) in [(false, &row.before), (true, &row.after)] {
-            if range.is_empty() {
-                continue;
-            }
-            let u = u64::from(key.uniform(row.group, row.query_block, u32::from(after)));
+            let purpose = purpose::SYSTEMATIC + u32::from(after);
+            let u = u64::from(key.uniform(row.group, row.query_block, purpose));
             let mut from = range.start;
-            let mut whole = (profile.sum_below(from) + u) / ONE;
+            let mut whole = if range.is_empty() { 0 } else { (profile.sum_below(from) + u) / ONE };
             // C(d) + u ≥ (whole + 1)·2³², rearranged so that it stays unsigned (u < 2³²).
-            while let Some(d) = profile.first_reaching((whole + 1) * ONE - u, from) {
-                if d >= range.end {
-                    break;
-                }
+            while let Some(d) = profile.first_reaching((whole + 1) * ONE - u, from, range.end) {
                 keep(after, d);
                 whole += 1;
                 from = d + 1;
             }
         }
+    }
+}
+
+/// A renewal walk: from the diagonal in steps whose lengths are drawn so that a block at distance d is hit with probability exactly p(d).
+///
+/// The gaps have the pmf f with `p(n) = Σₖ f(k)·p(n−k)`; at `p = 1/(1+d)` that is 1/2, 1/12, 1/24, 19/720 … (the Gregory coefficients, generating function
+/// `1 + z/ln(1−z)`). It exists for log-convex p with p(0) = 1 (Kaluza 1928). Pinned window blocks are kept beside the walk. Cost of a row: what it keeps,
+/// times a logarithm; once per schedule: the square of the number of distances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Renewal;
+
+impl Sampler for Renewal {
+    fn name(&self) -> &'static str {
+        "renewal"
+    }
+
+    fn prepare(&self, profile: &CumulativeProfile) -> Result<Box<dyn RowSampler>> {
+        Ok(Box::new(Walk { gaps: gap_distribution(profile)? }))
+    }
+}
+
+#[derive(Debug)]
+struct Walk {
+    /// `gaps[n]` = P(gap ≤ n + 1), 32.32.
+    gaps: Vec<u64>,
+}
+
+impl Walk {
+    /// The next position of a walk at `at`, from a uniform number; `None` past the table.
+    fn step(&self, at: usize, uniform: u32) -> Option<usize> {
+        let gap = self.gaps.partition_point(|&cumulative| cumulative <= u64::from(uniform));
+        (gap < self.gaps.len()).then_some(at + gap + 1)
+    }
+
+    /// The positions 0 = x₀ < x₁ < … below `end`.
+    fn positions(&self, end: usize, uniform: impl Fn(u32) -> u32) -> impl Iterator<Item = usize> {
+        let mut next = (end > 0).then_some(0);
+        let mut index = 0;
+        std::iter::from_fn(move || {
+            let at = next.filter(|&at| at < end)?;
+            next = self.step(at, uniform(index));
+            index += 1;
+            Some(at)
+        })
+    }
+}
+
+impl RowSampler for Walk {
+    fn sample_row(
+        &self,
+        profile: &RowProfile<'_>,
+        row: &RowSpan,
+        key: Key,
+        keep: &mut dyn FnMut(bool, usize),
+    ) {
+        let window = profile.profile().window_blocks();
+        for (after, range) in [(false, &row.before), (true, &row.after)] {
+            let seed = key.uniform(row.group, row.query_block, purpose::RENEWAL + u32::from(after));
+            let walk = self.positions(range.end, |index| pcg_hash(seed ^ index));
+            with_window(walk, window, range, &mut |d| keep(after, d));
+        }
+    }
+}
+
+/// Calls `keep` with the ascending distances of `kept` and the window's, each once, as far as they are in `range`.
+fn with_window(
+    kept: impl Iterator<Item = usize>,
+    window: usize,
+    range: &Range<usize>,
+    keep: &mut dyn FnMut(usize),
+) {
+    (range.start..window.min(range.end)).for_each(&mut *keep);
+    kept.filter(|&d| d >= window && range.contains(&d)).for_each(keep);
+}
+
+fn gap_distribution(profile: &CumulativeProfile) -> Result<Vec<u64>> {
+    let decay = unclipped(profile, "a renewal walk")?;
+    let p: Vec<f64> = decay.values().take(profile.distances() + 1).collect();
+    for triple in p.windows(3) {
+        ensure!(
+            triple[1] * triple[1] <= triple[0] * triple[2] * (1.0 + 1e-12) && triple[2] > 0.0,
+            "profile",
+            "a renewal walk needs a log-convex profile, got {}",
+            profile.profile()
+        );
+    }
+    let mut gaps: Vec<f64> = Vec::with_capacity(p.len());
+    for n in 1..p.len() {
+        // p(n) = f(n)·p(0) + Σ_{k<n} f(k)·p(n−k)
+        let earlier: f64 = gaps.iter().zip(p[1..n].iter().rev()).map(|(f, p)| f * p).sum();
+        gaps.push((p[n] - earlier).max(0.0));
+    }
+    let mut sum = 0.0;
+    Ok(gaps
+        .iter()
+        .map(|gap| {
+            sum += gap;
+            fixed(f64::min(sum, 1.0))
+        })
+        .collect())
+}
+
+/// The decay of a profile that isn't solved row by row or clipped from below, since both break its shape.
+fn unclipped(profile: &CumulativeProfile, sampler: &str) -> Result<Decay> {
+    let profile = profile.profile();
+    let plain = !matches!(profile.decay(), Decay::Budget { .. }) && profile.floor() == 0.0;
+    ensure!(plain, "profile", "{sampler} needs a profile without budget and floor, got {profile}");
+    Ok(profile.decay())
+}
+
+/// Re-shaping, literally: the block axis is cut into segments of one random length, at a random offset, and every segment is a dense causal triangle.
+///
+/// Two blocks share a segment with probability exactly p(d): the length ℓ has `P(ℓ ≤ m) = 1 − (m+1)·p(m) + m·p(m+1)`, which is a distribution for convex p; at
+/// `p = 1/(1+d)`, `P(ℓ > m) = 2/(m+2)`. One cut serves all rows of a head group, so rows are strongly dependent and the cost varies much. Cost of a row: what it keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Segment;
+
+impl Sampler for Segment {
+    fn name(&self) -> &'static str {
+        "segment"
+    }
+
+    fn prepare(&self, profile: &CumulativeProfile) -> Result<Box<dyn RowSampler>> {
+        let decay = unclipped(profile, "a segment cut")?;
+        let p: Vec<f64> = decay.values().take(profile.distances() + 2).collect();
+        let convex = p.windows(3).all(|p| p[0] - 2.0 * p[1] + p[2] >= -1e-12);
+        ensure!(convex, "profile", "a segment cut needs a convex profile, got {}", profile.profile());
+        Ok(Box::new(Cut { decay }))
+    }
+}
+
+#[derive(Debug)]
+struct Cut {
+    decay: Decay,
+}
+
+/// Segments that would be longer than this are not cut at all.
+const UNCUT: u64 = 1 << 40;
+
+impl Cut {
+    /// The length of the segments and where the first of them starts before block 0.
+    fn draw(&self, group: u32, key: Key) -> (u64, u64) {
+        let uniform = u64::from(key.uniform(group, 0, purpose::SEGMENT_LENGTH));
+        let offset = u64::from(key.uniform(group, 0, purpose::SEGMENT_OFFSET));
+        // The shortest length whose cumulative probability exceeds the uniform number: doubling, then halving.
+        let exceeds = |length: u64| self.at_most(length) > uniform;
+        let mut high = 1;
+        while high < UNCUT && !exceeds(high) {
+            high *= 2;
+        }
+        if high >= UNCUT {
+            return (UNCUT, 0);
+        }
+        let mut low = high / 2 + 1;
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if exceeds(middle) { high = middle } else { low = middle + 1 }
+        }
+        (high, ((u128::from(offset) * u128::from(high)) >> 32) as u64)
+    }
+
+    /// P(ℓ ≤ m) in 32.32.
+    fn at_most(&self, m: u64) -> u64 {
+        let p = |m: u64| self.decay.at(m);
+        fixed((1.0 - (m + 1) as f64 * p(m) + m as f64 * p(m + 1)).clamp(0.0, 1.0))
+    }
+}
+
+impl RowSampler for Cut {
+    fn sample_row(
+        &self,
+        profile: &RowProfile<'_>,
+        row: &RowSpan,
+        key: Key,
+        keep: &mut dyn FnMut(bool, usize),
+    ) {
+        let (length, offset) = self.draw(row.group, key);
+        let window = profile.profile().window_blocks();
+        // How many blocks of the segment lie at or before this one, and after it.
+        let (before, after) = match length {
+            UNCUT => (row.before.end, row.after.end),
+            _ => {
+                let at = (row.query_block + offset as i64).rem_euclid(length as i64) as usize;
+                (at + 1, length as usize - at)
+            }
+        };
+        with_window(0..before.min(row.before.end), window, &row.before, &mut |d| keep(false, d));
+        with_window(1..after.min(row.after.end), window, &row.after, &mut |d| keep(true, d));
+    }
+}
+
+/// The paper's "rows and columns": one index set for queries, keys and values alike, so that the kept pairs are a principal submatrix of the lower triangle, and hence
+/// a lower triangle themselves.
+///
+/// The set is a [`Renewal`] walk from the last key block backwards. A query block outside it sees its own block alone (and the pinned ones). Given that a row is in
+/// the set, a block at distance d is too with probability p(d); but a row I itself is in only with probability `p(T − 1 − I)`, so early rows rarely are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct RowColumn;
+
+impl Sampler for RowColumn {
+    fn name(&self) -> &'static str {
+        "row_column"
+    }
+
+    fn prepare(&self, profile: &CumulativeProfile) -> Result<Box<dyn RowSampler>> {
+        Ok(Box::new(IndexSet(Walk { gaps: gap_distribution(profile)? })))
+    }
+}
+
+#[derive(Debug)]
+struct IndexSet(Walk);
+
+impl RowSampler for IndexSet {
+    fn sample_row(
+        &self,
+        profile: &RowProfile<'_>,
+        row: &RowSpan,
+        key: Key,
+        keep: &mut dyn FnMut(bool, usize),
+    ) {
+        let seed = key.uniform(row.group, 0, purpose::ROW_COLUMN);
+        let last = row.key_blocks as i64 - 1;
+        // Descending blocks, from the last.
+        let set =
+            || self.0.positions(row.key_blocks, |index| pcg_hash(seed ^ index)).map(|x| last - x as i64);
+        let inside = set().any(|block| block == row.query_block);
+        let window = profile.profile().window_blocks();
+        let before = set().map(|block| row.query_block - block).filter(|&d| inside && d >= 0);
+        with_window(before.map(|d| d as usize), window, &row.before, &mut |d| keep(false, d));
+        let mut after: Vec<usize> = set()
+            .map(|block| block - row.query_block)
+            .filter(|&d| inside && d > 0)
+            .map(|d| d as usize)
+            .collect();
+        after.reverse();
+        with_window(after.into_iter(), window, &row.after, &mut |d| keep(true, d));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampling::Profile;
+
+    #[test]
+    fn gaps_at_the_harmonic_profile_are_gregory_coefficients() {
+        let gaps = gap_distribution(&Profile::harmonic().cumulative(100)).unwrap();
+        let mut sum = 0.0;
+        for (n, want) in
+            [1.0 / 2.0, 1.0 / 12.0, 1.0 / 24.0, 19.0 / 720.0, 3.0 / 160.0, 863.0 / 60480.0].iter().enumerate()
+        {
+            sum += want;
+            assert!((gaps[n] as f64 / ONE as f64 - sum).abs() < 1e-9, "gap {}", n + 1);
+        }
+    }
+
+    #[test]
+    fn lengths_at_the_harmonic_profile() {
+        let cut = Cut { decay: Profile::harmonic().decay() };
+        for m in [1, 2, 3, 10, 1000, 1 << 20] {
+            let longer = 1.0 - cut.at_most(m) as f64 / ONE as f64;
+            assert!((longer - 2.0 / (m as f64 + 2.0)).abs() < 1e-9, "length {m}");
+        }
+        let never = Cut { decay: Decay::Dense };
+        assert_eq!(never.draw(0, Key::new(1)), (UNCUT, 0));
+    }
+
+    #[test]
+    fn profiles_of_the_wrong_shape_are_refused() {
+        let refused = |sampler: &dyn Sampler, profile: Profile| {
+            let error = sampler.prepare(&profile.cumulative(40)).unwrap_err();
+            assert_eq!(error.argument(), Some("profile"), "{error}");
+        };
+        for sampler in [&Renewal as &dyn Sampler, &Segment, &RowColumn] {
+            refused(sampler, Profile::budget(8.0).unwrap());
+            refused(sampler, Profile::harmonic().with_floor(0.1).unwrap());
+            sampler.prepare(&Profile::harmonic_with(3.0, 0.5).unwrap().cumulative(40)).unwrap();
+            sampler.prepare(&Profile::dense().cumulative(40)).unwrap();
+        }
+        // Convex, but not log-convex: it ends.
+        refused(&Renewal, Profile::deduction(0.3).unwrap());
+        Segment.prepare(&Profile::deduction(0.3).unwrap().cumulative(40)).unwrap();
     }
 }

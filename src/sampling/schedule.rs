@@ -38,7 +38,7 @@ impl Schedule {
     /// Memory and time are proportional to the kept blocks.
     ///
     /// # Errors
-    /// Too large if more than 2³² − 1 blocks are kept.
+    /// Invalid argument (`profile`) where the sampler can't have such marginals; too large if more than 2³² − 1 blocks are kept.
     pub fn sample(grid: &BlockGrid, profile: &Profile, sampler: &dyn Sampler, key: Key) -> Result<Self> {
         let key_blocks = grid.key_blocks() as i64;
         // The farthest distance is between the last key block and the first query block, or the other way round.
@@ -46,6 +46,7 @@ impl Schedule {
         let last = first + grid.query_blocks() as i64;
         let distances = (last.max(key_blocks) - first.min(0)).max(0) as usize + 1;
         let table = profile.cumulative(distances);
+        let sampler = sampler.prepare(&table)?;
         let mut builder = Builder::new(grid);
         let mut far = Vec::new();
         for group in 0..grid.groups() {
@@ -63,16 +64,18 @@ impl Schedule {
                         ..(query_block - sinks + 1).max(0) as usize,
                     // J = I + d for sinks ≤ J < row_blocks and d ≥ 1.
                     after: (sinks - query_block).max(1) as usize..(row_blocks - query_block).max(1) as usize,
+                    key_blocks: key_blocks as usize,
                 };
+                let row = table.row(&span.before, &span.after, sinks as usize);
                 far.clear();
-                sampler.sample_row(&table, &span, key, &mut |after, d| far.push((after, d)));
+                sampler.sample_row(&row, &span, key, &mut |after, d| far.push((after, d)));
                 // Before the diagonal, ascending distances are descending blocks.
                 let split = far.iter().position(|&(after, _)| after).unwrap_or(far.len());
                 for &(_, d) in far[..split].iter().rev() {
-                    builder.push((query_block - d as i64) as usize, table.ln_p(d));
+                    builder.push((query_block - d as i64) as usize, row.ln_p(d));
                 }
                 for &(_, d) in &far[split..] {
-                    builder.push((query_block + d as i64) as usize, table.ln_p(d));
+                    builder.push((query_block + d as i64) as usize, row.ln_p(d));
                 }
                 builder.end_row()?;
             }
