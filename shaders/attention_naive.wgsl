@@ -16,12 +16,6 @@
 //
 // Dense attention walks the blocks 0, 1, 2 … through the very same loop as a list, so a dense schedule gives the same bits.
 
-@group(2) @binding(0) var<storage, read> q: array<InputQuad>;
-@group(2) @binding(1) var<storage, read> k: array<InputQuad>;
-@group(2) @binding(2) var<storage, read> v: array<InputQuad>;
-@group(2) @binding(3) var<storage, read_write> output: array<OutputQuad>;
-@group(2) @binding(4) var<storage, read_write> lse: array<u32>;
-
 // The online softmax over the keys seen so far: running maximum, Σ e^(s − maximum), and Σ e^(s − maximum)·v.
 struct State {
     maximum: f32,
@@ -35,15 +29,15 @@ fn attention_naive(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let work = workgroup.y * workgroups.x + workgroup.x;
-    if work >= params.work_items {
+    let work = work_item(workgroup, workgroups);
+    if !work.exists {
         return;
     }
-    let head = work % params.heads;
-    let tile = params.tiles - 1u - (work / params.heads) % params.tiles;
-    let sequence = sequences[work / (params.heads * params.tiles)];
+    let head = work.head;
+    let tile = work.tile;
+    let sequence = sequences[work.sequence];
     if tile / params.tiles_per_block >= sequence.query_blocks {
-        return;
+        return; // this sequence is shorter than the longest
     }
 
     let rows = row_tile(sequence, tile);

@@ -12,12 +12,6 @@
 //             document's edge, the ragged end) look at each element.
 // Barriers    with staging, two per step, in the list's loop: its bounds depend on the workgroup alone.
 
-@group(2) @binding(0) var<storage, read> q: array<InputQuad>;
-@group(2) @binding(1) var<storage, read> k: array<InputQuad>;
-@group(2) @binding(2) var<storage, read> v: array<InputQuad>;
-@group(2) @binding(3) var<storage, read_write> output: array<OutputQuad>;
-@group(2) @binding(4) var<storage, read_write> lse: array<u32>;
-
 #if STAGED
 // KEYS rows of K and of V, shared by the workgroup; read at constant indices.
 var<workgroup> k_tile: array<vec4<f32>, KEYS * HEAD_QUADS>;
@@ -40,15 +34,15 @@ fn attention_tiled(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let work = workgroup.y * workgroups.x + workgroup.x;
-    if work >= params.work_items {
+    let work = work_item(workgroup, workgroups);
+    if !work.exists {
         return;
     }
-    let head = work % params.heads;
-    let tile = params.tiles - 1u - (work / params.heads) % params.tiles;
-    let sequence = sequences[work / (params.heads * params.tiles)];
+    let head = work.head;
+    let tile = work.tile;
+    let sequence = sequences[work.sequence];
     if tile / params.tiles_per_block >= sequence.query_blocks {
-        return;
+        return; // this sequence is shorter than the longest
     }
 
     let rows = row_tile(sequence, tile);

@@ -128,7 +128,7 @@ impl Capabilities {
 
 impl fmt::Display for Capabilities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({:?}, {}", self.adapter, self.backend, self.driver)?;
+        write!(f, "{} ({:?}, driver {}", self.adapter, self.backend, self.driver)?;
         match self.subgroup_sizes {
             Some((min, max)) if min == max => write!(f, ", subgroups of {min}")?,
             Some((min, max)) => write!(f, ", subgroups of {min} to {max}")?,

@@ -7,7 +7,19 @@ use crate::layout::DType;
 /// Query rows of a tile: what one workgroup computes, in every kernel.
 pub(crate) const TILE_ROWS: usize = 64;
 
-/// A kernel that computes attention. All compute the same function; a plan chooses, or [`Attention::with_kernel`](crate::Attention::with_kernel) does.
+/// A kernel that computes attention. All compute the same function.
+///
+/// A plan chooses by the adapter's kind and the larger of the two head dimensions (or takes what
+/// [`Attention::with_kernel`](crate::Attention::with_kernel) says):
+///
+/// | adapter | dim ≤ 96 | ≤ 128 | larger |
+/// | --- | --- | --- | --- |
+/// | CPU (lavapipe, …) | 4 rows, 4 keys, staged | 2 rows, 4 keys, staged | 1 row, 4 keys, staged |
+/// | others | 1 row, 4 keys, direct | 1 row, 2 keys, direct | 1 row, 1 key, direct |
+///
+/// On lavapipe that is what was fastest within 3 s of compiling (the README has the measurements). On other devices one row of q and o fits the registers,
+/// and loads at uniform addresses go through a scalar or broadcast path: chosen from machine code compiled for RDNA3, not measured. Where workgroup memory is too
+/// small for staging, the tile is read directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kernel {
@@ -64,16 +76,7 @@ impl Kernel {
         }
     }
 
-    /// The rule by which a plan chooses, from the adapter's kind and the larger of the two head dimensions.
-    ///
-    /// | adapter | dim ≤ 96 | ≤ 128 | larger |
-    /// | --- | --- | --- | --- |
-    /// | CPU (lavapipe, …) | 4 rows, 4 keys, staged | 2 rows, 4 keys, staged | 1 row, 4 keys, staged |
-    /// | others | 1 row, 4 keys, direct | 1 row, 2 keys, direct | 1 row, 1 key, direct |
-    ///
-    /// On lavapipe that is what was fastest within 3 s of compiling (see the README's table). Other devices: registers hold one
-    /// row of q and o, and loads at uniform addresses go through the scalar or the broadcast path; chosen by compiling for RDNA3, not
-    /// measured. Where workgroup memory is too small for staging, the tile is read directly.
+    /// The rule of [`Kernel`]'s documentation.
     pub(crate) fn choose(capabilities: &Capabilities, head_dim: usize, value_dim: usize) -> Self {
         let dim = head_dim.max(value_dim);
         let staged = capabilities.is_software();

@@ -55,6 +55,7 @@ impl Variant {
             include_str!("../../shaders/shared/params.wgsl"),
             load_piece(self.storage),
             store_piece(self.output),
+            include_str!("../../shaders/shared/work.wgsl"),
             include_str!("../../shaders/shared/walk.wgsl"),
             kernel,
         ] {
@@ -101,7 +102,8 @@ pub fn host_layouts() -> Vec<HostLayout> {
     params::layouts()
 }
 
-/// Every kernel variant at the head dimensions that models use (any multiple of 4 up to 256 is rendered on demand).
+/// Every kernel and tile shape that a plan chooses by itself, with every storage type, at head dimensions that models use (any multiple of 4 up to 256 is
+/// rendered on demand).
 pub fn sources() -> Vec<ShaderSource> {
     const DIMS: [(usize, usize); 12] = [
         (4, 4),
@@ -117,26 +119,35 @@ pub fn sources() -> Vec<ShaderSource> {
         (192, 192),
         (256, 256),
     ];
+    // Written-out kernels are long, so each tile shape comes at the dimensions for which it is chosen.
+    const TILES: [(usize, usize, bool, &[(usize, usize)]); 6] = [
+        (4, 4, true, &[(32, 32), (64, 64), (80, 80), (96, 96)]),
+        (2, 4, true, &[(112, 112), (128, 128), (128, 64)]),
+        (1, 4, true, &[(192, 128), (256, 256)]),
+        (1, 4, false, &[(32, 32), (64, 64), (80, 80), (96, 96)]),
+        (1, 2, false, &[(112, 112), (128, 128), (128, 64)]),
+        (1, 1, false, &[(192, 128), (256, 256)]),
+    ];
     let mut sources = Vec::new();
-    let mut kernels = vec![Kernel::Naive];
-    for (rows_each, keys, staged) in
-        [(4, 4, true), (2, 4, true), (1, 4, true), (1, 4, false), (1, 2, false), (1, 1, false)]
-    {
-        // Numbers that Tile accepts.
-        kernels.extend(Tile::new(rows_each, keys, staged).map(Kernel::Tiled));
-    }
-    for kernel in kernels {
+    let mut add = |kernel: Kernel, dims: &[(usize, usize)]| {
         for storage in DType::ALL {
             for output in DType::ALL {
-                for (head_dim, value_dim) in DIMS {
-                    let variant = Variant { kernel, storage, output, head_dim, value_dim };
-                    sources.push(ShaderSource {
-                        name: variant.label(),
-                        entry_point: kernel.name(),
-                        wgsl: variant.source(),
-                    });
+                for &(head_dim, value_dim) in dims {
+                    // The output's type is a store function of its own, seen in every combination with the naive kernel.
+                    if kernel == Kernel::Naive || output == storage {
+                        let variant = Variant { kernel, storage, output, head_dim, value_dim };
+                        let (name, wgsl) = (variant.label(), variant.source());
+                        sources.push(ShaderSource { name, entry_point: kernel.name(), wgsl });
+                    }
                 }
             }
+        }
+    };
+    add(Kernel::Naive, &DIMS);
+    for (rows_each, keys, staged, dims) in TILES {
+        // Numbers that Tile accepts.
+        if let Ok(tile) = Tile::new(rows_each, keys, staged) {
+            add(Kernel::Tiled(tile), dims);
         }
     }
     sources

@@ -110,15 +110,51 @@ pub fn block_mass(
 }
 
 impl BlockMass {
+    /// The schedule that visits the heaviest blocks of every query block, as many as `like` has in that row: the ceiling for any choice of blocks by mass.
+    ///
+    /// Lists that heads share rank blocks by the sum over these heads, and over the batch.
+    ///
+    /// # Errors
+    /// As [`recall`](BlockMass::recall).
+    pub fn heaviest_like(&self, like: &Schedule) -> Result<Schedule> {
+        let grid = self.check(like)?;
+        let (query_blocks, key_blocks, heads) = (grid.query_blocks(), grid.key_blocks(), grid.heads());
+        let mut lists = Vec::with_capacity(grid.groups() * query_blocks);
+        for group in 0..grid.groups() {
+            let sequence_heads =
+                || (0..self.batch * heads).filter(|head| grid.group_of_head(head % heads) == group);
+            for row in 0..query_blocks {
+                let mass = |block: usize| {
+                    sequence_heads()
+                        .map(|head| self.mass[(head * query_blocks + row) * key_blocks + block])
+                        .sum::<f64>()
+                };
+                let allowed = grid.dense_row(grid.first_query_block() + row as i64);
+                let mut ranked: Vec<(f64, usize)> = (0..allowed).map(|block| (mass(block), block)).collect();
+                ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+                let mut kept: Vec<usize> =
+                    ranked.iter().take(like.row(group, row).len()).map(|&(_, block)| block).collect();
+                kept.sort_unstable();
+                lists.push(kept);
+            }
+        }
+        Schedule::from_block_lists(&grid, &lists)
+    }
+
+    fn check(&self, schedule: &Schedule) -> Result<BlockGrid> {
+        let grid = *schedule.grid();
+        let same = grid.with_granularity(self.grid.granularity()) == self.grid;
+        ensure!(same, "schedule", "expected the grid {:?}, got {grid:?}", self.grid);
+        Ok(grid)
+    }
+
     /// The mean share, over all rows that see a key, of a row's attention mass that lies in blocks which `schedule` visits: 1 is
     /// dense.
     ///
     /// # Errors
     /// Invalid argument if the schedule's grid has other sizes than the one the mass was summed over.
     pub fn recall(&self, schedule: &Schedule) -> Result<f64> {
-        let grid = schedule.grid();
-        let same = grid.with_granularity(self.grid.granularity()) == self.grid;
-        ensure!(same, "schedule", "expected the grid {:?}, got {grid:?}", self.grid);
+        let grid = self.check(schedule)?;
         let (query_blocks, key_blocks, heads) = (grid.query_blocks(), grid.key_blocks(), grid.heads());
         let mut kept = 0.0;
         for sequence_head in 0..self.batch * heads {

@@ -1,0 +1,184 @@
+//! Every sampler on the attention inputs of a real model: error against exact attention at the same expected number of blocks, over many seeds, beside
+//! sink+window, uniform random blocks and the heaviest blocks by true attention mass.
+//!
+//! ```text
+//! cargo run --release --example samplers
+//! ```
+
+mod support;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use prflash::reference;
+use prflash::sampling::{Bernoulli, Renewal, RowColumn, Sampler, Segment, sink_window_like, uniform_like};
+use prflash::verify::{Tolerance, compare};
+use prflash::{
+    Attention, BlockGrid, Call, Context, DType, Key, Layout, Operands, Profile, Schedule, Systematic, Tables,
+    Tensor,
+};
+use serde_json::json;
+use support::{fixture, picture};
+
+/// Compares the samplers on real attention inputs.
+#[derive(Parser)]
+struct Arguments {
+    /// Print one JSON object instead of tables.
+    #[arg(long)]
+    json: bool,
+    /// Tokens of context, at most 3840.
+    #[arg(long, default_value_t = 3840, value_parser = clap::value_parser!(u16).range(64..=3840))]
+    tokens: u16,
+    /// Seeds per row of the table.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(2..))]
+    seeds: u16,
+}
+
+/// One row of the table: a way to choose blocks, over all seeds.
+struct Row {
+    layer: u32,
+    sampler: &'static str,
+    beta: f32,
+    densities: Vec<f64>,
+    errors: Vec<f64>,
+    recalls: Vec<f64>,
+}
+
+fn main() -> Result<()> {
+    env_logger::init();
+    let arguments = Arguments::parse();
+    let context = Context::new_blocking()
+        .context("this example needs an adapter (scripts/with-vulkan brings a software one)")?;
+    let profile = Profile::harmonic();
+    let folder = picture::folder("samplers")?;
+    let mut rows = Vec::new();
+    let mut pictures = Vec::new();
+    for layer in fixture::load(arguments.tokens.into())? {
+        eprintln!("Layer {}: the exact result on the CPU, then {} seeds …", layer.index, arguments.seeds);
+        let shape = &layer.shape;
+        let grid = BlockGrid::causal(shape);
+        let dense = Attention::causal();
+        let exact = reference::attention(&dense, shape, &layer.q, &layer.k, &layer.v, &Tables::new())?;
+        let mass = reference::block_mass(&dense, shape, &layer.q, &layer.k, &grid)?;
+        let upload = |heads, values: &[f32]| {
+            let layout = Layout::heads_first(1, heads, shape.q_len(), shape.head_dim())?;
+            Tensor::upload(&context, DType::F32, layout, values)
+        };
+        let q = upload(shape.heads(), &layer.q)?;
+        let (k, v) = (upload(shape.kv_heads(), &layer.k)?, upload(shape.kv_heads(), &layer.v)?);
+        let output = Tensor::zeros(&context, DType::F32, *q.view().layout())?;
+        let operands = Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
+        let call = Call::lengths(shape.q_len(), shape.kv_len());
+        let samplers: [&dyn Sampler; 5] = [&Systematic, &Bernoulli, &Renewal, &Segment, &RowColumn];
+        for beta in [0.0, 0.5, 1.0] {
+            let plan = Attention::causal().with_correction(beta)?.plan(&context, shape)?;
+            let bound = plan.bind(&operands)?;
+            let mut measure =
+                |sampler: &'static str, choose: &dyn Fn(Key) -> prflash::Result<Schedule>| -> Result<()> {
+                    let mut row = Row {
+                        layer: layer.index,
+                        sampler,
+                        beta,
+                        densities: vec![],
+                        errors: vec![],
+                        recalls: vec![],
+                    };
+                    for seed in 0..u64::from(arguments.seeds) {
+                        let schedule = choose(Key::new(seed).layer(layer.index))?;
+                        let tables = plan.upload_tables(&Tables::from(&schedule))?;
+                        let mut encoder = context.device().create_command_encoder(&Default::default());
+                        plan.encode(&mut encoder, &bound, &call.clone().with_tables(&tables))?;
+                        context.queue().submit([encoder.finish()]);
+                        let got = output.read_blocking(&context)?;
+                        // Not a test: the tolerance plays no part, the relative error does.
+                        let report = compare(&got, &exact.output, Tolerance::absolute(0.0))?;
+                        anyhow::ensure!(report.nan == 0, "{sampler}, seed {seed}: {report}");
+                        row.errors.push(report.relative_error);
+                        row.densities.push(schedule.density());
+                        row.recalls.push(mass.recall(&schedule)?);
+                    }
+                    rows.push(row);
+                    Ok(())
+                };
+            for sampler in samplers {
+                measure(sampler.name(), &|key| Schedule::sample(&grid, &profile, sampler, key))?;
+            }
+            if beta == 0.0 {
+                // At the systematic schedule's number of blocks in every row.
+                let like = |key| Schedule::sample(&grid, &profile, &Systematic, key);
+                measure("sink_window", &|key| sink_window_like(&like(key)?, &profile))?;
+                measure("uniform", &|key| uniform_like(&like(key)?, &profile, key))?;
+                measure("top_k", &|key| mass.heaviest_like(&like(key)?))?;
+            }
+        }
+        if pictures.is_empty() {
+            for sampler in samplers {
+                let drawn = Schedule::sample(&grid, &profile, sampler, Key::new(4))?;
+                let path = folder.join(format!("{}.svg", sampler.name()));
+                picture::schedule(&path, &format!("{}, p(d) = 1/(1+d)", sampler.name()), &drawn)?;
+                pictures.push(path);
+            }
+        }
+    }
+    if arguments.json {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                json!({
+                    "layer": row.layer,
+                    "sampler": row.sampler,
+                    "beta": row.beta,
+                    "seeds": row.errors.len(),
+                    "density": mean(&row.densities),
+                    "relative_error": mean(&row.errors),
+                    "standard_error": standard_error(&row.errors),
+                    "mass_recall": mean(&row.recalls),
+                })
+            })
+            .collect();
+        let capabilities = context.capabilities();
+        let object = json!({
+            "adapter": capabilities.adapter, "driver": capabilities.driver, "profile": profile.to_string(),
+            "rows": rows, "pictures": pictures,
+        });
+        println!("{}", serde_json::to_string_pretty(&object)?);
+        return Ok(());
+    }
+    println!("Device   {}", context.capabilities());
+    println!(
+        "Profile  {profile}, one sink block; {} tokens, {} seeds; mean ± standard error\n",
+        arguments.tokens, arguments.seeds
+    );
+    println!("layer  sampler        β   blocks  relative error     recall");
+    for row in &rows {
+        println!(
+            "{:>5}  {:<11} {:>4}   {:.3}   {:.4} ± {:.4}   {:.3}",
+            row.layer,
+            row.sampler,
+            row.beta,
+            mean(&row.densities),
+            mean(&row.errors),
+            standard_error(&row.errors),
+            mean(&row.recalls)
+        );
+    }
+    println!(
+        "\nblocks: visited over dense; relative error: ‖o − o*‖ / ‖o*‖ with o* the exact dense output in f64;"
+    );
+    println!(
+        "recall: share of the exact attention mass in visited blocks. sink_window, uniform and top_k visit as many blocks in every row as systematic;"
+    );
+    println!("top_k takes those of largest true mass (no sampler can know them).");
+    println!("\nPictures {}", folder.display());
+    Ok(())
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// Of the mean: the sample's standard deviation over √n.
+fn standard_error(values: &[f64]) -> f64 {
+    let mean = mean(values);
+    let n = values.len() as f64;
+    (values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt()
+}
