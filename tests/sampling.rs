@@ -1,6 +1,6 @@
 //! Schedules: frozen values, exact marginals, costs, and everything a list must satisfy. No GPU.
 
-use prflash::sampling::{Bernoulli, Entry, Renewal, RowColumn, Sampler, Segment};
+use prflash::sampling::{Bernoulli, Entry, Renewal, RowColumn, Sampler, Segment, partition_rounds};
 use prflash::sampling::{sink_window_like, uniform_like};
 use prflash::{BlockGrid, Granularity, Key, Profile, Schedule, Shape, Systematic};
 use proptest::prelude::*;
@@ -337,4 +337,30 @@ proptest! {
             prop_assert_eq!(&sampled, &Schedule::dense(&grid).unwrap(), "{}", sampler.name());
         }
     }
+}
+
+#[test]
+fn partition_rounds_visit_every_pair_once() {
+    for (q_len, kv_len, causal) in [(900, 900, true), (64, 900, true), (300, 100, true), (300, 400, false)] {
+        let shape = shape(2, 1, q_len, kv_len);
+        let grid = if causal { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
+        for rounds in [1, 2, 5] {
+            let schedules = partition_rounds(&grid, &Profile::harmonic(), Key::new(4), rounds).unwrap();
+            assert_eq!(schedules.len(), rounds);
+            for group in 0..2 {
+                for row in 0..grid.query_blocks() {
+                    let mut all: Vec<usize> = schedules.iter().flat_map(|s| s.blocks(group, row)).collect();
+                    all.sort_unstable();
+                    let allowed = grid.dense_row(grid.first_query_block() + row as i64);
+                    assert_eq!(all, (0..allowed).collect::<Vec<_>>(), "{rounds} rounds, row {row}");
+                }
+            }
+        }
+    }
+    let grid = BlockGrid::causal(&shape(1, 1, 64, 64));
+    let named = |profile: &Profile, rounds| {
+        partition_rounds(&grid, profile, Key::new(1), rounds).unwrap_err().argument().map(str::to_owned)
+    };
+    assert_eq!(named(&Profile::harmonic(), 0).as_deref(), Some("rounds"));
+    assert_eq!(named(&Profile::budget(4.0).unwrap(), 2).as_deref(), Some("profile"));
 }

@@ -1,8 +1,9 @@
 //! The comparator must reject wrong results. No GPU: a right answer is broken in every way that kernels break.
 
 use prflash::reference::{self, Exact};
+use prflash::sampling::partition_rounds;
 use prflash::verify::{Tolerance, compare};
-use prflash::{Attention, BlockGrid, DType, Schedule, Shape, Tables};
+use prflash::{Attention, BlockGrid, DType, Key, Profile, Schedule, Shape, Systematic, Tables};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -160,4 +161,84 @@ fn the_oracle_checks_its_inputs() {
     assert_eq!(run(&q, &k, &q, &Tables::new()), "v");
     let other = Schedule::dense(&BlockGrid::full(&shape)).unwrap();
     assert_eq!(run(&q, &k, &k, &Tables::from(&other)), "schedule");
+}
+
+/// The states of partition rounds, each by itself, merge to exactly dense attention: no tolerance for sampling.
+#[test]
+fn partition_rounds_merge_to_dense_attention() {
+    let right = right();
+    let [q, k, v] = &right.qkv;
+    let grid = BlockGrid::causal(&right.shape).with_block_size(16).unwrap();
+    let rounds = partition_rounds(&grid, &Profile::harmonic(), Key::new(3), 4).unwrap();
+    let states: Vec<Exact> = rounds
+        .iter()
+        .map(|s| reference::attention(&right.attention, &right.shape, q, k, v, &Tables::from(s)).unwrap())
+        .collect();
+    assert!(
+        states.iter().skip(1).any(|s| s.lse.contains(&f64::NEG_INFINITY)),
+        "some rounds leave rows empty"
+    );
+    let close = |a: &Exact, b: &Exact| {
+        let output = a.output.iter().zip(&b.output).all(|(x, y)| (x - y).abs() < 1e-12);
+        output && a.lse.iter().zip(&b.lse).all(|(x, y)| (x - y).abs() < 1e-12)
+    };
+    let merged = reference::merge(&states, false).unwrap();
+    assert!(close(&merged, &right.exact));
+    // Associative, and in any order.
+    let front = reference::merge(&states[..2], false).unwrap();
+    let back = reference::merge(&states[2..], false).unwrap();
+    assert!(close(&reference::merge(&[back, front], false).unwrap(), &right.exact));
+    // One round missing is not dense.
+    assert!(!close(&reference::merge(&states[..3], false).unwrap(), &right.exact));
+}
+
+#[test]
+fn merging_equal_rounds_changes_nothing_and_empty_ones_stay_empty() {
+    let right = right();
+    let twice = reference::merge(&[right.exact.clone(), right.exact.clone()], true).unwrap();
+    assert!(twice.output.iter().zip(&right.exact.output).all(|(x, y)| (x - y).abs() < 1e-12));
+    assert!(twice.lse.iter().zip(&right.exact.lse).all(|(x, y)| (x - y).abs() < 1e-12));
+    let shape = Shape::new(1, 1, 3, 4).unwrap().with_kv_len(0).unwrap();
+    let empty =
+        reference::attention(&Attention::causal(), &shape, &[1.0; 12], &[], &[], &Tables::new()).unwrap();
+    let merged = reference::merge(&[empty.clone(), empty.clone()], true).unwrap();
+    assert_eq!((merged.output, merged.lse), (empty.output.clone(), empty.lse.clone()));
+    assert_eq!(reference::merge(&[], false).unwrap_err().argument(), Some("states"));
+    assert_eq!(
+        reference::merge(&[right.exact.clone(), empty], false).unwrap_err().argument(),
+        Some("states")
+    );
+}
+
+/// Independent rounds with the full correction approach dense attention like one over the square root of their number.
+#[test]
+fn independent_rounds_approach_dense_attention() {
+    let shape = Shape::new(2, 1, 512, 16).unwrap();
+    let mut rng = SmallRng::seed_from_u64(11);
+    let mut numbers = |heads: usize| -> Vec<f32> {
+        (0..heads * 512 * 16).map(|_| rng.random_range(-1.0f32..1.0)).collect()
+    };
+    let (q, k, v) = (numbers(2), numbers(1), numbers(1));
+    let attention = Attention::causal().with_correction(1.0).unwrap();
+    let exact = reference::attention(&attention, &shape, &q, &k, &v, &Tables::new()).unwrap();
+    let grid = BlockGrid::causal(&shape).with_block_size(32).unwrap();
+    let states: Vec<Exact> = (0..64)
+        .map(|round| {
+            let key = Key::new(17).round(round);
+            let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, key).unwrap();
+            reference::attention(&attention, &shape, &q, &k, &v, &Tables::from(&schedule)).unwrap()
+        })
+        .collect();
+    let error = |rounds: usize| {
+        // Over disjoint groups of rounds, so that one lucky group doesn't decide.
+        let groups = states.chunks_exact(rounds).map(|group| {
+            let merged = reference::merge(group, true).unwrap();
+            merged.output.iter().zip(&exact.output).map(|(x, y)| (x - y).powi(2)).sum::<f64>()
+        });
+        (groups.sum::<f64>() / (64 / rounds) as f64).sqrt()
+    };
+    for rounds in [4, 16] {
+        let exponent = (error(rounds) / error(1)).ln() / (rounds as f64).ln();
+        assert!((-0.6..-0.4).contains(&exponent), "{rounds} rounds: exponent {exponent}");
+    }
 }

@@ -72,6 +72,47 @@ pub fn attention(
     Ok(exact)
 }
 
+/// Merges attention states over different keys, or over several rounds, by log-sum-exp.
+///
+/// With `L = ln Σᵣ e^Lᵣ`, the output is `Σᵣ e^(Lᵣ − L)·Oᵣ` and the log-sum-exp is L; for independent rounds of sampling (`mean`), L is lowered by `ln R`, the
+/// mean of the sums being what a single round estimates. Where every state is empty (LSE −∞), so is the result: output 0, LSE −∞, never NaN.
+///
+/// # Errors
+/// Invalid argument (`states`) if there are none or their sizes differ.
+pub fn merge(states: &[Exact], mean: bool) -> Result<Exact> {
+    let Some(first) = states.first() else {
+        return Err(crate::Error::argument_error("states", "expected at least one, got none"));
+    };
+    let rows = first.lse.len();
+    let dim = if rows == 0 { 0 } else { first.output.len() / rows };
+    for state in states {
+        let same = state.lse.len() == rows && state.output.len() == first.output.len();
+        ensure!(same, "states", "expected equal sizes, {rows} rows of {dim} channels each");
+    }
+    let largest = |of: fn(&Exact) -> f64| states.iter().map(of).fold(0.0, f64::max);
+    let mut merged = Exact {
+        output: vec![0.0; first.output.len()],
+        lse: vec![f64::NEG_INFINITY; rows],
+        max_score_magnitude: largest(|state| state.max_score_magnitude),
+        max_value: largest(|state| state.max_value),
+    };
+    for row in 0..rows {
+        let max = states.iter().map(|state| state.lse[row]).fold(f64::NEG_INFINITY, f64::max);
+        if max == f64::NEG_INFINITY {
+            continue;
+        }
+        let total: f64 = states.iter().map(|state| (state.lse[row] - max).exp()).sum();
+        for state in states {
+            let share = (state.lse[row] - max).exp() / total;
+            for channel in row * dim..(row + 1) * dim {
+                merged.output[channel] += share * state.output[channel];
+            }
+        }
+        merged.lse[row] = max + total.ln() - if mean { (states.len() as f64).ln() } else { 0.0 };
+    }
+    Ok(merged)
+}
+
 /// The softmax mass of exact attention by block: how much of it each (query row, key block) pair carries.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockMass {

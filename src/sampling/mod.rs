@@ -26,11 +26,13 @@
 mod baseline;
 mod grid;
 mod profile;
+mod rounds;
 mod sampler;
 mod schedule;
 
 pub use baseline::{sink_window_like, uniform_like};
 pub use grid::{BlockGrid, DEFAULT_BLOCK_SIZE, Granularity};
 pub use profile::{CumulativeProfile, Decay, Profile, RowProfile};
+pub use rounds::partition_rounds;
 pub use sampler::{Bernoulli, Renewal, RowColumn, RowSampler, RowSpan, Sampler, Segment, Systematic};
 pub use schedule::{Entry, KeyBlockRows, Schedule};
