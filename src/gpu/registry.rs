@@ -51,6 +51,19 @@ impl Tile {
         Ok(Self { rows_each: rows_each as u8, keys: keys as u8, staged })
     }
 
+    /// The tile shape for an adapter that is the CPU, or isn't, and the larger of the two head dimensions.
+    pub(crate) fn choose(software: bool, dim: usize) -> Self {
+        let (rows_each, keys) = match (software, dim) {
+            (true, ..=96) => (4, 4),
+            (true, ..=128) => (2, 4),
+            (true, _) => (1, 4),
+            (false, ..=96) => (1, 4),
+            (false, ..=128) => (1, 2),
+            (false, _) => (1, 1),
+        };
+        Self { rows_each, keys, staged: software }
+    }
+
     /// Query rows per invocation.
     pub fn rows_each(&self) -> usize {
         self.rows_each.into()
@@ -78,21 +91,12 @@ impl Kernel {
 
     /// The rule of [`Kernel`]'s documentation.
     pub(crate) fn choose(capabilities: &Capabilities, head_dim: usize, value_dim: usize) -> Self {
-        let dim = head_dim.max(value_dim);
-        let staged = capabilities.is_software();
-        let (rows_each, keys) = match (staged, dim) {
-            (true, ..=96) => (4, 4),
-            (true, ..=128) => (2, 4),
-            (true, _) => (1, 4),
-            (false, ..=96) => (1, 4),
-            (false, ..=128) => (1, 2),
-            (false, _) => (1, 1),
-        };
-        let kernel = Kernel::Tiled(Tile { rows_each, keys, staged });
-        if kernel.workgroup_bytes(head_dim, value_dim) > capabilities.max_workgroup_bytes as usize {
-            return Kernel::Tiled(Tile { rows_each: 1, keys, staged: false });
+        let tile = Tile::choose(capabilities.is_software(), head_dim.max(value_dim));
+        let kernel = Kernel::Tiled(tile);
+        match kernel.check(capabilities, head_dim, value_dim) {
+            Ok(()) => kernel,
+            Err(_) => Kernel::Tiled(Tile { rows_each: 1, staged: false, ..tile }),
         }
-        kernel
     }
 
     /// Refuses a kernel that was asked for and that the device can't run.

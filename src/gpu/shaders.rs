@@ -119,35 +119,21 @@ pub fn sources() -> Vec<ShaderSource> {
         (192, 192),
         (256, 256),
     ];
-    // Written-out kernels are long, so each tile shape comes at the dimensions for which it is chosen.
-    const TILES: [(usize, usize, bool, &[(usize, usize)]); 6] = [
-        (4, 4, true, &[(32, 32), (64, 64), (80, 80), (96, 96)]),
-        (2, 4, true, &[(112, 112), (128, 128), (128, 64)]),
-        (1, 4, true, &[(192, 128), (256, 256)]),
-        (1, 4, false, &[(32, 32), (64, 64), (80, 80), (96, 96)]),
-        (1, 2, false, &[(112, 112), (128, 128), (128, 64)]),
-        (1, 1, false, &[(192, 128), (256, 256)]),
-    ];
     let mut sources = Vec::new();
-    let mut add = |kernel: Kernel, dims: &[(usize, usize)]| {
-        for storage in DType::ALL {
-            for output in DType::ALL {
-                for &(head_dim, value_dim) in dims {
-                    // The output's type is a store function of its own, seen in every combination with the naive kernel.
-                    if kernel == Kernel::Naive || output == storage {
-                        let variant = Variant { kernel, storage, output, head_dim, value_dim };
-                        let (name, wgsl) = (variant.label(), variant.source());
-                        sources.push(ShaderSource { name, entry_point: kernel.name(), wgsl });
-                    }
-                }
-            }
-        }
+    let mut add = |variant: Variant| {
+        let (name, entry_point, wgsl) = (variant.label(), variant.kernel.name(), variant.source());
+        sources.push(ShaderSource { name, entry_point, wgsl });
     };
-    add(Kernel::Naive, &DIMS);
-    for (rows_each, keys, staged, dims) in TILES {
-        // Numbers that Tile accepts.
-        if let Ok(tile) = Tile::new(rows_each, keys, staged) {
-            add(Kernel::Tiled(tile), dims);
+    for storage in DType::ALL {
+        for (head_dim, value_dim) in DIMS {
+            for output in DType::ALL {
+                add(Variant { kernel: Kernel::Naive, storage, output, head_dim, value_dim });
+            }
+            // The output's type is a store function of its own, seen in every combination above; written-out kernels are long.
+            for software in [true, false] {
+                let kernel = Kernel::Tiled(Tile::choose(software, head_dim.max(value_dim)));
+                add(Variant { kernel, storage, output: storage, head_dim, value_dim });
+            }
         }
     }
     sources
