@@ -84,7 +84,7 @@ pub fn merge(states: &[Exact], mean: bool) -> Result<Exact> {
         return Err(crate::Error::argument_error("states", "expected at least one, got none"));
     };
     let rows = first.lse.len();
-    let dim = if rows == 0 { 0 } else { first.output.len() / rows };
+    let dim = first.output.len().checked_div(rows).unwrap_or(0);
     for state in states {
         let same = state.lse.len() == rows && state.output.len() == first.output.len();
         ensure!(same, "states", "expected equal sizes, {rows} rows of {dim} channels each");
