@@ -52,10 +52,11 @@ fn main() -> Result<()> {
     if let Some(name) = &arguments.adapter {
         options = options.adapter_name(name);
     }
+    let named = arguments.adapter.is_some() || std::env::var_os("WGPU_ADAPTER_NAME").is_some();
     let context = match Context::with_options_blocking(&options) {
         Ok(context) => Some(context),
         // A named adapter that isn't there is a mistake, not a machine without a GPU.
-        Err(error) if error.is_no_adapter() && arguments.adapter.is_none() => {
+        Err(error) if error.is_no_adapter() && !named => {
             eprintln!("{error}");
             eprintln!("Running the f64 CPU reference at a smaller length instead.\n");
             None

@@ -2,7 +2,7 @@
 //
 //   s(i, j) = cap·tanh(⟨qᵢ, kⱼ⟩·scale / cap) − β·ln p(d)      o(i) = Σⱼ e^s(i,j)·vⱼ / Σⱼ e^s(i,j)      LSE(i) = ln Σⱼ e^s(i,j)
 //
-// over the visible keys j of the kept key blocks. design: PrFlashAttention (arXiv 2410.18441) on the online softmax of
+// over the visible keys j of the kept key blocks. Sources: PrFlashAttention (arXiv 2410.18441), on the online softmax of
 // Milakov and Gimelshein 2018 (arXiv 1805.02867): with a running maximum m, sum l and numerator o,
 //
 //   m' = max(m, s)     l' = l·e^(m−m') + e^(s−m')     o' = o·e^(m−m') + e^(s−m')·v

@@ -13,7 +13,9 @@
 //! | [`Shape`] | heads, lengths, dimensions; validated once |
 //! | [`Layout`], [`TensorView`] | where a tensor lies in a buffer: yours ([`TensorView`]) or ours ([`Tensor`]) |
 //! | [`Attention`] | what is computed: mask, window, scale, soft-cap, storage |
-//! | [`Schedule`] | which key blocks each query block visits; drawn from a [`Profile`] by a sampler, or your own lists |
+//! | [`Schedule`] | which key blocks each query block visits; drawn from a [`Profile`] by one of the [samplers](sampling::Sampler), or your own lists |
+//! | [`Documents`], [`Tables`] | masks for packed documents; the schedules and masks of a call |
+//! | [`Kernel`] | how it is computed: a plan chooses, you may |
 //! | [`Plan`] | an `Attention` made ready for a device: `bind` tensors once, `encode` calls into your command encoder |
 //! | [`reference`](mod@reference) | the f64 oracle, which takes the very same values |
 //! | [`verify`] | the comparator, for your own device |

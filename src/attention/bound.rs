@@ -218,6 +218,9 @@ fn split(
         queries.into_iter().flatten().all(|view| fits(view, batches, heads))
             && [operands.k, operands.v].into_iter().all(|view| fits(view, batches, kv))
     };
+    if all_fit(batch, kv_heads) {
+        return vec![(0..batch, 0..kv_heads)];
+    }
     let mut sizes: Vec<(usize, usize)> =
         (1..=batch).flat_map(|b| (1..=kv_heads).map(move |h| (b, h))).collect();
     sizes.sort_by_key(|&(b, h)| (batch.div_ceil(b) * kv_heads.div_ceil(h), b));

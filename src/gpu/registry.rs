@@ -18,7 +18,8 @@ pub(crate) const TILE_ROWS: usize = 64;
 /// | others | 1 row, 4 keys, direct | 1 row, 2 keys, direct | 1 row, 1 key, direct |
 ///
 /// On lavapipe that is what was fastest within 3 s of compiling (the README has the measurements). On other devices one row of q and o fits the registers,
-/// and loads at uniform addresses go through a scalar or broadcast path: chosen from machine code compiled for RDNA3, not measured. Where workgroup memory is too
+/// and loads at uniform addresses go through a scalar or broadcast path: chosen from machine-code counts of prototypes
+/// for RDNA3, not measured. Where workgroup memory is too
 /// small for staging, the tile is read directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

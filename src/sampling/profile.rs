@@ -68,8 +68,8 @@ impl Decay {
 /// [`sink_blocks`](Profile::with_sink_blocks) key blocks of the sequence (default 1) and the distances below
 /// [`window_blocks`](Profile::with_window_blocks) (default 1, the diagonal).
 ///
-/// Why a sink block: trained models put much attention mass on the first tokens; without it the error of
-/// sampling is an order of magnitude larger.
+/// Why a sink block: trained models put much attention mass on the first tokens. On a sharp layer of the repository's fixture the relative error of
+/// sampling at `1/(1+d)` is 0.12 with it and 1.2 without; on a diffuse one it makes little difference.
 ///
 /// ```
 /// use prflash::Profile;
