@@ -194,12 +194,44 @@ fn the_cost_follows_the_harmonic_law() {
     }
 }
 
+/// Chunked prefill and decode draw the rows of one global schedule: a row depends on its query block, not on which rows or how many keys there are.
+/// `RowColumn` can't: its index set starts from the last key block.
 #[test]
-fn a_row_does_not_depend_on_how_many_were_asked_for() {
-    let whole = sample(&BlockGrid::causal(&shape(3, 1, 1000, 1000)), &Profile::harmonic(), 5);
-    let last = sample(&BlockGrid::causal(&shape(3, 1, 1, 1000)), &Profile::harmonic(), 5);
-    for group in 0..3 {
-        assert_eq!(whole.blocks(group, 15), last.blocks(group, 0));
+fn rows_of_chunks_are_those_of_the_whole() {
+    const TOKENS: usize = 64 * 30 + 13;
+    let heads_of = |q_len, kv_len| BlockGrid::causal(&shape(2, 1, q_len, kv_len));
+    let harmonic = Profile::harmonic_with(2.0, 1.0).unwrap().with_sink_blocks(2);
+    let budgets = [
+        Profile::budget(6.0).unwrap().with_floor(0.01).unwrap(),
+        Profile::budget_with(6.5, 2.0).unwrap(),
+        Profile::allocated(5.0, &[4.0, 2.0, 1.0, 0.5]).unwrap().with_window_blocks(2).unwrap(),
+    ];
+    let cases: [(&dyn Sampler, &[Profile]); 4] =
+        [(&Systematic, &budgets), (&Bernoulli, &budgets), (&Renewal, &[]), (&Segment, &[])];
+    for (sampler, budgets) in cases {
+        for profile in budgets.iter().chain([&harmonic]) {
+            let draw = |grid| Schedule::sample(&grid, profile, sampler, Key::new(5)).unwrap();
+            let whole = draw(heads_of(TOKENS, TOKENS));
+            for chunk in [1, 37, 64, 100, 640, 1000] {
+                // Decode: the last rows are enough.
+                let mut start = if chunk == 1 { TOKENS - 70 } else { 0 };
+                while start < TOKENS {
+                    let end = (start + chunk).min(TOKENS);
+                    let part = draw(heads_of(end - start, end));
+                    for row in 0..part.grid().query_blocks() {
+                        let of_whole = start / 64 + row;
+                        for group in 0..2 {
+                            assert!(
+                                part.row(group, row).eq(whole.row(group, of_whole)),
+                                "{}, {profile}, tokens {start}..{end}, row {of_whole}",
+                                sampler.name()
+                            );
+                        }
+                    }
+                    start = end;
+                }
+            }
+        }
     }
 }
 

@@ -341,7 +341,7 @@ impl CumulativeProfile {
             row.sum_of(before) + row.sum_of(after)
         };
         // The smallest γ whose cost reaches the target; the cost grows with γ.
-        let (mut low, mut high) = (0, self.largest_gamma());
+        let (mut low, mut high) = (0, self.largest_gamma(before.end.max(after.end)));
         while low < high {
             let middle = low + (high - low) / 2;
             if cost(middle) >= target { high = middle } else { low = middle + 1 }
@@ -349,12 +349,13 @@ impl CumulativeProfile {
         row.with_gamma(low)
     }
 
-    /// A γ that makes every block of positive weight certain.
-    fn largest_gamma(&self) -> u64 {
+    /// A γ that makes every block of positive weight below `end` certain. Of the row alone, not of the table, so that the search for its γ
+    /// takes the same steps in every grid that has this row.
+    fn largest_gamma(&self, end: usize) -> u64 {
         if let Decay::Budget { alpha: 1.0, .. } = self.profile.decay {
-            return (self.distances() as u64 + 1) * ONE;
+            return (end as u64 + 1) * ONE;
         }
-        let least = self.probabilities.iter().rev().find(|&&weight| weight > 0);
+        let least = self.probabilities.iter().take(end).rev().find(|&&weight| weight > 0);
         least.map_or(0, |&weight| (u64::MAX / weight).saturating_add(1))
     }
 
