@@ -74,6 +74,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod attention;
+pub mod calibration;
 mod error;
 mod gpu;
 mod layout;

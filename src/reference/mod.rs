@@ -57,18 +57,26 @@ pub fn attention(
         max_score_magnitude: 0.0,
         max_value: v.iter().fold(0.0, |max, &x| f64::max(max, f64::from(x).abs())),
     };
-    for_each_row(attention, shape, q, k, tables, |row| {
-        exact.max_score_magnitude = exact.max_score_magnitude.max(row.magnitude);
-        let mut output = vec![0.0; value_dim];
-        for &(j, p) in row.weights {
-            let value = &v[(row.kv_row + j) * value_dim..][..value_dim];
-            for (o, &x) in output.iter_mut().zip(value) {
-                *o += p * f64::from(x);
+    for_each_row(
+        attention,
+        shape,
+        q,
+        k,
+        tables,
+        |_| true,
+        |row| {
+            exact.max_score_magnitude = exact.max_score_magnitude.max(row.magnitude);
+            let mut output = vec![0.0; value_dim];
+            for &(j, p) in row.weights {
+                let value = &v[(row.kv_row + j) * value_dim..][..value_dim];
+                for (o, &x) in output.iter_mut().zip(value) {
+                    *o += p * f64::from(x);
+                }
             }
-        }
-        exact.output.extend(output);
-        exact.lse.push(row.lse);
-    });
+            exact.output.extend(output);
+            exact.lse.push(row.lse);
+        },
+    );
     Ok(exact)
 }
 
@@ -139,15 +147,47 @@ pub fn block_mass(
     let (query_blocks, key_blocks, block) = (grid.query_blocks(), grid.key_blocks(), grid.block_size());
     let mut mass = vec![0.0; shape.batch() * shape.heads() * query_blocks * key_blocks];
     let mut rows = 0.0;
-    for_each_row(attention, shape, q, k, &Tables::new(), |row| {
-        let query_block = (row.position.div_euclid(block as i64) - grid.first_query_block()) as usize;
-        let at = (row.head_row * query_blocks + query_block) * key_blocks;
-        for &(j, p) in row.weights {
-            mass[at + j / block] += p;
-        }
-        rows += f64::from(u8::from(!row.weights.is_empty()));
-    });
+    for_each_row(
+        attention,
+        shape,
+        q,
+        k,
+        &Tables::new(),
+        |_| true,
+        |row| {
+            let query_block = (row.position.div_euclid(block as i64) - grid.first_query_block()) as usize;
+            let at = (row.head_row * query_blocks + query_block) * key_blocks;
+            for &(j, p) in row.weights {
+                mass[at + j / block] += p;
+            }
+            rows += f64::from(u8::from(!row.weights.is_empty()));
+        },
+    );
     Ok(BlockMass { grid: *grid, batch: shape.batch(), mass, rows })
+}
+
+/// How much softmax mass the blocks at one distance carry.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct DistanceMass {
+    /// (Query row or block, key block) pairs measured.
+    pub pairs: u64,
+    /// The mean mass of a block.
+    pub mean: f64,
+    /// The mean of its square.
+    pub mean_square: f64,
+}
+
+impl DistanceMass {
+    /// Takes one more pair into the running means.
+    pub(crate) fn add(masses: &mut Vec<Self>, distance: usize, mass: f64) {
+        if distance >= masses.len() {
+            masses.resize(distance + 1, Self::default());
+        }
+        let at = &mut masses[distance];
+        at.pairs += 1;
+        at.mean += (mass - at.mean) / at.pairs as f64;
+        at.mean_square += (mass * mass - at.mean_square) / at.pairs as f64;
+    }
 }
 
 impl BlockMass {
@@ -182,6 +222,29 @@ impl BlockMass {
         Schedule::from_block_lists(&grid, &lists)
     }
 
+    /// The mass of one query head by block distance |I − J|, as the mean over the rows of a query block (and the batch), without the first `sink_blocks` key blocks: what
+    /// [`calibrate_mass`](crate::calibration::calibrate_mass) takes where a list is this head's alone. Empty for a head that isn't there.
+    pub fn by_distance(&self, head: usize, sink_blocks: usize) -> Vec<DistanceMass> {
+        let grid = &self.grid;
+        let (query_blocks, key_blocks, block) =
+            (grid.query_blocks(), grid.key_blocks(), grid.block_size() as i64);
+        let queries = grid.kv_len() as i64 - grid.q_len() as i64..grid.kv_len() as i64;
+        let mut masses = Vec::new();
+        for sequence_head in (0..self.batch).map(|batch| batch * grid.heads() + head) {
+            for row in (0..query_blocks).filter(|_| head < grid.heads()) {
+                let query_block = grid.first_query_block() + row as i64;
+                let rows =
+                    ((query_block + 1) * block).min(queries.end) - (query_block * block).max(queries.start);
+                let at = (sequence_head * query_blocks + row) * key_blocks;
+                for key_block in sink_blocks..grid.dense_row(query_block) {
+                    let distance = (query_block - key_block as i64).unsigned_abs() as usize;
+                    DistanceMass::add(&mut masses, distance, self.mass[at + key_block] / rows as f64);
+                }
+            }
+        }
+        masses
+    }
+
     fn check(&self, schedule: &Schedule) -> Result<BlockGrid> {
         let grid = *schedule.grid();
         let same = grid.with_granularity(self.grid.granularity()) == self.grid;
@@ -210,24 +273,26 @@ impl BlockMass {
 }
 
 /// One query row of the softmax.
-struct Row<'a> {
+pub(crate) struct Row<'a> {
     /// (batch, head) in one index.
-    head_row: usize,
+    pub(crate) head_row: usize,
     /// The row of key 0 in K and V, as a token index over (batch, kv head).
-    kv_row: usize,
-    position: i64,
+    pub(crate) kv_row: usize,
+    pub(crate) position: i64,
     /// (key, softmax weight) of each visible key.
-    weights: &'a [(usize, f64)],
+    pub(crate) weights: &'a [(usize, f64)],
     lse: f64,
     magnitude: f64,
 }
 
-fn for_each_row(
+/// Visits the rows of the queries that `chosen` picks.
+pub(crate) fn for_each_row(
     attention: &Attention,
     shape: &Shape,
     q: &[f32],
     k: &[f32],
     tables: &Tables<'_>,
+    chosen: impl Fn(usize) -> bool,
     mut visit: impl FnMut(Row<'_>),
 ) {
     let dim = shape.head_dim();
@@ -238,7 +303,7 @@ fn for_each_row(
         for head in 0..shape.heads() {
             let head_row = batch * shape.heads() + head;
             let kv_row = (batch * shape.kv_heads() + head / shape.heads_per_kv_head()) * shape.kv_len();
-            for i in 0..shape.q_len() {
+            for i in (0..shape.q_len()).filter(|&i| chosen(i)) {
                 let position = shape.first_position() + i as i64;
                 let query = &q[(head_row * shape.q_len() + i) * dim..][..dim];
                 let mut magnitude = 0.0;
@@ -299,17 +364,17 @@ fn visible_runs(
         .collect()
 }
 
-fn check_inputs(shape: &Shape, q: &[f32], k: &[f32]) -> Result<()> {
+pub(crate) fn check_inputs(shape: &Shape, q: &[f32], k: &[f32]) -> Result<()> {
     check_len("q", q, shape.batch() * shape.heads() * shape.q_len() * shape.head_dim())?;
     check_len("k", k, shape.batch() * shape.kv_heads() * shape.kv_len() * shape.head_dim())
 }
 
-fn check_grid_for(attention: &Attention, shape: &Shape, grid: &BlockGrid) -> Result<()> {
+pub(crate) fn check_grid_for(attention: &Attention, shape: &Shape, grid: &BlockGrid) -> Result<()> {
     let sizes = (attention.is_causal(), shape.heads(), shape.kv_heads(), shape.q_len(), shape.kv_len());
     check_grid(grid, sizes)
 }
 
-fn check_len(argument: &'static str, values: &[f32], expected: usize) -> Result<()> {
+pub(crate) fn check_len(argument: &'static str, values: &[f32], expected: usize) -> Result<()> {
     if values.len() == expected {
         return Ok(());
     }

@@ -37,4 +37,5 @@ pub use profile::{CumulativeProfile, Decay, Profile, RowProfile};
 pub use rounds::partition_rounds;
 pub use sampler::{Bernoulli, Renewal, RowColumn, RowSampler, RowSpan, Sampler, Segment, Systematic};
 pub use schedule::{Entry, KeyBlockRows, Schedule};
+pub(crate) use statistics::mean_over_rows;
 pub use statistics::{DistanceFrequencies, DistanceFrequency, LoadBalance, RowOrder, expected_blocks};

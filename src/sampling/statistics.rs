@@ -31,6 +31,20 @@ pub fn expected_blocks(grid: &BlockGrid, profile: &Profile) -> f64 {
     query_blocks(grid).map(expected).sum()
 }
 
+/// The mean over rows of `Σ of(d, p(d))` over the candidates beside the sinks. Past 64 query blocks only so many evenly spaced ones count.
+pub(crate) fn mean_over_rows(grid: &BlockGrid, profile: &Profile, of: impl Fn(usize, f64) -> f64) -> f64 {
+    let table = tabulate(grid, profile);
+    let step = grid.query_blocks().div_ceil(64).max(1);
+    let count = grid.query_blocks().div_ceil(step).max(1);
+    let mean_of = |query_block| {
+        let (sinks, span) = candidates(grid, profile, 0, query_block);
+        let row = table.row(&span.before, &span.after, sinks);
+        let distances = span.before.chain(span.after);
+        distances.map(|d| of(d, row.probability(d) as f64 / ONE as f64)).sum::<f64>()
+    };
+    query_blocks(grid).rev().step_by(step).map(mean_of).sum::<f64>() / count as f64
+}
+
 /// In which order the rows of a schedule are handed to workgroups. Within a row, heads run fastest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RowOrder {
