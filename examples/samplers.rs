@@ -7,17 +7,23 @@
 
 mod support;
 
+use std::path::{Path, PathBuf};
+
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use prflash::reference;
-use prflash::sampling::{Bernoulli, Renewal, RowColumn, Sampler, Segment, sink_window_like, uniform_like};
+use prflash::sampling::{
+    Bernoulli, DEFAULT_BLOCK_SIZE, DistanceFrequencies, Renewal, RowColumn, Sampler, Segment,
+    sink_window_like, uniform_like,
+};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, BlockGrid, Call, Context, DType, Key, Layout, Operands, Profile, Schedule, Systematic, Tables,
-    Tensor,
+    Attention, BlockGrid, Call, Context, DType, Key, Layout, Operands, Profile, Schedule, Shape, Systematic,
+    Tables, Tensor,
 };
 use serde_json::json;
-use support::{fixture, picture};
+use support::fixture;
+use support::picture::{self, Curve};
 
 /// Compares the samplers on real attention inputs.
 #[derive(Parser)]
@@ -117,6 +123,8 @@ fn main() -> Result<()> {
                 picture::schedule(&path, &format!("{}, p(d) = 1/(1+d)", sampler.name()), &drawn)?;
                 pictures.push(path);
             }
+            pictures.push(frequency_picture(&folder, &grid, &profile, &samplers)?);
+            pictures.push(cost_picture(&folder)?);
         }
     }
     if arguments.json {
@@ -181,4 +189,60 @@ fn standard_error(values: &[f64]) -> f64 {
     let mean = mean(values);
     let n = values.len() as f64;
     (values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt()
+}
+
+/// How often each distance is kept over many schedules, with bounds that all hold with 99% confidence, against p(d).
+fn frequency_picture(
+    folder: &Path,
+    grid: &BlockGrid,
+    profile: &Profile,
+    samplers: &[&dyn Sampler],
+) -> Result<PathBuf> {
+    const SCHEDULES: u64 = 1000;
+    let mut panels = Vec::new();
+    for sampler in samplers {
+        let mut frequencies = DistanceFrequencies::new(grid, profile.sink_blocks());
+        for seed in 0..SCHEDULES {
+            frequencies.add(&Schedule::sample(grid, profile, *sampler, Key::new(seed))?)?;
+        }
+        // Its p(d) holds given that a row is in the index set, and most rows aren't.
+        let note = if sampler.name() == "row_column" { " (p(d) only given the row)" } else { "" };
+        panels.push((format!("{}{note}", sampler.name()), frequencies.rows(0.01)));
+    }
+    let path = folder.join("frequency.svg");
+    picture::frequencies(&path, profile, &panels)?;
+    Ok(path)
+}
+
+/// Kept blocks of one head against the context, up to a million tokens, with the T·ln T law.
+fn cost_picture(folder: &Path) -> Result<PathBuf> {
+    let sizes = || (4..=14).map(|power| 1usize << power);
+    let law = |name: &str, blocks: &dyn Fn(f64, f64) -> f64| {
+        let of = |t: usize| (t as f64, blocks(t as f64, (1..=t).map(|n| 1.0 / n as f64).sum()));
+        Curve { name: name.to_owned(), points: sizes().map(of).collect() }
+    };
+    let measured = |sinks: usize| -> Result<Curve> {
+        let mut points = Vec::new();
+        for t in sizes() {
+            let grid = BlockGrid::causal(&Shape::new(1, 1, t * DEFAULT_BLOCK_SIZE, 64)?);
+            let profile = Profile::harmonic().with_sink_blocks(sinks);
+            let schedule = Schedule::sample(&grid, &profile, &Systematic, Key::new(1))?;
+            points.push((t as f64, schedule.visited_blocks() as f64));
+        }
+        Ok(Curve { name: format!("systematic, {sinks} sink block(s)"), points })
+    };
+    let path = folder.join("cost.svg");
+    picture::log_log(
+        &path,
+        "p(d) = 1/(1+d), blocks of 64 tokens: 16 to 16,384 blocks (1,048,576 tokens)",
+        "T, blocks of context",
+        "block pairs visited",
+        &[
+            law("dense, T(T+1)/2", &|t, _| t * (t + 1.0) / 2.0),
+            law("one sink block, T·H_T", &|t, harmonic| t * harmonic),
+            law("no sink, (T+1)·H_T − T", &|t, harmonic| (t + 1.0) * harmonic - t),
+        ],
+        &[measured(1)?, measured(0)?],
+    )?;
+    Ok(path)
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use prflash::Schedule;
+use prflash::sampling::DistanceFrequency;
+use prflash::{Profile, Schedule};
 
 /// Colours that stay apart for colour-blind readers (Okabe and Ito).
 pub const COLORS: [RGBColor; 6] = [
@@ -123,6 +124,87 @@ pub fn curves(path: &Path, x: &str, y: &str, panels: &[(String, Vec<Curve>)]) ->
                 .border_style(BLACK.mix(0.3))
                 .draw()?;
         }
+        Ok(())
+    })
+}
+
+/// Measured frequencies with their confidence bounds, a panel each, against `p(d)`.
+pub fn frequencies(
+    path: &Path,
+    profile: &Profile,
+    panels: &[(String, Vec<DistanceFrequency>)],
+) -> Result<()> {
+    svg(path, (360 * panels.len() as u32, 380), |area| {
+        for ((title, rows), panel) in panels.iter().zip(area.split_evenly((1, panels.len()))) {
+            let right = rows.last().map_or(1.0, |row| row.distance as f64 + 1.0);
+            let mut chart = ChartBuilder::on(&panel)
+                .margin(8)
+                .caption(title, ("sans-serif", 14))
+                .x_label_area_size(36)
+                .y_label_area_size(44)
+                .build_cartesian_2d(0.0..right, 0.0..1.05)?;
+            chart
+                .configure_mesh()
+                .x_desc("block distance d")
+                .y_desc("share of pairs kept")
+                .x_label_formatter(&|x| format!("{x:.0}"))
+                .light_line_style(WHITE)
+                .draw()?;
+            chart.draw_series(rows.iter().map(|row| {
+                let color = COLORS[4].filled();
+                ErrorBar::new_vertical(row.distance as f64, row.low, row.frequency, row.high, color, 4)
+            }))?;
+            let expected = rows.iter().map(|row| (row.distance as f64, profile.probability(row.distance)));
+            chart.draw_series(LineSeries::new(expected, COLORS[1].stroke_width(1)))?;
+            let measured = rows.iter().map(|row| (row.distance as f64, row.frequency));
+            chart.draw_series(measured.map(|p| Circle::new(p, 2, COLORS[0].filled())))?;
+        }
+        Ok(())
+    })
+}
+
+/// Laws as lines and measurements as points, on logarithmic axes.
+pub fn log_log(path: &Path, title: &str, x: &str, y: &str, laws: &[Curve], measured: &[Curve]) -> Result<()> {
+    let points = || laws.iter().chain(measured).flat_map(|curve| curve.points.iter().copied());
+    let (left, right) =
+        points().fold((f64::MAX, 0.0), |(low, high), p| (f64::min(low, p.0), f64::max(high, p.0)));
+    let (bottom, top) =
+        points().fold((f64::MAX, 0.0), |(low, high), p| (f64::min(low, p.1), f64::max(high, p.1)));
+    svg(path, (640, 460), |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(10)
+            .caption(title, ("sans-serif", 16))
+            .x_label_area_size(36)
+            .y_label_area_size(64)
+            .build_cartesian_2d((left..right * 1.2).log_scale(), (bottom..top * 1.5).log_scale())?;
+        let plain = |value: &f64| format!("{value:.0}");
+        chart
+            .configure_mesh()
+            .x_desc(x)
+            .y_desc(y)
+            .x_label_formatter(&plain)
+            .y_label_formatter(&|value| format!("{value:.0e}"))
+            .light_line_style(WHITE)
+            .draw()?;
+        let mut colors = COLORS.iter().cycle().copied();
+        for (curve, color) in laws.iter().zip(&mut colors) {
+            chart
+                .draw_series(LineSeries::new(curve.points.iter().copied(), color.stroke_width(2)))?
+                .label(&curve.name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
+        }
+        for (curve, color) in measured.iter().zip(&mut colors) {
+            chart
+                .draw_series(curve.points.iter().map(|&p| Circle::new(p, 4, color.filled())))?
+                .label(&curve.name)
+                .legend(move |(x, y)| Circle::new((x + 8, y), 4, color.filled()));
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK.mix(0.3))
+            .draw()?;
         Ok(())
     })
 }
