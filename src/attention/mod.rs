@@ -3,14 +3,16 @@
 mod bound;
 mod call;
 mod documents;
+mod merge;
 mod plan;
-mod slots;
+mod rounds;
 mod tables;
 
 pub use bound::{Bound, Operands};
 pub use call::{Call, Sequence};
 pub use documents::Documents;
 pub use plan::{Output, Plan};
+pub use rounds::{Combine, Estimate, Rounds, RoundsBound, RoundsPlan};
 pub use tables::{TableBuffer, Tables};
 
 use crate::error::{Result, ensure};

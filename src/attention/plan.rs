@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::bound::{Bound, Operands, Part};
 use super::call::{Call, Sequence};
-use super::slots::{Slot, SlotPool};
 use super::tables::{TableBuffer, Tables, tables_bind_group};
 use super::{Attention, check_grid};
 use crate::error::{Result, ensure};
@@ -15,7 +14,8 @@ use crate::gpu::kernel::Pipeline;
 use crate::gpu::params::{
     FLAG_CAUSAL, FLAG_LSE, FLAG_SOFT_CAP, FLAG_WINDOW, NO_TABLE, Params, SequenceEntry,
 };
-use crate::gpu::registry::{Kernel, TILE_ROWS, Variant};
+use crate::gpu::registry::{Kernel, TABLES_GROUP, TENSORS_GROUP, TILE_ROWS, Variant};
+use crate::gpu::slots::{Slot, SlotPool};
 use crate::gpu::tensor::{Tensor, TensorView};
 use crate::layout::{DType, Layout};
 use crate::sampling::{BlockGrid, DEFAULT_BLOCK_SIZE};
@@ -45,8 +45,8 @@ impl Attention {
         let limit = context.capabilities().max_workgroups_per_dimension;
         let dense = maxima.q_len().div_ceil(TILE_ROWS) as u64 + 1;
         dispatch::fold(dense * (maxima.heads() * maxima.batch()) as u64, limit)?;
-        let pipeline = context.pipeline(variant)?;
-        let slots = SlotPool::new(context, &pipeline, maxima.batch())?;
+        let pipeline = context.pipeline(&variant)?;
+        let slots = SlotPool::new::<Params, SequenceEntry>(context, &pipeline, maxima.batch())?;
         let unused = context.create_buffer("prflash unused binding", 16, wgpu::BufferUsages::STORAGE)?;
         let unused_output =
             context.create_buffer("prflash unused output", 16, wgpu::BufferUsages::STORAGE)?;
@@ -129,6 +129,11 @@ impl Plan {
         &self.inner.attention
     }
 
+    /// The device.
+    pub fn context(&self) -> &Context {
+        &self.inner.context
+    }
+
     /// The largest sizes of a call.
     pub fn maxima(&self) -> &Shape {
         &self.inner.maxima
@@ -171,6 +176,38 @@ impl Plan {
     /// other sizes. Then nothing was recorded.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, bound: &Bound, call: &Call<'_>) -> Result<()> {
         let inner = &*self.inner;
+        let count = call.count(bound.batch);
+        let Some((grid, query_blocks)) = self.check(bound, call)? else { return Ok(()) };
+
+        // Everything was checked; from here on only memory can run out, before anything is recorded.
+        let mut dispatches = Vec::with_capacity(bound.parts.len());
+        for part in &bound.parts {
+            if let Some(dispatch) = inner.prepare(part, call, count, &grid, query_blocks)? {
+                dispatches.push((part, dispatch));
+            }
+        }
+        let (bind_group, guard) = match call.tables.map(TableBuffer::current) {
+            Some((bind_group, guard)) => (bind_group, Some(guard)),
+            None => (&inner.no_tables, None),
+        };
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some(inner.kernel.name()),
+            timestamp_writes: call.timestamps.clone(),
+        });
+        pass.set_pipeline(&inner.pipeline.pipeline);
+        pass.set_bind_group(TABLES_GROUP as u32, bind_group, &[]);
+        for (part, Dispatch { slot, workgroups: (x, y) }) in dispatches {
+            // Until the GPU is done, the slot and the tables belong to this call.
+            slot.bind(&mut pass, guard.clone());
+            pass.set_bind_group(TENSORS_GROUP as u32, &part.bind_group, &[]);
+            pass.dispatch_workgroups(x, y, 1);
+        }
+        Ok(())
+    }
+
+    /// Everything that [`encode`](Plan::encode) refuses. A grid of the call's sequences, and the query blocks of the longest; nothing if there is nothing to do.
+    pub(super) fn check(&self, bound: &Bound, call: &Call<'_>) -> Result<Option<(BlockGrid, usize)>> {
+        let inner = &*self.inner;
         ensure!(Arc::ptr_eq(&self.inner, &bound.plan), "bound", "was made by another plan");
         let count = call.count(bound.batch);
         ensure!(
@@ -192,34 +229,7 @@ impl Plan {
             query_blocks = query_blocks.max(sequence_grid.query_blocks());
             grid = Some(sequence_grid);
         }
-        let (Some(grid), true) = (grid, query_blocks > 0) else { return Ok(()) };
-
-        // Everything was checked; from here on only memory can run out, before anything is recorded.
-        let mut dispatches = Vec::with_capacity(bound.parts.len());
-        for part in &bound.parts {
-            if let Some(dispatch) = inner.prepare(part, call, count, &grid, query_blocks)? {
-                dispatches.push((part, dispatch));
-            }
-        }
-        let (bind_group, guard) = match call.tables.map(TableBuffer::current) {
-            Some((bind_group, guard)) => (bind_group, Some(guard)),
-            None => (&inner.no_tables, None),
-        };
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-            label: Some(inner.kernel.name()),
-            timestamp_writes: call.timestamps.clone(),
-        });
-        pass.set_pipeline(&inner.pipeline.pipeline);
-        pass.set_bind_group(1, bind_group, &[]);
-        for (part, Dispatch { slot, workgroups: (x, y) }) in dispatches {
-            pass.set_bind_group(0, &slot.bind_group, &[slot.params_offset, slot.sequences_offset]);
-            pass.set_bind_group(2, &part.bind_group, &[]);
-            pass.dispatch_workgroups(x, y, 1);
-            // Until the GPU is done, the slot and the tables belong to this call.
-            let held = (slot.guard, guard.clone());
-            pass.on_submitted_work_done(move || drop(held));
-        }
-        Ok(())
+        Ok(grid.filter(|_| query_blocks > 0).map(|grid| (grid, query_blocks)))
     }
 
     /// Computes the attention of whole tensors, of any length up to the plan's maxima: allocates the results, uploads the tables, binds, encodes and
@@ -312,7 +322,6 @@ impl PlanInner {
         }
         let limit = self.context.capabilities().max_workgroups_per_dimension;
         let workgroups = dispatch::fold(work_items, limit)?;
-        let slot = self.slots.take(&self.context, &self.pipeline)?;
         let params = Params {
             heads: heads as u32,
             first_head: (part.kv_heads.start * self.maxima.heads_per_kv_head()) as u32,
@@ -324,10 +333,9 @@ impl PlanInner {
             block_size: block_size as u32,
             ..self.params(part)
         };
-        let queue = self.context.queue();
-        queue.write_buffer(&slot.buffer, slot.params_offset.into(), bytemuck::bytes_of(&params));
         let entries = here().map(|index| self.entry(part, call, index)).collect::<Result<Vec<_>>>()?;
-        queue.write_buffer(&slot.buffer, slot.sequences_offset.into(), bytemuck::cast_slice(&entries));
+        let slot =
+            self.slots.take(&self.context, bytemuck::bytes_of(&params), bytemuck::cast_slice(&entries))?;
         Ok(Some(Dispatch { slot, workgroups }))
     }
 

@@ -8,6 +8,7 @@ use crate::error::{Error, Result, ensure};
 use crate::gpu::context::Context;
 use crate::gpu::kernel::Pipeline;
 use crate::gpu::params::NO_TABLE;
+use crate::gpu::registry::TABLES_GROUP;
 use crate::sampling::{BlockGrid, Schedule};
 
 /// The schedules and document masks of a call: none, one for all of its sequences, or one for each in order.
@@ -215,17 +216,11 @@ impl TableBuffer {
     }
 }
 
-/// The bind group of group 1 over `buffer`.
+/// The bind group of a pipeline's tables over `buffer`.
 pub(super) fn tables_bind_group(
     context: &Context,
     pipeline: &Pipeline,
     buffer: &wgpu::Buffer,
 ) -> Result<wgpu::BindGroup> {
-    context.capture(|| {
-        context.device().create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some("prflash tables"),
-            layout: &pipeline.tables,
-            entries: &[wgpu::BindGroupEntry { binding: 0, resource: buffer.as_entire_binding() }],
-        })
-    })
+    pipeline.bind(context, "prflash tables", TABLES_GROUP, &[buffer.as_entire_binding()])
 }
