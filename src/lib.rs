@@ -85,8 +85,8 @@ mod shape;
 pub mod verify;
 
 pub use attention::{
-    Attention, Bound, Call, Combine, Documents, Estimate, Operands, Output, Plan, Rounds, RoundsBound,
-    RoundsPlan, Sequence, TableBuffer, Tables,
+    Attention, Bound, Call, Combine, Documents, Estimate, Operands, Output, Plan, ReshapedBound,
+    ReshapedPlan, Rounds, RoundsBound, RoundsPlan, Sequence, TableBuffer, Tables,
 };
 pub use error::{Error, Result};
 pub use gpu::context::{Capabilities, Context, ContextOptions};

@@ -5,6 +5,7 @@ mod call;
 mod documents;
 mod merge;
 mod plan;
+mod reshaped;
 mod rounds;
 mod tables;
 
@@ -12,6 +13,7 @@ pub use bound::{Bound, Operands};
 pub use call::{Call, Sequence};
 pub use documents::Documents;
 pub use plan::{Output, Plan};
+pub use reshaped::{ReshapedBound, ReshapedPlan};
 pub use rounds::{Combine, Estimate, Rounds, RoundsBound, RoundsPlan};
 pub use tables::{TableBuffer, Tables};
 

@@ -30,6 +30,11 @@ impl Attention {
     /// Too large (`shape`) if the device can't dispatch that much at once; unsupported, where a kernel was asked for that the device can't
     /// run; out of memory; device lost.
     pub fn plan(&self, context: &Context, maxima: &Shape) -> Result<Plan> {
+        self.plan_sequences(context, maxima, maxima.batch())
+    }
+
+    /// [`plan`](Attention::plan) for calls of at most `sequences` sequences.
+    pub(super) fn plan_sequences(&self, context: &Context, maxima: &Shape, sequences: usize) -> Result<Plan> {
         let kernel = self
             .kernel()
             .unwrap_or_else(|| Kernel::choose(context.capabilities(), maxima.head_dim(), maxima.value_dim()));
@@ -46,7 +51,7 @@ impl Attention {
         let dense = maxima.q_len().div_ceil(TILE_ROWS) as u64 + 1;
         dispatch::fold(dense * (maxima.heads() * maxima.batch()) as u64, limit)?;
         let pipeline = context.pipeline(&variant)?;
-        let slots = SlotPool::new::<Params, SequenceEntry>(context, &pipeline, maxima.batch())?;
+        let slots = SlotPool::new::<Params, SequenceEntry>(context, &pipeline, sequences)?;
         let unused = context.create_buffer("prflash unused binding", 16, wgpu::BufferUsages::STORAGE)?;
         let unused_output =
             context.create_buffer("prflash unused output", 16, wgpu::BufferUsages::STORAGE)?;
@@ -56,6 +61,7 @@ impl Attention {
                 context: context.clone(),
                 attention: *self,
                 maxima: *maxima,
+                sequences,
                 kernel,
                 pipeline,
                 slots,
@@ -103,6 +109,8 @@ pub(super) struct PlanInner {
     pub(super) context: Context,
     pub(super) attention: Attention,
     pub(super) maxima: Shape,
+    /// The most sequences of a call.
+    sequences: usize,
     kernel: Kernel,
     pub(super) pipeline: Arc<Pipeline>,
     slots: SlotPool,
@@ -121,6 +129,17 @@ pub struct Output {
     pub output: Tensor,
     /// `[batch, heads, q_len]`, f32, natural logarithm; if the attention asks for it.
     pub lse: Option<Tensor>,
+}
+
+impl Output {
+    /// Zeros for the results of an attention: `[batch, heads, q_len, value_dim]`.
+    pub(super) fn zeros(context: &Context, attention: &Attention, dims: [usize; 4]) -> Result<Self> {
+        let [batch, heads, q_len, dim] = dims;
+        let layout = Layout::heads_first(batch, heads, q_len, dim)?;
+        let output = Tensor::zeros(context, attention.output(), layout)?;
+        let rows = || Tensor::zeros(context, DType::F32, Layout::rows(batch, heads, q_len)?);
+        Ok(Self { output, lse: attention.lse().then(rows).transpose()? })
+    }
 }
 
 impl Plan {
@@ -211,10 +230,10 @@ impl Plan {
         ensure!(Arc::ptr_eq(&self.inner, &bound.plan), "bound", "was made by another plan");
         let count = call.count(bound.batch);
         ensure!(
-            count <= inner.maxima.batch(),
+            count <= inner.sequences,
             "sequences",
             "expected at most the plan's batch of {}, got {count}",
-            inner.maxima.batch()
+            inner.sequences
         );
         call.check_apart()?;
         if let Some(tables) = call.tables {
@@ -240,19 +259,14 @@ impl Plan {
     pub fn run(&self, q: &TensorView, k: &TensorView, v: &TensorView, tables: &Tables<'_>) -> Result<Output> {
         let PlanInner { context, attention, maxima, .. } = &*self.inner;
         let ([batch, heads, q_len, _], kv_len) = (q.layout().dims(), k.layout().dims()[2]);
-        let layout = Layout::heads_first(batch, heads, q_len, maxima.value_dim())?;
-        let output = Tensor::zeros(context, attention.output(), layout)?;
-        let lse = match attention.lse() {
-            true => Some(Tensor::zeros(context, DType::F32, Layout::rows(batch, heads, q_len)?)?),
-            false => None,
-        };
-        let bound =
-            self.bind(&Operands { q, k, v, output: output.view(), lse: lse.as_ref().map(Tensor::view) })?;
+        let results = Output::zeros(context, attention, [batch, heads, q_len, maxima.value_dim()])?;
+        let lse = results.lse.as_ref().map(Tensor::view);
+        let bound = self.bind(&Operands { q, k, v, output: results.output.view(), lse })?;
         let tables = self.upload_tables(tables)?;
         let mut encoder = context.device().create_command_encoder(&Default::default());
         self.encode(&mut encoder, &bound, &Call::lengths(q_len, kv_len).with_tables(&tables))?;
         context.capture(|| context.queue().submit([encoder.finish()]))?;
-        Ok(Output { output, lse })
+        Ok(results)
     }
 }
 

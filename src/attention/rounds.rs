@@ -6,7 +6,7 @@ use super::Attention;
 use super::bound::{Bound, Operands, check_rows, check_tensor, check_written};
 use super::call::Call;
 use super::merge::{Merger, MergerBound, Step};
-use super::plan::Plan;
+use super::plan::{Output, Plan};
 use super::tables::{TableBuffer, Tables};
 use crate::error::{Result, ensure};
 use crate::gpu::context::{Context, lock};
@@ -176,14 +176,10 @@ impl RoundsPlan {
     pub fn start(&self, q: &TensorView, k: &TensorView, v: &TensorView) -> Result<Rounds<'_>> {
         let (context, maxima) = (self.plan.context(), self.plan.maxima());
         let ([batch, heads, q_len, _], kv_len) = (q.layout().dims(), k.layout().dims()[2]);
-        let layout = Layout::heads_first(batch, heads, q_len, maxima.value_dim())?;
-        let output = Tensor::zeros(context, self.attention.output(), layout)?;
-        let rows = |wanted: bool| {
-            let zeros = || Tensor::zeros(context, DType::F32, Layout::rows(batch, heads, q_len)?);
-            wanted.then(zeros).transpose()
-        };
-        let (lse, standard_error) =
-            (rows(self.attention.lse())?, rows(self.combine == Combine::Independent)?);
+        let Output { output, lse } =
+            Output::zeros(context, &self.attention, [batch, heads, q_len, maxima.value_dim()])?;
+        let rows = || Tensor::zeros(context, DType::F32, Layout::rows(batch, heads, q_len)?);
+        let standard_error = (self.combine == Combine::Independent).then(rows).transpose()?;
         let operands = Operands { q, k, v, output: output.view(), lse: lse.as_ref().map(Tensor::view) };
         let bound = self.bind(&operands, standard_error.as_ref().map(Tensor::view))?;
         let estimate = Estimate { rounds: 0, output, lse, standard_error };

@@ -77,6 +77,26 @@ pub(crate) struct MergeSequence {
     pub(crate) rows: u32,
 }
 
+/// `struct GatherParams` of `shaders/gather.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct GatherParams {
+    pub(crate) work_items: u32,
+    pub(crate) tiles: u32,
+    pub(crate) rows: u32,
+    pub(crate) row_words: u32,
+    pub(crate) block_size: u32,
+    pub(crate) packed_first: u32,
+    pub(crate) whole_first: u32,
+    pub(crate) whole_base: u32,
+    pub(crate) whole_head_stride: u32,
+    pub(crate) whole_row_stride: u32,
+    pub(crate) packed_base: u32,
+    pub(crate) packed_head_stride: u32,
+    pub(crate) packed_row_stride: u32,
+    pub(crate) flags: u32,
+}
+
 pub(crate) const FLAG_CAUSAL: u32 = 1;
 pub(crate) const FLAG_WINDOW: u32 = 2;
 pub(crate) const FLAG_SOFT_CAP: u32 = 4;
@@ -84,6 +104,7 @@ pub(crate) const FLAG_LSE: u32 = 8;
 pub(crate) const FLAG_FIRST: u32 = 16;
 pub(crate) const FLAG_MEAN: u32 = 32;
 pub(crate) const FLAG_ERROR: u32 = 64;
+pub(crate) const FLAG_SCATTER: u32 = 128;
 
 /// The base of a table that a sequence doesn't have.
 pub(crate) const NO_TABLE: u32 = u32::MAX;
@@ -120,6 +141,12 @@ pub(crate) fn layouts() -> Vec<super::shaders::HostLayout> {
             "MergeSequence",
             fields!(MergeSequence: state_row, o_base, lse_base, error_base, rows),
             size_of::<MergeSequence>() as u32,
+        ),
+        (
+            "GatherParams",
+            fields!(GatherParams: work_items, tiles, rows, row_words, block_size, packed_first, whole_first, whole_base,
+                whole_head_stride, whole_row_stride, packed_base, packed_head_stride, packed_row_stride, flags),
+            size_of::<GatherParams>() as u32,
         ),
     ]
 }

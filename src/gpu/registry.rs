@@ -2,7 +2,7 @@
 
 use super::context::Capabilities;
 use super::kernel::{Binds, Program};
-use super::params::{self, MergeParams, MergeSequence, Params, SequenceEntry};
+use super::params::{self, GatherParams, MergeParams, MergeSequence, Params, SequenceEntry};
 use super::shaders;
 use crate::error::{Error, Result, ensure};
 use crate::layout::DType;
@@ -227,5 +227,37 @@ impl Program for Merge {
         let call =
             vec![Binds::CallParams(size_of::<MergeParams>()), Binds::CallTable(size_of::<MergeSequence>())];
         vec![call, vec![Binds::Read, Binds::Read, Binds::Write, Binds::Write, Binds::Write, Binds::Write]]
+    }
+}
+
+/// Copies of the rows of some blocks, packed and back (`shaders/gather.wgsl`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gather;
+
+impl Gather {
+    /// The group of source and copy, after that of the call.
+    pub(crate) const TENSORS_GROUP: usize = 1;
+
+    /// Words per workgroup.
+    pub(crate) const COPIES: usize = 64;
+}
+
+impl Program for Gather {
+    fn label(&self) -> String {
+        self.entry_point().to_owned()
+    }
+
+    fn entry_point(&self) -> &'static str {
+        "gather"
+    }
+
+    fn source(&self) -> String {
+        let values = [("COPIES", Self::COPIES as u32), ("FLAG_SCATTER", params::FLAG_SCATTER)];
+        shaders::plain(&self.label(), &values, &[include_str!("../../shaders/gather.wgsl")])
+    }
+
+    fn groups(&self) -> Vec<Vec<Binds>> {
+        let call = vec![Binds::CallParams(size_of::<GatherParams>()), Binds::CallTable(size_of::<u32>())];
+        vec![call, vec![Binds::Read, Binds::Write]]
     }
 }

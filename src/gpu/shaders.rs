@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use super::kernel::Program;
 use super::params;
-use super::registry::{Kernel, Merge, TILE_ROWS, Tile, Variant};
+use super::registry::{Gather, Kernel, Merge, TILE_ROWS, Tile, Variant};
 use super::template::{Numbers, expand};
 use crate::layout::DType;
 
@@ -159,5 +159,6 @@ pub fn sources() -> Vec<ShaderSource> {
             add(&Merge { output, spread });
         }
     }
+    add(&Gather);
     sources
 }
