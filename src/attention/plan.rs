@@ -7,7 +7,7 @@ use super::bound::{Bound, Operands, Part};
 use super::call::{Call, Sequence};
 use super::tables::{TableBuffer, Tables, tables_bind_group};
 use super::{Attention, check_grid};
-use crate::error::{Result, ensure};
+use crate::error::{Error, Result, ensure};
 use crate::gpu::context::Context;
 use crate::gpu::dispatch;
 use crate::gpu::kernel::Pipeline;
@@ -27,7 +27,7 @@ impl Attention {
     /// Heads and head dimensions of later calls are those of `maxima`; batch and lengths may be smaller.
     ///
     /// # Errors
-    /// Too large (`shape`) if the device can't dispatch that much at once; unsupported, where a kernel was asked for that the device can't
+    /// Invalid argument: positions (`positions`) for another head dimension, or slopes (`slopes`) for another number of heads. Too large (`shape`) if the device can't dispatch that much at once; unsupported, where a kernel was asked for that the device can't
     /// run; out of memory; device lost.
     pub fn plan(&self, context: &Context, maxima: &Shape) -> Result<Plan> {
         self.plan_sequences(context, maxima, maxima.batch())
@@ -35,6 +35,16 @@ impl Attention {
 
     /// [`plan`](Attention::plan) for calls of at most `sequences` sequences.
     pub(super) fn plan_sequences(&self, context: &Context, maxima: &Shape, sequences: usize) -> Result<Plan> {
+        if let Some(positions) = self.positions() {
+            positions.check(maxima)?;
+            if positions.rope().is_some_and(|rope| !rope.is_quad_aligned()) {
+                return Err(Error::unsupported(
+                    "the kernels need a rotary dimension that is a multiple of 4, or 8 for pairs in halves",
+                ));
+            }
+            // To be removed with the kernels that apply them.
+            return Err(Error::unsupported("positions: the kernels don't apply them yet"));
+        }
         let kernel = self
             .kernel()
             .unwrap_or_else(|| Kernel::choose(context.capabilities(), maxima.head_dim(), maxima.value_dim()));
@@ -59,7 +69,7 @@ impl Attention {
         Ok(Plan {
             inner: Arc::new(PlanInner {
                 context: context.clone(),
-                attention: *self,
+                attention: self.clone(),
                 maxima: *maxima,
                 sequences,
                 kernel,

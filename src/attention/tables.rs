@@ -1,9 +1,10 @@
-//! What a call reads beside its tensors: schedules and document masks, on the host and in GPU memory.
+//! What a call reads beside its tensors: schedules, document masks and position ids, on the host and in GPU memory.
 
 use std::sync::Arc;
 
 use super::documents::Documents;
 use super::plan::PlanInner;
+use super::position_ids::PositionIds;
 use crate::error::{Error, Result, ensure};
 use crate::gpu::context::Context;
 use crate::gpu::kernel::Pipeline;
@@ -11,7 +12,7 @@ use crate::gpu::params::NO_TABLE;
 use crate::gpu::registry::TABLES_GROUP;
 use crate::sampling::{BlockGrid, Schedule};
 
-/// The schedules and document masks of a call: none, one for all of its sequences, or one for each in order.
+/// The schedules, document masks and position ids of a call: none, one for all of its sequences, or one for each in order.
 ///
 /// ```
 /// use prflash::{BlockGrid, Documents, Schedule, Shape, Tables};
@@ -27,10 +28,11 @@ use crate::sampling::{BlockGrid, Schedule};
 pub struct Tables<'a> {
     schedules: Vec<&'a Schedule>,
     documents: Vec<&'a Documents>,
+    position_ids: Vec<&'a PositionIds>,
 }
 
 impl<'a> Tables<'a> {
-    /// No schedule and no document mask: dense attention.
+    /// No schedule, no document mask, and positions that count up: dense attention.
     pub fn new() -> Self {
         Self::default()
     }
@@ -47,6 +49,12 @@ impl<'a> Tables<'a> {
         self
     }
 
+    /// One more set of position ids. Give one for all sequences or one for each, in order.
+    pub fn with_position_ids(mut self, position_ids: &'a PositionIds) -> Self {
+        self.position_ids.push(position_ids);
+        self
+    }
+
     /// The schedule of one sequence.
     pub fn schedule(&self, sequence: usize) -> Option<&'a Schedule> {
         nth(&self.schedules, sequence).copied()
@@ -57,16 +65,28 @@ impl<'a> Tables<'a> {
         nth(&self.documents, sequence).copied()
     }
 
+    /// The position ids of one sequence.
+    pub fn position_ids(&self, sequence: usize) -> Option<&'a PositionIds> {
+        nth(&self.position_ids, sequence).copied()
+    }
+
     /// Refuses a number of tables that fits neither all sequences nor each.
     pub(crate) fn check_count(&self, sequences: usize) -> Result<()> {
         check_count("schedules", self.schedules.len(), sequences)?;
-        check_count("documents", self.documents.len(), sequences)
+        check_count("documents", self.documents.len(), sequences)?;
+        check_count("position_ids", self.position_ids.len(), sequences)
     }
 }
 
 impl<'a> From<&'a Schedule> for Tables<'a> {
     fn from(schedule: &'a Schedule) -> Self {
         Self::new().with_schedule(schedule)
+    }
+}
+
+impl<'a> From<&'a PositionIds> for Tables<'a> {
+    fn from(position_ids: &'a PositionIds) -> Self {
+        Self::new().with_position_ids(position_ids)
     }
 }
 
@@ -127,8 +147,13 @@ impl TableBuffer {
     /// Replaces the tables. Calls recorded before keep theirs. Nothing is allocated if a buffer that fits is free.
     ///
     /// # Errors
-    /// Invalid argument if the schedules' block sizes or granularities differ; too large for a binding; out of memory. The old tables then stay.
+    /// Invalid argument if the schedules' block sizes or granularities differ; unsupported if there are position ids; too large for a binding; out of memory. The old
+    /// tables then stay.
     pub fn write(&mut self, tables: &Tables<'_>) -> Result<()> {
+        // To be removed with the kernels that read them.
+        if !tables.position_ids.is_empty() {
+            return Err(Error::unsupported("position ids: the kernels don't apply them yet"));
+        }
         if let Some(first) = tables.schedules.first() {
             for schedule in &tables.schedules {
                 let (want, got) = (first.grid(), schedule.grid());
