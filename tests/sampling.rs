@@ -1,7 +1,7 @@
 //! Schedules: frozen values, exact marginals, costs, and everything a list must satisfy. No GPU.
 
 use prflash::sampling::{Bernoulli, Entry, Renewal, RowColumn, Sampler, Segment, partition_rounds};
-use prflash::sampling::{sink_window_like, uniform_like};
+use prflash::sampling::{DistanceFrequencies, RowOrder, expected_blocks, sink_window_like, uniform_like};
 use prflash::{BlockGrid, Granularity, Key, Profile, Schedule, Shape, Systematic};
 use proptest::prelude::*;
 
@@ -64,19 +64,25 @@ fn marginals_are_exactly_the_profile() {
     let wide = Profile::harmonic_with(3.0, 1.5).unwrap().with_window_blocks(2).unwrap();
     let budget = Profile::budget(6.0).unwrap();
     let deduction = Profile::deduction(0.3).unwrap();
-    let cases: [(&dyn Sampler, bool, Profile); 12] = [
-        (&Systematic, true, Profile::harmonic()),
-        (&Systematic, true, wide),
-        (&Systematic, false, Profile::harmonic().with_floor(0.2).unwrap()),
-        (&Systematic, true, budget),
-        (&Systematic, false, deduction),
-        (&Bernoulli, true, wide),
-        (&Bernoulli, false, budget),
-        (&Renewal, true, Profile::harmonic()),
-        (&Renewal, false, wide),
-        (&Segment, true, Profile::harmonic()),
-        (&Segment, false, wide),
-        (&Segment, true, deduction),
+    let steep = Profile::budget_with(7.5, 2.0).unwrap().with_window_blocks(2).unwrap();
+    let given = Profile::allocated(6.0, &[5.0, 3.0, 3.0, 2.0, 0.5]).unwrap();
+    let harmonic = Profile::harmonic();
+    let raised = Profile::harmonic().with_floor(0.2).unwrap();
+    let cases: [(&dyn Sampler, bool, &Profile); 14] = [
+        (&Systematic, true, &harmonic),
+        (&Systematic, true, &wide),
+        (&Systematic, false, &raised),
+        (&Systematic, true, &budget),
+        (&Systematic, true, &steep),
+        (&Systematic, false, &given),
+        (&Systematic, false, &deduction),
+        (&Bernoulli, true, &wide),
+        (&Bernoulli, false, &budget),
+        (&Renewal, true, &harmonic),
+        (&Renewal, false, &wide),
+        (&Segment, true, &harmonic),
+        (&Segment, false, &wide),
+        (&Segment, true, &deduction),
     ];
     for (sampler, causal, profile) in cases {
         let shape = shape(1, 1, 64, 64 * 24);
@@ -85,7 +91,7 @@ fn marginals_are_exactly_the_profile() {
         let grid = if causal { grid } else { BlockGrid::full(&self::shape(1, 1, 64 * 24, 64 * 24)) };
         let (row, query_block) = if causal { (0, 23) } else { (9, 9) };
         let rounds = if causal { ROUNDS } else { ROUNDS / 5 };
-        let counts = frequencies(&grid, &profile, sampler, row, rounds);
+        let counts = frequencies(&grid, profile, sampler, row, rounds);
         let allowed = allowed(counts.len(), rounds);
         let table = profile.cumulative(64);
         let after = if causal { 0..0 } else { 1..24 - query_block };
@@ -188,13 +194,141 @@ fn the_cost_follows_the_harmonic_law() {
     }
 }
 
+/// Chunked prefill and decode draw the rows of one global schedule: a row depends on its query block, not on which rows or how many keys there are.
+/// `RowColumn` can't: its index set starts from the last key block.
 #[test]
-fn a_row_does_not_depend_on_how_many_were_asked_for() {
-    let whole = sample(&BlockGrid::causal(&shape(3, 1, 1000, 1000)), &Profile::harmonic(), 5);
-    let last = sample(&BlockGrid::causal(&shape(3, 1, 1, 1000)), &Profile::harmonic(), 5);
-    for group in 0..3 {
-        assert_eq!(whole.blocks(group, 15), last.blocks(group, 0));
+fn rows_of_chunks_are_those_of_the_whole() {
+    const TOKENS: usize = 64 * 30 + 13;
+    let heads_of = |q_len, kv_len| BlockGrid::causal(&shape(2, 1, q_len, kv_len));
+    let harmonic = Profile::harmonic_with(2.0, 1.0).unwrap().with_sink_blocks(2);
+    let budgets = [
+        Profile::budget(6.0).unwrap().with_floor(0.01).unwrap(),
+        Profile::budget_with(6.5, 2.0).unwrap(),
+        Profile::allocated(5.0, &[4.0, 2.0, 1.0, 0.5]).unwrap().with_window_blocks(2).unwrap(),
+    ];
+    let cases: [(&dyn Sampler, &[Profile]); 4] =
+        [(&Systematic, &budgets), (&Bernoulli, &budgets), (&Renewal, &[]), (&Segment, &[])];
+    for (sampler, budgets) in cases {
+        for profile in budgets.iter().chain([&harmonic]) {
+            let draw = |grid| Schedule::sample(&grid, profile, sampler, Key::new(5)).unwrap();
+            let whole = draw(heads_of(TOKENS, TOKENS));
+            for chunk in [1, 37, 64, 100, 640, 1000] {
+                // Decode: the last rows are enough.
+                let mut start = if chunk == 1 { TOKENS - 70 } else { 0 };
+                while start < TOKENS {
+                    let end = (start + chunk).min(TOKENS);
+                    let part = draw(heads_of(end - start, end));
+                    for row in 0..part.grid().query_blocks() {
+                        let of_whole = start / 64 + row;
+                        for group in 0..2 {
+                            assert!(
+                                part.row(group, row).eq(whole.row(group, of_whole)),
+                                "{}, {profile}, tokens {start}..{end}, row {of_whole}",
+                                sampler.name()
+                            );
+                        }
+                    }
+                    start = end;
+                }
+            }
+        }
     }
+}
+
+#[test]
+fn every_list_may_have_a_profile_and_a_correction_of_its_own() {
+    let grid = BlockGrid::causal(&shape(3, 1, 64 * 40, 64 * 40));
+    let profiles = [
+        Profile::harmonic(),
+        Profile::budget_with(7.0, 2.0).unwrap(),
+        Profile::allocated(5.0, &[2.0, 1.0]).unwrap(),
+    ];
+    let each = Schedule::sample_each(&grid, &profiles, &Systematic, Key::new(8)).unwrap();
+    for (group, profile) in profiles.iter().enumerate() {
+        let alone = sample(&grid, profile, 8);
+        for row in 0..40 {
+            assert!(each.row(group, row).eq(alone.row(group, row)), "list {group}, row {row}");
+        }
+        let (kept, expected) = (each.list_blocks(group) as f64, expected_blocks(&grid, profile));
+        assert!((kept - expected).abs() < 40.0, "list {group}: {kept} blocks, {expected} expected");
+    }
+    let same = vec![Profile::harmonic(); 3];
+    let schedule = Schedule::sample_each(&grid, &same, &Systematic, Key::new(8)).unwrap();
+    assert_eq!(schedule, sample(&grid, &Profile::harmonic(), 8));
+
+    let betas = [1.0, 0.0, 0.5];
+    let corrected = each.clone().with_corrections(&betas).unwrap();
+    for (group, beta) in betas.iter().enumerate() {
+        for row in 0..40 {
+            for (entry, before) in corrected.row(group, row).zip(each.row(group, row)) {
+                assert_eq!(entry.block, before.block);
+                assert_eq!(entry.ln_p.to_bits(), (before.ln_p * beta + 0.0).to_bits());
+            }
+        }
+    }
+    let named = |r: prflash::Result<Schedule>| r.unwrap_err().argument().map(str::to_owned);
+    assert_eq!(
+        named(Schedule::sample_each(&grid, &profiles[..2], &Systematic, Key::new(8))).as_deref(),
+        Some("profiles")
+    );
+    for betas in [vec![0.5, 0.5], vec![0.5, 0.5, 1.5], vec![0.5, f32::NAN, 0.5]] {
+        assert_eq!(named(each.clone().with_corrections(&betas)).as_deref(), Some("betas"));
+    }
+}
+
+#[test]
+fn rows_are_ordered_longest_first() {
+    let grid = BlockGrid::causal(&shape(2, 1, 64 * 4, 64 * 4));
+    let lists: [&[usize]; 8] = [&[0], &[0, 1], &[2], &[0, 3], &[0], &[1], &[0, 1, 2], &[3]];
+    let schedule = Schedule::from_block_lists(&grid, &lists).unwrap();
+    assert_eq!(schedule.order_longest_first(), [2, 3, 1, 0]);
+    // Two workers, each taking the next of 3 1 | 1 2 | 2 1 | 1 1 (rows 2, 3, 1, 0) when free.
+    let balance = schedule.load_balance(2, RowOrder::LongestFirst);
+    assert_eq!((balance.makespan, balance.longest, balance.mean, balance.ideal), (6, 3, 1.5, 6.0));
+    assert_eq!(schedule.load_balance(0, RowOrder::AsIs).makespan, 12, "at least one worker");
+    assert_eq!(schedule.load_balance(100, RowOrder::AsIs).ratio(), 1.0);
+    assert_eq!(schedule.memory_bytes(), 4 * (9 + 2 * 12));
+
+    // Causal rows grow: ascending they leave the longest for the end.
+    let grid = BlockGrid::causal(&shape(4, 1, 64 * 64, 64 * 64));
+    for profile in [Profile::dense(), Profile::harmonic()] {
+        let schedule = sample(&grid, &profile, 1);
+        let ratio = |order| schedule.load_balance(24, order).ratio();
+        let (as_is, late, longest) =
+            (ratio(RowOrder::AsIs), ratio(RowOrder::LateFirst), ratio(RowOrder::LongestFirst));
+        assert!(longest <= late && late <= as_is && longest < 1.05, "{profile}: {as_is}, {late}, {longest}");
+    }
+    let empty = Schedule::dense(&BlockGrid::causal(&shape(1, 1, 0, 0))).unwrap();
+    assert_eq!(
+        (empty.load_balance(3, RowOrder::LateFirst).ratio(), empty.order_longest_first()),
+        (1.0, vec![])
+    );
+}
+
+#[test]
+fn frequencies_have_honest_bounds() {
+    const FALSE_ALARM: f64 = 1e-6;
+    let grid = BlockGrid::causal(&shape(2, 1, 64 * 24, 64 * 24));
+    let profile = Profile::harmonic().with_window_blocks(2).unwrap();
+    let samplers: [&dyn Sampler; 4] = [&Systematic, &Bernoulli, &Renewal, &Segment];
+    for sampler in samplers {
+        let mut frequencies = DistanceFrequencies::new(&grid, 1);
+        assert!(frequencies.rows(FALSE_ALARM).iter().all(|row| (row.low, row.high) == (0.0, 1.0)));
+        for seed in 0..2000 {
+            frequencies.add(&Schedule::sample(&grid, &profile, sampler, Key::new(seed)).unwrap()).unwrap();
+        }
+        let rows = frequencies.rows(FALSE_ALARM);
+        assert_eq!(rows.len(), 23, "block 0 is a sink");
+        for row in rows {
+            let p = profile.probability(row.distance);
+            assert!(row.low <= p && p <= row.high, "{}: {row:?} against {p}", sampler.name());
+            assert_eq!(row.candidates, 2000 * 2 * (23 - row.distance as u64));
+            assert!(row.high - row.low < 0.25, "{}: {row:?}", sampler.name());
+        }
+    }
+    let mut frequencies = DistanceFrequencies::new(&grid, 1);
+    let other = Schedule::dense(&BlockGrid::causal(&shape(2, 1, 64, 64))).unwrap();
+    assert_eq!(frequencies.add(&other).unwrap_err().argument(), Some("schedule"));
 }
 
 #[test]

@@ -52,7 +52,7 @@ impl Attention {
             .with_batch(groups)?;
         // Each block may be a segment.
         let sequences = grid.key_blocks().max(1);
-        let state = Attention::clone(self).with_lse(true).with_output(DType::F32);
+        let state = self.clone().with_lse(true).with_output(DType::F32);
         let strip = Self { causal: false, ..state.clone() };
         let merge = Merge { output: self.output(), spread: false };
         let gather = context.pipeline(&Gather)?;

@@ -30,6 +30,7 @@ mod reshaping;
 mod rounds;
 mod sampler;
 mod schedule;
+mod statistics;
 
 pub use baseline::{sink_window_like, uniform_like};
 pub use grid::{BlockGrid, DEFAULT_BLOCK_SIZE, Granularity};
@@ -38,3 +39,4 @@ pub use reshaping::Reshaping;
 pub use rounds::partition_rounds;
 pub use sampler::{Bernoulli, Renewal, RowColumn, RowSampler, RowSpan, Sampler, Segment, Systematic};
 pub use schedule::{Entry, KeyBlockRows, Schedule};
+pub use statistics::{DistanceFrequencies, DistanceFrequency, LoadBalance, RowOrder, expected_blocks};

@@ -1,6 +1,7 @@
 //! The participation profile `p(d)` over block distance.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::error::{Result, ensure};
 
@@ -8,7 +9,7 @@ use crate::error::{Result, ensure};
 pub(crate) const ONE: u64 = 1 << 32;
 
 /// The family of a [`Profile`]: `f(d)` before clipping and pinning.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Decay {
     /// `f(d) = 1`: exact attention.
@@ -20,11 +21,20 @@ pub enum Decay {
         /// The exponent; not negative.
         alpha: f64,
     },
-    /// `f(d) = min(1, γ / (1 + d))`, γ solved for each row so that Σp is the budget: the "constrained" harmonic profile, with a fixed expected
-    /// cost per query block.
+    /// `f(d) = min(1, γ / (1 + d)^alpha)`, γ solved for each row so that Σp is the budget: the "constrained" harmonic profile, with a fixed
+    /// expected cost per query block.
     Budget {
         /// Expected blocks of a row, pinned ones included; at least 1.
         blocks: f64,
+        /// The exponent; not negative. 0 spreads the budget evenly over the row.
+        alpha: f64,
+    },
+    /// `f(d) = min(1, γ·w_d)` for given weights, γ solved as for a [`Budget`](Decay::Budget).
+    Allocated {
+        /// Expected blocks of a row, pinned ones included; at least 1.
+        blocks: f64,
+        /// `w_d / w_0`, not increasing; the last one holds for every distance past the end.
+        weights: Arc<[f64]>,
     },
     /// `f(d) = max(0, 1 − c·H_d)` with the harmonic numbers `H_d = 1 + 1/2 + … + 1/d`: the literal "harmonic deduction".
     Deduction {
@@ -35,9 +45,9 @@ pub enum Decay {
 
 impl Decay {
     /// `f(d)` at one distance, for any: harmonic numbers by `ln d + γ + 1/(2d) − 1/(12d²)` from d = 32 on (error below 1e-8).
-    pub(super) fn at(self, distance: u64) -> f64 {
+    pub(super) fn at(&self, distance: u64) -> f64 {
         let d = distance as f64;
-        match self {
+        match *self {
             Decay::Deduction { c } if distance >= 32 => {
                 const EULER_GAMMA: f64 = 0.577_215_664_901_532_9;
                 let harmonic_number = libm::log(d) + EULER_GAMMA + 1.0 / (2.0 * d) - 1.0 / (12.0 * d * d);
@@ -47,18 +57,30 @@ impl Decay {
             Decay::Dense => 1.0,
             Decay::Harmonic { a, alpha: 1.0 } => a / (a + d),
             Decay::Harmonic { a, alpha } => libm::pow(a / (a + d), alpha),
-            Decay::Budget { .. } => 1.0 / (1.0 + d),
+            Decay::Budget { alpha: 1.0, .. } => 1.0 / (1.0 + d),
+            Decay::Budget { alpha, .. } => libm::pow(1.0 + d, -alpha),
+            Decay::Allocated { ref weights, .. } => {
+                weights.get(distance as usize).or(weights.last()).copied().unwrap_or(0.0)
+            }
         }
     }
 
-    /// `f(d)` for d = 0, 1, 2 …: for [`Budget`](Decay::Budget) with γ = 1. IEEE basic operations and `libm` only, so the same everywhere.
-    pub(super) fn values(self) -> impl Iterator<Item = f64> {
+    /// `f(d)` for d = 0, 1, 2 …: with γ = 1 where it is [solved](Decay::budget). IEEE basic operations and `libm` only, so the same everywhere.
+    pub(super) fn values(&self) -> impl Iterator<Item = f64> {
         let mut harmonic_number = 0.0;
         (0u64..).map(move |d| {
-            let Decay::Deduction { c } = self else { return self.at(d) };
+            let &Decay::Deduction { c } = self else { return self.at(d) };
             harmonic_number += if d > 0 { 1.0 / d as f64 } else { 0.0 };
             (1.0 - c * harmonic_number).max(0.0)
         })
+    }
+
+    /// The expected blocks of a row, for the families whose factor γ is solved row by row so that this is met.
+    pub fn budget(&self) -> Option<f64> {
+        match *self {
+            Decay::Budget { blocks, .. } | Decay::Allocated { blocks, .. } => Some(blocks),
+            _ => None,
+        }
     }
 }
 
@@ -79,7 +101,7 @@ impl Decay {
 /// assert_eq!(wide.probability(1), 1.0);
 /// # Ok::<(), prflash::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
     decay: Decay,
     floor: f64,
@@ -88,14 +110,18 @@ pub struct Profile {
 }
 
 impl Profile {
+    const fn of(decay: Decay) -> Self {
+        Self { decay, floor: 0.0, sink_blocks: 1, window_blocks: 1 }
+    }
+
     /// Every block takes part: exact attention.
     pub const fn dense() -> Self {
-        Self { decay: Decay::Dense, floor: 0.0, sink_blocks: 1, window_blocks: 1 }
+        Self::of(Decay::Dense)
     }
 
     /// `1/(1+d)`, with one pinned sink block: the paper's literal profile.
     pub const fn harmonic() -> Self {
-        Self { decay: Decay::Harmonic { a: 1.0, alpha: 1.0 }, ..Self::dense() }
+        Self::of(Decay::Harmonic { a: 1.0, alpha: 1.0 })
     }
 
     /// `(a/(a+d))^alpha`: larger `a` keeps a wider neighbourhood, larger `alpha` falls faster.
@@ -104,12 +130,8 @@ impl Profile {
     /// Invalid argument unless `a` is finite and positive and `alpha` finite and not negative.
     pub fn harmonic_with(a: f64, alpha: f64) -> Result<Self> {
         ensure!(a.is_finite() && a > 0.0, "a", "expected a finite positive number of blocks, got {a}");
-        ensure!(
-            alpha.is_finite() && alpha >= 0.0,
-            "alpha",
-            "expected a finite number that is not negative, got {alpha}"
-        );
-        Ok(Self { decay: Decay::Harmonic { a, alpha }, ..Self::dense() })
+        check_alpha(alpha)?;
+        Ok(Self::of(Decay::Harmonic { a, alpha }))
     }
 
     /// `min(1, γ/(1+d))` with γ solved for each row so that the row's expected cost is `blocks`, its pinned blocks included (all of a row that
@@ -118,12 +140,46 @@ impl Profile {
     /// # Errors
     /// Invalid argument unless `blocks` is finite and at least 1.
     pub fn budget(blocks: f64) -> Result<Self> {
+        Self::budget_with(blocks, 1.0)
+    }
+
+    /// [`budget`](Profile::budget) with another exponent: `min(1, γ/(1+d)^alpha)`. With as many pinned blocks as the budget has (say
+    /// [`with_window_blocks(blocks − 1)`](Profile::with_window_blocks) beside one sink) it is the sink + window pattern.
+    ///
+    /// Weights below 2⁻³³ are 0: such blocks are never drawn, and a budget beyond the blocks of positive weight isn't met.
+    ///
+    /// # Errors
+    /// Invalid argument unless `blocks` is finite and at least 1 and `alpha` finite and not negative.
+    pub fn budget_with(blocks: f64, alpha: f64) -> Result<Self> {
+        check_blocks(blocks)?;
+        check_alpha(alpha)?;
+        Ok(Self::of(Decay::Budget { blocks, alpha }))
+    }
+
+    /// `min(1, γ·w_d)` with your own weights by distance, γ solved for each row as in [`budget`](Profile::budget). Only ratios of weights matter; every
+    /// distance past the end has the last one. Weights below 2⁻³³ of the first are 0, as in [`budget_with`](Profile::budget_with).
+    ///
+    /// # Errors
+    /// Invalid argument unless `blocks` is finite and at least 1 and `weights` are finite, not negative and not increasing, the first one positive.
+    pub fn allocated(blocks: f64, weights: &[f64]) -> Result<Self> {
+        check_blocks(blocks)?;
+        let first = weights.first().copied().unwrap_or(0.0);
         ensure!(
-            blocks.is_finite() && blocks >= 1.0,
-            "blocks",
-            "expected a finite number from 1, got {blocks}"
+            first.is_finite() && first > 0.0,
+            "weights",
+            "expected the first to be finite and positive, got {first}"
         );
-        Ok(Self { decay: Decay::Budget { blocks }, ..Self::dense() })
+        let mut previous = first;
+        for (distance, &weight) in weights.iter().enumerate() {
+            ensure!(
+                (0.0..=previous).contains(&weight),
+                "weights",
+                "expected non-increasing numbers from 0, got {weight} at distance {distance} after {previous}"
+            );
+            previous = weight;
+        }
+        let weights = weights.iter().map(|weight| weight / first).collect();
+        Ok(Self::of(Decay::Allocated { blocks, weights }))
     }
 
     /// `max(0, 1 − c·H_d)`: the paper's "harmonic deduction", taken literally. It ends at a distance of about `e^(1/c − 0.58)` blocks.
@@ -132,11 +188,11 @@ impl Profile {
     /// Invalid argument unless `c` is finite and positive.
     pub fn deduction(c: f64) -> Result<Self> {
         ensure!(c.is_finite() && c > 0.0, "c", "expected a finite positive number, got {c}");
-        Ok(Self { decay: Decay::Deduction { c }, ..Self::dense() })
+        Ok(Self::of(Decay::Deduction { c }))
     }
 
     /// The same with the first `blocks` key blocks of the sequence always taking part.
-    pub const fn with_sink_blocks(self, blocks: usize) -> Self {
+    pub fn with_sink_blocks(self, blocks: usize) -> Self {
         Self { sink_blocks: blocks, ..self }
     }
 
@@ -168,8 +224,8 @@ impl Profile {
     }
 
     /// The family.
-    pub fn decay(&self) -> Decay {
-        self.decay
+    pub fn decay(&self) -> &Decay {
+        &self.decay
     }
 
     /// Key blocks at the start of the sequence that always take part.
@@ -191,11 +247,11 @@ impl Profile {
 
     /// `p` and its running sum for the distances below `distances`.
     pub fn cumulative(&self, distances: usize) -> CumulativeProfile {
-        let clip = |(distance, f): (usize, f64)| match self.decay {
+        let clip = |(distance, f): (usize, f64)| match self.decay.budget() {
             // Clipped row by row, once γ is known.
-            Decay::Budget { .. } => fixed(f),
-            _ if distance < self.window_blocks => ONE,
-            _ => fixed(f.clamp(self.floor, 1.0)),
+            Some(_) => fixed(f),
+            None if distance < self.window_blocks => ONE,
+            None => fixed(f.clamp(self.floor, 1.0)),
         };
         let probabilities: Vec<u64> = (0..distances).zip(self.decay.values()).map(clip).collect();
         let mut sums = Vec::with_capacity(distances + 1);
@@ -205,8 +261,20 @@ impl Profile {
             sum += p;
             sums.push(sum);
         }
-        CumulativeProfile { profile: *self, probabilities, sums }
+        CumulativeProfile { profile: self.clone(), probabilities, sums }
     }
+}
+
+fn check_alpha(alpha: f64) -> Result<()> {
+    let good = alpha.is_finite() && alpha >= 0.0;
+    ensure!(good, "alpha", "expected a finite number that is not negative, got {alpha}");
+    Ok(())
+}
+
+fn check_blocks(blocks: f64) -> Result<()> {
+    let good = blocks.is_finite() && blocks >= 1.0;
+    ensure!(good, "blocks", "expected a finite number from 1, got {blocks}");
+    Ok(())
 }
 
 /// A number from 0 to 1 in 32.32 fixed point.
@@ -221,7 +289,9 @@ impl std::fmt::Display for Profile {
             Decay::Harmonic { a: 1.0, alpha: 1.0 } => f.write_str("harmonic 1/(1+d)")?,
             Decay::Harmonic { a, alpha: 1.0 } => write!(f, "harmonic {a}/({a}+d)")?,
             Decay::Harmonic { a, alpha } => write!(f, "harmonic ({a}/({a}+d))^{alpha}")?,
-            Decay::Budget { blocks } => write!(f, "budget {blocks} blocks")?,
+            Decay::Budget { blocks, alpha: 1.0 } => write!(f, "budget {blocks} blocks")?,
+            Decay::Budget { blocks, alpha } => write!(f, "budget {blocks} blocks by 1/(1+d)^{alpha}")?,
+            Decay::Allocated { blocks, .. } => write!(f, "budget {blocks} blocks by given weights")?,
             Decay::Deduction { c } => write!(f, "deduction 1-{c}·H_d")?,
         }
         if self.floor > 0.0 {
@@ -259,7 +329,7 @@ impl CumulativeProfile {
     /// The profile of one row, whose candidates are these distances before and after the diagonal, beside `pinned` sink blocks.
     pub fn row(&self, before: &Range<usize>, after: &Range<usize>, pinned: usize) -> RowProfile<'_> {
         let row = RowProfile { table: self, gamma: ONE, certain: 0, floor_from: usize::MAX, floor: 0 };
-        let Decay::Budget { blocks } = self.profile.decay else { return row };
+        let Some(blocks) = self.profile.decay.budget() else { return row };
         let candidates = before.len() + after.len();
         // At least the diagonal, which is a candidate unless it is a sink itself.
         let target = libm::round((blocks - pinned as f64).max(0.0) * ONE as f64) as u64;
@@ -271,12 +341,31 @@ impl CumulativeProfile {
             row.sum_of(before) + row.sum_of(after)
         };
         // The smallest γ whose cost reaches the target; the cost grows with γ.
-        let (mut low, mut high) = (0, (self.distances() as u64 + 1) * ONE);
+        let (mut low, mut high) = (0, self.largest_gamma(before.end.max(after.end)));
         while low < high {
             let middle = low + (high - low) / 2;
             if cost(middle) >= target { high = middle } else { low = middle + 1 }
         }
         row.with_gamma(low)
+    }
+
+    /// A γ that makes every block of positive weight below `end` certain. Of the row alone, not of the table, so that the search for its γ
+    /// takes the same steps in every grid that has this row.
+    fn largest_gamma(&self, end: usize) -> u64 {
+        if let Decay::Budget { alpha: 1.0, .. } = self.profile.decay {
+            return (end as u64 + 1) * ONE;
+        }
+        let least = self.probabilities.iter().take(end).rev().find(|&&weight| weight > 0);
+        least.map_or(0, |&weight| (u64::MAX / weight).saturating_add(1))
+    }
+
+    /// The distances below which `γ·w_d ≥ 1`.
+    fn certain_below(&self, gamma: u64) -> usize {
+        match self.profile.decay {
+            // γ/(1+d) ≥ 1 where d < ⌊γ⌋.
+            Decay::Budget { alpha: 1.0, .. } => (gamma >> 32) as usize,
+            _ => self.probabilities.partition_point(|&weight| scaled(gamma, weight) >= ONE),
+        }
     }
 }
 
@@ -303,8 +392,7 @@ impl<'a> RowProfile<'a> {
 
     fn with_gamma(&self, gamma: u64) -> Self {
         let profile = &self.table.profile;
-        // γ/(1+d) ≥ 1 where d < ⌊γ⌋.
-        let certain = ((gamma >> 32) as usize).max(profile.window_blocks);
+        let certain = self.table.certain_below(gamma).max(profile.window_blocks);
         let floor = fixed(profile.floor);
         let above = |&p: &u64| scaled(gamma, p) >= floor;
         let floor_from = match profile.floor > 0.0 {
@@ -324,7 +412,8 @@ impl<'a> RowProfile<'a> {
         let certain = distances.min(self.certain);
         let scaled_end = distances.clamp(certain, self.floor_from.max(certain));
         let sums = &self.table.sums;
-        let between = scaled(self.gamma, sums[scaled_end]) - scaled(self.gamma, sums[certain]);
+        // A steep profile's γ times the sum of what is certain may pass 64 bits; the difference never does.
+        let between = scaled(self.gamma, sums[scaled_end]).wrapping_sub(scaled(self.gamma, sums[certain]));
         certain as u64 * ONE + between + (distances - scaled_end) as u64 * self.floor
     }
 
@@ -335,7 +424,7 @@ impl<'a> RowProfile<'a> {
 
     /// The natural logarithm of `p(d)`: of the probability with which a block is really drawn.
     pub fn ln_p(&self, distance: usize) -> f32 {
-        libm::log(self.probability(distance) as f64 / ONE as f64) as f32
+        libm::log(self.probability(distance) as f64 / ONE as f64).min(0.0) as f32
     }
 
     /// The smallest distance `≥ from` whose cumulative sum (its own p included) reaches `target`, if there is one below `end`.
@@ -358,6 +447,7 @@ impl<'a> RowProfile<'a> {
     }
 }
 
+/// `factor·value` in 32.32, modulo 2⁶⁴.
 fn scaled(factor: u64, value: u64) -> u64 {
     if factor == ONE { value } else { ((u128::from(factor) * u128::from(value)) >> 32) as u64 }
 }
@@ -375,6 +465,12 @@ mod tests {
         assert_eq!(named(Profile::harmonic().with_window_blocks(0)), "window_blocks");
         assert_eq!(named(Profile::harmonic().with_floor(1.5)), "floor");
         assert_eq!(named(Profile::budget(0.5)), "blocks");
+        assert_eq!(named(Profile::budget_with(f64::INFINITY, 1.0)), "blocks");
+        assert_eq!(named(Profile::budget_with(4.0, f64::NAN)), "alpha");
+        for weights in [&[] as &[f64], &[0.0], &[1.0, 2.0], &[1.0, -1.0], &[1.0, f64::NAN], &[f64::INFINITY]]
+        {
+            assert_eq!(named(Profile::allocated(4.0, weights)), "weights");
+        }
         assert_eq!(named(Profile::deduction(0.0)), "c");
     }
 
@@ -408,14 +504,19 @@ mod tests {
 
     #[test]
     fn a_budget_is_met_exactly() {
-        for (blocks, floor, window) in
+        let weights: Vec<f64> = (0..700).map(|d| 3.0 / (1.0 + f64::from(d) / 40.0)).collect();
+        let families = [
+            |blocks, _: &[f64]| Profile::budget(blocks),
+            |blocks, _: &[f64]| Profile::budget_with(blocks, 0.0),
+            |blocks, _: &[f64]| Profile::budget_with(blocks, 2.5),
+            Profile::allocated,
+        ];
+        for (family, (blocks, floor, window)) in families.into_iter().flat_map(|family| {
             [(1.0, 0.0, 1), (6.0, 0.0, 1), (8.25, 0.0, 3), (30.0, 0.02, 1), (500.0, 0.0, 1)]
-        {
-            let profile = Profile::budget(blocks)
-                .unwrap()
-                .with_floor(floor)
-                .unwrap()
-                .with_window_blocks(window)
+                .map(|c| (family, c))
+        }) {
+            let profile = family(blocks, &weights)
+                .and_then(|profile| profile.with_floor(floor)?.with_window_blocks(window))
                 .unwrap();
             let table = profile.cumulative(1000);
             for (before, after, pinned) in
@@ -435,6 +536,28 @@ mod tests {
                 assert!(before.clone().all(|d| row.probability(d) <= ONE + 1));
             }
         }
+    }
+
+    /// Weights that fall below the fixed point's resolution, and factors near 2⁶⁴.
+    #[test]
+    fn steep_budgets_keep_what_they_can() {
+        let profile = Profile::budget_with(40.0, 8.0).unwrap();
+        let table = profile.cumulative(1000);
+        let row = table.row(&(0..1000), &(0..0), 0);
+        let sum = row.sum_below(1000) as f64 / ONE as f64;
+        assert!((5.0..40.0).contains(&sum), "{sum}");
+        assert!(
+            (0..999).all(|d| row.probability(d) <= ONE && row.probability(d + 1) <= row.probability(d) + 1)
+        );
+        assert_eq!(row.probability(900), 0);
+    }
+
+    #[test]
+    fn a_full_window_is_the_whole_budget() {
+        let profile = Profile::budget(6.0).unwrap().with_window_blocks(5).unwrap();
+        let table = profile.cumulative(100);
+        let row = table.row(&(0..99), &(0..0), 1);
+        assert_eq!((row.probability(4), row.probability(5), row.sum_below(99)), (ONE, 0, 5 * ONE));
     }
 
     #[test]

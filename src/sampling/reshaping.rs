@@ -53,7 +53,7 @@ impl Reshaping {
         check(grid, profile)?;
         let table = profile.cumulative(grid.key_blocks() + 1);
         Segment.prepare(&table)?;
-        let cut = Cut { decay: unclipped(&table, "a segment cut")? };
+        let cut = Cut { decay: unclipped(&table, "a segment cut")?.clone() };
         let starts = |group: usize| {
             (0..grid.key_blocks())
                 .filter(|&block| cut.starts(group as u32, key, block) || block == 0)

@@ -25,8 +25,8 @@ pub fn partition_rounds(
     rounds: usize,
 ) -> Result<Vec<Schedule>> {
     ensure!(rounds >= 1, "rounds", "expected at least 1, got 0");
-    let budget = matches!(profile.decay(), super::Decay::Budget { .. });
-    ensure!(!budget, "profile", "partition rounds need a profile without budget, got {profile}");
+    let budget = profile.decay().budget();
+    ensure!(budget.is_none(), "profile", "partition rounds need a profile without budget, got {profile}");
     let first = grid.first_query_block();
     let distances = first.unsigned_abs() as usize + grid.query_blocks() + grid.key_blocks() + 1;
     let table = profile.cumulative(distances);

@@ -244,9 +244,9 @@ fn gap_distribution(profile: &CumulativeProfile) -> Result<Vec<u64>> {
 }
 
 /// The decay of a profile that isn't solved row by row or clipped from below, since both break its shape.
-pub(super) fn unclipped(profile: &CumulativeProfile, sampler: &str) -> Result<Decay> {
+pub(super) fn unclipped<'a>(profile: &'a CumulativeProfile, sampler: &str) -> Result<&'a Decay> {
     let profile = profile.profile();
-    let plain = !matches!(profile.decay(), Decay::Budget { .. }) && profile.floor() == 0.0;
+    let plain = profile.decay().budget().is_none() && profile.floor() == 0.0;
     ensure!(plain, "profile", "{sampler} needs a profile without budget and floor, got {profile}");
     Ok(profile.decay())
 }
@@ -268,7 +268,7 @@ impl Sampler for Segment {
         let p: Vec<f64> = decay.values().take(profile.distances() + 2).collect();
         let convex = p.windows(3).all(|p| p[0] - 2.0 * p[1] + p[2] >= -1e-12);
         ensure!(convex, "profile", "a segment cut needs a convex profile, got {}", profile.profile());
-        Ok(Box::new(Cut { decay }))
+        Ok(Box::new(Cut { decay: decay.clone() }))
     }
 }
 
@@ -413,7 +413,7 @@ mod tests {
 
     #[test]
     fn lengths_at_the_harmonic_profile() {
-        let cut = Cut { decay: Profile::harmonic().decay() };
+        let cut = Cut { decay: Profile::harmonic().decay().clone() };
         for m in [1, 2, 3, 10, 1000, 1 << 20] {
             let longer = 1.0 - cut.at_most(m) as f64 / ONE as f64;
             assert!((longer - 2.0 / (m as f64 + 2.0)).abs() < 1e-9, "length {m}");

@@ -1,10 +1,11 @@
 //! The schedule: sorted key-block lists with weights.
 
 use std::fmt;
+use std::ops::Range;
 
 use super::grid::BlockGrid;
-use super::profile::Profile;
-use super::sampler::{RowSpan, Sampler};
+use super::profile::{CumulativeProfile, Profile};
+use super::sampler::{RowSampler, RowSpan, Sampler};
 use crate::error::{Error, Result, ensure};
 use crate::random::Key;
 
@@ -13,7 +14,8 @@ use crate::random::Key;
 pub struct Entry {
     /// The key block J.
     pub block: usize,
-    /// The natural logarithm of the probability with which it was kept; 0 for certain blocks.
+    /// The natural logarithm of the probability with which it was kept, 0 for certain blocks; times its list's β after
+    /// [`Schedule::with_corrections`].
     pub ln_p: f32,
 }
 
@@ -33,42 +35,62 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Draws a schedule.
+    /// Draws a schedule, with one profile for all lists.
     ///
     /// Memory and time are proportional to the kept blocks.
     ///
     /// # Errors
     /// Invalid argument (`profile`) where the sampler can't have such marginals; too large if more than 2³² − 1 blocks are kept.
     pub fn sample(grid: &BlockGrid, profile: &Profile, sampler: &dyn Sampler, key: Key) -> Result<Self> {
-        let key_blocks = grid.key_blocks() as i64;
-        // The farthest distance is between the last key block and the first query block, or the other way round.
-        let first = grid.first_query_block();
-        let last = first + grid.query_blocks() as i64;
-        let distances = (last.max(key_blocks) - first.min(0)).max(0) as usize + 1;
-        let table = profile.cumulative(distances);
-        let sampler = sampler.prepare(&table)?;
+        Self::draw(grid, |_| profile, sampler, key)
+    }
+
+    /// Draws a schedule, with a profile for each list group: heads differ in where their attention goes.
+    ///
+    /// Where all profiles are equal it is [`sample`](Schedule::sample)'s.
+    ///
+    /// # Errors
+    /// Invalid argument (`profiles`) unless there is one per list group; otherwise as [`sample`](Schedule::sample).
+    pub fn sample_each(
+        grid: &BlockGrid,
+        profiles: &[Profile],
+        sampler: &dyn Sampler,
+        key: Key,
+    ) -> Result<Self> {
+        let (groups, got) = (grid.groups(), profiles.len());
+        ensure!(got == groups, "profiles", "expected one per list group, {groups}, got {got}");
+        Self::draw(grid, |group| &profiles[group], sampler, key)
+    }
+
+    fn draw<'a>(
+        grid: &BlockGrid,
+        profile_of: impl Fn(usize) -> &'a Profile,
+        sampler: &dyn Sampler,
+        key: Key,
+    ) -> Result<Self> {
         let mut builder = Builder::new(grid);
         let mut far = Vec::new();
+        let mut ready: Option<(CumulativeProfile, Box<dyn RowSampler>)> = None;
         for group in 0..grid.groups() {
-            for query_block in first..last {
-                let row_blocks = grid.dense_row(query_block) as i64;
-                let sinks = (profile.sink_blocks() as i64).min(row_blocks);
-                for block in 0..sinks {
-                    builder.push(block as usize, 0.0);
+            let profile = profile_of(group);
+            // Neighbouring lists mostly share a profile, and so its tables.
+            let same = ready.take().filter(|(table, _)| table.profile() == profile);
+            let (table, rows) = match same {
+                Some(same) => ready.insert(same),
+                None => {
+                    let table = tabulate(grid, profile);
+                    let rows = sampler.prepare(&table)?;
+                    ready.insert((table, rows))
                 }
-                let span = RowSpan {
-                    group: group as u32,
-                    query_block,
-                    // J = I − d for sinks ≤ J < row_blocks and d ≥ 0.
-                    before: (query_block - row_blocks + 1).max(0) as usize
-                        ..(query_block - sinks + 1).max(0) as usize,
-                    // J = I + d for sinks ≤ J < row_blocks and d ≥ 1.
-                    after: (sinks - query_block).max(1) as usize..(row_blocks - query_block).max(1) as usize,
-                    key_blocks: key_blocks as usize,
-                };
-                let row = table.row(&span.before, &span.after, sinks as usize);
+            };
+            for query_block in query_blocks(grid) {
+                let (sinks, span) = candidates(grid, profile, group, query_block);
+                for block in 0..sinks {
+                    builder.push(block, 0.0);
+                }
+                let row = table.row(&span.before, &span.after, sinks);
                 far.clear();
-                sampler.sample_row(&row, &span, key, &mut |after, d| far.push((after, d)));
+                rows.sample_row(&row, &span, key, &mut |after, d| far.push((after, d)));
                 // Before the diagonal, ascending distances are descending blocks.
                 let split = far.iter().position(|&(after, _)| after).unwrap_or(far.len());
                 for &(_, d) in far[..split].iter().rev() {
@@ -81,6 +103,26 @@ impl Schedule {
             }
         }
         Ok(builder.finish())
+    }
+
+    /// The same lists with the weights of list group g multiplied by `betas[g]`: an importance correction per head.
+    ///
+    /// Use it with [`Attention::with_correction(1.0)`](crate::Attention::with_correction), since a kernel multiplies all weights by that one β.
+    ///
+    /// # Errors
+    /// Invalid argument (`betas`) unless there is one from 0 to 1 for every list group.
+    pub fn with_corrections(mut self, betas: &[f32]) -> Result<Self> {
+        let (groups, got) = (self.grid.groups(), betas.len());
+        ensure!(got == groups, "betas", "expected one per list group, {groups}, got {got}");
+        for (group, beta) in betas.iter().enumerate() {
+            ensure!((0.0..=1.0).contains(beta), "betas", "expected 0 to 1 in list group {group}, got {beta}");
+            let rows = group * self.grid.query_blocks();
+            let entries = self.offsets[rows]..self.offsets[rows + self.grid.query_blocks()];
+            for ln_p in &mut self.ln_p[entries.start as usize..entries.end as usize] {
+                *ln_p = *ln_p * beta + 0.0; // no −0: equality of schedules is equality of bits
+            }
+        }
+        Ok(self)
     }
 
     /// Every block that the grid allows, with weight `ln 1 = 0`: exact attention.
@@ -178,6 +220,11 @@ impl Schedule {
         self.blocks.len() as u64
     }
 
+    /// Heap memory held, in bytes: 8 for every kept block and 4 for every row.
+    pub fn memory_bytes(&self) -> u64 {
+        (4 * (self.offsets.capacity() + self.blocks.capacity() + self.ln_p.capacity())) as u64
+    }
+
     /// The number of (query, key) token pairs in the kept blocks that causality leaves, over all *query heads*: what a kernel has to compute.
     /// FLOPs are `2·(D + D_v)` times that.
     pub fn visited_pairs(&self) -> u64 {
@@ -258,8 +305,44 @@ impl KeyBlockRows {
 
 /// (group, absolute query block) of every row, in order.
 pub(super) fn rows(grid: &BlockGrid) -> impl Iterator<Item = (usize, i64)> + use<> {
-    let (first, count) = (grid.first_query_block(), grid.query_blocks() as i64);
-    (0..grid.groups()).flat_map(move |group| (first..first + count).map(move |row| (group, row)))
+    let query_blocks = query_blocks(grid);
+    (0..grid.groups()).flat_map(move |group| query_blocks.clone().map(move |row| (group, row)))
+}
+
+/// The absolute query blocks.
+pub(super) fn query_blocks(grid: &BlockGrid) -> Range<i64> {
+    let first = grid.first_query_block();
+    first..first + grid.query_blocks() as i64
+}
+
+/// The profile over every distance that occurs in the grid.
+pub(super) fn tabulate(grid: &BlockGrid, profile: &Profile) -> CumulativeProfile {
+    // The farthest is between the last key block and the first query block, or the other way round.
+    let rows = query_blocks(grid);
+    let distances = rows.end.max(grid.key_blocks() as i64) - rows.start.min(0);
+    profile.cumulative(distances.max(0) as usize + 1)
+}
+
+/// The pinned sink blocks of a row (the first so many), and its other candidates.
+pub(super) fn candidates(
+    grid: &BlockGrid,
+    profile: &Profile,
+    group: usize,
+    query_block: i64,
+) -> (usize, RowSpan) {
+    let row_blocks = grid.dense_row(query_block) as i64;
+    let sinks = profile.sink_blocks().min(row_blocks as usize);
+    let least = sinks as i64;
+    let span = RowSpan {
+        group: group as u32,
+        query_block,
+        // J = I − d for sinks ≤ J < row_blocks and d ≥ 0.
+        before: (query_block - row_blocks + 1).max(0) as usize..(query_block - least + 1).max(0) as usize,
+        // J = I + d for sinks ≤ J < row_blocks and d ≥ 1.
+        after: (least - query_block).max(1) as usize..(row_blocks - query_block).max(1) as usize,
+        key_blocks: grid.key_blocks(),
+    };
+    (sinks, span)
 }
 
 struct Builder(Schedule);
@@ -281,7 +364,10 @@ impl Builder {
         Ok(())
     }
 
-    fn finish(self) -> Schedule {
+    fn finish(mut self) -> Schedule {
+        self.0.offsets.shrink_to_fit();
+        self.0.blocks.shrink_to_fit();
+        self.0.ln_p.shrink_to_fit();
         self.0
     }
 }
