@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::bound::{Bound, Operands, Part};
 use super::call::{Call, Sequence};
-use super::tables::{TableBuffer, Tables, tables_bind_group};
+use super::tables::{ScheduleWords, TableBuffer, Tables, tables_bind_group};
 use super::{Attention, check_grid};
 use crate::error::{Error, Result, ensure};
 use crate::gpu::context::Context;
@@ -254,7 +254,7 @@ impl Plan {
         let mut query_blocks = 0;
         for index in 0..count {
             inner.check_sequence(bound, call, index)?;
-            let (sequence_grid, _) = inner.grid(call, index)?;
+            let sequence_grid = inner.schedule(call, index)?.grid;
             query_blocks = query_blocks.max(sequence_grid.query_blocks());
             grid = Some(sequence_grid);
         }
@@ -307,18 +307,22 @@ impl PlanInner {
         bound.check(index, &sequence)
     }
 
-    /// The block grid of one sequence and where its block lists begin: those of its schedule, checked against its lengths, or the dense grid.
-    fn grid(&self, call: &Call<'_>, index: usize) -> Result<(BlockGrid, u32)> {
+    /// The block grid of one sequence and where its tables begin: those of its schedule, checked against its lengths, or the dense grid.
+    fn schedule(&self, call: &Call<'_>, index: usize) -> Result<ScheduleWords> {
         let Sequence { q_len, kv_len, .. } = call.sequence(index);
         let maxima = &self.maxima;
         match call.tables.and_then(|tables| tables.schedule(index)) {
-            Some((grid, base)) => {
+            Some(schedule) => {
                 let causal = self.attention.is_causal();
-                check_grid(&grid, (causal, maxima.heads(), maxima.kv_heads(), q_len, kv_len))?;
-                Ok((grid, base))
+                check_grid(&schedule.grid, (causal, maxima.heads(), maxima.kv_heads(), q_len, kv_len))?;
+                Ok(schedule)
             }
             // Within the maxima, so the shape is valid.
-            None => Ok((BlockGrid::full(&maxima.with_q_len(q_len)?.with_kv_len(kv_len)?), NO_TABLE)),
+            None => Ok(ScheduleWords {
+                grid: BlockGrid::full(&maxima.with_q_len(q_len)?.with_kv_len(kv_len)?),
+                order: NO_TABLE,
+                lists: NO_TABLE,
+            }),
         }
     }
 
@@ -365,7 +369,7 @@ impl PlanInner {
 
     fn entry(&self, part: &Part, call: &Call<'_>, index: usize) -> Result<SequenceEntry> {
         let Sequence { batch, q_start, q_len, kv_start, kv_len } = call.sequence(index);
-        let (grid, list_base) = self.grid(call, index)?;
+        let ScheduleWords { grid, order: order_base, lists: list_base } = self.schedule(call, index)?;
         let document_base = match call.tables {
             Some(tables) => tables.documents(index, q_len)?,
             None => NO_TABLE,
@@ -382,6 +386,7 @@ impl PlanInner {
             first_block: grid.first_query_block() as i32,
             query_blocks: grid.query_blocks() as u32,
             list_base,
+            order_base,
             document_base,
         })
     }

@@ -10,7 +10,7 @@ use crate::gpu::context::Context;
 use crate::gpu::kernel::Pipeline;
 use crate::gpu::params::NO_TABLE;
 use crate::gpu::registry::TABLES_GROUP;
-use crate::sampling::{BlockGrid, Schedule};
+use crate::sampling::{BlockGrid, RowOrder, Schedule};
 
 /// The schedules, document masks and position ids of a call: none, one for all of its sequences, or one for each in order.
 ///
@@ -28,6 +28,7 @@ use crate::sampling::{BlockGrid, Schedule};
 pub struct Tables<'a> {
     schedules: Vec<&'a Schedule>,
     documents: Vec<&'a Documents>,
+    row_order: RowOrder,
     position_ids: Vec<&'a PositionIds>,
 }
 
@@ -53,6 +54,12 @@ impl<'a> Tables<'a> {
     pub fn with_position_ids(mut self, position_ids: &'a PositionIds) -> Self {
         self.position_ids.push(position_ids);
         self
+    }
+
+    /// In which order the rows of schedules are handed to workgroups: [`RowOrder::LongestFirst`] unless set, so that a long row isn't still running when all else is done.
+    /// Results don't depend on it.
+    pub fn with_row_order(self, row_order: RowOrder) -> Self {
+        Self { row_order, ..self }
     }
 
     /// The schedule of one sequence.
@@ -115,12 +122,21 @@ fn nth<T>(values: &[T], sequence: usize) -> Option<&T> {
 #[derive(Debug)]
 pub struct TableBuffer {
     pub(super) plan: Arc<PlanInner>,
-    /// (grid, word offset) of each schedule.
-    schedules: Vec<(BlockGrid, u32)>,
+    schedules: Vec<ScheduleWords>,
     /// (queries, word offset) of each document mask.
     documents: Vec<(usize, u32)>,
     buffers: Vec<DeviceTables>,
     current: usize,
+}
+
+/// Where the words of a schedule begin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ScheduleWords {
+    pub(super) grid: BlockGrid,
+    /// The order of its query blocks, or [`NO_TABLE`].
+    pub(super) order: u32,
+    /// Its lists, or [`NO_TABLE`].
+    pub(super) lists: u32,
 }
 
 #[derive(Debug)]
@@ -171,7 +187,9 @@ impl TableBuffer {
         let mut words = Vec::new();
         let mut schedules = Vec::with_capacity(tables.schedules.len());
         for schedule in &tables.schedules {
-            schedules.push((*schedule.grid(), words.len() as u32));
+            let order = words.len() as u32;
+            words.extend(schedule.row_order(tables.row_order));
+            schedules.push(ScheduleWords { grid: *schedule.grid(), order, lists: words.len() as u32 });
             schedule.append_words(&mut words);
         }
         let mut documents = Vec::with_capacity(tables.documents.len());
@@ -228,8 +246,8 @@ impl TableBuffer {
         check_count("documents", self.documents.len(), sequences)
     }
 
-    /// The grid and the word offset of a sequence's schedule.
-    pub(super) fn schedule(&self, sequence: usize) -> Option<(BlockGrid, u32)> {
+    /// The schedule of a sequence.
+    pub(super) fn schedule(&self, sequence: usize) -> Option<ScheduleWords> {
         nth(&self.schedules, sequence).copied()
     }
 

@@ -45,6 +45,7 @@ pub(crate) struct SequenceEntry {
     pub(crate) first_block: i32,
     pub(crate) query_blocks: u32,
     pub(crate) list_base: u32,
+    pub(crate) order_base: u32,
     pub(crate) document_base: u32,
 }
 
@@ -128,7 +129,7 @@ pub(crate) fn layouts() -> Vec<super::shaders::HostLayout> {
         (
             "Sequence",
             fields!(SequenceEntry: q_base, k_base, v_base, o_base, lse_base, q_len, kv_len, first_block, query_blocks,
-                list_base, document_base),
+                list_base, order_base, document_base),
             size_of::<SequenceEntry>() as u32,
         ),
         (
