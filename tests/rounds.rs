@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Problem, Storage, gpu, zeros};
-use prflash::sampling::partition_rounds;
+use prflash::sampling::{Entry, partition_rounds};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
     Attention, BlockGrid, Call, Combine, Context, DType, Key, Layout, Operands, Profile, RoundsPlan,
@@ -142,6 +142,50 @@ fn standard_errors_are_of_the_size_of_the_errors() {
     // Mean squares over 512 rows × 24 repetitions. The delta method is of first order in 1/R; the estimate's bias is of second.
     let ratio = claimed / squared;
     assert!((0.75..1.25).contains(&ratio), "claimed variance over mean squared error: {ratio}");
+}
+
+/// Uncorrected rounds (β = 0) converge to dense attention whose scores have + ln p(d), at the rate R^−½, and to nothing else.
+#[test]
+fn uncorrected_rounds_converge_to_a_logarithmic_bias() {
+    let Some(context) = gpu("uncorrected_rounds_converge_to_a_logarithmic_bias") else { return };
+    let shape = Shape::new(4, 1, 512, 16).unwrap();
+    let problem = problem(Attention::causal(), shape);
+    let profile = Profile::harmonic();
+    let grid = grid(&problem);
+    // Weights enter scores as −β·ln w: w = least p / p(d) gives + ln p(d) and a constant, which no softmax sees.
+    let least = profile.probability(grid.key_blocks());
+    let weight = |block: usize, row: usize| {
+        let p = if block < 1 { 1.0 } else { profile.probability(row - block) };
+        (least / p).ln() as f32
+    };
+    let row = |row| (0..=row).map(|block| Entry { block, ln_p: weight(block, row) }).collect::<Vec<_>>();
+    let lists: Vec<_> = (0..4).flat_map(|_| (0..grid.query_blocks()).map(row)).collect();
+    let biased = Schedule::from_entries(&grid, &lists).unwrap();
+    let oracle = |beta, tables: &Tables<'_>| {
+        let attention = Attention::causal().with_correction(beta).unwrap();
+        reference::attention(&attention, &shape, &problem.q, &problem.k, &problem.v, tables).unwrap().output
+    };
+    let (target, dense) = (oracle(1.0, &Tables::from(&biased)), oracle(0.0, &Tables::new()));
+    let [q, k, v] = problem.upload(&context, Storage::HeadsFirst).unwrap();
+    let plan = plan(&context, &problem, Combine::Independent);
+    let mut rounds = plan.start(&q, &k, &v).unwrap();
+    let mut distances = Vec::new();
+    for round in 0..256 {
+        let schedule = Schedule::sample(&grid, &profile, &Systematic, Key::new(77).round(round)).unwrap();
+        let estimate = rounds.step(&Tables::from(&schedule)).unwrap();
+        if [15, 63, 255].contains(&round) {
+            let got = estimate.output.read_blocking(&context).unwrap();
+            let to = |want: &[f64]| compare(&got, want, Tolerance::absolute(0.0)).unwrap().relative_error;
+            distances.push((to(&target), to(&dense)));
+        }
+    }
+    for pair in distances.windows(2) {
+        // Four times the rounds: half the distance, give or take what a mean over 2,048 rows varies by.
+        let ratio = pair[1].0 / pair[0].0;
+        assert!((0.4..0.6).contains(&ratio), "{distances:?}");
+    }
+    let (to_target, to_dense) = distances[2];
+    assert!(to_target < 0.25 * to_dense, "{distances:?}");
 }
 
 /// Rows without any key stay empty through a merge, and rows of other sequences keep what they had.
