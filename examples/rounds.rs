@@ -192,7 +192,7 @@ impl<'a> Problem<'a> {
             Schedule::sample(&self.grid, &profile, &Systematic, key)
         };
         let shown = |round: u32| (round + 1).is_power_of_two() || round + 1 == arguments.rounds;
-        let mut independent = |beta: f32, target: &[f64]| -> Result<Vec<Row>> {
+        let independent = |beta: f32, target: &[f64]| -> Result<Vec<Row>> {
             let plan = self.plan(Attention::causal().with_correction(beta)?, Combine::Independent)?;
             self.rounds(&plan, (0..arguments.rounds).map(draw), shown, target)
         };
