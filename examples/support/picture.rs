@@ -96,29 +96,57 @@ pub struct Curve {
 
 /// One chart per panel, side by side, with shared axes' names.
 pub fn curves(path: &Path, x: &str, y: &str, panels: &[(String, Vec<Curve>)]) -> Result<()> {
+    charts(path, x, y, panels, false)
+}
+
+/// The same with logarithmic axes; all numbers must be positive.
+pub fn log_curves(path: &Path, x: &str, y: &str, mut panels: Vec<(String, Vec<Curve>)>) -> Result<()> {
+    for point in panels.iter_mut().flat_map(|(_, curves)| curves).flat_map(|curve| &mut curve.points) {
+        *point = (point.0.log10(), point.1.log10());
+    }
+    charts(path, x, y, &panels, true)
+}
+
+/// Where `log`, the points are decimal logarithms.
+fn charts(path: &Path, x: &str, y: &str, panels: &[(String, Vec<Curve>)], log: bool) -> Result<()> {
     svg(path, (460 * panels.len() as u32, 400), |area| {
         for ((title, curves), panel) in panels.iter().zip(area.split_evenly((1, panels.len()))) {
             let points = || curves.iter().flat_map(|curve| curve.points.iter().copied());
-            let right = points().map(|p| p.0).fold(0.0, f64::max) * 1.05;
-            let top = points().map(|p| p.1).fold(0.0, f64::max) * 1.1;
+            let range = |of: fn((f64, f64)) -> f64, room: f64| {
+                let (least, most) = points().map(of).fold((0f64, 0f64), |(a, b), x| (a.min(x), b.max(x)));
+                if log { least.floor()..most.ceil() } else { 0.0..most * room }
+            };
             let mut chart = ChartBuilder::on(&panel)
                 .margin(10)
                 .caption(title, ("sans-serif", 16))
                 .x_label_area_size(36)
                 .y_label_area_size(48)
-                .build_cartesian_2d(0.0..right, 0.0..top)?;
-            chart.configure_mesh().x_desc(x).y_desc(y).light_line_style(WHITE).draw()?;
+                .build_cartesian_2d(range(|p| p.0, 1.05), range(|p| p.1, 1.1))?;
+            let power = |exponent: &f64| format!("1e{exponent:.0}");
+            let mut mesh = chart.configure_mesh();
+            mesh.x_desc(x).y_desc(y).light_line_style(WHITE);
+            if log {
+                mesh.x_label_formatter(&power).y_label_formatter(&power);
+            }
+            mesh.draw()?;
             for (curve, color) in curves.iter().zip(COLORS.iter().cycle()) {
                 let color = *color;
                 chart
                     .draw_series(LineSeries::new(curve.points.iter().copied(), color.stroke_width(2)))?
                     .label(&curve.name)
                     .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
-                chart.draw_series(curve.points.iter().map(|&p| Circle::new(p, 3, color.filled())))?;
+                if !log {
+                    chart.draw_series(curve.points.iter().map(|&p| Circle::new(p, 3, color.filled())))?;
+                }
             }
+            let rising = log && points().next().map(|p| p.1) < points().last().map(|p| p.1);
             chart
                 .configure_series_labels()
-                .position(SeriesLabelPosition::LowerLeft)
+                .position(if rising {
+                    SeriesLabelPosition::UpperLeft
+                } else {
+                    SeriesLabelPosition::LowerLeft
+                })
                 .background_style(WHITE.mix(0.8))
                 .border_style(BLACK.mix(0.3))
                 .draw()?;
