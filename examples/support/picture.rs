@@ -95,7 +95,7 @@ pub struct Curve {
 }
 
 /// What the axes of a chart say, and whether they are logarithmic.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 pub struct Axes<'a> {
     /// What is across.
     pub x: &'a str,
@@ -105,6 +105,8 @@ pub struct Axes<'a> {
     pub log_x: bool,
     /// Powers up. Points that aren't positive are left out.
     pub log_y: bool,
+    /// Where the legend is, if not at the lower left (linear) or the upper right (logarithmic).
+    pub legend: Option<SeriesLabelPosition>,
 }
 
 /// One chart per panel, side by side, each from 0 or, on a logarithmic axis, from its smallest point.
@@ -164,11 +166,10 @@ pub fn curves(path: &Path, axes: Axes<'_>, panels: &[(String, Vec<Curve>)]) -> R
             }
             chart
                 .configure_series_labels()
-                .position(if axes.log_y {
-                    SeriesLabelPosition::UpperRight
-                } else {
-                    SeriesLabelPosition::LowerLeft
-                })
+                .position(axes.legend.clone().unwrap_or(match axes.log_y {
+                    true => SeriesLabelPosition::UpperRight,
+                    false => SeriesLabelPosition::LowerLeft,
+                }))
                 .background_style(WHITE.mix(0.8))
                 .border_style(BLACK.mix(0.3))
                 .draw()?;

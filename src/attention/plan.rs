@@ -27,8 +27,9 @@ impl Attention {
     /// Heads and head dimensions of later calls are those of `maxima`; batch and lengths may be smaller.
     ///
     /// # Errors
-    /// Invalid argument: positions (`positions`) for another head dimension, or slopes (`slopes`) for another number of heads. Too large (`shape`) if the device can't dispatch that much at once; unsupported, where a kernel was asked for that the device can't
-    /// run; out of memory; device lost.
+    /// Invalid argument: positions for another head dimension (`positions`), or slopes for another number of heads (`slopes`). Too large (`shape`) if the device
+    /// can't dispatch that much at once; unsupported, where a kernel was asked for that the device can't run, or the rotary dimension isn't
+    /// [aligned](crate::Rope::is_quad_aligned); out of memory; device lost.
     pub fn plan(&self, context: &Context, maxima: &Shape) -> Result<Plan> {
         self.plan_sequences(context, maxima, maxima.batch())
     }

@@ -79,7 +79,7 @@ pub fn harmonic_number(n: u64) -> f64 {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Slopes {
-    /// ALiBi's geometric series `2^(−8h/H)`, h from 1. Where H is not a power of two: the series for the next lower power n, then the first H − n of
+    /// ALiBi's geometric series `2^(−8h/H)`, h from 1: the numbers of Bloom and MPT. Where H is not a power of two: the series for the next lower power n, then the first H − n of
     /// every other slope of the series for 2n, starting with its first.
     Alibi,
     /// `1/h`, h from 1.
@@ -152,9 +152,9 @@ impl Bias {
         Self { distance: Distance::Linear, slopes: Slopes::Alibi, weight: 1.0 }
     }
 
-    /// The harmonic distance with ALiBi's slopes.
+    /// The harmonic distance with harmonic slopes.
     pub const fn harmonic() -> Self {
-        Self { distance: Distance::Harmonic, slopes: Slopes::Alibi, weight: 1.0 }
+        Self { distance: Distance::Harmonic, slopes: Slopes::Harmonic, weight: 1.0 }
     }
 
     /// Another weight λ on every head.

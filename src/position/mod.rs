@@ -56,7 +56,7 @@ impl Positions {
     /// scores and its complement on ALiBi's linear bias, with ALiBi's slopes and λ = 1.
     ///
     /// At `length` 1 the factor runs through the harmonic series 1, 1/2, 1/3 … itself. Near tokens are then told apart by content, far ones by
-    /// distance alone: a model must have been trained this way. Other readings (harmonic slopes, a harmonic distance) are built from the same parts.
+    /// distance alone: a model must have been trained this way. Other readings (harmonic slopes, a harmonic distance) take the same parts.
     ///
     /// # Errors
     /// As [`with_harmonic_factor`](Positions::with_harmonic_factor).
@@ -64,11 +64,12 @@ impl Positions {
         Self::new().with_rope(rope).with_bias(Bias::alibi()).with_harmonic_factor(length)
     }
 
-    /// The reading of arXiv 2410.18441 that keeps reach: rotated scores as they are (`a ≡ 1`), and the harmonic series as distance, `φ(Δ) = H_Δ` with ALiBi's slopes
-    /// and λ = 1.
+    /// The reading of arXiv 2410.18441 that keeps reach: rotated scores as they are (`a ≡ 1`), and a bias that is harmonic twice, `φ(Δ) = H_Δ` with slopes
+    /// `m_h = 1/h` and λ = 1.
     ///
-    /// The bias grows like `m_h·ln Δ`, so before content is looked at the weight of a key falls like `Δ^(−m_h)` and not exponentially; what a rotary model has
-    /// learnt stays in place. The choice rests on that reach (`examples/positions.rs`), not on a trained model's loss.
+    /// `H_Δ` grows like `ln Δ`, so before content is looked at the weight of a key falls like `Δ^(−1/h)` and not exponentially: in head 1 every octave of distance
+    /// weighs alike, and further heads see further. With ALiBi's slopes, all below 1, the same distance hardly tells near from far (`examples/positions.rs` has the
+    /// numbers). The choice rests on that reach, not on a trained model's loss.
     pub fn recommended(rope: Rope) -> Self {
         Self::new().with_rope(rope).with_bias(Bias::harmonic())
     }

@@ -13,7 +13,10 @@ pub enum Pairing {
     Half,
 }
 
-/// How a [`Rope`] is stretched to contexts longer than the model was trained on. With `ωᵢ = base^(−2i/r)`, factor s and training length n:
+/// How a [`Rope`] is stretched to contexts longer than the model was trained on.
+///
+/// Below, `ωᵢ = base^(−2i/r)` are the frequencies of r rotated channels, s is the factor and n the length in training. `tests/positions.rs` compares every kind with
+/// Hugging Face transformers 5.23.
 ///
 /// ```
 /// use prflash::{Pairing, Rope, Scaling};
@@ -92,7 +95,8 @@ impl Scaling {
             Scaling::Yarn { factor, original_len, beta_fast, beta_slow, temperature } => {
                 check_factor(factor)?;
                 check_original_len(original_len)?;
-                ensure!(base > 1.0, "base", "expected more than 1 for YaRN, got {base}");
+                let falling = base > 1.0; // the frequencies, so that ln base can divide
+                ensure!(falling, "base", "expected more than 1 for YaRN, got {base}");
                 ensure!(
                     beta_slow.is_finite() && beta_slow > 0.0,
                     "beta_slow",

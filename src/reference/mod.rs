@@ -282,11 +282,11 @@ fn for_each_row(
     let q = Turned::new(q, dim, shape.heads(), &q_at, positions.rope());
     let k = Turned::new(k, dim, shape.kv_heads(), &k_at, positions.rope());
     let mut weights: Vec<(usize, f64)> = Vec::new();
-    for batch in 0..shape.batch() {
-        for head in 0..shape.heads() {
+    for (batch, (q_at, k_at)) in q_at.iter().zip(&k_at).enumerate() {
+        for (head, slope) in slopes.iter().enumerate() {
             let head_row = batch * shape.heads() + head;
             let kv_row = (batch * shape.kv_heads() + head / shape.heads_per_kv_head()) * shape.kv_len();
-            for i in 0..shape.q_len() {
+            for (i, &query_at) in q_at.iter().enumerate() {
                 let position = shape.first_position() + i as i64;
                 let query = (head_row * shape.q_len() + i) * dim;
                 let (mut magnitude, mut rotated) = (0.0, 0.0);
@@ -303,8 +303,8 @@ fn for_each_row(
                                 turned = size;
                             }
                         }
-                        let lag = q_at[batch][i].abs_diff(k_at[batch][j]);
-                        let (a, bias) = (positions.factor(lag), slopes[head] * positions.bias_at(lag));
+                        let lag = query_at.abs_diff(k_at[j]);
+                        let (a, bias) = (positions.factor(lag), slope * positions.bias_at(lag));
                         magnitude = f64::max(magnitude, a * (size * scale.abs()).max(cap) + bias);
                         rotated = f64::max(rotated, a * turned * scale.abs());
                         let score = if cap > 0.0 { cap * (dot * scale / cap).tanh() } else { dot * scale };
