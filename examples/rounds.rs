@@ -96,7 +96,13 @@ fn main() -> Result<()> {
         (format!("layer {}", measured.layer), curves)
     };
     let panels: Vec<_> = measured.iter().map(panel).collect();
-    let axes = Axes { x: "block visits / dense", y: "relative output error", log_x: true, log_y: true };
+    let axes = Axes {
+        x: "block visits / dense",
+        y: "relative output error",
+        log_x: true,
+        log_y: true,
+        ..Axes::default()
+    };
     picture::curves(&picture, axes, &panels)?;
 
     let worst = measured.iter().map(|m| m.partition.last().map_or(f64::NAN, |row| row.distance));
