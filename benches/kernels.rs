@@ -8,15 +8,18 @@
 //! scripts/with-vulkan cargo bench --bench kernels -- --longest 8192
 //! ```
 
+mod support;
+
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use prflash::{
-    Attention, BlockGrid, Bound, Call, Context, DType, GpuTimer, Kernel, Key, Layout, Operands, Plan,
-    Profile, Schedule, Shape, Systematic, TableBuffer, Tables, Tensor,
+    Attention, BlockGrid, Bound, Call, Context, GpuTimer, Kernel, Key, Operands, Plan, Profile, Schedule,
+    Shape, Systematic, TableBuffer, Tables,
 };
 use serde_json::json;
+use support::{median, median_ratio, range, tensor};
 
 /// Times dense attention and PrFlashAttention, naive and tiled.
 #[derive(Parser)]
@@ -88,13 +91,12 @@ fn shape(
     rounds: usize,
 ) -> Result<Vec<(String, serde_json::Value)>> {
     let shape = Shape::new(8, 2, len, dim)?;
-    let tensor = |heads| {
-        let layout = Layout::heads_first(1, heads, len, dim)?;
-        let values: Vec<f32> =
-            (0..layout.elements()).map(|i| ((i * 7919) % 997) as f32 / 498.5 - 1.0).collect();
-        Tensor::upload(context, DType::F32, layout, &values)
-    };
-    let (q, k, v, output) = (tensor(8)?, tensor(2)?, tensor(2)?, tensor(8)?);
+    let (q, k, v, output) = (
+        tensor(context, 8, len, dim)?,
+        tensor(context, 2, len, dim)?,
+        tensor(context, 2, len, dim)?,
+        tensor(context, 8, len, dim)?,
+    );
     let schedule =
         Schedule::sample(&BlockGrid::causal(&shape), &Profile::harmonic(), &Systematic, Key::new(1))?;
     let timer = GpuTimer::new(context).ok();
@@ -144,10 +146,8 @@ fn shape(
     let mut rows = Vec::new();
     for variant in &variants {
         let wall = median(&variant.wall);
-        let (least, most) =
-            variant.wall.iter().fold((f64::MAX, 0.0), |(a, b), &x| (f64::min(a, x), f64::max(b, x)));
-        let ratios: Vec<f64> = variant.wall.iter().zip(&dense_walls).map(|(a, b)| a / b).collect();
-        let ratio = median(&ratios);
+        let (least, most) = range(&variant.wall);
+        let ratio = median_ratio(&variant.wall, &dense_walls);
         let gpu = median(&variant.gpu);
         let visited = variant.schedule.as_ref().map_or(dense_flops, |schedule| {
             2.0 * (shape.head_dim() + shape.value_dim()) as f64 * schedule.visited_pairs() as f64
@@ -170,10 +170,4 @@ fn shape(
         rows.push((text, value));
     }
     Ok(rows)
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -20,7 +20,7 @@ use prflash::{
 };
 use serde_json::{Value, json};
 use support::fixture::{self, Layer};
-use support::picture::{self, Curve};
+use support::picture::{self, Axes, Curve};
 
 /// Causal attention and PrFlashAttention on real attention inputs.
 #[derive(Parser)]
@@ -107,7 +107,8 @@ fn main() -> Result<()> {
         Schedule::sample(&BlockGrid::causal(&layers[0].shape), &Profile::harmonic(), &Systematic, key)?;
     let (schedule_svg, error_svg) = (folder.join("schedule.svg"), folder.join("error_vs_cost.svg"));
     picture::schedule(&schedule_svg, "PrFlashAttention, p(d) = 1/(1+d): kept blocks", &drawn)?;
-    picture::curves(&error_svg, "blocks visited / dense", "relative output error", &panels)?;
+    let axes = Axes { x: "blocks visited / dense", y: "relative output error", ..Axes::default() };
+    picture::curves(&error_svg, axes, &panels)?;
     say(LEGEND);
     say(&format!("Pictures {}\n         {}\n", schedule_svg.display(), error_svg.display()));
     if arguments.json {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use plotters::chart::SeriesLabelPosition;
 use prflash::reference;
 use prflash::sampling::{
     Bernoulli, DEFAULT_BLOCK_SIZE, DistanceFrequencies, Renewal, RowColumn, Sampler, Segment,
@@ -23,7 +24,7 @@ use prflash::{
 };
 use serde_json::json;
 use support::fixture;
-use support::picture::{self, Curve};
+use support::picture::{self, Axes, Curve};
 
 /// Compares the samplers on real attention inputs.
 #[derive(Parser)]
@@ -229,20 +230,23 @@ fn cost_picture(folder: &Path) -> Result<PathBuf> {
             let schedule = Schedule::sample(&grid, &profile, &Systematic, Key::new(1))?;
             points.push((t as f64, schedule.visited_blocks() as f64));
         }
-        Ok(Curve { name: format!("systematic, {sinks} sink block(s)"), points })
+        Ok(Curve { name: format!("systematic, {sinks} sink blocks"), points })
     };
     let path = folder.join("cost.svg");
-    picture::log_log(
-        &path,
-        "p(d) = 1/(1+d), blocks of 64 tokens: 16 to 16,384 blocks (1,048,576 tokens)",
-        "T, blocks of context",
-        "block pairs visited",
-        &[
-            law("dense, T(T+1)/2", &|t, _| t * (t + 1.0) / 2.0),
-            law("one sink block, T·H_T", &|t, harmonic| t * harmonic),
-            law("no sink, (T+1)·H_T − T", &|t, harmonic| (t + 1.0) * harmonic - t),
-        ],
-        &[measured(1)?, measured(0)?],
-    )?;
+    let curves = vec![
+        law("dense, T(T+1)/2", &|t, _| t * (t + 1.0) / 2.0),
+        law("one sink block: T·H_T", &|t, harmonic| t * harmonic),
+        measured(1)?,
+        law("no sink: (T+1)·H_T − T", &|t, harmonic| (t + 1.0) * harmonic - t),
+        measured(0)?,
+    ];
+    let axes = Axes {
+        x: "T, blocks of 64 tokens",
+        y: "block pairs visited by a head",
+        log_x: true,
+        log_y: true,
+        legend: Some(SeriesLabelPosition::UpperLeft),
+    };
+    picture::curves(&path, axes, &[("p(d) = 1/(1+d) up to 1,048,576 tokens".to_owned(), curves)])?;
     Ok(path)
 }

@@ -205,7 +205,7 @@ impl BlockStates {
     /// To measure other rows than the first ones of a text, give fewer queries than keys: they are its last. Takes `heads·rows·T/2·D_v` f32 numbers for `rows` chosen queries.
     ///
     /// # Errors
-    /// Invalid argument if a slice has the wrong length or values that aren't finite (`q`), the grid is for other sizes, or no chosen row sees a key (`rows_per_block`).
+    /// As [`reference::block_mass`]; invalid argument also for values that aren't finite (`q`), or if no chosen row sees a key (`rows_per_block`).
     pub fn new(
         attention: &Attention,
         shape: &Shape,
@@ -231,34 +231,27 @@ impl BlockStates {
                 chosen[at as usize] = true;
             }
         }
+        let chosen = |i: usize| chosen[i];
         let mut rows = Vec::new();
-        reference::for_each_row(
-            attention,
-            shape,
-            q,
-            k,
-            &Tables::new(),
-            |i| chosen[i],
-            |row| {
-                let Some(&(last, _)) = row.weights.last() else { return };
-                let blocks = last / block + 1;
-                let (mut mass, mut parts) = (vec![0.0; blocks], vec![0.0; blocks * dim]);
-                for &(j, p) in row.weights {
-                    mass[j / block] += p;
-                    let value = &v[(row.kv_row + j) * dim..][..dim];
-                    let part: &mut [f64] = &mut parts[j / block * dim..][..dim];
-                    part.iter_mut().zip(value).for_each(|(sum, &x)| *sum += p * f64::from(x));
-                }
-                let output = |channel| parts.iter().skip(channel).step_by(dim).sum::<f64>() as f32;
-                rows.push(Row {
-                    group: grid.group_of_head(row.head_row % shape.heads()),
-                    row: (row.position.div_euclid(block as i64) - grid.first_query_block()) as usize,
-                    mass,
-                    output: (0..dim).map(output).collect(),
-                    parts: parts.iter().map(|&x| x as f32).collect(),
-                });
-            },
-        );
+        reference::for_each_row(attention, shape, q, k, &Tables::new(), chosen, |row| {
+            let Some(&(last, _)) = row.weights.last() else { return };
+            let blocks = last / block + 1;
+            let (mut mass, mut parts) = (vec![0.0; blocks], vec![0.0; blocks * dim]);
+            for &(j, p) in row.weights {
+                mass[j / block] += p;
+                let value = &v[(row.kv_row + j) * dim..][..dim];
+                let part: &mut [f64] = &mut parts[j / block * dim..][..dim];
+                part.iter_mut().zip(value).for_each(|(sum, &x)| *sum += p * f64::from(x));
+            }
+            let output = |channel| parts.iter().skip(channel).step_by(dim).sum::<f64>() as f32;
+            rows.push(Row {
+                group: grid.group_of_head(row.head_row % shape.heads()),
+                row: (row.position.div_euclid(block as i64) - grid.first_query_block()) as usize,
+                mass,
+                output: (0..dim).map(output).collect(),
+                parts: parts.iter().map(|&x| x as f32).collect(),
+            });
+        })?;
         ensure!(!rows.is_empty(), "rows_per_block", "expected rows that see a key, got none");
         let finite = rows.iter().all(|row| row.output.iter().all(|x| x.is_finite()));
         ensure!(finite, "q", "expected finite numbers in q, k and v");

@@ -132,7 +132,7 @@ impl std::error::Error for Error {}
 
 /// `Err` with an invalid-argument error unless the condition holds.
 macro_rules! ensure {
-    ($condition:expr, $argument:literal, $($message:tt)+) => {
+    ($condition:expr, $argument:expr, $($message:tt)+) => {
         if !$condition {
             return Err($crate::error::Error::argument_error($argument, format!($($message)+)));
         }

@@ -225,6 +225,17 @@ impl Layout {
         }
     }
 
+    /// One batch entry seen as a batch of head groups: entry g holds the heads `first..first + heads` of those `g·per_group .. (g + 1)·per_group`.
+    pub(crate) fn grouped(&self, batch: usize, per_group: usize, first: usize, heads: usize) -> Self {
+        let [_, all, len, dim] = self.dims;
+        let [_, head, row] = self.strides;
+        Self {
+            dims: [all / per_group, heads, len, dim],
+            offset: self.index(batch, first, 0, 0),
+            strides: [per_group * head, head, row],
+        }
+    }
+
     /// `[batch, heads, len, dim]`.
     pub fn dims(&self) -> [usize; 4] {
         self.dims

@@ -12,9 +12,10 @@
 //! | [`Context`] | the device: found for you, or your own ([`Context::from_wgpu`]) |
 //! | [`Shape`] | heads, lengths, dimensions; validated once |
 //! | [`Layout`], [`TensorView`] | where a tensor lies in a buffer: yours ([`TensorView`]) or ours ([`Tensor`]) |
-//! | [`Attention`] | what is computed: mask, window, scale, soft-cap, storage |
+//! | [`Attention`] | what is computed: mask, window, scale, soft-cap, positions, storage |
+//! | [`Positions`] | how scores depend on positions: a rotation ([`Rope`]), a [`Bias`] against distance, or both |
 //! | [`Schedule`] | which key blocks each query block visits; drawn from a [`Profile`] by one of the [samplers](sampling::Sampler), or your own lists |
-//! | [`Documents`], [`Tables`] | masks for packed documents; the schedules and masks of a call |
+//! | [`Documents`], [`PositionIds`], [`Tables`] | masks for packed documents; positions by number; the schedules, masks and ids of a call |
 //! | [`Kernel`] | how it is computed: a plan chooses, you may |
 //! | [`Plan`] | an `Attention` made ready for a device: `bind` tensors once, `encode` calls into your command encoder |
 //! | [`reference`](mod@reference) | the f64 oracle, which takes the very same values |
@@ -86,7 +87,8 @@ mod shape;
 pub mod verify;
 
 pub use attention::{
-    Attention, Bound, Call, Documents, Operands, Output, Plan, Sequence, TableBuffer, Tables,
+    Attention, Bound, Call, Combine, Documents, Estimate, Operands, Output, Plan, PositionIds, ReshapedBound,
+    ReshapedPlan, Rounds, RoundsBound, RoundsPlan, Sequence, TableBuffer, Tables,
 };
 pub use error::{Error, Result};
 pub use gpu::context::{Capabilities, Context, ContextOptions};
@@ -95,7 +97,7 @@ pub use gpu::shaders;
 pub use gpu::tensor::{Tensor, TensorView};
 pub use gpu::timing::GpuTimer;
 pub use layout::{DType, Layout};
-pub use position::{Pairing, Rope};
+pub use position::{Bias, Distance, Pairing, Positions, Rope, Scaling, Slopes};
 pub use random::Key;
 pub use sampling::{BlockGrid, Decay, Granularity, Profile, Schedule, Systematic};
 pub use shape::{MAX_HEAD_DIM, Shape};

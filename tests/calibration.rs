@@ -100,7 +100,8 @@ fn errors_are_those_of_the_oracle() {
         let dense = of(&sample.attention, &Tables::new());
         let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(4)).unwrap();
         for beta in [0.0, 0.5, 1.0] {
-            let sampled = of(&sample.attention.with_correction(beta).unwrap(), &Tables::from(&schedule));
+            let sampled =
+                of(&sample.attention.clone().with_correction(beta).unwrap(), &Tables::from(&schedule));
             let got = states.relative_errors(&schedule, beta).unwrap();
             let per_group = dense.len() / grid.groups();
             for (group, got) in got.iter().enumerate() {

@@ -4,8 +4,9 @@ mod common;
 
 use common::{Problem, Storage, gpu, operands, zeros};
 use prflash::{
-    Attention, BlockGrid, Call, Context, ContextOptions, DType, Documents, Granularity, Kernel, Key, Layout,
-    Operands, Profile, Schedule, Sequence, Shape, Systematic, Tables, Tensor, TensorView, Tile, wgpu,
+    Attention, Bias, BlockGrid, Call, Context, ContextOptions, DType, Distance, Documents, Granularity,
+    Kernel, Key, Layout, Operands, Pairing, Positions, Profile, Rope, Schedule, Sequence, Shape, Slopes,
+    Systematic, Tables, Tensor, TensorView, Tile, wgpu,
 };
 
 /// A caller's device, with the limits and features that the caller chose.
@@ -210,6 +211,20 @@ fn more_workgroups_than_one_dimension_holds() {
     let shape = Shape::new(1, 1, 1, 4).unwrap().with_batch(70_000).unwrap().with_kv_len(3).unwrap();
     let problem = Problem::random(Attention::causal(), shape, 1);
     problem.check(&context, Storage::HeadsFirst, &Tables::new(), "many workgroups");
+}
+
+#[test]
+fn positions_for_other_sizes_are_refused() {
+    let Some(context) = gpu("positions for other sizes") else { return };
+    let shape = Shape::new(4, 2, 8, 64).unwrap();
+    let refused = |positions: Positions| {
+        Attention::causal().with_positions(positions).plan(&context, &shape).unwrap_err()
+    };
+    let rope = |head_dim| Rope::new(head_dim, 1e4, Pairing::Half).unwrap();
+    assert_eq!(refused(rope(32).into()).argument(), Some("positions"));
+    let two = Bias::new(Distance::Linear, Slopes::Given(vec![1.0; 2])).unwrap();
+    assert_eq!(refused(two.into()).argument(), Some("slopes"));
+    assert!(refused(rope(64).with_rotary_dim(20).unwrap().into()).is_unsupported());
 }
 
 #[test]

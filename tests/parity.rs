@@ -235,7 +235,7 @@ fn documents_do_not_see_each_other() {
     for range in [0..64, 64..192, 192..256] {
         let rows = |values: &[f32]| values[range.start * 64..range.end * 64].to_vec();
         let alone = Problem {
-            attention: packed.attention,
+            attention: packed.attention.clone(),
             shape: Shape::new(1, 1, range.len(), 64).unwrap(),
             q: rows(&packed.q),
             k: rows(&packed.k),

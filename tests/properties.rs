@@ -37,7 +37,7 @@ fn a_dense_schedule_gives_the_bits_of_plain_attention() {
             };
             for granularity in [Granularity::Head, Granularity::KvHead, Granularity::Shared] {
                 let dense = Schedule::dense(&grid.with_granularity(granularity)).unwrap();
-                let problem = Problem::random(attention, shape, case as u64);
+                let problem = Problem::random(attention.clone(), shape, case as u64);
                 let plain = problem.run(&context, Storage::HeadsFirst, &Tables::new());
                 let listed = problem.run(&context, Storage::HeadsFirst, &Tables::from(&dense));
                 assert_eq!(bits(&plain.output), bits(&listed.output));
@@ -54,7 +54,7 @@ fn the_past_keeps_its_bits_when_the_future_changes() {
     let attention = Attention::causal().with_lse(true);
     let schedule = harmonic(&shape, 5);
     for tables in [Tables::new(), Tables::from(&schedule)] {
-        let mut problem = Problem::random(attention, shape, 1);
+        let mut problem = Problem::random(attention.clone(), shape, 1);
         let before = problem.run(&context, Storage::HeadsFirst, &tables);
         let changed = 130;
         // Not just other numbers: a masked key may be anything, and is selected away, never multiplied by zero.
@@ -155,7 +155,7 @@ fn grouped_heads_equal_repeated_keys() {
     let repeat =
         |values: &[f32]| values.chunks_exact(90 * 32).flat_map(|head| head.repeat(3)).collect::<Vec<f32>>();
     let repeated = Problem {
-        attention: grouped.attention,
+        attention: grouped.attention.clone(),
         shape: Shape::new(6, 6, 90, 32).unwrap(),
         q: grouped.q.clone(),
         k: repeat(&grouped.k),
@@ -319,7 +319,7 @@ fn sequences_of_different_lengths_share_a_call() {
     let (q_rows, kv_rows) = (lens.iter().map(|l| l.0).sum(), lens.iter().map(|l| l.1).sum());
     let attention = Attention::causal().with_lse(true).with_correction(1.0).unwrap();
     let packed_shape = Shape::new(4, 2, q_rows, 64).unwrap().with_kv_len(kv_rows).unwrap();
-    let packed = Problem::random(attention, packed_shape, 30);
+    let packed = Problem::random(attention.clone(), packed_shape, 30);
     let plan = attention.plan(&context, &packed_shape.with_batch(4).unwrap()).unwrap();
     let qkv = packed.upload(&context, Storage::TokensFirst).unwrap();
     let output = zeros(&context, DType::F32, Layout::tokens_first(1, q_rows, 4, 64).unwrap());
@@ -335,7 +335,7 @@ fn sequences_of_different_lengths_share_a_call() {
             (0..heads).flat_map(head).collect::<Vec<f32>>()
         };
         parts.push(Problem {
-            attention,
+            attention: attention.clone(),
             shape,
             q: rows(&packed.q, 4, q_rows, q_start, q_len),
             k: rows(&packed.k, 2, kv_rows, kv_start, kv_len),

@@ -13,7 +13,7 @@ fn check(storage: DType, output: DType, bound: f64) {
     for layer in fixture::load(3840).unwrap() {
         let attention = Attention::causal().with_storage(storage).with_output(output);
         let problem = Problem {
-            attention,
+            attention: attention.clone(),
             shape: layer.shape,
             q: layer.q.iter().map(|&x| storage.round(x)).collect(),
             k: layer.k.iter().map(|&x| storage.round(x)).collect(),
@@ -21,7 +21,7 @@ fn check(storage: DType, output: DType, bound: f64) {
         };
         let exact = problem.exact(&Tables::new());
         let qkv = problem.upload(&context, Storage::HeadsFirst).unwrap();
-        for attention in [attention, attention.with_kernel(Kernel::Naive)] {
+        for attention in [attention.clone(), attention.with_kernel(Kernel::Naive)] {
             let kernel = attention.plan(&context, &problem.shape).unwrap().kernel();
             let got = problem.run_on(&context, &attention, &qkv, &Tables::new());
             let allowed = Tolerance::absolute(bound * layer.max_value());

@@ -281,7 +281,7 @@ fn rows_are_ordered_longest_first() {
     let grid = BlockGrid::causal(&shape(2, 1, 64 * 4, 64 * 4));
     let lists: [&[usize]; 8] = [&[0], &[0, 1], &[2], &[0, 3], &[0], &[1], &[0, 1, 2], &[3]];
     let schedule = Schedule::from_block_lists(&grid, &lists).unwrap();
-    assert_eq!(schedule.order_longest_first(), [2, 3, 1, 0]);
+    assert_eq!(schedule.row_order(RowOrder::LongestFirst), [2, 3, 1, 0]);
     // Two workers, each taking the next of 3 1 | 1 2 | 2 1 | 1 1 (rows 2, 3, 1, 0) when free.
     let balance = schedule.load_balance(2, RowOrder::LongestFirst);
     assert_eq!((balance.makespan, balance.longest, balance.mean, balance.ideal), (6, 3, 1.5, 6.0));
@@ -300,7 +300,7 @@ fn rows_are_ordered_longest_first() {
     }
     let empty = Schedule::dense(&BlockGrid::causal(&shape(1, 1, 0, 0))).unwrap();
     assert_eq!(
-        (empty.load_balance(3, RowOrder::LateFirst).ratio(), empty.order_longest_first()),
+        (empty.load_balance(3, RowOrder::LateFirst).ratio(), empty.row_order(RowOrder::LongestFirst)),
         (1.0, vec![])
     );
 }

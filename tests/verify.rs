@@ -80,7 +80,7 @@ fn mutants_are_rejected() {
     shifted.rotate_right(32);
     assert!(!right.accepts(&shifted), "rows shifted by one");
 
-    let nearly = right.instead(right.attention.with_window(129).unwrap(), &right.qkv, &Tables::new());
+    let nearly = right.instead(right.attention.clone().with_window(129).unwrap(), &right.qkv, &Tables::new());
     assert!(!right.accepts(&nearly), "one key of one row missing");
 
     assert!(!right.accepts(&right.instead(Attention::full(), &right.qkv, &Tables::new())), "no causal mask");
@@ -100,15 +100,18 @@ fn mutants_are_rejected() {
     }
     assert!(!right.accepts(&off_by_one), "a mask off by one");
 
-    let scale =
-        right.instead(right.attention.with_scale(1.0 / 33f32.sqrt()).unwrap(), &right.qkv, &Tables::new());
+    let scale = right.instead(
+        right.attention.clone().with_scale(1.0 / 33f32.sqrt()).unwrap(),
+        &right.qkv,
+        &Tables::new(),
+    );
     assert!(!right.accepts(&scale), "a slightly wrong scale");
 
     let grid = BlockGrid::causal(&right.shape);
     let lists: Vec<Vec<usize>> =
         (0..4 * 3).map(|i| (0..=i % 3).filter(|&j| !(i == 11 && j == 1)).collect()).collect();
     let missing = Schedule::from_block_lists(&grid, &lists).unwrap();
-    let skipped = right.instead(right.attention, &right.qkv, &Tables::from(&missing));
+    let skipped = right.instead(right.attention.clone(), &right.qkv, &Tables::from(&missing));
     assert!(!right.accepts(&skipped), "one block of one row of one head skipped");
 
     let f16: Vec<f32> = right.output().iter().map(|&x| DType::F16.round(x)).collect();

@@ -95,31 +95,82 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
-/// One chart per panel, side by side, with shared axes' names.
-pub fn curves(path: &Path, x: &str, y: &str, panels: &[(String, Vec<Curve>)]) -> Result<()> {
+/// What the axes of a chart say, and whether they are logarithmic.
+#[derive(Clone, Default)]
+pub struct Axes<'a> {
+    /// What is across.
+    pub x: &'a str,
+    /// What is up.
+    pub y: &'a str,
+    /// Powers across. Points that aren't positive are left out.
+    pub log_x: bool,
+    /// Powers up. Points that aren't positive are left out.
+    pub log_y: bool,
+    /// Where the legend is, if not at the lower left (linear) or the upper right (logarithmic).
+    pub legend: Option<SeriesLabelPosition>,
+}
+
+/// One chart per panel, side by side, each from 0 or, on a logarithmic axis, from its smallest point.
+pub fn curves(path: &Path, axes: Axes<'_>, panels: &[(String, Vec<Curve>)]) -> Result<()> {
+    // Drawn in logarithms: plotters has an axis type per scale, which would need four copies of this function.
+    let place =
+        |(x, y): (f64, f64)| (if axes.log_x { x.log10() } else { x }, if axes.log_y { y.log10() } else { y });
+    let label = |log: bool| {
+        move |value: &f64| match log {
+            false if value.abs() >= 1e6 => format!("{value:.0e}"),
+            false => format!("{}", (value * 1e6).round() / 1e6),
+            true if (-4.5..4.5).contains(value) => {
+                let digits = (1.0 - value.floor()).max(0.0) as usize;
+                format!("{:.digits$}", 10f64.powf(*value))
+            }
+            true => format!("{:.0e}", 10f64.powf(*value)),
+        }
+    };
+    let (x_label, y_label) = (label(axes.log_x), label(axes.log_y));
     svg(path, (460 * panels.len() as u32, 400), |area| {
         for ((title, curves), panel) in panels.iter().zip(area.split_evenly((1, panels.len()))) {
-            let points = || curves.iter().flat_map(|curve| curve.points.iter().copied());
-            let right = points().map(|p| p.0).fold(0.0, f64::max) * 1.05;
-            let top = points().map(|p| p.1).fold(0.0, f64::max) * 1.1;
+            let kept = |curve: &Curve| -> Vec<(f64, f64)> {
+                let placed = curve.points.iter().map(|&point| place(point));
+                placed.filter(|(x, y)| x.is_finite() && y.is_finite()).collect()
+            };
+            let points: Vec<(f64, f64)> = curves.iter().flat_map(kept).collect();
+            let bounds = |log: bool, values: &dyn Fn() -> Vec<f64>| {
+                let most = values().into_iter().fold(f64::MIN, f64::max);
+                let least = values().into_iter().fold(f64::MAX, f64::min);
+                if log { least - 0.05..most + 0.1 } else { least.min(0.0)..most * 1.1 }
+            };
+            let across = bounds(axes.log_x, &|| points.iter().map(|p| p.0).collect());
+            let up = bounds(axes.log_y, &|| points.iter().map(|p| p.1).collect());
             let mut chart = ChartBuilder::on(&panel)
                 .margin(10)
                 .caption(title, ("sans-serif", 16))
                 .x_label_area_size(36)
-                .y_label_area_size(48)
-                .build_cartesian_2d(0.0..right, 0.0..top)?;
-            chart.configure_mesh().x_desc(x).y_desc(y).light_line_style(WHITE).draw()?;
+                .y_label_area_size(56)
+                .build_cartesian_2d(across, up)?;
+            chart
+                .configure_mesh()
+                .x_desc(axes.x)
+                .y_desc(axes.y)
+                .x_label_formatter(&x_label)
+                .y_label_formatter(&y_label)
+                .light_line_style(WHITE)
+                .draw()?;
             for (curve, color) in curves.iter().zip(COLORS.iter().cycle()) {
                 let color = *color;
                 chart
-                    .draw_series(LineSeries::new(curve.points.iter().copied(), color.stroke_width(2)))?
+                    .draw_series(LineSeries::new(kept(curve), color.stroke_width(2)))?
                     .label(&curve.name)
                     .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
-                chart.draw_series(curve.points.iter().map(|&p| Circle::new(p, 3, color.filled())))?;
+                if curve.points.len() <= 40 {
+                    chart.draw_series(kept(curve).into_iter().map(|p| Circle::new(p, 3, color.filled())))?;
+                }
             }
             chart
                 .configure_series_labels()
-                .position(SeriesLabelPosition::LowerLeft)
+                .position(axes.legend.clone().unwrap_or(match axes.log_y {
+                    true => SeriesLabelPosition::UpperRight,
+                    false => SeriesLabelPosition::LowerLeft,
+                }))
                 .background_style(WHITE.mix(0.8))
                 .border_style(BLACK.mix(0.3))
                 .draw()?;
@@ -159,52 +210,6 @@ pub fn frequencies(
             let measured = rows.iter().map(|row| (row.distance as f64, row.frequency));
             chart.draw_series(measured.map(|p| Circle::new(p, 2, COLORS[0].filled())))?;
         }
-        Ok(())
-    })
-}
-
-/// Laws as lines and measurements as points, on logarithmic axes.
-pub fn log_log(path: &Path, title: &str, x: &str, y: &str, laws: &[Curve], measured: &[Curve]) -> Result<()> {
-    let points = || laws.iter().chain(measured).flat_map(|curve| curve.points.iter().copied());
-    let (left, right) =
-        points().fold((f64::MAX, 0.0), |(low, high), p| (f64::min(low, p.0), f64::max(high, p.0)));
-    let (bottom, top) =
-        points().fold((f64::MAX, 0.0), |(low, high), p| (f64::min(low, p.1), f64::max(high, p.1)));
-    svg(path, (640, 460), |area| {
-        let mut chart = ChartBuilder::on(area)
-            .margin(10)
-            .caption(title, ("sans-serif", 16))
-            .x_label_area_size(36)
-            .y_label_area_size(64)
-            .build_cartesian_2d((left..right * 1.2).log_scale(), (bottom..top * 1.5).log_scale())?;
-        let plain = |value: &f64| format!("{value:.0}");
-        chart
-            .configure_mesh()
-            .x_desc(x)
-            .y_desc(y)
-            .x_label_formatter(&plain)
-            .y_label_formatter(&|value| format!("{value:.0e}"))
-            .light_line_style(WHITE)
-            .draw()?;
-        let mut colors = COLORS.iter().cycle().copied();
-        for (curve, color) in laws.iter().zip(&mut colors) {
-            chart
-                .draw_series(LineSeries::new(curve.points.iter().copied(), color.stroke_width(2)))?
-                .label(&curve.name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
-        }
-        for (curve, color) in measured.iter().zip(&mut colors) {
-            chart
-                .draw_series(curve.points.iter().map(|&p| Circle::new(p, 4, color.filled())))?
-                .label(&curve.name)
-                .legend(move |(x, y)| Circle::new((x + 8, y), 4, color.filled()));
-        }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK.mix(0.3))
-            .draw()?;
         Ok(())
     })
 }

@@ -40,6 +40,7 @@ struct Sequence {
     first_block: i32,  // absolute index of the first query block
     query_blocks: u32,
     list_base: u32,    // where this sequence's schedule begins in `tables`, or NO_TABLE
+    order_base: u32,    // where the order of its query blocks begins, or NO_TABLE: late ones first
     document_base: u32, // where its document mask begins, or NO_TABLE
 }
 
@@ -47,5 +48,5 @@ struct Sequence {
 @group(0) @binding(1) var<storage, read> sequences: array<Sequence>;
 
 // Schedules and document masks. A schedule: one offset per (list group, query block) and one past the end, then (key block, bits of ln p) pairs.
-// A document mask: the first visible key and one past the last, for each query.
+// The order of a schedule's query blocks: their row numbers, longest lists first. A document mask: the first visible key and one past the last, for each query.
 @group(1) @binding(0) var<storage, read> tables: array<u32>;

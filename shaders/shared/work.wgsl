@@ -14,11 +14,24 @@ struct WorkItem {
     sequence: u32,
 }
 
-// Heads run fastest, then tiles, late ones first: causal rows grow longer, and the longest should start first.
+// Heads run fastest, then tiles: the longest should start first, so that none of them is still running when all else is done. Without a schedule's
+// own order these are the late ones, since causal rows grow longer.
 fn work_item(workgroup: vec3<u32>, workgroups: vec3<u32>) -> WorkItem {
     // The line of workgroups was folded into x and y where it is longer than one dimension allows.
     let index = workgroup.y * workgroups.x + workgroup.x;
-    let tile = params.tiles - 1u - (index / params.heads) % params.tiles;
+    let place = (index / params.heads) % params.tiles;
     let sequence = index / (params.heads * params.tiles);
-    return WorkItem(index < params.work_items, index % params.heads, tile, sequence);
+    let exists = index < params.work_items;
+    var tile = params.tiles - 1u - place;
+    if exists {
+        let entry = sequences[sequence];
+        let rank = place / params.tiles_per_block;
+        if entry.order_base != NO_TABLE && rank < entry.query_blocks {
+            let query_block = tables[entry.order_base + rank];
+            tile = (query_block + 1u) * params.tiles_per_block - 1u - place % params.tiles_per_block;
+        } else if entry.order_base != NO_TABLE {
+            tile = place; // past the end of a sequence that is shorter than the longest
+        }
+    }
+    return WorkItem(exists, index % params.heads, tile, sequence);
 }

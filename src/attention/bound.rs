@@ -7,6 +7,7 @@ use super::call::Sequence;
 use super::plan::PlanInner;
 use crate::error::{Error, Result, ensure};
 use crate::gpu::context::Context;
+use crate::gpu::registry::TENSORS_GROUP;
 use crate::gpu::tensor::{Binding, TensorView};
 use crate::layout::DType;
 
@@ -72,7 +73,7 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    fn new(view: &TensorView, base: u32, granule: usize) -> Self {
+    pub(super) fn new(view: &TensorView, base: u32, granule: usize) -> Self {
         let [batch_stride, head_stride, row_stride] =
             view.layout().strides().map(|stride| (stride / granule) as u32);
         Self { base, batch_stride, head_stride, row_stride }
@@ -102,14 +103,7 @@ impl Bound {
                 "lse",
                 "given, but the attention doesn't write one: use Attention::with_lse"
             );
-            check_tensor("lse", lse, DType::F32, heads, 1)?;
-            check_written("lse", lse, &[("q", q), ("k", k), ("v", v), ("output", output)])?;
-            ensure!(
-                lse.layout().strides()[2] == 1,
-                "lse",
-                "expected contiguous rows (Layout::rows), got {:?}",
-                lse.layout()
-            );
+            check_rows("lse", lse, heads, &[("q", q), ("k", k), ("v", v), ("output", output)])?;
         } else {
             ensure!(!attention.lse(), "lse", "expected a tensor, since the attention writes one; got none");
         }
@@ -173,22 +167,15 @@ impl Part {
             None => None,
         };
         let no_lse = unused_output.as_entire_binding();
-        let bind_group = context.capture(|| {
-            context.device().create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some("prflash tensors"),
-                layout: &pipeline.tensors,
-                entries: &[
-                    wgpu::BindGroupEntry { binding: 0, resource: q_binding.resource() },
-                    wgpu::BindGroupEntry { binding: 1, resource: k_binding.resource() },
-                    wgpu::BindGroupEntry { binding: 2, resource: v_binding.resource() },
-                    wgpu::BindGroupEntry { binding: 3, resource: o_binding.resource() },
-                    wgpu::BindGroupEntry {
-                        binding: 4,
-                        resource: lse.as_ref().map_or(no_lse, |(binding, _)| binding.resource()),
-                    },
-                ],
-            })
-        })?;
+        let lse_resource = lse.as_ref().map_or(no_lse, |(binding, _)| binding.resource());
+        let resources = [
+            q_binding.resource(),
+            k_binding.resource(),
+            v_binding.resource(),
+            o_binding.resource(),
+            lse_resource,
+        ];
+        let bind_group = pipeline.bind(context, "prflash tensors", TENSORS_GROUP, &resources)?;
         let lse = lse.map_or(Axis::default(), |(_, axis)| axis);
         Ok(Self { batches, kv_heads, bind_group, q, k, v, o, lse })
     }
@@ -234,7 +221,7 @@ fn split(
         .collect()
 }
 
-fn check_tensor(
+pub(super) fn check_tensor(
     argument: &'static str,
     view: &TensorView,
     dtype: DType,
@@ -253,8 +240,22 @@ fn check_tensor(
     Err(Error::argument_error(argument, message))
 }
 
+/// One number per row, written: a log-sum-exp or a standard error.
+pub(super) fn check_rows(
+    argument: &'static str,
+    view: &TensorView,
+    heads: usize,
+    others: &[(&'static str, &TensorView)],
+) -> Result<()> {
+    check_tensor(argument, view, DType::F32, heads, 1)?;
+    check_written(argument, view, others)?;
+    let contiguous = view.layout().strides()[2] == 1;
+    ensure!(contiguous, argument, "expected contiguous rows (Layout::rows), got {:?}", view.layout());
+    Ok(())
+}
+
 /// A tensor that is written must not overlap itself nor share a buffer with one that is bound beside it.
-fn check_written(
+pub(super) fn check_written(
     argument: &'static str,
     view: &TensorView,
     others: &[(&'static str, &TensorView)],

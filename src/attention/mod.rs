@@ -3,19 +3,28 @@
 mod bound;
 mod call;
 mod documents;
+mod merge;
 mod plan;
-mod slots;
+mod position_ids;
+mod reshaped;
+mod rounds;
 mod tables;
 
 pub use bound::{Bound, Operands};
 pub use call::{Call, Sequence};
 pub use documents::Documents;
 pub use plan::{Output, Plan};
+pub use position_ids::PositionIds;
+pub use reshaped::{ReshapedBound, ReshapedPlan};
+pub use rounds::{Combine, Estimate, Rounds, RoundsBound, RoundsPlan};
 pub use tables::{TableBuffer, Tables};
+
+use std::sync::Arc;
 
 use crate::error::{Result, ensure};
 use crate::gpu::registry::Kernel;
 use crate::layout::DType;
+use crate::position::Positions;
 use crate::sampling::BlockGrid;
 
 /// What one attention call computes: plain options, no device.
@@ -23,12 +32,13 @@ use crate::sampling::BlockGrid;
 /// With query i at absolute position `i + kv_len − q_len`, lag `Δ` and block distance d,
 ///
 /// ```text
-/// s(i, j) = cap·tanh(⟨qᵢ, kⱼ⟩·scale / cap) − β·ln p(d)          (without a soft-cap: ⟨qᵢ, kⱼ⟩·scale − β·ln p(d))
+/// x(i, j) = cap·tanh(⟨R qᵢ, R kⱼ⟩·scale / cap)                  (without a soft-cap: ⟨R qᵢ, R kⱼ⟩·scale)
+/// s(i, j) = a(Δ)·x(i, j) − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d)
 /// o(i)    = Σⱼ e^s(i, j)·vⱼ / Σⱼ e^s(i, j)                       LSE(i) = ln Σⱼ e^s(i, j)
 /// ```
 ///
 /// over the visible keys j: those that causality, the window and the schedule leave. A row that sees no key has output 0 and
-/// LSE −∞. `scale` is `1/√D` unless set.
+/// LSE −∞. `scale` is `1/√D` unless set. The rotation R, the factor a and the bias are those of [`Positions`]; without, `R = 1`, `a = 1` and the bias is 0.
 ///
 /// ```
 /// use prflash::{Attention, DType};
@@ -36,7 +46,7 @@ use crate::sampling::BlockGrid;
 /// assert_eq!(attention.window(), Some(512));
 /// # Ok::<(), prflash::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Attention {
     causal: bool,
     window: Option<usize>,
@@ -47,6 +57,7 @@ pub struct Attention {
     storage: DType,
     output: DType,
     kernel: Option<Kernel>,
+    positions: Option<Arc<Positions>>,
 }
 
 impl Attention {
@@ -62,11 +73,12 @@ impl Attention {
             storage: DType::F32,
             output: DType::F32,
             kernel: None,
+            positions: None,
         }
     }
 
     /// A query sees every key.
-    pub const fn full() -> Self {
+    pub fn full() -> Self {
         Self { causal: false, ..Self::causal() }
     }
 
@@ -110,23 +122,33 @@ impl Attention {
     }
 
     /// Whether the natural-log log-sum-exp of each row is written too.
-    pub const fn with_lse(self, lse: bool) -> Self {
+    pub fn with_lse(self, lse: bool) -> Self {
         Self { lse, ..self }
     }
 
     /// The type in which Q, K and V are stored. Default f32.
-    pub const fn with_storage(self, dtype: DType) -> Self {
+    pub fn with_storage(self, dtype: DType) -> Self {
         Self { storage: dtype, ..self }
     }
 
     /// The type in which the output is stored. Default f32, whatever the storage of the inputs.
-    pub const fn with_output(self, dtype: DType) -> Self {
+    pub fn with_output(self, dtype: DType) -> Self {
         Self { output: dtype, ..self }
     }
 
     /// Computes with this kernel instead of the one that the plan would choose.
-    pub const fn with_kernel(self, kernel: Kernel) -> Self {
+    pub fn with_kernel(self, kernel: Kernel) -> Self {
         Self { kernel: Some(kernel), ..self }
+    }
+
+    /// Scores that depend on positions: a rotation of queries and keys, a bias against distance, or both.
+    pub fn with_positions(self, positions: Positions) -> Self {
+        Self { positions: Some(Arc::new(positions)), ..self }
+    }
+
+    /// How scores depend on positions, if they do.
+    pub fn positions(&self) -> Option<&Positions> {
+        self.positions.as_deref()
     }
 
     /// The kernel that was asked for, if any.
@@ -214,14 +236,14 @@ mod tests {
         let causal = Attention::causal();
         assert_eq!(causal.visible(3, 10), 0..4);
         assert_eq!(causal.visible(-2, 10), 0..0);
-        assert_eq!(causal.with_window(2).unwrap().visible(3, 10), 2..4);
-        assert_eq!(causal.with_window(1).unwrap().visible(0, 10), 0..1);
-        assert_eq!(causal.with_window(usize::MAX).unwrap().visible(3, 10), 0..4);
+        assert_eq!(causal.clone().with_window(2).unwrap().visible(3, 10), 2..4);
+        assert_eq!(causal.clone().with_window(1).unwrap().visible(0, 10), 0..1);
+        assert_eq!(causal.clone().with_window(usize::MAX).unwrap().visible(3, 10), 0..4);
         let full = Attention::full();
         assert_eq!(full.visible(3, 10), 0..10);
         assert_eq!(full.visible(-2, 10), 0..10);
-        assert_eq!(full.with_window(2).unwrap().visible(3, 10), 2..5);
-        assert_eq!(full.with_window(2).unwrap().visible(-2, 10), 0..0);
+        assert_eq!(full.clone().with_window(2).unwrap().visible(3, 10), 2..5);
+        assert_eq!(full.clone().with_window(2).unwrap().visible(-2, 10), 0..0);
         assert_eq!(full.visible(3, 0), 0..0);
     }
 }

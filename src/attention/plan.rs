@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use super::bound::{Bound, Operands, Part};
 use super::call::{Call, Sequence};
-use super::slots::{Slot, SlotPool};
-use super::tables::{TableBuffer, Tables, tables_bind_group};
+use super::tables::{ScheduleWords, TableBuffer, Tables, tables_bind_group};
 use super::{Attention, check_grid};
-use crate::error::{Result, ensure};
+use crate::error::{Error, Result, ensure};
 use crate::gpu::context::Context;
 use crate::gpu::dispatch;
 use crate::gpu::kernel::Pipeline;
 use crate::gpu::params::{
     FLAG_CAUSAL, FLAG_LSE, FLAG_SOFT_CAP, FLAG_WINDOW, NO_TABLE, Params, SequenceEntry,
 };
-use crate::gpu::registry::{Kernel, TILE_ROWS, Variant};
+use crate::gpu::registry::{Kernel, TABLES_GROUP, TENSORS_GROUP, TILE_ROWS, Variant};
+use crate::gpu::slots::{Slot, SlotPool};
 use crate::gpu::tensor::{Tensor, TensorView};
 use crate::layout::{DType, Layout};
 use crate::sampling::{BlockGrid, DEFAULT_BLOCK_SIZE};
@@ -27,9 +27,25 @@ impl Attention {
     /// Heads and head dimensions of later calls are those of `maxima`; batch and lengths may be smaller.
     ///
     /// # Errors
-    /// Too large (`shape`) if the device can't dispatch that much at once; unsupported, where a kernel was asked for that the device can't
-    /// run; out of memory; device lost.
+    /// Invalid argument: positions for another head dimension (`positions`), or slopes for another number of heads (`slopes`). Too large (`shape`) if the device
+    /// can't dispatch that much at once; unsupported, where a kernel was asked for that the device can't run, or the rotary dimension isn't
+    /// [aligned](crate::Rope::is_quad_aligned); out of memory; device lost.
     pub fn plan(&self, context: &Context, maxima: &Shape) -> Result<Plan> {
+        self.plan_sequences(context, maxima, maxima.batch())
+    }
+
+    /// [`plan`](Attention::plan) for calls of at most `sequences` sequences.
+    pub(super) fn plan_sequences(&self, context: &Context, maxima: &Shape, sequences: usize) -> Result<Plan> {
+        if let Some(positions) = self.positions() {
+            positions.check(maxima)?;
+            if positions.rope().is_some_and(|rope| !rope.is_quad_aligned()) {
+                return Err(Error::unsupported(
+                    "the kernels need a rotary dimension that is a multiple of 4, or 8 for pairs in halves",
+                ));
+            }
+            // To be removed with the kernels that apply them.
+            return Err(Error::unsupported("positions: the kernels don't apply them yet"));
+        }
         let kernel = self
             .kernel()
             .unwrap_or_else(|| Kernel::choose(context.capabilities(), maxima.head_dim(), maxima.value_dim()));
@@ -45,8 +61,8 @@ impl Attention {
         let limit = context.capabilities().max_workgroups_per_dimension;
         let dense = maxima.q_len().div_ceil(TILE_ROWS) as u64 + 1;
         dispatch::fold(dense * (maxima.heads() * maxima.batch()) as u64, limit)?;
-        let pipeline = context.pipeline(variant)?;
-        let slots = SlotPool::new(context, &pipeline, maxima.batch())?;
+        let pipeline = context.pipeline(&variant)?;
+        let slots = SlotPool::new::<Params, SequenceEntry>(context, &pipeline, sequences)?;
         let unused = context.create_buffer("prflash unused binding", 16, wgpu::BufferUsages::STORAGE)?;
         let unused_output =
             context.create_buffer("prflash unused output", 16, wgpu::BufferUsages::STORAGE)?;
@@ -54,8 +70,9 @@ impl Attention {
         Ok(Plan {
             inner: Arc::new(PlanInner {
                 context: context.clone(),
-                attention: *self,
+                attention: self.clone(),
                 maxima: *maxima,
+                sequences,
                 kernel,
                 pipeline,
                 slots,
@@ -103,6 +120,8 @@ pub(super) struct PlanInner {
     pub(super) context: Context,
     pub(super) attention: Attention,
     pub(super) maxima: Shape,
+    /// The most sequences of a call.
+    sequences: usize,
     kernel: Kernel,
     pub(super) pipeline: Arc<Pipeline>,
     slots: SlotPool,
@@ -123,10 +142,26 @@ pub struct Output {
     pub lse: Option<Tensor>,
 }
 
+impl Output {
+    /// Zeros for the results of an attention: `[batch, heads, q_len, value_dim]`.
+    pub(super) fn zeros(context: &Context, attention: &Attention, dims: [usize; 4]) -> Result<Self> {
+        let [batch, heads, q_len, dim] = dims;
+        let layout = Layout::heads_first(batch, heads, q_len, dim)?;
+        let output = Tensor::zeros(context, attention.output(), layout)?;
+        let rows = || Tensor::zeros(context, DType::F32, Layout::rows(batch, heads, q_len)?);
+        Ok(Self { output, lse: attention.lse().then(rows).transpose()? })
+    }
+}
+
 impl Plan {
     /// What is computed.
     pub fn attention(&self) -> &Attention {
         &self.inner.attention
+    }
+
+    /// The device.
+    pub fn context(&self) -> &Context {
+        &self.inner.context
     }
 
     /// The largest sizes of a call.
@@ -171,28 +206,8 @@ impl Plan {
     /// other sizes. Then nothing was recorded.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, bound: &Bound, call: &Call<'_>) -> Result<()> {
         let inner = &*self.inner;
-        ensure!(Arc::ptr_eq(&self.inner, &bound.plan), "bound", "was made by another plan");
         let count = call.count(bound.batch);
-        ensure!(
-            count <= inner.maxima.batch(),
-            "sequences",
-            "expected at most the plan's batch of {}, got {count}",
-            inner.maxima.batch()
-        );
-        call.check_apart()?;
-        if let Some(tables) = call.tables {
-            ensure!(Arc::ptr_eq(&self.inner, &tables.plan), "tables", "were uploaded by another plan");
-            tables.check_count(count)?;
-        }
-        let mut grid = None;
-        let mut query_blocks = 0;
-        for index in 0..count {
-            inner.check_sequence(bound, call, index)?;
-            let (sequence_grid, _) = inner.grid(call, index)?;
-            query_blocks = query_blocks.max(sequence_grid.query_blocks());
-            grid = Some(sequence_grid);
-        }
-        let (Some(grid), true) = (grid, query_blocks > 0) else { return Ok(()) };
+        let Some((grid, query_blocks)) = self.check(bound, call)? else { return Ok(()) };
 
         // Everything was checked; from here on only memory can run out, before anything is recorded.
         let mut dispatches = Vec::with_capacity(bound.parts.len());
@@ -210,16 +225,41 @@ impl Plan {
             timestamp_writes: call.timestamps.clone(),
         });
         pass.set_pipeline(&inner.pipeline.pipeline);
-        pass.set_bind_group(1, bind_group, &[]);
+        pass.set_bind_group(TABLES_GROUP as u32, bind_group, &[]);
         for (part, Dispatch { slot, workgroups: (x, y) }) in dispatches {
-            pass.set_bind_group(0, &slot.bind_group, &[slot.params_offset, slot.sequences_offset]);
-            pass.set_bind_group(2, &part.bind_group, &[]);
-            pass.dispatch_workgroups(x, y, 1);
             // Until the GPU is done, the slot and the tables belong to this call.
-            let held = (slot.guard, guard.clone());
-            pass.on_submitted_work_done(move || drop(held));
+            slot.bind(&mut pass, guard.clone());
+            pass.set_bind_group(TENSORS_GROUP as u32, &part.bind_group, &[]);
+            pass.dispatch_workgroups(x, y, 1);
         }
         Ok(())
+    }
+
+    /// Everything that [`encode`](Plan::encode) refuses. A grid of the call's sequences, and the query blocks of the longest; nothing if there is nothing to do.
+    pub(super) fn check(&self, bound: &Bound, call: &Call<'_>) -> Result<Option<(BlockGrid, usize)>> {
+        let inner = &*self.inner;
+        ensure!(Arc::ptr_eq(&self.inner, &bound.plan), "bound", "was made by another plan");
+        let count = call.count(bound.batch);
+        ensure!(
+            count <= inner.sequences,
+            "sequences",
+            "expected at most the plan's batch of {}, got {count}",
+            inner.sequences
+        );
+        call.check_apart()?;
+        if let Some(tables) = call.tables {
+            ensure!(Arc::ptr_eq(&self.inner, &tables.plan), "tables", "were uploaded by another plan");
+            tables.check_count(count)?;
+        }
+        let mut grid = None;
+        let mut query_blocks = 0;
+        for index in 0..count {
+            inner.check_sequence(bound, call, index)?;
+            let sequence_grid = inner.schedule(call, index)?.grid;
+            query_blocks = query_blocks.max(sequence_grid.query_blocks());
+            grid = Some(sequence_grid);
+        }
+        Ok(grid.filter(|_| query_blocks > 0).map(|grid| (grid, query_blocks)))
     }
 
     /// Computes the attention of whole tensors, of any length up to the plan's maxima: allocates the results, uploads the tables, binds, encodes and
@@ -230,19 +270,14 @@ impl Plan {
     pub fn run(&self, q: &TensorView, k: &TensorView, v: &TensorView, tables: &Tables<'_>) -> Result<Output> {
         let PlanInner { context, attention, maxima, .. } = &*self.inner;
         let ([batch, heads, q_len, _], kv_len) = (q.layout().dims(), k.layout().dims()[2]);
-        let layout = Layout::heads_first(batch, heads, q_len, maxima.value_dim())?;
-        let output = Tensor::zeros(context, attention.output(), layout)?;
-        let lse = match attention.lse() {
-            true => Some(Tensor::zeros(context, DType::F32, Layout::rows(batch, heads, q_len)?)?),
-            false => None,
-        };
-        let bound =
-            self.bind(&Operands { q, k, v, output: output.view(), lse: lse.as_ref().map(Tensor::view) })?;
+        let results = Output::zeros(context, attention, [batch, heads, q_len, maxima.value_dim()])?;
+        let lse = results.lse.as_ref().map(Tensor::view);
+        let bound = self.bind(&Operands { q, k, v, output: results.output.view(), lse })?;
         let tables = self.upload_tables(tables)?;
         let mut encoder = context.device().create_command_encoder(&Default::default());
         self.encode(&mut encoder, &bound, &Call::lengths(q_len, kv_len).with_tables(&tables))?;
         context.capture(|| context.queue().submit([encoder.finish()]))?;
-        Ok(Output { output, lse })
+        Ok(results)
     }
 }
 
@@ -273,18 +308,22 @@ impl PlanInner {
         bound.check(index, &sequence)
     }
 
-    /// The block grid of one sequence and where its block lists begin: those of its schedule, checked against its lengths, or the dense grid.
-    fn grid(&self, call: &Call<'_>, index: usize) -> Result<(BlockGrid, u32)> {
+    /// The block grid of one sequence and where its tables begin: those of its schedule, checked against its lengths, or the dense grid.
+    fn schedule(&self, call: &Call<'_>, index: usize) -> Result<ScheduleWords> {
         let Sequence { q_len, kv_len, .. } = call.sequence(index);
         let maxima = &self.maxima;
         match call.tables.and_then(|tables| tables.schedule(index)) {
-            Some((grid, base)) => {
+            Some(schedule) => {
                 let causal = self.attention.is_causal();
-                check_grid(&grid, (causal, maxima.heads(), maxima.kv_heads(), q_len, kv_len))?;
-                Ok((grid, base))
+                check_grid(&schedule.grid, (causal, maxima.heads(), maxima.kv_heads(), q_len, kv_len))?;
+                Ok(schedule)
             }
             // Within the maxima, so the shape is valid.
-            None => Ok((BlockGrid::full(&maxima.with_q_len(q_len)?.with_kv_len(kv_len)?), NO_TABLE)),
+            None => Ok(ScheduleWords {
+                grid: BlockGrid::full(&maxima.with_q_len(q_len)?.with_kv_len(kv_len)?),
+                order: NO_TABLE,
+                lists: NO_TABLE,
+            }),
         }
     }
 
@@ -312,7 +351,6 @@ impl PlanInner {
         }
         let limit = self.context.capabilities().max_workgroups_per_dimension;
         let workgroups = dispatch::fold(work_items, limit)?;
-        let slot = self.slots.take(&self.context, &self.pipeline)?;
         let params = Params {
             heads: heads as u32,
             first_head: (part.kv_heads.start * self.maxima.heads_per_kv_head()) as u32,
@@ -324,16 +362,15 @@ impl PlanInner {
             block_size: block_size as u32,
             ..self.params(part)
         };
-        let queue = self.context.queue();
-        queue.write_buffer(&slot.buffer, slot.params_offset.into(), bytemuck::bytes_of(&params));
         let entries = here().map(|index| self.entry(part, call, index)).collect::<Result<Vec<_>>>()?;
-        queue.write_buffer(&slot.buffer, slot.sequences_offset.into(), bytemuck::cast_slice(&entries));
+        let slot =
+            self.slots.take(&self.context, bytemuck::bytes_of(&params), bytemuck::cast_slice(&entries))?;
         Ok(Some(Dispatch { slot, workgroups }))
     }
 
     fn entry(&self, part: &Part, call: &Call<'_>, index: usize) -> Result<SequenceEntry> {
         let Sequence { batch, q_start, q_len, kv_start, kv_len } = call.sequence(index);
-        let (grid, list_base) = self.grid(call, index)?;
+        let ScheduleWords { grid, order: order_base, lists: list_base } = self.schedule(call, index)?;
         let document_base = match call.tables {
             Some(tables) => tables.documents(index, q_len)?,
             None => NO_TABLE,
@@ -350,6 +387,7 @@ impl PlanInner {
             first_block: grid.first_query_block() as i32,
             query_blocks: grid.query_blocks() as u32,
             list_base,
+            order_base,
             document_base,
         })
     }

@@ -1,16 +1,18 @@
-//! What a call reads beside its tensors: schedules and document masks, on the host and in GPU memory.
+//! What a call reads beside its tensors: schedules, document masks and position ids, on the host and in GPU memory.
 
 use std::sync::Arc;
 
 use super::documents::Documents;
 use super::plan::PlanInner;
+use super::position_ids::PositionIds;
 use crate::error::{Error, Result, ensure};
 use crate::gpu::context::Context;
 use crate::gpu::kernel::Pipeline;
 use crate::gpu::params::NO_TABLE;
-use crate::sampling::{BlockGrid, Schedule};
+use crate::gpu::registry::TABLES_GROUP;
+use crate::sampling::{BlockGrid, RowOrder, Schedule};
 
-/// The schedules and document masks of a call: none, one for all of its sequences, or one for each in order.
+/// The schedules, document masks and position ids of a call: none, one for all of its sequences, or one for each in order.
 ///
 /// ```
 /// use prflash::{BlockGrid, Documents, Schedule, Shape, Tables};
@@ -26,10 +28,12 @@ use crate::sampling::{BlockGrid, Schedule};
 pub struct Tables<'a> {
     schedules: Vec<&'a Schedule>,
     documents: Vec<&'a Documents>,
+    row_order: RowOrder,
+    position_ids: Vec<&'a PositionIds>,
 }
 
 impl<'a> Tables<'a> {
-    /// No schedule and no document mask: dense attention.
+    /// No schedule, no document mask, and positions that count up: dense attention.
     pub fn new() -> Self {
         Self::default()
     }
@@ -46,6 +50,18 @@ impl<'a> Tables<'a> {
         self
     }
 
+    /// One more set of position ids. Give one for all sequences or one for each, in order.
+    pub fn with_position_ids(mut self, position_ids: &'a PositionIds) -> Self {
+        self.position_ids.push(position_ids);
+        self
+    }
+
+    /// In which order the rows of schedules are handed to workgroups: [`RowOrder::LongestFirst`] unless set, so that a long row isn't still running when all else is done.
+    /// Results don't depend on it.
+    pub fn with_row_order(self, row_order: RowOrder) -> Self {
+        Self { row_order, ..self }
+    }
+
     /// The schedule of one sequence.
     pub fn schedule(&self, sequence: usize) -> Option<&'a Schedule> {
         nth(&self.schedules, sequence).copied()
@@ -56,16 +72,28 @@ impl<'a> Tables<'a> {
         nth(&self.documents, sequence).copied()
     }
 
+    /// The position ids of one sequence.
+    pub fn position_ids(&self, sequence: usize) -> Option<&'a PositionIds> {
+        nth(&self.position_ids, sequence).copied()
+    }
+
     /// Refuses a number of tables that fits neither all sequences nor each.
     pub(crate) fn check_count(&self, sequences: usize) -> Result<()> {
         check_count("schedules", self.schedules.len(), sequences)?;
-        check_count("documents", self.documents.len(), sequences)
+        check_count("documents", self.documents.len(), sequences)?;
+        check_count("position_ids", self.position_ids.len(), sequences)
     }
 }
 
 impl<'a> From<&'a Schedule> for Tables<'a> {
     fn from(schedule: &'a Schedule) -> Self {
         Self::new().with_schedule(schedule)
+    }
+}
+
+impl<'a> From<&'a PositionIds> for Tables<'a> {
+    fn from(position_ids: &'a PositionIds) -> Self {
+        Self::new().with_position_ids(position_ids)
     }
 }
 
@@ -94,12 +122,21 @@ fn nth<T>(values: &[T], sequence: usize) -> Option<&T> {
 #[derive(Debug)]
 pub struct TableBuffer {
     pub(super) plan: Arc<PlanInner>,
-    /// (grid, word offset) of each schedule.
-    schedules: Vec<(BlockGrid, u32)>,
+    schedules: Vec<ScheduleWords>,
     /// (queries, word offset) of each document mask.
     documents: Vec<(usize, u32)>,
     buffers: Vec<DeviceTables>,
     current: usize,
+}
+
+/// Where the words of a schedule begin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ScheduleWords {
+    pub(super) grid: BlockGrid,
+    /// The order of its query blocks, or [`NO_TABLE`].
+    pub(super) order: u32,
+    /// Its lists, or [`NO_TABLE`].
+    pub(super) lists: u32,
 }
 
 #[derive(Debug)]
@@ -126,8 +163,13 @@ impl TableBuffer {
     /// Replaces the tables. Calls recorded before keep theirs. Nothing is allocated if a buffer that fits is free.
     ///
     /// # Errors
-    /// Invalid argument if the schedules' block sizes or granularities differ; too large for a binding; out of memory. The old tables then stay.
+    /// Invalid argument if the schedules' block sizes or granularities differ; unsupported if there are position ids; too large for a binding; out of memory. The old
+    /// tables then stay.
     pub fn write(&mut self, tables: &Tables<'_>) -> Result<()> {
+        // To be removed with the kernels that read them.
+        if !tables.position_ids.is_empty() {
+            return Err(Error::unsupported("position ids: the kernels don't apply them yet"));
+        }
         if let Some(first) = tables.schedules.first() {
             for schedule in &tables.schedules {
                 let (want, got) = (first.grid(), schedule.grid());
@@ -145,7 +187,9 @@ impl TableBuffer {
         let mut words = Vec::new();
         let mut schedules = Vec::with_capacity(tables.schedules.len());
         for schedule in &tables.schedules {
-            schedules.push((*schedule.grid(), words.len() as u32));
+            let order = words.len() as u32;
+            words.extend(schedule.row_order(tables.row_order));
+            schedules.push(ScheduleWords { grid: *schedule.grid(), order, lists: words.len() as u32 });
             schedule.append_words(&mut words);
         }
         let mut documents = Vec::with_capacity(tables.documents.len());
@@ -202,8 +246,8 @@ impl TableBuffer {
         check_count("documents", self.documents.len(), sequences)
     }
 
-    /// The grid and the word offset of a sequence's schedule.
-    pub(super) fn schedule(&self, sequence: usize) -> Option<(BlockGrid, u32)> {
+    /// The schedule of a sequence.
+    pub(super) fn schedule(&self, sequence: usize) -> Option<ScheduleWords> {
         nth(&self.schedules, sequence).copied()
     }
 
@@ -215,17 +259,11 @@ impl TableBuffer {
     }
 }
 
-/// The bind group of group 1 over `buffer`.
+/// The bind group of a pipeline's tables over `buffer`.
 pub(super) fn tables_bind_group(
     context: &Context,
     pipeline: &Pipeline,
     buffer: &wgpu::Buffer,
 ) -> Result<wgpu::BindGroup> {
-    context.capture(|| {
-        context.device().create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some("prflash tables"),
-            layout: &pipeline.tables,
-            entries: &[wgpu::BindGroupEntry { binding: 0, resource: buffer.as_entire_binding() }],
-        })
-    })
+    pipeline.bind(context, "prflash tables", TABLES_GROUP, &[buffer.as_entire_binding()])
 }

@@ -7,8 +7,8 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-use super::kernel::Pipeline;
-use super::registry::{TILE_ROWS, Variant};
+use super::kernel::{Pipeline, Program};
+use super::registry::TILE_ROWS;
 use crate::error::{Error, Result};
 
 /// A GPU device to compute on, with the pipelines compiled for it. Cheap to clone: clones share everything.
@@ -31,7 +31,8 @@ struct Inner {
     capabilities: Capabilities,
     /// Why the device was lost. Set by our own callback only: a borrowed device keeps its caller's handlers.
     lost: Arc<Mutex<Option<String>>>,
-    pipelines: Mutex<HashMap<Variant, Arc<Pipeline>>>,
+    /// By the label of their program.
+    pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
 }
 
 /// Which adapter [`Context::with_options`] takes.
@@ -378,15 +379,16 @@ impl Context {
         Ok(bytes.to_vec())
     }
 
-    /// The pipeline of a variant, compiled on first use.
-    pub(crate) fn pipeline(&self, variant: Variant) -> Result<Arc<Pipeline>> {
-        // Held while compiling, so that two threads don't compile the same variant.
+    /// The pipeline of a program, compiled on first use.
+    pub(crate) fn pipeline(&self, program: &dyn Program) -> Result<Arc<Pipeline>> {
+        let label = program.label();
+        // Held while compiling, so that two threads don't compile the same program.
         let mut pipelines = lock(&self.inner.pipelines);
-        if let Some(pipeline) = pipelines.get(&variant) {
+        if let Some(pipeline) = pipelines.get(&label) {
             return Ok(pipeline.clone());
         }
-        let pipeline = Arc::new(Pipeline::new(self, variant)?);
-        pipelines.insert(variant, pipeline.clone());
+        let pipeline = Arc::new(Pipeline::new(self, program)?);
+        pipelines.insert(label, pipeline.clone());
         Ok(pipeline)
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod kernel;
 pub(crate) mod params;
 pub(crate) mod registry;
 pub mod shaders;
+pub(crate) mod slots;
 pub(crate) mod template;
 pub(crate) mod tensor;
 pub(crate) mod timing;

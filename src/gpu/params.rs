@@ -45,13 +45,67 @@ pub(crate) struct SequenceEntry {
     pub(crate) first_block: i32,
     pub(crate) query_blocks: u32,
     pub(crate) list_base: u32,
+    pub(crate) order_base: u32,
     pub(crate) document_base: u32,
+}
+
+/// `struct MergeParams` of `shaders/merge.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct MergeParams {
+    pub(crate) heads: u32,
+    pub(crate) tiles: u32,
+    pub(crate) work_items: u32,
+    pub(crate) value_quads: u32,
+    pub(crate) state_head_stride: u32,
+    pub(crate) o_head_stride: u32,
+    pub(crate) o_row_stride: u32,
+    pub(crate) lse_head_stride: u32,
+    pub(crate) error_head_stride: u32,
+    pub(crate) flags: u32,
+    pub(crate) rounds: f32,
+    pub(crate) log_rounds: f32,
+}
+
+/// `struct MergeSequence` of `shaders/merge.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct MergeSequence {
+    pub(crate) state_row: u32,
+    pub(crate) o_base: u32,
+    pub(crate) lse_base: u32,
+    pub(crate) error_base: u32,
+    pub(crate) rows: u32,
+}
+
+/// `struct GatherParams` of `shaders/gather.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct GatherParams {
+    pub(crate) work_items: u32,
+    pub(crate) tiles: u32,
+    pub(crate) rows: u32,
+    pub(crate) row_words: u32,
+    pub(crate) block_size: u32,
+    pub(crate) packed_first: u32,
+    pub(crate) whole_first: u32,
+    pub(crate) whole_base: u32,
+    pub(crate) whole_head_stride: u32,
+    pub(crate) whole_row_stride: u32,
+    pub(crate) packed_base: u32,
+    pub(crate) packed_head_stride: u32,
+    pub(crate) packed_row_stride: u32,
+    pub(crate) flags: u32,
 }
 
 pub(crate) const FLAG_CAUSAL: u32 = 1;
 pub(crate) const FLAG_WINDOW: u32 = 2;
 pub(crate) const FLAG_SOFT_CAP: u32 = 4;
 pub(crate) const FLAG_LSE: u32 = 8;
+pub(crate) const FLAG_FIRST: u32 = 16;
+pub(crate) const FLAG_MEAN: u32 = 32;
+pub(crate) const FLAG_ERROR: u32 = 64;
+pub(crate) const FLAG_SCATTER: u32 = 128;
 
 /// The base of a table that a sequence doesn't have.
 pub(crate) const NO_TABLE: u32 = u32::MAX;
@@ -75,8 +129,25 @@ pub(crate) fn layouts() -> Vec<super::shaders::HostLayout> {
         (
             "Sequence",
             fields!(SequenceEntry: q_base, k_base, v_base, o_base, lse_base, q_len, kv_len, first_block, query_blocks,
-                list_base, document_base),
+                list_base, order_base, document_base),
             size_of::<SequenceEntry>() as u32,
+        ),
+        (
+            "MergeParams",
+            fields!(MergeParams: heads, tiles, work_items, value_quads, state_head_stride, o_head_stride, o_row_stride,
+                lse_head_stride, error_head_stride, flags, rounds, log_rounds),
+            size_of::<MergeParams>() as u32,
+        ),
+        (
+            "MergeSequence",
+            fields!(MergeSequence: state_row, o_base, lse_base, error_base, rows),
+            size_of::<MergeSequence>() as u32,
+        ),
+        (
+            "GatherParams",
+            fields!(GatherParams: work_items, tiles, rows, row_words, block_size, packed_first, whole_first, whole_base,
+                whole_head_stride, whole_row_stride, packed_base, packed_head_stride, packed_row_stride, flags),
+            size_of::<GatherParams>() as u32,
         ),
     ]
 }

@@ -1,6 +1,9 @@
 //! Which kernels there are, which variants of them, and which one a device gets.
 
 use super::context::Capabilities;
+use super::kernel::{Binds, Program};
+use super::params::{self, GatherParams, MergeParams, MergeSequence, Params, SequenceEntry};
+use super::shaders;
 use crate::error::{Error, Result, ensure};
 use crate::layout::DType;
 
@@ -151,10 +154,110 @@ pub(crate) struct Variant {
     pub(crate) value_dim: usize,
 }
 
-impl Variant {
-    /// A name that is unique per variant and fit for a file.
-    pub(crate) fn label(&self) -> String {
+/// The bind groups of the attention kernels, after that of the call.
+pub(crate) const TABLES_GROUP: usize = 1;
+pub(crate) const TENSORS_GROUP: usize = 2;
+
+impl Program for Variant {
+    fn label(&self) -> String {
         let Self { kernel, storage, output, head_dim, value_dim } = self;
         format!("{kernel}_{storage}_{output}_d{head_dim}_v{value_dim}")
+    }
+
+    fn entry_point(&self) -> &'static str {
+        self.kernel.name()
+    }
+
+    fn source(&self) -> String {
+        shaders::attention(self)
+    }
+
+    /// Those of `shaders/shared/params.wgsl` and `work.wgsl`.
+    fn groups(&self) -> Vec<Vec<Binds>> {
+        vec![
+            vec![Binds::CallParams(size_of::<Params>()), Binds::CallTable(size_of::<SequenceEntry>())],
+            vec![Binds::Read],
+            vec![Binds::Read, Binds::Read, Binds::Read, Binds::Write, Binds::Write],
+        ]
+    }
+}
+
+/// The merge of attention states (`shaders/merge.wgsl`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Merge {
+    pub(crate) output: DType,
+    /// Whether the spread of independent rounds is kept.
+    pub(crate) spread: bool,
+}
+
+impl Merge {
+    /// The group of the tensors, after that of the call.
+    pub(crate) const TENSORS_GROUP: usize = 1;
+
+    /// f32 values per row of the running state.
+    pub(crate) fn state_row(&self, value_dim: usize) -> usize {
+        value_dim * (1 + usize::from(self.spread)) + 4
+    }
+}
+
+impl Program for Merge {
+    fn label(&self) -> String {
+        format!("merge_{}{}", self.output, if self.spread { "_spread" } else { "" })
+    }
+
+    fn entry_point(&self) -> &'static str {
+        "merge"
+    }
+
+    fn source(&self) -> String {
+        let values = [
+            ("ROWS", TILE_ROWS as u32),
+            ("SPREAD", u32::from(self.spread)),
+            ("INFINITY_BITS", f32::INFINITY.to_bits()),
+            ("FLAG_LSE", params::FLAG_LSE),
+            ("FLAG_FIRST", params::FLAG_FIRST),
+            ("FLAG_MEAN", params::FLAG_MEAN),
+            ("FLAG_ERROR", params::FLAG_ERROR),
+        ];
+        let pieces = [shaders::store_piece(self.output), include_str!("../../shaders/merge.wgsl")];
+        shaders::plain(&self.label(), &values, &pieces)
+    }
+
+    fn groups(&self) -> Vec<Vec<Binds>> {
+        let call =
+            vec![Binds::CallParams(size_of::<MergeParams>()), Binds::CallTable(size_of::<MergeSequence>())];
+        vec![call, vec![Binds::Read, Binds::Read, Binds::Write, Binds::Write, Binds::Write, Binds::Write]]
+    }
+}
+
+/// Copies of the rows of some blocks, packed and back (`shaders/gather.wgsl`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Gather;
+
+impl Gather {
+    /// The group of source and copy, after that of the call.
+    pub(crate) const TENSORS_GROUP: usize = 1;
+
+    /// Words per workgroup.
+    pub(crate) const COPIES: usize = 64;
+}
+
+impl Program for Gather {
+    fn label(&self) -> String {
+        self.entry_point().to_owned()
+    }
+
+    fn entry_point(&self) -> &'static str {
+        "gather"
+    }
+
+    fn source(&self) -> String {
+        let values = [("COPIES", Self::COPIES as u32), ("FLAG_SCATTER", params::FLAG_SCATTER)];
+        shaders::plain(&self.label(), &values, &[include_str!("../../shaders/gather.wgsl")])
+    }
+
+    fn groups(&self) -> Vec<Vec<Binds>> {
+        let call = vec![Binds::CallParams(size_of::<GatherParams>()), Binds::CallTable(size_of::<u32>())];
+        vec![call, vec![Binds::Read, Binds::Write]]
     }
 }

@@ -4,65 +4,83 @@
 
 use std::fmt::Write;
 
+use super::kernel::Program;
 use super::params;
-use super::registry::{Kernel, TILE_ROWS, Tile, Variant};
+use super::registry::{Gather, Kernel, Merge, TILE_ROWS, Tile, Variant};
 use super::template::{Numbers, expand};
 use crate::layout::DType;
 
-impl Variant {
-    /// The complete WGSL.
-    pub(crate) fn source(&self) -> String {
-        let (rows_each, keys, staged) = match self.kernel {
-            Kernel::Naive => (1, 1, false),
-            Kernel::Tiled(tile) => (tile.rows_each(), tile.keys(), tile.is_staged()),
-        };
-        // The sizes: constants of the text, and bounds of its written-out loops.
-        let sizes = [
-            ("HEAD_QUADS", self.head_dim / 4),
-            ("VALUE_QUADS", self.value_dim / 4),
-            ("ROWS", TILE_ROWS),
-            ("ROWS_EACH", rows_each),
-            ("KEYS", keys),
-            ("INVOCATIONS", self.kernel.invocations()),
-        ];
-        let flags = [
-            ("FLAG_CAUSAL", params::FLAG_CAUSAL),
-            ("FLAG_WINDOW", params::FLAG_WINDOW),
-            ("FLAG_SOFT_CAP", params::FLAG_SOFT_CAP),
-            ("FLAG_LSE", params::FLAG_LSE),
-            ("NO_TABLE", params::NO_TABLE),
-            ("NEGATIVE_INFINITY_BITS", f32::NEG_INFINITY.to_bits()),
-        ];
-        let mut wgsl = format!("// {}\n", self.label());
-        for (name, value) in sizes {
-            // Writing to a String can't fail.
-            let _ = writeln!(wgsl, "const {name}: u32 = {value}u;");
-        }
-        for (name, value) in flags {
-            let _ = writeln!(wgsl, "const {name}: u32 = {value}u;");
-        }
-        wgsl.push_str(
-            "// The start of a running maximum: finite, so that differences with it are never NaN.\n",
-        );
-        wgsl.push_str("const LOWEST: f32 = -3.0e38;\n");
-        let _ = writeln!(wgsl, "const LN_2: f32 = {:?};", std::f32::consts::LN_2);
-        let kernel = match self.kernel {
-            Kernel::Naive => include_str!("../../shaders/attention_naive.wgsl"),
-            Kernel::Tiled(_) => include_str!("../../shaders/attention_tiled.wgsl"),
-        };
-        let numbers: Numbers = sizes.into_iter().chain([("STAGED", usize::from(staged))]).collect();
-        for piece in [
-            include_str!("../../shaders/shared/params.wgsl"),
-            load_piece(self.storage),
-            store_piece(self.output),
-            include_str!("../../shaders/shared/work.wgsl"),
-            include_str!("../../shaders/shared/walk.wgsl"),
-            kernel,
-        ] {
-            wgsl.push('\n');
-            wgsl.push_str(&expand(piece, &numbers));
-        }
-        wgsl
+/// The text of an attention kernel.
+pub(crate) fn attention(variant: &Variant) -> String {
+    let Variant { kernel, storage, output, head_dim, value_dim } = *variant;
+    let (rows_each, keys, staged) = match kernel {
+        Kernel::Naive => (1, 1, false),
+        Kernel::Tiled(tile) => (tile.rows_each(), tile.keys(), tile.is_staged()),
+    };
+    // The sizes: constants of the text, and bounds of its written-out loops.
+    let sizes = [
+        ("HEAD_QUADS", head_dim / 4),
+        ("VALUE_QUADS", value_dim / 4),
+        ("ROWS", TILE_ROWS),
+        ("ROWS_EACH", rows_each),
+        ("KEYS", keys),
+        ("INVOCATIONS", kernel.invocations()),
+    ];
+    let flags = [
+        ("FLAG_CAUSAL", params::FLAG_CAUSAL),
+        ("FLAG_WINDOW", params::FLAG_WINDOW),
+        ("FLAG_SOFT_CAP", params::FLAG_SOFT_CAP),
+        ("FLAG_LSE", params::FLAG_LSE),
+        ("NO_TABLE", params::NO_TABLE),
+    ];
+    let mut wgsl = header(&variant.label());
+    constants(&mut wgsl, &sizes.map(|(name, value)| (name, value as u32)));
+    constants(&mut wgsl, &flags);
+    let numbers: Numbers = sizes.into_iter().chain([("STAGED", usize::from(staged))]).collect();
+    let kernel = match kernel {
+        Kernel::Naive => include_str!("../../shaders/attention_naive.wgsl"),
+        Kernel::Tiled(_) => include_str!("../../shaders/attention_tiled.wgsl"),
+    };
+    let pieces = [
+        include_str!("../../shaders/shared/params.wgsl"),
+        load_piece(storage),
+        store_piece(output),
+        include_str!("../../shaders/shared/work.wgsl"),
+        include_str!("../../shaders/shared/walk.wgsl"),
+        kernel,
+    ];
+    for piece in pieces {
+        wgsl.push('\n');
+        wgsl.push_str(&expand(piece, &numbers));
+    }
+    wgsl
+}
+
+/// The text of a kernel without written-out loops: constants, then pieces.
+pub(crate) fn plain(label: &str, values: &[(&str, u32)], pieces: &[&str]) -> String {
+    let mut wgsl = header(label);
+    constants(&mut wgsl, values);
+    for piece in pieces {
+        wgsl.push('\n');
+        wgsl.push_str(piece);
+    }
+    wgsl
+}
+
+/// The label, and the numbers that every kernel may need.
+fn header(label: &str) -> String {
+    let mut wgsl = format!("// {label}\n");
+    constants(&mut wgsl, &[("NEGATIVE_INFINITY_BITS", f32::NEG_INFINITY.to_bits())]);
+    wgsl.push_str("// The start of a running maximum: finite, so that differences with it are never NaN.\n");
+    wgsl.push_str("const LOWEST: f32 = -3.0e38;\n");
+    let _ = writeln!(wgsl, "const LN_2: f32 = {:?};", std::f32::consts::LN_2);
+    wgsl
+}
+
+fn constants(wgsl: &mut String, values: &[(&str, u32)]) {
+    for (name, value) in values {
+        // Writing to a String can't fail.
+        let _ = writeln!(wgsl, "const {name}: u32 = {value}u;");
     }
 }
 
@@ -74,7 +92,7 @@ fn load_piece(dtype: DType) -> &'static str {
     }
 }
 
-fn store_piece(dtype: DType) -> &'static str {
+pub(crate) fn store_piece(dtype: DType) -> &'static str {
     match dtype {
         DType::F32 => include_str!("../../shaders/shared/store_f32.wgsl"),
         DType::F16 => include_str!("../../shaders/shared/store_f16.wgsl"),
@@ -120,21 +138,27 @@ pub fn sources() -> Vec<ShaderSource> {
         (256, 256),
     ];
     let mut sources = Vec::new();
-    let mut add = |variant: Variant| {
-        let (name, entry_point, wgsl) = (variant.label(), variant.kernel.name(), variant.source());
+    let mut add = |program: &dyn Program| {
+        let (name, entry_point, wgsl) = (program.label(), program.entry_point(), program.source());
         sources.push(ShaderSource { name, entry_point, wgsl });
     };
     for storage in DType::ALL {
         for (head_dim, value_dim) in DIMS {
             for output in DType::ALL {
-                add(Variant { kernel: Kernel::Naive, storage, output, head_dim, value_dim });
+                add(&Variant { kernel: Kernel::Naive, storage, output, head_dim, value_dim });
             }
             // The output's type is a store function of its own, seen in every combination above; written-out kernels are long.
             for software in [true, false] {
                 let kernel = Kernel::Tiled(Tile::choose(software, head_dim.max(value_dim)));
-                add(Variant { kernel, storage, output: storage, head_dim, value_dim });
+                add(&Variant { kernel, storage, output: storage, head_dim, value_dim });
             }
         }
     }
+    for output in DType::ALL {
+        for spread in [false, true] {
+            add(&Merge { output, spread });
+        }
+    }
+    add(&Gather);
     sources
 }

@@ -51,6 +51,11 @@ impl TensorView {
         Self { layout: self.layout.part(batches, heads), ..self.clone() }
     }
 
+    /// [`Layout::grouped`] of this tensor.
+    pub(crate) fn grouped(&self, batch: usize, per_group: usize, first: usize, heads: usize) -> Self {
+        Self { layout: self.layout.grouped(batch, per_group, first, heads), ..self.clone() }
+    }
+
     /// Reads the tensor back as contiguous `[batch, heads, len, dim]` f32 values, once all work submitted so far is done. Native
     /// backends wait inside.
     ///

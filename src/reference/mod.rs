@@ -3,10 +3,12 @@
 //! The whole score row, a plain softmax, plain loops; no tiling, no online rescaling, no tricks. It takes the same
 //! [`Attention`] options and the same [`Tables`] as the GPU, so a difference is the kernel's.
 
+use std::f64::consts::FRAC_1_SQRT_2;
 use std::ops::Range;
 
 use crate::attention::{Attention, Tables, check_grid};
 use crate::error::{Result, ensure};
+use crate::position::{Positions, Rope};
 use crate::sampling::{BlockGrid, Schedule};
 use crate::shape::Shape;
 
@@ -17,9 +19,11 @@ pub struct Exact {
     pub output: Vec<f64>,
     /// Natural-log log-sum-exp, `[batch, heads, q_len]`; −∞ for rows without a visible key.
     pub lse: Vec<f64>,
-    /// The largest `Σ_c |q_c·k_c|·|scale|` of a visible pair (or the soft-cap, if larger): what rounding errors of
-    /// scores are relative to.
+    /// The largest `a·Σ_c |q_c·k_c|·|scale| + |bias|` of a visible pair (with the soft-cap instead of the sum, if larger): what rounding errors of
+    /// scores are relative to. Of rotated channels it counts the lengths of the pairs, `|q_pair|·|k_pair|`, which the rotation keeps.
     pub max_score_magnitude: f64,
+    /// The largest part of it that comes from rotated channels: what rounding errors of the rotation are relative to. 0 without one.
+    pub max_rotated_magnitude: f64,
     /// The largest |v| of any value.
     pub max_value: f64,
 }
@@ -49,34 +53,32 @@ pub fn attention(
             let (want, got) = (shape.q_len(), documents.len());
             ensure!(want == got, "documents", "expected a mask for {want} queries, got {got}");
         }
+        if let Some(ids) = tables.position_ids(sequence) {
+            let (want, got) = ((shape.q_len(), shape.kv_len()), (ids.queries().len(), ids.keys().len()));
+            ensure!(want == got, "position_ids", "expected ids for (q_len, kv_len) = {want:?}, got {got:?}");
+        }
     }
     check_len("v", v, shape.batch() * v_heads * value_dim)?;
     let mut exact = Exact {
         output: Vec::with_capacity(shape.batch() * shape.heads() * shape.q_len() * value_dim),
         lse: Vec::with_capacity(shape.batch() * shape.heads() * shape.q_len()),
         max_score_magnitude: 0.0,
+        max_rotated_magnitude: 0.0,
         max_value: v.iter().fold(0.0, |max, &x| f64::max(max, f64::from(x).abs())),
     };
-    for_each_row(
-        attention,
-        shape,
-        q,
-        k,
-        tables,
-        |_| true,
-        |row| {
-            exact.max_score_magnitude = exact.max_score_magnitude.max(row.magnitude);
-            let mut output = vec![0.0; value_dim];
-            for &(j, p) in row.weights {
-                let value = &v[(row.kv_row + j) * value_dim..][..value_dim];
-                for (o, &x) in output.iter_mut().zip(value) {
-                    *o += p * f64::from(x);
-                }
+    for_each_row(attention, shape, q, k, tables, every, |row| {
+        exact.max_score_magnitude = exact.max_score_magnitude.max(row.magnitude);
+        exact.max_rotated_magnitude = exact.max_rotated_magnitude.max(row.rotated);
+        let mut output = vec![0.0; value_dim];
+        for &(j, p) in row.weights {
+            let value = &v[(row.kv_row + j) * value_dim..][..value_dim];
+            for (o, &x) in output.iter_mut().zip(value) {
+                *o += p * f64::from(x);
             }
-            exact.output.extend(output);
-            exact.lse.push(row.lse);
-        },
-    );
+        }
+        exact.output.extend(output);
+        exact.lse.push(row.lse);
+    })?;
     Ok(exact)
 }
 
@@ -102,6 +104,7 @@ pub fn merge(states: &[Exact], mean: bool) -> Result<Exact> {
         output: vec![0.0; first.output.len()],
         lse: vec![f64::NEG_INFINITY; rows],
         max_score_magnitude: largest(|state| state.max_score_magnitude),
+        max_rotated_magnitude: largest(|state| state.max_rotated_magnitude),
         max_value: largest(|state| state.max_value),
     };
     for row in 0..rows {
@@ -147,22 +150,14 @@ pub fn block_mass(
     let (query_blocks, key_blocks, block) = (grid.query_blocks(), grid.key_blocks(), grid.block_size());
     let mut mass = vec![0.0; shape.batch() * shape.heads() * query_blocks * key_blocks];
     let mut rows = 0.0;
-    for_each_row(
-        attention,
-        shape,
-        q,
-        k,
-        &Tables::new(),
-        |_| true,
-        |row| {
-            let query_block = (row.position.div_euclid(block as i64) - grid.first_query_block()) as usize;
-            let at = (row.head_row * query_blocks + query_block) * key_blocks;
-            for &(j, p) in row.weights {
-                mass[at + j / block] += p;
-            }
-            rows += f64::from(u8::from(!row.weights.is_empty()));
-        },
-    );
+    for_each_row(attention, shape, q, k, &Tables::new(), every, |row| {
+        let query_block = (row.position.div_euclid(block as i64) - grid.first_query_block()) as usize;
+        let at = (row.head_row * query_blocks + query_block) * key_blocks;
+        for &(j, p) in row.weights {
+            mass[at + j / block] += p;
+        }
+        rows += f64::from(u8::from(!row.weights.is_empty()));
+    })?;
     Ok(BlockMass { grid: *grid, batch: shape.batch(), mass, rows })
 }
 
@@ -283,6 +278,37 @@ pub(crate) struct Row<'a> {
     pub(crate) weights: &'a [(usize, f64)],
     lse: f64,
     magnitude: f64,
+    rotated: f64,
+}
+
+/// Queries or keys as the scores see them: `[batch, heads, len, dim]`, rotated.
+struct Turned {
+    values: Vec<f64>,
+    /// What the rounding errors of each value are relative to: its own magnitude, or `|pair|/√2` for the two channels of a rotated pair.
+    sizes: Vec<f64>,
+}
+
+impl Turned {
+    /// `positions[batch]` holds the position of each of the rows of every head.
+    fn new(rows: &[f32], dim: usize, heads: usize, positions: &[Vec<i64>], rope: Option<&Rope>) -> Self {
+        let mut values: Vec<f64> = rows.iter().map(|&x| f64::from(x)).collect();
+        let mut sizes: Vec<f64> = values.iter().map(|x| x.abs()).collect();
+        let Some(rope) = rope else { return Self { values, sizes } };
+        let positions = positions.iter().flat_map(|sequence| (0..heads).flat_map(move |_| sequence));
+        let rows = values.chunks_exact_mut(dim).zip(sizes.chunks_exact_mut(dim));
+        for ((row, size), &position) in rows.zip(positions) {
+            rope.for_each_pair(position, |a, b, cos, sin| {
+                (row[a], row[b]) = (row[a] * cos - row[b] * sin, row[a] * sin + row[b] * cos);
+                size[a] = row[a].hypot(row[b]) * FRAC_1_SQRT_2;
+                size[b] = size[a];
+            });
+        }
+        Self { values, sizes }
+    }
+}
+
+fn every(_: usize) -> bool {
+    true
 }
 
 /// Visits the rows of the queries that `chosen` picks.
@@ -294,33 +320,48 @@ pub(crate) fn for_each_row(
     tables: &Tables<'_>,
     chosen: impl Fn(usize) -> bool,
     mut visit: impl FnMut(Row<'_>),
-) {
+) -> Result<()> {
     let dim = shape.head_dim();
     let scale = f64::from(attention.scale(dim));
+    let cap = attention.soft_cap().map_or(0.0, f64::from);
     let beta = f64::from(attention.correction());
+    let none = Positions::new();
+    let positions = attention.positions().unwrap_or(&none);
+    positions.check(shape)?;
+    let slopes = positions.slopes(shape.heads())?;
+    let rotary_dim = positions.rope().map_or(0, Rope::rotary_dim);
+    let (q_at, k_at): (Vec<_>, Vec<_>) =
+        (0..shape.batch()).map(|sequence| row_positions(shape, tables, sequence)).unzip();
+    let q = Turned::new(q, dim, shape.heads(), &q_at, positions.rope());
+    let k = Turned::new(k, dim, shape.kv_heads(), &k_at, positions.rope());
     let mut weights: Vec<(usize, f64)> = Vec::new();
-    for batch in 0..shape.batch() {
-        for head in 0..shape.heads() {
+    for (batch, (q_at, k_at)) in q_at.iter().zip(&k_at).enumerate() {
+        for (head, slope) in slopes.iter().enumerate() {
             let head_row = batch * shape.heads() + head;
             let kv_row = (batch * shape.kv_heads() + head / shape.heads_per_kv_head()) * shape.kv_len();
-            for i in (0..shape.q_len()).filter(|&i| chosen(i)) {
+            for (i, &query_at) in q_at.iter().enumerate().filter(|&(i, _)| chosen(i)) {
                 let position = shape.first_position() + i as i64;
-                let query = &q[(head_row * shape.q_len() + i) * dim..][..dim];
-                let mut magnitude = 0.0;
+                let query = (head_row * shape.q_len() + i) * dim;
+                let (mut magnitude, mut rotated) = (0.0, 0.0);
                 weights.clear();
                 for (keys, ln_p) in visible_runs(attention, shape, tables, (batch, head, i)) {
                     for j in keys {
-                        let key = &k[(kv_row + j) * dim..][..dim];
-                        let (mut dot, mut size) = (0.0, 0.0);
-                        for (&x, &y) in query.iter().zip(key) {
-                            let product = f64::from(x) * f64::from(y);
-                            dot += product;
-                            size += product.abs();
+                        let key = (kv_row + j) * dim;
+                        let (mut dot, mut size, mut turned) = (0.0, 0.0, 0.0);
+                        for c in 0..dim {
+                            dot += q.values[query + c] * k.values[key + c];
+                            size += q.sizes[query + c] * k.sizes[key + c];
+                            // The rotated channels come first.
+                            if c < rotary_dim {
+                                turned = size;
+                            }
                         }
-                        let cap = attention.soft_cap().map_or(0.0, f64::from);
-                        magnitude = f64::max(magnitude, (size * scale.abs()).max(cap));
+                        let lag = query_at.abs_diff(k_at[j]);
+                        let (a, bias) = (positions.factor(lag), slope * positions.bias_at(lag));
+                        magnitude = f64::max(magnitude, a * (size * scale.abs()).max(cap) + bias);
+                        rotated = f64::max(rotated, a * turned * scale.abs());
                         let score = if cap > 0.0 { cap * (dot * scale / cap).tanh() } else { dot * scale };
-                        weights.push((j, score - beta * ln_p));
+                        weights.push((j, a * score - bias - beta * ln_p));
                     }
                 }
                 let max = weights.iter().fold(f64::NEG_INFINITY, |max, &(_, s)| max.max(s));
@@ -333,10 +374,21 @@ pub(crate) fn for_each_row(
                     *weight /= sum;
                 }
                 let lse = if weights.is_empty() { f64::NEG_INFINITY } else { max + sum.ln() };
-                visit(Row { head_row, kv_row, position, weights: &weights, lse, magnitude });
+                visit(Row { head_row, kv_row, position, weights: &weights, lse, magnitude, rotated });
             }
         }
     }
+    Ok(())
+}
+
+/// The positions of the queries and of the keys of one sequence.
+fn row_positions(shape: &Shape, tables: &Tables<'_>, sequence: usize) -> (Vec<i64>, Vec<i64>) {
+    let Some(ids) = tables.position_ids(sequence) else {
+        let queries = (0..shape.q_len() as i64).map(|i| shape.first_position() + i);
+        return (queries.collect(), (0..shape.kv_len() as i64).collect());
+    };
+    let signed = |ids: &[u32]| ids.iter().map(|&id| id.into()).collect();
+    (signed(ids.queries()), signed(ids.keys()))
 }
 
 /// The visible keys of row (batch, head, query) as runs with their `ln p`: one run without a schedule, one per kept block with it.

@@ -26,6 +26,7 @@
 mod baseline;
 mod grid;
 mod profile;
+mod reshaping;
 mod rounds;
 mod sampler;
 mod schedule;
@@ -34,6 +35,7 @@ mod statistics;
 pub use baseline::{sink_window_like, uniform_like};
 pub use grid::{BlockGrid, DEFAULT_BLOCK_SIZE, Granularity};
 pub use profile::{CumulativeProfile, Decay, Profile, RowProfile};
+pub use reshaping::Reshaping;
 pub use rounds::partition_rounds;
 pub use sampler::{Bernoulli, Renewal, RowColumn, RowSampler, RowSpan, Sampler, Segment, Systematic};
 pub use schedule::{Entry, KeyBlockRows, Schedule};

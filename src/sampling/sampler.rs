@@ -244,7 +244,7 @@ fn gap_distribution(profile: &CumulativeProfile) -> Result<Vec<u64>> {
 }
 
 /// The decay of a profile that isn't solved row by row or clipped from below, since both break its shape.
-fn unclipped<'a>(profile: &'a CumulativeProfile, sampler: &str) -> Result<&'a Decay> {
+pub(super) fn unclipped<'a>(profile: &'a CumulativeProfile, sampler: &str) -> Result<&'a Decay> {
     let profile = profile.profile();
     let plain = profile.decay().budget().is_none() && profile.floor() == 0.0;
     ensure!(plain, "profile", "{sampler} needs a profile without budget and floor, got {profile}");
@@ -273,8 +273,8 @@ impl Sampler for Segment {
 }
 
 #[derive(Debug)]
-struct Cut {
-    decay: Decay,
+pub(super) struct Cut {
+    pub(super) decay: Decay,
 }
 
 /// Segments that would be longer than this are not cut at all.
@@ -300,6 +300,12 @@ impl Cut {
             if exceeds(middle) { high = middle } else { low = middle + 1 }
         }
         (high, ((u128::from(offset) * u128::from(high)) >> 32) as u64)
+    }
+
+    /// Whether a segment starts at this block.
+    pub(super) fn starts(&self, group: u32, key: Key, block: usize) -> bool {
+        let (length, offset) = self.draw(group, key);
+        length != UNCUT && (block as u64 + offset).is_multiple_of(length)
     }
 
     /// P(ℓ ≤ m) in 32.32.
@@ -346,12 +352,24 @@ impl Sampler for RowColumn {
     }
 
     fn prepare(&self, profile: &CumulativeProfile) -> Result<Box<dyn RowSampler>> {
-        Ok(Box::new(IndexSet(Walk { gaps: gap_distribution(profile)? })))
+        Ok(Box::new(IndexSet::new(profile)?))
     }
 }
 
 #[derive(Debug)]
-struct IndexSet(Walk);
+pub(super) struct IndexSet(Walk);
+
+impl IndexSet {
+    pub(super) fn new(profile: &CumulativeProfile) -> Result<Self> {
+        Ok(Self(Walk { gaps: gap_distribution(profile)? }))
+    }
+
+    /// The set of a list group, descending from the last block.
+    pub(super) fn blocks(&self, group: u32, key: Key, key_blocks: usize) -> impl Iterator<Item = usize> {
+        let seed = key.uniform(group, 0, purpose::ROW_COLUMN);
+        self.0.positions(key_blocks, move |index| pcg_hash(seed ^ index)).map(move |x| key_blocks - 1 - x)
+    }
+}
 
 impl RowSampler for IndexSet {
     fn sample_row(
@@ -361,11 +379,7 @@ impl RowSampler for IndexSet {
         key: Key,
         keep: &mut dyn FnMut(bool, usize),
     ) {
-        let seed = key.uniform(row.group, 0, purpose::ROW_COLUMN);
-        let last = row.key_blocks as i64 - 1;
-        // Descending blocks, from the last.
-        let set =
-            || self.0.positions(row.key_blocks, |index| pcg_hash(seed ^ index)).map(|x| last - x as i64);
+        let set = || self.blocks(row.group, key, row.key_blocks).map(|block| block as i64);
         let inside = set().any(|block| block == row.query_block);
         let window = profile.profile().window_blocks();
         let before = set().map(|block| row.query_block - block).filter(|&d| inside && d >= 0);

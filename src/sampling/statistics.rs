@@ -46,13 +46,14 @@ pub(crate) fn mean_over_rows(grid: &BlockGrid, profile: &Profile, of: impl Fn(us
 }
 
 /// In which order the rows of a schedule are handed to workgroups. Within a row, heads run fastest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum RowOrder {
     /// Query blocks ascending.
     AsIs,
     /// Query blocks descending: in causal attention the longest first, on average.
     LateFirst,
-    /// [`Schedule::order_longest_first`].
+    /// By descending length of the longest list among the list groups; of equals the later row first.
+    #[default]
     LongestFirst,
 }
 
@@ -82,9 +83,15 @@ impl Schedule {
         (0..self.grid().query_blocks()).map(|row| self.row(group, row).len() as u64).sum()
     }
 
-    /// The rows (0 to `query_blocks − 1`) by descending length of their longest list among the list groups; of equals the later row first.
-    pub fn order_longest_first(&self) -> Vec<u32> {
+    /// The rows (0 to `query_blocks − 1`) in this order.
+    pub fn row_order(&self, order: RowOrder) -> Vec<u32> {
         let grid = self.grid();
+        let rows = 0..grid.query_blocks() as u32;
+        match order {
+            RowOrder::AsIs => return rows.collect(),
+            RowOrder::LateFirst => return rows.rev().collect(),
+            RowOrder::LongestFirst => {}
+        }
         let longest = |row| (0..grid.groups()).map(|group| self.row(group, row).len()).max();
         let mut order: Vec<_> = (0..grid.query_blocks()).map(|row| (longest(row), row as u32)).collect();
         order.sort_unstable_by_key(|&entry| Reverse(entry));
@@ -95,12 +102,8 @@ impl Schedule {
     /// least one) is free first.
     pub fn load_balance(&self, workers: usize, order: RowOrder) -> LoadBalance {
         let grid = self.grid();
-        let rows: Vec<u32> = match order {
-            RowOrder::AsIs => (0..grid.query_blocks() as u32).collect(),
-            RowOrder::LateFirst => (0..grid.query_blocks() as u32).rev().collect(),
-            RowOrder::LongestFirst => self.order_longest_first(),
-        };
-        let lengths: Vec<u64> = rows
+        let lengths: Vec<u64> = self
+            .row_order(order)
             .iter()
             .flat_map(|&row| (0..grid.heads()).map(move |head| (grid.group_of_head(head), row as usize)))
             .map(|(group, row)| self.row(group, row).len() as u64)

@@ -63,9 +63,10 @@ pub struct Got {
 
 impl Problem {
     pub fn random(attention: Attention, shape: Shape, seed: u64) -> Self {
+        let storage = attention.storage();
         let sized = |part: u64, heads: usize, len: usize, dim: usize, size: f32| {
             let values = numbers(seed.wrapping_mul(3).wrapping_add(part), shape.batch() * heads * len * dim);
-            values.into_iter().map(|x| attention.storage().round(x * size)).collect::<Vec<f32>>()
+            values.into_iter().map(|x| storage.round(x * size)).collect::<Vec<f32>>()
         };
         // Twice as large as unit numbers, so that the softmax is neither flat nor one-hot.
         Self {
@@ -168,7 +169,8 @@ impl Problem {
         let qkv = self.upload(context, storage).unwrap();
         let mut first: Option<Got> = None;
         for kernel in kernels {
-            let attention = kernel.map_or(self.attention, |kernel| self.attention.with_kernel(kernel));
+            let attention =
+                kernel.map_or(self.attention.clone(), |kernel| self.attention.clone().with_kernel(kernel));
             let got = self.run_on(context, &attention, &qkv, tables);
             let tell = |what: &str, report: Report| {
                 assert!(

@@ -1,0 +1,191 @@
+//! What each bias against distance does before content is looked at: curves of the bias and of the attention prior, and how far the prior reaches. On the
+//! host; no GPU.
+//!
+//! ```text
+//! cargo run --release --example positions
+//! ```
+
+mod support;
+
+use anyhow::Result;
+use clap::Parser;
+use plotters::prelude::SeriesLabelPosition;
+use prflash::{Bias, Distance, Pairing, Positions, Rope, Slopes};
+use serde_json::json;
+use support::picture::{self, Axes};
+
+/// Compares biases against distance: their curves and their reach.
+#[derive(Parser)]
+struct Arguments {
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Tokens of context that the last query sees.
+    #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(2..=1 << 24))]
+    context: u32,
+    /// Query heads.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    heads: u16,
+    /// The length L of the factor a(Δ) = 1/(1 + Δ/L), in tokens.
+    #[arg(long, default_value_t = 64.0)]
+    length: f64,
+    /// The lag from which on the capped harmonic distance is flat, in tokens.
+    #[arg(long, default_value_t = 1024)]
+    cap: u64,
+}
+
+/// The lags whose share of the prior is told.
+const REACH: [usize; 3] = [1 << 10, 8 << 10, 64 << 10];
+
+/// What falls below is not drawn.
+const FLOOR: f64 = 1e-11;
+
+/// One way to combine positions, and what follows for a query that sees the whole context.
+struct Combination {
+    name: String,
+    factored: bool,
+    /// (lag, bias) of the head in the middle.
+    bias: Vec<(f64, f64)>,
+    /// (lag, prior per token), the mean over heads.
+    prior: Vec<(f64, f64)>,
+    /// The share of the prior at lags from 1k, 8k and 64k on, the mean over heads.
+    reach: [f64; 3],
+}
+
+/// A curve of a combination.
+type Points = fn(&Combination) -> &[(f64, f64)];
+
+fn main() -> Result<()> {
+    env_logger::init();
+    let arguments = Arguments::parse();
+    let (context, heads) = (arguments.context as usize, usize::from(arguments.heads));
+    let combinations = combinations(&arguments)?
+        .into_iter()
+        .map(|(name, positions)| Combination::new(name, &positions, heads, context))
+        .collect::<Result<Vec<_>>>()?;
+
+    let folder = picture::folder("positions")?;
+    let mut pictures = Vec::new();
+    let middle = heads.div_ceil(2);
+    let kinds: [(&str, String, Points); 2] = [
+        ("bias", format!("bias of head {middle} of {heads}"), |combination| &combination.bias),
+        ("prior", "prior per token, mean over heads".into(), |combination| &combination.prior),
+    ];
+    for (file, label, points) in kinds {
+        let panel = |title: String, factored: bool| {
+            let drawn = combinations.iter().filter(|combination| combination.factored == factored);
+            let curves = drawn.map(|combination| picture::Curve {
+                name: combination.name.clone(),
+                points: points(combination).iter().copied().filter(|&(_, y)| y >= FLOOR).collect(),
+            });
+            (title, curves.filter(|curve| !curve.points.is_empty()).collect())
+        };
+        let factor = format!("a(Δ) = 1/(1 + Δ/{})", arguments.length);
+        let path = folder.join(format!("{file}.svg"));
+        let legend = Some(if file == "bias" {
+            SeriesLabelPosition::UpperLeft
+        } else {
+            SeriesLabelPosition::LowerLeft
+        });
+        let axes = Axes { x: "lag Δ", y: &label, log_x: true, log_y: true, legend };
+        picture::curves(&path, axes, &[panel("a ≡ 1".into(), false), panel(factor, true)])?;
+        pictures.push(path);
+    }
+
+    if arguments.json {
+        let curves: Vec<_> = combinations
+            .iter()
+            .map(|Combination { name, reach: [one, eight, sixty_four], .. }| {
+                json!({ "name": name, "reach_1k": one, "reach_8k": eight, "reach_64k": sixty_four })
+            })
+            .collect();
+        let object = json!({
+            "context": context, "heads": heads, "length": arguments.length, "cap": arguments.cap,
+            "curves": curves, "pictures": pictures,
+        });
+        println!("{}", serde_json::to_string_pretty(&object)?);
+        return Ok(());
+    }
+    println!("{context} tokens of context, {heads} heads, L = {}\n", arguments.length);
+    println!("{:<28}  beyond 1k   beyond 8k  beyond 64k", "positions");
+    for Combination { name, reach, .. } in &combinations {
+        let [one, eight, sixty_four] = reach.map(share);
+        println!("{name:<28}  {one:>9}   {eight:>9}   {sixty_four:>9}");
+    }
+    println!(
+        "\nbeyond: the share of the prior at lags from 1,024, 8,192 and 65,536 on, the mean over heads. The prior is the softmax of the bias alone: every"
+    );
+    println!(
+        "content score is taken as 0, so a rotation changes nothing, and the factor a acts through its complement on the bias only. Slopes are 1/h"
+    );
+    println!("where ALiBi is not named.");
+    println!("\nPictures {}", folder.display());
+    Ok(())
+}
+
+/// All combinations, by name: the two readings of the paper, and what lies around them.
+fn combinations(arguments: &Arguments) -> Result<Vec<(String, Positions)>> {
+    let rope = Rope::new(64, 1e4, Pairing::Half)?;
+    let plain = |distance, slopes| Bias::new(distance, slopes).map(Positions::from);
+    let factored = |distance| plain(distance, Slopes::Harmonic)?.with_harmonic_factor(arguments.length);
+    let (log, capped) = (Distance::Log { rate: 1.0 }, Distance::CappedHarmonic { cap: arguments.cap });
+    let capped_name = format!("capped at {}", arguments.cap);
+    Ok(vec![
+        ("ALiBi".into(), Bias::alibi().into()),
+        ("harmonic (recommended)".into(), Positions::recommended(rope.clone())),
+        ("harmonic, ALiBi slopes".into(), plain(Distance::Harmonic, Slopes::Alibi)?),
+        ("log".into(), plain(log, Slopes::Harmonic)?),
+        (capped_name.clone(), plain(capped, Slopes::Harmonic)?),
+        ("RoPE alone".into(), rope.clone().into()),
+        ("a, ALiBi (paper)".into(), Positions::paper(rope, arguments.length)?),
+        ("a, harmonic".into(), factored(Distance::Harmonic)?),
+        ("a, log".into(), factored(log)?),
+        (format!("a, {capped_name}"), factored(capped)?),
+    ])
+}
+
+impl Combination {
+    fn new(name: String, positions: &Positions, heads: usize, context: usize) -> Result<Self> {
+        let distance: Vec<f64> = (0..context as u64).map(|lag| positions.bias_at(lag)).collect();
+        let slopes = positions.slopes(heads)?;
+        let middle = slopes[heads.div_ceil(2) - 1];
+        // Eight lags an octave: 1, 2, 3, …
+        let mut lags: Vec<usize> =
+            (0..).map(|i| 2f64.powf(f64::from(i) / 8.0) as usize).take_while(|&lag| lag < context).collect();
+        lags.dedup();
+        let mut prior = vec![0.0; lags.len()];
+        let mut reach = [0.0; 3];
+        let share = 1.0 / heads as f64;
+        for slope in slopes {
+            let weight = |distance: &f64| (-slope * distance).exp();
+            // From the far end, so that the small ones are not lost.
+            let total = |from: usize| distance.iter().skip(from).rev().map(weight).sum::<f64>();
+            let whole = total(0);
+            for (prior, &lag) in prior.iter_mut().zip(&lags) {
+                *prior += share * weight(&distance[lag]) / whole;
+            }
+            for (reach, from) in reach.iter_mut().zip(REACH) {
+                *reach += share * total(from) / whole;
+            }
+        }
+        let at = |values: &dyn Fn(usize) -> f64| {
+            (0..).zip(&lags).map(|(i, &lag)| (lag as f64, values(i))).collect()
+        };
+        Ok(Self {
+            name,
+            factored: positions.factor_length().is_some(),
+            bias: at(&|i| middle * distance[lags[i]]),
+            prior: at(&|i| prior[i]),
+            reach,
+        })
+    }
+}
+
+/// A percentage with two digits, however small.
+fn share(share: f64) -> String {
+    match 100.0 * share {
+        0.0 => "0%".into(),
+        percent if percent < 0.01 => format!("{percent:.0e}%"),
+        percent => format!("{percent:.2}%"),
+    }
+}

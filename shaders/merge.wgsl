@@ -1,0 +1,151 @@
+// merge: takes one more attention state into a running merge, row by row.
+//
+// A state is a row's output O and its natural log-sum-exp L over some keys: O = Σ e^s·v / Σ e^s, L = ln Σ e^s. With w = e^L, after R states
+//
+//   Ô = Σᵣ wᵣ·Oᵣ / Σᵣ wᵣ        L̂ = ln Σᵣ wᵣ  (− ln R where the states are independent rounds of one sum: FLAG_MEAN)
+//
+// which is exact where the states are of disjoint keys (FlashDecoding's split; partition rounds), and a consistent estimate where each is an independent
+// round of sampling. For these the error of the ratio Ô follows from the spread of the rounds (the delta method, Cochran 1977, §6):
+//
+//   SE² = R/(R−1) · Σᵣ wᵣ²·|Oᵣ − Ô|² / (Σᵣ wᵣ)²  =  R/(R−1) · B/W² · (q + |M − Ô|²)
+//
+// W = Σ w, B = Σ w², M = Σ w²·O / B and q = Σ w²·|O − M|² / B are kept up to date by West's recurrence (1979), which subtracts no large numbers.
+// All w are kept as logarithms, so that no scale overflows.
+//
+// Shapes      round_output (rows, D_v) · round_lse (rows), bits · state (rows of Ô, [M,] and (ln W, ln B, q, 0))
+//             output (batch, H, q_len, D_v), any strides · lse, standard_error (batch, H, q_len), bits
+// Workgroups  one per (sequence, head, tile of ROWS rows), one row per invocation, numbered in one line and folded into x and y
+// Barriers    none
+
+struct MergeParams {
+    heads: u32,
+    tiles: u32,                // of the longest sequence
+    work_items: u32,           // sequences × heads × tiles
+    value_quads: u32,
+    state_head_stride: u32,    // rows of one head in the round's tensors and in the state
+    o_head_stride: u32,        // quads
+    o_row_stride: u32,
+    lse_head_stride: u32,      // elements
+    error_head_stride: u32,
+    flags: u32,                // FLAG_*
+    rounds: f32,               // states so far, this one included
+    log_rounds: f32,           // ln rounds
+}
+
+struct MergeSequence {
+    state_row: u32,  // row 0 of head 0, in the round's tensors and in the state
+    o_base: u32,
+    lse_base: u32,
+    error_base: u32,
+    rows: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: MergeParams;
+@group(0) @binding(1) var<storage, read> sequences: array<MergeSequence>;
+@group(1) @binding(0) var<storage, read> round_output: array<vec4<f32>>;
+@group(1) @binding(1) var<storage, read> round_lse: array<u32>;
+@group(1) @binding(2) var<storage, read_write> state: array<vec4<f32>>;
+@group(1) @binding(3) var<storage, read_write> output: array<OutputQuad>;
+@group(1) @binding(4) var<storage, read_write> lse: array<u32>;
+@group(1) @binding(5) var<storage, read_write> standard_error: array<u32>;
+
+// A logarithm at or below this is that of 0. (WGSL need not know infinities.)
+const NONE: f32 = LOWEST;
+
+// e^(a − b) where a isn't the logarithm of 0.
+fn ratio(a: f32, b: f32) -> f32 {
+    return select(0.0, exp(a - b), a > NONE);
+}
+
+@compute @workgroup_size(ROWS)
+fn merge(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let item = workgroup.y * workgroups.x + workgroup.x;
+    if item >= params.work_items {
+        return;
+    }
+    let head = (item / params.tiles) % params.heads;
+    let sequence = sequences[item / (params.tiles * params.heads)];
+    let row = (item % params.tiles) * ROWS + lane;
+    if row >= sequence.rows {
+        return;
+    }
+    let quads = params.value_quads;
+    let at = sequence.state_row + head * params.state_head_stride + row;
+    let added_at = at * quads;
+    let mean_at = at * ((1u + SPREAD) * quads + 1u);
+    let spread_at = mean_at + quads;
+    let log_at = mean_at + (1u + SPREAD) * quads;
+    let o_at = sequence.o_base + head * params.o_head_stride + row * params.o_row_stride;
+
+    let bits = round_lse[at];
+    var new_log = bitcast<f32>(bits);
+    if bits == NEGATIVE_INFINITY_BITS {
+        new_log = NONE;
+    }
+    let first = (params.flags & FLAG_FIRST) != 0u;
+    var logs = state[log_at];
+    if first {
+        logs = vec4<f32>(NONE, NONE, 0.0, 0.0);
+    }
+    let highest = max(logs.x, new_log);
+    let old_weight = ratio(logs.x, highest);
+    let new_weight = ratio(new_log, highest);
+    let weight = old_weight + new_weight;
+    // Where every state is empty, so is the merged one.
+    let empty = highest <= NONE;
+    let old_share = select(old_weight / weight, 0.0, empty);
+    let new_share = select(new_weight / weight, 0.0, empty);
+    let log_weight = select(highest + log(weight), NONE, empty);
+
+    // Shares by squared weight, for the spread.
+    let old_square = ratio(logs.y, 2.0 * highest);
+    let new_square = new_weight * new_weight;
+    let square = old_square + new_square;
+    let old_part = select(old_square / square, 0.0, empty);
+    let new_part = select(new_square / square, 0.0, empty);
+
+    var moved = 0.0;  // |O − M|² before M moves
+    var apart = 0.0;  // |M − Ô|² after both have moved
+    for (var c = 0u; c < quads; c++) {
+        let added = round_output[added_at + c];
+        // What an earlier use of the state left there is selected away, never multiplied by zero.
+        let mean = select(state[mean_at + c], vec4<f32>(0.0), first) * old_share + added * new_share;
+        state[mean_at + c] = mean;
+        output[o_at + c] = store_quad(mean);
+        if SPREAD == 1u {
+            let centre = select(state[spread_at + c], vec4<f32>(0.0), first);
+            let step = added - centre;
+            moved += dot(step, step);
+            let moved_centre = centre + new_part * step;
+            state[spread_at + c] = moved_centre;
+            let offset = moved_centre - mean;
+            apart += dot(offset, offset);
+        }
+    }
+    let spread = old_part * (logs.z + new_part * moved);
+    let log_square = select(2.0 * highest + log(square), NONE, empty);
+    state[log_at] = vec4<f32>(log_weight, log_square, spread, 0.0);
+
+    if (params.flags & FLAG_LSE) != 0u {
+        var value = log_weight;
+        if (params.flags & FLAG_MEAN) != 0u {
+            value -= params.log_rounds;
+        }
+        lse[sequence.lse_base + head * params.lse_head_stride + row] =
+            select(bitcast<u32>(value), NEGATIVE_INFINITY_BITS, empty);
+    }
+    if (params.flags & FLAG_ERROR) != 0u {
+        // One round says nothing of its error.
+        var error = INFINITY_BITS;
+        if params.rounds > 1.5 {
+            let share = select(exp(log_square - 2.0 * log_weight), 0.0, empty);
+            let variance = params.rounds / (params.rounds - 1.0) * share * (spread + apart);
+            error = bitcast<u32>(sqrt(max(variance, 0.0)));
+        }
+        standard_error[sequence.error_base + head * params.error_head_stride + row] = error;
+    }
+}

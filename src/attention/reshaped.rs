@@ -1,0 +1,516 @@
+//! Re-shaping, literally: dense causal triangles over a tensor that was cut or gathered, without block lists.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::bound::{Axis, Bound, Operands, check_rows, check_tensor, check_written};
+use super::call::{Call, Sequence};
+use super::merge::{Merger, MergerBound, Prepared, Step};
+use super::plan::{Output, Plan};
+use super::{Attention, check_grid};
+use crate::error::{Error, Result, ensure};
+use crate::gpu::context::Context;
+use crate::gpu::dispatch;
+use crate::gpu::kernel::Pipeline;
+use crate::gpu::params::{FLAG_SCATTER, GatherParams};
+use crate::gpu::registry::{Gather, Merge};
+use crate::gpu::slots::{Slot, SlotPool};
+use crate::gpu::tensor::{Binding, Tensor, TensorView};
+use crate::layout::{DType, Layout};
+use crate::sampling::{BlockGrid, Granularity, Reshaping};
+use crate::shape::Shape;
+
+impl Attention {
+    /// Makes this attention ready for [`Reshaping`]s of `grid`: PrFlashAttention by re-shaping the tensor instead of walking block lists.
+    ///
+    /// The same result as the block lists of [`Reshaping::schedule`] give, computed by dense kernels alone. Lengths are those of `shape`.
+    ///
+    /// # Errors
+    /// Invalid argument (`grid`) if it is for another shape; unsupported for what dense triangles can't express: a token window, a correction β ≠ 0, attention that isn't causal. And those of
+    /// [`plan`](Attention::plan).
+    pub fn plan_reshaped(&self, context: &Context, shape: &Shape, grid: &BlockGrid) -> Result<ReshapedPlan> {
+        for (has, what) in [
+            (!self.is_causal(), "attention that isn't causal"),
+            (self.window().is_some(), "a token window"),
+            (self.correction() != 0.0, "an importance correction, which weighs blocks"),
+        ] {
+            if has {
+                return Err(Error::unsupported(format!("re-shaped triangles don't express {what}")));
+            }
+        }
+        check_grid(grid, (true, shape.heads(), shape.kv_heads(), shape.q_len(), shape.kv_len()))?;
+        let per_kv = shape.heads_per_kv_head();
+        // How heads become batch entries, one per list group, so that each can have lengths of its own.
+        let (views, heads, kv_heads, groups) = match grid.granularity() {
+            Granularity::Head => (per_kv, 1, 1, shape.kv_heads()),
+            Granularity::KvHead => (1, per_kv, 1, shape.kv_heads()),
+            Granularity::Shared => (1, shape.heads(), shape.kv_heads(), 1),
+        };
+        let of_group = Shape::new(heads, kv_heads, shape.q_len(), shape.head_dim())?
+            .with_kv_len(shape.kv_len())?
+            .with_value_dim(shape.value_dim())?
+            .with_batch(groups)?;
+        // Each block may be a segment.
+        let sequences = grid.key_blocks().max(1);
+        let state = self.clone().with_lse(true).with_output(DType::F32);
+        let strip = Self { causal: false, ..state.clone() };
+        let merge = Merge { output: self.output(), spread: false };
+        let gather = context.pipeline(&Gather)?;
+        Ok(ReshapedPlan {
+            attention: self.clone(),
+            shape: *shape,
+            grid: *grid,
+            views,
+            of_group,
+            triangle: self.plan_sequences(context, &of_group, sequences)?,
+            triangle_state: state.plan_sequences(context, &of_group, sequences)?,
+            strip_state: strip.plan_sequences(context, &of_group, sequences)?,
+            merger: Merger::new(context, merge, shape.value_dim(), sequences)?,
+            slots: SlotPool::new::<GatherParams, u32>(context, &gather, sequences)?,
+            gather,
+        })
+    }
+}
+
+/// An [`Attention`] made ready for re-shaped tensors.
+///
+/// ```no_run
+/// # fn main() -> Result<(), prflash::Error> {
+/// # use prflash::{Attention, BlockGrid, Context, DType, Key, Layout, Profile, Shape, Tensor};
+/// # use prflash::sampling::Reshaping;
+/// # let context = Context::new_blocking()?;
+/// # let shape = Shape::new(9, 3, 1024, 64)?;
+/// # let upload = |heads| Tensor::zeros(&context, DType::F32, Layout::heads_first(1, heads, 1024, 64)?);
+/// # let (q, k, v) = (upload(9)?, upload(3)?, upload(3)?);
+/// let grid = BlockGrid::causal(&shape);
+/// let reshaping = Reshaping::segments(&grid, &Profile::harmonic(), Key::new(42))?;
+/// let plan = Attention::causal().plan_reshaped(&context, &shape, &grid)?;
+/// let result = plan.run(q.view(), k.view(), v.view(), &[reshaping])?;
+/// # let _ = result;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct ReshapedPlan {
+    attention: Attention,
+    shape: Shape,
+    grid: BlockGrid,
+    /// Views of the tensors as batches of list groups: one per query head of a KV head, or one.
+    views: usize,
+    /// The sizes of a view: its batch entries are list groups.
+    of_group: Shape,
+    /// Writes results as they are; for gathered rows.
+    triangle: Plan,
+    /// Write states to merge.
+    triangle_state: Plan,
+    strip_state: Plan,
+    merger: Merger,
+    gather: Arc<Pipeline>,
+    slots: SlotPool,
+}
+
+/// Tensors that a [`ReshapedPlan`] has checked and bound.
+#[derive(Debug)]
+pub struct ReshapedBound {
+    /// Per batch entry, per view.
+    views: Vec<Vec<View>>,
+}
+
+/// The tensors of one batch entry as a batch of list groups.
+#[derive(Debug)]
+struct View {
+    triangle_state: Bound,
+    strip_state: Bound,
+    merger: MergerBound,
+    packed: Packed,
+}
+
+/// Tensors that rows are gathered into, attended in, and scattered from.
+#[derive(Debug)]
+struct Packed {
+    q: Copier,
+    k: Copier,
+    v: Copier,
+    output: Copier,
+    lse: Option<Copier>,
+    bound: Bound,
+}
+
+/// A tensor and its packed twin.
+#[derive(Debug)]
+struct Copier {
+    bind_group: wgpu::BindGroup,
+    whole: Axis,
+    packed: Axis,
+    heads: usize,
+    row_words: usize,
+    scatter: bool,
+}
+
+impl ReshapedPlan {
+    /// What is computed.
+    pub fn attention(&self) -> &Attention {
+        &self.attention
+    }
+
+    /// The grid of the re-shapings that it takes.
+    pub fn grid(&self) -> &BlockGrid {
+        &self.grid
+    }
+
+    /// Checks tensors against the plan and binds them, and reserves what states and gathered rows need: about as much as the tensors themselves, twice the output.
+    ///
+    /// # Errors
+    /// Those of [`Plan::bind`]; too large where the state of a list group doesn't fit the device's binding size; out of memory.
+    pub fn bind(&self, operands: &Operands<'_>) -> Result<ReshapedBound> {
+        let shape = &self.shape;
+        let Operands { q, k, v, output, lse } = *operands;
+        check_tensor("q", q, self.attention.storage(), shape.heads(), shape.head_dim())?;
+        check_tensor("k", k, self.attention.storage(), shape.kv_heads(), shape.head_dim())?;
+        check_tensor("v", v, self.attention.storage(), shape.kv_heads(), shape.value_dim())?;
+        check_tensor("output", output, self.attention.output(), shape.heads(), shape.value_dim())?;
+        let read = [("q", q), ("k", k), ("v", v)];
+        check_written("output", output, &read)?;
+        ensure!(
+            lse.is_some() == self.attention.lse(),
+            "lse",
+            "expected one if and only if the attention writes it (Attention::with_lse)"
+        );
+        if let Some(lse) = lse {
+            check_rows("lse", lse, shape.heads(), &[&read[..], &[("output", output)]].concat())?;
+        }
+        let lengths = [
+            ("q", q, shape.q_len()),
+            ("k", k, shape.kv_len()),
+            ("v", v, shape.kv_len()),
+            ("output", output, shape.q_len()),
+        ];
+        for (argument, view, len) in lengths.into_iter().chain(lse.map(|lse| ("lse", lse, shape.q_len()))) {
+            let [batch, _, rows, _] = view.layout().dims();
+            ensure!(
+                (batch, rows) == (shape.batch(), len),
+                argument,
+                "expected {} batch entries of {len} rows, got {batch} of {rows}",
+                shape.batch()
+            );
+        }
+        let view = |batch: usize, index: usize| {
+            let (heads, kv_heads) = (self.of_group.heads(), self.of_group.kv_heads());
+            let queries = |view: &TensorView| view.grouped(batch, self.views * heads, index * heads, heads);
+            let keys = |view: &TensorView| view.grouped(batch, kv_heads, 0, kv_heads);
+            self.bind_view(&queries(q), &keys(k), &keys(v), &queries(output), lse.map(queries))
+        };
+        let views = |batch| (0..self.views).map(|index| view(batch, index)).collect::<Result<Vec<_>>>();
+        Ok(ReshapedBound { views: (0..shape.batch()).map(views).collect::<Result<_>>()? })
+    }
+
+    fn bind_view(
+        &self,
+        q: &TensorView,
+        k: &TensorView,
+        v: &TensorView,
+        output: &TensorView,
+        lse: Option<TensorView>,
+    ) -> Result<View> {
+        let merger = self.merger.bind(output, lse.as_ref(), None)?;
+        let (state_output, state_lse) = (merger.state_output.view(), merger.state_lse.view());
+        let state = Operands { q, k, v, output: state_output, lse: Some(state_lse) };
+        let context = self.triangle.context();
+        let twin = |view: &TensorView| -> Result<Tensor> {
+            let [batch, heads, len, dim] = view.layout().dims();
+            let layout = match dim {
+                1 => Layout::rows(batch, heads, len)?,
+                _ => Layout::heads_first(batch, heads, len, dim)?,
+            };
+            Tensor::zeros(context, view.dtype(), layout)
+        };
+        let (packed_q, packed_k, packed_v) = (twin(q)?, twin(k)?, twin(v)?);
+        let packed_output = twin(output)?;
+        let packed_lse = lse.as_ref().map(twin).transpose()?;
+        let copier = |argument, whole: &TensorView, packed: &Tensor, scatter| {
+            Copier::new(context, &self.gather, argument, whole, packed.view(), scatter)
+        };
+        let packed = Packed {
+            q: copier("q", q, &packed_q, false)?,
+            k: copier("k", k, &packed_k, false)?,
+            v: copier("v", v, &packed_v, false)?,
+            output: copier("output", output, &packed_output, true)?,
+            lse: match (&lse, &packed_lse) {
+                (Some(lse), Some(packed)) => Some(copier("lse", lse, packed, true)?),
+                _ => None,
+            },
+            bound: self.triangle.bind(&Operands {
+                q: packed_q.view(),
+                k: packed_k.view(),
+                v: packed_v.view(),
+                output: packed_output.view(),
+                lse: packed_lse.as_ref().map(Tensor::view),
+            })?,
+        };
+        Ok(View {
+            triangle_state: self.triangle_state.bind(&state)?,
+            strip_state: self.strip_state.bind(&state)?,
+            merger,
+            packed,
+        })
+    }
+
+    /// Records attention over re-shaped tensors into the caller's encoder: one re-shaping for all batch entries, or one each. It doesn't submit or wait, and after
+    /// warm-up creates no GPU object.
+    ///
+    /// # Errors
+    /// Invalid argument (`reshapings`) for another number of them or another grid. Then nothing was recorded. Out of memory.
+    pub fn encode(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        bound: &ReshapedBound,
+        reshapings: &[Reshaping],
+    ) -> Result<()> {
+        let batch = self.shape.batch();
+        ensure!(
+            reshapings.len() == 1 || reshapings.len() == batch,
+            "reshapings",
+            "expected one, or one for each of {batch} batch entries, got {}",
+            reshapings.len()
+        );
+        for reshaping in reshapings {
+            ensure!(
+                reshaping.grid() == &self.grid,
+                "reshapings",
+                "expected {:?}, got {:?}",
+                self.grid,
+                reshaping.grid()
+            );
+        }
+        for (views, reshaping) in bound.views.iter().zip(reshapings.iter().cycle()) {
+            for (index, view) in views.iter().enumerate() {
+                for entry in 0..self.of_group.batch() {
+                    // Heads are numbered group by group of a KV head, and lists follow the heads.
+                    let group = entry * self.views + index;
+                    match reshaping.is_row_column() {
+                        true => {
+                            self.row_column(encoder, view, entry, reshaping.index_set(group), reshaping)?
+                        }
+                        false => self.segments(encoder, view, entry, group, reshaping)?,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Computes whole tensors: allocates the results, binds, encodes and submits. It doesn't wait; [`Tensor::read`] does.
+    ///
+    /// # Errors
+    /// Those of [`bind`](ReshapedPlan::bind) and [`encode`](ReshapedPlan::encode); device lost.
+    pub fn run(
+        &self,
+        q: &TensorView,
+        k: &TensorView,
+        v: &TensorView,
+        reshapings: &[Reshaping],
+    ) -> Result<Output> {
+        let context = self.triangle.context();
+        let shape = &self.shape;
+        let dims = [shape.batch(), shape.heads(), shape.q_len(), shape.value_dim()];
+        let output = Output::zeros(context, &self.attention, dims)?;
+        let lse = output.lse.as_ref().map(Tensor::view);
+        let bound = self.bind(&Operands { q, k, v, output: output.output.view(), lse })?;
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        self.encode(&mut encoder, &bound, reshapings)?;
+        context.capture(|| context.queue().submit([encoder.finish()]))?;
+        Ok(output)
+    }
+
+    /// The query rows whose position lies in these key tokens.
+    fn rows(&self, tokens: &Range<usize>) -> Range<usize> {
+        let first = self.shape.kv_len() - self.shape.q_len();
+        tokens.start.saturating_sub(first)..tokens.end.saturating_sub(first)
+    }
+
+    /// The key tokens of a range of blocks.
+    fn tokens(&self, blocks: Range<usize>) -> Range<usize> {
+        let (block, len) = (self.grid.block_size(), self.shape.kv_len());
+        (blocks.start * block).min(len)..(blocks.end * block).min(len)
+    }
+
+    /// Queries and keys of these blocks, a triangle.
+    fn triangle_of(&self, entry: usize, blocks: Range<usize>) -> Sequence {
+        let tokens = self.tokens(blocks);
+        let rows = self.rows(&tokens);
+        Sequence::new(entry, rows.len(), tokens.len()).starting_at(rows.start, tokens.start)
+    }
+
+    /// Queries of these blocks, keys of the sinks before them.
+    fn strip_of(&self, entry: usize, blocks: Range<usize>, sinks: usize) -> Sequence {
+        let keys = self.tokens(0..sinks.min(blocks.start));
+        let rows = self.rows(&self.tokens(blocks));
+        Sequence::new(entry, rows.len(), keys.len()).starting_at(rows.start, 0)
+    }
+
+    fn segments(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        view: &View,
+        entry: usize,
+        group: usize,
+        reshaping: &Reshaping,
+    ) -> Result<()> {
+        let segments = reshaping.segments_of(group);
+        let triangles: Vec<_> =
+            segments.iter().map(|blocks| self.triangle_of(entry, blocks.clone())).collect();
+        let strips: Vec<_> = segments
+            .iter()
+            .map(|blocks| self.strip_of(entry, blocks.clone(), reshaping.sink_blocks()))
+            .collect();
+        self.merged(encoder, view, &triangles, &strips)
+    }
+
+    /// Triangles and strips into the running state of a view, and out.
+    fn merged(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        view: &View,
+        triangles: &[Sequence],
+        strips: &[Sequence],
+    ) -> Result<()> {
+        let some = |sequences: &[Sequence], keys: bool| -> Vec<Sequence> {
+            let wanted = |s: &&Sequence| s.q_len > 0 && (s.kv_len > 0 || !keys);
+            sequences.iter().filter(wanted).copied().collect()
+        };
+        let (triangles, strips) = (some(triangles, false), some(strips, true));
+        let merge = |sequences: &[Sequence], earlier| {
+            let step = Step { earlier, mean: false };
+            self.merger.prepare(&view.merger, sequences.iter().copied(), step)
+        };
+        for (plan, bound, sequences, merge) in [
+            (&self.triangle_state, &view.triangle_state, &triangles, merge(&triangles, 0)?),
+            (&self.strip_state, &view.strip_state, &strips, merge(&strips, 1)?),
+        ] {
+            plan.encode(encoder, bound, &Call::sequences(sequences))?;
+            merge.into_iter().for_each(|merge: Prepared<'_>| merge.record(encoder));
+        }
+        Ok(())
+    }
+
+    fn row_column(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        view: &View,
+        entry: usize,
+        set: &[usize],
+        reshaping: &Reshaping,
+    ) -> Result<()> {
+        // The packed triangle: whole blocks, but for the last of the sequence, which is in every set.
+        let keys: usize = set.iter().map(|&block| self.tokens(block..block + 1).len()).sum();
+        let rows: usize = set.iter().map(|&block| self.rows(&self.tokens(block..block + 1)).len()).sum();
+        let Packed { q, k, v, output, lse, bound } = &view.packed;
+        let mut copies = Vec::new();
+        let query_first = self.shape.kv_len() - self.shape.q_len();
+        for (copier, rows, first) in [(q, rows, query_first), (k, keys, 0), (v, keys, 0)] {
+            copies.push(self.copy(copier, entry, set, (rows, keys - rows.min(keys), first))?);
+        }
+        let back = [Some(output), lse.as_ref()].into_iter().flatten();
+        let back = back
+            .map(|copier| self.copy(copier, entry, set, (rows, keys - rows, query_first)))
+            .collect::<Result<Vec<_>>>()?;
+        for copy in copies.into_iter().flatten() {
+            copy.record(encoder, &self.gather);
+        }
+        self.triangle.encode(encoder, bound, &Call::sequences(&[Sequence::new(entry, rows, keys)]))?;
+        for copy in back.into_iter().flatten() {
+            copy.record(encoder, &self.gather);
+        }
+        let left_out = || (0..self.grid.key_blocks()).filter(|block| set.binary_search(block).is_err());
+        let triangles: Vec<_> = left_out().map(|block| self.triangle_of(entry, block..block + 1)).collect();
+        let sinks = reshaping.sink_blocks();
+        let strips: Vec<_> = left_out().map(|block| self.strip_of(entry, block..block + 1, sinks)).collect();
+        self.merged(encoder, view, &triangles, &strips)
+    }
+
+    /// Makes ready to copy `rows` rows, of which the first lies at `place` among the tokens of the blocks, of a tensor whose row 0 is token `first`.
+    fn copy<'a>(
+        &self,
+        copier: &'a Copier,
+        entry: usize,
+        set: &[usize],
+        (rows, place, first): (usize, usize, usize),
+    ) -> Result<Option<Copy<'a>>> {
+        if rows == 0 {
+            return Ok(None);
+        }
+        let context = self.triangle.context();
+        let tiles = (rows * copier.row_words).div_ceil(Gather::COPIES);
+        let work_items = (copier.heads * tiles) as u64;
+        let workgroups = dispatch::fold(work_items, context.capabilities().max_workgroups_per_dimension)?;
+        let params = GatherParams {
+            work_items: work_items as u32,
+            tiles: tiles as u32,
+            rows: rows as u32,
+            row_words: copier.row_words as u32,
+            block_size: self.grid.block_size() as u32,
+            packed_first: place as u32,
+            whole_first: first as u32,
+            whole_base: copier.whole.at(entry, 0),
+            whole_head_stride: copier.whole.head_stride,
+            whole_row_stride: copier.whole.row_stride,
+            packed_base: copier.packed.at(entry, 0),
+            packed_head_stride: copier.packed.head_stride,
+            packed_row_stride: copier.packed.row_stride,
+            flags: if copier.scatter { FLAG_SCATTER } else { 0 },
+        };
+        let blocks: Vec<u32> = set.iter().map(|&block| block as u32).collect();
+        let slot = self.slots.take(context, bytemuck::bytes_of(&params), bytemuck::cast_slice(&blocks))?;
+        Ok(Some(Copy { copier, slot, workgroups }))
+    }
+}
+
+/// A copy that can't fail any more.
+struct Copy<'a> {
+    copier: &'a Copier,
+    slot: Slot,
+    workgroups: (u32, u32),
+}
+
+impl Copy<'_> {
+    fn record(self, encoder: &mut wgpu::CommandEncoder, pipeline: &Pipeline) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some("prflash gather"),
+            timestamp_writes: None,
+        });
+        pass.set_pipeline(&pipeline.pipeline);
+        self.slot.bind(&mut pass, None);
+        pass.set_bind_group(Gather::TENSORS_GROUP as u32, &self.copier.bind_group, &[]);
+        let (x, y) = self.workgroups;
+        pass.dispatch_workgroups(x, y, 1);
+    }
+}
+
+impl Copier {
+    fn new(
+        context: &Context,
+        pipeline: &Pipeline,
+        argument: &'static str,
+        whole: &TensorView,
+        packed: &TensorView,
+        scatter: bool,
+    ) -> Result<Self> {
+        // Elements per word: rows of 16-bit tensors are whole words, since they are multiples of four channels.
+        let per_word = 4 / whole.dtype().size();
+        let empty = context.create_buffer("prflash unused binding", 16, wgpu::BufferUsages::STORAGE)?;
+        let bind = |view: &TensorView| -> Result<(Binding, Axis)> {
+            let binding = Binding::new(argument, view, per_word, context, &empty)?;
+            let axis = Axis::new(view, binding.base, per_word);
+            Ok((binding, axis))
+        };
+        let ((whole_binding, whole_axis), (packed_binding, packed_axis)) = (bind(whole)?, bind(packed)?);
+        let resources = match scatter {
+            true => [packed_binding.resource(), whole_binding.resource()],
+            false => [whole_binding.resource(), packed_binding.resource()],
+        };
+        let bind_group = pipeline.bind(context, "prflash gather", Gather::TENSORS_GROUP, &resources)?;
+        let [_, heads, _, dim] = whole.layout().dims();
+        let row_words = dim.div_ceil(per_word);
+        Ok(Self { bind_group, whole: whole_axis, packed: packed_axis, heads, row_words, scatter })
+    }
+}

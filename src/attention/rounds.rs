@@ -1,0 +1,244 @@
+//! Attention in rounds: each visits some of the blocks, and their merge is there after every one of them.
+
+use std::sync::Mutex;
+
+use super::Attention;
+use super::bound::{Bound, Operands, check_rows, check_tensor, check_written};
+use super::call::Call;
+use super::merge::{Merger, MergerBound, Step};
+use super::plan::{Output, Plan};
+use super::tables::{TableBuffer, Tables};
+use crate::error::{Result, ensure};
+use crate::gpu::context::{Context, lock};
+use crate::gpu::registry::Merge;
+use crate::gpu::tensor::{Tensor, TensorView};
+use crate::layout::{DType, Layout};
+use crate::shape::Shape;
+
+/// What the rounds of a [`RoundsPlan`] are to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Combine {
+    /// Independent draws of a schedule ([`Key::round`](crate::Key::round)): the running estimate is their mean by log-sum-exp, and its standard error is
+    /// known from their spread.
+    Independent,
+    /// Rounds without a common block, as [`partition_rounds`](crate::sampling::partition_rounds) draws them: their sum, exact once all are in.
+    Partition,
+}
+
+impl Attention {
+    /// Makes this attention ready for rounds: anytime attention, whose estimate is complete after every round and better after the next.
+    ///
+    /// `maxima` as in [`plan`](Attention::plan).
+    ///
+    /// # Errors
+    /// Those of [`plan`](Attention::plan).
+    pub fn plan_rounds(&self, context: &Context, maxima: &Shape, combine: Combine) -> Result<RoundsPlan> {
+        let plan = self.clone().with_lse(true).with_output(DType::F32).plan(context, maxima)?;
+        let merge = Merge { output: self.output(), spread: combine == Combine::Independent };
+        let merger = Merger::new(context, merge, maxima.value_dim(), maxima.batch())?;
+        Ok(RoundsPlan { attention: self.clone(), plan, merger, combine })
+    }
+}
+
+/// An [`Attention`] made ready for rounds.
+///
+/// ```no_run
+/// # fn main() -> Result<(), prflash::Error> {
+/// # use prflash::{Attention, BlockGrid, Combine, Context, DType, Key, Layout, Profile, Schedule, Shape, Systematic, Tables, Tensor};
+/// # let context = Context::new_blocking()?;
+/// # let shape = Shape::new(9, 3, 1024, 64)?;
+/// # let upload = |heads| Tensor::zeros(&context, DType::F32, Layout::heads_first(1, heads, 1024, 64)?);
+/// # let (q, k, v) = (upload(9)?, upload(3)?, upload(3)?);
+/// let plan = Attention::causal().with_correction(1.0)?.plan_rounds(&context, &shape, Combine::Independent)?;
+/// let mut rounds = plan.start(q.view(), k.view(), v.view())?;
+/// for round in 0..16 {
+///     let key = Key::new(42).round(round);
+///     let schedule = Schedule::sample(&BlockGrid::causal(&shape), &Profile::harmonic(), &Systematic, key)?;
+///     let estimate = rounds.step(&Tables::from(&schedule))?;
+///     // Of each row, the Euclidean norm over its channels; infinite after one round.
+///     let errors = estimate.standard_error.as_ref().map(|tensor| tensor.read_blocking(&context)).transpose()?;
+///     # let _ = errors;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct RoundsPlan {
+    attention: Attention,
+    plan: Plan,
+    merger: Merger,
+    combine: Combine,
+}
+
+/// Tensors that a [`RoundsPlan`] has checked and bound, with the running state of their rounds.
+///
+/// The state takes `2·value_dim + 4` f32 values per row of the output (`value_dim + 4` for partitions) beside one more output in f32, however many rounds there are.
+#[derive(Debug)]
+pub struct RoundsBound {
+    bound: Bound,
+    merger: MergerBound,
+    /// Rounds recorded so far.
+    recorded: Mutex<usize>,
+}
+
+impl RoundsPlan {
+    /// What is computed.
+    pub fn attention(&self) -> &Attention {
+        &self.attention
+    }
+
+    /// What the rounds are to each other.
+    pub fn combine(&self) -> Combine {
+        self.combine
+    }
+
+    /// The plan of one round.
+    pub fn round_plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Bytes of GPU memory that the plan holds, beside those of what it bound.
+    pub fn device_bytes(&self) -> u64 {
+        self.plan.device_bytes() + self.merger.device_bytes()
+    }
+
+    /// Checks tensors against the plan and binds them; `standard_error` is `[batch, heads, q capacity]`, f32 ([`Layout::rows`](crate::Layout::rows)).
+    ///
+    /// # Errors
+    /// Those of [`Plan::bind`]; invalid argument (`standard_error`) for partitions, which have none; too large where the running state doesn't fit the device's binding size;
+    /// out of memory.
+    pub fn bind(&self, operands: &Operands<'_>, standard_error: Option<&TensorView>) -> Result<RoundsBound> {
+        let maxima = self.plan.maxima();
+        let Operands { q, k, v, output, lse } = *operands;
+        check_tensor("output", output, self.attention.output(), maxima.heads(), maxima.value_dim())?;
+        let read = [("q", q), ("k", k), ("v", v)];
+        check_written("output", output, &read)?;
+        ensure!(
+            lse.is_some() == self.attention.lse(),
+            "lse",
+            "expected one if and only if the attention writes it (Attention::with_lse)"
+        );
+        ensure!(
+            standard_error.is_none() || self.combine == Combine::Independent,
+            "standard_error",
+            "partition rounds are no sample: they have no standard error"
+        );
+        let mut written = vec![("output", output)];
+        for (argument, rows) in [("lse", lse), ("standard_error", standard_error)] {
+            let Some(rows) = rows else { continue };
+            check_rows(argument, rows, maxima.heads(), &[&read[..], &written[..]].concat())?;
+            let (want, got) = (output.layout().dims(), rows.layout().dims());
+            ensure!(want[..3] == got[..3], argument, "expected {:?} rows, got {:?}", &want[..3], &got[..3]);
+            written.push((argument, rows));
+        }
+        let merger = self.merger.bind(output, lse, standard_error)?;
+        let (output, lse) = (merger.state_output.view(), Some(merger.state_lse.view()));
+        let bound = self.plan.bind(&Operands { q, k, v, output, lse })?;
+        Ok(RoundsBound { bound, merger, recorded: Mutex::new(0) })
+    }
+
+    /// Records round number `round`, counted from 0, and the estimate from all rounds up to it. Round 0 starts afresh.
+    ///
+    /// As [`Plan::encode`], it doesn't submit or wait, and after warm-up creates no GPU object. The result is written into the bound output after every round, for the
+    /// rows of this call alone: give every round of an estimate the same lengths.
+    ///
+    /// # Errors
+    /// Those of [`Plan::encode`]; invalid argument (`round`) if an earlier one wasn't recorded. Then nothing was recorded.
+    pub fn encode_round(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        bound: &RoundsBound,
+        call: &Call<'_>,
+        round: usize,
+    ) -> Result<()> {
+        let mut recorded = lock(&bound.recorded);
+        ensure!(
+            round <= *recorded,
+            "round",
+            "expected at most {recorded}, the rounds before it, got {round}"
+        );
+        let sequences = (0..call.count(bound.bound.batch)).map(|index| call.sequence(index));
+        let step = Step { earlier: round, mean: self.combine == Combine::Independent };
+        self.plan.check(&bound.bound, call)?;
+        let merge = self.merger.prepare(&bound.merger, sequences, step)?;
+        self.plan.encode(encoder, &bound.bound, call)?;
+        if let Some(merge) = merge {
+            merge.record(encoder);
+        }
+        *recorded = round + 1;
+        Ok(())
+    }
+
+    /// Allocates the results of whole tensors, of any length up to the plan's maxima, for rounds that are then computed one by one.
+    ///
+    /// # Errors
+    /// Those of [`bind`](RoundsPlan::bind).
+    pub fn start(&self, q: &TensorView, k: &TensorView, v: &TensorView) -> Result<Rounds<'_>> {
+        let (context, maxima) = (self.plan.context(), self.plan.maxima());
+        let ([batch, heads, q_len, _], kv_len) = (q.layout().dims(), k.layout().dims()[2]);
+        let Output { output, lse } =
+            Output::zeros(context, &self.attention, [batch, heads, q_len, maxima.value_dim()])?;
+        let rows = || Tensor::zeros(context, DType::F32, Layout::rows(batch, heads, q_len)?);
+        let standard_error = (self.combine == Combine::Independent).then(rows).transpose()?;
+        let operands = Operands { q, k, v, output: output.view(), lse: lse.as_ref().map(Tensor::view) };
+        let bound = self.bind(&operands, standard_error.as_ref().map(Tensor::view))?;
+        let estimate = Estimate { rounds: 0, output, lse, standard_error };
+        Ok(Rounds { plan: self, bound, tables: None, lengths: (q_len, kv_len), estimate })
+    }
+}
+
+/// Rounds under way, from [`RoundsPlan::start`].
+#[derive(Debug)]
+pub struct Rounds<'a> {
+    plan: &'a RoundsPlan,
+    bound: RoundsBound,
+    tables: Option<TableBuffer>,
+    lengths: (usize, usize),
+    estimate: Estimate,
+}
+
+/// What the rounds so far say.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Estimate {
+    /// Rounds so far.
+    pub rounds: usize,
+    /// `[batch, heads, q_len, value_dim]`, contiguous.
+    pub output: Tensor,
+    /// `[batch, heads, q_len]`, f32, natural logarithm; if the attention asks for it.
+    pub lse: Option<Tensor>,
+    /// `[batch, heads, q_len]`, f32: the standard error of each output row, as the Euclidean norm over its channels; infinite after one round. Independent rounds only.
+    ///
+    /// It is a first-order (delta method) estimate of sampling error. It can't see what no round visited.
+    pub standard_error: Option<Tensor>,
+}
+
+impl Rounds<'_> {
+    /// Submits one more round with these tables, and returns the estimate that it leads to. It doesn't wait; [`Tensor::read`] does.
+    ///
+    /// # Errors
+    /// Those of [`Plan::upload_tables`] and [`RoundsPlan::encode_round`]; device lost.
+    pub fn step(&mut self, tables: &Tables<'_>) -> Result<&Estimate> {
+        let plan = &self.plan.plan;
+        match &mut self.tables {
+            Some(buffer) => buffer.write(tables)?,
+            None => self.tables = Some(plan.upload_tables(tables)?),
+        }
+        let (q_len, kv_len) = self.lengths;
+        let mut call = Call::lengths(q_len, kv_len);
+        if let Some(tables) = &self.tables {
+            call = call.with_tables(tables);
+        }
+        let context = plan.context();
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        self.plan.encode_round(&mut encoder, &self.bound, &call, self.estimate.rounds)?;
+        context.capture(|| context.queue().submit([encoder.finish()]))?;
+        self.estimate.rounds += 1;
+        Ok(&self.estimate)
+    }
+
+    /// What the rounds so far say.
+    pub fn estimate(&self) -> &Estimate {
+        &self.estimate
+    }
+}
