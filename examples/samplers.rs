@@ -217,28 +217,29 @@ fn frequency_picture(
 
 /// Kept blocks of one head against the context, up to a million tokens, with the T·ln T law.
 fn cost_picture(folder: &Path) -> Result<PathBuf> {
-    let sizes = || (4..=14).map(|power| 1usize << power);
     let law = |name: &str, blocks: &dyn Fn(f64, f64) -> f64| {
-        let of = |t: usize| (t as f64, blocks(t as f64, (1..=t).map(|n| 1.0 / n as f64).sum()));
-        Curve { name: name.to_owned(), points: sizes().map(of).collect() }
+        let sizes = (0..=80).map(|step| 2f64.powf(4.0 + f64::from(step) / 8.0).round());
+        let harmonic_number = |t: f64| (1..=t as usize).map(|n| 1.0 / n as f64).sum();
+        Curve { name: name.to_owned(), points: sizes.map(|t| (t, blocks(t, harmonic_number(t)))).collect() }
     };
     let measured = |sinks: usize| -> Result<Curve> {
         let mut points = Vec::new();
-        for t in sizes() {
+        for t in (4..=14).map(|power| 1usize << power) {
             let grid = BlockGrid::causal(&Shape::new(1, 1, t * DEFAULT_BLOCK_SIZE, 64)?);
             let profile = Profile::harmonic().with_sink_blocks(sinks);
             let schedule = Schedule::sample(&grid, &profile, &Systematic, Key::new(1))?;
             points.push((t as f64, schedule.visited_blocks() as f64));
         }
-        Ok(Curve { name: format!("systematic, {sinks} sink blocks"), points })
+        Ok(Curve { name: format!("systematic, sink blocks: {sinks}"), points })
     };
     let path = folder.join("cost.svg");
+    // The laws are drawn over what was measured.
     let curves = vec![
-        law("dense, T(T+1)/2", &|t, _| t * (t + 1.0) / 2.0),
-        law("one sink block: T·H_T", &|t, harmonic| t * harmonic),
         measured(1)?,
-        law("no sink: (T+1)·H_T − T", &|t, harmonic| (t + 1.0) * harmonic - t),
         measured(0)?,
+        law("one sink block: T·H_T", &|t, harmonic| t * harmonic),
+        law("no sink: (T+1)·H_T − T", &|t, harmonic| (t + 1.0) * harmonic - t),
+        law("dense: T(T+1)/2", &|t, _| t * (t + 1.0) / 2.0),
     ];
     let axes = Axes {
         x: "T, blocks of 64 tokens",

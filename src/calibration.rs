@@ -139,7 +139,8 @@ pub struct HeadErrors {
     pub sink_window: f64,
     /// Uniformly random blocks, as many in every row as the default.
     pub uniform: f64,
-    /// The [variance-optimal](variance_optimal) allocation for these very rows, with the best β: the reference for sampling by distance.
+    /// The [variance-optimal](variance_optimal) allocation for these very rows, with the best β: what knowing the mass by distance is worth. It bounds the added variance, not this
+    /// error, so a calibration may lie below it.
     pub variance_optimal: f64,
     /// That β.
     pub variance_optimal_beta: f32,

@@ -16,6 +16,7 @@
 //! | [`Positions`] | how scores depend on positions: a rotation ([`Rope`]), a [`Bias`] against distance, or both |
 //! | [`Schedule`] | which key blocks each query block visits; drawn from a [`Profile`] by one of the [samplers](sampling::Sampler), or your own lists |
 //! | [`Documents`], [`PositionIds`], [`Tables`] | masks for packed documents; positions by number; the schedules, masks and ids of a call |
+//! | [`calibration`] | which profile and correction suit each head, from a sample of its inputs |
 //! | [`Kernel`] | how it is computed: a plan chooses, you may |
 //! | [`Plan`] | an `Attention` made ready for a device: `bind` tensors once, `encode` calls into your command encoder |
 //! | [`reference`](mod@reference) | the f64 oracle, which takes the very same values |
@@ -69,7 +70,7 @@
 //! # Features
 //!
 //! `vulkan`, `metal`, `dx12` and `webgpu` (all on by default, each effective on its platforms) are wgpu's backends; `ndarray` adds upload from and
-//! readback into arrays.
+//! readback into arrays, `serde` makes calibrations serializable.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]

@@ -109,6 +109,44 @@ fn marginals_are_exactly_the_profile() {
     }
 }
 
+/// The means and variances of a row's count that the samplers' table states, at one row of T = 24, without sinks.
+#[test]
+fn counts_have_the_stated_mean_and_variance() {
+    const ROUNDS: u32 = 20_000;
+    let (row, blocks) = (20, 24);
+    let grid = BlockGrid::causal(&shape(1, 1, 64 * blocks, 64 * blocks));
+    let profile = Profile::harmonic_with(2.0, 1.0).unwrap().with_sink_blocks(0);
+    let p: Vec<f64> = (0..=row).map(|d| profile.probability(d)).collect();
+    let mean: f64 = p.iter().sum();
+    let pairs: f64 = (0..=row).flat_map(|j| (0..j).map(move |i| (i, j))).map(|(i, j)| p[i] * p[j - i]).sum();
+    let renewal = mean + 2.0 * pairs - mean * mean;
+    let segment = p.iter().enumerate().map(|(d, p)| (2 * d + 1) as f64 * p).sum::<f64>() - mean * mean;
+    let inside = profile.probability(blocks - 1 - row);
+    // Given that the row is in as Renewal, else 1: the law of total variance.
+    let row_column = inside * renewal + inside * (1.0 - inside) * (mean - 1.0).powi(2);
+    let cases: [(&dyn Sampler, f64, f64); 5] = [
+        (&Bernoulli, mean, p.iter().map(|p| p * (1.0 - p)).sum()),
+        (&Systematic, mean, mean.fract() * (1.0 - mean.fract())),
+        (&Renewal, mean, renewal),
+        (&Segment, mean, segment),
+        (&RowColumn, 1.0 + inside * (mean - 1.0), row_column),
+    ];
+    for (sampler, mean, variance) in cases {
+        let (mut sum, mut squares) = (0.0, 0.0);
+        for round in 0..ROUNDS {
+            let schedule = Schedule::sample(&grid, &profile, sampler, Key::new(17).round(round)).unwrap();
+            let count = schedule.row(0, row).len() as f64;
+            (sum, squares) = (sum + count, squares + count * count);
+        }
+        let n = f64::from(ROUNDS);
+        let (got_mean, got) = (sum / n, squares / n - (sum / n).powi(2));
+        // Six standard errors of a mean; a tenth of a variance is more than that here, by the fourth moments.
+        let story = format!("{}: {got_mean} ± {got} against {mean} ± {variance}", sampler.name());
+        assert!((got_mean - mean).abs() < 6.0 * (variance / n).sqrt(), "{story}");
+        assert!((got / variance - 1.0).abs() < 0.1, "{story}");
+    }
+}
+
 /// Rows and columns come from one set: given that a row is in, a block is with probability p(d); and what is kept is a triangle.
 #[test]
 fn row_column_keeps_a_principal_submatrix() {

@@ -10,7 +10,11 @@
 //! 4. a [`Key`](crate::Key): the seed and what the draw is for.
 //!
 //! They make a [`Schedule`]: sorted key-block lists with a weight each. It is decided in integers only, so it is
-//! bit-identical on every machine, and it is a plain value: print it, compare it, bring your own.
+//! bit-identical on every machine, and it is a plain value: print it, compare it, bring your own. Heads may each have a profile and a correction of their own
+//! ([`Schedule::sample_each`], [`Schedule::with_corrections`]); [`calibration`](crate::calibration) finds them.
+//!
+//! What a schedule costs is known before it is drawn ([`expected_blocks`]); what was drawn is counted ([`Schedule::list_blocks`],
+//! [`DistanceFrequencies`] with confidence bounds, [`Schedule::load_balance`]).
 //!
 //! ```
 //! use prflash::{BlockGrid, Key, Profile, Schedule, Shape, Systematic};
