@@ -1,6 +1,7 @@
 // attention_naive: one query row per invocation. The documentation of every other attention kernel.
 //
-//   s(i, j) = cap·tanh(⟨qᵢ, kⱼ⟩·scale / cap) − β·ln p(d)      o(i) = Σⱼ e^s(i,j)·vⱼ / Σⱼ e^s(i,j)      LSE(i) = ln Σⱼ e^s(i,j)
+//   s(i, j) = a(Δ)·cap·tanh(⟨R_i qᵢ, R_j kⱼ⟩·scale / cap) − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d)
+//   o(i) = Σⱼ e^s(i,j)·vⱼ / Σⱼ e^s(i,j)      LSE(i) = ln Σⱼ e^s(i,j)
 //
 // over the visible keys j of the kept key blocks. Sources: PrFlashAttention (arXiv 2410.18441), on the online softmax of
 // Milakov and Gimelshein 2018 (arXiv 1805.02867): with a running maximum m, sum l and numerator o,
@@ -45,12 +46,26 @@ fn attention_naive(
     let has_row = row >= rows.first_row && row <= rows.last_row;
     var own = Visible(0, 0);
     var query: array<vec4<f32>, HEAD_QUADS>;
+#if POSITIONS
+    var position = 0;
+#end
+#if SCORED
+    let slope = slope_of(params.first_head + head);
+#end
     if has_row {
         own = visible_keys(sequence, row);
         let q_at = sequence.q_base + head * params.q_head_stride + u32(row) * params.q_row_stride;
+#if POSITIONS
+        position = query_position(sequence, row);
+#end
         for (var c = 0u; c < HEAD_QUADS; c++) {
+#if ROPE
+            let turned = rotated(load_quad(q[q_at + c]), load_quad(q[q_at + partner(c)]), position, c);
+#else
+            let turned = load_quad(q[q_at + c]);
+#end
             // Scaled before the inner product, so that large activations don't overflow.
-            query[c] = load_quad(q[q_at + c]) * params.scale;
+            query[c] = turned * params.scale;
         }
     }
     let kv_head = head / params.heads_per_kv;
@@ -67,14 +82,24 @@ fn attention_naive(
         for (var j = block.keys.lo; j < block.keys.hi; j++) {
             let k_at = k_base + u32(j) * params.k_row_stride;
             var products = vec4<f32>(0.0);
+#if POSITIONS
+            let at = key_position(sequence, j);
+#end
             for (var c = 0u; c < HEAD_QUADS; c++) {
+#if ROPE
+                products += query[c] * rotated(load_quad(k[k_at + c]), load_quad(k[k_at + partner(c)]), at, c);
+#else
                 products += query[c] * load_quad(k[k_at + c]);
+#end
             }
             var score = (products.x + products.y) + (products.z + products.w);
             if (params.flags & FLAG_SOFT_CAP) != 0u {
                 // Beyond ±15 tanh is ±1 in f32, and some implementations of it overflow.
                 score = params.soft_cap * tanh(clamp(score / params.soft_cap, -15.0, 15.0));
             }
+#if SCORED
+            score = positioned(score, position - at, phi_of(position - at), slope);
+#end
             score -= block.bias;
             if j >= own.lo && j < own.hi {
                 let maximum = max(state.maximum, score);

@@ -1,6 +1,6 @@
 // attention_tiled: FlashAttention in registers. The same function as attention_naive, which explains it.
 //
-//   s(i, j) = ⟨qᵢ, kⱼ⟩·scale − β·ln p(d), KEYS keys at a time; then with m' = max(m, s₁ … s_KEYS), in powers of two,
+//   s(i, j) = a(Δ)·⟨R_i qᵢ, R_j kⱼ⟩·scale − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d), KEYS keys at a time; then with m' = max(m, s₁ … s_KEYS), in powers of two,
 //   l' = l·2^(m−m') + Σ 2^(s−m')      o' = o·2^(m−m') + Σ 2^(s−m')·v
 //
 // Shapes      as attention_naive
@@ -10,6 +10,8 @@
 //             loops marked # are written out by Rust (src/gpu/template.rs).
 // Masks       a step of KEYS keys that every row sees is computed without one; only the others (the diagonal, a window's or a
 //             document's edge, the ragged end) look at each element.
+// Rotation    of queries as they are loaded; of keys on their way through workgroup memory, once per workgroup: a lane turns the same quads of every step, by
+//             the rotation of the step's first key (two levels of the table) times that of the key within the step, which stays in registers.
 // Barriers    with staging, two per step, in the list's loop: its bounds depend on the workgroup alone.
 
 #if STAGED
@@ -18,14 +20,14 @@ var<workgroup> k_tile: array<vec4<f32>, KEYS * HEAD_QUADS>;
 var<workgroup> v_tile: array<vec4<f32>, KEYS * VALUE_QUADS>;
 #end
 
-// The rest of a score, in powers of two, once the inner product is known.
-fn finish_score(product: f32, bias: f32) -> f32 {
+// A score in powers of two, capped, once the inner product is known.
+fn capped(product: f32) -> f32 {
     var score = product;
     if (params.flags & FLAG_SOFT_CAP) != 0u {
         // Beyond ±15 tanh is ±1 in f32, and some implementations of it overflow.
         score = params.soft_cap * tanh(clamp(score, -15.0, 15.0));
     }
-    return score - bias;
+    return score;
 }
 
 @compute @workgroup_size(INVOCATIONS)
@@ -56,9 +58,16 @@ fn attention_tiled(
     if has_row$r {
         own$r = visible_keys(sequence, row$r);
     }
+#if POSITIONS
+    let position$r = query_position(sequence, safe_row$r);
+#end
     let q_at$r = sequence.q_base + head * params.q_head_stride + u32(safe_row$r) * params.q_row_stride;
 #for c in HEAD_QUADS
+#if ROPE
+    let q$r_$c = rotated(load_quad(q[q_at$r + $cu]), load_quad(q[q_at$r + partner($cu)]), position$r, $cu) * params.scale;
+#else
     let q$r_$c = load_quad(q[q_at$r + $cu]) * params.scale;
+#end
 #end
 #for c in VALUE_QUADS
     var o$r_$c = vec4<f32>(0.0);
@@ -69,6 +78,20 @@ fn attention_tiled(
     let kv_head = head / params.heads_per_kv;
     let k_base = sequence.k_base + kv_head * params.k_head_stride;
     let v_base = sequence.v_base + kv_head * params.v_head_stride;
+
+#if SCORED
+    let slope = slope_of(params.first_head + head);
+#end
+#if TURN
+    // What this lane turns: quads `turn_quad` of the keys from `turn_first` on, TURN_KEYS of each step.
+    let turn_quad = lane % TURN_QUADS;
+    let turn_first = lane / TURN_QUADS * TURN_KEYS;
+#for u in TURN_KEYS
+#for h in TURN_PARTS
+    let step$u_$h = position_table[params.rope_steps + ((turn_first + $uu) % KEYS) * ROTARY_QUADS + TURN_PARTS * turn_quad + $hu];
+#end
+#end
+#end
 
     let list = block_list(sequence, tile, head, rows.any);
     for (var entry = list.first; entry < list.end; entry++) {
@@ -82,10 +105,54 @@ fn attention_tiled(
         for (var j = block.keys.lo; j < end_key; j += i32(KEYS)) {
 #if STAGED
             workgroupBarrier();
-            for (var i = lane; i < KEYS * HEAD_QUADS; i += INVOCATIONS) {
-                let key = u32(min(j + i32(i / HEAD_QUADS), end_key - 1));
-                k_tile[i] = load_quad(k[k_base + key * params.k_row_stride + i % HEAD_QUADS]);
+#if TURN
+            if lane < TURN_QUADS * KEYS / TURN_KEYS {
+                let counted = sequence.id_base == NO_TABLE;
+                let at = key_position(sequence, j);
+#for h in TURN_PARTS
+                let base$h = rotation(at, TURN_PARTS * turn_quad + $hu);
+#end
+#for u in TURN_KEYS
+                let key$u = min(j + i32(turn_first + $uu), end_key - 1);
+                let k_at$u = k_base + u32(key$u) * params.k_row_stride + turn_quad;
+                let tile_at$u = (turn_first + $uu) * HEAD_QUADS + turn_quad;
+#for h in TURN_PARTS
+                var by$u_$h = turn(base$h, step$u_$h);
+                if !counted {
+                    by$u_$h = rotation(key_position(sequence, key$u), TURN_PARTS * turn_quad + $hu);
+                }
+#end
+#if ROPE_HALF
+                let x$u = load_quad(k[k_at$u]);
+                let y$u = load_quad(k[k_at$u + HALF_QUADS]);
+                let a$u = turn(vec4<f32>(x$u.x, y$u.x, x$u.y, y$u.y), by$u_0);
+                let b$u = turn(vec4<f32>(x$u.z, y$u.z, x$u.w, y$u.w), by$u_1);
+                k_tile[tile_at$u] = vec4<f32>(a$u.xz, b$u.xz);
+                k_tile[tile_at$u + HALF_QUADS] = vec4<f32>(a$u.yw, b$u.yw);
+#else
+                k_tile[tile_at$u] = turn(load_quad(k[k_at$u]), by$u_0);
+#end
+#end
             }
+#if PARTIAL
+            for (var i = lane; i < KEYS * REST_QUADS; i += INVOCATIONS) {
+                let key = u32(min(j + i32(i / REST_QUADS), end_key - 1));
+                let c = ROTARY_QUADS + i % REST_QUADS;
+                k_tile[i / REST_QUADS * HEAD_QUADS + c] = load_quad(k[k_base + key * params.k_row_stride + c]);
+            }
+#end
+#else
+            for (var i = lane; i < KEYS * HEAD_QUADS; i += INVOCATIONS) {
+                let key = min(j + i32(i / HEAD_QUADS), end_key - 1);
+                let c = i % HEAD_QUADS;
+                let k_at = k_base + u32(key) * params.k_row_stride;
+#if ROPE
+                k_tile[i] = rotated(load_quad(k[k_at + c]), load_quad(k[k_at + partner(c)]), key_position(sequence, key), c);
+#else
+                k_tile[i] = load_quad(k[k_at + c]);
+#end
+            }
+#end
             for (var i = lane; i < KEYS * VALUE_QUADS; i += INVOCATIONS) {
                 let key = u32(min(j + i32(i / VALUE_QUADS), end_key - 1));
                 v_tile[i] = load_quad(v[v_base + key * params.v_row_stride + i % VALUE_QUADS]);
@@ -116,9 +183,38 @@ fn attention_tiled(
 #end
 #end
 #end
+#if SCORED
+#for t in KEYS
+            let at$t = key_position(sequence, min(j + $t, end_key - 1));
+#end
+#for r in ROWS_EACH
+#if WINDOWS
+#for w in WINDOWS
+            var window$r_$w = vec4<f32>(0.0);
+            if sequence.id_base == NO_TABLE {
+                window$r_$w = phi_window(position$r - sequence.k_position - j - 4 * $w);
+            }
+#end
+#for t in KEYS
+            var phi$r_$t = window$r_$(t/4)[$(t%4)];
+            if sequence.id_base != NO_TABLE {
+                phi$r_$t = phi_of(position$r - at$t);
+            }
+#end
+#else
+#for t in KEYS
+            let phi$r_$t = phi_of(position$r - at$t);
+#end
+#end
+#end
+#end
 #for r in ROWS_EACH
 #for t in KEYS
-            s$r_$t = finish_score(s$r_$t, block.bias);
+#if SCORED
+            s$r_$t = positioned(capped(s$r_$t), position$r - at$t, phi$r_$t, slope) - block.bias;
+#else
+            s$r_$t = capped(s$r_$t) - block.bias;
+#end
 #end
 #end
 

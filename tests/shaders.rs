@@ -80,6 +80,17 @@ fn bindings_are_those_of_the_architecture() {
         let names: Vec<(u32, u32, &str, bool)> =
             bindings.iter().map(|(group, binding, name, w)| (*group, *binding, name.as_str(), *w)).collect();
         let want: &[(u32, u32, &str, bool)] = match shader.entry_point {
+            "attention_naive" | "attention_tiled" if shader.wgsl.contains("position_table") => &[
+                (0, 0, "params", false),
+                (0, 1, "sequences", false),
+                (1, 0, "tables", false),
+                (1, 1, "position_table", false),
+                (2, 0, "q", false),
+                (2, 1, "k", false),
+                (2, 2, "v", false),
+                (2, 3, "output", true),
+                (2, 4, "lse", true),
+            ],
             "attention_naive" | "attention_tiled" => &[
                 (0, 0, "params", false),
                 (0, 1, "sequences", false),

@@ -27,6 +27,13 @@ struct Params {
     scale: f32,
     soft_cap: f32,        // read only with FLAG_SOFT_CAP
     beta: f32,            // importance correction
+    rope_low: u32,        // quads of the position table, as all that follow
+    rope_high: u32,
+    rope_steps: u32,
+    phi_base: u32,
+    phi_last: u32,        // φ's last index: it is flat from there on
+    slope_base: u32,
+    factor_length: f32,   // tokens
 }
 
 struct Sequence {
@@ -42,6 +49,9 @@ struct Sequence {
     list_base: u32,    // where this sequence's schedule begins in `tables`, or NO_TABLE
     order_base: u32,    // where the order of its query blocks begins, or NO_TABLE: late ones first
     document_base: u32, // where its document mask begins, or NO_TABLE
+    id_base: u32,       // where the position ids of its queries and then its keys begin, or NO_TABLE: they count up from these
+    q_position: i32,
+    k_position: i32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -125,7 +125,7 @@ impl Bound {
 
     /// Refuses a sequence that doesn't lie inside the tensors.
     pub(super) fn check(&self, index: usize, sequence: &Sequence) -> Result<()> {
-        let &Sequence { batch, q_start, q_len, kv_start, kv_len } = sequence;
+        let &Sequence { batch, q_start, q_len, kv_start, kv_len, .. } = sequence;
         for (tensors, start, len) in [(&self.query_rows, q_start, q_len), (&self.key_rows, kv_start, kv_len)]
         {
             for &(argument, batches, rows) in tensors {

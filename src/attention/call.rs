@@ -11,17 +11,31 @@ pub struct Sequence {
     pub(super) q_len: usize,
     pub(super) kv_start: usize,
     pub(super) kv_len: usize,
+    /// Positions of the first query and the first key, where they aren't those of the bottom-right corner and 0.
+    pub(super) positions: Option<(i64, i64)>,
 }
 
 impl Sequence {
     /// The first `q_len` query rows and the first `kv_len` key rows of batch entry `batch`.
     pub const fn new(batch: usize, q_len: usize, kv_len: usize) -> Self {
-        Self { batch, q_start: 0, q_len, kv_start: 0, kv_len }
+        Self { batch, q_start: 0, q_len, kv_start: 0, kv_len, positions: None }
     }
 
     /// The same lengths from other rows: for sequences that are packed behind each other.
     pub const fn starting_at(self, q_start: usize, kv_start: usize) -> Self {
         Self { q_start, kv_start, ..self }
+    }
+
+    /// Positions of the first query and of the first key, from which the others count up, for rotation and bias
+    /// ([`Attention::with_positions`](crate::Attention::with_positions)). Without it key 0 is at position 0 and query 0 at `kv_len − q_len`. Causality and windows go by the order
+    /// in memory whatever the positions.
+    pub const fn at_positions(self, query: i64, key: i64) -> Self {
+        Self { positions: Some((query, key)), ..self }
+    }
+
+    /// Positions of the first query and of the first key.
+    pub(super) fn first_positions(&self) -> (i64, i64) {
+        self.positions.unwrap_or((self.kv_len as i64 - self.q_len as i64, 0))
     }
 }
 

@@ -6,6 +6,7 @@ mod documents;
 mod merge;
 mod plan;
 mod position_ids;
+mod position_table;
 mod reshaped;
 mod rounds;
 mod tables;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::bound::{Bound, Operands, Part};
 use super::call::{Call, Sequence};
+use super::position_table::PositionTable;
 use super::tables::{ScheduleWords, TableBuffer, Tables, tables_bind_group};
 use super::{Attention, check_grid};
 use crate::error::{Error, Result, ensure};
@@ -14,7 +15,7 @@ use crate::gpu::kernel::Pipeline;
 use crate::gpu::params::{
     FLAG_CAUSAL, FLAG_LSE, FLAG_SOFT_CAP, FLAG_WINDOW, NO_TABLE, Params, SequenceEntry,
 };
-use crate::gpu::registry::{Kernel, TABLES_GROUP, TENSORS_GROUP, TILE_ROWS, Variant};
+use crate::gpu::registry::{Kernel, PositionsVariant, TABLES_GROUP, TENSORS_GROUP, TILE_ROWS, Variant};
 use crate::gpu::slots::{Slot, SlotPool};
 use crate::gpu::tensor::{Tensor, TensorView};
 use crate::layout::{DType, Layout};
@@ -43,14 +44,13 @@ impl Attention {
                     "the kernels need a rotary dimension that is a multiple of 4, or 8 for pairs in halves",
                 ));
             }
-            // To be removed with the kernels that apply them.
-            return Err(Error::unsupported("positions: the kernels don't apply them yet"));
         }
-        let kernel = self
-            .kernel()
-            .unwrap_or_else(|| Kernel::choose(context.capabilities(), maxima.head_dim(), maxima.value_dim()));
-        kernel.check(context.capabilities(), maxima.head_dim(), maxima.value_dim())?;
+        let positions = self.positions().map_or(PositionsVariant::default(), PositionsVariant::of);
+        let (capabilities, dims) = (context.capabilities(), (maxima.head_dim(), maxima.value_dim()));
+        let kernel = self.kernel().unwrap_or_else(|| Kernel::choose(capabilities, dims, positions));
+        kernel.check(capabilities, dims, positions)?;
         let variant = Variant {
+            positions,
             kernel,
             storage: self.storage(),
             output: self.output(),
@@ -58,7 +58,7 @@ impl Attention {
             value_dim: maxima.value_dim(),
         };
         // The most tiles that q_len rows can make, wherever they start and however small a schedule's blocks are.
-        let limit = context.capabilities().max_workgroups_per_dimension;
+        let limit = capabilities.max_workgroups_per_dimension;
         let dense = maxima.q_len().div_ceil(TILE_ROWS) as u64 + 1;
         dispatch::fold(dense * (maxima.heads() * maxima.batch()) as u64, limit)?;
         let pipeline = context.pipeline(&variant)?;
@@ -66,7 +66,15 @@ impl Attention {
         let unused = context.create_buffer("prflash unused binding", 16, wgpu::BufferUsages::STORAGE)?;
         let unused_output =
             context.create_buffer("prflash unused output", 16, wgpu::BufferUsages::STORAGE)?;
-        let no_tables = tables_bind_group(context, &pipeline, &unused)?;
+        let mut position_table = match self.positions() {
+            Some(positions) => {
+                let extent = maxima.q_len().max(maxima.kv_len());
+                PositionTable::new(positions, maxima.heads(), extent, score_unit(kernel).into())?
+            }
+            None => PositionTable::default(),
+        };
+        let position_buffer = position_table.upload(context)?;
+        let no_tables = tables_bind_group(context, &pipeline, &unused, &position_buffer)?;
         Ok(Plan {
             inner: Arc::new(PlanInner {
                 context: context.clone(),
@@ -79,6 +87,8 @@ impl Attention {
                 unused,
                 unused_output,
                 no_tables,
+                position_table,
+                position_buffer,
             }),
         })
     }
@@ -130,6 +140,8 @@ pub(super) struct PlanInner {
     /// Bound where no log-sum-exp is asked for: a buffer of its own, since it is bound for writing.
     pub(super) unused_output: wgpu::Buffer,
     no_tables: wgpu::BindGroup,
+    pub(super) position_table: PositionTable,
+    pub(super) position_buffer: wgpu::Buffer,
 }
 
 /// What [`Plan::run`] computed.
@@ -176,7 +188,8 @@ impl Plan {
 
     /// Bytes of GPU memory that the plan holds. It grows only when more calls are in flight than ever before.
     pub fn device_bytes(&self) -> u64 {
-        self.inner.slots.bytes() + self.inner.unused.size() + self.inner.unused_output.size()
+        let PlanInner { slots, unused, unused_output, position_buffer, .. } = &*self.inner;
+        slots.bytes() + unused.size() + unused_output.size() + position_buffer.size()
     }
 
     /// Checks tensors against the plan and binds them.
@@ -281,6 +294,14 @@ impl Plan {
     }
 }
 
+/// What a kernel's scores are multiples of: the tiled one computes exponents of 2.
+fn score_unit(kernel: Kernel) -> f32 {
+    match kernel {
+        Kernel::Naive => 1.0,
+        Kernel::Tiled(_) => LOG2_E,
+    }
+}
+
 /// One dispatch of a call, its parameters on their way to the GPU.
 struct Dispatch {
     slot: Slot,
@@ -305,6 +326,15 @@ impl PlanInner {
             "expected at most the plan's {}, got {kv_len}",
             maxima.kv_len()
         );
+        if self.attention.positions().is_some() {
+            let (query, key) = sequence.first_positions();
+            // The other ends are within the maxima if they count up from the default.
+            if sequence.positions.is_some() {
+                for position in [query, query + q_len as i64 - 1, key, key + kv_len as i64 - 1] {
+                    self.position_table.check("sequences", position)?;
+                }
+            }
+        }
         bound.check(index, &sequence)
     }
 
@@ -369,12 +399,20 @@ impl PlanInner {
     }
 
     fn entry(&self, part: &Part, call: &Call<'_>, index: usize) -> Result<SequenceEntry> {
-        let Sequence { batch, q_start, q_len, kv_start, kv_len } = call.sequence(index);
+        let sequence = call.sequence(index);
+        let Sequence { batch, q_start, q_len, kv_start, kv_len, .. } = sequence;
         let ScheduleWords { grid, order: order_base, lists: list_base } = self.schedule(call, index)?;
         let document_base = match call.tables {
             Some(tables) => tables.documents(index, q_len)?,
             None => NO_TABLE,
         };
+        let id_base = match call.tables {
+            Some(tables) if self.attention.positions().is_some() => {
+                tables.position_ids(index, (q_len, kv_len))?
+            }
+            _ => NO_TABLE,
+        };
+        let (q_position, k_position) = sequence.first_positions();
         let batch = batch - part.batches.start;
         Ok(SequenceEntry {
             q_base: part.q.at(batch, q_start),
@@ -389,6 +427,9 @@ impl PlanInner {
             list_base,
             order_base,
             document_base,
+            id_base,
+            q_position: q_position as i32,
+            k_position: k_position as i32,
         })
     }
 
@@ -398,13 +439,14 @@ impl PlanInner {
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
         let (scale, soft_cap, beta) =
             (attention.scale(self.maxima.head_dim()), attention.soft_cap(), attention.correction());
-        // The tiled kernel computes scores as exponents of 2, and takes tanh of the bare inner product.
-        let (scale, soft_cap, beta) = match (self.kernel, soft_cap) {
-            (Kernel::Naive, _) => (scale, soft_cap.unwrap_or(0.0), beta),
-            (Kernel::Tiled(_), None) => (scale * LOG2_E, 0.0, beta * LOG2_E),
-            (Kernel::Tiled(_), Some(cap)) => (scale / cap, cap * LOG2_E, beta * LOG2_E),
+        // The tiled kernel takes tanh of the bare inner product.
+        let unit = score_unit(self.kernel);
+        let (scale, soft_cap) = match (self.kernel, soft_cap) {
+            (Kernel::Naive, _) => (scale, soft_cap.unwrap_or(0.0)),
+            (Kernel::Tiled(_), None) => (scale * unit, 0.0),
+            (Kernel::Tiled(_), Some(cap)) => (scale / cap, cap * unit),
         };
-        Params {
+        let params = Params {
             q_head_stride: part.q.head_stride,
             q_row_stride: part.q.row_stride,
             k_head_stride: part.k.head_stride,
@@ -423,8 +465,9 @@ impl PlanInner {
             window: attention.window().map_or(0, |w| w.min(1 << 30) as u32),
             scale,
             soft_cap,
-            beta,
+            beta: beta * unit,
             ..Params::default()
-        }
+        };
+        self.position_table.locate(params)
     }
 }

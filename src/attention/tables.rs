@@ -125,6 +125,8 @@ pub struct TableBuffer {
     schedules: Vec<ScheduleWords>,
     /// (queries, word offset) of each document mask.
     documents: Vec<(usize, u32)>,
+    /// (queries, keys, word offset) of each set of position ids.
+    position_ids: Vec<(usize, usize, u32)>,
     buffers: Vec<DeviceTables>,
     current: usize,
 }
@@ -153,6 +155,7 @@ impl TableBuffer {
             plan: plan.clone(),
             schedules: Vec::new(),
             documents: Vec::new(),
+            position_ids: Vec::new(),
             buffers: Vec::new(),
             current: 0,
         };
@@ -163,13 +166,9 @@ impl TableBuffer {
     /// Replaces the tables. Calls recorded before keep theirs. Nothing is allocated if a buffer that fits is free.
     ///
     /// # Errors
-    /// Invalid argument if the schedules' block sizes or granularities differ; unsupported if there are position ids; too large for a binding; out of memory. The old
+    /// Invalid argument if the schedules' block sizes or granularities differ, or ids are past the plan's positions; too large for a binding; out of memory. The old
     /// tables then stay.
     pub fn write(&mut self, tables: &Tables<'_>) -> Result<()> {
-        // To be removed with the kernels that read them.
-        if !tables.position_ids.is_empty() {
-            return Err(Error::unsupported("position ids: the kernels don't apply them yet"));
-        }
         if let Some(first) = tables.schedules.first() {
             for schedule in &tables.schedules {
                 let (want, got) = (first.grid(), schedule.grid());
@@ -197,6 +196,17 @@ impl TableBuffer {
             documents.push((mask.len(), words.len() as u32));
             words.extend(mask.ranges().flat_map(|range| [range.start as u32, range.end as u32]));
         }
+        let mut position_ids = Vec::with_capacity(tables.position_ids.len());
+        // Without positions in the attention nothing reads them.
+        let read = self.plan.attention.positions().is_some();
+        for ids in tables.position_ids.iter().filter(|_| read) {
+            position_ids.push((ids.queries().len(), ids.keys().len(), words.len() as u32));
+            for list in [ids.queries(), ids.keys()] {
+                let last = list.iter().copied().max().unwrap_or(0);
+                self.plan.position_table.check("position_ids", last.into())?;
+                words.extend_from_slice(list);
+            }
+        }
         let bytes: &[u8] = bytemuck::cast_slice(&words);
         let limit = self.plan.context.capabilities().max_binding_bytes;
         if bytes.len() as u64 > limit {
@@ -221,6 +231,7 @@ impl TableBuffer {
         context.capture(|| context.queue().write_buffer(&self.buffers[self.current].buffer, 0, bytes))?;
         self.schedules = schedules;
         self.documents = documents;
+        self.position_ids = position_ids;
         Ok(())
     }
 
@@ -230,7 +241,8 @@ impl TableBuffer {
         let roomy = (bytes + bytes / 4).min(context.capabilities().max_binding_bytes & !15).max(bytes);
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let buffer = context.create_buffer("prflash tables", roomy, usage)?;
-        let bind_group = tables_bind_group(context, &self.plan.pipeline, &buffer)?;
+        let bind_group =
+            tables_bind_group(context, &self.plan.pipeline, &buffer, &self.plan.position_buffer)?;
         Ok(DeviceTables { buffer, bind_group, in_use: Arc::default() })
     }
 
@@ -243,12 +255,25 @@ impl TableBuffer {
     /// Refuses a number of tables that doesn't fit the sequences of a call.
     pub(super) fn check_count(&self, sequences: usize) -> Result<()> {
         check_count("schedules", self.schedules.len(), sequences)?;
-        check_count("documents", self.documents.len(), sequences)
+        check_count("documents", self.documents.len(), sequences)?;
+        check_count("position_ids", self.position_ids.len(), sequences)
     }
 
     /// The schedule of a sequence.
     pub(super) fn schedule(&self, sequence: usize) -> Option<ScheduleWords> {
         nth(&self.schedules, sequence).copied()
+    }
+
+    /// The word offset of the position ids of a sequence with these lengths, or [`NO_TABLE`].
+    pub(super) fn position_ids(&self, sequence: usize, lengths: (usize, usize)) -> Result<u32> {
+        let Some(&(queries, keys, base)) = nth(&self.position_ids, sequence) else { return Ok(NO_TABLE) };
+        let got = (queries, keys);
+        ensure!(
+            got == lengths,
+            "position_ids",
+            "expected ids for (q_len, kv_len) = {lengths:?}, got {got:?}"
+        );
+        Ok(base)
     }
 
     /// The word offset of the document mask of a sequence with `q_len` queries, or [`NO_TABLE`].
@@ -264,6 +289,8 @@ pub(super) fn tables_bind_group(
     context: &Context,
     pipeline: &Pipeline,
     buffer: &wgpu::Buffer,
+    positions: &wgpu::Buffer,
 ) -> Result<wgpu::BindGroup> {
-    pipeline.bind(context, "prflash tables", TABLES_GROUP, &[buffer.as_entire_binding()])
+    let resources = [buffer.as_entire_binding(), positions.as_entire_binding()];
+    pipeline.bind(context, "prflash tables", TABLES_GROUP, &resources)
 }

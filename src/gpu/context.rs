@@ -211,7 +211,7 @@ impl Context {
     ) -> Result<Self> {
         let limits = device.limits();
         let needs = [
-            ("storage buffers per shader stage", limits.max_storage_buffers_per_shader_stage, 7),
+            ("storage buffers per shader stage", limits.max_storage_buffers_per_shader_stage, 8),
             ("bind groups", limits.max_bind_groups, 3),
             (
                 "dynamic storage buffers per pipeline layout",

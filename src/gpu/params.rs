@@ -29,6 +29,13 @@ pub(crate) struct Params {
     pub(crate) scale: f32,
     pub(crate) soft_cap: f32,
     pub(crate) beta: f32,
+    pub(crate) rope_low: u32,
+    pub(crate) rope_high: u32,
+    pub(crate) rope_steps: u32,
+    pub(crate) phi_base: u32,
+    pub(crate) phi_last: u32,
+    pub(crate) slope_base: u32,
+    pub(crate) factor_length: f32,
 }
 
 /// `struct Sequence` of `shaders/shared/params.wgsl`.
@@ -47,6 +54,9 @@ pub(crate) struct SequenceEntry {
     pub(crate) list_base: u32,
     pub(crate) order_base: u32,
     pub(crate) document_base: u32,
+    pub(crate) id_base: u32,
+    pub(crate) q_position: i32,
+    pub(crate) k_position: i32,
 }
 
 /// `struct MergeParams` of `shaders/merge.wgsl`.
@@ -107,6 +117,9 @@ pub(crate) const FLAG_MEAN: u32 = 32;
 pub(crate) const FLAG_ERROR: u32 = 64;
 pub(crate) const FLAG_SCATTER: u32 = 128;
 
+/// Positions of the lower level of rotations: the higher one has a row per as many.
+pub(crate) const ROPE_STRIDE: usize = 256;
+
 /// The base of a table that a sequence doesn't have.
 pub(crate) const NO_TABLE: u32 = u32::MAX;
 
@@ -123,13 +136,14 @@ pub(crate) fn layouts() -> Vec<super::shaders::HostLayout> {
             "Params",
             fields!(Params: q_head_stride, q_row_stride, k_head_stride, k_row_stride, v_head_stride, v_row_stride,
                 o_head_stride, o_row_stride, lse_head_stride, heads, first_head, heads_per_kv, heads_per_list, list_groups, work_items, tiles,
-                tiles_per_block, block_size, flags, window, scale, soft_cap, beta),
+                tiles_per_block, block_size, flags, window, scale, soft_cap, beta, rope_low, rope_high, rope_steps, phi_base,
+                phi_last, slope_base, factor_length),
             size_of::<Params>() as u32,
         ),
         (
             "Sequence",
             fields!(SequenceEntry: q_base, k_base, v_base, o_base, lse_base, q_len, kv_len, first_block, query_blocks,
-                list_base, order_base, document_base),
+                list_base, order_base, document_base, id_base, q_position, k_position),
             size_of::<SequenceEntry>() as u32,
         ),
         (

@@ -6,6 +6,7 @@ use super::params::{self, GatherParams, MergeParams, MergeSequence, Params, Sequ
 use super::shaders;
 use crate::error::{Error, Result, ensure};
 use crate::layout::DType;
+use crate::position::Pairing;
 
 /// Query rows of a tile: what one workgroup computes, in every kernel.
 pub(crate) const TILE_ROWS: usize = 64;
@@ -56,7 +57,7 @@ impl Tile {
     }
 
     /// The tile shape for an adapter that is the CPU, or isn't, and the larger of the two head dimensions.
-    pub(crate) fn choose(software: bool, dim: usize) -> Self {
+    pub(crate) fn choose(software: bool, dim: usize, rope: bool) -> Self {
         let (rows_each, keys) = match (software, dim) {
             (true, ..=96) => (4, 4),
             (true, ..=128) => (2, 4),
@@ -65,7 +66,7 @@ impl Tile {
             (false, ..=128) => (1, 2),
             (false, _) => (1, 1),
         };
-        Self { rows_each, keys, staged: software }
+        Self { rows_each, keys: if rope { keys.max(2) } else { keys }, staged: software || rope }
     }
 
     /// Query rows per invocation.
@@ -94,17 +95,33 @@ impl Kernel {
     }
 
     /// The rule of [`Kernel`]'s documentation.
-    pub(crate) fn choose(capabilities: &Capabilities, head_dim: usize, value_dim: usize) -> Self {
-        let tile = Tile::choose(capabilities.is_software(), head_dim.max(value_dim));
+    pub(crate) fn choose(
+        capabilities: &Capabilities,
+        (head_dim, value_dim): (usize, usize),
+        positions: PositionsVariant,
+    ) -> Self {
+        let rope = positions.rope.is_some();
+        let tile = Tile::choose(capabilities.is_software(), head_dim.max(value_dim), rope);
         let kernel = Kernel::Tiled(tile);
-        match kernel.check(capabilities, head_dim, value_dim) {
+        match kernel.check(capabilities, (head_dim, value_dim), positions) {
             Ok(()) => kernel,
+            Err(_) if rope => Kernel::Tiled(Tile { rows_each: 1, keys: 1, ..tile }),
             Err(_) => Kernel::Tiled(Tile { rows_each: 1, staged: false, ..tile }),
         }
     }
 
     /// Refuses a kernel that was asked for and that the device can't run.
-    pub(crate) fn check(&self, capabilities: &Capabilities, head_dim: usize, value_dim: usize) -> Result<()> {
+    pub(crate) fn check(
+        &self,
+        capabilities: &Capabilities,
+        (head_dim, value_dim): (usize, usize),
+        positions: PositionsVariant,
+    ) -> Result<()> {
+        if matches!(self, Kernel::Tiled(tile) if !tile.staged) && positions.rope.is_some() {
+            let message =
+                format!("{self} can't rotate keys: they turn on their way through workgroup memory");
+            return Err(Error::unsupported(message));
+        }
         let (needs, has) =
             (self.workgroup_bytes(head_dim, value_dim), capabilities.max_workgroup_bytes as usize);
         if needs > has {
@@ -152,6 +169,51 @@ pub(crate) struct Variant {
     pub(crate) output: DType,
     pub(crate) head_dim: usize,
     pub(crate) value_dim: usize,
+    pub(crate) positions: PositionsVariant,
+}
+
+/// What of positions is rendered into a kernel's text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct PositionsVariant {
+    /// The rotation: how channels pair, and how many of them turn.
+    pub(crate) rope: Option<(Pairing, usize)>,
+    pub(crate) bias: BiasVariant,
+    /// Whether scores have a factor that depends on the lag.
+    pub(crate) factor: bool,
+}
+
+/// Where a kernel takes φ from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum BiasVariant {
+    #[default]
+    None,
+    /// It is the lag.
+    Linear,
+    /// A table.
+    Table,
+}
+
+impl PositionsVariant {
+    /// Whether there are any.
+    pub(crate) fn any(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+impl std::fmt::Display for PositionsVariant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.rope {
+            Some((Pairing::Interleaved, dim)) => write!(f, "_interleaved{dim}")?,
+            Some((Pairing::Half, dim)) => write!(f, "_half{dim}")?,
+            None => {}
+        }
+        f.write_str(match self.bias {
+            BiasVariant::None => "",
+            BiasVariant::Linear => "_linear",
+            BiasVariant::Table => "_table",
+        })?;
+        f.write_str(if self.factor { "_factor" } else { "" })
+    }
 }
 
 /// The bind groups of the attention kernels, after that of the call.
@@ -160,8 +222,8 @@ pub(crate) const TENSORS_GROUP: usize = 2;
 
 impl Program for Variant {
     fn label(&self) -> String {
-        let Self { kernel, storage, output, head_dim, value_dim } = self;
-        format!("{kernel}_{storage}_{output}_d{head_dim}_v{value_dim}")
+        let Self { kernel, storage, output, head_dim, value_dim, positions } = self;
+        format!("{kernel}_{storage}_{output}_d{head_dim}_v{value_dim}{positions}")
     }
 
     fn entry_point(&self) -> &'static str {
@@ -176,7 +238,7 @@ impl Program for Variant {
     fn groups(&self) -> Vec<Vec<Binds>> {
         vec![
             vec![Binds::CallParams(size_of::<Params>()), Binds::CallTable(size_of::<SequenceEntry>())],
-            vec![Binds::Read],
+            vec![Binds::Read, Binds::Read],
             vec![Binds::Read, Binds::Read, Binds::Read, Binds::Write, Binds::Write],
         ]
     }

@@ -6,16 +6,17 @@ use std::fmt::Write;
 
 use super::kernel::Program;
 use super::params;
-use super::registry::{Gather, Kernel, Merge, TILE_ROWS, Tile, Variant};
+use super::registry::{BiasVariant, Gather, Kernel, Merge, PositionsVariant, TILE_ROWS, Tile, Variant};
 use super::template::{Numbers, expand};
 use crate::layout::DType;
+use crate::position::Pairing;
 
 /// The text of an attention kernel.
 pub(crate) fn attention(variant: &Variant) -> String {
-    let Variant { kernel, storage, output, head_dim, value_dim } = *variant;
-    let (rows_each, keys, staged) = match kernel {
-        Kernel::Naive => (1, 1, false),
-        Kernel::Tiled(tile) => (tile.rows_each(), tile.keys(), tile.is_staged()),
+    let Variant { kernel, storage, output, head_dim, value_dim, positions } = *variant;
+    let (rows_each, keys) = match kernel {
+        Kernel::Naive => (1, 1),
+        Kernel::Tiled(tile) => (tile.rows_each(), tile.keys()),
     };
     // The sizes: constants of the text, and bounds of its written-out loops.
     let sizes = [
@@ -34,9 +35,13 @@ pub(crate) fn attention(variant: &Variant) -> String {
         ("NO_TABLE", params::NO_TABLE),
     ];
     let mut wgsl = header(&variant.label());
-    constants(&mut wgsl, &sizes.map(|(name, value)| (name, value as u32)));
+    let turn = Turn::new(variant);
+    let sizes: Vec<(&'static str, usize)> =
+        sizes.into_iter().chain(turn.sizes(positions.any())).filter(|&(_, size)| size > 0).collect();
+    let constant = |&(name, value): &(&'static str, usize)| (name, value as u32);
+    constants(&mut wgsl, &sizes.iter().map(constant).collect::<Vec<_>>());
     constants(&mut wgsl, &flags);
-    let numbers: Numbers = sizes.into_iter().chain([("STAGED", usize::from(staged))]).collect();
+    let numbers: Numbers = sizes.into_iter().chain(turn.conditions(variant)).collect();
     let kernel = match kernel {
         Kernel::Naive => include_str!("../../shaders/attention_naive.wgsl"),
         Kernel::Tiled(_) => include_str!("../../shaders/attention_tiled.wgsl"),
@@ -47,6 +52,7 @@ pub(crate) fn attention(variant: &Variant) -> String {
         store_piece(output),
         include_str!("../../shaders/shared/work.wgsl"),
         include_str!("../../shaders/shared/walk.wgsl"),
+        if positions.any() { include_str!("../../shaders/shared/positions.wgsl") } else { "" },
         kernel,
     ];
     for piece in pieces {
@@ -54,6 +60,73 @@ pub(crate) fn attention(variant: &Variant) -> String {
         wgsl.push_str(&expand(piece, &numbers));
     }
     wgsl
+}
+
+/// How the lanes of a workgroup share the rotation of staged keys.
+struct Turn {
+    rotary: usize,
+    /// Quads that are turned together: one, or the two halves of a pair of quads.
+    parts: usize,
+    /// Lanes that share the keys of a step.
+    groups: usize,
+    keys: usize,
+    rest: usize,
+    /// Whether every lane has one quad to turn, so that the rotations of a step stay in its registers.
+    in_registers: bool,
+}
+
+impl Turn {
+    fn new(variant: &Variant) -> Self {
+        let (rotary, parts) = match variant.positions.rope {
+            Some((Pairing::Half, dim)) => (dim / 4, 2),
+            Some((Pairing::Interleaved, dim)) => (dim / 4, 1),
+            None => (0, 1),
+        };
+        let (keys, staged) = match variant.kernel {
+            Kernel::Tiled(tile) => (tile.keys(), tile.is_staged()),
+            Kernel::Naive => (1, false),
+        };
+        // Twice as many lanes where each turns two quads.
+        let groups = if parts == 2 && keys > 1 { 2 } else { 1 };
+        let in_registers = staged && rotary > 0 && rotary / parts * groups <= variant.kernel.invocations();
+        Self { rotary, parts, groups, keys, rest: variant.head_dim / 4 - rotary, in_registers }
+    }
+
+    fn sizes(&self, positions: bool) -> [(&'static str, usize); 7] {
+        let registers = usize::from(self.in_registers);
+        [
+            ("ROPE_STRIDE", if positions { params::ROPE_STRIDE } else { 0 }),
+            ("ROTARY_QUADS", self.rotary),
+            ("HALF_QUADS", if self.parts == 2 { self.rotary / 2 } else { 0 }),
+            ("REST_QUADS", if self.rotary > 0 { self.rest } else { 0 }),
+            ("TURN_QUADS", registers * self.rotary / self.parts),
+            ("TURN_KEYS", registers * self.keys / self.groups),
+            ("TURN_PARTS", registers * self.parts),
+        ]
+    }
+
+    fn conditions(&self, variant: &Variant) -> Vec<(&'static str, usize)> {
+        let PositionsVariant { rope, bias, factor } = variant.positions;
+        let staged = matches!(variant.kernel, Kernel::Tiled(tile) if tile.is_staged());
+        let table = bias == BiasVariant::Table;
+        [
+            ("STAGED", staged),
+            ("POSITIONS", variant.positions.any()),
+            ("ROPE", rope.is_some()),
+            ("ROPE_HALF", self.parts == 2),
+            ("PARTIAL", rope.is_some() && self.rest > 0),
+            ("TURN", self.in_registers),
+            ("PHI_TABLE", table),
+            ("BIASED", bias != BiasVariant::None),
+            ("FACTOR", factor),
+            ("SCORED", factor || bias != BiasVariant::None),
+        ]
+        .into_iter()
+        .map(|(name, on)| (name, usize::from(on)))
+        // Loads of φ that serve four keys each, where a step has as many.
+        .chain([("WINDOWS", if table { self.keys / 4 } else { 0 })])
+        .collect()
+    }
 }
 
 /// The text of a kernel without written-out loops: constants, then pieces.
@@ -142,16 +215,36 @@ pub fn sources() -> Vec<ShaderSource> {
         let (name, entry_point, wgsl) = (program.label(), program.entry_point(), program.source());
         sources.push(ShaderSource { name, entry_point, wgsl });
     };
+    let none = PositionsVariant::default();
     for storage in DType::ALL {
         for (head_dim, value_dim) in DIMS {
             for output in DType::ALL {
-                add(&Variant { kernel: Kernel::Naive, storage, output, head_dim, value_dim });
+                let kernel = Kernel::Naive;
+                add(&Variant { kernel, storage, output, head_dim, value_dim, positions: none });
             }
             // The output's type is a store function of its own, seen in every combination above; written-out kernels are long.
             for software in [true, false] {
-                let kernel = Kernel::Tiled(Tile::choose(software, head_dim.max(value_dim)));
-                add(&Variant { kernel, storage, output: storage, head_dim, value_dim });
+                let kernel = Kernel::Tiled(Tile::choose(software, head_dim.max(value_dim), false));
+                add(&Variant { kernel, storage, output: storage, head_dim, value_dim, positions: none });
             }
+        }
+    }
+    // Positions: each pairing, whole and partial, each bias, at dimensions whose keys turn in registers (64, 128) and not (80).
+    for (head_dim, rope, bias, factor) in [
+        (64, Some((Pairing::Interleaved, 64)), BiasVariant::None, false),
+        (64, Some((Pairing::Half, 64)), BiasVariant::Table, false),
+        (64, Some((Pairing::Half, 32)), BiasVariant::Linear, true),
+        (64, None, BiasVariant::Table, true),
+        (64, None, BiasVariant::Linear, false),
+        (80, Some((Pairing::Interleaved, 32)), BiasVariant::Table, true),
+        (128, Some((Pairing::Half, 128)), BiasVariant::Table, false),
+        (256, Some((Pairing::Half, 256)), BiasVariant::None, false),
+    ] {
+        let positions = PositionsVariant { rope, bias, factor };
+        let tile = |software| Kernel::Tiled(Tile::choose(software, head_dim, rope.is_some()));
+        for kernel in [Kernel::Naive, tile(true), tile(false)] {
+            let (storage, output, value_dim) = (DType::F32, DType::F32, head_dim);
+            add(&Variant { kernel, storage, output, head_dim, value_dim, positions });
         }
     }
     for output in DType::ALL {

@@ -4,6 +4,7 @@
 //! ```text
 //! #for t in KEYS      the lines up to #end once for each t in 0..KEYS; `$t` becomes the number
 //! #if STAGED          the lines up to #else or #end if STAGED isn't 0
+//! $(t/4) $(t%4)       quotient and remainder of a loop's number
 //! ```
 //!
 //! Names of loop variables are one letter, so that `s$r_$t` needs no braces. Anything else is copied as it is.
@@ -46,12 +47,29 @@ fn expand_lines(lines: &[&str], numbers: &Numbers, bound: &mut Vec<(char, usize)
                 let mut line = line.to_owned();
                 for (variable, value) in bound.iter() {
                     line = line.replace(&format!("${variable}"), &value.to_string());
+                    line = divided(line, *variable, *value);
                 }
                 output.push_str(&line);
                 output.push('\n');
             }
         }
     }
+}
+
+/// `$(t/4)` and `$(t%4)` as numbers.
+fn divided(mut line: String, variable: char, value: usize) -> String {
+    for (sign, of) in [('/', usize::div_euclid as fn(usize, usize) -> usize), ('%', usize::rem_euclid)] {
+        let opening = format!("$({variable}{sign}");
+        while let Some((start, length, divisor)) = line.find(&opening).and_then(|start| {
+            let number = &line[start + opening.len()..];
+            let (number, _) = number.split_once(')')?;
+            let divisor: usize = number.parse().ok().filter(|&divisor| divisor > 0)?;
+            Some((start, opening.len() + number.len() + 1, divisor))
+        }) {
+            line.replace_range(start..start + length, &of(value, divisor).to_string());
+        }
+    }
+    line
 }
 
 /// The lines of a block that begins at `start`, those after its `#else`, and where to go on after its `#end`.
@@ -83,6 +101,14 @@ mod tests {
         let text = "a\n#for r in R\n#for t in T\ns$r_$t\n#end\n#if ON\nyes $r\n#else\nno\n#end\n#end\n#if OFF\nx\n#else\ny\n#end\nb";
         let numbers = Numbers::from([("R", 2), ("T", 2), ("ON", 1), ("OFF", 0)]);
         assert_eq!(expand(text, &numbers), "a\ns0_0\ns0_1\nyes 0\ns1_0\ns1_1\nyes 1\ny\nb\n");
+    }
+
+    #[test]
+    fn numbers_divide() {
+        let numbers = Numbers::from([("T", 6)]);
+        let expanded = expand("#for t in T\n$(t/4).$(t%4)\n#end\n", &numbers);
+        assert_eq!(expanded, "0.0\n0.1\n0.2\n0.3\n1.0\n1.1\n");
+        assert_eq!(expand("#for t in T\n$(t/0)\n#end\n", &Numbers::from([("T", 1)])), "$(t/0)\n");
     }
 
     #[test]

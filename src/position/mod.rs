@@ -43,12 +43,13 @@ pub struct Positions {
     bias: Option<Bias>,
     /// L of the harmonic factor.
     factor_length: Option<f64>,
+    max_positions: usize,
 }
 
 impl Positions {
     /// No rotation and no bias.
     pub const fn new() -> Self {
-        Self { rope: None, bias: None, factor_length: None }
+        Self { rope: None, bias: None, factor_length: None, max_positions: 0 }
     }
 
     /// The literal reading of arXiv 2410.18441, whose abstract announces "a factored combination of rotary positional encoding (RoPE) and attention with
@@ -95,6 +96,21 @@ impl Positions {
             "expected a finite number of at least 2^-20 tokens, got {length}"
         );
         Ok(Self { factor_length: Some(length), ..self })
+    }
+
+    /// The same for positions (and lags) below `max_positions`, where [`PositionIds`](crate::PositionIds) or offsets go past the lengths of a plan: its tables are made for
+    /// these.
+    ///
+    /// # Errors
+    /// Invalid argument if past 2³⁰.
+    pub fn with_max_positions(self, max_positions: usize) -> Result<Self> {
+        ensure!(max_positions <= 1 << 30, "max_positions", "expected at most 2^30, got {max_positions}");
+        Ok(Self { max_positions, ..self })
+    }
+
+    /// Positions are below this, or below a plan's longest length if that is more.
+    pub fn max_positions(&self) -> usize {
+        self.max_positions
     }
 
     /// The rotation, if any.

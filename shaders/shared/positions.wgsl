@@ -1,0 +1,112 @@
+// Rotation and bias: s = a(Δ)·⟨R_i q, R_j k⟩·scale − λ·m_h·c(Δ)·φ(Δ), with Δ the lag between the positions of query and key.
+//
+// Everything that needs more than f32 arithmetic was tabulated by the host (src/attention/position_table.rs), as quads:
+//   rotations  (cos, sin) of two pairs; positions are high·ROPE_STRIDE + low, and the two rotations are multiplied as complex numbers
+//   steps      the same for positions 0 … of a step of keys, without a temperature
+//   φ          at index i: φ(|i|), φ(|i − 1|), φ(|i − 2|), φ(|i − 3|), so that one load serves four keys in a row
+//   slopes     λ·m_h of four heads, in the unit of the kernel's scores
+
+@group(1) @binding(1) var<storage, read> position_table: array<vec4<f32>>;
+
+fn query_position(sequence: Sequence, row: i32) -> i32 {
+    if sequence.id_base != NO_TABLE {
+        return i32(tables[sequence.id_base + u32(row)]);
+    }
+    return sequence.q_position + row;
+}
+
+fn key_position(sequence: Sequence, key: i32) -> i32 {
+    if sequence.id_base != NO_TABLE {
+        return i32(tables[sequence.id_base + sequence.q_len + u32(key)]);
+    }
+    return sequence.k_position + key;
+}
+
+#if ROPE
+// Two complex products.
+fn turn(z: vec4<f32>, by: vec4<f32>) -> vec4<f32> {
+    return z.xxzz * by + vec4<f32>(-z.y, z.y, -z.w, z.w) * by.yxwz;
+}
+
+// The rotation of the pairs 2c and 2c + 1 at a position.
+fn rotation(position: i32, c: u32) -> vec4<f32> {
+    let magnitude = u32(abs(position));
+    let low = position_table[params.rope_low + (magnitude % ROPE_STRIDE) * ROTARY_QUADS + c];
+    let high = position_table[params.rope_high + (magnitude / ROPE_STRIDE) * ROTARY_QUADS + c];
+    let both = turn(high, low);
+    // To the other side for negative positions.
+    return select(both, both * vec4<f32>(1.0, -1.0, 1.0, -1.0), position < 0);
+}
+
+// The quad that quad c is rotated with: itself, or the one half of the rotary dimension away.
+fn partner(c: u32) -> u32 {
+#if ROPE_HALF
+    if c < ROTARY_QUADS {
+        return (c + HALF_QUADS) % ROTARY_QUADS;
+    }
+#end
+    return c;
+}
+
+// Quad c of a row at a position, from the quad and its partner.
+fn rotated(own: vec4<f32>, other: vec4<f32>, position: i32, c: u32) -> vec4<f32> {
+    if c >= ROTARY_QUADS {
+        return own;
+    }
+#if ROPE_HALF
+    let pairs = 2u * (c % HALF_QUADS);
+    let a = rotation(position, pairs);
+    let b = rotation(position, pairs + 1u);
+    let cosine = vec4<f32>(a.xz, b.xz);
+    let sine = vec4<f32>(a.yw, b.yw);
+    return own * cosine + other * select(sine, -sine, c < HALF_QUADS);
+#else
+    return turn(own, rotation(position, c));
+#end
+}
+#end
+
+#if PHI_TABLE
+// φ(|lag|), φ(|lag − 1|), φ(|lag − 2|), φ(|lag − 3|): the lags of four keys in a row.
+fn phi_window(lag: i32) -> vec4<f32> {
+    // Below 0 the same numbers are there in reverse.
+    let at = select(lag, 3 - lag, lag < 0);
+    let window = position_table[params.phi_base + min(u32(at), params.phi_last)];
+    return select(window, window.wzyx, lag < 0);
+}
+#end
+
+// φ(|lag|): 0 where there is no bias.
+fn phi_of(lag: i32) -> f32 {
+#if PHI_TABLE
+    return phi_window(lag).x;
+#else
+#if BIASED
+    return f32(abs(lag));
+#else
+    return 0.0;
+#end
+#end
+}
+
+// λ·m_h: 0 where there is no bias.
+fn slope_of(head: u32) -> f32 {
+#if BIASED
+    return position_table[params.slope_base + head / 4u][head % 4u];
+#else
+    return 0.0;
+#end
+}
+
+// The score of a pair at a lag, from the inner product (capped, scaled) and φ.
+fn positioned(product: f32, lag: i32, phi: f32, slope: f32) -> f32 {
+    var score = product;
+    var bias = slope * phi;
+#if FACTOR
+    let distance = f32(abs(lag));
+    let whole = 1.0 / (params.factor_length + distance);
+    score *= params.factor_length * whole;
+    bias *= distance * whole;
+#end
+    return score - bias;
+}

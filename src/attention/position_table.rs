@@ -1,0 +1,126 @@
+//! What kernels read of positions: rotations, φ and slopes, as quads of f32 in one buffer.
+
+use crate::error::{Error, Result, ensure};
+use crate::gpu::context::Context;
+use crate::gpu::params::{Params, ROPE_STRIDE};
+use crate::gpu::registry::{BiasVariant, PositionsVariant};
+use crate::position::{Distance, Positions, Rope};
+
+/// Keys of the longest step of a kernel: as many rotations follow each other from a step's first key.
+const STEP: usize = 8;
+
+/// The table of one plan, and where its parts begin.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PositionTable {
+    quads: Vec<[f32; 4]>,
+    rope_low: u32,
+    rope_high: u32,
+    rope_steps: u32,
+    phi_base: u32,
+    phi_last: u32,
+    slope_base: u32,
+    factor_length: f32,
+    /// Positions and lags are below this.
+    extent: usize,
+}
+
+impl PositionsVariant {
+    /// What of these positions a kernel's text depends on.
+    pub(super) fn of(positions: &Positions) -> Self {
+        Self {
+            rope: positions.rope().map(|rope| (rope.pairing(), rope.rotary_dim())),
+            bias: match positions.bias().map(|bias| bias.distance()) {
+                None => BiasVariant::None,
+                Some(Distance::Linear) => BiasVariant::Linear,
+                Some(_) => BiasVariant::Table,
+            },
+            factor: positions.factor_length().is_some(),
+        }
+    }
+}
+
+impl PositionTable {
+    /// For positions (and lags) below `extent`, and scores in `unit`s of natural logarithms.
+    pub(super) fn new(positions: &Positions, heads: usize, extent: usize, unit: f64) -> Result<Self> {
+        let extent = extent.max(positions.max_positions()).max(1);
+        let mut table = Self { extent, ..Self::default() };
+        if let Some(rope) = positions.rope() {
+            let rotations = rope.table(extent, ROPE_STRIDE)?;
+            table.rope_low = table.append(rotations.low().as_flattened());
+            table.rope_high = table.append(rotations.high().as_flattened());
+            table.rope_steps = table.append(&steps(rope));
+        }
+        if let Some(bias) = positions.bias() {
+            let flat_from = match bias.distance() {
+                Distance::CappedHarmonic { cap } => usize::try_from(cap).unwrap_or(usize::MAX).min(extent),
+                _ => extent,
+            };
+            if bias.distance() != Distance::Linear {
+                // The window of an index reaches three further back, and that of a negative lag starts three further out.
+                let phi = bias.distance().table(flat_from + 4);
+                let window = |i: usize| [0, 1, 2, 3].map(|t| phi[i.abs_diff(t)]);
+                table.phi_last = (phi.len() - 1) as u32;
+                table.phi_base = table.append((0..phi.len()).map(window).collect::<Vec<_>>().as_flattened());
+            }
+            let slopes: Vec<f32> = bias.slopes(heads)?.iter().map(|slope| (slope * unit) as f32).collect();
+            table.slope_base = table.append(&slopes);
+        }
+        table.factor_length = positions.factor_length().unwrap_or(0.0) as f32;
+        Ok(table)
+    }
+
+    fn append(&mut self, values: &[f32]) -> u32 {
+        let base = self.quads.len() as u32;
+        let quad = |values: &[f32]| [0, 1, 2, 3].map(|i| values.get(i).copied().unwrap_or(0.0));
+        self.quads.extend(values.chunks(4).map(quad));
+        base
+    }
+
+    /// Moves the table to the GPU.
+    pub(super) fn upload(&mut self, context: &Context) -> Result<wgpu::Buffer> {
+        let quads = std::mem::take(&mut self.quads);
+        let bytes: &[u8] = bytemuck::cast_slice(&quads);
+        let limit = context.capabilities().max_binding_bytes;
+        if bytes.len() as u64 > limit {
+            let message = format!(
+                "the tables for {} positions take {} bytes, past the {limit} that this device can bind at once",
+                self.extent,
+                bytes.len()
+            );
+            return Err(Error::too_large("positions", message));
+        }
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+        let buffer = context.create_buffer("prflash positions", (bytes.len() as u64).max(16), usage)?;
+        context.capture(|| context.queue().write_buffer(&buffer, 0, bytes))?;
+        Ok(buffer)
+    }
+
+    /// `params` with where to find everything.
+    pub(super) fn locate(&self, params: Params) -> Params {
+        let Self { rope_low, rope_high, rope_steps, phi_base, phi_last, slope_base, factor_length, .. } =
+            *self;
+        Params { rope_low, rope_high, rope_steps, phi_base, phi_last, slope_base, factor_length, ..params }
+    }
+
+    /// Refuses positions that the table doesn't reach.
+    pub(super) fn check(&self, argument: &'static str, position: i64) -> Result<()> {
+        ensure!(
+            position.unsigned_abs() < self.extent as u64,
+            argument,
+            "position {position} is past the plan's {} (Positions::with_max_positions)",
+            self.extent
+        );
+        Ok(())
+    }
+}
+
+/// (cos, sin) of every pair at positions 0 … STEP − 1, without a temperature: the table's low rows have it already.
+fn steps(rope: &Rope) -> Vec<f32> {
+    let turn = |position: usize| {
+        rope.frequencies().iter().flat_map(move |frequency| {
+            let (sin, cos) = libm::sincos(position as f64 * frequency);
+            [cos as f32, sin as f32]
+        })
+    };
+    (0..STEP).flat_map(turn).collect()
+}

@@ -1,0 +1,223 @@
+//! Rotation and bias inside the kernels against the oracle: every pairing, distance and factor, with everything else that shapes a score.
+
+mod common;
+
+use common::{Problem, Storage, gpu, zeros};
+use prflash::verify::{Tolerance, compare};
+use prflash::{
+    Attention, Bias, BlockGrid, Call, DType, Distance, Documents, Kernel, Key, Layout, Pairing, PositionIds,
+    Positions, Profile, Rope, Scaling, Schedule, Sequence, Shape, Slopes, Systematic, Tables, Tile,
+};
+
+fn rope(dim: usize, rotary: usize, pairing: Pairing) -> Rope {
+    Rope::new(dim, 1e4, pairing).unwrap().with_rotary_dim(rotary).unwrap()
+}
+
+fn shape(q_len: usize, kv_len: usize, dim: usize) -> Shape {
+    Shape::new(4, 2, q_len, dim).unwrap().with_kv_len(kv_len).unwrap()
+}
+
+fn tiles(staged: &[(usize, usize)], direct: &[(usize, usize)]) -> Vec<Option<Kernel>> {
+    let tile = |staged| {
+        move |&(rows, keys): &(usize, usize)| Some(Kernel::Tiled(Tile::new(rows, keys, staged).unwrap()))
+    };
+    staged.iter().map(tile(true)).chain(direct.iter().map(tile(false))).collect()
+}
+
+/// The combinations of rotation, bias and factor at one head dimension.
+fn combinations(dim: usize) -> Vec<(&'static str, Positions)> {
+    let half = |rotary| rope(dim, rotary, Pairing::Half);
+    let interleaved = |rotary| rope(dim, rotary, Pairing::Interleaved);
+    let log = Bias::new(Distance::Log { rate: 0.3 }, Slopes::Harmonic).unwrap();
+    let capped = Bias::new(Distance::CappedHarmonic { cap: 37 }, Slopes::Harmonic).unwrap();
+    let given = Bias::new(Distance::Harmonic, Slopes::Given(vec![0.0, 0.5, 3.0, 1.0])).unwrap();
+    let partial = dim / 2 / 8 * 8;
+    vec![
+        ("half", Positions::from(half(dim))),
+        ("interleaved", Positions::from(interleaved(dim))),
+        ("partial half, capped", Positions::from(half(partial)).with_bias(capped.clone())),
+        ("partial interleaved, ALiBi", Positions::from(interleaved(partial)).with_bias(Bias::alibi())),
+        ("ALiBi", Positions::from(Bias::alibi())),
+        ("log", Positions::from(log.clone())),
+        ("given slopes", Positions::from(given.with_weight(0.7).unwrap())),
+        ("paper", Positions::paper(half(dim), 16.0).unwrap()),
+        ("recommended", Positions::recommended(interleaved(dim))),
+        ("factored log", Positions::from(log).with_harmonic_factor(100.0).unwrap()),
+        ("factor alone", Positions::new().with_harmonic_factor(20.0).unwrap()),
+        (
+            "YaRN, capped, factored",
+            Positions::from(half(dim).with_scaling(Scaling::yarn(4.0, 64)).unwrap())
+                .with_bias(capped)
+                .with_harmonic_factor(8.0)
+                .unwrap(),
+        ),
+    ]
+}
+
+#[test]
+fn every_combination_agrees_with_the_oracle() {
+    let Some(context) = gpu("every_combination_agrees_with_the_oracle") else { return };
+    for (dim, q_len, kv_len) in [(64, 150, 150), (64, 70, 330), (80, 90, 90), (128, 70, 90)] {
+        for (name, positions) in combinations(dim) {
+            let rotates = positions.rope().is_some();
+            let attention = Attention::causal().with_lse(true).with_positions(positions);
+            let problem = Problem::random(attention, shape(q_len, kv_len, dim), 21);
+            let mut kernels = vec![None, Some(Kernel::Naive)];
+            if dim == 64 && q_len == 150 {
+                // Steps of one, two and eight keys; lanes that turn one quad and more; keys that don't pass through workgroup memory.
+                kernels.extend(tiles(&[(1, 1), (2, 2), (8, 2), (1, 8)], &[]));
+                if !rotates {
+                    kernels.extend(tiles(&[], &[(1, 4), (1, 2)]));
+                }
+            }
+            problem.check_kernels(
+                &context,
+                Storage::HeadsFirst,
+                &Tables::new(),
+                &kernels,
+                &format!("{name}, D = {dim}"),
+            );
+        }
+    }
+}
+
+#[test]
+fn positions_go_with_everything_else() {
+    let Some(context) = gpu("positions_go_with_everything_else") else { return };
+    let dim = 32;
+    let positions = || {
+        Positions::from(rope(dim, dim, Pairing::Half))
+            .with_bias(Bias::harmonic())
+            .with_harmonic_factor(50.0)
+            .unwrap()
+    };
+    let causal = || Attention::causal().with_lse(true).with_positions(positions());
+    let full = || Attention::full().with_lse(true).with_positions(positions());
+    let cases = [
+        ("window", causal().with_window(20).unwrap(), shape(150, 150, dim)),
+        (
+            "soft-cap and scale",
+            causal().with_soft_cap(2.0).unwrap().with_scale(0.3).unwrap(),
+            shape(150, 150, dim),
+        ),
+        ("decode", causal(), shape(1, 301, dim)),
+        ("rows that see nothing", causal(), shape(90, 40, dim)),
+        ("full", full(), shape(150, 150, dim)),
+        ("full, queries before and after the keys", full(), shape(160, 37, dim)),
+        ("full, window", full().with_window(9).unwrap(), shape(100, 130, dim)),
+        ("no keys", causal(), shape(5, 0, dim)),
+        ("f16", causal().with_storage(DType::F16).with_output(DType::F16), shape(100, 100, dim)),
+        ("bf16", causal().with_storage(DType::Bf16), shape(100, 100, dim)),
+        ("value dim", causal(), shape(60, 60, dim).with_value_dim(48).unwrap()),
+    ];
+    for (name, attention, shape) in cases {
+        let problem = Problem::random(attention, shape, 4);
+        problem.check(&context, Storage::TokensFirst, &Tables::new(), name);
+    }
+    let attention = causal().with_correction(1.0).unwrap();
+    let problem = Problem::random(attention, shape(200, 260, dim), 4);
+    let grid = BlockGrid::causal(&problem.shape).with_block_size(16).unwrap();
+    let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
+    problem.check(&context, Storage::HeadsFirst, &Tables::from(&schedule), "schedule with correction");
+    let documents = Documents::from_lengths(&[90, 60, 50]).unwrap();
+    let problem = Problem::random(causal(), shape(200, 200, dim), 4);
+    problem.check(&context, Storage::Fused, &Tables::from(&documents), "documents");
+}
+
+#[test]
+fn position_ids_rule_rotation_and_bias_alone() {
+    let Some(context) = gpu("position_ids_rule_rotation_and_bias_alone") else { return };
+    for (name, positions) in combinations(32) {
+        let positions = positions.with_max_positions(70_000).unwrap();
+        let attention = Attention::causal().with_lse(true).with_positions(positions);
+        let shape = shape(70, 100, 32).with_batch(2).unwrap();
+        let problem = Problem::random(attention, shape, 9);
+        // Scattered, repeated, descending, and past the low level of the table.
+        let keys: Vec<u32> =
+            (0..100u32).map(|j| (j * 7919) % 613 + if j > 60 { 69_000 } else { 0 }).collect();
+        let queries: Vec<u32> = (0..70u32).map(|i| 500 - 7 * i).collect();
+        let scattered = PositionIds::new(&queries, &keys).unwrap();
+        let counted =
+            PositionIds::new(&(30..100).collect::<Vec<_>>(), &(0..100).collect::<Vec<_>>()).unwrap();
+        let tables = Tables::from(&scattered).with_position_ids(&counted);
+        let kernels = [None, Some(Kernel::Naive), tiles(&[(2, 8)], &[])[0]];
+        problem.check_kernels(&context, Storage::HeadsFirst, &tables, &kernels, name);
+    }
+}
+
+/// Offsets of a sequence are ids that count up; positions that both move by as much change nothing but roundings; long contexts use both levels of the table.
+#[test]
+fn offsets_are_ids_that_count_up() {
+    let Some(context) = gpu("offsets_are_ids_that_count_up") else { return };
+    const FAR: i64 = 1_000_000;
+    let positions = Positions::recommended(rope(64, 64, Pairing::Half)).with_max_positions(1 << 20).unwrap();
+    let attention = Attention::causal().with_positions(positions);
+    let shape = shape(64, 130, 64);
+    let problem = Problem::random(attention, shape, 2);
+    let qkv = problem.upload(&context, Storage::HeadsFirst).unwrap();
+    for kernel in [None, Some(Kernel::Naive)] {
+        let attention = match kernel {
+            Some(kernel) => problem.attention.clone().with_kernel(kernel),
+            None => problem.attention.clone(),
+        };
+        let plan = attention.plan(&context, &shape).unwrap();
+        let run = |sequence: Sequence| {
+            let output = zeros(&context, DType::F32, Layout::heads_first(1, 4, 64, 64).unwrap());
+            let bound = plan.bind(&common::operands(&qkv, &output)).unwrap();
+            let mut encoder = context.device().create_command_encoder(&Default::default());
+            plan.encode(&mut encoder, &bound, &Call::sequences(&[sequence])).unwrap();
+            context.queue().submit([encoder.finish()]);
+            output.read_blocking(&context).unwrap()
+        };
+        let plain = Sequence::new(0, 64, 130);
+        let counted = |first: u32, len: u32| (first..first + len).collect::<Vec<_>>();
+        let far = PositionIds::new(&counted(FAR as u32 + 66, 64), &counted(FAR as u32, 130)).unwrap();
+        let exact = problem.exact(&Tables::from(&far));
+        let tolerance = Tolerance::of_output(&exact, &shape, DType::F32);
+        let report = compare(&run(plain.at_positions(FAR + 66, FAR)), &exact.output, tolerance).unwrap();
+        assert!(report.passed(), "offset: {report}");
+        let here = problem.exact(&Tables::new());
+        assert!(compare(&run(plain), &here.output, tolerance).unwrap().passed(), "no offset");
+        assert!(
+            compare(&run(plain.at_positions(66, 0)), &here.output, tolerance).unwrap().passed(),
+            "default"
+        );
+        // Another lag is another result: the test can fail.
+        assert!(!compare(&run(plain.at_positions(70, 0)), &here.output, tolerance).unwrap().passed());
+    }
+}
+
+#[test]
+fn refusals_name_the_argument() {
+    let Some(context) = gpu("refusals_name_the_argument") else { return };
+    let plan = |positions: Positions, kernel: Option<Kernel>| {
+        let attention = Attention::causal().with_positions(positions);
+        let attention = match kernel {
+            Some(kernel) => attention.with_kernel(kernel),
+            None => attention,
+        };
+        attention.plan(&context, &shape(8, 8, 64))
+    };
+    let whole = || Positions::from(rope(64, 64, Pairing::Half));
+    let wrong = plan(Positions::from(rope(32, 32, Pairing::Half)), None).unwrap_err();
+    assert_eq!(wrong.argument(), Some("positions"));
+    assert!(plan(Positions::from(rope(64, 12, Pairing::Half)), None).unwrap_err().is_unsupported());
+    assert!(plan(Positions::from(rope(64, 6, Pairing::Interleaved)), None).unwrap_err().is_unsupported());
+    let direct = Kernel::Tiled(Tile::new(1, 4, false).unwrap());
+    assert!(plan(whole(), Some(direct)).unwrap_err().is_unsupported());
+    let good = plan(whole(), None).unwrap();
+    let late = PositionIds::new(&[0; 8], &[8; 8]).unwrap();
+    assert_eq!(good.upload_tables(&Tables::from(&late)).unwrap_err().argument(), Some("position_ids"));
+    let problem = Problem::random(Attention::causal(), shape(8, 8, 64), 1);
+    let qkv = problem.upload(&context, Storage::HeadsFirst).unwrap();
+    let output = zeros(&context, DType::F32, Layout::heads_first(1, 4, 8, 64).unwrap());
+    let bound = good.bind(&common::operands(&qkv, &output)).unwrap();
+    let mut encoder = context.device().create_command_encoder(&Default::default());
+    let far = [Sequence::new(0, 8, 8).at_positions(1, 1)];
+    let refused = good.encode(&mut encoder, &bound, &Call::sequences(&far)).unwrap_err();
+    assert_eq!(refused.argument(), Some("sequences"));
+    let few = PositionIds::new(&[0; 7], &[0; 8]).unwrap();
+    let tables = good.upload_tables(&Tables::from(&few)).unwrap();
+    let refused = good.encode(&mut encoder, &bound, &Call::lengths(8, 8).with_tables(&tables)).unwrap_err();
+    assert_eq!(refused.argument(), Some("position_ids"));
+}
