@@ -14,6 +14,7 @@
 //! | [`Layout`], [`TensorView`] | where a tensor lies in a buffer: yours ([`TensorView`]) or ours ([`Tensor`]) |
 //! | [`Attention`] | what is computed: mask, window, scale, soft-cap, storage |
 //! | [`Schedule`] | which key blocks each query block visits; drawn from a [`Profile`] by one of the [samplers](sampling::Sampler), or your own lists |
+//! | [`GpuSampler`] | draws the same schedules on the GPU, bit for bit, where every call has another |
 //! | [`Documents`], [`Tables`] | masks for packed documents; the schedules and masks of a call |
 //! | [`Kernel`] | how it is computed: a plan chooses, you may |
 //! | [`Plan`] | an `Attention` made ready for a device: `bind` tensors once, `encode` calls into your command encoder |
@@ -85,8 +86,8 @@ mod shape;
 pub mod verify;
 
 pub use attention::{
-    Attention, Bound, Call, Combine, Documents, Estimate, Operands, Output, Plan, Rounds, RoundsBound,
-    RoundsPlan, Sequence, TableBuffer, Tables,
+    Attention, Bound, Call, Combine, Documents, Estimate, GpuSampler, Operands, Output, Plan, Rounds,
+    RoundsBound, RoundsPlan, Sequence, TableBuffer, Tables,
 };
 pub use error::{Error, Result};
 pub use gpu::context::{Capabilities, Context, ContextOptions};

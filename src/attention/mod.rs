@@ -3,6 +3,7 @@
 mod bound;
 mod call;
 mod documents;
+mod gpu_sampler;
 mod merge;
 mod plan;
 mod rounds;
@@ -11,6 +12,7 @@ mod tables;
 pub use bound::{Bound, Operands};
 pub use call::{Call, Sequence};
 pub use documents::Documents;
+pub use gpu_sampler::GpuSampler;
 pub use plan::{Output, Plan};
 pub use rounds::{Combine, Estimate, Rounds, RoundsBound, RoundsPlan};
 pub use tables::{TableBuffer, Tables};

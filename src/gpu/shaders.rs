@@ -6,9 +6,10 @@ use std::fmt::Write;
 
 use super::kernel::Program;
 use super::params;
-use super::registry::{Kernel, Merge, TILE_ROWS, Tile, Variant};
+use super::registry::{Draw, Kernel, Merge, TILE_ROWS, Tile, Variant};
 use super::template::{Numbers, expand};
 use crate::layout::DType;
+use crate::sampling::GpuRule;
 
 /// The text of an attention kernel.
 pub(crate) fn attention(variant: &Variant) -> String {
@@ -159,5 +160,10 @@ pub fn sources() -> Vec<ShaderSource> {
             add(&Merge { output, spread });
         }
     }
+    for rule in [GpuRule::Systematic, GpuRule::Bernoulli] {
+        add(&Draw::Count(rule));
+        add(&Draw::Fill(rule));
+    }
+    add(&Draw::Scan);
     sources
 }

@@ -32,7 +32,10 @@ mod schedule;
 
 pub use baseline::{sink_window_like, uniform_like};
 pub use grid::{BlockGrid, DEFAULT_BLOCK_SIZE, Granularity};
+pub(crate) use profile::ONE;
 pub use profile::{CumulativeProfile, Decay, Profile, RowProfile};
 pub use rounds::partition_rounds;
-pub use sampler::{Bernoulli, Renewal, RowColumn, RowSampler, RowSpan, Sampler, Segment, Systematic};
+pub use sampler::{
+    Bernoulli, GpuRule, Renewal, RowColumn, RowSampler, RowSpan, Sampler, Segment, Systematic,
+};
 pub use schedule::{Entry, KeyBlockRows, Schedule};

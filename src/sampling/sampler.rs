@@ -7,10 +7,13 @@
 //! | [`Renewal`] | log-convex | p(d) | mean Σp | gaps are independent |
 //! | [`Segment`] | convex | p(d) | mean Σp, large variance | contiguous: the tensor is re-shaped |
 //! | [`RowColumn`] | log-convex | p(d) *given* that the row is in | 1, or as Renewal | one index set for rows and columns |
+//!
+//! The first two can be drawn on the GPU too, by a [`GpuSampler`](crate::GpuSampler).
 
 use std::fmt::Debug;
 use std::ops::Range;
 
+use super::grid::BlockGrid;
 use super::profile::{CumulativeProfile, Decay, ONE, RowProfile, fixed};
 use crate::error::{Result, ensure};
 use crate::random::{Key, pcg_hash};
@@ -30,6 +33,25 @@ pub struct RowSpan {
     pub key_blocks: usize,
 }
 
+impl RowSpan {
+    /// The candidates of a row of `grid` beside its sinks, and how many sinks it has.
+    pub(crate) fn new(grid: &BlockGrid, sink_blocks: usize, group: usize, query_block: i64) -> (Self, usize) {
+        let row_blocks = grid.dense_row(query_block);
+        let sinks = sink_blocks.min(row_blocks);
+        let (first, end) = (sinks as i64, row_blocks as i64);
+        let span = Self {
+            group: group as u32,
+            query_block,
+            // J = I − d for sinks ≤ J < row_blocks and d ≥ 0.
+            before: (query_block - end + 1).max(0) as usize..(query_block - first + 1).max(0) as usize,
+            // J = I + d for sinks ≤ J < row_blocks and d ≥ 1.
+            after: (first - query_block).max(1) as usize..(end - query_block).max(1) as usize,
+            key_blocks: grid.key_blocks(),
+        };
+        (span, sinks)
+    }
+}
+
 /// A way to draw which blocks of a row take part.
 ///
 /// Implementations decide in integers only and draw from [`random`](crate::random), so that a row is the same wherever and in whichever order it is drawn.
@@ -37,11 +59,36 @@ pub trait Sampler: Debug {
     /// Short lower-case name, for reports.
     fn name(&self) -> &'static str;
 
+    /// The rule by which a GPU draws the same blocks, if there is one.
+    fn gpu_rule(&self) -> Option<GpuRule> {
+        None
+    }
+
     /// Makes it ready for the rows of one schedule.
     ///
     /// # Errors
     /// Invalid argument (`profile`) where the sampler can't have such marginals.
     fn prepare(&self, profile: &CumulativeProfile) -> Result<Box<dyn RowSampler>>;
+}
+
+/// A sampler that a [`GpuSampler`](crate::GpuSampler) knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum GpuRule {
+    /// [`Systematic`].
+    Systematic,
+    /// [`Bernoulli`].
+    Bernoulli,
+}
+
+impl GpuRule {
+    /// What its uniform numbers are for.
+    pub(crate) fn purpose(self) -> u32 {
+        match self {
+            GpuRule::Systematic => purpose::SYSTEMATIC,
+            GpuRule::Bernoulli => purpose::BERNOULLI,
+        }
+    }
 }
 
 /// A [`Sampler`] made ready for a profile.
@@ -76,6 +123,10 @@ pub struct Bernoulli;
 impl Sampler for Bernoulli {
     fn name(&self) -> &'static str {
         "bernoulli"
+    }
+
+    fn gpu_rule(&self) -> Option<GpuRule> {
+        Some(GpuRule::Bernoulli)
     }
 
     fn prepare(&self, _: &CumulativeProfile) -> Result<Box<dyn RowSampler>> {
@@ -114,6 +165,10 @@ pub struct Systematic;
 impl Sampler for Systematic {
     fn name(&self) -> &'static str {
         "systematic"
+    }
+
+    fn gpu_rule(&self) -> Option<GpuRule> {
+        Some(GpuRule::Systematic)
     }
 
     fn prepare(&self, _: &CumulativeProfile) -> Result<Box<dyn RowSampler>> {

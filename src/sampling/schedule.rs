@@ -51,22 +51,11 @@ impl Schedule {
         let mut far = Vec::new();
         for group in 0..grid.groups() {
             for query_block in first..last {
-                let row_blocks = grid.dense_row(query_block) as i64;
-                let sinks = (profile.sink_blocks() as i64).min(row_blocks);
+                let (span, sinks) = RowSpan::new(grid, profile.sink_blocks(), group, query_block);
                 for block in 0..sinks {
-                    builder.push(block as usize, 0.0);
+                    builder.push(block, 0.0);
                 }
-                let span = RowSpan {
-                    group: group as u32,
-                    query_block,
-                    // J = I − d for sinks ≤ J < row_blocks and d ≥ 0.
-                    before: (query_block - row_blocks + 1).max(0) as usize
-                        ..(query_block - sinks + 1).max(0) as usize,
-                    // J = I + d for sinks ≤ J < row_blocks and d ≥ 1.
-                    after: (sinks - query_block).max(1) as usize..(row_blocks - query_block).max(1) as usize,
-                    key_blocks: key_blocks as usize,
-                };
-                let row = table.row(&span.before, &span.after, sinks as usize);
+                let row = table.row(&span.before, &span.after, sinks);
                 far.clear();
                 sampler.sample_row(&row, &span, key, &mut |after, d| far.push((after, d)));
                 // Before the diagonal, ascending distances are descending blocks.
@@ -239,6 +228,22 @@ impl Schedule {
         for (block, ln_p) in self.blocks.iter().zip(&self.ln_p) {
             words.extend([*block, ln_p.to_bits()]);
         }
+    }
+
+    /// The schedule of these words, as [`append_words`](Schedule::append_words) writes them: checked, since a device wrote them.
+    ///
+    /// # Errors
+    /// Invalid argument (`lists`) unless they are a schedule of `grid`.
+    pub(crate) fn from_words(grid: &BlockGrid, offsets: &[u32], pairs: &[u32]) -> Result<Self> {
+        let (pairs, _) = pairs.as_chunks::<2>();
+        let entry = |&[block, bits]: &[u32; 2]| Entry { block: block as usize, ln_p: f32::from_bits(bits) };
+        let list = |ends: &[u32]| {
+            let list = pairs.get(ends[0] as usize..ends[1] as usize);
+            let error =
+                || Error::argument_error("lists", format!("expected ascending offsets, got {ends:?}"));
+            Ok(list.ok_or_else(error)?.iter().map(entry).collect::<Vec<_>>())
+        };
+        Self::from_entries(grid, &offsets.windows(2).map(list).collect::<Result<Vec<_>>>()?)
     }
 }
 
