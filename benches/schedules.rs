@@ -1,26 +1,53 @@
-//! Building schedules on the host.
+//! Schedules: drawn on the host, drawn there and copied to the GPU, drawn on the GPU.
 //!
 //! ```text
-//! cargo bench --bench schedules
+//! scripts/with-vulkan cargo bench --bench schedules
 //! ```
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use prflash::{BlockGrid, Key, Profile, Schedule, Shape, Systematic};
+use prflash::{
+    Attention, BlockGrid, Context, Key, Profile, Schedule, Shape, Systematic, TableBuffer, Tables,
+};
 
 fn schedules(criterion: &mut Criterion) {
+    let context = Context::new_blocking().map_err(|error| println!("host only: {error}")).ok();
     let mut group = criterion.benchmark_group("schedule, 32 heads, systematic 1/(1+d)");
+    group.sample_size(10);
     for blocks in [64usize, 1024, 16_384] {
         let shape = Shape::new(32, 8, 64 * blocks, 64).expect("a valid shape");
         let grid = BlockGrid::causal(&shape);
-        let draw = |seed| {
-            Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(seed)).expect("it fits")
-        };
+        let profile = Profile::harmonic();
+        let draw = |seed| Schedule::sample(&grid, &profile, &Systematic, Key::new(seed)).expect("it fits");
         group.throughput(Throughput::Elements(draw(0).visited_blocks()));
         let mut seed = 0;
-        group.sample_size(10).bench_function(format!("T = {blocks}"), |bencher| {
+        let mut next = || {
+            seed += 1;
+            seed
+        };
+        group.bench_function(format!("T = {blocks}, host"), |bencher| bencher.iter(|| draw(next())));
+        let Some(context) = &context else { continue };
+        // Until the GPU has the lists; nothing reads them.
+        let plan = Attention::causal().plan(context, &shape).expect("it fits");
+        let mut tables: Option<TableBuffer> = None;
+        group.bench_function(format!("T = {blocks}, host and upload"), |bencher| {
             bencher.iter(|| {
-                seed += 1;
-                draw(seed)
+                let schedule = draw(next());
+                match &mut tables {
+                    Some(tables) => tables.write(&Tables::from(&schedule)).expect("it fits"),
+                    none => *none = Some(plan.upload_tables(&Tables::from(&schedule)).expect("it fits")),
+                }
+                context.queue().submit([]);
+                context.wait().expect("the device lives");
+            });
+        });
+        drop(tables);
+        let mut sampler = plan.gpu_sampler(&grid, &profile, &Systematic).expect("it fits");
+        group.bench_function(format!("T = {blocks}, GPU"), |bencher| {
+            bencher.iter(|| {
+                let mut encoder = context.device().create_command_encoder(&Default::default());
+                sampler.encode(&mut encoder, &[(grid, Key::new(next()))]).expect("it fits");
+                context.queue().submit([encoder.finish()]);
+                context.wait().expect("the device lives");
             });
         });
     }

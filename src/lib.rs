@@ -15,6 +15,7 @@
 //! | [`Attention`] | what is computed: mask, window, scale, soft-cap, positions, storage |
 //! | [`Positions`] | how scores depend on positions: a rotation ([`Rope`]), a [`Bias`] against distance, or both |
 //! | [`Schedule`] | which key blocks each query block visits; drawn from a [`Profile`] by one of the [samplers](sampling::Sampler), or your own lists |
+//! | [`GpuSampler`] | draws the same schedules on the GPU, bit for bit, where every call has another |
 //! | [`Documents`], [`PositionIds`], [`Tables`] | masks for packed documents; positions by number; the schedules, masks and ids of a call |
 //! | [`calibration`] | which profile and correction suit each head, from a sample of its inputs |
 //! | [`Kernel`] | how it is computed: a plan chooses, you may |
@@ -88,8 +89,8 @@ mod shape;
 pub mod verify;
 
 pub use attention::{
-    Attention, Bound, Call, Combine, Documents, Estimate, Operands, Output, Plan, PositionIds, ReshapedBound,
-    ReshapedPlan, Rounds, RoundsBound, RoundsPlan, Sequence, TableBuffer, Tables,
+    Attention, Bound, Call, Combine, Documents, Estimate, GpuSampler, Operands, Output, Plan, PositionIds,
+    ReshapedBound, ReshapedPlan, Rounds, RoundsBound, RoundsPlan, Sequence, TableBuffer, Tables,
 };
 pub use error::{Error, Result};
 pub use gpu::context::{Capabilities, Context, ContextOptions};

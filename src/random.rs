@@ -4,6 +4,10 @@
 //! the result is the same on every machine, host or GPU. The functions here are **frozen**: changing them changes
 //! every schedule of every seed, so the tests below pin their values.
 
+pub(crate) const PCG_MULTIPLIER: u32 = 747_796_405;
+pub(crate) const PCG_INCREMENT: u32 = 2_891_336_453;
+pub(crate) const PCG_OUTPUT: u32 = 277_803_737;
+
 /// One step of the PCG-RXS-M-XS hash on 32 bits (O'Neill 2014; as a GPU hash: Jarzynski and Olano, *Hash Functions
 /// for GPU Rendering*, 2020). A permutation of the 32-bit numbers.
 ///
@@ -12,8 +16,8 @@
 /// assert_eq!(prflash::random::pcg_hash(42), 1_223_963_391);
 /// ```
 pub const fn pcg_hash(input: u32) -> u32 {
-    let state = input.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
-    let word = ((state >> ((state >> 28) + 4)) ^ state).wrapping_mul(277_803_737);
+    let state = input.wrapping_mul(PCG_MULTIPLIER).wrapping_add(PCG_INCREMENT);
+    let word = ((state >> ((state >> 28) + 4)) ^ state).wrapping_mul(PCG_OUTPUT);
     (word >> 22) ^ word
 }
 
@@ -24,7 +28,11 @@ pub const fn pcg_hash(input: u32) -> u32 {
 /// assert_eq!(hash_words(&[7, 1]), pcg_hash(pcg_hash(7) ^ 1));
 /// ```
 pub fn hash_words(words: &[u32]) -> u32 {
-    words.iter().fold(0, |hash, &word| pcg_hash(hash ^ word))
+    hash_on(0, words)
+}
+
+fn hash_on(hash: u32, words: &[u32]) -> u32 {
+    words.iter().fold(hash, |hash, &word| pcg_hash(hash ^ word))
 }
 
 /// What a random schedule is a function of, beside the profile: a seed, and which sequence, layer and round it is for.
@@ -67,16 +75,14 @@ impl Key {
     /// The uniform number of (head group, query block, purpose). `query_block` is absolute and may be negative when
     /// there are more queries than keys.
     pub(crate) fn uniform(&self, group: u32, query_block: i64, purpose: u32) -> u32 {
-        hash_words(&[
-            self.seed as u32,
-            (self.seed >> 32) as u32,
-            self.sequence,
-            self.layer,
-            group,
-            self.round,
-            query_block as u32,
-            purpose,
-        ])
+        let (hash, round) = self.prefix();
+        hash_on(hash, &[group, round, query_block as u32, purpose])
+    }
+
+    /// The hash of the words that all rows share, and the round, which goes into it after the group: where a kernel goes on.
+    pub(crate) fn prefix(&self) -> (u32, u32) {
+        let words = [self.seed as u32, (self.seed >> 32) as u32, self.sequence, self.layer];
+        (hash_words(&words), self.round)
     }
 }
 

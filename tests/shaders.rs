@@ -117,6 +117,12 @@ fn bindings_are_those_of_the_architecture() {
                 (1, 0, "source", false),
                 (1, 1, "copy", true),
             ],
+            "schedule_count" | "schedule_scan" | "schedule_fill" => &[
+                (0, 0, "params", false),
+                (0, 1, "sequences", false),
+                (1, 0, "distances", false),
+                (1, 1, "tables", true),
+            ],
             other => panic!("no bindings are stated here for {other}"),
         };
         assert_eq!(names, want, "{}", shader.name);

@@ -3,6 +3,7 @@
 mod bound;
 mod call;
 mod documents;
+mod gpu_sampler;
 mod merge;
 mod plan;
 mod position_ids;
@@ -14,6 +15,7 @@ mod tables;
 pub use bound::{Bound, Operands};
 pub use call::{Call, Sequence};
 pub use documents::Documents;
+pub use gpu_sampler::GpuSampler;
 pub use plan::{Output, Plan};
 pub use position_ids::PositionIds;
 pub use reshaped::{ReshapedBound, ReshapedPlan};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::bound::{Bound, Operands, Part};
 use super::call::{Call, Sequence};
+use super::gpu_sampler::GpuSampler;
 use super::position_table::PositionTable;
 use super::tables::{ScheduleWords, TableBuffer, Tables, tables_bind_group};
 use super::{Attention, check_grid};
@@ -19,7 +20,7 @@ use crate::gpu::registry::{Kernel, PositionsVariant, TABLES_GROUP, TENSORS_GROUP
 use crate::gpu::slots::{Slot, SlotPool};
 use crate::gpu::tensor::{Tensor, TensorView};
 use crate::layout::{DType, Layout};
-use crate::sampling::{BlockGrid, DEFAULT_BLOCK_SIZE};
+use crate::sampling::{BlockGrid, DEFAULT_BLOCK_SIZE, Profile, Sampler};
 use crate::shape::Shape;
 
 impl Attention {
@@ -207,6 +208,37 @@ impl Plan {
     /// Those of [`TableBuffer::write`].
     pub fn upload_tables(&self, tables: &Tables<'_>) -> Result<TableBuffer> {
         TableBuffer::new(&self.inner, tables)
+    }
+
+    /// Makes ready to draw schedules on the GPU, for any grid up to the lengths of `maxima`: what [`Schedule::sample`](crate::Schedule::sample) draws, bit for bit.
+    ///
+    /// Reserves for as many blocks as the sampler can keep (Bernoulli: will keep, but for a probability below 10⁻¹²), which takes the host
+    /// a time proportional to the query blocks of `maxima`.
+    ///
+    /// # Errors
+    /// Invalid argument: `sampler` that has no [GPU rule](Sampler::gpu_rule), `profile` that is a budget (solved row by row, on the host), `maxima` that is a grid of
+    /// other attention. Too large (`maxima`) where the device can't bind such lists at once; out of memory; device lost.
+    pub fn gpu_sampler(
+        &self,
+        maxima: &BlockGrid,
+        profile: &Profile,
+        sampler: &dyn Sampler,
+    ) -> Result<GpuSampler> {
+        GpuSampler::new(&self.inner, maxima, profile, sampler, None)
+    }
+
+    /// The same with room for `capacity` blocks of each sequence. A schedule that keeps more loses the rest, and [`GpuSampler::check`] says so.
+    ///
+    /// # Errors
+    /// As [`gpu_sampler`](Plan::gpu_sampler), but too large names `capacity`.
+    pub fn gpu_sampler_with_capacity(
+        &self,
+        maxima: &BlockGrid,
+        profile: &Profile,
+        sampler: &dyn Sampler,
+        capacity: usize,
+    ) -> Result<GpuSampler> {
+        GpuSampler::new(&self.inner, maxima, profile, sampler, Some(capacity))
     }
 
     /// Records one call into the caller's encoder. It doesn't submit or wait, and creates no GPU object once as many calls have been in flight

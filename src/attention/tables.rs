@@ -9,7 +9,7 @@ use crate::error::{Error, Result, ensure};
 use crate::gpu::context::Context;
 use crate::gpu::kernel::Pipeline;
 use crate::gpu::params::NO_TABLE;
-use crate::gpu::registry::TABLES_GROUP;
+use crate::gpu::registry::{Draw, TABLES_GROUP};
 use crate::sampling::{BlockGrid, RowOrder, Schedule};
 
 /// The schedules, document masks and position ids of a call: none, one for all of its sequences, or one for each in order.
@@ -116,7 +116,7 @@ fn nth<T>(values: &[T], sequence: usize) -> Option<&T> {
     if values.len() == 1 { values.first() } else { values.get(sequence) }
 }
 
-/// [`Tables`] in GPU memory.
+/// [`Tables`] in GPU memory, copied there ([`Plan::upload_tables`](crate::Plan::upload_tables)) or drawn there ([`GpuSampler`](crate::GpuSampler)).
 ///
 /// Writing new ones is safe at any time: calls that were recorded or submitted before keep what they were given.
 #[derive(Debug)]
@@ -127,6 +127,7 @@ pub struct TableBuffer {
     documents: Vec<(usize, u32)>,
     /// (queries, keys, word offset) of each set of position ids.
     position_ids: Vec<(usize, usize, u32)>,
+    writer: Option<Writer>,
     buffers: Vec<DeviceTables>,
     current: usize,
 }
@@ -141,26 +142,41 @@ pub(super) struct ScheduleWords {
     pub(super) lists: u32,
 }
 
+/// The kernels that write tables in place of the host.
 #[derive(Debug)]
-struct DeviceTables {
-    buffer: wgpu::Buffer,
+pub(super) struct Writer {
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) distances: wgpu::Buffer,
+}
+
+#[derive(Debug)]
+pub(super) struct DeviceTables {
+    pub(super) buffer: wgpu::Buffer,
     bind_group: wgpu::BindGroup,
+    /// Of the writer's pipelines.
+    pub(super) written: Option<wgpu::BindGroup>,
     /// Cloned into every call that uses this buffer; it may be written again when no clone is left.
-    in_use: Arc<()>,
+    pub(super) in_use: Arc<()>,
 }
 
 impl TableBuffer {
     pub(super) fn new(plan: &Arc<PlanInner>, tables: &Tables<'_>) -> Result<Self> {
-        let mut buffer = Self {
+        let mut buffer = Self::empty(plan, None);
+        buffer.write(tables)?;
+        Ok(buffer)
+    }
+
+    /// Without tables and memory yet; written by the host, or else by kernels.
+    pub(super) fn empty(plan: &Arc<PlanInner>, writer: Option<Writer>) -> Self {
+        Self {
             plan: plan.clone(),
             schedules: Vec::new(),
             documents: Vec::new(),
             position_ids: Vec::new(),
+            writer,
             buffers: Vec::new(),
             current: 0,
-        };
-        buffer.write(tables)?;
-        Ok(buffer)
+        }
     }
 
     /// Replaces the tables. Calls recorded before keep theirs. Nothing is allocated if a buffer that fits is free.
@@ -208,42 +224,78 @@ impl TableBuffer {
             }
         }
         let bytes: &[u8] = bytemuck::cast_slice(&words);
-        let limit = self.plan.context.capabilities().max_binding_bytes;
-        if bytes.len() as u64 > limit {
-            return Err(Error::too_large(
-                "tables",
-                format!("{} bytes are past the {limit} that this device can bind at once", bytes.len()),
-            ));
-        }
-        let fits = |tables: &DeviceTables| tables.buffer.size() >= bytes.len() as u64;
-        let free = self.buffers.iter().position(|t| Arc::strong_count(&t.in_use) == 1 && fits(t));
-        self.current = match free {
-            Some(index) => index,
-            None => {
-                let new = self.allocate(bytes.len() as u64)?;
-                // Those that are too small now stay alive in the calls that use them.
-                self.buffers.retain(fits);
-                self.buffers.push(new);
-                self.buffers.len() - 1
-            }
-        };
+        let buffer = self.take(bytes.len() as u64)?.buffer.clone();
         let context = &self.plan.context;
-        context.capture(|| context.queue().write_buffer(&self.buffers[self.current].buffer, 0, bytes))?;
+        context.capture(|| context.queue().write_buffer(&buffer, 0, bytes))?;
         self.schedules = schedules;
         self.documents = documents;
         self.position_ids = position_ids;
         Ok(())
     }
 
+    /// Makes a buffer of at least `bytes` that no recorded call uses the current one.
+    pub(super) fn take(&mut self, bytes: u64) -> Result<&DeviceTables> {
+        let limit = self.plan.context.capabilities().max_binding_bytes;
+        if bytes > limit {
+            return Err(Error::too_large(
+                "tables",
+                format!("{bytes} bytes are past the {limit} that this device can bind at once"),
+            ));
+        }
+        let fits = |tables: &DeviceTables| tables.buffer.size() >= bytes;
+        let free = self.buffers.iter().position(|t| Arc::strong_count(&t.in_use) == 1 && fits(t));
+        self.current = match free {
+            Some(index) => index,
+            None => {
+                let new = self.allocate(bytes)?;
+                // Those that are too small now stay alive in the calls that use them.
+                self.buffers.retain(fits);
+                self.buffers.push(new);
+                self.buffers.len() - 1
+            }
+        };
+        Ok(&self.buffers[self.current])
+    }
+
+    /// Says which schedules, at which words, the current buffer will hold.
+    pub(super) fn describe(&mut self, schedules: Vec<ScheduleWords>) {
+        self.schedules = schedules;
+    }
+
+    /// The schedules that it holds, and the buffer; nothing before the first.
+    pub(super) fn described(&self) -> Option<(&[ScheduleWords], &wgpu::Buffer)> {
+        let tables = self.buffers.get(self.current)?;
+        (!self.schedules.is_empty()).then_some((&self.schedules, &tables.buffer))
+    }
+
+    /// Bytes of GPU memory held, beside that of buffers that only calls in flight still use.
+    pub(super) fn bytes(&self) -> u64 {
+        let distances = self.writer.as_ref().map_or(0, |writer| writer.distances.size());
+        distances + self.buffers.iter().map(|tables| tables.buffer.size()).sum::<u64>()
+    }
+
     fn allocate(&self, bytes: u64) -> Result<DeviceTables> {
         let context = &self.plan.context;
-        // Room for the next tables, which are a little longer or shorter; but no more than can be bound.
-        let roomy = (bytes + bytes / 4).min(context.capabilities().max_binding_bytes & !15).max(bytes);
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
-        let buffer = context.create_buffer("prflash tables", roomy, usage)?;
+        let (size, usage) = match self.writer {
+            // Reserved for the largest.
+            Some(_) => (bytes, wgpu::BufferUsages::COPY_SRC),
+            // Room for the next tables, which are a little longer or shorter; but no more than can be bound.
+            None => {
+                let limit = context.capabilities().max_binding_bytes & !15;
+                ((bytes + bytes / 4).min(limit).max(bytes), wgpu::BufferUsages::COPY_DST)
+            }
+        };
+        let buffer = context.create_buffer("prflash tables", size, usage | wgpu::BufferUsages::STORAGE)?;
         let bind_group =
             tables_bind_group(context, &self.plan.pipeline, &buffer, &self.plan.position_buffer)?;
-        Ok(DeviceTables { buffer, bind_group, in_use: Arc::default() })
+        let written = match &self.writer {
+            Some(Writer { pipeline, distances }) => {
+                let resources = [distances.as_entire_binding(), buffer.as_entire_binding()];
+                Some(pipeline.bind(context, "prflash written tables", Draw::TABLES_GROUP, &resources)?)
+            }
+            None => None,
+        };
+        Ok(DeviceTables { buffer, bind_group, written, in_use: Arc::default() })
     }
 
     /// What a call needs of the current tables: the bind group, and a guard to keep until it is done.

@@ -108,6 +108,42 @@ pub(crate) struct GatherParams {
     pub(crate) flags: u32,
 }
 
+/// `struct ScheduleParams` of `shaders/shared/schedule.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct ScheduleParams {
+    pub(crate) sequences: u32,
+    pub(crate) groups: u32,
+    pub(crate) chunks: u32,
+    pub(crate) work_items: u32,
+    pub(crate) sink_blocks: u32,
+    pub(crate) capacity: u32,
+    pub(crate) sums: u32,
+    pub(crate) flags: u32,
+}
+
+/// `struct ScheduleSequence` of `shaders/shared/schedule.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct ScheduleSequence {
+    pub(crate) base: u32,
+    pub(crate) first_block: i32,
+    pub(crate) query_blocks: u32,
+    pub(crate) key_blocks: u32,
+    pub(crate) key: u32,
+    pub(crate) round: u32,
+}
+
+/// `struct Distance` of `shaders/shared/schedule.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct Distance {
+    pub(crate) sum_low: u32,
+    pub(crate) sum_high: u32,
+    pub(crate) p_low: u32,
+    pub(crate) ln_p: u32,
+}
+
 pub(crate) const FLAG_CAUSAL: u32 = 1;
 pub(crate) const FLAG_WINDOW: u32 = 2;
 pub(crate) const FLAG_SOFT_CAP: u32 = 4;
@@ -163,5 +199,16 @@ pub(crate) fn layouts() -> Vec<super::shaders::HostLayout> {
                 whole_head_stride, whole_row_stride, packed_base, packed_head_stride, packed_row_stride, flags),
             size_of::<GatherParams>() as u32,
         ),
+        (
+            "ScheduleParams",
+            fields!(ScheduleParams: sequences, groups, chunks, work_items, sink_blocks, capacity, sums, flags),
+            size_of::<ScheduleParams>() as u32,
+        ),
+        (
+            "ScheduleSequence",
+            fields!(ScheduleSequence: base, first_block, query_blocks, key_blocks, key, round),
+            size_of::<ScheduleSequence>() as u32,
+        ),
+        ("Distance", fields!(Distance: sum_low, sum_high, p_low, ln_p), size_of::<Distance>() as u32),
     ]
 }

@@ -2,11 +2,15 @@
 
 use super::context::Capabilities;
 use super::kernel::{Binds, Program};
-use super::params::{self, GatherParams, MergeParams, MergeSequence, Params, SequenceEntry};
+use super::params::{
+    self, GatherParams, MergeParams, MergeSequence, Params, ScheduleParams, ScheduleSequence, SequenceEntry,
+};
 use super::shaders;
 use crate::error::{Error, Result, ensure};
 use crate::layout::DType;
 use crate::position::Pairing;
+use crate::random;
+use crate::sampling::GpuRule;
 
 /// Query rows of a tile: what one workgroup computes, in every kernel.
 pub(crate) const TILE_ROWS: usize = 64;
@@ -320,6 +324,79 @@ impl Program for Gather {
 
     fn groups(&self) -> Vec<Vec<Binds>> {
         let call = vec![Binds::CallParams(size_of::<GatherParams>()), Binds::CallTable(size_of::<u32>())];
+        vec![call, vec![Binds::Read, Binds::Write]]
+    }
+}
+
+/// One of the passes that draw a schedule. All have the same bindings, so that they share their bind groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Draw {
+    /// `shaders/schedule_count.wgsl`.
+    Count(GpuRule),
+    /// `shaders/schedule_scan.wgsl`.
+    Scan,
+    /// `shaders/schedule_fill.wgsl`.
+    Fill(GpuRule),
+}
+
+impl Draw {
+    /// The group of the distance table and the lists, after that of the call.
+    pub(crate) const TABLES_GROUP: usize = 1;
+
+    fn rule(&self) -> Option<GpuRule> {
+        match *self {
+            Draw::Count(rule) | Draw::Fill(rule) => Some(rule),
+            Draw::Scan => None,
+        }
+    }
+}
+
+impl Program for Draw {
+    fn label(&self) -> String {
+        let rule = match self.rule() {
+            Some(GpuRule::Systematic) => "_systematic",
+            Some(GpuRule::Bernoulli) => "_bernoulli",
+            None => "",
+        };
+        format!("{}{rule}", self.entry_point())
+    }
+
+    fn entry_point(&self) -> &'static str {
+        match self {
+            Draw::Count(_) => "schedule_count",
+            Draw::Scan => "schedule_scan",
+            Draw::Fill(_) => "schedule_fill",
+        }
+    }
+
+    fn source(&self) -> String {
+        let values = [
+            ("ROWS", TILE_ROWS as u32),
+            ("FLAG_CAUSAL", params::FLAG_CAUSAL),
+            ("PCG_MULTIPLIER", random::PCG_MULTIPLIER),
+            ("PCG_INCREMENT", random::PCG_INCREMENT),
+            ("PCG_OUTPUT", random::PCG_OUTPUT),
+            ("PURPOSE", self.rule().map_or(0, GpuRule::purpose)),
+        ];
+        let rule = match self.rule() {
+            Some(GpuRule::Systematic) => include_str!("../../shaders/shared/draw_systematic.wgsl"),
+            Some(GpuRule::Bernoulli) => include_str!("../../shaders/shared/draw_bernoulli.wgsl"),
+            None => "",
+        };
+        let kernel = match self {
+            Draw::Count(_) => include_str!("../../shaders/schedule_count.wgsl"),
+            Draw::Scan => include_str!("../../shaders/schedule_scan.wgsl"),
+            Draw::Fill(_) => include_str!("../../shaders/schedule_fill.wgsl"),
+        };
+        let pieces = [include_str!("../../shaders/shared/schedule.wgsl"), rule, kernel];
+        shaders::plain(&self.label(), &values, &pieces)
+    }
+
+    fn groups(&self) -> Vec<Vec<Binds>> {
+        let call = vec![
+            Binds::CallParams(size_of::<ScheduleParams>()),
+            Binds::CallTable(size_of::<ScheduleSequence>()),
+        ];
         vec![call, vec![Binds::Read, Binds::Write]]
     }
 }

@@ -6,10 +6,11 @@ use std::fmt::Write;
 
 use super::kernel::Program;
 use super::params;
-use super::registry::{BiasVariant, Gather, Kernel, Merge, PositionsVariant, TILE_ROWS, Tile, Variant};
+use super::registry::{BiasVariant, Draw, Gather, Kernel, Merge, PositionsVariant, TILE_ROWS, Tile, Variant};
 use super::template::{Numbers, expand};
 use crate::layout::DType;
 use crate::position::Pairing;
+use crate::sampling::GpuRule;
 
 /// The text of an attention kernel.
 pub(crate) fn attention(variant: &Variant) -> String {
@@ -253,5 +254,10 @@ pub fn sources() -> Vec<ShaderSource> {
         }
     }
     add(&Gather);
+    for rule in [GpuRule::Systematic, GpuRule::Bernoulli] {
+        add(&Draw::Count(rule));
+        add(&Draw::Fill(rule));
+    }
+    add(&Draw::Scan);
     sources
 }

@@ -38,10 +38,14 @@ mod statistics;
 
 pub use baseline::{sink_window_like, uniform_like};
 pub use grid::{BlockGrid, DEFAULT_BLOCK_SIZE, Granularity};
+pub(crate) use profile::ONE;
 pub use profile::{CumulativeProfile, Decay, Profile, RowProfile};
 pub use reshaping::Reshaping;
 pub use rounds::partition_rounds;
-pub use sampler::{Bernoulli, Renewal, RowColumn, RowSampler, RowSpan, Sampler, Segment, Systematic};
+pub use sampler::{
+    Bernoulli, GpuRule, Renewal, RowColumn, RowSampler, RowSpan, Sampler, Segment, Systematic,
+};
+pub(crate) use schedule::candidates;
 pub use schedule::{Entry, KeyBlockRows, Schedule};
 pub(crate) use statistics::mean_over_rows;
 pub use statistics::{DistanceFrequencies, DistanceFrequency, LoadBalance, RowOrder, expected_blocks};

@@ -11,6 +11,8 @@
 //! Sums run over the distances 0 … I of row I of T in causal attention without sinks and windows, which are kept beside what is drawn. "Any" includes solved budgets and
 //! floors; the others need [`Harmonic`](Decay::Harmonic), [`Dense`](Decay::Dense) or (convex) [`Deduction`](Decay::Deduction) without a floor. [`expected_blocks`](super::expected_blocks) sums the
 //! means of a whole list. Bernoulli, Systematic and Renewal draw rows independently of each other; Segment and RowColumn draw once for all rows of a list.
+//!
+//! The first two can be drawn on the GPU too, by a [`GpuSampler`](crate::GpuSampler).
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -41,11 +43,36 @@ pub trait Sampler: Debug {
     /// Short lower-case name, for reports.
     fn name(&self) -> &'static str;
 
+    /// The rule by which a GPU draws the same blocks, if there is one.
+    fn gpu_rule(&self) -> Option<GpuRule> {
+        None
+    }
+
     /// Makes it ready for the rows of one schedule.
     ///
     /// # Errors
     /// Invalid argument (`profile`) where the sampler can't have such marginals.
     fn prepare(&self, profile: &CumulativeProfile) -> Result<Box<dyn RowSampler>>;
+}
+
+/// A sampler that a [`GpuSampler`](crate::GpuSampler) knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum GpuRule {
+    /// [`Systematic`].
+    Systematic,
+    /// [`Bernoulli`].
+    Bernoulli,
+}
+
+impl GpuRule {
+    /// What its uniform numbers are for.
+    pub(crate) fn purpose(self) -> u32 {
+        match self {
+            GpuRule::Systematic => purpose::SYSTEMATIC,
+            GpuRule::Bernoulli => purpose::BERNOULLI,
+        }
+    }
 }
 
 /// A [`Sampler`] made ready for a profile.
@@ -80,6 +107,10 @@ pub struct Bernoulli;
 impl Sampler for Bernoulli {
     fn name(&self) -> &'static str {
         "bernoulli"
+    }
+
+    fn gpu_rule(&self) -> Option<GpuRule> {
+        Some(GpuRule::Bernoulli)
     }
 
     fn prepare(&self, _: &CumulativeProfile) -> Result<Box<dyn RowSampler>> {
@@ -118,6 +149,10 @@ pub struct Systematic;
 impl Sampler for Systematic {
     fn name(&self) -> &'static str {
         "systematic"
+    }
+
+    fn gpu_rule(&self) -> Option<GpuRule> {
+        Some(GpuRule::Systematic)
     }
 
     fn prepare(&self, _: &CumulativeProfile) -> Result<Box<dyn RowSampler>> {

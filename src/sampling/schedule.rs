@@ -287,6 +287,22 @@ impl Schedule {
             words.extend([*block, ln_p.to_bits()]);
         }
     }
+
+    /// The schedule of these words, as [`append_words`](Schedule::append_words) writes them: checked, since a device wrote them.
+    ///
+    /// # Errors
+    /// Invalid argument (`lists`) unless they are a schedule of `grid`.
+    pub(crate) fn from_words(grid: &BlockGrid, offsets: &[u32], pairs: &[u32]) -> Result<Self> {
+        let (pairs, _) = pairs.as_chunks::<2>();
+        let entry = |&[block, bits]: &[u32; 2]| Entry { block: block as usize, ln_p: f32::from_bits(bits) };
+        let list = |ends: &[u32]| {
+            let list = pairs.get(ends[0] as usize..ends[1] as usize);
+            let error =
+                || Error::argument_error("lists", format!("expected ascending offsets, got {ends:?}"));
+            Ok(list.ok_or_else(error)?.iter().map(entry).collect::<Vec<_>>())
+        };
+        Self::from_entries(grid, &offsets.windows(2).map(list).collect::<Result<Vec<_>>>()?)
+    }
 }
 
 /// A [`Schedule`] by key block, from [`Schedule::transpose`].
@@ -324,7 +340,7 @@ pub(super) fn tabulate(grid: &BlockGrid, profile: &Profile) -> CumulativeProfile
 }
 
 /// The pinned sink blocks of a row (the first so many), and its other candidates.
-pub(super) fn candidates(
+pub(crate) fn candidates(
     grid: &BlockGrid,
     profile: &Profile,
     group: usize,
