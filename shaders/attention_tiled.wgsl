@@ -62,10 +62,17 @@ fn attention_tiled(
     let position$r = query_position(sequence, safe_row$r);
 #end
     let q_at$r = sequence.q_base + head * params.q_head_stride + u32(safe_row$r) * params.q_row_stride;
-#for c in HEAD_QUADS
 #if ROPE
-    let q$r_$c = rotated(load_quad(q[q_at$r + $cu]), load_quad(q[q_at$r + partner($cu)]), position$r, $cu) * params.scale;
+    // In a loop, not written out: turned once, and what follows should be able to forget how.
+    var turned$r: array<vec4<f32>, HEAD_QUADS>;
+    for (var c = 0u; c < HEAD_QUADS; c++) {
+        turned$r[c] = rotated(load_quad(q[q_at$r + c]), load_quad(q[q_at$r + partner(c)]), position$r, c) * params.scale;
+    }
+#for c in HEAD_QUADS
+    let q$r_$c = turned$r[$c];
+#end
 #else
+#for c in HEAD_QUADS
     let q$r_$c = load_quad(q[q_at$r + $cu]) * params.scale;
 #end
 #end
@@ -187,20 +194,30 @@ fn attention_tiled(
 #for t in KEYS
             let at$t = key_position(sequence, min(j + $t, end_key - 1));
 #end
+#if WINDOWS
+            let lags = lags_of(sequence, rows, j);
+#end
 #for r in ROWS_EACH
 #if WINDOWS
+#for t in KEYS
+            var phi$r_$t: f32;
+#end
+            if lags == LAGS_FAR {
+#for t in KEYS
+                phi$r_$t = phi_far(position$r - at$t);
+#end
+            } else if lags == LAGS_NEAR {
 #for w in WINDOWS
-            var window$r_$w = vec4<f32>(0.0);
-            if sequence.id_base == NO_TABLE {
-                window$r_$w = phi_window(position$r - sequence.k_position - j - 4 * $w);
-            }
+                let window$r_$w = phi_window(position$r - at0 - 4 * $w);
 #end
 #for t in KEYS
-            var phi$r_$t = window$r_$(t/4)[$(t%4)];
-            if sequence.id_base != NO_TABLE {
-                phi$r_$t = phi_of(position$r - at$t);
-            }
+                phi$r_$t = window$r_$(t/4)[$(t%4)];
 #end
+            } else {
+#for t in KEYS
+                phi$r_$t = phi_of(position$r - at$t);
+#end
+            }
 #else
 #for t in KEYS
             let phi$r_$t = phi_of(position$r - at$t);

@@ -31,8 +31,10 @@ struct Params {
     rope_high: u32,
     rope_steps: u32,
     phi_base: u32,
-    phi_last: u32,        // φ's last index: it is flat from there on
     slope_base: u32,
+    phi_cap: u32,         // lag from which on φ is phi_flat
+    phi_flat: f32,
+    phi_rate: f32,        // per token
     factor_length: f32,   // tokens
 }
 

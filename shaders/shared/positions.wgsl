@@ -1,9 +1,9 @@
 // Rotation and bias: s = a(Δ)·⟨R_i q, R_j k⟩·scale − λ·m_h·c(Δ)·φ(Δ), with Δ the lag between the positions of query and key.
 //
 // Everything that needs more than f32 arithmetic was tabulated by the host (src/attention/position_table.rs), as quads:
-//   rotations  (cos, sin) of two pairs; positions are high·ROPE_STRIDE + low, and the two rotations are multiplied as complex numbers
+//   rotations  (cos, sin) of two pairs; positions are high·ROPE_STRIDE + low, and the two rotations are multiplied as complex numbers (high 0 is no turn)
 //   steps      the same for positions 0 … of a step of keys, without a temperature
-//   φ          at index i: φ(|i|), φ(|i − 1|), φ(|i − 2|), φ(|i − 3|), so that one load serves four keys in a row
+//   H          at index i: φ(|i|), φ(|i − 1|), φ(|i − 2|), φ(|i − 3|), so that one load serves four keys in a row; near lags only, see phi_far
 //   slopes     λ·m_h of four heads, in the unit of the kernel's scores
 
 @group(1) @binding(1) var<storage, read> position_table: array<vec4<f32>>;
@@ -31,11 +31,12 @@ fn turn(z: vec4<f32>, by: vec4<f32>) -> vec4<f32> {
 // The rotation of the pairs 2c and 2c + 1 at a position.
 fn rotation(position: i32, c: u32) -> vec4<f32> {
     let magnitude = u32(abs(position));
-    let low = position_table[params.rope_low + (magnitude % ROPE_STRIDE) * ROTARY_QUADS + c];
-    let high = position_table[params.rope_high + (magnitude / ROPE_STRIDE) * ROTARY_QUADS + c];
-    let both = turn(high, low);
+    var by = position_table[params.rope_low + (magnitude % ROPE_STRIDE) * ROTARY_QUADS + c];
+    if magnitude >= ROPE_STRIDE {
+        by = turn(position_table[params.rope_high + (magnitude / ROPE_STRIDE) * ROTARY_QUADS + c], by);
+    }
     // To the other side for negative positions.
-    return select(both, both * vec4<f32>(1.0, -1.0, 1.0, -1.0), position < 0);
+    return select(by, by * vec4<f32>(1.0, -1.0, 1.0, -1.0), position < 0);
 }
 
 // The quad that quad c is rotated with: itself, or the one half of the rotary dimension away.
@@ -66,26 +67,55 @@ fn rotated(own: vec4<f32>, other: vec4<f32>, position: i32, c: u32) -> vec4<f32>
 }
 #end
 
-#if PHI_TABLE
-// φ(|lag|), φ(|lag − 1|), φ(|lag − 2|), φ(|lag − 3|): the lags of four keys in a row.
+#if PHI_HARMONIC
+// H_min(|lag|, cap) for |lag| ≥ PHI_NEAR: with y = |lag| + ½, H = ln y + γ + 1/(24y²) − … = ½·ln(y² + 1/12) + γ to within 1e-8 there, and without a division.
+fn phi_far(lag: i32) -> f32 {
+    let y = f32(abs(lag)) + 0.5;
+    return select(0.5 * log(y * y + 1.0 / 12.0) + EULER_GAMMA, params.phi_flat, u32(abs(lag)) >= params.phi_cap);
+}
+
+// φ(|lag|), φ(|lag − 1|), φ(|lag − 2|), φ(|lag − 3|), the lags of four keys in a row, near 0.
 fn phi_window(lag: i32) -> vec4<f32> {
     // Below 0 the same numbers are there in reverse.
     let at = select(lag, 3 - lag, lag < 0);
-    let window = position_table[params.phi_base + min(u32(at), params.phi_last)];
+    let window = position_table[params.phi_base + min(u32(at), PHI_WINDOWS - 1u)];
     return select(window, window.wzyx, lag < 0);
+}
+#end
+
+#if WINDOWS
+// Which of these the lags of a step of KEYS keys with all rows of a tile are. It is uniform over the workgroup.
+const LAGS_ANY: u32 = 0u;   // by number
+const LAGS_NEAR: u32 = 1u;  // in the windows
+const LAGS_FAR: u32 = 2u;   // |lag| ≥ PHI_NEAR
+
+fn lags_of(sequence: Sequence, rows: RowTile, key: i32) -> u32 {
+    if sequence.id_base != NO_TABLE {
+        return LAGS_ANY;
+    }
+    let at = sequence.k_position + key;
+    let lowest = sequence.q_position + rows.first_row - at - i32(KEYS) + 1;
+    let highest = sequence.q_position + rows.last_row - at;
+    return select(LAGS_NEAR, LAGS_FAR, lowest >= i32(PHI_NEAR) || highest <= -i32(PHI_NEAR));
 }
 #end
 
 // φ(|lag|): 0 where there is no bias.
 fn phi_of(lag: i32) -> f32 {
-#if PHI_TABLE
-    return phi_window(lag).x;
-#else
-#if BIASED
-    return f32(abs(lag));
-#else
-    return 0.0;
+#if PHI_HARMONIC
+    if u32(abs(lag)) < PHI_NEAR {
+        return phi_window(lag).x;
+    }
+    return phi_far(lag);
 #end
+#if PHI_LINEAR
+    return f32(abs(lag));
+#end
+#if PHI_LOG
+    return log(1.0 + params.phi_rate * f32(abs(lag)));
+#end
+#if PHI_NONE
+    return 0.0;
 #end
 }
 

@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Result, ensure};
 use crate::gpu::context::Context;
-use crate::gpu::params::{Params, ROPE_STRIDE};
+use crate::gpu::params::{PHI_WINDOWS, Params, ROPE_STRIDE};
 use crate::gpu::registry::{BiasVariant, PositionsVariant};
-use crate::position::{Distance, Positions, Rope};
+use crate::position::{Distance, Positions, Rope, harmonic_number};
 
 /// Keys of the longest step of a kernel: as many rotations follow each other from a step's first key.
 const STEP: usize = 8;
@@ -17,8 +17,10 @@ pub(super) struct PositionTable {
     rope_high: u32,
     rope_steps: u32,
     phi_base: u32,
-    phi_last: u32,
     slope_base: u32,
+    phi_cap: u32,
+    phi_flat: f32,
+    phi_rate: f32,
     factor_length: f32,
     /// Positions and lags are below this.
     extent: usize,
@@ -32,7 +34,8 @@ impl PositionsVariant {
             bias: match positions.bias().map(|bias| bias.distance()) {
                 None => BiasVariant::None,
                 Some(Distance::Linear) => BiasVariant::Linear,
-                Some(_) => BiasVariant::Table,
+                Some(Distance::Log { .. }) => BiasVariant::Log,
+                Some(Distance::Harmonic | Distance::CappedHarmonic { .. }) => BiasVariant::Harmonic,
             },
             factor: positions.factor_length().is_some(),
         }
@@ -51,16 +54,20 @@ impl PositionTable {
             table.rope_steps = table.append(&steps(rope));
         }
         if let Some(bias) = positions.bias() {
-            let flat_from = match bias.distance() {
-                Distance::CappedHarmonic { cap } => usize::try_from(cap).unwrap_or(usize::MAX).min(extent),
-                _ => extent,
-            };
-            if bias.distance() != Distance::Linear {
-                // The window of an index reaches three further back, and that of a negative lag starts three further out.
-                let phi = bias.distance().table(flat_from + 4);
+            match bias.distance() {
+                Distance::Linear => {}
+                Distance::Log { rate } => table.phi_rate = rate as f32,
+                Distance::Harmonic => table.phi_cap = u32::MAX,
+                Distance::CappedHarmonic { cap } => {
+                    table.phi_cap = u32::try_from(cap).unwrap_or(u32::MAX);
+                    table.phi_flat = harmonic_number(cap) as f32;
+                }
+            }
+            if table.phi_cap > 0 {
+                let phi = bias.distance().table(PHI_WINDOWS);
                 let window = |i: usize| [0, 1, 2, 3].map(|t| phi[i.abs_diff(t)]);
-                table.phi_last = (phi.len() - 1) as u32;
-                table.phi_base = table.append((0..phi.len()).map(window).collect::<Vec<_>>().as_flattened());
+                table.phi_base =
+                    table.append((0..PHI_WINDOWS).map(window).collect::<Vec<_>>().as_flattened());
             }
             let slopes: Vec<f32> = bias.slopes(heads)?.iter().map(|slope| (slope * unit) as f32).collect();
             table.slope_base = table.append(&slopes);
@@ -97,9 +104,18 @@ impl PositionTable {
 
     /// `params` with where to find everything.
     pub(super) fn locate(&self, params: Params) -> Params {
-        let Self { rope_low, rope_high, rope_steps, phi_base, phi_last, slope_base, factor_length, .. } =
-            *self;
-        Params { rope_low, rope_high, rope_steps, phi_base, phi_last, slope_base, factor_length, ..params }
+        Params {
+            rope_low: self.rope_low,
+            rope_high: self.rope_high,
+            rope_steps: self.rope_steps,
+            phi_base: self.phi_base,
+            slope_base: self.slope_base,
+            phi_cap: self.phi_cap,
+            phi_flat: self.phi_flat,
+            phi_rate: self.phi_rate,
+            factor_length: self.factor_length,
+            ..params
+        }
     }
 
     /// Refuses positions that the table doesn't reach.

@@ -33,8 +33,10 @@ pub(crate) struct Params {
     pub(crate) rope_high: u32,
     pub(crate) rope_steps: u32,
     pub(crate) phi_base: u32,
-    pub(crate) phi_last: u32,
     pub(crate) slope_base: u32,
+    pub(crate) phi_cap: u32,
+    pub(crate) phi_flat: f32,
+    pub(crate) phi_rate: f32,
     pub(crate) factor_length: f32,
 }
 
@@ -154,7 +156,11 @@ pub(crate) const FLAG_ERROR: u32 = 64;
 pub(crate) const FLAG_SCATTER: u32 = 128;
 
 /// Positions of the lower level of rotations: the higher one has a row per as many.
-pub(crate) const ROPE_STRIDE: usize = 256;
+pub(crate) const ROPE_STRIDE: usize = 4096;
+
+/// Lags below this take harmonic numbers from a table of windows, which reach as far as a tile of rows and a step of keys that starts below; others from a formula.
+pub(crate) const PHI_NEAR: usize = 32;
+pub(crate) const PHI_WINDOWS: usize = 128;
 
 /// The base of a table that a sequence doesn't have.
 pub(crate) const NO_TABLE: u32 = u32::MAX;
@@ -173,7 +179,7 @@ pub(crate) fn layouts() -> Vec<super::shaders::HostLayout> {
             fields!(Params: q_head_stride, q_row_stride, k_head_stride, k_row_stride, v_head_stride, v_row_stride,
                 o_head_stride, o_row_stride, lse_head_stride, heads, first_head, heads_per_kv, heads_per_list, list_groups, work_items, tiles,
                 tiles_per_block, block_size, flags, window, scale, soft_cap, beta, rope_low, rope_high, rope_steps, phi_base,
-                phi_last, slope_base, factor_length),
+                slope_base, phi_cap, phi_flat, phi_rate, factor_length),
             size_of::<Params>() as u32,
         ),
         (

@@ -193,8 +193,10 @@ pub(crate) enum BiasVariant {
     None,
     /// It is the lag.
     Linear,
-    /// A table.
-    Table,
+    /// A logarithm.
+    Log,
+    /// Harmonic numbers: a table near by, a formula far off.
+    Harmonic,
 }
 
 impl PositionsVariant {
@@ -214,7 +216,8 @@ impl std::fmt::Display for PositionsVariant {
         f.write_str(match self.bias {
             BiasVariant::None => "",
             BiasVariant::Linear => "_linear",
-            BiasVariant::Table => "_table",
+            BiasVariant::Log => "_log",
+            BiasVariant::Harmonic => "_harmonic",
         })?;
         f.write_str(if self.factor { "_factor" } else { "" })
     }

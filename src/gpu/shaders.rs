@@ -93,10 +93,12 @@ impl Turn {
         Self { rotary, parts, groups, keys, rest: variant.head_dim / 4 - rotary, in_registers }
     }
 
-    fn sizes(&self, positions: bool) -> [(&'static str, usize); 7] {
+    fn sizes(&self, positions: bool) -> [(&'static str, usize); 9] {
         let registers = usize::from(self.in_registers);
         [
             ("ROPE_STRIDE", if positions { params::ROPE_STRIDE } else { 0 }),
+            ("PHI_NEAR", if positions { params::PHI_NEAR } else { 0 }),
+            ("PHI_WINDOWS", if positions { params::PHI_WINDOWS } else { 0 }),
             ("ROTARY_QUADS", self.rotary),
             ("HALF_QUADS", if self.parts == 2 { self.rotary / 2 } else { 0 }),
             ("REST_QUADS", if self.rotary > 0 { self.rest } else { 0 }),
@@ -109,7 +111,7 @@ impl Turn {
     fn conditions(&self, variant: &Variant) -> Vec<(&'static str, usize)> {
         let PositionsVariant { rope, bias, factor } = variant.positions;
         let staged = matches!(variant.kernel, Kernel::Tiled(tile) if tile.is_staged());
-        let table = bias == BiasVariant::Table;
+        let harmonic = bias == BiasVariant::Harmonic;
         [
             ("STAGED", staged),
             ("POSITIONS", variant.positions.any()),
@@ -117,7 +119,10 @@ impl Turn {
             ("ROPE_HALF", self.parts == 2),
             ("PARTIAL", rope.is_some() && self.rest > 0),
             ("TURN", self.in_registers),
-            ("PHI_TABLE", table),
+            ("PHI_NONE", bias == BiasVariant::None),
+            ("PHI_LINEAR", bias == BiasVariant::Linear),
+            ("PHI_LOG", bias == BiasVariant::Log),
+            ("PHI_HARMONIC", harmonic),
             ("BIASED", bias != BiasVariant::None),
             ("FACTOR", factor),
             ("SCORED", factor || bias != BiasVariant::None),
@@ -125,7 +130,7 @@ impl Turn {
         .into_iter()
         .map(|(name, on)| (name, usize::from(on)))
         // Loads of φ that serve four keys each, where a step has as many.
-        .chain([("WINDOWS", if table { self.keys / 4 } else { 0 })])
+        .chain([("WINDOWS", if harmonic { self.keys / 4 } else { 0 })])
         .collect()
     }
 }
@@ -147,7 +152,9 @@ fn header(label: &str) -> String {
     constants(&mut wgsl, &[("NEGATIVE_INFINITY_BITS", f32::NEG_INFINITY.to_bits())]);
     wgsl.push_str("// The start of a running maximum: finite, so that differences with it are never NaN.\n");
     wgsl.push_str("const LOWEST: f32 = -3.0e38;\n");
-    let _ = writeln!(wgsl, "const LN_2: f32 = {:?};", std::f32::consts::LN_2);
+    for (name, value) in [("LN_2", std::f32::consts::LN_2), ("EULER_GAMMA", 0.577_215_7)] {
+        let _ = writeln!(wgsl, "const {name}: f32 = {value:?};");
+    }
     wgsl
 }
 
@@ -233,12 +240,12 @@ pub fn sources() -> Vec<ShaderSource> {
     // Positions: each pairing, whole and partial, each bias, at dimensions whose keys turn in registers (64, 128) and not (80).
     for (head_dim, rope, bias, factor) in [
         (64, Some((Pairing::Interleaved, 64)), BiasVariant::None, false),
-        (64, Some((Pairing::Half, 64)), BiasVariant::Table, false),
+        (64, Some((Pairing::Half, 64)), BiasVariant::Harmonic, false),
         (64, Some((Pairing::Half, 32)), BiasVariant::Linear, true),
-        (64, None, BiasVariant::Table, true),
+        (64, None, BiasVariant::Log, true),
         (64, None, BiasVariant::Linear, false),
-        (80, Some((Pairing::Interleaved, 32)), BiasVariant::Table, true),
-        (128, Some((Pairing::Half, 128)), BiasVariant::Table, false),
+        (80, Some((Pairing::Interleaved, 32)), BiasVariant::Harmonic, true),
+        (128, Some((Pairing::Half, 128)), BiasVariant::Harmonic, false),
         (256, Some((Pairing::Half, 256)), BiasVariant::None, false),
     ] {
         let positions = PositionsVariant { rope, bias, factor };

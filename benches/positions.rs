@@ -1,0 +1,89 @@
+//! What rotation and bias inside the kernel add to dense attention, on this device.
+//!
+//! All ways run in turn, round after round; medians over rounds with the range, and medians of ratios within a round.
+//!
+//! ```text
+//! scripts/with-vulkan cargo bench --bench positions
+//! ```
+
+mod support;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use prflash::{Attention, Bias, Call, Context, Operands, Pairing, Positions, Rope, Shape};
+use serde_json::json;
+use support::{Work, interleave, median, median_ratio, milliseconds, tensor};
+
+/// Times attention with and without positions.
+#[derive(Parser)]
+struct Arguments {
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Tokens.
+    #[arg(long, default_value_t = 4096)]
+    len: usize,
+    /// Channels of a head, a multiple of 8.
+    #[arg(long, default_value_t = 64)]
+    dim: usize,
+    /// Rounds.
+    #[arg(long, default_value_t = 15)]
+    rounds: usize,
+    /// cargo passes this.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let context =
+        Context::new_blocking().context("a bench needs an adapter: scripts/with-vulkan brings one")?;
+    let Arguments { len, dim, .. } = arguments;
+    let rounds = arguments.rounds.max(1);
+    let shape = Shape::new(8, 2, len, dim)?;
+    let rope = |pairing| Rope::new(dim, 1e4, pairing);
+    let (half, interleaved) = (rope(Pairing::Half)?, rope(Pairing::Interleaved)?);
+    let ways = [
+        ("none", Positions::new()),
+        ("RoPE, interleaved", interleaved.clone().into()),
+        ("RoPE, half", half.clone().into()),
+        ("ALiBi", Bias::alibi().into()),
+        ("harmonic bias", Bias::harmonic().into()),
+        ("RoPE interleaved + ALiBi", Positions::from(interleaved.clone()).with_bias(Bias::alibi())),
+        ("RoPE interleaved + harmonic (recommended)", Positions::recommended(interleaved)),
+        ("RoPE half + harmonic (recommended)", Positions::recommended(half.clone())),
+        ("paper: a·RoPE half + (1−a)·ALiBi", Positions::paper(half, 64.0)?),
+    ];
+    let (q, k, v) =
+        (tensor(&context, 8, len, dim)?, tensor(&context, 2, len, dim)?, tensor(&context, 2, len, dim)?);
+    let output = tensor(&context, 8, len, dim)?;
+    let operands = Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
+    let mut plans = Vec::new();
+    for (_, positions) in &ways {
+        let plan = Attention::causal().with_positions(positions.clone()).plan(&context, &shape)?;
+        let bound = plan.bind(&operands)?;
+        plans.push((plan, bound));
+    }
+    let mut works: Vec<Work<'_>> = Vec::new();
+    for (plan, bound) in &plans {
+        works.push(Box::new(move |encoder| Ok(plan.encode(encoder, bound, &Call::lengths(len, len))?)));
+    }
+    let seconds = interleave(&context, rounds, &mut works)?;
+    if arguments.json {
+        let row = |((name, _), times): (&(&str, Positions), &Vec<f64>)| json!({ "name": name, "seconds": median(times), "ratio": median_ratio(times, &seconds[0]), "rounds": rounds });
+        let rows: Vec<_> = ways.iter().zip(&seconds).map(row).collect();
+        let capabilities = context.capabilities();
+        let object = json!({
+            "adapter": capabilities.adapter, "driver": capabilities.driver, "len": len, "head_dim": dim, "rows": rows,
+        });
+        println!("{}", serde_json::to_string_pretty(&object)?);
+        return Ok(());
+    }
+    println!("{}\n\ncausal, dense, f32, H = 8, KV heads = 2, N = {len}, D = {dim}\n", context.capabilities());
+    println!("| positions | kernel | wall ms | / none |\n| --- | --- | --- | --- |");
+    for (((name, _), times), (plan, _)) in ways.iter().zip(&seconds).zip(&plans) {
+        let kernel = plan.kernel().to_string().replace("attention_", "");
+        println!("| {name} | {kernel} | {} | {:.2} |", milliseconds(times), median_ratio(times, &seconds[0]));
+    }
+    Ok(())
+}
