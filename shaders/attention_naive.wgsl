@@ -50,7 +50,7 @@ fn attention_naive(
     var position = 0;
 #end
 #if SCORED
-    let slope = slope_of(params.first_head + head);
+    let slope = slope_of(sequence.slope_head + params.first_head + head);
 #end
     if has_row {
         own = visible_keys(sequence, row);

@@ -87,7 +87,7 @@ fn attention_tiled(
     let v_base = sequence.v_base + kv_head * params.v_head_stride;
 
 #if SCORED
-    let slope = slope_of(params.first_head + head);
+    let slope = slope_of(sequence.slope_head + params.first_head + head);
 #end
 #if TURN
     // What this lane turns: quads `turn_quad` of the keys from `turn_first` on, TURN_KEYS of each step.

@@ -5,7 +5,9 @@ mod common;
 use common::{Problem, Storage, gpu};
 use prflash::sampling::Reshaping;
 use prflash::verify::{Tolerance, compare};
-use prflash::{Attention, BlockGrid, DType, Granularity, Key, Profile, Shape, Tables};
+use prflash::{
+    Attention, BlockGrid, DType, Granularity, Key, Pairing, Positions, Profile, Rope, Shape, Tables,
+};
 
 fn reshapings(grid: &BlockGrid, sinks: usize, seed: u64) -> [Reshaping; 2] {
     let profile = Profile::harmonic().with_sink_blocks(sinks);
@@ -20,6 +22,9 @@ fn re_shaped_triangles_agree_with_block_lists() {
     let Some(context) = gpu("re_shaped_triangles_agree_with_block_lists") else { return };
     let gqa = Shape::new(6, 2, 330, 32).unwrap();
     let causal = Attention::causal().with_lse(true);
+    let rope = Rope::new(32, 1e4, Pairing::Half).unwrap();
+    let positioned =
+        causal.clone().with_positions(Positions::recommended(rope).with_harmonic_factor(60.0).unwrap());
     let cases = [
         ("prefill", causal.clone(), gqa, 1),
         ("no sinks", causal.clone(), gqa, 0),
@@ -30,6 +35,7 @@ fn re_shaped_triangles_agree_with_block_lists() {
         ("batch", causal.clone(), gqa.with_batch(2).unwrap(), 1),
         ("soft cap, value dim", causal.with_soft_cap(3.0).unwrap(), gqa.with_value_dim(20).unwrap(), 1),
         ("f16", Attention::causal().with_storage(DType::F16).with_output(DType::F16), gqa, 1),
+        ("positions", positioned, gqa, 1),
         ("one block", Attention::causal(), Shape::new(2, 1, 9, 32).unwrap(), 1),
         ("no query", Attention::causal(), gqa.with_q_len(0).unwrap(), 1),
     ];

@@ -54,6 +54,7 @@ struct Sequence {
     id_base: u32,       // where the position ids of its queries and then its keys begin, or NO_TABLE: they count up from these
     q_position: i32,
     k_position: i32,
+    slope_head: u32,    // head 0's place among the slopes
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

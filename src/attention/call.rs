@@ -13,12 +13,14 @@ pub struct Sequence {
     pub(super) kv_len: usize,
     /// Positions of the first query and the first key, where they aren't those of the bottom-right corner and 0.
     pub(super) positions: Option<(i64, i64)>,
+    /// The first head's place among the slopes of a bias.
+    pub(super) slope_head: usize,
 }
 
 impl Sequence {
     /// The first `q_len` query rows and the first `kv_len` key rows of batch entry `batch`.
     pub const fn new(batch: usize, q_len: usize, kv_len: usize) -> Self {
-        Self { batch, q_start: 0, q_len, kv_start: 0, kv_len, positions: None }
+        Self { batch, q_start: 0, q_len, kv_start: 0, kv_len, positions: None, slope_head: 0 }
     }
 
     /// The same lengths from other rows: for sequences that are packed behind each other.
@@ -31,6 +33,11 @@ impl Sequence {
     /// in memory whatever the positions.
     pub const fn at_positions(self, query: i64, key: i64) -> Self {
         Self { positions: Some((query, key)), ..self }
+    }
+
+    /// The same where the heads of the tensors are others than those of the bias.
+    pub(super) const fn with_slope_head(self, slope_head: usize) -> Self {
+        Self { slope_head, ..self }
     }
 
     /// Positions of the first query and of the first key.

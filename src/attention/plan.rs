@@ -33,13 +33,19 @@ impl Attention {
     /// can't dispatch that much at once; unsupported, where a kernel was asked for that the device can't run, or the rotary dimension isn't
     /// [aligned](crate::Rope::is_quad_aligned); out of memory; device lost.
     pub fn plan(&self, context: &Context, maxima: &Shape) -> Result<Plan> {
-        self.plan_sequences(context, maxima, maxima.batch())
+        self.plan_sequences(context, maxima, maxima.batch(), maxima.heads())
     }
 
-    /// [`plan`](Attention::plan) for calls of at most `sequences` sequences.
-    pub(super) fn plan_sequences(&self, context: &Context, maxima: &Shape, sequences: usize) -> Result<Plan> {
+    /// [`plan`](Attention::plan) for calls of at most `sequences` sequences, with the slopes of `slope_heads` heads.
+    pub(super) fn plan_sequences(
+        &self,
+        context: &Context,
+        maxima: &Shape,
+        sequences: usize,
+        slope_heads: usize,
+    ) -> Result<Plan> {
         if let Some(positions) = self.positions() {
-            positions.check(maxima)?;
+            positions.check(maxima.head_dim(), slope_heads)?;
             if positions.rope().is_some_and(|rope| !rope.is_quad_aligned()) {
                 return Err(Error::unsupported(
                     "the kernels need a rotary dimension that is a multiple of 4, or 8 for pairs in halves",
@@ -70,7 +76,7 @@ impl Attention {
         let mut position_table = match self.positions() {
             Some(positions) => {
                 let extent = maxima.q_len().max(maxima.kv_len());
-                PositionTable::new(positions, maxima.heads(), extent, score_unit(kernel).into())?
+                PositionTable::new(positions, slope_heads, extent, score_unit(kernel).into())?
             }
             None => PositionTable::default(),
         };
@@ -462,6 +468,7 @@ impl PlanInner {
             id_base,
             q_position: q_position as i32,
             k_position: k_position as i32,
+            slope_head: sequence.slope_head as u32,
         })
     }
 

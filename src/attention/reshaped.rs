@@ -7,6 +7,8 @@ use super::bound::{Axis, Bound, Operands, check_rows, check_tensor, check_writte
 use super::call::{Call, Sequence};
 use super::merge::{Merger, MergerBound, Prepared, Step};
 use super::plan::{Output, Plan};
+use super::position_ids::PositionIds;
+use super::tables::Tables;
 use super::{Attention, check_grid};
 use crate::error::{Error, Result, ensure};
 use crate::gpu::context::Context;
@@ -62,9 +64,9 @@ impl Attention {
             grid: *grid,
             views,
             of_group,
-            triangle: self.plan_sequences(context, &of_group, sequences)?,
-            triangle_state: state.plan_sequences(context, &of_group, sequences)?,
-            strip_state: strip.plan_sequences(context, &of_group, sequences)?,
+            triangle: self.plan_sequences(context, &of_group, sequences, shape.heads())?,
+            triangle_state: state.plan_sequences(context, &of_group, sequences, shape.heads())?,
+            strip_state: strip.plan_sequences(context, &of_group, sequences, shape.heads())?,
             merger: Merger::new(context, merge, shape.value_dim(), sequences)?,
             slots: SlotPool::new::<GatherParams, u32>(context, &gather, sequences)?,
             gather,
@@ -256,7 +258,7 @@ impl ReshapedPlan {
     }
 
     /// Records attention over re-shaped tensors into the caller's encoder: one re-shaping for all batch entries, or one each. It doesn't submit or wait, and after
-    /// warm-up creates no GPU object.
+    /// warm-up creates no GPU object (but for the position ids of gathered rows, if the attention has positions).
     ///
     /// # Errors
     /// Invalid argument (`reshapings`) for another number of them or another grid. Then nothing was recorded. Out of memory.
@@ -287,11 +289,12 @@ impl ReshapedPlan {
                 for entry in 0..self.of_group.batch() {
                     // Heads are numbered group by group of a KV head, and lists follow the heads.
                     let group = entry * self.views + index;
+                    let place = Place { entry, first_head: group * self.of_group.heads() };
                     match reshaping.is_row_column() {
                         true => {
-                            self.row_column(encoder, view, entry, reshaping.index_set(group), reshaping)?
+                            self.row_column(encoder, view, place, reshaping.index_set(group), reshaping)?
                         }
-                        false => self.segments(encoder, view, entry, group, reshaping)?,
+                        false => self.segments(encoder, view, place, group, reshaping)?,
                     }
                 }
             }
@@ -328,6 +331,11 @@ impl ReshapedPlan {
         tokens.start.saturating_sub(first)..tokens.end.saturating_sub(first)
     }
 
+    /// The position of a query row in the whole tensor.
+    fn query_position(&self, row: usize) -> i64 {
+        (self.shape.kv_len() - self.shape.q_len() + row) as i64
+    }
+
     /// The key tokens of a range of blocks.
     fn tokens(&self, blocks: Range<usize>) -> Range<usize> {
         let (block, len) = (self.grid.block_size(), self.shape.kv_len());
@@ -335,33 +343,41 @@ impl ReshapedPlan {
     }
 
     /// Queries and keys of these blocks, a triangle.
-    fn triangle_of(&self, entry: usize, blocks: Range<usize>) -> Sequence {
+    fn triangle_of(&self, place: Place, blocks: Range<usize>) -> Sequence {
         let tokens = self.tokens(blocks);
         let rows = self.rows(&tokens);
-        Sequence::new(entry, rows.len(), tokens.len()).starting_at(rows.start, tokens.start)
+        let first = self.query_position(rows.start);
+        Sequence::new(place.entry, rows.len(), tokens.len())
+            .starting_at(rows.start, tokens.start)
+            .at_positions(first, tokens.start as i64)
+            .with_slope_head(place.first_head)
     }
 
     /// Queries of these blocks, keys of the sinks before them.
-    fn strip_of(&self, entry: usize, blocks: Range<usize>, sinks: usize) -> Sequence {
+    fn strip_of(&self, place: Place, blocks: Range<usize>, sinks: usize) -> Sequence {
         let keys = self.tokens(0..sinks.min(blocks.start));
         let rows = self.rows(&self.tokens(blocks));
-        Sequence::new(entry, rows.len(), keys.len()).starting_at(rows.start, 0)
+        let first = self.query_position(rows.start);
+        Sequence::new(place.entry, rows.len(), keys.len())
+            .starting_at(rows.start, 0)
+            .at_positions(first, 0)
+            .with_slope_head(place.first_head)
     }
 
     fn segments(
         &self,
         encoder: &mut wgpu::CommandEncoder,
         view: &View,
-        entry: usize,
+        place: Place,
         group: usize,
         reshaping: &Reshaping,
     ) -> Result<()> {
         let segments = reshaping.segments_of(group);
         let triangles: Vec<_> =
-            segments.iter().map(|blocks| self.triangle_of(entry, blocks.clone())).collect();
+            segments.iter().map(|blocks| self.triangle_of(place, blocks.clone())).collect();
         let strips: Vec<_> = segments
             .iter()
-            .map(|blocks| self.strip_of(entry, blocks.clone(), reshaping.sink_blocks()))
+            .map(|blocks| self.strip_of(place, blocks.clone(), reshaping.sink_blocks()))
             .collect();
         self.merged(encoder, view, &triangles, &strips)
     }
@@ -397,7 +413,7 @@ impl ReshapedPlan {
         &self,
         encoder: &mut wgpu::CommandEncoder,
         view: &View,
-        entry: usize,
+        place: Place,
         set: &[usize],
         reshaping: &Reshaping,
     ) -> Result<()> {
@@ -408,23 +424,38 @@ impl ReshapedPlan {
         let mut copies = Vec::new();
         let query_first = self.shape.kv_len() - self.shape.q_len();
         for (copier, rows, first) in [(q, rows, query_first), (k, keys, 0), (v, keys, 0)] {
-            copies.push(self.copy(copier, entry, set, (rows, keys - rows.min(keys), first))?);
+            copies.push(self.copy(copier, place.entry, set, (rows, keys - rows.min(keys), first))?);
         }
         let back = [Some(output), lse.as_ref()].into_iter().flatten();
         let back = back
-            .map(|copier| self.copy(copier, entry, set, (rows, keys - rows, query_first)))
+            .map(|copier| self.copy(copier, place.entry, set, (rows, keys - rows, query_first)))
             .collect::<Result<Vec<_>>>()?;
         for copy in copies.into_iter().flatten() {
             copy.record(encoder, &self.gather);
         }
-        self.triangle.encode(encoder, bound, &Call::sequences(&[Sequence::new(entry, rows, keys)]))?;
+        // Gathered rows keep the positions that they had.
+        let tables = match self.attention.positions() {
+            Some(_) => {
+                let places = set.iter().flat_map(|&block| self.tokens(block..block + 1));
+                let keys: Vec<u32> = places.map(|token| token as u32).collect();
+                let ids = PositionIds::new(&keys[keys.len() - rows..], &keys)?;
+                Some(self.triangle.upload_tables(&Tables::from(&ids))?)
+            }
+            None => None,
+        };
+        let sequences = [Sequence::new(place.entry, rows, keys).with_slope_head(place.first_head)];
+        let mut call = Call::sequences(&sequences);
+        if let Some(tables) = &tables {
+            call = call.with_tables(tables);
+        }
+        self.triangle.encode(encoder, bound, &call)?;
         for copy in back.into_iter().flatten() {
             copy.record(encoder, &self.gather);
         }
         let left_out = || (0..self.grid.key_blocks()).filter(|block| set.binary_search(block).is_err());
-        let triangles: Vec<_> = left_out().map(|block| self.triangle_of(entry, block..block + 1)).collect();
+        let triangles: Vec<_> = left_out().map(|block| self.triangle_of(place, block..block + 1)).collect();
         let sinks = reshaping.sink_blocks();
-        let strips: Vec<_> = left_out().map(|block| self.strip_of(entry, block..block + 1, sinks)).collect();
+        let strips: Vec<_> = left_out().map(|block| self.strip_of(place, block..block + 1, sinks)).collect();
         self.merged(encoder, view, &triangles, &strips)
     }
 
@@ -463,6 +494,13 @@ impl ReshapedPlan {
         let slot = self.slots.take(context, bytemuck::bytes_of(&params), bytemuck::cast_slice(&blocks))?;
         Ok(Some(Copy { copier, slot, workgroups }))
     }
+}
+
+/// A list group: its batch entry in a view, and the first of its heads in the whole tensor.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    entry: usize,
+    first_head: usize,
 }
 
 /// A copy that can't fail any more.

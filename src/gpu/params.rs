@@ -59,6 +59,7 @@ pub(crate) struct SequenceEntry {
     pub(crate) id_base: u32,
     pub(crate) q_position: i32,
     pub(crate) k_position: i32,
+    pub(crate) slope_head: u32,
 }
 
 /// `struct MergeParams` of `shaders/merge.wgsl`.
@@ -185,7 +186,7 @@ pub(crate) fn layouts() -> Vec<super::shaders::HostLayout> {
         (
             "Sequence",
             fields!(SequenceEntry: q_base, k_base, v_base, o_base, lse_base, q_len, kv_len, first_block, query_blocks,
-                list_base, order_base, document_base, id_base, q_position, k_position),
+                list_base, order_base, document_base, id_base, q_position, k_position, slope_head),
             size_of::<SequenceEntry>() as u32,
         ),
         (

@@ -14,7 +14,6 @@ pub use bias::{Bias, Distance, Slopes, harmonic_number};
 pub use rope::{Pairing, Rope, RopeTable, Scaling};
 
 use crate::error::{Result, ensure};
-use crate::shape::Shape;
 
 /// How scores depend on positions: a rotation, a bias, both, or neither.
 ///
@@ -150,12 +149,16 @@ impl Positions {
     }
 
     /// Refuses a problem that these positions are not for.
-    pub(crate) fn check(&self, shape: &Shape) -> Result<()> {
+    pub(crate) fn check(&self, head_dim: usize, heads: usize) -> Result<()> {
         if let Some(rope) = &self.rope {
-            let (want, got) = (shape.head_dim(), rope.head_dim());
-            ensure!(want == got, "positions", "expected a rotation for head_dim = {want}, got one for {got}");
+            let got = rope.head_dim();
+            ensure!(
+                head_dim == got,
+                "positions",
+                "expected a rotation for head_dim = {head_dim}, got one for {got}"
+            );
         }
-        self.slopes(shape.heads()).map(drop)
+        self.slopes(heads).map(drop)
     }
 }
 
@@ -193,10 +196,9 @@ mod tests {
     fn refusals_name_the_argument() {
         let named = |r: Result<()>| r.unwrap_err().argument().unwrap();
         assert_eq!(named(Positions::new().with_harmonic_factor(0.0).map(drop)), "length");
-        let shape = Shape::new(4, 2, 8, 64).unwrap();
         let rope = Rope::new(32, 1e4, Pairing::Half).unwrap();
-        assert_eq!(named(Positions::from(rope).check(&shape)), "positions");
+        assert_eq!(named(Positions::from(rope).check(64, 4)), "positions");
         let bias = Bias::new(Distance::Linear, Slopes::Given(vec![1.0; 2])).unwrap();
-        assert_eq!(named(Positions::from(bias).check(&shape)), "slopes");
+        assert_eq!(named(Positions::from(bias).check(64, 4)), "slopes");
     }
 }

@@ -327,7 +327,7 @@ pub(crate) fn for_each_row(
     let beta = f64::from(attention.correction());
     let none = Positions::new();
     let positions = attention.positions().unwrap_or(&none);
-    positions.check(shape)?;
+    positions.check(shape.head_dim(), shape.heads())?;
     let slopes = positions.slopes(shape.heads())?;
     let rotary_dim = positions.rope().map_or(0, Rope::rotary_dim);
     let (q_at, k_at): (Vec<_>, Vec<_>) =
