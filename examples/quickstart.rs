@@ -15,8 +15,8 @@ use prflash::reference::{self, BlockMass, Exact};
 use prflash::sampling::{sink_window_like, uniform_like};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, BlockGrid, Bound, Call, Context, ContextOptions, DType, Key, Layout, Operands, Plan, Profile,
-    Schedule, Systematic, TableBuffer, Tables, Tensor,
+    BlockGrid, Bound, Call, Context, ContextOptions, DType, Key, Layout, Operands, Plan, Profile, Schedule,
+    Systematic, TableBuffer, Tables, Tensor,
 };
 use serde_json::{Value, json};
 use support::fixture::{self, Layer};
@@ -73,7 +73,7 @@ fn main() -> Result<()> {
     let device = context.as_ref().map_or("the CPU reference (f64)".into(), |c| c.capabilities().to_string());
     say(&format!("Device   {device}\n"));
     say(&format!(
-        "Inputs   SmolLM2-135M-Instruct reading Persuasion: {tokens} tokens, {} query heads on {} KV head, D = {}\n",
+        "Inputs   SmolLM2-135M-Instruct reading Persuasion: {tokens} tokens, {} query heads on {} KV head, D = {}; rotated inside the kernel\n",
         layers[0].shape.heads(),
         layers[0].shape.kv_heads(),
         layers[0].shape.head_dim()
@@ -145,10 +145,23 @@ struct Truth {
 
 impl Truth {
     fn of(layer: &Layer) -> Result<Self> {
-        let (attention, shape) = (Attention::causal(), &layer.shape);
+        let (attention, shape) = (layer.attention(), &layer.shape);
         Ok(Self {
-            exact: reference::attention(&attention, shape, &layer.q, &layer.k, &layer.v, &Tables::new())?,
-            mass: reference::block_mass(&attention, shape, &layer.q, &layer.k, &BlockGrid::causal(shape))?,
+            exact: reference::attention(
+                &attention,
+                shape,
+                &layer.unrotated_q,
+                &layer.unrotated_k,
+                &layer.v,
+                &Tables::new(),
+            )?,
+            mass: reference::block_mass(
+                &attention,
+                shape,
+                &layer.unrotated_q,
+                &layer.unrotated_k,
+                &BlockGrid::causal(shape),
+            )?,
         })
     }
 }
@@ -174,12 +187,12 @@ impl Gpu {
         let upload = |heads, values: &[f32]| {
             Tensor::upload(context, DType::F32, Layout::heads_first(1, heads, len, dim)?, values)
         };
-        let q = upload(shape.heads(), &layer.q)?;
-        let (k, v) = (upload(shape.kv_heads(), &layer.k)?, upload(shape.kv_heads(), &layer.v)?);
+        let q = upload(shape.heads(), &layer.unrotated_q)?;
+        let (k, v) = (upload(shape.kv_heads(), &layer.unrotated_k)?, upload(shape.kv_heads(), &layer.v)?);
         let output = Tensor::zeros(context, DType::F32, *q.view().layout())?;
         let mut plans = Vec::new();
         for beta in [0.0, 1.0] {
-            let plan = Attention::causal().with_correction(beta)?.plan(context, shape)?;
+            let plan = layer.attention().with_correction(beta)?.plan(context, shape)?;
             let operands =
                 Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
             let bound = plan.bind(&operands)?;
@@ -236,10 +249,16 @@ impl Engine<'_> {
         match self {
             Engine::Gpu(gpu) => Ok(gpu.output.read_blocking(&gpu.context)?),
             Engine::Cpu(layer) => {
-                let attention = Attention::causal().with_correction(ready.beta)?;
+                let attention = layer.attention().with_correction(ready.beta)?;
                 let tables = ready.schedule.as_ref().map_or(Tables::new(), Tables::from);
-                let exact =
-                    reference::attention(&attention, &layer.shape, &layer.q, &layer.k, &layer.v, &tables)?;
+                let exact = reference::attention(
+                    &attention,
+                    &layer.shape,
+                    &layer.unrotated_q,
+                    &layer.unrotated_k,
+                    &layer.v,
+                    &tables,
+                )?;
                 Ok(exact.output.iter().map(|&x| x as f32).collect())
             }
         }

@@ -8,15 +8,20 @@ use common::{Problem, Storage, gpu};
 use prflash::verify::{Tolerance, compare};
 use prflash::{Attention, DType, Kernel, Tables, reference};
 
-fn check(storage: DType, output: DType, bound: f64) {
+/// With queries and keys that the host rotated, or that the kernel rotates.
+fn check(storage: DType, output: DType, fused: bool, bound: f64) {
     let Some(context) = gpu(&format!("real inputs in {storage}")) else { return };
     for layer in fixture::load(3840).unwrap() {
-        let attention = Attention::causal().with_storage(storage).with_output(output);
+        let (attention, q, k) = match fused {
+            true => (layer.attention(), &layer.unrotated_q, &layer.unrotated_k),
+            false => (Attention::causal(), &layer.q, &layer.k),
+        };
+        let attention = attention.with_storage(storage).with_output(output);
         let problem = Problem {
             attention: attention.clone(),
             shape: layer.shape,
-            q: layer.q.iter().map(|&x| storage.round(x)).collect(),
-            k: layer.k.iter().map(|&x| storage.round(x)).collect(),
+            q: q.iter().map(|&x| storage.round(x)).collect(),
+            k: k.iter().map(|&x| storage.round(x)).collect(),
             v: layer.v.iter().map(|&x| storage.round(x)).collect(),
         };
         let exact = problem.exact(&Tables::new());
@@ -26,7 +31,8 @@ fn check(storage: DType, output: DType, bound: f64) {
             let got = problem.run_on(&context, &attention, &qkv, &Tables::new());
             let allowed = Tolerance::absolute(bound * layer.max_value());
             let report = compare(&got.output, &exact.output, allowed).unwrap();
-            let story = format!("layer {}, {kernel}, {storage} to {output}: {report}", layer.index);
+            let way = if fused { "rotated in the kernel" } else { "rotated before" };
+            let story = format!("layer {}, {kernel}, {storage} to {output}, {way}: {report}", layer.index);
             println!("{story}");
             assert!(report.passed(), "{story}");
         }
@@ -35,12 +41,18 @@ fn check(storage: DType, output: DType, bound: f64) {
 
 #[test]
 fn single_precision() {
-    check(DType::F32, DType::F32, 2e-6);
+    check(DType::F32, DType::F32, false, 2e-6);
+}
+
+#[test]
+fn single_precision_rotated_in_the_kernel() {
+    check(DType::F32, DType::F32, true, 2e-6);
 }
 
 #[test]
 fn half_precision_storage() {
-    check(DType::F16, DType::F16, 2e-3);
+    check(DType::F16, DType::F16, false, 2e-3);
+    check(DType::F16, DType::F16, true, 2e-3);
 }
 
 /// What rounding Q, K and V to f16 *after* the rotation costs, against the unrounded inputs: a matter of the inputs, not of a kernel.

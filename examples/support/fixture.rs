@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use half::f16;
-use prflash::{Pairing, Rope, Shape};
+use prflash::{Attention, Pairing, Rope, Shape};
 use safetensors::{Dtype, SafeTensors};
 
-/// One KV group of one layer: 3 query heads on 1 key/value head, keys and queries rotated to their positions.
+#[allow(dead_code)] // each user of it takes its part
+/// One KV group of one layer: 3 query heads on 1 key/value head.
 pub struct Layer {
     /// The layer's number in the model.
     pub index: u32,
@@ -19,9 +20,19 @@ pub struct Layer {
     pub k: Vec<f32>,
     /// `[1, tokens, 64]`.
     pub v: Vec<f32>,
+    /// `q` and `k` before rotation, as the model's projections give them, and the rotation.
+    pub unrotated_q: Vec<f32>,
+    pub unrotated_k: Vec<f32>,
+    pub rope: Rope,
 }
 
+#[allow(dead_code)]
 impl Layer {
+    /// Causal attention that rotates unrotated queries and keys itself.
+    pub fn attention(&self) -> Attention {
+        Attention::causal().with_positions(self.rope.clone().into())
+    }
+
     /// The largest |v|.
     pub fn max_value(&self) -> f64 {
         self.v.iter().fold(0.0, |max, x| f64::max(max, f64::from(x.abs())))
@@ -63,10 +74,12 @@ pub fn load(tokens: usize) -> Result<Vec<Layer>> {
         let ((mut q, [heads, len, dim]), (mut k, [kv_heads, ..]), (v, _)) =
             (tensor("q")?, tensor("k")?, tensor("v")?);
         let rope = Rope::new(dim, base, pairing)?;
+        let (unrotated_q, unrotated_k) = (q.clone(), k.clone());
         for head in q.chunks_exact_mut(len * dim).chain(k.chunks_exact_mut(len * dim)) {
             rope.rotate(head, 0)?;
         }
-        layers.push(Layer { index, shape: Shape::new(heads, kv_heads, len, dim)?, q, k, v });
+        let shape = Shape::new(heads, kv_heads, len, dim)?;
+        layers.push(Layer { index, shape, q, k, v, unrotated_q, unrotated_k, rope });
     }
     Ok(layers)
 }
