@@ -120,8 +120,10 @@ pub fn curves(path: &Path, axes: Axes<'_>, panels: &[(String, Vec<Curve>)]) -> R
             false if value.abs() >= 1e6 => format!("{value:.0e}"),
             false => format!("{}", (value * 1e6).round() / 1e6),
             true if (-4.5..4.5).contains(value) => {
-                let digits = (1.0 - value.floor()).max(0.0) as usize;
-                format!("{:.digits$}", 10f64.powf(*value))
+                // A whole power needs no more digits than it has; a number between two of them gets one more.
+                let whole = (value - value.round()).abs() < 1e-6;
+                let digits = if whole { -value.round() } else { 1.0 - value.floor() };
+                format!("{:.*}", digits.max(0.0) as usize, 10f64.powf(*value))
             }
             true => format!("{:.0e}", 10f64.powf(*value)),
         }
