@@ -10,7 +10,7 @@ mod support;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use prflash::sampling::{Reshaping, RowOrder};
+use prflash::sampling::{Reshaping, RowOrder, Workers};
 use prflash::{
     Attention, BlockGrid, Call, Combine, Context, Key, Operands, Profile, Schedule, Shape, Systematic, Tables,
 };
@@ -77,49 +77,65 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// One row of blocks that sees everything among rows that see little ("global tokens"), at the start and in the middle of full attention.
+/// Rows of very different length: dense causal attention; a causal schedule; and one query block that sees everything among rows that see little ("global tokens").
 fn row_orders(context: &Context, rounds: usize) -> Result<Vec<Table>> {
-    let shape = Shape::new(1, 1, 8192, 64)?;
-    let grid = BlockGrid::full(&shape);
-    let blocks = grid.query_blocks();
-    let [q, k, v, output] = [0; 4].map(|_| tensor(context, 1, 8192, 64));
-    let (q, k, v, output) = (q?, k?, v?, output?);
-    let plan = Attention::full().plan(context, &shape)?;
-    let bound =
-        plan.bind(&Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None })?;
+    let (heads, len) = (4, 4096);
+    let shape = Shape::new(heads, 1, len, 64)?;
+    let blocks = BlockGrid::full(&shape).query_blocks();
+    let global = |row: usize| match row % blocks == blocks / 2 {
+        true => (0..blocks).collect(),
+        false => (0..4).map(|i| (row % blocks + i).min(blocks - 4 + i)).collect(),
+    };
+    let lists: Vec<Vec<usize>> = (0..heads * blocks).map(global).collect();
+    let causal = BlockGrid::causal(&shape);
+    let cases = [
+        ("dense causal", true, Schedule::dense(&causal)?),
+        (
+            "causal, systematic 1/(1+d)",
+            true,
+            Schedule::sample(&causal, &Profile::harmonic(), &Systematic, Key::new(1))?,
+        ),
+        (
+            "full; the middle query block sees all key blocks, the others 4",
+            false,
+            Schedule::from_block_lists(&BlockGrid::full(&shape), &lists)?,
+        ),
+    ];
+    let (q, k, v, output) = (
+        tensor(context, heads, len, 64)?,
+        tensor(context, 1, len, 64)?,
+        tensor(context, 1, len, 64)?,
+        tensor(context, heads, len, 64)?,
+    );
+    let threads = std::thread::available_parallelism()?.get();
+    let workers = match context.capabilities().is_software() {
+        true => Workers::Static(threads),
+        false => Workers::Dynamic(128),
+    };
     let mut tables = Vec::new();
-    for global in [0, blocks / 2] {
-        let lists: Vec<Vec<usize>> = (0..blocks)
-            .map(|row| match row == global {
-                true => (0..blocks).collect(),
-                false => (0..4).map(|i| (row + i).min(blocks - 4 + i)).collect(),
-            })
-            .collect();
-        let schedule = Schedule::from_block_lists(&grid, &lists)?;
-        let orders = [
-            ("longest first (default)", RowOrder::LongestFirst),
-            ("late first", RowOrder::LateFirst),
-            ("as is", RowOrder::AsIs),
-        ];
-        let uploaded =
-            orders.map(|(_, order)| plan.upload_tables(&Tables::from(&schedule).with_row_order(order)));
-        let uploaded = uploaded.into_iter().collect::<prflash::Result<Vec<_>>>()?;
+    for (name, is_causal, schedule) in &cases {
+        let attention = if *is_causal { Attention::causal() } else { Attention::full() };
+        let plan = attention.plan(context, &shape)?;
+        let operands = Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
+        let bound = plan.bind(&operands)?;
+        let orders = [RowOrder::LongestFirst, RowOrder::Paired, RowOrder::AsIs];
+        let mut uploaded = Vec::new();
+        for order in orders {
+            uploaded.push(plan.upload_tables(&Tables::from(schedule).with_row_order(order))?);
+        }
         let mut works: Vec<Work<'_>> = Vec::new();
         for tables in &uploaded {
             let (plan, bound) = (&plan, &bound);
             works.push(Box::new(move |encoder| {
-                Ok(plan.encode(encoder, bound, &Call::lengths(8192, 8192).with_tables(tables))?)
+                Ok(plan.encode(encoder, bound, &Call::lengths(len, len).with_tables(tables))?)
             }));
         }
         let seconds = interleave(context, rounds, &mut works)?;
-        let workers = std::thread::available_parallelism()?.get();
-        let ways = orders.iter().zip(seconds).map(|((name, order), seconds)| {
-            let balance = schedule.load_balance(workers, *order);
-            (format!("{name}: makespan {} blocks on {workers} workers", balance.makespan), seconds)
+        let ways = orders.iter().zip(seconds).map(|(order, seconds)| {
+            let ratio = schedule.load_balance(workers, *order).ratio();
+            (format!("{order:?}: makespan / ideal {ratio:.2} for {workers:?}"), seconds)
         });
-        let title = format!(
-            "Order of rows: full attention, 1 head, N = 8,192, D = 64; query block {global} sees all {blocks} key blocks, the others 4."
-        );
+        let title = format!("Order of rows: {name}; H = {heads}, one KV head, N = {len}, D = 64.");
         tables.push(Table { title, ways: ways.collect() });
     }
     Ok(tables)

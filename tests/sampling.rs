@@ -1,7 +1,9 @@
 //! Schedules: frozen values, exact marginals, costs, and everything a list must satisfy. No GPU.
 
 use prflash::sampling::{Bernoulli, Entry, Renewal, RowColumn, Sampler, Segment, partition_rounds};
-use prflash::sampling::{DistanceFrequencies, RowOrder, expected_blocks, sink_window_like, uniform_like};
+use prflash::sampling::{
+    DistanceFrequencies, RowOrder, Workers, expected_blocks, sink_window_like, uniform_like,
+};
 use prflash::{BlockGrid, Granularity, Key, Profile, Schedule, Shape, Systematic};
 use proptest::prelude::*;
 
@@ -320,25 +322,40 @@ fn rows_are_ordered_longest_first() {
     let lists: [&[usize]; 8] = [&[0], &[0, 1], &[2], &[0, 3], &[0], &[1], &[0, 1, 2], &[3]];
     let schedule = Schedule::from_block_lists(&grid, &lists).unwrap();
     assert_eq!(schedule.row_order(RowOrder::LongestFirst), [2, 3, 1, 0]);
+    assert_eq!(schedule.row_order(RowOrder::Paired), [2, 0, 3, 1]);
+    // In two runs: 3 1 1 1 | 2 1 1 2.
+    assert_eq!(schedule.load_balance(Workers::Static(2), RowOrder::Paired).makespan, 6);
     // Two workers, each taking the next of 3 1 | 1 2 | 2 1 | 1 1 (rows 2, 3, 1, 0) when free.
-    let balance = schedule.load_balance(2, RowOrder::LongestFirst);
+    let balance = schedule.load_balance(Workers::Dynamic(2), RowOrder::LongestFirst);
     assert_eq!((balance.makespan, balance.longest, balance.mean, balance.ideal), (6, 3, 1.5, 6.0));
-    assert_eq!(schedule.load_balance(0, RowOrder::AsIs).makespan, 12, "at least one worker");
-    assert_eq!(schedule.load_balance(100, RowOrder::AsIs).ratio(), 1.0);
+    assert_eq!(
+        schedule.load_balance(Workers::Dynamic(0), RowOrder::AsIs).makespan,
+        12,
+        "at least one worker"
+    );
+    assert_eq!(schedule.load_balance(Workers::Dynamic(100), RowOrder::AsIs).ratio(), 1.0);
     assert_eq!(schedule.memory_bytes(), 4 * (9 + 2 * 12));
 
     // Causal rows grow: ascending they leave the longest for the end.
     let grid = BlockGrid::causal(&shape(4, 1, 64 * 64, 64 * 64));
     for profile in [Profile::dense(), Profile::harmonic()] {
         let schedule = sample(&grid, &profile, 1);
-        let ratio = |order| schedule.load_balance(24, order).ratio();
+        let ratio = |order| schedule.load_balance(Workers::Dynamic(24), order).ratio();
         let (as_is, late, longest) =
             (ratio(RowOrder::AsIs), ratio(RowOrder::LateFirst), ratio(RowOrder::LongestFirst));
         assert!(longest <= late && late <= as_is && longest < 1.05, "{profile}: {as_is}, {late}, {longest}");
+        for workers in [2, 4, 16] {
+            let ratio = |order| schedule.load_balance(Workers::Static(workers), order).ratio();
+            let (late, paired) = (ratio(RowOrder::LateFirst), ratio(RowOrder::Paired));
+            assert!(paired < 1.1 && paired < late, "{profile}, {workers} runs: {late}, {paired}");
+        }
     }
     let empty = Schedule::dense(&BlockGrid::causal(&shape(1, 1, 0, 0))).unwrap();
     assert_eq!(
-        (empty.load_balance(3, RowOrder::LateFirst).ratio(), empty.row_order(RowOrder::LongestFirst)),
+        (
+            empty.load_balance(Workers::Dynamic(3), RowOrder::LateFirst).ratio(),
+            empty.row_order(RowOrder::LongestFirst)
+        ),
         (1.0, vec![])
     );
 }

@@ -14,8 +14,9 @@ struct WorkItem {
     sequence: u32,
 }
 
-// Heads run fastest, then tiles: the longest should start first, so that none of them is still running when all else is done. Without a schedule's
-// own order these are the late ones, since causal rows grow longer.
+// Heads run fastest, then tiles. Without a schedule's own order: late ones first, since causal rows grow longer and the longest should not still be running when all else
+// is done; or, with FLAG_PAIRED, the last, the first, the second to last, the second …, for devices that divide workgroups among their threads beforehand, in runs of
+// equal number: each run then has the same share of a triangle.
 fn work_item(workgroup: vec3<u32>, workgroups: vec3<u32>) -> WorkItem {
     // The line of workgroups was folded into x and y where it is longer than one dimension allows.
     let index = workgroup.y * workgroups.x + workgroup.x;
@@ -23,6 +24,9 @@ fn work_item(workgroup: vec3<u32>, workgroups: vec3<u32>) -> WorkItem {
     let sequence = index / (params.heads * params.tiles);
     let exists = index < params.work_items;
     var tile = params.tiles - 1u - place;
+    if (params.flags & FLAG_PAIRED) != 0u {
+        tile = select(params.tiles - 1u - place / 2u, place / 2u, place % 2u == 1u);
+    }
     if exists {
         let entry = sequences[sequence];
         let rank = place / params.tiles_per_block;

@@ -14,13 +14,13 @@ use crate::gpu::context::Context;
 use crate::gpu::dispatch;
 use crate::gpu::kernel::Pipeline;
 use crate::gpu::params::{
-    FLAG_CAUSAL, FLAG_LSE, FLAG_SOFT_CAP, FLAG_WINDOW, NO_TABLE, Params, SequenceEntry,
+    FLAG_CAUSAL, FLAG_LSE, FLAG_PAIRED, FLAG_SOFT_CAP, FLAG_WINDOW, NO_TABLE, Params, SequenceEntry,
 };
 use crate::gpu::registry::{Kernel, PositionsVariant, TABLES_GROUP, TENSORS_GROUP, TILE_ROWS, Variant};
 use crate::gpu::slots::{Slot, SlotPool};
 use crate::gpu::tensor::{Tensor, TensorView};
 use crate::layout::{DType, Layout};
-use crate::sampling::{BlockGrid, DEFAULT_BLOCK_SIZE, Profile, Sampler};
+use crate::sampling::{BlockGrid, DEFAULT_BLOCK_SIZE, Profile, RowOrder, Sampler};
 use crate::shape::Shape;
 
 impl Attention {
@@ -472,6 +472,14 @@ impl PlanInner {
         })
     }
 
+    /// The order in which rows are best handed to this device.
+    pub(super) fn row_order(&self) -> RowOrder {
+        match self.context.capabilities().is_software() {
+            true => RowOrder::Paired,
+            false => RowOrder::LongestFirst,
+        }
+    }
+
     /// What doesn't depend on the call: strides, mask and scores.
     fn params(&self, part: &Part) -> Params {
         let attention = &self.attention;
@@ -499,7 +507,8 @@ impl PlanInner {
             flags: flag(attention.is_causal(), FLAG_CAUSAL)
                 | flag(attention.window().is_some(), FLAG_WINDOW)
                 | flag(attention.soft_cap().is_some(), FLAG_SOFT_CAP)
-                | flag(attention.lse(), FLAG_LSE),
+                | flag(attention.lse(), FLAG_LSE)
+                | flag(self.row_order() == RowOrder::Paired, FLAG_PAIRED),
             // A window past every key is no window; the clamp keeps position ± window within 32 bits.
             window: attention.window().map_or(0, |w| w.min(1 << 30) as u32),
             scale,

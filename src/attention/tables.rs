@@ -28,7 +28,7 @@ use crate::sampling::{BlockGrid, RowOrder, Schedule};
 pub struct Tables<'a> {
     schedules: Vec<&'a Schedule>,
     documents: Vec<&'a Documents>,
-    row_order: RowOrder,
+    row_order: Option<RowOrder>,
     position_ids: Vec<&'a PositionIds>,
 }
 
@@ -56,10 +56,10 @@ impl<'a> Tables<'a> {
         self
     }
 
-    /// In which order the rows of schedules are handed to workgroups: [`RowOrder::LongestFirst`] unless set, so that a long row isn't still running when all else is done.
-    /// Results don't depend on it.
+    /// In which order the rows of schedules are handed to workgroups: unless set, [`RowOrder::LongestFirst`] on GPUs, so that a long row isn't still running when all else is
+    /// done, and [`RowOrder::Paired`] on CPU adapters. Results don't depend on it.
     pub fn with_row_order(self, row_order: RowOrder) -> Self {
-        Self { row_order, ..self }
+        Self { row_order: Some(row_order), ..self }
     }
 
     /// The schedule of one sequence.
@@ -203,7 +203,8 @@ impl TableBuffer {
         let mut schedules = Vec::with_capacity(tables.schedules.len());
         for schedule in &tables.schedules {
             let order = words.len() as u32;
-            words.extend(schedule.row_order(tables.row_order));
+            let row_order = tables.row_order.unwrap_or_else(|| self.plan.row_order());
+            words.extend(schedule.row_order(row_order));
             schedules.push(ScheduleWords { grid: *schedule.grid(), order, lists: words.len() as u32 });
             schedule.append_words(&mut words);
         }

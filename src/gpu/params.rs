@@ -155,6 +155,7 @@ pub(crate) const FLAG_FIRST: u32 = 16;
 pub(crate) const FLAG_MEAN: u32 = 32;
 pub(crate) const FLAG_ERROR: u32 = 64;
 pub(crate) const FLAG_SCATTER: u32 = 128;
+pub(crate) const FLAG_PAIRED: u32 = 256;
 
 /// Positions of the lower level of rotations: the higher one has a row per as many.
 pub(crate) const ROPE_STRIDE: usize = 4096;

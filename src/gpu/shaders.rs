@@ -33,6 +33,7 @@ pub(crate) fn attention(variant: &Variant) -> String {
         ("FLAG_WINDOW", params::FLAG_WINDOW),
         ("FLAG_SOFT_CAP", params::FLAG_SOFT_CAP),
         ("FLAG_LSE", params::FLAG_LSE),
+        ("FLAG_PAIRED", params::FLAG_PAIRED),
         ("NO_TABLE", params::NO_TABLE),
     ];
     let mut wgsl = header(&variant.label());

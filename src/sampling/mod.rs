@@ -48,4 +48,6 @@ pub use sampler::{
 pub(crate) use schedule::candidates;
 pub use schedule::{Entry, KeyBlockRows, Schedule};
 pub(crate) use statistics::mean_over_rows;
-pub use statistics::{DistanceFrequencies, DistanceFrequency, LoadBalance, RowOrder, expected_blocks};
+pub use statistics::{
+    DistanceFrequencies, DistanceFrequency, LoadBalance, RowOrder, Workers, expected_blocks,
+};

@@ -1,7 +1,7 @@
 //! What a schedule costs, how often it visits each distance, and how evenly its rows load a device.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 
 use super::grid::BlockGrid;
 use super::profile::{ONE, Profile};
@@ -46,15 +46,26 @@ pub(crate) fn mean_over_rows(grid: &BlockGrid, profile: &Profile, of: impl Fn(us
 }
 
 /// In which order the rows of a schedule are handed to workgroups. Within a row, heads run fastest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RowOrder {
     /// Query blocks ascending.
     AsIs,
     /// Query blocks descending: in causal attention the longest first, on average.
     LateFirst,
     /// By descending length of the longest list among the list groups; of equals the later row first.
-    #[default]
     LongestFirst,
+    /// The longest, the shortest, the second longest, the second shortest …: for devices that divide workgroups among their threads beforehand, in runs of
+    /// equal number, as lavapipe does. Each run then has about the same share.
+    Paired,
+}
+
+/// How a device hands workgroups to what runs them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Workers {
+    /// To whichever of so many is free first, in order: GPUs.
+    Dynamic(usize),
+    /// Beforehand, in as many runs of equal number: lavapipe's threads.
+    Static(usize),
 }
 
 /// How evenly the rows of a schedule load a device, from [`Schedule::load_balance`]. The unit is a visited block.
@@ -87,20 +98,26 @@ impl Schedule {
     pub fn row_order(&self, order: RowOrder) -> Vec<u32> {
         let grid = self.grid();
         let rows = 0..grid.query_blocks() as u32;
+        let longest = |row: u32| (0..grid.groups()).map(|group| self.row(group, row as usize).len()).max();
+        let longest_first = || {
+            let mut rows: VecDeque<_> = rows.clone().map(|row| (longest(row), row)).collect();
+            rows.make_contiguous().sort_unstable_by_key(|&entry| Reverse(entry));
+            rows
+        };
         match order {
-            RowOrder::AsIs => return rows.collect(),
-            RowOrder::LateFirst => return rows.rev().collect(),
-            RowOrder::LongestFirst => {}
+            RowOrder::AsIs => rows.collect(),
+            RowOrder::LateFirst => rows.rev().collect(),
+            RowOrder::LongestFirst => longest_first().into_iter().map(|(_, row)| row).collect(),
+            RowOrder::Paired => {
+                let mut left = longest_first();
+                let end = |i| if i % 2 == 0 { left.pop_front() } else { left.pop_back() };
+                rows.map_while(end).map(|(_, row)| row).collect()
+            }
         }
-        let longest = |row| (0..grid.groups()).map(|group| self.row(group, row).len()).max();
-        let mut order: Vec<_> = (0..grid.query_blocks()).map(|row| (longest(row), row as u32)).collect();
-        order.sort_unstable_by_key(|&entry| Reverse(entry));
-        order.into_iter().map(|(_, row)| row).collect()
     }
 
-    /// Greedy list scheduling: one workgroup for every query head and row, as long as the row's list, handed in this order to whichever of `workers` (at
-    /// least one) is free first.
-    pub fn load_balance(&self, workers: usize, order: RowOrder) -> LoadBalance {
+    /// One workgroup for every query head and row, as long as the row's list, in this order, on these workers (at least one).
+    pub fn load_balance(&self, workers: Workers, order: RowOrder) -> LoadBalance {
         let grid = self.grid();
         let lengths: Vec<u64> = self
             .row_order(order)
@@ -108,17 +125,27 @@ impl Schedule {
             .flat_map(|&row| (0..grid.heads()).map(move |head| (grid.group_of_head(head), row as usize)))
             .map(|(group, row)| self.row(group, row).len() as u64)
             .collect();
-        let workers = workers.max(1);
-        let mut free_at: BinaryHeap<Reverse<u64>> = vec![Reverse(0); workers].into();
-        for length in &lengths {
-            if let Some(mut next) = free_at.peek_mut() {
-                next.0 += length;
+        let (workers, makespan) = match workers {
+            Workers::Dynamic(workers) => {
+                let workers = workers.max(1);
+                let mut free_at: BinaryHeap<Reverse<u64>> = vec![Reverse(0); workers].into();
+                for length in &lengths {
+                    if let Some(mut next) = free_at.peek_mut() {
+                        next.0 += length;
+                    }
+                }
+                (workers, free_at.into_iter().map(|Reverse(time)| time).max())
             }
-        }
+            Workers::Static(workers) => {
+                let workers = workers.max(1);
+                let runs = lengths.chunks(lengths.len().div_ceil(workers).max(1));
+                (workers, runs.map(|run| run.iter().sum()).max())
+            }
+        };
         let total: u64 = lengths.iter().sum();
         let longest = lengths.iter().copied().max().unwrap_or(0);
         LoadBalance {
-            makespan: free_at.into_iter().map(|Reverse(time)| time).max().unwrap_or(0),
+            makespan: makespan.unwrap_or(0),
             ideal: (total as f64 / workers as f64).max(longest as f64),
             longest,
             mean: if lengths.is_empty() { 0.0 } else { total as f64 / lengths.len() as f64 },
