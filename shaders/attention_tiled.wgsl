@@ -11,7 +11,7 @@
 // Masks       a step of KEYS keys that every row sees is computed without one; only the others (the diagonal, a window's or a
 //             document's edge, the ragged end) look at each element.
 // Rotation    of queries as they are loaded; of keys on their way through workgroup memory, once per workgroup: a lane turns the same quads of every step, by
-//             the rotation of the step's first key (two levels of the table) times that of the key within the step, which stays in registers.
+//             the rotation of the step's first key (from the table, or one product on from the step before) times that of the key within the step, which stays in registers.
 // Barriers    with staging, two per step, in the list's loop: its bounds depend on the workgroup alone.
 
 #if STAGED
@@ -98,6 +98,10 @@ fn attention_tiled(
     let step$u_$h = position_table[params.rope_steps + ((turn_first + $uu) % KEYS) * ROTARY_QUADS + TURN_PARTS * turn_quad + $hu];
 #end
 #end
+#for h in TURN_PARTS
+    let leap$h = position_table[params.rope_steps + KEYS * ROTARY_QUADS + TURN_PARTS * turn_quad + $hu];
+    var base$h = vec4<f32>(0.0);
+#end
 #end
 
     let list = block_list(sequence, tile, head, rows.any);
@@ -115,10 +119,16 @@ fn attention_tiled(
 #if TURN
             if lane < TURN_QUADS * KEYS / TURN_KEYS {
                 let counted = sequence.id_base == NO_TABLE;
-                let at = key_position(sequence, j);
+                // The rotation of the step's first key: from the table every fourth step, by one more product for the steps between.
+                if (j - block.keys.lo) % (4 * i32(KEYS)) == 0 {
 #for h in TURN_PARTS
-                let base$h = rotation(at, TURN_PARTS * turn_quad + $hu);
+                    base$h = rotation(key_position(sequence, j), TURN_PARTS * turn_quad + $hu);
 #end
+                } else {
+#for h in TURN_PARTS
+                    base$h = turn(base$h, leap$h);
+#end
+                }
 #for u in TURN_KEYS
                 let key$u = min(j + i32(turn_first + $uu), end_key - 1);
                 let k_at$u = k_base + u32(key$u) * params.k_row_stride + turn_quad;

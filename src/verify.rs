@@ -36,9 +36,9 @@ impl Tolerance {
     /// What f32 arithmetic on these inputs, stored as `output`, may deviate in an output element.
     ///
     /// A score is off by at most `ε = u·(D/4 + 8)·max Σ|q·k|·scale`: D/4 products are summed in each of four lanes, with a few roundings around
-    /// it, and `u = 2⁻²⁴`. Rotation adds less than `13u` of the rotated channels' part: on either side u for cos and sin in
-    /// each of two levels, `√5·u` for their complex product and `√5·u` for that with the pair (Brent, Percival and Zimmermann 2007).
-    /// That changes the softmax by `e^{2ε} − 1` in L1. The sums over keys add `u·(16 + 4√n)`: rounding errors of
+    /// it, and `u = 2⁻²⁴`. Rotation adds less than `26u` of the rotated channels' part: u for each rounded
+    /// table of cos and sin and `√5·u` for each complex product (Brent, Percival and Zimmermann 2007), of which a query takes two and a key up to six: two levels of
+    /// the table, three steps of keys on from there, the place in the step, and the pair itself. That changes the softmax by `e^{2ε} − 1` in L1. The sums over keys add `u·(16 + 4√n)`: rounding errors of
     /// n additions grow like √n with overwhelming probability (Higham and Mary 2019), and `exp` is good to a few units
     /// in the last place. Both are relative to the largest value. Rounding to the output type adds its own unit roundoff.
     pub fn of_output(exact: &Exact, shape: &Shape, output: DType) -> Self {
@@ -63,7 +63,7 @@ impl Tolerance {
 
 fn score_error(exact: &Exact, shape: &Shape) -> f64 {
     let products = (shape.head_dim() as f64 / 4.0 + 8.0) * exact.max_score_magnitude.max(1.0);
-    DType::F32.unit_roundoff() * (products + 13.0 * exact.max_rotated_magnitude)
+    DType::F32.unit_roundoff() * (products + 26.0 * exact.max_rotated_magnitude)
 }
 
 fn summation_error(shape: &Shape) -> f64 {

@@ -369,7 +369,7 @@ fn mutants_are_rejected() {
     let given = |slopes| Bias::new(Distance::Harmonic, Slopes::Given(slopes)).unwrap();
     for (what, wrong) in [
         ("another pairing", right.clone().with_rope(halves)),
-        ("another base", right.clone().with_rope(Rope::new(16, 10_001.0, Pairing::Interleaved).unwrap())),
+        ("another base", right.clone().with_rope(Rope::new(16, 10_010.0, Pairing::Interleaved).unwrap())),
         ("no rotation", bias(Distance::Harmonic).into()),
         ("no bias", rope().into()),
         ("ln(1 + Δ) for H_Δ", right.clone().with_bias(bias(Distance::Log { rate: 1.0 }))),

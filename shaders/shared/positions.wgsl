@@ -71,7 +71,11 @@ fn rotated(own: vec4<f32>, other: vec4<f32>, position: i32, c: u32) -> vec4<f32>
 // H_min(|lag|, cap) for |lag| ≥ PHI_NEAR: with y = |lag| + ½, H = ln y + γ + 1/(24y²) − … = ½·ln(y² + 1/12) + γ to within 1e-8 there, and without a division.
 fn phi_far(lag: i32) -> f32 {
     let y = f32(abs(lag)) + 0.5;
+#if PHI_CAPPED
     return select(0.5 * log(y * y + 1.0 / 12.0) + EULER_GAMMA, params.phi_flat, u32(abs(lag)) >= params.phi_cap);
+#else
+    return (0.5 * LN_2) * log2(y * y + 1.0 / 12.0) + EULER_GAMMA;
+#end
 }
 
 // φ(|lag|), φ(|lag − 1|), φ(|lag − 2|), φ(|lag − 3|), the lags of four keys in a row, near 0.

@@ -6,8 +6,8 @@ use crate::gpu::params::{PHI_WINDOWS, Params, ROPE_STRIDE};
 use crate::gpu::registry::{BiasVariant, PositionsVariant};
 use crate::position::{Distance, Positions, Rope, harmonic_number};
 
-/// Keys of the longest step of a kernel: as many rotations follow each other from a step's first key.
-const STEP: usize = 8;
+/// Rotations from a step's first key: those within the longest step of a kernel, and that to the next.
+const STEPS: usize = 8 + 1;
 
 /// The table of one plan, and where its parts begin.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +35,8 @@ impl PositionsVariant {
                 None => BiasVariant::None,
                 Some(Distance::Linear) => BiasVariant::Linear,
                 Some(Distance::Log { .. }) => BiasVariant::Log,
-                Some(Distance::Harmonic | Distance::CappedHarmonic { .. }) => BiasVariant::Harmonic,
+                Some(Distance::Harmonic) => BiasVariant::Harmonic,
+                Some(Distance::CappedHarmonic { .. }) => BiasVariant::CappedHarmonic,
             },
             factor: positions.factor_length().is_some(),
         }
@@ -130,7 +131,7 @@ impl PositionTable {
     }
 }
 
-/// (cos, sin) of every pair at positions 0 … STEP − 1, without a temperature: the table's low rows have it already.
+/// (cos, sin) of every pair at positions 0 … STEPS − 1, without a temperature: the table's low rows have it already.
 fn steps(rope: &Rope) -> Vec<f32> {
     let turn = |position: usize| {
         rope.frequencies().iter().flat_map(move |frequency| {
@@ -138,5 +139,5 @@ fn steps(rope: &Rope) -> Vec<f32> {
             [cos as f32, sin as f32]
         })
     };
-    (0..STEP).flat_map(turn).collect()
+    (0..STEPS).flat_map(turn).collect()
 }

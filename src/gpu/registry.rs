@@ -197,6 +197,8 @@ pub(crate) enum BiasVariant {
     Log,
     /// Harmonic numbers: a table near by, a formula far off.
     Harmonic,
+    /// Harmonic numbers up to a lag, then flat.
+    CappedHarmonic,
 }
 
 impl PositionsVariant {
@@ -218,6 +220,7 @@ impl std::fmt::Display for PositionsVariant {
             BiasVariant::Linear => "_linear",
             BiasVariant::Log => "_log",
             BiasVariant::Harmonic => "_harmonic",
+            BiasVariant::CappedHarmonic => "_capped",
         })?;
         f.write_str(if self.factor { "_factor" } else { "" })
     }

@@ -112,7 +112,8 @@ impl Turn {
     fn conditions(&self, variant: &Variant) -> Vec<(&'static str, usize)> {
         let PositionsVariant { rope, bias, factor } = variant.positions;
         let staged = matches!(variant.kernel, Kernel::Tiled(tile) if tile.is_staged());
-        let harmonic = bias == BiasVariant::Harmonic;
+        let capped = bias == BiasVariant::CappedHarmonic;
+        let harmonic = capped || bias == BiasVariant::Harmonic;
         [
             ("STAGED", staged),
             ("POSITIONS", variant.positions.any()),
@@ -124,6 +125,7 @@ impl Turn {
             ("PHI_LINEAR", bias == BiasVariant::Linear),
             ("PHI_LOG", bias == BiasVariant::Log),
             ("PHI_HARMONIC", harmonic),
+            ("PHI_CAPPED", capped),
             ("BIASED", bias != BiasVariant::None),
             ("FACTOR", factor),
             ("SCORED", factor || bias != BiasVariant::None),
@@ -245,7 +247,7 @@ pub fn sources() -> Vec<ShaderSource> {
         (64, Some((Pairing::Half, 32)), BiasVariant::Linear, true),
         (64, None, BiasVariant::Log, true),
         (64, None, BiasVariant::Linear, false),
-        (80, Some((Pairing::Interleaved, 32)), BiasVariant::Harmonic, true),
+        (80, Some((Pairing::Interleaved, 32)), BiasVariant::CappedHarmonic, true),
         (128, Some((Pairing::Half, 128)), BiasVariant::Harmonic, false),
         (256, Some((Pairing::Half, 256)), BiasVariant::None, false),
     ] {
