@@ -1,4 +1,4 @@
-//! What rotation and bias inside the kernel add to dense attention, on this device.
+//! What rotation and bias inside the kernel add to dense attention, on this device; and what rotation in place costs instead.
 //!
 //! All ways run in turn, round after round; medians over rounds with the range, and medians of ratios within a round.
 //!
@@ -10,7 +10,7 @@ mod support;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use prflash::{Attention, Bias, Call, Context, Operands, Pairing, Positions, Rope, Shape};
+use prflash::{Attention, Bias, Call, Context, DType, Operands, Pairing, Positions, Rope, Rows, Shape};
 use serde_json::json;
 use support::{Work, interleave, median, median_ratio, milliseconds, tensor};
 
@@ -64,14 +64,45 @@ fn main() -> Result<()> {
         let bound = plan.bind(&operands)?;
         plans.push((plan, bound));
     }
+    // Turned where they are stored, then attended without positions. Every round turns them on, which changes no time.
+    let mut rotations = Vec::new();
+    for pairing in [Pairing::Interleaved, Pairing::Half] {
+        let plan = rope(pairing)?.plan_rotation(&context, DType::F32, len)?;
+        rotations.push((plan.bind(q.view())?, plan.bind(k.view())?, plan));
+    }
+    let all = [Rows::new(0, len)];
+    let in_place = [
+        ("RoPE in place, interleaved: q, k, attention", &rotations[0], true),
+        ("… k alone", &rotations[0], false),
+        ("RoPE in place, half: q, k, attention", &rotations[1], true),
+        ("… k alone", &rotations[1], false),
+    ];
     let mut works: Vec<Work<'_>> = Vec::new();
     for (plan, bound) in &plans {
         works.push(Box::new(move |encoder| Ok(plan.encode(encoder, bound, &Call::lengths(len, len))?)));
     }
+    for &(_, (q, k, rotation), whole) in &in_place {
+        let (plan, bound) = &plans[0];
+        works.push(Box::new(move |encoder| {
+            rotation.encode(encoder, k, &all)?;
+            if whole {
+                rotation.encode(encoder, q, &all)?;
+                plan.encode(encoder, bound, &Call::lengths(len, len))?;
+            }
+            Ok(())
+        }));
+    }
     let seconds = interleave(&context, rounds, &mut works)?;
+    let kernel = |plan: &prflash::Plan| plan.kernel().to_string().replace("attention_", "");
+    let fused = ways.iter().zip(&plans).map(|((name, _), (plan, _))| (*name, kernel(plan)));
+    let in_place = in_place.iter().map(|&(name, _, whole)| {
+        let after = if whole { format!(", {}", kernel(&plans[0].0)) } else { String::new() };
+        (name, format!("rotate{after}"))
+    });
+    let rows: Vec<_> = fused.chain(in_place).zip(&seconds).collect();
     if arguments.json {
-        let row = |((name, _), times): (&(&str, Positions), &Vec<f64>)| json!({ "name": name, "seconds": median(times), "ratio": median_ratio(times, &seconds[0]), "rounds": rounds });
-        let rows: Vec<_> = ways.iter().zip(&seconds).map(row).collect();
+        let row = |((name, kernel), times): &((&str, String), &Vec<f64>)| json!({ "name": name, "kernel": kernel, "seconds": median(times), "ratio": median_ratio(times, &seconds[0]), "rounds": rounds });
+        let rows: Vec<_> = rows.iter().map(row).collect();
         let capabilities = context.capabilities();
         let object = json!({
             "adapter": capabilities.adapter, "driver": capabilities.driver, "len": len, "head_dim": dim, "rows": rows,
@@ -81,9 +112,8 @@ fn main() -> Result<()> {
     }
     println!("{}\n\ncausal, dense, f32, H = 8, KV heads = 2, N = {len}, D = {dim}\n", context.capabilities());
     println!("| positions | kernel | wall ms | / none |\n| --- | --- | --- | --- |");
-    for (((name, _), times), (plan, _)) in ways.iter().zip(&seconds).zip(&plans) {
-        let kernel = plan.kernel().to_string().replace("attention_", "");
-        println!("| {name} | {kernel} | {} | {:.2} |", milliseconds(times), median_ratio(times, &seconds[0]));
+    for ((name, kernel), times) in rows {
+        println!("| {name} | {kernel} | {} | {:.3} |", milliseconds(times), median_ratio(times, &seconds[0]));
     }
     Ok(())
 }

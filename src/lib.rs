@@ -14,6 +14,7 @@
 //! | [`Layout`], [`TensorView`] | where a tensor lies in a buffer: yours ([`TensorView`]) or ours ([`Tensor`]) |
 //! | [`Attention`] | what is computed: mask, window, scale, soft-cap, positions, storage |
 //! | [`Positions`] | how scores depend on positions: a rotation ([`Rope`]), a [`Bias`] against distance, or both |
+//! | [`RotationPlan`] | a [`Rope`] made ready to turn rows where they are stored |
 //! | [`Schedule`] | which key blocks each query block visits; drawn from a [`Profile`] by one of the [samplers](sampling::Sampler), or your own lists |
 //! | [`GpuSampler`] | draws the same schedules on the GPU, bit for bit, where every call has another |
 //! | [`Documents`], [`PositionIds`], [`Tables`] | masks for packed documents; positions by number; the schedules, masks and ids of a call |
@@ -90,7 +91,8 @@ pub mod verify;
 
 pub use attention::{
     Attention, Bound, Call, Combine, Documents, Estimate, GpuSampler, Operands, Output, Plan, PositionIds,
-    ReshapedBound, ReshapedPlan, Rounds, RoundsBound, RoundsPlan, Sequence, TableBuffer, Tables,
+    ReshapedBound, ReshapedPlan, RotationBound, RotationPlan, Rounds, RoundsBound, RoundsPlan, Rows,
+    Sequence, TableBuffer, Tables,
 };
 pub use error::{Error, Result};
 pub use gpu::context::{Capabilities, Context, ContextOptions};

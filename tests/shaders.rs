@@ -117,6 +117,12 @@ fn bindings_are_those_of_the_architecture() {
                 (1, 0, "source", false),
                 (1, 1, "copy", true),
             ],
+            "rotate" => &[
+                (0, 0, "params", false),
+                (0, 1, "runs", false),
+                (1, 0, "tensor", true),
+                (1, 1, "position_table", false),
+            ],
             "schedule_count" | "schedule_scan" | "schedule_fill" => &[
                 (0, 0, "params", false),
                 (0, 1, "sequences", false),

@@ -1,12 +1,9 @@
 // Rotation and bias: s = a(Δ)·⟨R_i q, R_j k⟩·scale − λ·m_h·c(Δ)·φ(Δ), with Δ the lag between the positions of query and key.
 //
-// Everything that needs more than f32 arithmetic was tabulated by the host (src/attention/position_table.rs), as quads:
-//   rotations  (cos, sin) of two pairs; positions are high·ROPE_STRIDE + low, and the two rotations are multiplied as complex numbers (high 0 is no turn)
-//   steps      the same for positions 0 … of a step of keys, without a temperature
+// Everything that needs more than f32 arithmetic was tabulated by the host, as quads: rotations (rope.wgsl), and
+//   steps      rotations of the positions 0 … of a step of keys, without a temperature
 //   H          at index i: φ(|i|), φ(|i − 1|), φ(|i − 2|), φ(|i − 3|), so that one load serves four keys in a row; near lags only, see phi_far
 //   slopes     λ·m_h of four heads, in the unit of the kernel's scores
-
-@group(1) @binding(1) var<storage, read> position_table: array<vec4<f32>>;
 
 fn query_position(sequence: Sequence, row: i32) -> i32 {
     if sequence.id_base != NO_TABLE {
@@ -23,22 +20,6 @@ fn key_position(sequence: Sequence, key: i32) -> i32 {
 }
 
 #if ROPE
-// Two complex products.
-fn turn(z: vec4<f32>, by: vec4<f32>) -> vec4<f32> {
-    return z.xxzz * by + vec4<f32>(-z.y, z.y, -z.w, z.w) * by.yxwz;
-}
-
-// The rotation of the pairs 2c and 2c + 1 at a position.
-fn rotation(position: i32, c: u32) -> vec4<f32> {
-    let magnitude = u32(abs(position));
-    var by = position_table[params.rope_low + (magnitude % ROPE_STRIDE) * ROTARY_QUADS + c];
-    if magnitude >= ROPE_STRIDE {
-        by = turn(position_table[params.rope_high + (magnitude / ROPE_STRIDE) * ROTARY_QUADS + c], by);
-    }
-    // To the other side for negative positions.
-    return select(by, by * vec4<f32>(1.0, -1.0, 1.0, -1.0), position < 0);
-}
-
 // The quad that quad c is rotated with: itself, or the one half of the rotary dimension away.
 fn partner(c: u32) -> u32 {
 #if ROPE_HALF

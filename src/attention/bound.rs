@@ -116,7 +116,13 @@ impl Bound {
         let key_rows = vec![size("k", k), size("v", v)];
         let batch = q.layout().dims()[0];
         let mut parts = Vec::new();
-        for (batches, kv_heads) in split(context, operands, batch, kv_heads, maxima.heads_per_kv_head()) {
+        let all_fit = |batches: usize, kv: usize| {
+            let heads = kv * maxima.heads_per_kv_head();
+            let queries = [Some(q), Some(output), lse];
+            queries.into_iter().flatten().all(|view| fits(context, view, batches, heads))
+                && [k, v].into_iter().all(|view| fits(context, view, batches, kv))
+        };
+        for (batches, kv_heads) in split(batch, kv_heads, all_fit) {
             parts.push(Part::new(plan, operands, batches, kv_heads)?);
         }
         context.check_alive()?;
@@ -181,44 +187,34 @@ impl Part {
     }
 }
 
-/// The fewest parts (of batch entries × key/value heads) whose tensors the device can bind; one part each way if none fits, so that binding it
-/// says what is too large.
-fn split(
-    context: &Context,
-    operands: &Operands<'_>,
-    batch: usize,
-    kv_heads: usize,
-    heads_per_kv: usize,
-) -> Vec<(Range<usize>, Range<usize>)> {
+/// Whether this many batch entries and heads of a tensor can be bound at once, wherever they begin.
+pub(super) fn fits(context: &Context, view: &TensorView, batches: usize, heads: usize) -> bool {
     let limit = context.capabilities().max_binding_bytes;
     // A binding starts at an aligned offset before its tensor.
     let slack = u64::from(context.device().limits().min_storage_buffer_offset_alignment);
-    let fits = |view: &TensorView, batches: usize, heads: usize| {
-        let part = view.part(0..batches, 0..heads);
-        let bytes = (part.layout().extent() - part.layout().offset()) as u64 * part.dtype().size() as u64;
-        bytes.next_multiple_of(4) + slack <= limit
-            || (bytes <= limit && batches == batch && heads == kv_heads)
-    };
-    let all_fit = |batches: usize, kv: usize| {
-        let heads = kv * heads_per_kv;
-        let queries = [Some(operands.q), Some(operands.output), operands.lse];
-        queries.into_iter().flatten().all(|view| fits(view, batches, heads))
-            && [operands.k, operands.v].into_iter().all(|view| fits(view, batches, kv))
-    };
-    if all_fit(batch, kv_heads) {
-        return vec![(0..batch, 0..kv_heads)];
+    let part = view.part(0..batches, 0..heads);
+    let bytes = (part.layout().extent() - part.layout().offset()) as u64 * part.dtype().size() as u64;
+    bytes.next_multiple_of(4) + slack <= limit
+        || (bytes <= limit && part.layout().dims() == view.layout().dims())
+}
+
+/// The fewest parts (of batch entries × heads) of which all fit; one part if none does, so that binding it says what is too large.
+pub(super) fn split(
+    batch: usize,
+    heads: usize,
+    all_fit: impl Fn(usize, usize) -> bool,
+) -> Vec<(Range<usize>, Range<usize>)> {
+    if all_fit(batch, heads) {
+        return vec![(0..batch, 0..heads)];
     }
-    let mut sizes: Vec<(usize, usize)> =
-        (1..=batch).flat_map(|b| (1..=kv_heads).map(move |h| (b, h))).collect();
-    sizes.sort_by_key(|&(b, h)| (batch.div_ceil(b) * kv_heads.div_ceil(h), b));
+    let mut sizes: Vec<(usize, usize)> = (1..=batch).flat_map(|b| (1..=heads).map(move |h| (b, h))).collect();
+    sizes.sort_by_key(|&(b, h)| (batch.div_ceil(b) * heads.div_ceil(h), b));
     let chosen = sizes.into_iter().find(|&(b, h)| all_fit(b, h));
-    let (b, h) = chosen.unwrap_or((batch.max(1), kv_heads));
+    let (b, h) = chosen.unwrap_or((batch.max(1), heads));
     let chunks = |total: usize, size: usize| {
         (0..total).step_by(size).map(move |start| start..(start + size).min(total))
     };
-    chunks(batch, b)
-        .flat_map(|batches| chunks(kv_heads, h).map(move |heads| (batches.clone(), heads)))
-        .collect()
+    chunks(batch, b).flat_map(|batches| chunks(heads, h).map(move |heads| (batches.clone(), heads))).collect()
 }
 
 pub(super) fn check_tensor(

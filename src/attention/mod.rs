@@ -9,6 +9,7 @@ mod plan;
 mod position_ids;
 mod position_table;
 mod reshaped;
+mod rotation;
 mod rounds;
 mod tables;
 
@@ -19,6 +20,7 @@ pub use gpu_sampler::GpuSampler;
 pub use plan::{Output, Plan};
 pub use position_ids::PositionIds;
 pub use reshaped::{ReshapedBound, ReshapedPlan};
+pub use rotation::{RotationBound, RotationPlan, Rows};
 pub use rounds::{Combine, Estimate, Rounds, RoundsBound, RoundsPlan};
 pub use tables::{TableBuffer, Tables};
 

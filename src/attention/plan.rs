@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::bound::{Bound, Operands, Part};
 use super::call::{Call, Sequence};
 use super::gpu_sampler::GpuSampler;
-use super::position_table::PositionTable;
+use super::position_table::{PositionTable, check_aligned};
 use super::tables::{ScheduleWords, TableBuffer, Tables, tables_bind_group};
 use super::{Attention, check_grid};
-use crate::error::{Error, Result, ensure};
+use crate::error::{Result, ensure};
 use crate::gpu::context::Context;
 use crate::gpu::dispatch;
 use crate::gpu::kernel::Pipeline;
@@ -46,11 +46,7 @@ impl Attention {
     ) -> Result<Plan> {
         if let Some(positions) = self.positions() {
             positions.check(maxima.head_dim(), slope_heads)?;
-            if positions.rope().is_some_and(|rope| !rope.is_quad_aligned()) {
-                return Err(Error::unsupported(
-                    "the kernels need a rotary dimension that is a multiple of 4, or 8 for pairs in halves",
-                ));
-            }
+            positions.rope().map_or(Ok(()), check_aligned)?;
         }
         let positions = self.positions().map_or(PositionsVariant::default(), PositionsVariant::of);
         let (capabilities, dims) = (context.capabilities(), (maxima.head_dim(), maxima.value_dim()));
@@ -80,7 +76,7 @@ impl Attention {
             }
             None => PositionTable::default(),
         };
-        let position_buffer = position_table.upload(context)?;
+        let position_buffer = position_table.upload("positions", context)?;
         let no_tables = tables_bind_group(context, &pipeline, &unused, &position_buffer)?;
         Ok(Plan {
             inner: Arc::new(PlanInner {

@@ -85,7 +85,7 @@ impl PositionTable {
     }
 
     /// Moves the table to the GPU.
-    pub(super) fn upload(&mut self, context: &Context) -> Result<wgpu::Buffer> {
+    pub(super) fn upload(&mut self, argument: &'static str, context: &Context) -> Result<wgpu::Buffer> {
         let quads = std::mem::take(&mut self.quads);
         let bytes: &[u8] = bytemuck::cast_slice(&quads);
         let limit = context.capabilities().max_binding_bytes;
@@ -95,7 +95,7 @@ impl PositionTable {
                 self.extent,
                 bytes.len()
             );
-            return Err(Error::too_large("positions", message));
+            return Err(Error::too_large(argument, message));
         }
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let buffer = context.create_buffer("prflash positions", (bytes.len() as u64).max(16), usage)?;
@@ -119,6 +119,11 @@ impl PositionTable {
         }
     }
 
+    /// Where the two levels of rotations begin.
+    pub(super) fn rope_levels(&self) -> [u32; 2] {
+        [self.rope_low, self.rope_high]
+    }
+
     /// Refuses positions that the table doesn't reach.
     pub(super) fn check(&self, argument: &'static str, position: i64) -> Result<()> {
         ensure!(
@@ -129,6 +134,16 @@ impl PositionTable {
         );
         Ok(())
     }
+}
+
+/// Refuses rotations that kernels can't apply.
+pub(super) fn check_aligned(rope: &Rope) -> Result<()> {
+    if rope.is_quad_aligned() {
+        return Ok(());
+    }
+    Err(Error::unsupported(
+        "the kernels need a rotary dimension that is a multiple of 4, or 8 for pairs in halves",
+    ))
 }
 
 /// (cos, sin) of every pair at positions 0 … STEPS − 1, without a temperature: the table's low rows have it already.

@@ -111,6 +111,32 @@ pub(crate) struct GatherParams {
     pub(crate) flags: u32,
 }
 
+/// `struct RotateParams` of `shaders/rotate.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct RotateParams {
+    pub(crate) work_items: u32,
+    pub(crate) tiles: u32,
+    pub(crate) rows: u32,
+    pub(crate) runs: u32,
+    pub(crate) heads: u32,
+    pub(crate) head_stride: u32,
+    pub(crate) row_stride: u32,
+    pub(crate) rope_low: u32,
+    pub(crate) rope_high: u32,
+    pub(crate) scale: f32,
+}
+
+/// `struct RotateRun` of `shaders/rotate.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct RotateRun {
+    pub(crate) base: u32,
+    pub(crate) first: u32,
+    pub(crate) position: i32,
+    pub(crate) step: i32,
+}
+
 /// `struct ScheduleParams` of `shaders/shared/schedule.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
@@ -207,6 +233,12 @@ pub(crate) fn layouts() -> Vec<super::shaders::HostLayout> {
                 whole_head_stride, whole_row_stride, packed_base, packed_head_stride, packed_row_stride, flags),
             size_of::<GatherParams>() as u32,
         ),
+        (
+            "RotateParams",
+            fields!(RotateParams: work_items, tiles, rows, runs, heads, head_stride, row_stride, rope_low, rope_high, scale),
+            size_of::<RotateParams>() as u32,
+        ),
+        ("RotateRun", fields!(RotateRun: base, first, position, step), size_of::<RotateRun>() as u32),
         (
             "ScheduleParams",
             fields!(ScheduleParams: sequences, groups, chunks, work_items, sink_blocks, capacity, sums, flags),

@@ -6,11 +6,15 @@ use std::fmt::Write;
 
 use super::kernel::Program;
 use super::params;
-use super::registry::{BiasVariant, Draw, Gather, Kernel, Merge, PositionsVariant, TILE_ROWS, Tile, Variant};
+use super::registry::{
+    BiasVariant, Draw, Gather, Kernel, Merge, PositionsVariant, Rotate, TILE_ROWS, Tile, Variant,
+};
 use super::template::{Numbers, expand};
 use crate::layout::DType;
 use crate::position::Pairing;
 use crate::sampling::GpuRule;
+
+const ROPE_PIECE: &str = include_str!("../../shaders/shared/rope.wgsl");
 
 /// The text of an attention kernel.
 pub(crate) fn attention(variant: &Variant) -> String {
@@ -54,6 +58,7 @@ pub(crate) fn attention(variant: &Variant) -> String {
         store_piece(output),
         include_str!("../../shaders/shared/work.wgsl"),
         include_str!("../../shaders/shared/walk.wgsl"),
+        if positions.any() { ROPE_PIECE } else { "" },
         if positions.any() { include_str!("../../shaders/shared/positions.wgsl") } else { "" },
         kernel,
     ];
@@ -136,6 +141,25 @@ impl Turn {
         .chain([("WINDOWS", if harmonic { self.keys / 4 } else { 0 })])
         .collect()
     }
+}
+
+/// The text of the kernel that rotates in place.
+pub(crate) fn rotate(program: &Rotate) -> String {
+    let quads = program.rotary_dim / 4;
+    let values = [
+        ("INVOCATIONS", Rotate::INVOCATIONS),
+        ("HEADS_EACH", Rotate::HEADS_EACH),
+        ("TURNS", program.turns()),
+        ("ROPE_STRIDE", params::ROPE_STRIDE),
+        ("ROTARY_QUADS", quads),
+        ("HALF_QUADS", quads / 2),
+    ];
+    let half = usize::from(program.pairing == Pairing::Half);
+    let numbers = Numbers::from([("ROPE", 1), ("ROPE_HALF", half)]);
+    let [rope, kernel] =
+        [ROPE_PIECE, include_str!("../../shaders/rotate.wgsl")].map(|piece| expand(piece, &numbers));
+    let pieces = [load_piece(program.storage), store_piece(program.storage), &rope, &kernel];
+    plain(&program.label(), &values.map(|(name, value)| (name, value as u32)), &pieces)
 }
 
 /// The text of a kernel without written-out loops: constants, then pieces.
@@ -264,6 +288,13 @@ pub fn sources() -> Vec<ShaderSource> {
         }
     }
     add(&Gather);
+    for storage in DType::ALL {
+        for pairing in [Pairing::Interleaved, Pairing::Half] {
+            add(&Rotate { storage, pairing, rotary_dim: 64 });
+        }
+    }
+    // An odd number of quads, as partial rotation may leave.
+    add(&Rotate { storage: DType::F32, pairing: Pairing::Interleaved, rotary_dim: 20 });
     for rule in [GpuRule::Systematic, GpuRule::Bernoulli] {
         add(&Draw::Count(rule));
         add(&Draw::Fill(rule));
