@@ -77,6 +77,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod attention;
+pub mod cache;
 pub mod calibration;
 mod error;
 mod gpu;
