@@ -69,11 +69,13 @@ impl HostCache {
     /// Without sequences, for the key/value heads and channels of `shape` (its lengths, batch and query heads don't matter).
     ///
     /// # Errors
-    /// Invalid argument (`group`) unless the staircase's group divides the value channels padded to a multiple of 32.
+    /// Invalid argument (`group`) unless the staircase's group divides the value channels padded to a multiple of 32; (`kv_heads`) if there are more than 65,536.
     pub fn new(staircase: Staircase, shape: &Shape, keys: StoredKeys) -> Result<Self> {
         let shape = Shape::new(shape.kv_heads(), shape.kv_heads(), 0, shape.head_dim())?
             .with_value_dim(shape.value_dim())?;
         BlockLayout::new(&staircase, Side::Values, 16, shape.value_dim())?;
+        let heads = shape.kv_heads();
+        ensure!(heads <= 1 << 16, "kv_heads", "expected at most 65536, got {heads}");
         Ok(Self { staircase, shape, keys, sequences: Vec::new() })
     }
 
@@ -270,7 +272,7 @@ impl HostCache {
         ensure!(head < self.kv_heads(), "head", "expected one below {}, got {head}", self.kv_heads());
         let held = self.get(sequence)?;
         let store = &held.stores[2 * head + side as usize];
-        let index = (segment + store.blocks.len()).checked_sub(held.segments);
+        let index = segment.saturating_add(store.blocks.len()).checked_sub(held.segments);
         Ok(index.and_then(|index| store.blocks.get(index)).map(Vec::as_slice))
     }
 

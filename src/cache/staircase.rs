@@ -235,13 +235,13 @@ impl Staircase {
         )
     }
 
-    /// Dwells that grow geometrically with age, and keys in more bits than values: keys 8×2 → 4, values 8×2 → 4×8 → 2.
+    /// Dwells that grow geometrically with age, and keys in more bits than values: keys 8×2 → 4, values 8×2 → 4×16 → 2.
     ///
     /// Provisional: it rests on one small model (`examples/staircase.rs`) and will be set from measurements on more of them.
     pub fn recommended() -> Self {
         Self::of(
             Ladder::of(vec![Rung::on(8, 2), Rung::tail(4)]),
-            Ladder::of(vec![Rung::on(8, 2), Rung::on(4, 8), Rung::tail(2)]),
+            Ladder::of(vec![Rung::on(8, 2), Rung::on(4, 16), Rung::tail(2)]),
         )
     }
 
@@ -370,8 +370,9 @@ impl Staircase {
         self.keys.is_nested() && self.values.is_nested()
     }
 
-    /// Where every token stands after `len` tokens have been appended.
+    /// Where every token stands after `len` tokens have been appended (at most 2³⁰ − 1, the longest sequence).
     pub fn standing(&self, len: usize) -> Standing<'_> {
+        let len = len.min(MAX_LEN);
         Standing { staircase: self, len, segments: self.segments_after(len) }
     }
 
@@ -382,7 +383,7 @@ impl Staircase {
 
     /// Segments that leave the residual while `len` tokens are appended.
     pub(crate) fn segments_after(&self, len: usize) -> usize {
-        len.saturating_sub(self.residual()) / self.segment
+        len.min(MAX_LEN).saturating_sub(self.residual()) / self.segment
     }
 
     /// What happens when a segment leaves the residual.
@@ -546,7 +547,7 @@ impl<'a> Standing<'a> {
 
     /// The rung of a segment; `None` while it is in the residual.
     pub fn segment_rung(&self, side: Side, segment: usize) -> Option<usize> {
-        let age = self.segments.checked_sub(segment + 1)?;
+        let age = self.segments.checked_sub(segment)?.checked_sub(1)?;
         Some(self.staircase.ladder(side).rung_at(age))
     }
 
@@ -781,7 +782,7 @@ mod tests {
             text,
             "4 sinks, residual 4096 to 4223, segments of 128, groups of 32\n\
              keys    16 ████████████████×32 │ 8 ▅▅ │ 4 ▃▃▃…\n\
-             values  16 ████████████████×32 │ 8 ▅▅ │ 4 ▃▃▃▃▃▃▃▃ │ 2 ▂▂▂…"
+             values  16 ████████████████×32 │ 8 ▅▅ │ 4 ▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃▃ │ 2 ▂▂▂…"
         );
     }
 }
