@@ -25,6 +25,10 @@ enum Kind {
     Argument { argument: &'static str, message: String },
     #[error("{argument}: {message}")]
     TooLarge { argument: &'static str, message: String },
+    #[error("corrupt data: {0}")]
+    Corrupt(String),
+    #[error("unknown version: {0}")]
+    UnknownVersion(String),
     #[error("not supported on this device: {0}")]
     Unsupported(String),
     #[error("no GPU adapter: {0}")]
@@ -48,6 +52,14 @@ impl Error {
 
     pub(crate) fn too_large(argument: &'static str, message: impl Into<String>) -> Self {
         Self::new(Kind::TooLarge { argument, message: message.into() })
+    }
+
+    pub(crate) fn corrupt(message: impl Into<String>) -> Self {
+        Self::new(Kind::Corrupt(message.into()))
+    }
+
+    pub(crate) fn unknown_version(message: impl Into<String>) -> Self {
+        Self::new(Kind::UnknownVersion(message.into()))
     }
 
     pub(crate) fn unsupported(message: impl Into<String>) -> Self {
@@ -79,6 +91,16 @@ impl Error {
     /// [`argument`](Error::argument) names it.
     pub fn is_too_large(&self) -> bool {
         matches!(*self.0, Kind::TooLarge { .. })
+    }
+
+    /// Bytes that were read are cut off, changed, or of another kind.
+    pub fn is_corrupt(&self) -> bool {
+        matches!(*self.0, Kind::Corrupt(_))
+    }
+
+    /// Bytes that were read are of a version that this one doesn't know.
+    pub fn is_unknown_version(&self) -> bool {
+        matches!(*self.0, Kind::UnknownVersion(_))
     }
 
     /// The device lacks a feature that the request needs.

@@ -40,7 +40,7 @@ pub struct Shape {
 pub const MAX_HEAD_DIM: usize = 256;
 
 /// Token positions are signed 32-bit numbers in the kernels.
-const MAX_LEN: usize = i32::MAX as usize / 2;
+pub(crate) const MAX_LEN: usize = i32::MAX as usize / 2;
 
 impl Shape {
     /// Self-attention of one sequence: batch 1, `q_len = kv_len = len`, `value_dim = head_dim`.

@@ -3,6 +3,10 @@
 //! The whole score row, a plain softmax, plain loops; no tiling, no online rescaling, no tricks. It takes the same
 //! [`Attention`] options and the same [`Tables`] as the GPU, so a difference is the kernel's.
 
+mod cache;
+
+pub use cache::{AgeLoss, CacheLoss, attention_cached, cache_loss};
+
 use std::f64::consts::FRAC_1_SQRT_2;
 use std::ops::Range;
 
@@ -41,8 +45,51 @@ pub fn attention(
     v: &[f32],
     tables: &Tables<'_>,
 ) -> Result<Exact> {
+    attend(attention, shape, q, Keys::from(k), v, tables)
+}
+
+/// [`attention`] over values and keys that need not all be there, or be turned yet.
+fn attend<T: Copy + Into<f64>>(
+    attention: &Attention,
+    shape: &Shape,
+    q: &[f32],
+    k: Keys<'_, T>,
+    v: &[T],
+    tables: &Tables<'_>,
+) -> Result<Exact> {
     let value_dim = shape.value_dim();
-    let v_heads = shape.kv_heads() * shape.kv_len();
+    check_all(attention, shape, q, k.rows, v, tables)?;
+    let mut exact = Exact {
+        output: Vec::with_capacity(shape.batch() * shape.heads() * shape.q_len() * value_dim),
+        lse: Vec::with_capacity(shape.batch() * shape.heads() * shape.q_len()),
+        max_score_magnitude: 0.0,
+        max_rotated_magnitude: 0.0,
+        max_value: v.iter().fold(0.0, |max, &x| f64::max(max, x.into().abs())),
+    };
+    for_each_row(attention, shape, q, k, tables, every, |row| {
+        exact.max_score_magnitude = exact.max_score_magnitude.max(row.magnitude);
+        exact.max_rotated_magnitude = exact.max_rotated_magnitude.max(row.rotated);
+        let mut output = vec![0.0; value_dim];
+        for &(j, p) in row.weights {
+            let value = &v[(row.kv_row + j) * value_dim..][..value_dim];
+            for (o, &x) in output.iter_mut().zip(value) {
+                *o += p * x.into();
+            }
+        }
+        exact.output.extend(output);
+        exact.lse.push(row.lse);
+    })?;
+    Ok(exact)
+}
+
+fn check_all<T>(
+    attention: &Attention,
+    shape: &Shape,
+    q: &[f32],
+    k: &[T],
+    v: &[T],
+    tables: &Tables<'_>,
+) -> Result<()> {
     check_inputs(shape, q, k)?;
     tables.check_count(shape.batch())?;
     for sequence in 0..shape.batch() {
@@ -58,28 +105,7 @@ pub fn attention(
             ensure!(want == got, "position_ids", "expected ids for (q_len, kv_len) = {want:?}, got {got:?}");
         }
     }
-    check_len("v", v, shape.batch() * v_heads * value_dim)?;
-    let mut exact = Exact {
-        output: Vec::with_capacity(shape.batch() * shape.heads() * shape.q_len() * value_dim),
-        lse: Vec::with_capacity(shape.batch() * shape.heads() * shape.q_len()),
-        max_score_magnitude: 0.0,
-        max_rotated_magnitude: 0.0,
-        max_value: v.iter().fold(0.0, |max, &x| f64::max(max, f64::from(x).abs())),
-    };
-    for_each_row(attention, shape, q, k, tables, every, |row| {
-        exact.max_score_magnitude = exact.max_score_magnitude.max(row.magnitude);
-        exact.max_rotated_magnitude = exact.max_rotated_magnitude.max(row.rotated);
-        let mut output = vec![0.0; value_dim];
-        for &(j, p) in row.weights {
-            let value = &v[(row.kv_row + j) * value_dim..][..value_dim];
-            for (o, &x) in output.iter_mut().zip(value) {
-                *o += p * f64::from(x);
-            }
-        }
-        exact.output.extend(output);
-        exact.lse.push(row.lse);
-    })?;
-    Ok(exact)
+    check_len("v", v, shape.batch() * shape.kv_heads() * shape.kv_len() * shape.value_dim())
 }
 
 /// Merges attention states over different keys, or over several rounds, by log-sum-exp.
@@ -276,9 +302,26 @@ pub(crate) struct Row<'a> {
     pub(crate) position: i64,
     /// (key, softmax weight) of each visible key.
     pub(crate) weights: &'a [(usize, f64)],
+    /// Their scores.
+    scores: &'a [f64],
     lse: f64,
     magnitude: f64,
     rotated: f64,
+}
+
+/// The keys of all sequences, `[batch, kv_heads, kv_len, head_dim]`.
+pub(crate) struct Keys<'a, T> {
+    rows: &'a [T],
+    /// They were turned to their positions before.
+    rotated: bool,
+    /// Tokens that no query sees.
+    dropped: Range<usize>,
+}
+
+impl<'a, T> From<&'a [T]> for Keys<'a, T> {
+    fn from(rows: &'a [T]) -> Self {
+        Self { rows, rotated: false, dropped: 0..0 }
+    }
 }
 
 /// Queries or keys as the scores see them: `[batch, heads, len, dim]`, rotated.
@@ -290,8 +333,14 @@ struct Turned {
 
 impl Turned {
     /// `positions[batch]` holds the position of each of the rows of every head.
-    fn new(rows: &[f32], dim: usize, heads: usize, positions: &[Vec<i64>], rope: Option<&Rope>) -> Self {
-        let mut values: Vec<f64> = rows.iter().map(|&x| f64::from(x)).collect();
+    fn new<T: Copy + Into<f64>>(
+        rows: &[T],
+        dim: usize,
+        heads: usize,
+        positions: &[Vec<i64>],
+        rope: Option<&Rope>,
+    ) -> Self {
+        let mut values: Vec<f64> = rows.iter().map(|&x| x.into()).collect();
         let mut sizes: Vec<f64> = values.iter().map(|x| x.abs()).collect();
         let Some(rope) = rope else { return Self { values, sizes } };
         let positions = positions.iter().flat_map(|sequence| (0..heads).flat_map(move |_| sequence));
@@ -312,11 +361,11 @@ fn every(_: usize) -> bool {
 }
 
 /// Visits the rows of the queries that `chosen` picks.
-pub(crate) fn for_each_row(
+pub(crate) fn for_each_row<'k, T: Copy + Into<f64> + 'k>(
     attention: &Attention,
     shape: &Shape,
     q: &[f32],
-    k: &[f32],
+    k: impl Into<Keys<'k, T>>,
     tables: &Tables<'_>,
     chosen: impl Fn(usize) -> bool,
     mut visit: impl FnMut(Row<'_>),
@@ -333,8 +382,11 @@ pub(crate) fn for_each_row(
     let (q_at, k_at): (Vec<_>, Vec<_>) =
         (0..shape.batch()).map(|sequence| row_positions(shape, tables, sequence)).unzip();
     let q = Turned::new(q, dim, shape.heads(), &q_at, positions.rope());
-    let k = Turned::new(k, dim, shape.kv_heads(), &k_at, positions.rope());
+    let Keys { rows, rotated, dropped } = k.into();
+    let rope = positions.rope().filter(|_| !rotated);
+    let k = Turned::new(rows, dim, shape.kv_heads(), &k_at, rope);
     let mut weights: Vec<(usize, f64)> = Vec::new();
+    let mut scores: Vec<f64> = Vec::new();
     for (batch, (q_at, k_at)) in q_at.iter().zip(&k_at).enumerate() {
         for (head, slope) in slopes.iter().enumerate() {
             let head_row = batch * shape.heads() + head;
@@ -345,7 +397,7 @@ pub(crate) fn for_each_row(
                 let (mut magnitude, mut rotated) = (0.0, 0.0);
                 weights.clear();
                 for (keys, ln_p) in visible_runs(attention, shape, tables, (batch, head, i)) {
-                    for j in keys {
+                    for j in keys.filter(|j| !dropped.contains(j)) {
                         let key = (kv_row + j) * dim;
                         let (mut dot, mut size, mut turned) = (0.0, 0.0, 0.0);
                         for c in 0..dim {
@@ -364,7 +416,9 @@ pub(crate) fn for_each_row(
                         weights.push((j, a * score - bias - beta * ln_p));
                     }
                 }
-                let max = weights.iter().fold(f64::NEG_INFINITY, |max, &(_, s)| max.max(s));
+                scores.clear();
+                scores.extend(weights.iter().map(|&(_, score)| score));
+                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let mut sum = 0.0;
                 for (_, weight) in &mut weights {
                     *weight = (*weight - max).exp();
@@ -374,7 +428,8 @@ pub(crate) fn for_each_row(
                     *weight /= sum;
                 }
                 let lse = if weights.is_empty() { f64::NEG_INFINITY } else { max + sum.ln() };
-                visit(Row { head_row, kv_row, position, weights: &weights, lse, magnitude, rotated });
+                let (weights, scores) = (&weights, &scores);
+                visit(Row { head_row, kv_row, position, weights, scores, lse, magnitude, rotated });
             }
         }
     }
@@ -416,7 +471,7 @@ fn visible_runs(
         .collect()
 }
 
-pub(crate) fn check_inputs(shape: &Shape, q: &[f32], k: &[f32]) -> Result<()> {
+pub(crate) fn check_inputs<T>(shape: &Shape, q: &[f32], k: &[T]) -> Result<()> {
     check_len("q", q, shape.batch() * shape.heads() * shape.q_len() * shape.head_dim())?;
     check_len("k", k, shape.batch() * shape.kv_heads() * shape.kv_len() * shape.head_dim())
 }
@@ -426,7 +481,7 @@ pub(crate) fn check_grid_for(attention: &Attention, shape: &Shape, grid: &BlockG
     check_grid(grid, sizes)
 }
 
-pub(crate) fn check_len(argument: &'static str, values: &[f32], expected: usize) -> Result<()> {
+pub(crate) fn check_len<T>(argument: &'static str, values: &[T], expected: usize) -> Result<()> {
     if values.len() == expected {
         return Ok(());
     }

@@ -1,0 +1,359 @@
+//! Staircase KV caches on the attention inputs of a real model: what they take and what they lose, by rung and by age, against KIVI, a plain cache and sinks + window of
+//! the same bytes. On the host; no GPU.
+//!
+//! ```text
+//! cargo run --release --example staircase
+//! ```
+
+mod support;
+
+use std::ops::Range;
+
+use anyhow::Result;
+use clap::Parser;
+use prflash::cache::{HostCache, Ladder, Side, Staircase, StoredKeys};
+use prflash::reference::{AgeLoss, cache_loss};
+use prflash::{Attention, Shape, Tables};
+use serde_json::{Value, json};
+use support::fixture::{self, Layer};
+use support::picture::{self, Axes, Curve};
+
+/// Compares staircase KV caches on real attention inputs.
+#[derive(Parser)]
+struct Arguments {
+    /// Print one JSON object instead of tables.
+    #[arg(long)]
+    json: bool,
+    /// Tokens of context, at most 3840.
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u16).range(256..=3840))]
+    tokens: u16,
+    /// Decode steps that are measured, spread over the last eighth of the context.
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u16).range(1..=256))]
+    steps: u16,
+}
+
+/// A cache to compare, and what was measured.
+struct Preset {
+    name: String,
+    staircase: Staircase,
+    /// Held at the end, for one layer; and what the formula says.
+    bytes: u64,
+    formula_bytes: u64,
+    bits_per_element: f64,
+    layers: Vec<Measured>,
+}
+
+/// Means (root mean squares) over the decode steps of one layer, or of several.
+#[derive(Default)]
+struct Measured {
+    output: Mean,
+    /// By age in tokens: 0..128, 128..256, 256..512 …
+    ages: Vec<Bucket>,
+    /// By (key bits, value bits), with the sinks and the residual apart.
+    rungs: Vec<Bucket>,
+}
+
+struct Bucket {
+    label: String,
+    tokens: usize,
+    score: Mean,
+    output: Mean,
+    mass: f64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Mean {
+    squares: f64,
+    count: f64,
+}
+
+impl Mean {
+    fn add(&mut self, x: f64) {
+        *self = Self { squares: self.squares + x * x, count: self.count + 1.0 };
+    }
+
+    fn merge(&mut self, other: Mean) {
+        *self = Self { squares: self.squares + other.squares, count: self.count + other.count };
+    }
+
+    /// NaN (in JSON null) if there was nothing to measure.
+    fn root(self) -> f64 {
+        (self.squares / self.count).sqrt()
+    }
+}
+
+impl Bucket {
+    /// The bucket with this label; a new one if there is none.
+    fn of(buckets: &mut Vec<Bucket>, label: String) -> &mut Bucket {
+        let at = buckets.iter().position(|bucket| bucket.label == label).unwrap_or(buckets.len());
+        if at == buckets.len() {
+            let (score, output) = (Mean::default(), Mean::default());
+            buckets.push(Bucket { label, tokens: 0, score, output, mass: 0.0 });
+        }
+        &mut buckets[at]
+    }
+
+    fn add(&mut self, loss: &AgeLoss) {
+        self.tokens = loss.tokens.len();
+        loss.score_error.into_iter().for_each(|error| self.score.add(error));
+        self.output.add(loss.output_error);
+        self.mass += loss.mass;
+    }
+}
+
+impl Measured {
+    /// Over all layers.
+    fn all(layers: &[Measured]) -> Measured {
+        let mut all = Measured::default();
+        for layer in layers {
+            all.output.merge(layer.output);
+            for (from, to) in [(&layer.ages, &mut all.ages), (&layer.rungs, &mut all.rungs)] {
+                for bucket in from {
+                    let sum = Bucket::of(to, bucket.label.clone());
+                    sum.tokens = bucket.tokens;
+                    sum.score.merge(bucket.score);
+                    sum.output.merge(bucket.output);
+                    sum.mass += bucket.mass;
+                }
+            }
+        }
+        all
+    }
+
+    fn rows(buckets: &[Bucket], label: &str) -> Vec<Value> {
+        let row = |bucket: &Bucket| {
+            json!({
+                label: bucket.label, "tokens": bucket.tokens, "score_error": bucket.score.root(),
+                "output_error": bucket.output.root(), "mass": bucket.mass / bucket.output.count,
+            })
+        };
+        buckets.iter().map(row).collect()
+    }
+}
+
+fn main() -> Result<()> {
+    env_logger::init();
+    let arguments = Arguments::parse();
+    let layers = fixture::load(arguments.tokens.into())?;
+    let shape = layers[0].shape;
+    let mut presets = presets(&shape)?;
+    for preset in &mut presets {
+        eprintln!("{} …", preset.name);
+        for layer in &layers {
+            preset.measure(layer, arguments.steps.into())?;
+        }
+    }
+    let folder = picture::folder("staircase")?;
+    let pictures = [folder.join("bits_vs_age.svg"), folder.join("error_vs_bytes.svg")];
+    let ladders = |side| {
+        let shown =
+            presets.iter().filter(|p| ["paper", "recommended", "kivi-4", "kivi-2"].contains(&&*p.name));
+        let curves = shown.map(|preset| preset.bits_by_age(side, &shape)).collect();
+        (format!("{side:?}, {} tokens", shape.kv_len()), curves)
+    };
+    let axes = Axes { x: "age in tokens", y: "bits", log_x: true, ..Axes::default() };
+    picture::curves(&pictures[0], axes, &[ladders(Side::Keys), ladders(Side::Values)])?;
+    let errors = |(at, layer): (usize, &Layer)| {
+        let curve = |prefix: &str| {
+            let mut points: Vec<(f64, f64)> = presets
+                .iter()
+                .filter(|preset| preset.name.starts_with(prefix))
+                .map(|preset| (preset.bits_per_element, preset.layers[at].output.root()))
+                .collect();
+            points.sort_by(|a, b| a.0.total_cmp(&b.0));
+            Curve { name: prefix.trim_end_matches('-').into(), points }
+        };
+        let names = ["kivi-", "streaming", "planned", "paper", "recommended"];
+        (format!("layer {}", layer.index), names.map(curve).into_iter().collect())
+    };
+    let panels: Vec<_> = layers.iter().enumerate().map(errors).collect();
+    let axes = Axes { x: "bits per element", y: "relative output error", log_y: true, ..Axes::default() };
+    picture::curves(&pictures[1], axes, &panels)?;
+
+    if arguments.json {
+        let rows: Vec<Value> = presets.iter().map(|preset| preset.json(&layers)).collect();
+        let object = json!({
+            "tokens": arguments.tokens, "steps": arguments.steps, "presets": rows, "pictures": pictures,
+        });
+        println!("{}", serde_json::to_string_pretty(&object)?);
+        return Ok(());
+    }
+    print(&presets, &layers);
+    println!("\nPictures  {}\n          {}", pictures[0].display(), pictures[1].display());
+    Ok(())
+}
+
+/// KIVI, the two presets, staircases that the planner finds for the same bytes, and sinks + window of the same bytes as each.
+fn presets(shape: &Shape) -> Result<Vec<Preset>> {
+    let len = shape.kv_len();
+    let bytes = |staircase: &Staircase| staircase.standing(len).memory(shape).total();
+    let graded = Staircase::new(Ladder::new(&[(8, 2)], 4)?, Ladder::new(&[(8, 2), (4, 3)], 2)?)?;
+    let mut named = vec![
+        ("recommended".to_owned(), Staircase::recommended()),
+        ("paper".to_owned(), Staircase::paper()),
+        ("K 8×2→4, V 8×2→4×3→2".to_owned(), graded),
+    ];
+    for bits in [2, 3, 4, 8] {
+        named.push((format!("kivi-{bits}"), Staircase::kivi(bits)?));
+    }
+    for like in ["recommended", "kivi-2", "kivi-4"] {
+        let Some(budget) = named.iter().find(|(name, _)| name == like).map(|(_, like)| bytes(like)) else {
+            continue;
+        };
+        if let Some(fit) = Staircase::recommended().fitting(budget, len, shape).into_iter().next() {
+            named.push((format!("planned like {like}"), fit.staircase));
+        }
+        // The longest window that fits, in steps of short segments.
+        let window = |tokens: usize| Staircase::streaming(tokens).and_then(|s| s.with_segment(32));
+        let mut best = window(32)?;
+        for tokens in (32..=len).rev().step_by(32) {
+            let streaming = window(tokens)?;
+            if bytes(&streaming) <= budget {
+                best = streaming;
+                break;
+            }
+        }
+        named.push((format!("streaming like {like}"), best));
+    }
+    named.push(("plain".into(), Staircase::plain()));
+    let preset = |(name, staircase): (String, Staircase)| {
+        let standing = staircase.standing(len);
+        let formula_bytes = standing.memory(shape).total();
+        let bits_per_element = standing.bits_per_element(shape);
+        Preset { name, staircase, bytes: 0, formula_bytes, bits_per_element, layers: Vec::new() }
+    };
+    Ok(named.into_iter().map(preset).collect())
+}
+
+impl Preset {
+    /// Appends token by token, and at some steps near the end compares attention of the newest token's queries.
+    fn measure(&mut self, layer: &Layer, steps: usize) -> Result<()> {
+        let shape = &layer.shape;
+        let (len, dim) = (shape.kv_len(), shape.head_dim());
+        let mut cache = HostCache::new(self.staircase.clone(), shape, StoredKeys::AfterRotation)?;
+        let sequence = cache.add();
+        let mut measured = Measured::default();
+        let first = len - len / 8;
+        for token in 0..len {
+            // One KV head: a token's row is contiguous.
+            let row = token * dim..(token + 1) * dim;
+            cache.append(sequence, &layer.k[row.clone()], &layer.v[row])?;
+            let due = |token: usize| token.saturating_sub(first) * steps / (len - first);
+            if token < first || due(token) == due(token + 1) {
+                continue;
+            }
+            let q: Vec<f32> = layer
+                .q
+                .chunks_exact(len * dim)
+                .flat_map(|head| &head[token * dim..][..dim])
+                .copied()
+                .collect();
+            let now = token + 1;
+            let step = shape.with_q_len(1)?.with_kv_len(now)?;
+            let history = (&layer.k[..now * dim], &layer.v[..now * dim]);
+            let octaves = octaves(now);
+            let standing = cache.standing(sequence)?;
+            let stretches = standing.stretches();
+            let ranges: Vec<Range<usize>> =
+                octaves.iter().cloned().chain(stretches.iter().map(|stretch| stretch.0.clone())).collect();
+            let attention = Attention::causal();
+            let loss = cache_loss(&attention, &step, &q, history, &cache, sequence, &Tables::new(), &ranges)?;
+            measured.output.add(loss.output_error);
+            for (tokens, loss) in octaves.iter().zip(&loss.ages) {
+                let label = format!("{}..{}", now - tokens.end, (now - tokens.end).max(64) * 2);
+                Bucket::of(&mut measured.ages, label).add(loss);
+            }
+            for ((tokens, keys, values), loss) in stretches.iter().zip(&loss.ages[octaves.len()..]) {
+                let label = match (tokens.end, *keys) {
+                    (end, 16) if end <= self.staircase.sinks() => "sinks".to_owned(),
+                    (_, 0) => "dropped".to_owned(),
+                    _ if tokens.end == now => "newest".to_owned(),
+                    _ => format!("K {keys} V {values}"),
+                };
+                Bucket::of(&mut measured.rungs, label).add(loss);
+            }
+        }
+        self.bytes = cache.live_bytes();
+        self.layers.push(measured);
+        Ok(())
+    }
+
+    fn bits_by_age(&self, side: Side, shape: &Shape) -> Curve {
+        let len = shape.kv_len();
+        let stretches = self.staircase.standing(len).stretches();
+        let points = stretches.iter().rev().flat_map(|(tokens, keys, values)| {
+            let bits = f64::from(if side == Side::Keys { *keys } else { *values });
+            [((len - tokens.end + 1) as f64, bits), ((len - tokens.start) as f64, bits)]
+        });
+        Curve { name: self.name.clone(), points: points.collect() }
+    }
+
+    fn json(&self, layers: &[Layer]) -> Value {
+        let all = Measured::all(&self.layers);
+        let layer = |(layer, measured): (&Layer, &Measured)| {
+            json!({
+                "layer": layer.index,
+                "output_error": measured.output.root(),
+                "error_by_age": Measured::rows(&measured.ages, "age"),
+                "error_by_rung": Measured::rows(&measured.rungs, "rung"),
+            })
+        };
+        json!({
+            "name": self.name,
+            "keys": self.staircase.ladder(Side::Keys).to_string(),
+            "values": self.staircase.ladder(Side::Values).to_string(),
+            "bytes": self.bytes,
+            "formula_bytes": self.formula_bytes,
+            "bits_per_element": self.bits_per_element,
+            "output_error": all.output.root(),
+            "error_by_age": Measured::rows(&all.ages, "age"),
+            "error_by_rung": Measured::rows(&all.rungs, "rung"),
+            "layers": layers.iter().zip(&self.layers).map(layer).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Tokens by age: the newest 128, those before to age 256, 512 …; newest first.
+fn octaves(len: usize) -> Vec<Range<usize>> {
+    let (mut ranges, mut young, mut old) = (Vec::new(), 0, 128);
+    while young < len {
+        ranges.push(len.saturating_sub(old)..len - young);
+        (young, old) = (old, 2 * old);
+    }
+    ranges
+}
+
+fn print(presets: &[Preset], layers: &[Layer]) {
+    println!("{} tokens, one KV head of {} channels\n", layers[0].shape.kv_len(), layers[0].shape.head_dim());
+    println!("{}\n", Staircase::recommended());
+    print!("{:<28}{:<14}{:<22}{:>9}{:>6}", "cache", "keys", "values", "bytes", "bits");
+    layers.iter().for_each(|layer| print!("{:>10}", format!("layer {}", layer.index)));
+    println!("   (relative output error)");
+    for preset in presets {
+        let ladder = |side| preset.staircase.ladder(side).to_string().replace(" → ", "→");
+        let (keys, values) = (ladder(Side::Keys), ladder(Side::Values));
+        let marker = if preset.bytes == preset.formula_bytes { "" } else { " (not the formula's)" };
+        print!(
+            "{:<28}{keys:<14}{values:<22}{:>9}{:>6.2}",
+            preset.name, preset.bytes, preset.bits_per_element
+        );
+        preset.layers.iter().for_each(|measured| print!("{:>10.4}", measured.output.root()));
+        println!("{marker}");
+    }
+    for preset in presets.iter().filter(|p| ["recommended", "paper", "kivi-4"].contains(&&*p.name)) {
+        println!("\n{}: key-score error (nats) and share of the output error", preset.name);
+        for (layer, measured) in layers.iter().zip(&preset.layers) {
+            for bucket in measured.ages.iter().chain(&measured.rungs) {
+                println!(
+                    "  layer {:<3} {:<12} {:>5} tokens   score {:>8.4}   output {:>8.5}   mass {:>6.3}",
+                    layer.index,
+                    bucket.label,
+                    bucket.tokens,
+                    bucket.score.root(),
+                    bucket.output.root(),
+                    bucket.mass / bucket.output.count
+                );
+            }
+        }
+    }
+}

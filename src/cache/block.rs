@@ -1,0 +1,197 @@
+//! Where the words of one segment lie.
+
+use super::quantize::{self, Extremes};
+use super::staircase::{Side, Staircase};
+use crate::error::{Result, ensure};
+use crate::shape::MAX_HEAD_DIM;
+
+/// The words of a *block*: one segment (S tokens) of one key/value head of one sequence, keys or values, at one width. The same on host and GPU.
+///
+/// D channels are padded to D', a multiple of 32. At b = 8, 4, 3 or 2 bits a block is two parts:
+///
+/// ```text
+/// codes     S·D'·b/32 words     code i at the bits b·i .. b·(i + 1), least significant first
+/// extremes  S·D'/G words        min | max << 16, as f16, of group i/G
+///
+///           keys                               values
+/// group     G tokens × 1 channel               1 token × G channels
+/// i         (⌊t/G⌋·D' + c)·G + t mod G         t·D' + c
+/// ```
+///
+/// so that the codes of every group are G·b/32 whole, adjacent words, and stepping down keeps the order: 32 codes are b words before and b' words after. At 16
+/// bits a block is S rows of D' f16 numbers, two to a word, with no extremes (as are the rows of the residual and of the sinks); at 0 bits it has no words.
+///
+/// Channels past D hold code 0 (or +0) and take no part in extremes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockLayout {
+    side: Side,
+    bits: u32,
+    segment: usize,
+    group: usize,
+    dim: usize,
+}
+
+/// A number as a cache holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// f16 bits.
+    Half(u16),
+    /// A code.
+    Code {
+        /// The extremes of its group.
+        extremes: Extremes,
+        /// The code.
+        code: u32,
+        /// Its width.
+        bits: u32,
+    },
+}
+
+impl Element {
+    /// In f32, as [`Extremes::value`] computes it.
+    pub fn to_f32(self) -> f32 {
+        match self {
+            Element::Half(half) => quantize::to_f32(half),
+            Element::Code { extremes, code, bits } => extremes.value(code, bits),
+        }
+    }
+
+    /// In f64, as [`Extremes::exact`] computes it.
+    pub fn to_f64(self) -> f64 {
+        match self {
+            Element::Half(half) => quantize::to_f32(half).into(),
+            Element::Code { extremes, code, bits } => extremes.exact(code, bits),
+        }
+    }
+}
+
+/// Channels with the padding: a multiple of 32.
+pub(crate) fn padded(dim: usize) -> usize {
+    dim.next_multiple_of(32)
+}
+
+/// f16 number `index` of a row or block of them.
+pub(crate) fn half_at(words: &[u32], index: usize) -> u16 {
+    (words[index / 2] >> (index % 2 * 16)) as u16
+}
+
+impl BlockLayout {
+    /// Of a staircase's keys or values at `bits`, for `dim` channels.
+    ///
+    /// # Errors
+    /// Invalid argument (`bits`) unless 16, 8, 4, 3, 2 or 0; (`dim`) unless 1 to 256; (`group`) unless it divides the padded channels, where values are grouped along them.
+    pub fn new(staircase: &Staircase, side: Side, bits: u32, dim: usize) -> Result<Self> {
+        ensure!(matches!(bits, 16 | 8 | 4 | 3 | 2 | 0), "bits", "expected 16, 8, 4, 3, 2 or 0, got {bits}");
+        ensure!((1..=MAX_HEAD_DIM).contains(&dim), "dim", "expected 1 to {MAX_HEAD_DIM}, got {dim}");
+        let group = staircase.group();
+        ensure!(
+            side == Side::Keys || padded(dim).is_multiple_of(group),
+            "group",
+            "expected a divisor of {} (value channels, padded to a multiple of 32), got {group}",
+            padded(dim)
+        );
+        Ok(Self { side, bits, segment: staircase.segment(), group, dim })
+    }
+
+    /// The same at another width.
+    pub(crate) fn with_bits(self, bits: u32) -> Self {
+        Self { bits, ..self }
+    }
+
+    /// Bits of a code (or 16, or 0).
+    pub fn bits(&self) -> u32 {
+        self.bits
+    }
+
+    /// S.
+    pub(crate) fn segment(&self) -> usize {
+        self.segment
+    }
+
+    /// Words of a block.
+    pub fn words(&self) -> usize {
+        self.code_words() + if self.is_coded() { self.segment * padded(self.dim) / self.group } else { 0 }
+    }
+
+    /// Words of its codes (or f16 numbers); the extremes follow.
+    pub fn code_words(&self) -> usize {
+        self.segment * padded(self.dim) * self.bits as usize / 32
+    }
+
+    /// Which code of the block (or f16 number) belongs to a token of the segment and a channel.
+    pub fn index(&self, token: usize, channel: usize) -> usize {
+        match self.side {
+            Side::Keys if self.is_coded() => {
+                (token / self.group * padded(self.dim) + channel) * self.group + token % self.group
+            }
+            _ => token * padded(self.dim) + channel,
+        }
+    }
+
+    /// One number of a block.
+    pub(crate) fn element(&self, words: &[u32], token: usize, channel: usize) -> Element {
+        let index = self.index(token, channel);
+        if !self.is_coded() {
+            return Element::Half(half_at(words, index));
+        }
+        Element::Code {
+            extremes: Extremes::from_word(words[self.code_words() + index / self.group]),
+            code: quantize::get(words, self.bits, index),
+            bits: self.bits,
+        }
+    }
+
+    /// The block of S rows of D' f16 numbers.
+    pub(crate) fn quantize(&self, rows: &[u32]) -> Vec<u32> {
+        let dim = padded(self.dim);
+        if !self.is_coded() {
+            return rows[..self.code_words()].to_vec();
+        }
+        let mut words = vec![0; self.words()];
+        let half = |token: usize, channel: usize| half_at(rows, token * dim + channel);
+        let mut group = |members: &mut dyn Iterator<Item = (usize, usize)>| {
+            let members: Vec<(usize, usize)> = members.collect();
+            let extremes = Extremes::of(members.iter().map(|&(t, c)| half(t, c)));
+            let scaled = extremes.scaled();
+            for &(t, c) in &members {
+                let index = self.index(t, c);
+                quantize::put(&mut words, self.bits, index, scaled.code(half(t, c), self.bits));
+                words[self.code_words() + index / self.group] = extremes.to_word();
+            }
+        };
+        match self.side {
+            Side::Keys => {
+                for first in (0..self.segment).step_by(self.group) {
+                    (0..self.dim).for_each(|c| group(&mut (first..first + self.group).map(|t| (t, c))));
+                }
+            }
+            Side::Values => {
+                for t in 0..self.segment {
+                    for first in (0..self.dim).step_by(self.group) {
+                        group(&mut (first..(first + self.group).min(self.dim)).map(|c| (t, c)));
+                    }
+                }
+            }
+        }
+        words
+    }
+
+    /// The block at a narrower width.
+    pub(crate) fn step_down(&self, words: &[u32], to: u32) -> Vec<u32> {
+        let narrow = self.with_bits(to);
+        if !self.is_coded() || !narrow.is_coded() {
+            return narrow.quantize(words);
+        }
+        let mut stepped = vec![0; narrow.words()];
+        for index in 0..self.segment * padded(self.dim) {
+            let code = quantize::get(words, self.bits, index);
+            quantize::put(&mut stepped, to, index, quantize::step_down(code, self.bits, to));
+        }
+        stepped[narrow.code_words()..].copy_from_slice(&words[self.code_words()..]);
+        stepped
+    }
+
+    fn is_coded(&self) -> bool {
+        !matches!(self.bits, 0 | 16)
+    }
+}

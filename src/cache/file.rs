@@ -1,0 +1,175 @@
+//! A saved sequence: see [`HostCache::save`](super::HostCache::save).
+
+use super::block::{BlockLayout, padded};
+use super::host_cache::{Sequence, Store, StoredKeys};
+use super::staircase::{Ladder, Rung, Side, Staircase};
+use crate::error::{Error, Result};
+use crate::shape::Shape;
+
+const MAGIC: [u8; 8] = *b"prflash\0";
+const VERSION: u32 = 1;
+/// Magic, version, bytes.
+const PREFIX: usize = 20;
+const CHECKSUM: usize = 8;
+
+pub(super) fn write(staircase: &Staircase, shape: &Shape, keys: StoredKeys, sequence: &Sequence) -> Vec<u8> {
+    let mut words: Vec<u32> = Vec::new();
+    // Lengths and sizes are below 2³².
+    let mut put = |numbers: &[usize]| words.extend(numbers.iter().map(|&number| number as u32));
+    put(&[shape.kv_heads(), shape.head_dim(), shape.value_dim(), keys as usize]);
+    put(&[
+        staircase.segment(),
+        staircase.group(),
+        staircase.sinks(),
+        staircase.given_residual().unwrap_or(0),
+    ]);
+    let ladders = Side::ALL.map(|side| staircase.ladder(side).rungs());
+    put(&ladders.map(<[Rung]>::len));
+    for rung in ladders.concat() {
+        put(&[rung.bits as usize, rung.segments.unwrap_or(0)]);
+    }
+    put(&[sequence.len, sequence.segments]);
+    for store in &sequence.stores {
+        words.extend(&store.sinks);
+        store.blocks.iter().for_each(|block| words.extend(block));
+        words.extend(&store.residual);
+    }
+    let bytes = PREFIX + 4 * words.len() + CHECKSUM;
+    let mut file = Vec::with_capacity(bytes);
+    file.extend(MAGIC);
+    file.extend(VERSION.to_le_bytes());
+    file.extend((bytes as u64).to_le_bytes());
+    file.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+    file.extend(fnv1a(&file).to_le_bytes());
+    file
+}
+
+/// Checks all that doesn't depend on the content, and gives the words between the prefix and the checksum.
+pub(super) fn open(bytes: &[u8]) -> Result<Words<'_>> {
+    let cut = || Error::corrupt(format!("the file is cut off: {} bytes", bytes.len()));
+    let (magic, rest) = bytes.split_first_chunk().ok_or_else(cut)?;
+    if *magic != MAGIC {
+        return Err(Error::corrupt("not a saved cache"));
+    }
+    let (version, rest) = rest.split_first_chunk().ok_or_else(cut)?;
+    let version = u32::from_le_bytes(*version);
+    if version != VERSION {
+        return Err(Error::unknown_version(format!(
+            "expected version {VERSION} of a saved cache, got {version}"
+        )));
+    }
+    let (length, _) = rest.split_first_chunk().ok_or_else(cut)?;
+    let length = u64::from_le_bytes(*length);
+    if length > bytes.len() as u64 {
+        return Err(Error::corrupt(format!("the file is cut off: {} of {length} bytes", bytes.len())));
+    }
+    let body = bytes.split_last_chunk().filter(|_| length == bytes.len() as u64 && length % 4 == 0);
+    let Some((content, checksum)) = body.filter(|(content, _)| content.len() >= PREFIX) else {
+        return Err(Error::corrupt(format!("expected {length} bytes, got {}", bytes.len())));
+    };
+    if u64::from_le_bytes(*checksum) != fnv1a(content) {
+        return Err(Error::corrupt("the checksum doesn't match"));
+    }
+    Ok(Words(&content[PREFIX..]))
+}
+
+/// Words not read yet.
+pub(super) struct Words<'a>(&'a [u8]);
+
+impl Words<'_> {
+    fn take(&mut self, count: usize) -> Result<Vec<u32>> {
+        let short = || Error::corrupt("the content is shorter than its header says");
+        let (taken, rest) =
+            count.checked_mul(4).and_then(|n| self.0.split_at_checked(n)).ok_or_else(short)?;
+        self.0 = rest;
+        Ok(taken.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    }
+
+    fn numbers<const N: usize>(&mut self) -> Result<[usize; N]> {
+        let words = self.take(N)?;
+        Ok(std::array::from_fn(|index| words[index] as usize))
+    }
+}
+
+pub(super) fn read_header(words: &mut Words<'_>) -> Result<(Staircase, Shape, StoredKeys)> {
+    let [kv_heads, head_dim, value_dim, keys] = words.numbers()?;
+    let [segment, group, sinks, residual] = words.numbers()?;
+    let rungs = words.numbers::<2>()?;
+    let mut ladders = Vec::new();
+    for count in rungs {
+        let numbers = words.take(count.saturating_mul(2))?;
+        ladders.push(numbers.chunks_exact(2).map(|rung| (rung[0], rung[1] as usize)).collect::<Vec<_>>());
+    }
+    let ladder = |rungs: &[(u32, usize)]| match rungs.split_last() {
+        Some((&(bits, 0), steps)) => Ladder::new(steps, bits),
+        _ => Err(Error::corrupt("a ladder without a last rung")),
+    };
+    let keys = match keys {
+        0 => Ok(StoredKeys::BeforeRotation),
+        1 => Ok(StoredKeys::AfterRotation),
+        _ => Err(Error::corrupt("unknown rotation")),
+    };
+    let parse = || -> Result<_> {
+        let staircase = Staircase::new(ladder(&ladders[0])?, ladder(&ladders[1])?)?.with_sinks(sinks);
+        let staircase = staircase.with_segment_and_group(segment, group)?;
+        let staircase = if residual == 0 { staircase } else { staircase.with_residual(residual)? };
+        let shape = Shape::new(kv_heads, kv_heads, 0, head_dim)?.with_value_dim(value_dim)?;
+        Ok((staircase, shape, keys?))
+    };
+    parse().map_err(|error| Error::corrupt(format!("impossible header: {error}")))
+}
+
+pub(super) fn read_sequence(
+    words: &mut Words<'_>,
+    staircase: &Staircase,
+    shape: &Shape,
+    layouts: [BlockLayout; 2],
+) -> Result<Sequence> {
+    let [len, segments] = words.numbers()?;
+    let possible = segments >= staircase.segments_after(len)
+        && segments.checked_mul(staircase.segment()).is_some_and(|left| left <= len)
+        && shape.with_kv_len(len).is_ok();
+    if !possible {
+        return Err(Error::corrupt(format!("impossible content: {len} tokens, {segments} segments")));
+    }
+    let standing = staircase.standing_at(len, segments);
+    let mut stores = Vec::new();
+    for index in 0..2 * shape.kv_heads() {
+        let (side, layout) = (Side::ALL[index % 2], layouts[index % 2]);
+        let row = padded([shape.head_dim(), shape.value_dim()][index % 2]) / 2;
+        let sinks = words.take(standing.sinks().len() * row)?;
+        let mut blocks = std::collections::VecDeque::new();
+        for segment in standing.dropped_segments()..segments {
+            let rung = standing.segment_rung(side, segment).unwrap_or(0);
+            let bits = staircase.ladder(side).rungs()[rung].bits;
+            if bits > 0 {
+                blocks.push_back(words.take(layout.with_bits(bits).words())?);
+            }
+        }
+        stores.push(Store { sinks, blocks, residual: words.take(standing.residual().len() * row)? });
+    }
+    if !words.0.is_empty() {
+        return Err(Error::corrupt("the content is longer than its header says"));
+    }
+    Ok(Sequence { len, segments, stores })
+}
+
+/// The 64-bit FNV-1a hash. A change of a single byte always changes it.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Published test vectors of FNV-1a.
+    #[test]
+    fn checksums() {
+        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(b"a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+}

@@ -1,0 +1,448 @@
+//! The cache in host memory, in the words that a GPU holds.
+
+use std::collections::VecDeque;
+
+use half::f16;
+
+use super::block::{BlockLayout, Element, half_at, padded};
+use super::file;
+use super::quantize::is_finite;
+use super::staircase::{Aging, Side, Staircase, Standing};
+use crate::error::{Error, Result, ensure};
+use crate::shape::Shape;
+
+/// Whether a cache's keys were turned to their positions ([`Rope`](crate::Rope)) before they were stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StoredKeys {
+    /// Attention turns them when it reads them. Positions may then still change, and per-channel groups see unturned channels.
+    BeforeRotation,
+    /// Attention turns queries only.
+    AfterRotation,
+}
+
+/// A staircase KV cache of many sequences in host memory: the reference for the one on the GPU.
+///
+/// Per sequence and key/value head it holds, for keys and for values: rows of the sinks, a [block](BlockLayout) for every segment that has left the residual, and the
+/// rows of the residual. It takes every step as it happens, so appending a chunk leaves the very words that appending its tokens one by one does.
+#[derive(Clone, Debug)]
+pub struct HostCache {
+    staircase: Staircase,
+    /// One query head per key/value head, no tokens.
+    shape: Shape,
+    keys: StoredKeys,
+    sequences: Vec<Option<Sequence>>,
+}
+
+/// One sequence.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Sequence {
+    pub(super) len: usize,
+    /// Segments that have left the residual.
+    pub(super) segments: usize,
+    /// `[kv_heads, side]`.
+    pub(super) stores: Vec<Store>,
+}
+
+/// Keys or values of one head.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Store {
+    /// Rows of D' f16 numbers.
+    pub(super) sinks: Vec<u32>,
+    /// Of the segments that were not dropped, oldest first.
+    pub(super) blocks: VecDeque<Vec<u32>>,
+    /// Rows of D' f16 numbers.
+    pub(super) residual: Vec<u32>,
+}
+
+/// One token of one head as a cache holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Its index in the sequence, dropped tokens counted.
+    pub token: usize,
+    /// `head_dim` channels.
+    pub key: Vec<f32>,
+    /// `value_dim` channels.
+    pub value: Vec<f32>,
+}
+
+impl HostCache {
+    /// Without sequences, for the key/value heads and channels of `shape` (its lengths, batch and query heads don't matter).
+    ///
+    /// # Errors
+    /// Invalid argument (`group`) unless the staircase's group divides the value channels padded to a multiple of 32; (`kv_heads`) if there are more than 65,536.
+    pub fn new(staircase: Staircase, shape: &Shape, keys: StoredKeys) -> Result<Self> {
+        let shape = Shape::new(shape.kv_heads(), shape.kv_heads(), 0, shape.head_dim())?
+            .with_value_dim(shape.value_dim())?;
+        BlockLayout::new(&staircase, Side::Values, 16, shape.value_dim())?;
+        let heads = shape.kv_heads();
+        ensure!(heads <= 1 << 16, "kv_heads", "expected at most 65536, got {heads}");
+        Ok(Self { staircase, shape, keys, sequences: Vec::new() })
+    }
+
+    /// At how many bits tokens are stored.
+    pub fn staircase(&self) -> &Staircase {
+        &self.staircase
+    }
+
+    /// Key/value heads.
+    pub fn kv_heads(&self) -> usize {
+        self.shape.kv_heads()
+    }
+
+    /// Channels of a key or of a value.
+    pub fn dim(&self, side: Side) -> usize {
+        match side {
+            Side::Keys => self.shape.head_dim(),
+            Side::Values => self.shape.value_dim(),
+        }
+    }
+
+    /// Whether keys are stored before or after rotation.
+    pub fn stored_keys(&self) -> StoredKeys {
+        self.keys
+    }
+
+    /// One more sequence, empty. Numbers of removed ones are used again.
+    pub fn add(&mut self) -> usize {
+        let stores = vec![Store::default(); 2 * self.kv_heads()];
+        self.insert(Sequence { stores, ..Sequence::default() })
+    }
+
+    fn insert(&mut self, sequence: Sequence) -> usize {
+        let free = self.sequences.iter().position(Option::is_none);
+        let index = free.unwrap_or(self.sequences.len());
+        if free.is_none() {
+            self.sequences.push(None);
+        }
+        self.sequences[index] = Some(sequence);
+        index
+    }
+
+    /// Removes a sequence and what it holds.
+    ///
+    /// # Errors
+    /// Invalid argument if there is no such sequence.
+    pub fn remove(&mut self, sequence: usize) -> Result<()> {
+        self.get(sequence)?;
+        self.sequences[sequence] = None;
+        Ok(())
+    }
+
+    /// The sequences there are.
+    pub fn sequences(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.sequences.len()).filter(|&index| self.sequences[index].is_some())
+    }
+
+    /// Where the tokens of a sequence stand.
+    ///
+    /// # Errors
+    /// Invalid argument if there is no such sequence.
+    pub fn standing(&self, sequence: usize) -> Result<Standing<'_>> {
+        let held = self.get(sequence)?;
+        Ok(self.staircase.standing_at(held.len, held.segments))
+    }
+
+    /// Tokens of a sequence, dropped ones included.
+    ///
+    /// # Errors
+    /// Invalid argument if there is no such sequence.
+    pub fn len(&self, sequence: usize) -> Result<usize> {
+        Ok(self.get(sequence)?.len)
+    }
+
+    /// Appends tokens: `k` is `[kv_heads, tokens, head_dim]`, `v` is `[kv_heads, tokens, value_dim]`. Numbers are rounded to f16.
+    ///
+    /// # Errors
+    /// Invalid argument (`k`, `v`) if they hold different numbers of whole tokens, or a number that is NaN, infinite or past f16's ±65,504; (`sequence`) if there is none such; too
+    /// large past 32-bit indices. Nothing has been written then.
+    pub fn append(&mut self, sequence: usize, k: &[f32], v: &[f32]) -> Result<()> {
+        let heads = self.kv_heads();
+        let (key_row, value_row) = (heads * self.dim(Side::Keys), heads * self.dim(Side::Values));
+        let tokens = k.len() / key_row;
+        ensure!(
+            k.len() == tokens * key_row,
+            "k",
+            "expected a multiple of {key_row} numbers, got {}",
+            k.len()
+        );
+        let want = tokens * value_row;
+        ensure!(v.len() == want, "v", "expected {want} numbers, as many tokens as in k, got {}", v.len());
+        let len = self.get(sequence)?.len;
+        self.shape.with_kv_len(len.saturating_add(tokens))?;
+        let halves = [halves("k", k)?, halves("v", v)?];
+
+        let staircase = self.staircase.clone();
+        let dims = Side::ALL.map(|side| self.dim(side));
+        let layouts = self.layouts()?;
+        let held = self.get_mut(sequence)?;
+        let sinks = staircase.sinks().saturating_sub(len).min(tokens);
+        for (index, store) in held.stores.iter_mut().enumerate() {
+            let (head, side) = (index / 2, index % 2);
+            let dim = dims[side];
+            for (token, row) in
+                halves[side][head * tokens * dim..][..tokens * dim].chunks_exact(dim).enumerate()
+            {
+                let words = (0..padded(dim) / 2).map(|word| {
+                    let half = |channel| u32::from(row.get(channel).copied().unwrap_or(0));
+                    half(2 * word) | half(2 * word + 1) << 16
+                });
+                store.residual.extend(words.clone());
+                if token < sinks {
+                    store.sinks.extend(words);
+                }
+            }
+        }
+        held.len += tokens;
+        while held.segments < staircase.segments_after(held.len) {
+            let aging = staircase.aging(held.segments);
+            for (index, store) in held.stores.iter_mut().enumerate() {
+                store.age(&staircase, &aging, Side::ALL[index % 2], layouts[index % 2]);
+            }
+            held.segments += 1;
+        }
+        Ok(())
+    }
+
+    /// Forgets the tokens of a sequence from `len` on.
+    ///
+    /// # Errors
+    /// Invalid argument (`len`) if the sequence is shorter, or the first forgotten token has left the residual: as many tokens as the staircase's residual can always
+    /// be forgotten after the last append.
+    pub fn truncate(&mut self, sequence: usize, len: usize) -> Result<()> {
+        let residual = self.standing(sequence)?.residual();
+        ensure!(
+            (residual.start..=residual.end).contains(&len),
+            "len",
+            "expected {} to {} (what is in the residual can be forgotten), got {len}",
+            residual.start,
+            residual.end
+        );
+        let sinks = self.staircase.sinks().min(len);
+        let rows = Side::ALL.map(|side| padded(self.dim(side)) / 2);
+        let held = self.get_mut(sequence)?;
+        held.len = len;
+        for (index, store) in held.stores.iter_mut().enumerate() {
+            store.residual.truncate((len - residual.start) * rows[index % 2]);
+            store.sinks.truncate(sinks * rows[index % 2]);
+        }
+        Ok(())
+    }
+
+    /// The tokens that one head of a sequence holds, oldest first, as f32.
+    ///
+    /// # Errors
+    /// Invalid argument if there is no such sequence or head.
+    pub fn rows(&self, sequence: usize, head: usize) -> Result<impl Iterator<Item = Row> + '_> {
+        ensure!(head < self.kv_heads(), "head", "expected one below {}, got {head}", self.kv_heads());
+        let (standing, held) = (self.standing(sequence)?, self.get(sequence)?);
+        let layouts = self.layouts()?;
+        let dropped = standing.dropped();
+        let row = move |token, side: Side| {
+            let mut row = Vec::with_capacity(self.dim(side));
+            let store = &held.stores[2 * head + side as usize];
+            store.read(&standing, side, layouts[side as usize], token, self.dim(side), |x| {
+                row.push(x.to_f32())
+            });
+            row
+        };
+        let live = (0..standing.len()).filter(move |token| !dropped.contains(token));
+        Ok(live.map(move |token| Row { token, key: row(token, Side::Keys), value: row(token, Side::Values) }))
+    }
+
+    /// The keys or values of a sequence as the oracle reads them, `[kv_heads, len, dim]`; 0 for dropped tokens.
+    pub(crate) fn exact(&self, sequence: usize, side: Side) -> Result<Vec<f64>> {
+        let (standing, held) = (self.standing(sequence)?, self.get(sequence)?);
+        let (layout, dim) = (self.layouts()?[side as usize], self.dim(side));
+        let mut rows = Vec::with_capacity(self.kv_heads() * held.len * dim);
+        for head in 0..self.kv_heads() {
+            let store = &held.stores[2 * head + side as usize];
+            for token in 0..held.len {
+                store.read(&standing, side, layout, token, dim, |x| rows.push(x.to_f64()));
+                rows.resize((head * held.len + token + 1) * dim, 0.0);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The words of one segment of one head ([`BlockLayout`]); `None` while it is in the residual and after it was dropped.
+    ///
+    /// # Errors
+    /// Invalid argument if there is no such sequence or head.
+    pub fn block(&self, sequence: usize, side: Side, head: usize, segment: usize) -> Result<Option<&[u32]>> {
+        ensure!(head < self.kv_heads(), "head", "expected one below {}, got {head}", self.kv_heads());
+        let held = self.get(sequence)?;
+        let store = &held.stores[2 * head + side as usize];
+        let index = segment.saturating_add(store.blocks.len()).checked_sub(held.segments);
+        Ok(index.and_then(|index| store.blocks.get(index)).map(Vec::as_slice))
+    }
+
+    /// Bytes of the words that are held, counted: always what [`Standing::memory`] says, summed over the sequences.
+    pub fn live_bytes(&self) -> u64 {
+        let words = |store: &Store| {
+            store.sinks.len() + store.residual.len() + store.blocks.iter().map(Vec::len).sum::<usize>()
+        };
+        let stores = self.sequences.iter().flatten().flat_map(|held| &held.stores);
+        stores.map(|store| 4 * words(store) as u64).sum()
+    }
+
+    /// A sequence as bytes, with the sizes, the staircase, a version and a checksum: to be kept on disk and [restored](HostCache::restore).
+    ///
+    /// The file is little-endian 32-bit words: `"prflash\0"`; version 1; bytes of the whole file (two words); kv_heads, head_dim, value_dim; 0 for keys before rotation, 1 for keys after;
+    /// S, G, sinks, W (0: equal to S); the number of rungs of keys and of values, and for each rung its bits and segments (0 on the last); tokens and segments
+    /// that have left the residual; then per head, keys before values, the rows of the sinks, the blocks from the oldest on, the rows of the residual; last the
+    /// 64-bit FNV-1a hash of all bytes before it.
+    ///
+    /// # Errors
+    /// Invalid argument if there is no such sequence.
+    pub fn save(&self, sequence: usize) -> Result<Vec<u8>> {
+        Ok(file::write(&self.staircase, &self.shape, self.keys, self.get(sequence)?))
+    }
+
+    /// Adds a sequence from [saved](HostCache::save) bytes.
+    ///
+    /// # Errors
+    /// [Corrupt](Error::is_corrupt) if the bytes are cut off, changed or not of a cache; [unknown version](Error::is_unknown_version); invalid argument (`bytes`) if they are of
+    /// another staircase, of other sizes, or of keys stored otherwise. Nothing is added then.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<usize> {
+        let (other, sequence) = Self::read(bytes)?;
+        let differing = [
+            ("staircases", other.staircase != self.staircase),
+            ("sizes", other.shape != self.shape),
+            ("rotations", other.keys != self.keys),
+        ];
+        for (what, differs) in differing {
+            ensure!(
+                !differs,
+                "bytes",
+                "expected a cache of the same sizes, staircase and rotation; the {what} differ"
+            );
+        }
+        Ok(self.insert(sequence))
+    }
+
+    /// A cache with one sequence, number 0, from [saved](HostCache::save) bytes.
+    ///
+    /// # Errors
+    /// As [`restore`](HostCache::restore).
+    pub fn open(bytes: &[u8]) -> Result<Self> {
+        let (mut cache, sequence) = Self::read(bytes)?;
+        cache.insert(sequence);
+        Ok(cache)
+    }
+
+    fn read(bytes: &[u8]) -> Result<(Self, Sequence)> {
+        let mut words = file::open(bytes)?;
+        let (staircase, shape, keys) = file::read_header(&mut words)?;
+        let cache = Self::new(staircase, &shape, keys)
+            .map_err(|error| Error::corrupt(format!("impossible header: {error}")))?;
+        let sequence = file::read_sequence(&mut words, &cache.staircase, &cache.shape, cache.layouts()?)?;
+        Ok((cache, sequence))
+    }
+
+    /// By side, at 16 bits.
+    fn layouts(&self) -> Result<[BlockLayout; 2]> {
+        let layout = |side| BlockLayout::new(&self.staircase, side, 16, self.dim(side));
+        Ok([layout(Side::Keys)?, layout(Side::Values)?])
+    }
+
+    fn get(&self, sequence: usize) -> Result<&Sequence> {
+        self.sequences.get(sequence).and_then(Option::as_ref).ok_or_else(|| absent(sequence))
+    }
+
+    fn get_mut(&mut self, sequence: usize) -> Result<&mut Sequence> {
+        self.sequences.get_mut(sequence).and_then(Option::as_mut).ok_or_else(|| absent(sequence))
+    }
+}
+
+fn absent(sequence: usize) -> Error {
+    Error::argument_error("sequence", format!("there is no sequence {sequence}"))
+}
+
+/// f16 bits of finite numbers.
+fn halves(argument: &'static str, values: &[f32]) -> Result<Vec<u16>> {
+    let mut halves = Vec::with_capacity(values.len());
+    for (index, &value) in values.iter().enumerate() {
+        let half = f16::from_f32(value).to_bits();
+        ensure!(
+            is_finite(half),
+            argument,
+            "expected numbers within f16's ±65504, got {value} at index {index}"
+        );
+        halves.push(half);
+    }
+    Ok(halves)
+}
+
+impl Store {
+    /// Takes the oldest segment of the residual to the first rung, and others down by one.
+    fn age(&mut self, staircase: &Staircase, aging: &Aging, side: Side, layout: BlockLayout) {
+        let rungs = staircase.ladder(side).rungs();
+        let block = layout.with_bits(rungs[0].bits).quantize(&self.residual);
+        self.residual.drain(..layout.code_words());
+        self.blocks.push_back(block);
+        for step in aging.steps(side) {
+            // The newest block is that of the segment that leaves.
+            let age = aging.leaves - step.segment;
+            let index = self.blocks.len() - 1 - age;
+            let layout = layout.with_bits(rungs[step.from].bits);
+            self.blocks[index] = layout.step_down(&self.blocks[index], rungs[step.to].bits);
+        }
+        self.blocks.retain(|block| !block.is_empty());
+    }
+
+    /// The channels of one token; none if it was dropped.
+    fn read(
+        &self,
+        standing: &Standing<'_>,
+        side: Side,
+        layout: BlockLayout,
+        token: usize,
+        dim: usize,
+        mut visit: impl FnMut(Element),
+    ) {
+        let mut row = |words: &[u32], row: usize| {
+            (0..dim).for_each(|c| visit(Element::Half(half_at(words, row * padded(dim) + c))));
+        };
+        let (segment, length) = (token / layout.segment(), layout.segment());
+        if standing.sinks().contains(&token) {
+            row(&self.sinks, token);
+        } else if standing.residual().contains(&token) {
+            row(&self.residual, token - standing.residual().start);
+        } else if let Some(index) = (segment + self.blocks.len()).checked_sub(standing.segments()) {
+            let layout = layout.with_bits(standing.bits(side, token));
+            (0..dim).for_each(|c| visit(layout.element(&self.blocks[index], token % length, c)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_name_the_argument() {
+        let shape = Shape::new(4, 2, 7, 64).unwrap();
+        let new = |staircase: Staircase, shape| HostCache::new(staircase, shape, StoredKeys::AfterRotation);
+        let wide = Staircase::paper().with_group(128).unwrap();
+        assert_eq!(new(wide, &shape).unwrap_err().argument(), Some("group"));
+        let mut cache = new(Staircase::paper(), &shape).unwrap();
+        let sequence = cache.add();
+        let mut refused =
+            |k: &[f32], v: &[f32]| cache.append(sequence, k, v).unwrap_err().argument().unwrap();
+        assert_eq!(refused(&[0.0; 127], &[0.0; 128]), "k");
+        assert_eq!(refused(&[0.0; 128], &[0.0; 256]), "v");
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 65_520.0, 1e30] {
+            let (mut k, zeros) = ([0.0; 256], [0.0; 256]);
+            k[255] = bad;
+            assert_eq!(refused(&k, &zeros), "k");
+            assert_eq!(refused(&zeros, &k), "v");
+        }
+        assert_eq!((cache.len(sequence).unwrap(), cache.live_bytes()), (0, 0));
+        assert_eq!(cache.append(9, &[], &[]).unwrap_err().argument(), Some("sequence"));
+        assert_eq!(cache.truncate(sequence, 1).unwrap_err().argument(), Some("len"));
+        assert_eq!(cache.rows(sequence, 2).err().unwrap().argument(), Some("head"));
+        cache.remove(sequence).unwrap();
+        assert_eq!(cache.remove(sequence).unwrap_err().argument(), Some("sequence"));
+        assert_eq!(cache.add(), sequence);
+    }
+}

@@ -1,0 +1,29 @@
+//! The staircase KV cache (SAQ): precision that steps down as tokens age.
+//!
+//! A [`Staircase`] says, for keys and for values, at how many bits a token is stored at which age; [`quantize`] is the integer arithmetic that decides the
+//! codes; a [`BlockLayout`] says where they lie. All of it is plain values and pure functions on the host. [`HostCache`] is the
+//! cache itself in host memory, word for word what a GPU holds.
+//!
+//! ```
+//! use prflash::Shape;
+//! use prflash::cache::{HostCache, StoredKeys, Staircase};
+//! let shape = Shape::new(4, 1, 1000, 64)?;
+//! let mut cache = HostCache::new(Staircase::recommended(), &shape, StoredKeys::AfterRotation)?;
+//! let conversation = cache.add();
+//! let rows: Vec<f32> = (0..1000 * 64).map(|i| (i as f32).sin()).collect(); // [kv_heads, tokens, channels]
+//! cache.append(conversation, &rows, &rows)?;
+//! assert_eq!(cache.live_bytes(), cache.standing(conversation)?.memory(&shape).total());
+//! # Ok::<(), prflash::Error>(())
+//! ```
+
+mod block;
+mod file;
+mod host_cache;
+mod planner;
+pub mod quantize;
+mod staircase;
+
+pub use block::{BlockLayout, Element};
+pub use host_cache::{HostCache, Row, StoredKeys};
+pub use planner::Fit;
+pub use staircase::{Aging, Ladder, Memory, Rung, Side, Staircase, Standing, Step, output_error_bound};
