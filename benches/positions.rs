@@ -1,6 +1,6 @@
 //! What rotation and bias inside the kernel add to dense attention, on this device; and what rotation in place costs instead.
 //!
-//! All ways run in turn, round after round; medians over rounds with the range, and medians of ratios within a round.
+//! Each way runs in turn with attention without positions, round after round; medians over rounds with the range, and medians of ratios within a round.
 //!
 //! ```text
 //! scripts/with-vulkan cargo bench --bench positions
@@ -92,16 +92,23 @@ fn main() -> Result<()> {
             Ok(())
         }));
     }
-    let seconds = interleave(&context, rounds, &mut works)?;
+    // Each way in turn with none: a round of all would be long enough for the machine to change its pace.
+    let mut pairs = Vec::new();
+    for work in works {
+        let (plan, bound) = &plans[0];
+        let none: Work<'_> =
+            Box::new(move |encoder| Ok(plan.encode(encoder, bound, &Call::lengths(len, len))?));
+        pairs.push(interleave(&context, rounds, &mut [none, work])?);
+    }
     let kernel = |plan: &prflash::Plan| plan.kernel().to_string().replace("attention_", "");
     let fused = ways.iter().zip(&plans).map(|((name, _), (plan, _))| (*name, kernel(plan)));
     let in_place = in_place.iter().map(|&(name, _, whole)| {
         let after = if whole { format!(", {}", kernel(&plans[0].0)) } else { String::new() };
         (name, format!("rotate{after}"))
     });
-    let rows: Vec<_> = fused.chain(in_place).zip(&seconds).collect();
+    let rows: Vec<_> = fused.chain(in_place).zip(&pairs).collect();
     if arguments.json {
-        let row = |((name, kernel), times): &((&str, String), &Vec<f64>)| json!({ "name": name, "kernel": kernel, "seconds": median(times), "ratio": median_ratio(times, &seconds[0]), "rounds": rounds });
+        let row = |((name, kernel), pair): &((&str, String), &Vec<Vec<f64>>)| json!({ "name": name, "kernel": kernel, "seconds": median(&pair[1]), "ratio": median_ratio(&pair[1], &pair[0]), "rounds": rounds });
         let rows: Vec<_> = rows.iter().map(row).collect();
         let capabilities = context.capabilities();
         let object = json!({
@@ -112,8 +119,9 @@ fn main() -> Result<()> {
     }
     println!("{}\n\ncausal, dense, f32, H = 8, KV heads = 2, N = {len}, D = {dim}\n", context.capabilities());
     println!("| positions | kernel | wall ms | / none |\n| --- | --- | --- | --- |");
-    for ((name, kernel), times) in rows {
-        println!("| {name} | {kernel} | {} | {:.3} |", milliseconds(times), median_ratio(times, &seconds[0]));
+    for ((name, kernel), pair) in rows {
+        let ratio = median_ratio(&pair[1], &pair[0]);
+        println!("| {name} | {kernel} | {} | {ratio:.3} |", milliseconds(&pair[1]));
     }
     Ok(())
 }
