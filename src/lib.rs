@@ -2,7 +2,7 @@
 //! exact reference.
 //!
 //! It computes causal and full attention (MHA, GQA, MQA; f32, f16 and bf16 storage; sliding windows, soft-caps, ragged and packed batches, log-sum-exp
-//! output) and **PrFlashAttention**: FlashAttention in which a key block takes part with a probability `p(d)` that falls harmonically with its
+//! output; rotary positions and biases against distance) and **PrFlashAttention**: FlashAttention in which a key block takes part with a probability `p(d)` that falls harmonically with its
 //! block distance d (arXiv 2410.18441), so that cost grows like `T·ln T` blocks and not like `T²/2`.
 //!
 //! # The words
@@ -22,6 +22,8 @@
 //! | [`calibration`] | which profile and correction suit each head, from a sample of its inputs |
 //! | [`Kernel`] | how it is computed: a plan chooses, you may |
 //! | [`Plan`] | an `Attention` made ready for a device: `bind` tensors once, `encode` calls into your command encoder |
+//! | [`RoundsPlan`] | the same in rounds: an estimate after each, with its standard error |
+//! | [`ReshapedPlan`] | sampled attention by re-shaping tensors ([`Reshaping`](sampling::Reshaping)) instead of walking lists |
 //! | [`reference`](mod@reference) | the f64 oracle, which takes the very same values |
 //! | [`verify`] | the comparator, for your own device |
 //!
