@@ -5,7 +5,7 @@ mod common;
 use common::{Problem, Storage, gpu, operands, zeros};
 use prflash::sampling::{Bernoulli, Renewal, Sampler};
 use prflash::{
-    Attention, BlockGrid, Call, Context, DType, GpuSampler, Granularity, Key, Layout, Plan, Profile,
+    Attention, BlockGrid, Call, Combine, Context, DType, GpuSampler, Granularity, Key, Layout, Plan, Profile,
     Schedule, Sequence, Shape, Systematic, Tables, Tensor,
 };
 
@@ -397,4 +397,35 @@ fn refusals_name_the_argument() {
     assert_eq!(run.plan.encode(&mut encoder, &bound, &call).unwrap_err().argument(), Some("tables"));
     context.queue().submit([encoder.finish()]);
     assert_eq!(sampler.read_blocking().unwrap().len(), 2);
+}
+
+/// Anytime attention without a list on the host: every round draws its own, in the same submit.
+#[test]
+fn rounds_take_schedules_that_the_gpu_draws() {
+    let Some(context) = gpu("rounds_take_schedules_that_the_gpu_draws") else { return };
+    let shape = Shape::new(4, 2, 300, 32).unwrap();
+    let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap();
+    let profile = Profile::harmonic();
+    let key = |round: usize| Key::new(6).round(round as u32);
+    let problem = Problem::random(Attention::causal().with_correction(1.0).unwrap(), shape, 3);
+    let qkv = problem.upload(&context, Storage::HeadsFirst).unwrap();
+    let plan = problem.attention.plan_rounds(&context, &shape, Combine::Independent).unwrap();
+    let mut rounds = plan.start(&qkv[0], &qkv[1], &qkv[2]).unwrap();
+    for round in 0..3 {
+        let schedule = Schedule::sample(&grid, &profile, &Systematic, key(round)).unwrap();
+        rounds.step(&Tables::from(&schedule)).unwrap();
+    }
+    let want = rounds.estimate().output.read_blocking(&context).unwrap();
+
+    let output = zeros(&context, DType::F32, Layout::heads_first(1, 4, 300, 32).unwrap());
+    let bound = plan.bind(&operands(&qkv, &output), None).unwrap();
+    let mut sampler = plan.round_plan().gpu_sampler(&grid, &profile, &Systematic).unwrap();
+    let mut encoder = context.device().create_command_encoder(&Default::default());
+    for round in 0..3 {
+        let tables = sampler.encode(&mut encoder, &[(grid, key(round))]).unwrap();
+        let call = Call::lengths(300, 300).with_tables(tables);
+        plan.encode_round(&mut encoder, &bound, &call, round).unwrap();
+    }
+    context.queue().submit([encoder.finish()]);
+    assert_eq!(output.read_blocking(&context).unwrap(), want);
 }
