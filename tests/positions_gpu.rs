@@ -105,6 +105,9 @@ fn positions_go_with_everything_else() {
     };
     let causal = || Attention::causal().with_lse(true).with_positions(positions());
     let full = || Attention::full().with_lse(true).with_positions(positions());
+    // rate·Δ is below 1.5e-4: 1 + rate·Δ in f32 keeps 11 bits of it.
+    let steep = Bias::new(Distance::Log { rate: 1e-6 }, Slopes::Given(vec![1e6; 4])).unwrap();
+    let steep = Attention::causal().with_lse(true).with_positions(steep.into());
     let cases = [
         ("window", causal().with_window(20).unwrap(), shape(150, 150, dim)),
         (
@@ -120,6 +123,7 @@ fn positions_go_with_everything_else() {
         ("no keys", causal(), shape(5, 0, dim)),
         ("f16", causal().with_storage(DType::F16).with_output(DType::F16), shape(100, 100, dim)),
         ("bf16", causal().with_storage(DType::Bf16), shape(100, 100, dim)),
+        ("a logarithm of nearly 1, by a steep slope", steep, shape(150, 150, dim)),
         ("value dim", causal(), shape(60, 60, dim).with_value_dim(48).unwrap()),
     ];
     for (name, attention, shape) in cases {
@@ -231,6 +235,14 @@ fn refusals_name_the_argument() {
     let far = [Sequence::new(0, 8, 8).at_positions(1, 1)];
     let refused = good.encode(&mut encoder, &bound, &Call::sequences(&far)).unwrap_err();
     assert_eq!(refused.argument(), Some("sequences"));
+    // Neither the ends of the number line nor empty sequences go wrong.
+    for first in [i64::MAX, i64::MIN] {
+        let far = [Sequence::new(0, 8, 8).at_positions(first, first)];
+        let refused = good.encode(&mut encoder, &bound, &Call::sequences(&far)).unwrap_err();
+        assert_eq!(refused.argument(), Some("sequences"));
+    }
+    let empty = [Sequence::new(0, 0, 0).at_positions(0, 0)];
+    good.encode(&mut encoder, &bound, &Call::sequences(&empty)).unwrap();
     let few = PositionIds::new(&[0; 7], &[0; 8]).unwrap();
     let tables = good.upload_tables(&Tables::from(&few)).unwrap();
     let refused = good.encode(&mut encoder, &bound, &Call::lengths(8, 8).with_tables(&tables)).unwrap_err();

@@ -97,7 +97,12 @@ fn phi_of(lag: i32) -> f32 {
     return f32(abs(lag));
 #end
 #if PHI_LOG
-    return log(1.0 + params.phi_rate * f32(abs(lag)));
+    // ln(1 + x); near 0 by 2·artanh(x / (2 + x)), since 1 + x would round x away: four terms are within 1e-8 of it there, relatively.
+    let x = params.phi_rate * f32(abs(lag));
+    let z = x / (2.0 + x);
+    let w = z * z;
+    let near = 2.0 * z * (1.0 + w * (1.0 / 3.0 + w * (1.0 / 5.0 + w / 7.0)));
+    return select(log(1.0 + x), near, x < 0.25);
 #end
 #if PHI_NONE
     return 0.0;

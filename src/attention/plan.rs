@@ -364,8 +364,9 @@ impl PlanInner {
             let (query, key) = sequence.first_positions();
             // The other ends are within the maxima if they count up from the default.
             if sequence.positions.is_some() {
-                for position in [query, query + q_len as i64 - 1, key, key + kv_len as i64 - 1] {
-                    self.position_table.check("sequences", position)?;
+                for (first, len) in [(query, q_len), (key, kv_len)].into_iter().filter(|&(_, len)| len > 0) {
+                    self.position_table.check("sequences", first)?;
+                    self.position_table.check("sequences", first.saturating_add(len as i64 - 1))?;
                 }
             }
         }

@@ -29,7 +29,7 @@ pub(crate) const TILE_ROWS: usize = 64;
 /// On lavapipe that is what was fastest within 3 s of compiling (the README has the measurements). On other devices one row of q and o fits the registers,
 /// and loads at uniform addresses go through a scalar or broadcast path: chosen from machine-code counts of prototypes
 /// for RDNA3, not measured. Where workgroup memory is too
-/// small for staging, the tile is read directly. With a rotation ([`Rope`](crate::Rope)) tiles are staged on every device, since keys turn on their way through workgroup memory.
+/// small for staging, the tile is read directly. With a rotation ([`Rope`](crate::Rope)) tiles are staged on every device and take at least two keys at a time, since keys turn on their way through workgroup memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kernel {
