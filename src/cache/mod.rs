@@ -21,6 +21,7 @@ mod file;
 mod host_cache;
 mod planner;
 pub mod quantize;
+pub(crate) mod region;
 mod staircase;
 
 pub use block::{BlockLayout, Element};

@@ -173,6 +173,40 @@ pub(crate) struct Distance {
     pub(crate) ln_p: u32,
 }
 
+/// The most rungs of a ladder: one of each width.
+pub(crate) const CACHE_RUNGS: usize = 6;
+
+/// `struct CacheRung` of `shaders/shared/cache.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub(crate) struct CacheRung {
+    pub(crate) end: u32,
+    pub(crate) bits: u32,
+    pub(crate) base: u32,
+    pub(crate) blocks: u32,
+    pub(crate) block_words: u32,
+    pub(crate) unused: [u32; 3],
+}
+
+/// `struct CacheLayout` of `shaders/shared/cache.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub(crate) struct CacheLayout {
+    pub(crate) segment: u32,
+    pub(crate) group: u32,
+    pub(crate) sinks: u32,
+    pub(crate) residual_rows: u32,
+    pub(crate) key_row_words: u32,
+    pub(crate) value_row_words: u32,
+    pub(crate) key_residual: u32,
+    pub(crate) value_residual: u32,
+    pub(crate) key_head_stride: u32,
+    pub(crate) value_head_stride: u32,
+    pub(crate) unused: [u32; 2],
+    pub(crate) key_rungs: [CacheRung; CACHE_RUNGS],
+    pub(crate) value_rungs: [CacheRung; CACHE_RUNGS],
+}
+
 pub(crate) const FLAG_CAUSAL: u32 = 1;
 pub(crate) const FLAG_WINDOW: u32 = 2;
 pub(crate) const FLAG_SOFT_CAP: u32 = 4;
