@@ -12,6 +12,7 @@
 //             document's edge, the ragged end) look at each element.
 // Rotation    of queries as they are loaded; of keys on their way through workgroup memory, once per workgroup: a lane turns the same quads of every step, by
 //             the rotation of the step's first key (from the table, or one product on from the step before) times that of the key within the step, which stays in registers.
+// Cache       a staircase cache is walked in runs of tokens that lie together (cache.wgsl), four tokens at a time, expanded on their way through workgroup memory.
 // Barriers    with staging, two per step, in the list's loop: its bounds depend on the workgroup alone.
 
 #if STAGED
@@ -19,16 +20,6 @@
 var<workgroup> k_tile: array<vec4<f32>, KEYS * HEAD_QUADS>;
 var<workgroup> v_tile: array<vec4<f32>, KEYS * VALUE_QUADS>;
 #end
-
-// A score in powers of two, capped, once the inner product is known.
-fn capped(product: f32) -> f32 {
-    var score = product;
-    if (params.flags & FLAG_SOFT_CAP) != 0u {
-        // Beyond ±15 tanh is ±1 in f32, and some implementations of it overflow.
-        score = params.soft_cap * tanh(clamp(score, -15.0, 15.0));
-    }
-    return score;
-}
 
 @compute @workgroup_size(INVOCATIONS)
 fn attention_tiled(
@@ -83,8 +74,13 @@ fn attention_tiled(
     var sum$r = 0.0;
 #end
     let kv_head = head / params.heads_per_kv;
+#if CACHED
+    let k_base = sequence.k_base + kv_head * cache.key_head_stride;
+    let v_base = sequence.v_base + kv_head * cache.value_head_stride;
+#else
     let k_base = sequence.k_base + kv_head * params.k_head_stride;
     let v_base = sequence.v_base + kv_head * params.v_head_stride;
+#end
 
 #if SCORED
     let slope = slope_of(sequence.slope_head + params.first_head + head);
@@ -107,15 +103,51 @@ fn attention_tiled(
     let list = block_list(sequence, tile, head, rows.any);
     for (var entry = list.first; entry < list.end; entry++) {
         let block = listed_block(sequence, list, entry, rows.any);
+#if CACHED
+#else
         let end_key = block.keys.hi;
+#end
         // The denominator is summed block by block: sums of a few numbers of like size lose fewer bits than one long sum. (The numerator would
         // need twice the registers for that.)
 #for r in ROWS_EACH
         var block_sum$r = 0.0;
 #end
+#if CACHED
+        var next_key = max(block.keys.lo, 0);
+        while next_key < block.keys.hi {
+        let first_key = next_key;
+        let run = run_at(u32(first_key), sequence.segments);
+        let end_key = min(i32(run.end), block.keys.hi);
+        next_key = end_key;
+        if run.keys.bits == 0u {
+            continue; // dropped
+        }
+        for (var j = first_key / 4 * 4; j < end_key; j += i32(KEYS)) {
+#else
         for (var j = block.keys.lo; j < end_key; j += i32(KEYS)) {
+#end
 #if STAGED
             workgroupBarrier();
+#if CACHED
+            for (var c = lane; c < HEAD_QUADS; c += INVOCATIONS) {
+                let own = key_quads(run.keys, u32(first_key), u32(j), k_base, c);
+#if KEYS_TURN
+                let other = key_quads(run.keys, u32(first_key), u32(j), k_base, partner(c));
+                k_tile[c] = rotated(own.x, other.x, key_position(sequence, j), c);
+                k_tile[HEAD_QUADS + c] = rotated(own.y, other.y, key_position(sequence, min(j + 1, end_key - 1)), c);
+                k_tile[2u * HEAD_QUADS + c] = rotated(own.z, other.z, key_position(sequence, min(j + 2, end_key - 1)), c);
+                k_tile[3u * HEAD_QUADS + c] = rotated(own.w, other.w, key_position(sequence, min(j + 3, end_key - 1)), c);
+#else
+                k_tile[c] = own.x;
+                k_tile[HEAD_QUADS + c] = own.y;
+                k_tile[2u * HEAD_QUADS + c] = own.z;
+                k_tile[3u * HEAD_QUADS + c] = own.w;
+#end
+            }
+            for (var i = lane; i < KEYS * VALUE_QUADS; i += INVOCATIONS) {
+                v_tile[i] = value_quad(run.values, u32(first_key), u32(j) + i / VALUE_QUADS, v_base, i % VALUE_QUADS);
+            }
+#else
 #if TURN
             if lane < TURN_QUADS * KEYS / TURN_KEYS {
                 let counted = sequence.id_base == NO_TABLE;
@@ -174,6 +206,7 @@ fn attention_tiled(
                 let key = u32(min(j + i32(i / VALUE_QUADS), end_key - 1));
                 v_tile[i] = load_quad(v[v_base + key * params.v_row_stride + i % VALUE_QUADS]);
             }
+#end
             workgroupBarrier();
 #else
 #for t in KEYS
@@ -245,7 +278,11 @@ fn attention_tiled(
 #end
 #end
 
+#if CACHED
+            if j >= max(rows.all.lo, first_key) && j + i32(KEYS) <= min(rows.all.hi, end_key) {
+#else
             if j >= rows.all.lo && j + i32(KEYS) <= min(rows.all.hi, end_key) {
+#end
                 // Every row sees every key of this step.
 #for r in ROWS_EACH
                 var raised$r = maximum$r;
@@ -288,7 +325,11 @@ fn attention_tiled(
                     let v_at = v_base + u32(j + t) * params.v_row_stride;
 #end
 #for r in ROWS_EACH
+#if CACHED
+                    let seen$r = j + t >= max(own$r.lo, first_key) && j + t < own$r.hi;
+#else
                     let seen$r = j + t >= own$r.lo && j + t < own$r.hi;
+#end
                     var s$r = s$r_0;
 #for t in KEYS
                     s$r = select(s$r, s$r_$t, t == $t);
@@ -313,6 +354,9 @@ fn attention_tiled(
                 }
             }
         }
+#if CACHED
+        }
+#end
 #for r in ROWS_EACH
         sum$r += block_sum$r;
 #end

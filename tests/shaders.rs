@@ -4,14 +4,23 @@
 use std::path::PathBuf;
 
 use naga::back::{hlsl, msl, spv};
-use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::valid::{Capabilities, ModuleInfo, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 use prflash::shaders::{self, ShaderSource};
 
 fn validated(shader: &ShaderSource) -> (naga::Module, ModuleInfo) {
     let module = naga::front::wgsl::parse_str(&shader.wgsl)
         .unwrap_or_else(|error| panic!("{}: {}", shader.name, error.emit_to_string(&shader.wgsl)));
-    // Nothing beyond core WebGPU, of which pack2x16float is a part (only OpenGL ES lacks it).
-    let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+    // Nothing beyond core WebGPU, of which pack2x16float is a part (only OpenGL ES lacks it), but what the shader names.
+    let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    if shader.subgroups {
+        capabilities |= Capabilities::SUBGROUP;
+    }
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    if shader.subgroups {
+        validator.subgroup_stages(ShaderStages::COMPUTE);
+        validator.subgroup_operations(SubgroupOperationSet::QUAD_FRAGMENT_COMPUTE);
+    }
+    let info = validator
         .validate(&module)
         .unwrap_or_else(|error| panic!("{}: {}", shader.name, error.emit_to_string(&shader.wgsl)));
     (module, info)
@@ -79,31 +88,12 @@ fn bindings_are_those_of_the_architecture() {
         bindings.sort();
         let names: Vec<(u32, u32, &str, bool)> =
             bindings.iter().map(|(group, binding, name, w)| (*group, *binding, name.as_str(), *w)).collect();
-        let want: &[(u32, u32, &str, bool)] = match shader.entry_point {
-            "attention_naive" | "attention_tiled" if shader.wgsl.contains("position_table") => &[
-                (0, 0, "params", false),
-                (0, 1, "sequences", false),
-                (1, 0, "tables", false),
-                (1, 1, "position_table", false),
-                (2, 0, "q", false),
-                (2, 1, "k", false),
-                (2, 2, "v", false),
-                (2, 3, "output", true),
-                (2, 4, "lse", true),
-            ],
-            "attention_naive" | "attention_tiled" => &[
-                (0, 0, "params", false),
-                (0, 1, "sequences", false),
-                (1, 0, "tables", false),
-                (2, 0, "q", false),
-                (2, 1, "k", false),
-                (2, 2, "v", false),
-                (2, 3, "output", true),
-                (2, 4, "lse", true),
-            ],
+        let mut want = vec![(0, 0, "params", false), (0, 1, "sequences", false)];
+        let cached = shader.wgsl.contains("var<uniform> cache:");
+        want.extend_from_slice(match shader.entry_point {
+            "attention_naive" | "attention_tiled" | "attention_decode" => &[(1, 0, "tables", false)],
+            "merge_splits" => &[(1, 0, "states", false), (1, 1, "output", true), (1, 2, "lse", true)],
             "merge" => &[
-                (0, 0, "params", false),
-                (0, 1, "sequences", false),
                 (1, 0, "round_output", false),
                 (1, 1, "round_lse", false),
                 (1, 2, "state", true),
@@ -111,26 +101,37 @@ fn bindings_are_those_of_the_architecture() {
                 (1, 4, "lse", true),
                 (1, 5, "standard_error", true),
             ],
-            "gather" => &[
-                (0, 0, "params", false),
-                (0, 1, "blocks", false),
-                (1, 0, "source", false),
-                (1, 1, "copy", true),
-            ],
-            "rotate" => &[
-                (0, 0, "params", false),
-                (0, 1, "runs", false),
-                (1, 0, "tensor", true),
-                (1, 1, "position_table", false),
-            ],
-            "schedule_count" | "schedule_scan" | "schedule_fill" => &[
-                (0, 0, "params", false),
-                (0, 1, "sequences", false),
-                (1, 0, "distances", false),
-                (1, 1, "tables", true),
-            ],
+            "gather" => &[(1, 0, "source", false), (1, 1, "copy", true)],
+            "rotate" => &[(1, 0, "tensor", true), (1, 1, "position_table", false)],
+            "schedule_count" | "schedule_scan" | "schedule_fill" => {
+                &[(1, 0, "distances", false), (1, 1, "tables", true)]
+            }
             other => panic!("no bindings are stated here for {other}"),
-        };
+        });
+        if shader.entry_point == "gather" {
+            want[1].2 = "blocks";
+        }
+        if shader.entry_point == "rotate" {
+            want[1].2 = "runs";
+        }
+        if shader.entry_point.starts_with("attention_") {
+            if shader.wgsl.contains("position_table") {
+                want.push((1, 1, "position_table", false));
+            }
+            let decode = shader.entry_point == "attention_decode";
+            let tensors: &[(&str, bool)] = match (cached, decode) {
+                (false, false) => {
+                    &[("q", false), ("k", false), ("v", false), ("output", true), ("lse", true)]
+                }
+                (false, true) => &[("q", false), ("k", false), ("v", false), ("states", true)],
+                (true, false) => &[("q", false), ("output", true), ("lse", true)],
+                (true, true) => &[("q", false), ("states", true)],
+            };
+            want.extend((0..).zip(tensors).map(|(at, &(name, writable))| (2, at, name, writable)));
+            if cached {
+                want.extend([(3, 0, "k", false), (3, 1, "v", false), (3, 2, "cache", false)]);
+            }
+        }
         assert_eq!(names, want, "{}", shader.name);
         let storage = module
             .global_variables
@@ -152,8 +153,12 @@ fn names_are_unique_and_sources_are_left_for_other_compilers() {
     for shader in shaders::sources() {
         assert!(names.insert(shader.name.clone()), "{} twice", shader.name);
         let file = format!("{}.wgsl", shader.name);
-        std::fs::write(folder.join(&file), &shader.wgsl).unwrap();
-        manifest.push(serde_json::json!({ "file": file, "entry_point": shader.entry_point, "features": [] }));
+        let (enable, features) =
+            if shader.subgroups { ("enable subgroups;\n", vec!["subgroups"]) } else { ("", vec![]) };
+        std::fs::write(folder.join(&file), format!("{enable}{}", shader.wgsl)).unwrap();
+        manifest.push(
+            serde_json::json!({ "file": file, "entry_point": shader.entry_point, "features": features }),
+        );
     }
     let manifest = serde_json::to_string_pretty(&manifest).unwrap();
     std::fs::write(folder.join("manifest.json"), manifest).unwrap();

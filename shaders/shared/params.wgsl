@@ -36,6 +36,13 @@ struct Params {
     phi_flat: f32,
     phi_rate: f32,        // per token
     factor_length: f32,   // tokens
+    splits: u32,          // shares of a row's keys; these and what follows only where keys are split
+    row_chunks: u32,      // workgroups that share the rows of a tile
+    heads_each: u32,      // heads that share keys and a block list
+    heads_here: u32,      // heads of this dispatch
+    all_heads: u32,       // of the call
+    max_rows: u32,        // queries of a sequence for which there are states
+    merge_items: u32,     // sequences × rows × heads × quads
 }
 
 struct Sequence {
@@ -55,11 +62,8 @@ struct Sequence {
     q_position: i32,
     k_position: i32,
     slope_head: u32,    // head 0's place among the slopes
+    segments: u32,      // of a cache: how many have left the residual
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> sequences: array<Sequence>;
-
-// Schedules and document masks. A schedule: one offset per (list group, query block) and one past the end, then (key block, bits of ln p) pairs.
-// The order of a schedule's query blocks: their row numbers, longest lists first. A document mask: the first visible key and one past the last, for each query.
-@group(1) @binding(0) var<storage, read> tables: array<u32>;

@@ -1,3 +1,7 @@
+// Schedules and document masks. A schedule: one offset per (list group, query block) and one past the end, then (key block, bits of ln p) pairs.
+// The order of a schedule's query blocks: their row numbers, longest lists first. A document mask: the first visible key and one past the last, for each query.
+@group(1) @binding(0) var<storage, read> tables: array<u32>;
+
 // Which keys the query of a row sees: lo ≤ j < hi. Both ascend with the row. The same as Attention::visible in Rust, and the document mask.
 
 struct Visible {

@@ -1,10 +1,4 @@
-// The tensors, and which part of them a workgroup computes.
-
-@group(2) @binding(0) var<storage, read> q: array<InputQuad>;
-@group(2) @binding(1) var<storage, read> k: array<InputQuad>;
-@group(2) @binding(2) var<storage, read> v: array<InputQuad>;
-@group(2) @binding(3) var<storage, read_write> output: array<OutputQuad>;
-@group(2) @binding(4) var<storage, read_write> lse: array<u32>;
+// Which part of the tensors a workgroup computes.
 
 // One row tile of one head of one sequence.
 struct WorkItem {

@@ -55,12 +55,20 @@ pub struct Bound {
 pub(super) struct Part {
     pub(super) batches: Range<usize>,
     pub(super) kv_heads: Range<usize>,
-    pub(super) bind_group: wgpu::BindGroup,
+    pub(super) groups: PartGroups,
     pub(super) q: Axis,
     pub(super) k: Axis,
     pub(super) v: Axis,
     pub(super) o: Axis,
     pub(super) lse: Axis,
+}
+
+/// The bind groups of a part.
+#[derive(Debug)]
+pub(super) struct PartGroups {
+    pub(super) tensors: wgpu::BindGroup,
+    /// Of the merge, where keys are split.
+    pub(super) states: Option<wgpu::BindGroup>,
 }
 
 /// Where the batch entries, heads and rows of a bound tensor lie, in the kernel's units.
@@ -174,16 +182,24 @@ impl Part {
         };
         let no_lse = unused_output.as_entire_binding();
         let lse_resource = lse.as_ref().map_or(no_lse, |(binding, _)| binding.resource());
-        let resources = [
-            q_binding.resource(),
-            k_binding.resource(),
-            v_binding.resource(),
-            o_binding.resource(),
-            lse_resource,
-        ];
-        let bind_group = pipeline.bind(context, "prflash tensors", TENSORS_GROUP, &resources)?;
+        let inputs = [q_binding.resource(), k_binding.resource(), v_binding.resource()];
+        let outputs = [o_binding.resource(), lse_resource];
+        let groups = match &plan.split {
+            Some(split) => PartGroups {
+                tensors: {
+                    let resources = [&inputs[..], &[split.states()]].concat();
+                    pipeline.bind(context, "prflash tensors", TENSORS_GROUP, &resources)?
+                },
+                states: Some(split.bind(context, outputs)?),
+            },
+            None => {
+                let resources = [&inputs[..], &outputs].concat();
+                let tensors = pipeline.bind(context, "prflash tensors", TENSORS_GROUP, &resources)?;
+                PartGroups { tensors, states: None }
+            }
+        };
         let lse = lse.map_or(Axis::default(), |(_, axis)| axis);
-        Ok(Self { batches, kv_heads, bind_group, q, k, v, o, lse })
+        Ok(Self { batches, kv_heads, groups, q, k, v, o, lse })
     }
 }
 

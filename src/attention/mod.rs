@@ -11,6 +11,7 @@ mod position_table;
 mod reshaped;
 mod rotation;
 mod rounds;
+mod split;
 mod tables;
 
 pub use bound::{Bound, Operands};
@@ -62,6 +63,7 @@ pub struct Attention {
     storage: DType,
     output: DType,
     kernel: Option<Kernel>,
+    splits: Option<usize>,
     positions: Option<Arc<Positions>>,
 }
 
@@ -78,6 +80,7 @@ impl Attention {
             storage: DType::F32,
             output: DType::F32,
             kernel: None,
+            splits: None,
             positions: None,
         }
     }
@@ -144,6 +147,21 @@ impl Attention {
     /// Computes with this kernel instead of the one that the plan would choose.
     pub fn with_kernel(self, kernel: Kernel) -> Self {
         Self { kernel: Some(kernel), ..self }
+    }
+
+    /// Splits each row's keys over this many workgroups where queries are few ([`Decode`](crate::Decode)), instead of as many as the plan would choose from
+    /// the shape and the device. Results differ by rounding.
+    ///
+    /// # Errors
+    /// Invalid argument unless 1 to 1,024.
+    pub fn with_splits(self, splits: usize) -> Result<Self> {
+        ensure!((1..=1024).contains(&splits), "splits", "expected 1 to 1024, got {splits}");
+        Ok(Self { splits: Some(splits), ..self })
+    }
+
+    /// The number of splits that was asked for, if any.
+    pub fn splits(&self) -> Option<usize> {
+        self.splits
     }
 
     /// Scores that depend on positions: a rotation of queries and keys, a bias against distance, or both.
@@ -230,6 +248,7 @@ mod tests {
     fn refusals_name_the_argument() {
         let named = |r: Result<Attention>| r.unwrap_err().argument().unwrap();
         assert_eq!(named(Attention::causal().with_window(0)), "window");
+        assert_eq!(named(Attention::causal().with_splits(0)), "splits");
         assert_eq!(named(Attention::causal().with_scale(f32::NAN)), "scale");
         assert_eq!(named(Attention::causal().with_soft_cap(0.0)), "soft_cap");
         assert_eq!(named(Attention::causal().with_correction(1.5)), "beta");

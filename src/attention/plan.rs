@@ -3,10 +3,11 @@
 use std::f32::consts::LOG2_E;
 use std::sync::Arc;
 
-use super::bound::{Bound, Operands, Part};
+use super::bound::{Bound, Operands, Part, PartGroups};
 use super::call::{Call, Sequence};
 use super::gpu_sampler::GpuSampler;
 use super::position_table::{PositionTable, check_aligned};
+use super::split::Split;
 use super::tables::{ScheduleWords, TableBuffer, Tables, tables_bind_group};
 use super::{Attention, check_grid};
 use crate::error::{Result, ensure};
@@ -16,7 +17,10 @@ use crate::gpu::kernel::Pipeline;
 use crate::gpu::params::{
     FLAG_CAUSAL, FLAG_LSE, FLAG_PAIRED, FLAG_SOFT_CAP, FLAG_WINDOW, NO_TABLE, Params, SequenceEntry,
 };
-use crate::gpu::registry::{Kernel, PositionsVariant, TABLES_GROUP, TENSORS_GROUP, TILE_ROWS, Variant};
+use crate::gpu::registry::{
+    CacheVariant, Kernel, MergeSplits, PositionsVariant, TABLES_GROUP, TENSORS_GROUP, TILE_ROWS, Task,
+    Variant,
+};
 use crate::gpu::slots::{Slot, SlotPool};
 use crate::gpu::tensor::{Tensor, TensorView};
 use crate::layout::{DType, Layout};
@@ -33,7 +37,7 @@ impl Attention {
     /// can't dispatch that much at once; unsupported, where a kernel was asked for that the device can't run, or the rotary dimension isn't
     /// [aligned](crate::Rope::is_quad_aligned); out of memory; device lost.
     pub fn plan(&self, context: &Context, maxima: &Shape) -> Result<Plan> {
-        self.plan_sequences(context, maxima, maxima.batch(), maxima.heads())
+        self.plan_sequences(context, maxima, maxima.batch(), maxima.heads(), None)
     }
 
     /// [`plan`](Attention::plan) for calls of at most `sequences` sequences, with the slopes of `slope_heads` heads.
@@ -43,16 +47,31 @@ impl Attention {
         maxima: &Shape,
         sequences: usize,
         slope_heads: usize,
+        cache: Option<CacheVariant>,
     ) -> Result<Plan> {
         if let Some(positions) = self.positions() {
             positions.check(maxima.head_dim(), slope_heads)?;
             positions.rope().map_or(Ok(()), check_aligned)?;
         }
         let positions = self.positions().map_or(PositionsVariant::default(), PositionsVariant::of);
-        let (capabilities, dims) = (context.capabilities(), (maxima.head_dim(), maxima.value_dim()));
-        let kernel = self.kernel().unwrap_or_else(|| Kernel::choose(capabilities, dims, positions));
-        kernel.check(capabilities, dims, positions)?;
+        let capabilities = context.capabilities();
+        let task = Task {
+            head_dim: maxima.head_dim(),
+            value_dim: maxima.value_dim(),
+            positions,
+            q_len: maxima.q_len(),
+            heads_per_kv: maxima.heads_per_kv_head(),
+            cache,
+        };
+        let kernel = self.kernel().unwrap_or_else(|| Kernel::choose(capabilities, &task));
+        kernel.check(capabilities, &task)?;
+        // The widths are written out in the split kernel only.
+        let widths = |cache: CacheVariant| match kernel {
+            Kernel::Decode(_) => cache,
+            _ => CacheVariant { widths: [0; 2], ..cache },
+        };
         let variant = Variant {
+            cache: cache.map(widths),
             positions,
             kernel,
             storage: self.storage(),
@@ -65,6 +84,10 @@ impl Attention {
         let dense = maxima.q_len().div_ceil(TILE_ROWS) as u64 + 1;
         dispatch::fold(dense * (maxima.heads() * maxima.batch()) as u64, limit)?;
         let pipeline = context.pipeline(&variant)?;
+        let split = match kernel {
+            Kernel::Decode(decode) => Some(Split::new(context, self, maxima, sequences, decode)?),
+            _ => None,
+        };
         let slots = SlotPool::new::<Params, SequenceEntry>(context, &pipeline, sequences)?;
         let unused = context.create_buffer("prflash unused binding", 16, wgpu::BufferUsages::STORAGE)?;
         let unused_output =
@@ -86,6 +109,8 @@ impl Attention {
                 sequences,
                 kernel,
                 pipeline,
+                split,
+                cached: cache.is_some(),
                 slots,
                 unused,
                 unused_output,
@@ -137,6 +162,10 @@ pub(super) struct PlanInner {
     sequences: usize,
     kernel: Kernel,
     pub(super) pipeline: Arc<Pipeline>,
+    /// Where the keys of a row are split.
+    pub(super) split: Option<Split>,
+    /// Whether keys and values come from a cache.
+    cached: bool,
     slots: SlotPool,
     /// Bound where a tensor is empty.
     pub(super) unused: wgpu::Buffer,
@@ -192,7 +221,8 @@ impl Plan {
     /// Bytes of GPU memory that the plan holds. It grows only when more calls are in flight than ever before.
     pub fn device_bytes(&self) -> u64 {
         let PlanInner { slots, unused, unused_output, position_buffer, .. } = &*self.inner;
-        slots.bytes() + unused.size() + unused_output.size() + position_buffer.size()
+        let states = self.inner.split.as_ref().map_or(0, Split::bytes);
+        slots.bytes() + unused.size() + unused_output.size() + position_buffer.size() + states
     }
 
     /// Checks tensors against the plan and binds them.
@@ -273,11 +303,12 @@ impl Plan {
         });
         pass.set_pipeline(&inner.pipeline.pipeline);
         pass.set_bind_group(TABLES_GROUP as u32, bind_group, &[]);
-        for (part, Dispatch { slot, workgroups: (x, y) }) in dispatches {
-            // Until the GPU is done, the slot and the tables belong to this call.
-            slot.bind(&mut pass, guard.clone());
-            pass.set_bind_group(TENSORS_GROUP as u32, &part.bind_group, &[]);
-            pass.dispatch_workgroups(x, y, 1);
+        for (index, (part, dispatch)) in dispatches.into_iter().enumerate() {
+            if index > 0 && inner.split.is_some() {
+                pass.set_pipeline(&inner.pipeline.pipeline);
+                pass.set_bind_group(TABLES_GROUP as u32, bind_group, &[]);
+            }
+            dispatch.record(inner, &mut pass, &part.groups, guard.clone());
         }
         Ok(())
     }
@@ -332,14 +363,40 @@ impl Plan {
 fn score_unit(kernel: Kernel) -> f32 {
     match kernel {
         Kernel::Naive => 1.0,
-        Kernel::Tiled(_) => LOG2_E,
+        Kernel::Tiled(_) | Kernel::Decode(_) => LOG2_E,
     }
 }
 
 /// One dispatch of a call, its parameters on their way to the GPU.
-struct Dispatch {
+pub(super) struct Dispatch {
     slot: Slot,
     workgroups: (u32, u32),
+    /// Of the merge after it, if keys are split.
+    merge_workgroups: Option<(u32, u32)>,
+}
+
+impl Dispatch {
+    /// Into a pass whose pipeline and tables are set; afterwards they are others if keys are split.
+    pub(super) fn record(
+        self,
+        plan: &PlanInner,
+        pass: &mut wgpu::ComputePass<'_>,
+        groups: &PartGroups,
+        held: Option<Arc<()>>,
+    ) {
+        // Until the GPU is done, the slot and the tables belong to this call.
+        self.slot.bind(pass, held);
+        pass.set_bind_group(TENSORS_GROUP as u32, &groups.tensors, &[]);
+        let (x, y) = self.workgroups;
+        pass.dispatch_workgroups(x, y, 1);
+        if let (Some(split), Some(states), Some((x, y))) =
+            (&plan.split, &groups.states, self.merge_workgroups)
+        {
+            pass.set_pipeline(&split.pipeline.pipeline);
+            pass.set_bind_group(MergeSplits::TENSORS_GROUP as u32, states, &[]);
+            pass.dispatch_workgroups(x, y, 1);
+        }
+    }
 }
 
 impl PlanInner {
@@ -410,14 +467,40 @@ impl PlanInner {
         };
         let tiles_per_block = block_size.div_ceil(TILE_ROWS);
         let tiles = query_blocks * tiles_per_block;
-        let work_items = (sequences * heads) as u64 * tiles as u64;
+        let limit = self.context.capabilities().max_workgroups_per_dimension;
+        let listed = call.tables.and_then(|tables| tables.schedule(0)).is_some();
+        let per_list = if listed { grid.heads_per_group() } else { usize::MAX };
+        let longest = (0..count)
+            .map(|index| call.sequence(index))
+            .fold((0, 0), |(q, kv), sequence| (sequence.q_len.max(q), sequence.kv_len.max(kv)));
+        let mut params = Params::default();
+        let mut merge_workgroups = None;
+        let items = match &self.split {
+            None => heads,
+            Some(split) => {
+                let shares = split.shares(&self.maxima, sequences, heads, per_list, longest, tiles);
+                params = shares.params;
+                if shares.merge_items > 0 {
+                    merge_workgroups =
+                        Some(dispatch::fold(shares.merge_items.div_ceil(TILE_ROWS as u64), limit)?);
+                }
+                shares.items
+            }
+        };
+        let work_items = (sequences * items) as u64 * tiles as u64;
         if work_items == 0 {
             return Ok(None);
         }
-        let limit = self.context.capabilities().max_workgroups_per_dimension;
         let workgroups = dispatch::fold(work_items, limit)?;
         let params = Params {
-            heads: heads as u32,
+            heads: items as u32,
+            splits: params.splits,
+            row_chunks: params.row_chunks,
+            heads_each: params.heads_each,
+            heads_here: heads as u32,
+            all_heads: self.maxima.heads() as u32,
+            max_rows: longest.0 as u32,
+            merge_items: params.merge_items,
             first_head: (part.kv_heads.start * self.maxima.heads_per_kv_head()) as u32,
             list_groups: grid.groups() as u32,
             heads_per_list: grid.heads_per_group() as u32,
@@ -430,7 +513,7 @@ impl PlanInner {
         let entries = here().map(|index| self.entry(part, call, index)).collect::<Result<Vec<_>>>()?;
         let slot =
             self.slots.take(&self.context, bytemuck::bytes_of(&params), bytemuck::cast_slice(&entries))?;
-        Ok(Some(Dispatch { slot, workgroups }))
+        Ok(Some(Dispatch { slot, workgroups, merge_workgroups }))
     }
 
     fn entry(&self, part: &Part, call: &Call<'_>, index: usize) -> Result<SequenceEntry> {
@@ -466,6 +549,7 @@ impl PlanInner {
             q_position: q_position as i32,
             k_position: k_position as i32,
             slope_head: sequence.slope_head as u32,
+            segments: 0,
         })
     }
 
@@ -487,8 +571,8 @@ impl PlanInner {
         let unit = score_unit(self.kernel);
         let (scale, soft_cap) = match (self.kernel, soft_cap) {
             (Kernel::Naive, _) => (scale, soft_cap.unwrap_or(0.0)),
-            (Kernel::Tiled(_), None) => (scale * unit, 0.0),
-            (Kernel::Tiled(_), Some(cap)) => (scale / cap, cap * unit),
+            (_, None) => (scale * unit, 0.0),
+            (_, Some(cap)) => (scale / cap, cap * unit),
         };
         let params = Params {
             q_head_stride: part.q.head_stride,

@@ -27,6 +27,8 @@ pub(crate) enum Binds {
     CallParams(usize),
     /// A table of one call, at a dynamic offset: bytes of one entry.
     CallTable(usize),
+    /// Parameters that stay: bytes.
+    Uniform(usize),
     /// A tensor or table that is read.
     Read,
     /// A tensor that is written.
@@ -99,6 +101,7 @@ fn group_layout(device: &wgpu::Device, label: &str, bindings: &[Binds]) -> wgpu:
         let (ty, has_dynamic_offset, bytes) = match *binds {
             Binds::CallParams(bytes) => (wgpu::BufferBindingType::Uniform, true, bytes),
             Binds::CallTable(bytes) => (storage(true), true, bytes),
+            Binds::Uniform(bytes) => (wgpu::BufferBindingType::Uniform, false, bytes),
             Binds::Read => (storage(true), false, 0),
             Binds::Write => (storage(false), false, 0),
         };

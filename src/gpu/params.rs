@@ -38,6 +38,13 @@ pub(crate) struct Params {
     pub(crate) phi_flat: f32,
     pub(crate) phi_rate: f32,
     pub(crate) factor_length: f32,
+    pub(crate) splits: u32,
+    pub(crate) row_chunks: u32,
+    pub(crate) heads_each: u32,
+    pub(crate) heads_here: u32,
+    pub(crate) all_heads: u32,
+    pub(crate) max_rows: u32,
+    pub(crate) merge_items: u32,
 }
 
 /// `struct Sequence` of `shaders/shared/params.wgsl`.
@@ -60,6 +67,7 @@ pub(crate) struct SequenceEntry {
     pub(crate) q_position: i32,
     pub(crate) k_position: i32,
     pub(crate) slope_head: u32,
+    pub(crate) segments: u32,
 }
 
 /// `struct MergeParams` of `shaders/merge.wgsl`.
@@ -241,13 +249,14 @@ pub(crate) fn layouts() -> Vec<super::shaders::HostLayout> {
             fields!(Params: q_head_stride, q_row_stride, k_head_stride, k_row_stride, v_head_stride, v_row_stride,
                 o_head_stride, o_row_stride, lse_head_stride, heads, first_head, heads_per_kv, heads_per_list, list_groups, work_items, tiles,
                 tiles_per_block, block_size, flags, window, scale, soft_cap, beta, rope_low, rope_high, rope_steps, phi_base,
-                slope_base, phi_cap, phi_flat, phi_rate, factor_length),
+                slope_base, phi_cap, phi_flat, phi_rate, factor_length, splits, row_chunks, heads_each, heads_here, all_heads,
+                max_rows, merge_items),
             size_of::<Params>() as u32,
         ),
         (
             "Sequence",
             fields!(SequenceEntry: q_base, k_base, v_base, o_base, lse_base, q_len, kv_len, first_block, query_blocks,
-                list_base, order_base, document_base, id_base, q_position, k_position, slope_head),
+                list_base, order_base, document_base, id_base, q_position, k_position, slope_head, segments),
             size_of::<SequenceEntry>() as u32,
         ),
         (

@@ -3,8 +3,8 @@
 use super::context::Capabilities;
 use super::kernel::{Binds, Program};
 use super::params::{
-    self, GatherParams, MergeParams, MergeSequence, Params, RotateParams, RotateRun, ScheduleParams,
-    ScheduleSequence, SequenceEntry,
+    self, CacheLayout, GatherParams, MergeParams, MergeSequence, Params, RotateParams, RotateRun,
+    ScheduleParams, ScheduleSequence, SequenceEntry,
 };
 use super::shaders;
 use crate::error::{Error, Result, ensure};
@@ -26,6 +26,8 @@ pub(crate) const TILE_ROWS: usize = 64;
 /// | CPU (lavapipe, …) | 4 rows, 4 keys, staged | 2 rows, 4 keys, staged | 1 row, 4 keys, staged |
 /// | others | 1 row, 4 keys, direct | 1 row, 2 keys, direct | 1 row, 1 key, direct |
 ///
+/// With at most 8 queries a sequence it takes the split kernel instead ([`Decode`]): its rows are too few to fill a tile.
+///
 /// On lavapipe that is what was fastest within 3 s of compiling (the README has the measurements). On other devices one row of q and o fits the registers,
 /// and loads at uniform addresses go through a scalar or broadcast path: chosen from machine-code counts of prototypes
 /// for RDNA3, not measured. Where workgroup memory is too
@@ -37,6 +39,77 @@ pub enum Kernel {
     Naive,
     /// `attention_tiled`: several query rows per invocation in registers, several keys at a time.
     Tiled(Tile),
+    /// `attention_decode`: a few queries, the keys split over workgroups, and `merge_splits` after it.
+    Decode(Decode),
+}
+
+/// The shape of the split kernel: every lane computes one component of every quad, so four lanes hold a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Decode {
+    row_sets: u8,
+    quads: bool,
+}
+
+impl Decode {
+    /// The smallest, with quad operations.
+    pub(crate) const ONE: Self = Self { row_sets: 1, quads: true };
+
+    /// Rows that 16 lanes hold at once.
+    pub(crate) const ROWS: usize = 4;
+
+    /// The most queries of a sequence for which a plan chooses this kernel.
+    pub(crate) const QUERIES: usize = 8;
+
+    /// A workgroup of 16 lanes holds `4 · row_sets` rows (1, 2, 4 or 8): query heads that share a key/value head, times queries. Keys and values are read once for all of them.
+    ///
+    /// With `quads` the four lanes of a row add up by quad operations, which need a device with subgroups; without, through workgroup memory.
+    ///
+    /// # Errors
+    /// Invalid argument for other numbers.
+    pub fn new(row_sets: usize, quads: bool) -> Result<Self> {
+        ensure!(matches!(row_sets, 1 | 2 | 4 | 8), "row_sets", "expected 1, 2, 4 or 8, got {row_sets}");
+        Ok(Self { row_sets: row_sets as u8, quads })
+    }
+
+    /// For a number of rows that share keys.
+    fn choose(rows: usize, quads: bool) -> Self {
+        let sets = rows.div_ceil(Self::ROWS).next_power_of_two().min(8);
+        Self { row_sets: sets as u8, quads }
+    }
+
+    /// Sets of four rows.
+    pub fn row_sets(&self) -> usize {
+        self.row_sets.into()
+    }
+
+    /// Rows of a workgroup.
+    pub(crate) fn rows(&self) -> usize {
+        Self::ROWS * self.row_sets()
+    }
+
+    /// Whether quad operations are used.
+    pub fn uses_quads(&self) -> bool {
+        self.quads
+    }
+}
+
+/// What a kernel is chosen for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Task {
+    pub(crate) head_dim: usize,
+    pub(crate) value_dim: usize,
+    pub(crate) positions: PositionsVariant,
+    /// The most queries of a sequence.
+    pub(crate) q_len: usize,
+    pub(crate) heads_per_kv: usize,
+    pub(crate) cache: Option<CacheVariant>,
+}
+
+impl Task {
+    /// Whether keys turn on their way.
+    fn turns_keys(&self) -> bool {
+        self.positions.rope.is_some() && self.cache.is_none_or(|cache| cache.keys_turn)
+    }
 }
 
 /// The shape of the tiled kernel's inner loop.
@@ -96,43 +169,58 @@ impl Kernel {
         match self {
             Kernel::Naive => "attention_naive",
             Kernel::Tiled(_) => "attention_tiled",
+            Kernel::Decode(_) => "attention_decode",
         }
     }
 
     /// The rule of [`Kernel`]'s documentation.
-    pub(crate) fn choose(
-        capabilities: &Capabilities,
-        (head_dim, value_dim): (usize, usize),
-        positions: PositionsVariant,
-    ) -> Self {
-        let rope = positions.rope.is_some();
-        let tile = Tile::choose(capabilities.is_software(), head_dim.max(value_dim), rope);
+    pub(crate) fn choose(capabilities: &Capabilities, task: &Task) -> Self {
+        if (1..=Decode::QUERIES).contains(&task.q_len) {
+            let quads = capabilities.subgroup_sizes.is_some();
+            return Kernel::Decode(Decode::choose(task.q_len * task.heads_per_kv, quads));
+        }
+        let staged = task.turns_keys() || task.cache.is_some();
+        let mut tile = Tile::choose(capabilities.is_software(), task.head_dim.max(task.value_dim), staged);
+        if task.cache.is_some() {
+            tile.keys = CacheVariant::KEYS as u8;
+        }
         let kernel = Kernel::Tiled(tile);
-        match kernel.check(capabilities, (head_dim, value_dim), positions) {
+        match kernel.check(capabilities, task) {
             Ok(()) => kernel,
-            Err(_) if rope => Kernel::Tiled(Tile { rows_each: 1, keys: 1, ..tile }),
+            Err(_) if staged => Kernel::Tiled(Tile { rows_each: 1, keys: 1, ..tile }),
             Err(_) => Kernel::Tiled(Tile { rows_each: 1, staged: false, ..tile }),
         }
     }
 
     /// Refuses a kernel that was asked for and that the device can't run.
-    pub(crate) fn check(
-        &self,
-        capabilities: &Capabilities,
-        (head_dim, value_dim): (usize, usize),
-        positions: PositionsVariant,
-    ) -> Result<()> {
-        if matches!(self, Kernel::Tiled(tile) if !tile.staged) && positions.rope.is_some() {
-            let message =
-                format!("{self} can't rotate keys: they turn on their way through workgroup memory");
-            return Err(Error::unsupported(message));
+    pub(crate) fn check(&self, capabilities: &Capabilities, task: &Task) -> Result<()> {
+        match self {
+            Kernel::Tiled(tile) if !tile.staged && task.turns_keys() => {
+                let message =
+                    format!("{self} can't rotate keys: they turn on their way through workgroup memory");
+                return Err(Error::unsupported(message));
+            }
+            Kernel::Tiled(tile)
+                if task.cache.is_some() && (!tile.staged || tile.keys() != CacheVariant::KEYS) =>
+            {
+                let message =
+                    format!("{self} can't read a cache: its tiles must be staged, four keys at a time");
+                return Err(Error::unsupported(message));
+            }
+            Kernel::Naive if task.cache.is_some() => {
+                return Err(Error::unsupported(format!("{self} can't read a cache")));
+            }
+            Kernel::Decode(decode) if decode.quads && capabilities.subgroup_sizes.is_none() => {
+                return Err(Error::unsupported(format!("{self} needs a device with subgroups")));
+            }
+            _ => {}
         }
+        let dim = task.head_dim.max(task.value_dim);
         let (needs, has) =
-            (self.workgroup_bytes(head_dim, value_dim), capabilities.max_workgroup_bytes as usize);
+            (self.workgroup_bytes(task.head_dim, task.value_dim), capabilities.max_workgroup_bytes as usize);
         if needs > has {
-            let message = format!(
-                "{self} needs {needs} bytes of workgroup memory at D = {head_dim}, the device has {has}"
-            );
+            let message =
+                format!("{self} needs {needs} bytes of workgroup memory at D = {dim}, the device has {has}");
             return Err(Error::unsupported(message));
         }
         Ok(())
@@ -142,6 +230,9 @@ impl Kernel {
     pub(crate) fn workgroup_bytes(&self, head_dim: usize, value_dim: usize) -> usize {
         match self {
             Kernel::Tiled(tile) if tile.staged => tile.keys() * (head_dim + value_dim) * size_of::<f32>(),
+            Kernel::Decode(decode) if !decode.quads => {
+                self.invocations() * decode.row_sets() * 4 * size_of::<f32>()
+            }
             _ => 0,
         }
     }
@@ -151,6 +242,7 @@ impl Kernel {
         match self {
             Kernel::Naive => TILE_ROWS,
             Kernel::Tiled(tile) => TILE_ROWS / tile.rows_each(),
+            Kernel::Decode(_) => 4 * Decode::ROWS,
         }
     }
 }
@@ -158,11 +250,16 @@ impl Kernel {
 impl std::fmt::Display for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())?;
-        if let Kernel::Tiled(tile) = self {
-            let from = if tile.staged { "staged" } else { "direct" };
-            write!(f, "_r{}_k{}_{from}", tile.rows_each, tile.keys)?;
+        match self {
+            Kernel::Naive => Ok(()),
+            Kernel::Tiled(tile) => {
+                let from = if tile.staged { "staged" } else { "direct" };
+                write!(f, "_r{}_k{}_{from}", tile.rows_each, tile.keys)
+            }
+            Kernel::Decode(decode) => {
+                write!(f, "_s{}{}", decode.row_sets, if decode.quads { "_quads" } else { "" })
+            }
         }
-        Ok(())
     }
 }
 
@@ -175,6 +272,37 @@ pub(crate) struct Variant {
     pub(crate) head_dim: usize,
     pub(crate) value_dim: usize,
     pub(crate) positions: PositionsVariant,
+    /// `None`: keys and values are tensors.
+    pub(crate) cache: Option<CacheVariant>,
+}
+
+/// What of a staircase cache is rendered into a kernel's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CacheVariant {
+    /// The widths of the ladders of keys and of values, beside the 16 bits of the residual: bit b is set where there is a rung of b bits.
+    pub(crate) widths: [u32; 2],
+    /// G.
+    pub(crate) group: usize,
+    /// Whether keys are stored before rotation.
+    pub(crate) keys_turn: bool,
+}
+
+impl CacheVariant {
+    /// Tokens that a kernel takes from a cache at once.
+    pub(crate) const KEYS: usize = 4;
+}
+
+impl std::fmt::Display for CacheVariant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("_cache")?;
+        for (side, widths) in ["k", "v"].into_iter().zip(self.widths) {
+            f.write_str(side)?;
+            for bits in crate::cache::quantize::WIDTHS.into_iter().filter(|bits| widths >> bits & 1 == 1) {
+                write!(f, "{bits}")?;
+            }
+        }
+        write!(f, "_g{}{}", self.group, if self.keys_turn { "_unturned" } else { "" })
+    }
 }
 
 /// What of positions is rendered into a kernel's text.
@@ -230,11 +358,18 @@ impl std::fmt::Display for PositionsVariant {
 /// The bind groups of the attention kernels, after that of the call.
 pub(crate) const TABLES_GROUP: usize = 1;
 pub(crate) const TENSORS_GROUP: usize = 2;
+/// Of a cache.
+pub(crate) const ARENA_GROUP: usize = 3;
 
 impl Program for Variant {
     fn label(&self) -> String {
-        let Self { kernel, storage, output, head_dim, value_dim, positions } = self;
-        format!("{kernel}_{storage}_{output}_d{head_dim}_v{value_dim}{positions}")
+        let Self { kernel, storage, output, head_dim, value_dim, positions, cache } = self;
+        let cache = cache.map(|cache| cache.to_string()).unwrap_or_default();
+        match kernel {
+            // It writes states, whatever the output.
+            Kernel::Decode(_) => format!("{kernel}_{storage}_d{head_dim}_v{value_dim}{positions}{cache}"),
+            _ => format!("{kernel}_{storage}_{output}_d{head_dim}_v{value_dim}{positions}{cache}"),
+        }
     }
 
     fn entry_point(&self) -> &'static str {
@@ -245,13 +380,57 @@ impl Program for Variant {
         shaders::attention(self)
     }
 
-    /// Those of `shaders/shared/params.wgsl` and `work.wgsl`.
+    /// Those of `shaders/shared/params.wgsl`, `tensors.wgsl` and `arena.wgsl`.
     fn groups(&self) -> Vec<Vec<Binds>> {
-        vec![
-            vec![Binds::CallParams(size_of::<Params>()), Binds::CallTable(size_of::<SequenceEntry>())],
-            vec![Binds::Read, Binds::Read],
-            vec![Binds::Read, Binds::Read, Binds::Read, Binds::Write, Binds::Write],
-        ]
+        let (read, write) = (Binds::Read, Binds::Write);
+        let mut tensors = vec![read];
+        if self.cache.is_none() {
+            tensors.extend([read, read]);
+        }
+        tensors.push(write);
+        if !matches!(self.kernel, Kernel::Decode(_)) {
+            tensors.push(write);
+        }
+        let mut groups = vec![attention_call(), vec![read, read], tensors];
+        if self.cache.is_some() {
+            groups.push(vec![read, read, Binds::Uniform(size_of::<CacheLayout>())]);
+        }
+        groups
+    }
+}
+
+/// What changes with each call of attention.
+fn attention_call() -> Vec<Binds> {
+    vec![Binds::CallParams(size_of::<Params>()), Binds::CallTable(size_of::<SequenceEntry>())]
+}
+
+/// The rows of which attention_decode has computed shares (`shaders/merge_splits.wgsl`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MergeSplits {
+    pub(crate) output: DType,
+    pub(crate) value_dim: usize,
+}
+
+impl MergeSplits {
+    /// The group of the states and results, after that of the call.
+    pub(crate) const TENSORS_GROUP: usize = 1;
+}
+
+impl Program for MergeSplits {
+    fn label(&self) -> String {
+        format!("merge_splits_{}_v{}", self.output, self.value_dim)
+    }
+
+    fn entry_point(&self) -> &'static str {
+        "merge_splits"
+    }
+
+    fn source(&self) -> String {
+        shaders::merge_splits(self)
+    }
+
+    fn groups(&self) -> Vec<Vec<Binds>> {
+        vec![attention_call(), vec![Binds::Read, Binds::Write, Binds::Write]]
     }
 }
 

@@ -7,7 +7,8 @@ use std::fmt::Write;
 use super::kernel::Program;
 use super::params;
 use super::registry::{
-    BiasVariant, Draw, Gather, Kernel, Merge, PositionsVariant, Rotate, TILE_ROWS, Tile, Variant,
+    BiasVariant, CacheVariant, Decode, Draw, Gather, Kernel, Merge, MergeSplits, PositionsVariant, Rotate,
+    TILE_ROWS, Tile, Variant,
 };
 use super::template::{Numbers, expand};
 use crate::layout::DType;
@@ -18,10 +19,14 @@ const ROPE_PIECE: &str = include_str!("../../shaders/shared/rope.wgsl");
 
 /// The text of an attention kernel.
 pub(crate) fn attention(variant: &Variant) -> String {
-    let Variant { kernel, storage, output, head_dim, value_dim, positions } = *variant;
+    let Variant { kernel, storage, output, head_dim, value_dim, positions, cache } = *variant;
     let (rows_each, keys) = match kernel {
-        Kernel::Naive => (1, 1),
+        Kernel::Naive | Kernel::Decode(_) => (1, 1),
         Kernel::Tiled(tile) => (tile.rows_each(), tile.keys()),
+    };
+    let (row_sets, quads) = match kernel {
+        Kernel::Decode(decode) => (decode.row_sets(), decode.uses_quads()),
+        _ => (0, false),
     };
     // The sizes: constants of the text, and bounds of its written-out loops.
     let sizes = [
@@ -31,7 +36,20 @@ pub(crate) fn attention(variant: &Variant) -> String {
         ("ROWS_EACH", rows_each),
         ("KEYS", keys),
         ("INVOCATIONS", kernel.invocations()),
+        ("ROW_SETS", row_sets),
+        ("ROWS_HELD", Decode::ROWS * row_sets),
     ];
+    let group = cache.map_or(0, |cache| cache.group);
+    // Of the padded rows of a cache, and what of a value shares its extremes.
+    let padded = |dim: usize| if cache.is_some() { dim.next_multiple_of(32) } else { 0 };
+    let sizes = sizes.into_iter().chain([
+        ("CACHE_RUNGS", cache.map_or(0, |_| params::CACHE_RUNGS)),
+        ("GROUP", group),
+        ("HEAD_PADDED", padded(head_dim)),
+        ("HEAD_WORDS", padded(head_dim) / 32),
+        ("VALUE_PADDED", padded(value_dim)),
+        ("VALUE_GROUPS", cache.map_or(0, |cache| value_dim.div_ceil(cache.group))),
+    ]);
     let flags = [
         ("FLAG_CAUSAL", params::FLAG_CAUSAL),
         ("FLAG_WINDOW", params::FLAG_WINDOW),
@@ -43,30 +61,95 @@ pub(crate) fn attention(variant: &Variant) -> String {
     let mut wgsl = header(&variant.label());
     let turn = Turn::new(variant);
     let sizes: Vec<(&'static str, usize)> =
-        sizes.into_iter().chain(turn.sizes(positions.any())).filter(|&(_, size)| size > 0).collect();
+        sizes.chain(turn.sizes(positions.any())).filter(|&(_, size)| size > 0).collect();
     let constant = |&(name, value): &(&'static str, usize)| (name, value as u32);
     constants(&mut wgsl, &sizes.iter().map(constant).collect::<Vec<_>>());
     constants(&mut wgsl, &flags);
-    let numbers: Numbers = sizes.into_iter().chain(turn.conditions(variant)).collect();
-    let kernel = match kernel {
+    let unturned = positions.rope.is_some() && cache.is_none_or(|cache| cache.keys_turn);
+    let conditions = [("CACHED", cache.is_some()), ("QUADS", quads), ("KEYS_TURN", unturned)];
+    let mut numbers: Numbers = sizes.into_iter().chain(turn.conditions(variant)).collect();
+    numbers.extend(conditions.map(|(name, on)| (name, usize::from(on))));
+    // Tokens that a lane takes from a cache at once.
+    numbers.insert("FOUR", CacheVariant::KEYS);
+    let decode;
+    let kernel_text = match kernel {
         Kernel::Naive => include_str!("../../shaders/attention_naive.wgsl"),
         Kernel::Tiled(_) => include_str!("../../shaders/attention_tiled.wgsl"),
+        Kernel::Decode(_) => {
+            decode = decode_text(cache);
+            decode.as_str()
+        }
+    };
+    let tensors = match kernel {
+        Kernel::Decode(_) => "",
+        _ => include_str!("../../shaders/shared/tensors.wgsl"),
     };
     let pieces = [
         include_str!("../../shaders/shared/params.wgsl"),
         load_piece(storage),
         store_piece(output),
+        tensors,
+        if cache.is_some() { include_str!("../../shaders/shared/arena.wgsl") } else { "" },
+        if cache.is_some() { include_str!("../../shaders/shared/cache.wgsl") } else { "" },
         include_str!("../../shaders/shared/work.wgsl"),
         include_str!("../../shaders/shared/walk.wgsl"),
+        include_str!("../../shaders/shared/scores.wgsl"),
         if positions.any() { ROPE_PIECE } else { "" },
         if positions.any() { include_str!("../../shaders/shared/positions.wgsl") } else { "" },
-        kernel,
+        kernel_text,
     ];
     for piece in pieces {
         wgsl.push('\n');
         wgsl.push_str(&expand(piece, &numbers));
     }
     wgsl
+}
+
+/// The split kernel with what it does at each width of a cache's ladders.
+fn decode_text(cache: Option<CacheVariant>) -> String {
+    let text = include_str!("../../shaders/attention_decode.wgsl");
+    let Some(CacheVariant { widths, group, .. }) = cache else { return text.to_owned() };
+    let bodies = |side: &str, widths: u32, piece: &str| {
+        // Sinks and the residual have 16 bits, whatever the ladder.
+        let mut text = format!("                    if run.{side}.bits == 16u {{\n");
+        let body = |bits: u32| {
+            let numbers =
+                Numbers::from([("HALF", usize::from(bits == 16)), ("STRADDLE", usize::from(bits == 3))]);
+            let words = group as u32 / 32 * bits;
+            let body =
+                piece.replace("GROUP_WORDS", &format!("{words}u")).replace("BITS", &format!("{bits}u"));
+            // What isn't decided here stays for later.
+            expand(&body, &numbers)
+        };
+        text.push_str(&body(16));
+        for bits in crate::cache::quantize::WIDTHS.into_iter().filter(|bits| widths >> bits & 1 == 1) {
+            let _ = writeln!(text, "                    }} else if run.{side}.bits == {bits}u {{");
+            text.push_str(&body(bits));
+        }
+        text.push_str("                    }\n");
+        text
+    };
+    let keys = bodies("keys", widths[0], include_str!("../../shaders/shared/decode_keys.wgsl"));
+    let values = bodies("values", widths[1], include_str!("../../shaders/shared/decode_values.wgsl"));
+    text.replace("//KEYS\n", &keys)
+        .replace("//VALUES\n", &values)
+        .replace("GROUP_QUADS", &(group / 4).to_string())
+}
+
+/// The text of the kernel that merges the shares of split rows.
+pub(crate) fn merge_splits(program: &MergeSplits) -> String {
+    let values = [
+        ("ROWS", TILE_ROWS as u32),
+        ("VALUE_QUADS", (program.value_dim / 4) as u32),
+        ("FLAG_LSE", params::FLAG_LSE),
+        ("NO_TABLE", params::NO_TABLE),
+    ];
+    let pieces = [
+        include_str!("../../shaders/shared/params.wgsl"),
+        store_piece(program.output),
+        include_str!("../../shaders/merge_splits.wgsl"),
+    ];
+    plain(&program.label(), &values, &pieces)
 }
 
 /// How the lanes of a workgroup share the rotation of staged keys.
@@ -91,11 +174,14 @@ impl Turn {
         };
         let (keys, staged) = match variant.kernel {
             Kernel::Tiled(tile) => (tile.keys(), tile.is_staged()),
-            Kernel::Naive => (1, false),
+            Kernel::Naive | Kernel::Decode(_) => (1, false),
         };
         // Twice as many lanes where each turns two quads.
         let groups = if parts == 2 && keys > 1 { 2 } else { 1 };
-        let in_registers = staged && rotary > 0 && rotary / parts * groups <= variant.kernel.invocations();
+        let in_registers = staged
+            && variant.cache.is_none()
+            && rotary > 0
+            && rotary / parts * groups <= variant.kernel.invocations();
         Self { rotary, parts, groups, keys, rest: variant.head_dim / 4 - rotary, in_registers }
     }
 
@@ -216,8 +302,10 @@ pub struct ShaderSource {
     pub name: String,
     /// The compute entry point.
     pub entry_point: &'static str,
-    /// The WGSL. It needs no WebGPU feature beyond the core.
+    /// The WGSL. It needs no WebGPU feature beyond the core but what follows.
     pub wgsl: String,
+    /// Whether it needs subgroups, and in browsers' compilers `enable subgroups;` before it.
+    pub subgroups: bool,
 }
 
 /// A Rust struct that a shader reads: name, (field, byte offset) pairs, size in bytes.
@@ -248,19 +336,28 @@ pub fn sources() -> Vec<ShaderSource> {
     let mut sources = Vec::new();
     let mut add = |program: &dyn Program| {
         let (name, entry_point, wgsl) = (program.label(), program.entry_point(), program.source());
-        sources.push(ShaderSource { name, entry_point, wgsl });
+        let subgroups = wgsl.contains("quadSwapX");
+        sources.push(ShaderSource { name, entry_point, wgsl, subgroups });
     };
     let none = PositionsVariant::default();
     for storage in DType::ALL {
         for (head_dim, value_dim) in DIMS {
             for output in DType::ALL {
                 let kernel = Kernel::Naive;
-                add(&Variant { kernel, storage, output, head_dim, value_dim, positions: none });
+                add(&Variant { kernel, storage, output, head_dim, value_dim, positions: none, cache: None });
             }
             // The output's type is a store function of its own, seen in every combination above; written-out kernels are long.
             for software in [true, false] {
                 let kernel = Kernel::Tiled(Tile::choose(software, head_dim.max(value_dim), false));
-                add(&Variant { kernel, storage, output: storage, head_dim, value_dim, positions: none });
+                add(&Variant {
+                    kernel,
+                    storage,
+                    output: storage,
+                    head_dim,
+                    value_dim,
+                    positions: none,
+                    cache: None,
+                });
             }
         }
     }
@@ -279,10 +376,59 @@ pub fn sources() -> Vec<ShaderSource> {
         let tile = |software| Kernel::Tiled(Tile::choose(software, head_dim, rope.is_some()));
         for kernel in [Kernel::Naive, tile(true), tile(false)] {
             let (storage, output, value_dim) = (DType::F32, DType::F32, head_dim);
-            add(&Variant { kernel, storage, output, head_dim, value_dim, positions });
+            add(&Variant { kernel, storage, output, head_dim, value_dim, positions, cache: None });
         }
     }
+    // The split kernel: every row set, both ways to add up, with and without positions, and over caches.
+    for storage in DType::ALL {
+        for (head_dim, value_dim) in [(64, 64), (80, 80), (128, 128), (192, 128), (256, 256)] {
+            for (row_sets, quads) in [(1, false), (1, true), (2, false), (4, true), (8, false)] {
+                let kernel = Kernel::Decode(Decode::new(row_sets, quads).unwrap_or(Decode::ONE));
+                add(&Variant {
+                    kernel,
+                    storage,
+                    output: storage,
+                    head_dim,
+                    value_dim,
+                    positions: none,
+                    cache: None,
+                });
+            }
+        }
+    }
+    let rope = |pairing, dim| PositionsVariant { rope: Some((pairing, dim)), ..none };
+    let harmonic = PositionsVariant { bias: BiasVariant::Harmonic, ..rope(Pairing::Half, 64) };
+    let partial =
+        PositionsVariant { bias: BiasVariant::Linear, factor: true, ..rope(Pairing::Interleaved, 32) };
+    let ladders = [
+        [0, 0],
+        [1 << 8 | 1 << 4, 1 << 8 | 1 << 4 | 1 << 2],
+        [1 << 3, 1 << 3],
+        [1 << 8 | 1 << 3 | 1 << 2, 1 << 4 | 1 << 3],
+    ];
+    for (head_dim, value_dim, group) in [(64, 64, 32), (80, 80, 32), (128, 128, 32), (256, 256, 64)] {
+        for widths in ladders {
+            for (positions, keys_turn) in [(none, false), (harmonic, false), (partial, true)] {
+                let cache = Some(CacheVariant { widths, group, keys_turn });
+                let (storage, output) = (DType::F32, DType::F32);
+                let tile = Tile::choose(true, head_dim, true);
+                for kernel in [
+                    Kernel::Decode(Decode::ONE),
+                    Kernel::Decode(Decode::new(2, false).unwrap_or(Decode::ONE)),
+                    Kernel::Tiled(tile),
+                ] {
+                    add(&Variant { kernel, storage, output, head_dim, value_dim, positions, cache });
+                }
+            }
+        }
+    }
+    for positions in [harmonic, partial] {
+        let kernel = Kernel::Decode(Decode::ONE);
+        let (storage, output) = (DType::F32, DType::F32);
+        add(&Variant { kernel, storage, output, head_dim: 64, value_dim: 64, positions, cache: None });
+    }
     for output in DType::ALL {
+        add(&MergeSplits { output, value_dim: 64 });
         for spread in [false, true] {
             add(&Merge { output, spread });
         }

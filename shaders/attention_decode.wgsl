@@ -1,0 +1,351 @@
+// attention_decode: FlashDecoding, for a few queries. The same function as attention_naive, which explains it, over a share of the keys:
+//
+//   m = max s      l = Σ 2^(s−m)      o = Σ 2^(s−m)·v         (scores s in powers of two)
+//
+// Where a row's keys are split, merge_splits makes one row of the shares.
+//
+// Shapes      q (batch, H, q_len, D) · k (batch, H_kv, kv_len, D) · v (batch, H_kv, kv_len, D_v), or a staircase cache · states (rows × splits, D_v + 4), f32
+// Workgroups  one per (sequence, row tile, heads that share keys and a block list, ROWS_HELD of its rows, share of the list's blocks)
+// Lanes       four to a row, one for each component of every quad, and ROW_SETS such rows each: q and o take D/4 + D_v/4 registers a row. A key or value is read
+//             at an address that is uniform over the workgroup, once for all heads that share it, and each lane takes its component.
+// Cache       packed words are read as they lie: the same word serves four lanes (values) or four tokens (keys). The scale of a group multiplies p once per token
+//             (values), the smallest number of a group counts once per group: Σ q·(min + code·step) = Σ q·min + Σ q·step·code.
+// Barriers    with QUADS none: the four lanes add up by quad operations. Without, through workgroup memory, two per key (or four keys of a cache), in loops whose
+//             bounds depend on the workgroup alone.
+
+@group(2) @binding(0) var<storage, read> q: array<InputQuad>;
+#if CACHED
+@group(2) @binding(1) var<storage, read_write> states: array<f32>;
+#else
+@group(2) @binding(1) var<storage, read> k: array<InputQuad>;
+@group(2) @binding(2) var<storage, read> v: array<InputQuad>;
+@group(2) @binding(3) var<storage, read_write> states: array<f32>;
+#end
+
+#if QUADS
+#else
+var<workgroup> parts: array<vec4<f32>, INVOCATIONS * ROW_SETS>;
+#end
+
+// A lane's component of a quad.
+fn pick(quad: vec4<f32>, odd: bool, high: bool) -> f32 {
+    return select(select(quad.x, quad.y, odd), select(quad.z, quad.w, odd), high);
+}
+
+fn pick_word(quad: vec4<u32>, odd: bool, high: bool) -> u32 {
+    return select(select(quad.x, quad.y, odd), select(quad.z, quad.w, odd), high);
+}
+
+@compute @workgroup_size(INVOCATIONS)
+fn attention_decode(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+#if QUADS
+    @builtin(subgroup_invocation_id) place: u32,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(subgroup_size) subgroup_size: u32,
+#else
+    @builtin(local_invocation_index) lane: u32,
+#end
+) {
+    let work = work_item(workgroup, workgroups);
+    if !work.exists {
+        return;
+    }
+    let split = work.head % params.splits;
+    let chunk = work.head / params.splits % params.row_chunks;
+    let first_head = work.head / (params.splits * params.row_chunks) * params.heads_each;
+    let tile = work.tile;
+    let sequence = sequences[work.sequence];
+    if tile / params.tiles_per_block >= sequence.query_blocks {
+        return; // this sequence is shorter than the longest
+    }
+    let rows = row_tile(sequence, tile);
+    let count = u32(max(rows.last_row - rows.first_row + 1, 0)) * params.heads_each;
+    if chunk * ROWS_HELD >= count {
+        return;
+    }
+#if QUADS
+    // Quads are four lanes in a row of a subgroup, wherever these have their places in the workgroup.
+    let lane = subgroup * subgroup_size + place;
+#end
+    let component = lane % 4u;
+    let odd = component % 2u == 1u;
+    let high = component >= 2u;
+
+#for r in ROW_SETS
+    let place$r = chunk * ROWS_HELD + 4u * $ru + lane / 4u;
+    // A lane without a row computes the last one and writes nothing.
+    let safe$r = min(place$r, count - 1u);
+    let row$r = rows.first_row + i32(safe$r / params.heads_each);
+    let head$r = first_head + safe$r % params.heads_each;
+    let own$r = visible_keys(sequence, row$r);
+#if POSITIONS
+    let position$r = query_position(sequence, row$r);
+#end
+#if SCORED
+    let slope$r = slope_of(sequence.slope_head + params.first_head + head$r);
+#end
+    let q_at$r = sequence.q_base + head$r * params.q_head_stride + u32(row$r) * params.q_row_stride;
+#if ROPE
+    var turned$r: array<vec4<f32>, HEAD_QUADS>;
+    for (var c = 0u; c < HEAD_QUADS; c++) {
+        turned$r[c] = rotated(load_quad(q[q_at$r + c]), load_quad(q[q_at$r + partner(c)]), position$r, c) * params.scale;
+    }
+#for c in HEAD_QUADS
+    let q$r_$c = pick(turned$r[$c], odd, high);
+#end
+#else
+#for c in HEAD_QUADS
+    let q$r_$c = pick(load_quad(q[q_at$r + $cu]), odd, high) * params.scale;
+#end
+#end
+#for c in VALUE_QUADS
+    var o$r_$c = 0.0;
+#end
+    var maximum$r = LOWEST;
+    var sum$r = 0.0;
+#end
+#if CACHED
+    let kv_head = first_head / params.heads_per_kv;
+    let key_base = sequence.k_base + kv_head * cache.key_head_stride;
+    let value_base = sequence.v_base + kv_head * cache.value_head_stride;
+#for r in ROW_SETS
+#for g in VALUE_GROUPS
+    var low$r_$g = 0.0;  // Σ p·min of a group of value channels
+#end
+#end
+#else
+    let k_base = sequence.k_base + first_head / params.heads_per_kv * params.k_head_stride;
+    let v_base = sequence.v_base + first_head / params.heads_per_kv * params.v_head_stride;
+#end
+
+    let list = block_list(sequence, tile, first_head, rows.any);
+    let entries = max(list.end, list.first) - list.first;
+    let share_end = list.first + entries * (split + 1u) / params.splits;
+    for (var entry = list.first + entries * split / params.splits; entry < share_end; entry++) {
+        let block = listed_block(sequence, list, entry, rows.any);
+#for r in ROW_SETS
+        var block_sum$r = 0.0;
+#end
+#if CACHED
+        var next_key = max(block.keys.lo, 0);
+        while next_key < block.keys.hi {
+            let first = u32(next_key);
+            let run = run_at(first, sequence.segments);
+            let run_end = min(run.end, u32(block.keys.hi));
+            next_key = i32(run_end);
+            if run.keys.bits == 0u {
+                continue; // dropped
+            }
+            let key_block = key_base + run.keys.base;
+            let value_block = value_base + run.values.base;
+            // Four tokens at a time, of one group of keys each.
+            var start = first / 4u * 4u;
+            while start < run_end {
+                let group_end = min(run_end, (start / cache.group + 1u) * cache.group);
+                let in_group = start % cache.segment / cache.group;
+#for r in ROW_SETS
+                var base$r = 0.0;
+#end
+#if KEYS_TURN
+#else
+#for c in HEAD_QUADS
+                var step_$c = 0.0;
+#end
+                if run.keys.bits != 16u {
+                    // What the group's keys have in common: their smallest number, and the step between codes.
+                    let words = key_block + cache.segment * HEAD_WORDS * run.keys.bits + in_group * HEAD_PADDED;
+                    let reciprocal = 1.0 / f32((1u << run.keys.bits) - 1u);
+#for c in HEAD_QUADS
+                    {
+                        let at = words + 4u * $cu;
+                        let pair = halves(pick_word(vec4<u32>(k[at], k[at + 1u], k[at + 2u], k[at + 3u]), odd, high));
+                        step_$c = (pair.y - pair.x) * reciprocal;
+#for r in ROW_SETS
+                        base$r += q$r_$c * pair.x;
+#end
+                    }
+#end
+                }
+#end
+                for (; start < group_end; start += 4u) {
+#for r in ROW_SETS
+                    var s$r = vec4<f32>(base$r);
+#end
+#if KEYS_TURN
+                    // Keys as they were before rotation: expanded and turned, quad by quad.
+                    for (var c = 0u; c < HEAD_QUADS; c++) {
+                        let own = key_quads(run.keys, first, start, key_base, c);
+                        let other = key_quads(run.keys, first, start, key_base, partner(c));
+                        let turned_keys = vec4<f32>(
+                            pick(rotated(own.x, other.x, key_position(sequence, i32(start)), c), odd, high),
+                            pick(rotated(own.y, other.y, key_position(sequence, i32(min(start + 1u, run_end - 1u))), c), odd, high),
+                            pick(rotated(own.z, other.z, key_position(sequence, i32(min(start + 2u, run_end - 1u))), c), odd, high),
+                            pick(rotated(own.w, other.w, key_position(sequence, i32(min(start + 3u, run_end - 1u))), c), odd, high),
+                        );
+#for r in ROW_SETS
+                        s$r += pick(turned$r[c], odd, high) * turned_keys;
+#end
+                    }
+#else
+//KEYS
+#end
+#if QUADS
+#for r in ROW_SETS
+                    s$r += quadSwapX(s$r);
+                    s$r += quadSwapY(s$r);
+#end
+#else
+#for r in ROW_SETS
+                    parts[$ru * INVOCATIONS + lane] = s$r;
+#end
+                    workgroupBarrier();
+#for r in ROW_SETS
+                    s$r = parts[$ru * INVOCATIONS + lane - component] + parts[$ru * INVOCATIONS + lane - component + 1u]
+                        + parts[$ru * INVOCATIONS + lane - component + 2u] + parts[$ru * INVOCATIONS + lane - component + 3u];
+#end
+                    workgroupBarrier();
+#end
+                    let token = vec4<i32>(i32(start)) + vec4<i32>(0, 1, 2, 3);
+#if SCORED
+                    let at = vec4<i32>(
+                        key_position(sequence, token.x),
+                        key_position(sequence, min(token.y, i32(run_end) - 1)),
+                        key_position(sequence, min(token.z, i32(run_end) - 1)),
+                        key_position(sequence, min(token.w, i32(run_end) - 1)),
+                    );
+#end
+#for r in ROW_SETS
+                    let low$r = max(own$r.lo, i32(first));
+                    let high$r = min(own$r.hi, i32(run_end));
+                    let seen$r = (token >= vec4<i32>(low$r)) & (token < vec4<i32>(high$r));
+#if SCORED
+                    let lag$r = vec4<i32>(position$r) - at;
+                    s$r = vec4<f32>(
+                        positioned(capped(s$r.x), lag$r.x, phi_of(lag$r.x), slope$r),
+                        positioned(capped(s$r.y), lag$r.y, phi_of(lag$r.y), slope$r),
+                        positioned(capped(s$r.z), lag$r.z, phi_of(lag$r.z), slope$r),
+                        positioned(capped(s$r.w), lag$r.w, phi_of(lag$r.w), slope$r),
+                    );
+#else
+                    s$r = vec4<f32>(capped(s$r.x), capped(s$r.y), capped(s$r.z), capped(s$r.w));
+#end
+                    s$r = select(vec4<f32>(LOWEST), s$r - block.bias, seen$r);
+                    let raised$r = max(max(max(s$r.x, s$r.y), max(s$r.z, s$r.w)), maximum$r);
+                    let shrink$r = exp2(maximum$r - raised$r);
+                    maximum$r = raised$r;
+                    let p$r = select(vec4<f32>(0.0), exp2(s$r - raised$r), seen$r);
+                    sum$r *= shrink$r;
+                    block_sum$r = block_sum$r * shrink$r + p$r.x + p$r.y + p$r.z + p$r.w;
+#for c in VALUE_QUADS
+                    o$r_$c *= shrink$r;
+#end
+#for g in VALUE_GROUPS
+                    low$r_$g *= shrink$r;
+#end
+#end
+                    // What isn't seen has p = 0, and a cache holds finite numbers only.
+//VALUES
+                }
+            }
+        }
+#else
+        for (var j = block.keys.lo; j < block.keys.hi; j++) {
+            let k_at = k_base + u32(j) * params.k_row_stride;
+            let v_at = v_base + u32(j) * params.v_row_stride;
+#for r in ROW_SETS
+            var s$r = 0.0;
+#end
+#if POSITIONS
+            let at = key_position(sequence, j);
+#end
+#for c in HEAD_QUADS
+            {
+#if KEYS_TURN
+                let key = pick(rotated(load_quad(k[k_at + $cu]), load_quad(k[k_at + partner($cu)]), at, $cu), odd, high);
+#else
+                let key = pick(load_quad(k[k_at + $cu]), odd, high);
+#end
+#for r in ROW_SETS
+                s$r += q$r_$c * key;
+#end
+            }
+#end
+#if QUADS
+#for r in ROW_SETS
+            s$r += quadSwapX(s$r);
+            s$r += quadSwapY(s$r);
+#end
+#else
+#for r in ROW_SETS
+            parts[$ru * INVOCATIONS + lane].x = s$r;
+#end
+            workgroupBarrier();
+#for r in ROW_SETS
+            s$r = parts[$ru * INVOCATIONS + lane - component].x + parts[$ru * INVOCATIONS + lane - component + 1u].x
+                + parts[$ru * INVOCATIONS + lane - component + 2u].x + parts[$ru * INVOCATIONS + lane - component + 3u].x;
+#end
+            workgroupBarrier();
+#end
+            let everybody = j >= rows.all.lo && j < rows.all.hi;
+#for r in ROW_SETS
+            let seen$r = everybody || (j >= own$r.lo && j < own$r.hi);
+#if SCORED
+            let lag$r = position$r - at;
+            s$r = positioned(capped(s$r), lag$r, phi_of(lag$r), slope$r);
+#else
+            s$r = capped(s$r);
+#end
+            s$r = select(LOWEST, s$r - block.bias, seen$r);
+            let raised$r = max(maximum$r, s$r);
+            let shrink$r = exp2(maximum$r - raised$r);
+            maximum$r = raised$r;
+            let p$r = select(0.0, exp2(s$r - raised$r), seen$r);
+            sum$r *= shrink$r;
+            block_sum$r = block_sum$r * shrink$r + p$r;
+#end
+            if everybody {
+#for c in VALUE_QUADS
+                {
+                    let value = pick(load_quad(v[v_at + $cu]), odd, high);
+#for r in ROW_SETS
+                    o$r_$c = o$r_$c * shrink$r + p$r * value;
+#end
+                }
+#end
+            } else {
+                // What a row doesn't see is selected away, never multiplied by zero: it may be anything.
+#for c in VALUE_QUADS
+                {
+                    let value = pick(load_quad(v[v_at + $cu]), odd, high);
+#for r in ROW_SETS
+                    o$r_$c = o$r_$c * shrink$r + select(0.0, p$r * value, seen$r);
+#end
+                }
+#end
+            }
+        }
+#end
+#for r in ROW_SETS
+        sum$r += block_sum$r;
+#end
+    }
+
+#for r in ROW_SETS
+    if place$r < count {
+        let state$r = ((work.sequence * params.max_rows + u32(row$r)) * params.all_heads + params.first_head + head$r) * params.splits + split;
+        let at$r = state$r * (4u * VALUE_QUADS + 4u);
+#for c in VALUE_QUADS
+#if CACHED
+        states[at$r + 4u * $cu + component] = o$r_$c + low$r_$(c/GROUP_QUADS);
+#else
+        states[at$r + 4u * $cu + component] = o$r_$c;
+#end
+#end
+        if component < 2u {
+            states[at$r + 4u * VALUE_QUADS + component] = select(maximum$r, sum$r, component == 1u);
+        }
+    }
+#end
+}

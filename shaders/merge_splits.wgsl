@@ -1,0 +1,55 @@
+// merge_splits: one row from the shares that attention_decode has computed. With M = max m over the shares, in powers of two,
+//
+//   O = Σ 2^(m−M)·o / Σ 2^(m−M)·l        LSE = (M + log₂ Σ 2^(m−M)·l)·ln 2
+//
+// A row that sees no key has output 0 and LSE −∞.
+//
+// Shapes      states (rows × splits, D_v + 4), f32 · output (batch, H, q_len, D_v), any strides · lse (batch, H, q_len), bits
+// Workgroups  a line of invocations, one per (sequence, row, head, quad), folded into x and y
+// Barriers    none
+
+@group(1) @binding(0) var<storage, read> states: array<vec4<f32>>;
+@group(1) @binding(1) var<storage, read_write> output: array<OutputQuad>;
+@group(1) @binding(2) var<storage, read_write> lse: array<u32>;
+
+@compute @workgroup_size(ROWS)
+fn merge_splits(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let item = (workgroup.y * workgroups.x + workgroup.x) * ROWS + lane;
+    if item >= params.merge_items {
+        return;
+    }
+    let quad = item % VALUE_QUADS;
+    let head = item / VALUE_QUADS % params.heads_here;
+    let row = item / (VALUE_QUADS * params.heads_here) % params.max_rows;
+    let index = item / (VALUE_QUADS * params.heads_here * params.max_rows);
+    let sequence = sequences[index];
+    if row >= sequence.q_len {
+        return;
+    }
+    let stride = VALUE_QUADS + 1u;
+    let first = ((index * params.max_rows + row) * params.all_heads + params.first_head + head) * params.splits * stride;
+    var highest = LOWEST;
+    for (var split = 0u; split < params.splits; split++) {
+        highest = max(highest, states[first + split * stride + VALUE_QUADS].x);
+    }
+    var sum = 0.0;
+    var total = vec4<f32>(0.0);
+    for (var split = 0u; split < params.splits; split++) {
+        let at = first + split * stride;
+        let state = states[at + VALUE_QUADS];
+        let weight = exp2(state.x - highest);
+        sum += weight * state.y;
+        total += weight * states[at + quad];
+    }
+    let normalizer = select(0.0, 1.0 / sum, sum > 0.0);
+    let o_at = sequence.o_base + head * params.o_head_stride + row * params.o_row_stride;
+    output[o_at + quad] = store_quad(total * normalizer);
+    if quad == 0u && (params.flags & FLAG_LSE) != 0u {
+        let value = bitcast<u32>((highest + log2(sum)) * LN_2);
+        lse[sequence.lse_base + head * params.lse_head_stride + row] = select(NEGATIVE_INFINITY_BITS, value, sum > 0.0);
+    }
+}

@@ -1,0 +1,12 @@
+// What an attention kernel reads and writes of tensors.
+
+@group(2) @binding(0) var<storage, read> q: array<InputQuad>;
+#if CACHED
+@group(2) @binding(1) var<storage, read_write> output: array<OutputQuad>;
+@group(2) @binding(2) var<storage, read_write> lse: array<u32>;
+#else
+@group(2) @binding(1) var<storage, read> k: array<InputQuad>;
+@group(2) @binding(2) var<storage, read> v: array<InputQuad>;
+@group(2) @binding(3) var<storage, read_write> output: array<OutputQuad>;
+@group(2) @binding(4) var<storage, read_write> lse: array<u32>;
+#end

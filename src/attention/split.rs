@@ -1,0 +1,125 @@
+//! How the keys of few queries are split over workgroups.
+
+use std::sync::Arc;
+
+use super::Attention;
+use crate::error::{Error, Result};
+use crate::gpu::context::Context;
+use crate::gpu::kernel::Pipeline;
+use crate::gpu::params::Params;
+use crate::gpu::registry::{Decode, MergeSplits};
+use crate::shape::Shape;
+
+/// Keys that are worth a workgroup of their own, at least.
+const SHARE: usize = 128;
+
+/// Workgroups that a call should have, if its keys can be split into as many: some for each thread of a CPU, which take them in turn; enough to fill any GPU.
+const WORKGROUPS: (usize, usize) = (16, 512);
+
+/// The second pass of a split call, and the states between the two.
+#[derive(Debug)]
+pub(super) struct Split {
+    pub(super) pipeline: Arc<Pipeline>,
+    decode: Decode,
+    states: wgpu::Buffer,
+    /// States there is room for.
+    room: usize,
+    /// Workgroups to aim at.
+    workgroups: usize,
+    /// What the attention asks for.
+    asked: Option<usize>,
+}
+
+/// How one call is split.
+pub(super) struct Shares {
+    /// `splits`, `row_chunks`, `heads_each` and `merge_items`.
+    pub(super) params: Params,
+    /// Workgroups for each row tile of a sequence.
+    pub(super) items: usize,
+    pub(super) merge_items: u64,
+}
+
+impl Split {
+    pub(super) fn new(
+        context: &Context,
+        attention: &Attention,
+        maxima: &Shape,
+        sequences: usize,
+        decode: Decode,
+    ) -> Result<Self> {
+        let capabilities = context.capabilities();
+        let workgroups = if capabilities.is_software() { WORKGROUPS.0 } else { WORKGROUPS.1 };
+        let asked = attention.splits();
+        let rows = maxima.q_len() * maxima.heads();
+        // As many as any number of sequences may ask for: more of them split their keys less.
+        let splits = |count: usize| match asked {
+            Some(asked) => asked,
+            None => Self::wanted(workgroups, count * maxima.kv_heads(), maxima.kv_len()),
+        };
+        let room = (1..=sequences.max(1)).map(|count| count * rows * splits(count)).max().unwrap_or(1).max(1);
+        let bytes = (room * (maxima.value_dim() + 4)) as u64 * 4;
+        let limit = capabilities.max_binding_bytes;
+        if bytes > limit {
+            let message = format!(
+                "the states of {room} shares of rows take {bytes} bytes, past the {limit} that this device can bind at once"
+            );
+            return Err(Error::too_large("shape", message));
+        }
+        let merge = MergeSplits { output: attention.output(), value_dim: maxima.value_dim() };
+        let pipeline = context.pipeline(&merge)?;
+        let states = context.create_buffer("prflash split states", bytes, wgpu::BufferUsages::STORAGE)?;
+        Ok(Self { pipeline, decode, states, room, workgroups, asked })
+    }
+
+    /// Shares of each row's keys that make enough workgroups of `units`.
+    fn wanted(workgroups: usize, units: usize, kv_len: usize) -> usize {
+        workgroups.div_ceil(units.max(1)).min(kv_len / SHARE).max(1)
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.states.size()
+    }
+
+    pub(super) fn states(&self) -> wgpu::BindingResource<'_> {
+        self.states.as_entire_binding()
+    }
+
+    /// The second pass's bind group.
+    pub(super) fn bind(
+        &self,
+        context: &Context,
+        [output, lse]: [wgpu::BindingResource<'_>; 2],
+    ) -> Result<wgpu::BindGroup> {
+        let resources = [self.states(), output, lse];
+        self.pipeline.bind(context, "prflash split states", MergeSplits::TENSORS_GROUP, &resources)
+    }
+
+    /// For one dispatch: `heads` of so many sequences, of which `per_list` share a block list.
+    pub(super) fn shares(
+        &self,
+        maxima: &Shape,
+        sequences: usize,
+        heads: usize,
+        per_list: usize,
+        (q_len, kv_len): (usize, usize),
+        tiles: usize,
+    ) -> Shares {
+        let heads_each = maxima.heads_per_kv_head().min(per_list);
+        let row_chunks = (q_len * heads_each).div_ceil(self.decode.rows()).max(1);
+        let groups = heads / heads_each;
+        let splits = self
+            .asked
+            .unwrap_or_else(|| Self::wanted(self.workgroups, sequences * groups * row_chunks * tiles, kv_len))
+            .min(self.room / (sequences * q_len * maxima.heads()).max(1))
+            .max(1);
+        let merge_items = (sequences * q_len * heads * (maxima.value_dim() / 4)) as u64;
+        let params = Params {
+            splits: splits as u32,
+            row_chunks: row_chunks as u32,
+            heads_each: heads_each as u32,
+            merge_items: merge_items as u32,
+            ..Params::default()
+        };
+        Shares { params, items: groups * row_chunks * splits, merge_items }
+    }
+}
