@@ -94,9 +94,9 @@ mod shape;
 pub mod verify;
 
 pub use attention::{
-    Attention, Bound, Call, Combine, Documents, Estimate, GpuSampler, Operands, Output, Plan, PositionIds,
-    ReshapedBound, ReshapedPlan, RotationBound, RotationPlan, Rounds, RoundsBound, RoundsPlan, Rows,
-    Sequence, TableBuffer, Tables,
+    Attention, Bound, CacheBound, CachePlan, Call, Combine, Documents, Estimate, GpuSampler, Operands,
+    Output, Plan, PositionIds, Queries, ReshapedBound, ReshapedPlan, RotationBound, RotationPlan, Rounds,
+    RoundsBound, RoundsPlan, Rows, Sequence, TableBuffer, Tables,
 };
 pub use error::{Error, Result};
 pub use gpu::context::{Capabilities, Context, ContextOptions};

@@ -99,28 +99,10 @@ impl Bound {
     pub(super) fn new(plan: &Arc<PlanInner>, operands: &Operands<'_>) -> Result<Self> {
         let PlanInner { context, attention, maxima, .. } = &**plan;
         let Operands { q, k, v, output, lse } = *operands;
-        let (heads, kv_heads) = (maxima.heads(), maxima.kv_heads());
-        check_tensor("q", q, attention.storage(), heads, maxima.head_dim())?;
+        let kv_heads = maxima.kv_heads();
         check_tensor("k", k, attention.storage(), kv_heads, maxima.head_dim())?;
         check_tensor("v", v, attention.storage(), kv_heads, maxima.value_dim())?;
-        check_tensor("output", output, attention.output(), heads, maxima.value_dim())?;
-        check_written("output", output, &[("q", q), ("k", k), ("v", v)])?;
-        if let Some(lse) = lse {
-            ensure!(
-                attention.lse(),
-                "lse",
-                "given, but the attention doesn't write one: use Attention::with_lse"
-            );
-            check_rows("lse", lse, heads, &[("q", q), ("k", k), ("v", v), ("output", output)])?;
-        } else {
-            ensure!(!attention.lse(), "lse", "expected a tensor, since the attention writes one; got none");
-        }
-        let size = |argument, view: &TensorView| {
-            let [batch, _, rows, _] = view.layout().dims();
-            (argument, batch, rows)
-        };
-        let mut query_rows = vec![size("q", q), size("output", output)];
-        query_rows.extend(lse.map(|lse| size("lse", lse)));
+        let query_rows = plan.check_queries(q, &[("k", k), ("v", v)], output, lse)?;
         let key_rows = vec![size("k", k), size("v", v)];
         let batch = q.layout().dims()[0];
         let mut parts = Vec::new();
@@ -131,10 +113,26 @@ impl Bound {
                 && [k, v].into_iter().all(|view| fits(context, view, batches, kv))
         };
         for (batches, kv_heads) in split(batch, kv_heads, all_fit) {
-            parts.push(Part::new(plan, operands, batches, kv_heads)?);
+            parts.push(Part::new(plan, q, Some((k, v)), output, lse, batches, kv_heads)?);
         }
         context.check_alive()?;
         Ok(Self { plan: plan.clone(), parts, query_rows, key_rows, batch })
+    }
+
+    /// Of queries only: keys and values come from a cache whose heads are bound in these ranges.
+    pub(super) fn queries(
+        plan: &Arc<PlanInner>,
+        q: &TensorView,
+        output: &TensorView,
+        lse: Option<&TensorView>,
+        kv_heads: impl Iterator<Item = Range<usize>>,
+    ) -> Result<Self> {
+        let query_rows = plan.check_queries(q, &[], output, lse)?;
+        let batch = q.layout().dims()[0];
+        let parts = kv_heads.map(|kv_heads| Part::new(plan, q, None, output, lse, 0..batch, kv_heads));
+        let parts = parts.collect::<Result<_>>()?;
+        plan.context.check_alive()?;
+        Ok(Self { plan: plan.clone(), parts, query_rows, key_rows: Vec::new(), batch })
     }
 
     /// Refuses a sequence that doesn't lie inside the tensors.
@@ -156,10 +154,53 @@ impl Bound {
     }
 }
 
+/// (argument, batch entries, rows) of a tensor.
+fn size(argument: &'static str, view: &TensorView) -> (&'static str, usize, usize) {
+    let [batch, _, rows, _] = view.layout().dims();
+    (argument, batch, rows)
+}
+
+impl PlanInner {
+    /// Checks the tensors that belong to queries, and gives their sizes.
+    fn check_queries(
+        &self,
+        q: &TensorView,
+        keys: &[(&'static str, &TensorView)],
+        output: &TensorView,
+        lse: Option<&TensorView>,
+    ) -> Result<Vec<(&'static str, usize, usize)>> {
+        let (attention, maxima) = (&self.attention, &self.maxima);
+        let heads = maxima.heads();
+        check_tensor("q", q, attention.storage(), heads, maxima.head_dim())?;
+        check_tensor("output", output, attention.output(), heads, maxima.value_dim())?;
+        let mut read = vec![("q", q)];
+        read.extend_from_slice(keys);
+        check_written("output", output, &read)?;
+        if let Some(lse) = lse {
+            ensure!(
+                attention.lse(),
+                "lse",
+                "given, but the attention doesn't write one: use Attention::with_lse"
+            );
+            read.push(("output", output));
+            check_rows("lse", lse, heads, &read)?;
+        } else {
+            ensure!(!attention.lse(), "lse", "expected a tensor, since the attention writes one; got none");
+        }
+        let mut sizes = vec![size("q", q), size("output", output)];
+        sizes.extend(lse.map(|lse| size("lse", lse)));
+        Ok(sizes)
+    }
+}
+
 impl Part {
-    fn new(
+    /// Without keys and values where they come from a cache.
+    pub(super) fn new(
         plan: &PlanInner,
-        operands: &Operands<'_>,
+        q: &TensorView,
+        kv: Option<(&TensorView, &TensorView)>,
+        output: &TensorView,
+        lse: Option<&TensorView>,
         batches: Range<usize>,
         kv_heads: Range<usize>,
     ) -> Result<Self> {
@@ -172,17 +213,22 @@ impl Part {
             let axis = Axis::new(&view, binding.base, granule);
             Ok::<_, Error>((binding, axis))
         };
-        let (q_binding, q) = bind("q", operands.q, &heads, 4, unused)?;
-        let (k_binding, k) = bind("k", operands.k, &kv_heads, 4, unused)?;
-        let (v_binding, v) = bind("v", operands.v, &kv_heads, 4, unused)?;
-        let (o_binding, o) = bind("output", operands.output, &heads, 4, unused_output)?;
-        let lse = match operands.lse {
+        let (q_binding, q) = bind("q", q, &heads, 4, unused)?;
+        let kv = match kv {
+            Some((k, v)) => Some((bind("k", k, &kv_heads, 4, unused)?, bind("v", v, &kv_heads, 4, unused)?)),
+            None => None,
+        };
+        let (o_binding, o) = bind("output", output, &heads, 4, unused_output)?;
+        let lse = match lse {
             Some(lse) => Some(bind("lse", lse, &heads, 1, unused_output)?),
             None => None,
         };
         let no_lse = unused_output.as_entire_binding();
         let lse_resource = lse.as_ref().map_or(no_lse, |(binding, _)| binding.resource());
-        let inputs = [q_binding.resource(), k_binding.resource(), v_binding.resource()];
+        let mut inputs = vec![q_binding.resource()];
+        if let Some(((k_binding, _), (v_binding, _))) = &kv {
+            inputs.extend([k_binding.resource(), v_binding.resource()]);
+        }
         let outputs = [o_binding.resource(), lse_resource];
         let groups = match &plan.split {
             Some(split) => PartGroups {
@@ -199,6 +245,7 @@ impl Part {
             }
         };
         let lse = lse.map_or(Axis::default(), |(_, axis)| axis);
+        let (k, v) = kv.map_or((Axis::default(), Axis::default()), |((_, k), (_, v))| (k, v));
         Ok(Self { batches, kv_heads, groups, q, k, v, o, lse })
     }
 }

@@ -1,6 +1,7 @@
 //! One call on bound tensors: lengths, tables, timestamps.
 
 use super::tables::TableBuffer;
+use crate::cache::kv_cache::Region;
 use crate::error::{Result, ensure};
 
 /// One sequence of a [`Call`]: which rows of the bound tensors are its queries and its keys.
@@ -15,12 +16,14 @@ pub struct Sequence {
     pub(super) positions: Option<(i64, i64)>,
     /// The first head's place among the slopes of a bias.
     pub(super) slope_head: usize,
+    /// Where its keys are, if in a cache.
+    pub(super) region: Option<Region>,
 }
 
 impl Sequence {
     /// The first `q_len` query rows and the first `kv_len` key rows of batch entry `batch`.
     pub const fn new(batch: usize, q_len: usize, kv_len: usize) -> Self {
-        Self { batch, q_start: 0, q_len, kv_start: 0, kv_len, positions: None, slope_head: 0 }
+        Self { batch, q_start: 0, q_len, kv_start: 0, kv_len, positions: None, slope_head: 0, region: None }
     }
 
     /// The same lengths from other rows: for sequences that are packed behind each other.

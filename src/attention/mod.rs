@@ -1,6 +1,7 @@
 //! What is computed ([`Attention`]), and the plan that computes it ([`Plan`]).
 
 mod bound;
+mod cached;
 mod call;
 mod documents;
 mod gpu_sampler;
@@ -15,6 +16,7 @@ mod split;
 mod tables;
 
 pub use bound::{Bound, Operands};
+pub use cached::{CacheBound, CachePlan, Queries};
 pub use call::{Call, Sequence};
 pub use documents::Documents;
 pub use gpu_sampler::GpuSampler;

@@ -3,13 +3,14 @@
 use std::f32::consts::LOG2_E;
 use std::sync::Arc;
 
-use super::bound::{Bound, Operands, Part, PartGroups};
+use super::bound::{Bound, Operands, Part};
 use super::call::{Call, Sequence};
 use super::gpu_sampler::GpuSampler;
 use super::position_table::{PositionTable, check_aligned};
 use super::split::Split;
 use super::tables::{ScheduleWords, TableBuffer, Tables, tables_bind_group};
 use super::{Attention, check_grid};
+use crate::cache::kv_cache::Region;
 use crate::error::{Result, ensure};
 use crate::gpu::context::Context;
 use crate::gpu::dispatch;
@@ -18,8 +19,8 @@ use crate::gpu::params::{
     FLAG_CAUSAL, FLAG_LSE, FLAG_PAIRED, FLAG_SOFT_CAP, FLAG_WINDOW, NO_TABLE, Params, SequenceEntry,
 };
 use crate::gpu::registry::{
-    CacheVariant, Kernel, MergeSplits, PositionsVariant, TABLES_GROUP, TENSORS_GROUP, TILE_ROWS, Task,
-    Variant,
+    ARENA_GROUP, CacheVariant, Kernel, MergeSplits, PositionsVariant, TABLES_GROUP, TENSORS_GROUP, TILE_ROWS,
+    Task, Variant,
 };
 use crate::gpu::slots::{Slot, SlotPool};
 use crate::gpu::tensor::{Tensor, TensorView};
@@ -110,7 +111,6 @@ impl Attention {
                 kernel,
                 pipeline,
                 split,
-                cached: cache.is_some(),
                 slots,
                 unused,
                 unused_output,
@@ -150,7 +150,7 @@ impl Attention {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Plan {
-    inner: Arc<PlanInner>,
+    pub(super) inner: Arc<PlanInner>,
 }
 
 #[derive(Debug)]
@@ -164,8 +164,6 @@ pub(super) struct PlanInner {
     pub(super) pipeline: Arc<Pipeline>,
     /// Where the keys of a row are split.
     pub(super) split: Option<Split>,
-    /// Whether keys and values come from a cache.
-    cached: bool,
     slots: SlotPool,
     /// Bound where a tensor is empty.
     pub(super) unused: wgpu::Buffer,
@@ -285,59 +283,14 @@ impl Plan {
         let inner = &*self.inner;
         let count = call.count(bound.batch);
         let Some((grid, query_blocks)) = self.check(bound, call)? else { return Ok(()) };
-
-        // Everything was checked; from here on only memory can run out, before anything is recorded.
-        let mut dispatches = Vec::with_capacity(bound.parts.len());
-        for part in &bound.parts {
-            if let Some(dispatch) = inner.prepare(part, call, count, &grid, query_blocks)? {
-                dispatches.push((part, dispatch));
-            }
-        }
-        let (bind_group, guard) = match call.tables.map(TableBuffer::current) {
-            Some((bind_group, guard)) => (bind_group, Some(guard)),
-            None => (&inner.no_tables, None),
-        };
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-            label: Some(inner.kernel.name()),
-            timestamp_writes: call.timestamps.clone(),
-        });
-        pass.set_pipeline(&inner.pipeline.pipeline);
-        pass.set_bind_group(TABLES_GROUP as u32, bind_group, &[]);
-        for (index, (part, dispatch)) in dispatches.into_iter().enumerate() {
-            if index > 0 && inner.split.is_some() {
-                pass.set_pipeline(&inner.pipeline.pipeline);
-                pass.set_bind_group(TABLES_GROUP as u32, bind_group, &[]);
-            }
-            dispatch.record(inner, &mut pass, &part.groups, guard.clone());
-        }
-        Ok(())
+        let parts = bound.parts.iter().map(|part| (part, None));
+        inner.record(encoder, parts, call, count, &grid, query_blocks)
     }
 
     /// Everything that [`encode`](Plan::encode) refuses. A grid of the call's sequences, and the query blocks of the longest; nothing if there is nothing to do.
     pub(super) fn check(&self, bound: &Bound, call: &Call<'_>) -> Result<Option<(BlockGrid, usize)>> {
-        let inner = &*self.inner;
         ensure!(Arc::ptr_eq(&self.inner, &bound.plan), "bound", "was made by another plan");
-        let count = call.count(bound.batch);
-        ensure!(
-            count <= inner.sequences,
-            "sequences",
-            "expected at most the plan's batch of {}, got {count}",
-            inner.sequences
-        );
-        call.check_apart()?;
-        if let Some(tables) = call.tables {
-            ensure!(Arc::ptr_eq(&self.inner, &tables.plan), "tables", "were uploaded by another plan");
-            tables.check_count(count)?;
-        }
-        let mut grid = None;
-        let mut query_blocks = 0;
-        for index in 0..count {
-            inner.check_sequence(bound, call, index)?;
-            let sequence_grid = inner.schedule(call, index)?.grid;
-            query_blocks = query_blocks.max(sequence_grid.query_blocks());
-            grid = Some(sequence_grid);
-        }
-        Ok(grid.filter(|_| query_blocks > 0).map(|grid| (grid, query_blocks)))
+        self.inner.check(bound, call)
     }
 
     /// Computes the attention of whole tensors, of any length up to the plan's maxima: allocates the results, uploads the tables, binds, encodes and
@@ -368,38 +321,89 @@ fn score_unit(kernel: Kernel) -> f32 {
 }
 
 /// One dispatch of a call, its parameters on their way to the GPU.
-pub(super) struct Dispatch {
+struct Dispatch {
     slot: Slot,
     workgroups: (u32, u32),
     /// Of the merge after it, if keys are split.
     merge_workgroups: Option<(u32, u32)>,
 }
 
-impl Dispatch {
-    /// Into a pass whose pipeline and tables are set; afterwards they are others if keys are split.
-    pub(super) fn record(
-        self,
-        plan: &PlanInner,
-        pass: &mut wgpu::ComputePass<'_>,
-        groups: &PartGroups,
-        held: Option<Arc<()>>,
-    ) {
-        // Until the GPU is done, the slot and the tables belong to this call.
-        self.slot.bind(pass, held);
-        pass.set_bind_group(TENSORS_GROUP as u32, &groups.tensors, &[]);
-        let (x, y) = self.workgroups;
-        pass.dispatch_workgroups(x, y, 1);
-        if let (Some(split), Some(states), Some((x, y))) =
-            (&plan.split, &groups.states, self.merge_workgroups)
-        {
-            pass.set_pipeline(&split.pipeline.pipeline);
-            pass.set_bind_group(MergeSplits::TENSORS_GROUP as u32, states, &[]);
-            pass.dispatch_workgroups(x, y, 1);
-        }
-    }
-}
-
 impl PlanInner {
+    /// Everything that a call can be refused for. A grid of its sequences, and the query blocks of the longest; nothing if there is nothing to do.
+    pub(super) fn check(
+        self: &Arc<Self>,
+        bound: &Bound,
+        call: &Call<'_>,
+    ) -> Result<Option<(BlockGrid, usize)>> {
+        let count = call.count(bound.batch);
+        ensure!(
+            count <= self.sequences,
+            "sequences",
+            "expected at most the plan's batch of {}, got {count}",
+            self.sequences
+        );
+        call.check_apart()?;
+        if let Some(tables) = call.tables {
+            ensure!(Arc::ptr_eq(self, &tables.plan), "tables", "were uploaded by another plan");
+            tables.check_count(count)?;
+        }
+        let mut grid = None;
+        let mut query_blocks = 0;
+        for index in 0..count {
+            self.check_sequence(bound, call, index)?;
+            let sequence_grid = self.schedule(call, index)?.grid;
+            query_blocks = query_blocks.max(sequence_grid.query_blocks());
+            grid = Some(sequence_grid);
+        }
+        Ok(grid.filter(|_| query_blocks > 0).map(|grid| (grid, query_blocks)))
+    }
+
+    /// Records a checked call on these parts, each with what it reads of a cache, if anything.
+    pub(super) fn record<'p>(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        parts: impl Iterator<Item = (&'p Part, Option<&'p wgpu::BindGroup>)>,
+        call: &Call<'_>,
+        count: usize,
+        grid: &BlockGrid,
+        query_blocks: usize,
+    ) -> Result<()> {
+        // Everything was checked; from here on only memory can run out, before anything is recorded.
+        let mut dispatches = Vec::new();
+        for (part, arena) in parts {
+            if let Some(dispatch) = self.prepare(part, call, count, grid, query_blocks)? {
+                dispatches.push((part, arena, dispatch));
+            }
+        }
+        let (tables, guard) = match call.tables.map(TableBuffer::current) {
+            Some((bind_group, guard)) => (bind_group, Some(guard)),
+            None => (&self.no_tables, None),
+        };
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some(self.kernel.name()),
+            timestamp_writes: call.timestamps.clone(),
+        });
+        for (part, arena, Dispatch { slot, workgroups: (x, y), merge_workgroups }) in dispatches {
+            pass.set_pipeline(&self.pipeline.pipeline);
+            // Until the GPU is done, the slot and the tables belong to this call.
+            slot.bind(&mut pass, guard.clone());
+            pass.set_bind_group(TABLES_GROUP as u32, tables, &[]);
+            pass.set_bind_group(TENSORS_GROUP as u32, &part.groups.tensors, &[]);
+            if let Some(arena) = arena {
+                pass.set_bind_group(ARENA_GROUP as u32, arena, &[]);
+            }
+            pass.dispatch_workgroups(x, y, 1);
+            if let (Some(split), Some(states), Some((x, y))) =
+                (&self.split, &part.groups.states, merge_workgroups)
+            {
+                pass.set_pipeline(&split.pipeline.pipeline);
+                pass.set_bind_group(MergeSplits::TENSORS_GROUP as u32, states, &[]);
+                pass.dispatch_workgroups(x, y, 1);
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses a sequence that is past the maxima or the tensors.
     fn check_sequence(&self, bound: &Bound, call: &Call<'_>, index: usize) -> Result<()> {
         let maxima = &self.maxima;
@@ -532,10 +536,14 @@ impl PlanInner {
         };
         let (q_position, k_position) = sequence.first_positions();
         let batch = batch - part.batches.start;
+        let (k_base, v_base, segments) = match sequence.region {
+            Some(Region { key_base, value_base, segments, .. }) => (key_base, value_base, segments as u32),
+            None => (part.k.at(batch, kv_start), part.v.at(batch, kv_start), 0),
+        };
         Ok(SequenceEntry {
             q_base: part.q.at(batch, q_start),
-            k_base: part.k.at(batch, kv_start),
-            v_base: part.v.at(batch, kv_start),
+            k_base,
+            v_base,
             o_base: part.o.at(batch, q_start),
             lse_base: part.lse.at(batch, q_start),
             q_len: q_len as u32,
@@ -549,7 +557,7 @@ impl PlanInner {
             q_position: q_position as i32,
             k_position: k_position as i32,
             slope_head: sequence.slope_head as u32,
-            segments: 0,
+            segments,
         })
     }
 
