@@ -129,6 +129,24 @@ fn bindings_are_those_of_the_architecture() {
                 (1, 0, "distances", false),
                 (1, 1, "tables", true),
             ],
+            "append" | "quantize" => &[
+                (0, 0, "params", false),
+                (0, 1, "moves", false),
+                (1, 0, "keys", true),
+                (1, 1, "values", true),
+                (1, 2, "cache", false),
+                (1, 3, "unsound", true),
+                (2, 0, "k", false),
+                (2, 1, "v", false),
+            ],
+            "step_down" => &[
+                (0, 0, "params", false),
+                (0, 1, "moves", false),
+                (1, 0, "keys", true),
+                (1, 1, "values", true),
+                (1, 2, "cache", false),
+                (1, 3, "unsound", true),
+            ],
             other => panic!("no bindings are stated here for {other}"),
         };
         assert_eq!(names, want, "{}", shader.name);

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use super::kernel::Program;
 use super::params;
 use super::registry::{
-    BiasVariant, Draw, Gather, Kernel, Merge, PositionsVariant, Rotate, TILE_ROWS, Tile, Variant,
+    BiasVariant, CacheMove, Draw, Gather, Kernel, Merge, PositionsVariant, Rotate, TILE_ROWS, Tile, Variant,
 };
 use super::template::{Numbers, expand};
 use crate::layout::DType;
@@ -166,7 +166,7 @@ pub(crate) fn rotate(program: &Rotate) -> String {
 pub(crate) fn plain(label: &str, values: &[(&str, u32)], pieces: &[&str]) -> String {
     let mut wgsl = header(label);
     constants(&mut wgsl, values);
-    for piece in pieces {
+    for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
         wgsl.push('\n');
         wgsl.push_str(piece);
     }
@@ -300,5 +300,10 @@ pub fn sources() -> Vec<ShaderSource> {
         add(&Draw::Fill(rule));
     }
     add(&Draw::Scan);
+    for dtype in DType::ALL {
+        add(&CacheMove::Append(dtype));
+        add(&CacheMove::Quantize(dtype));
+    }
+    add(&CacheMove::StepDown);
     sources
 }
