@@ -18,7 +18,7 @@
 //! | [`Schedule`] | which key blocks each query block visits; drawn from a [`Profile`] by one of the [samplers](sampling::Sampler), or your own lists |
 //! | [`GpuSampler`] | draws the same schedules on the GPU, bit for bit, where every call has another |
 //! | [`Documents`], [`PositionIds`], [`Tables`] | masks for packed documents; positions by number; the schedules, masks and ids of a call |
-//! | [`cache`] | the staircase KV cache: at how many bits a token is stored at which age ([`Staircase`](cache::Staircase)), on the host ([`HostCache`](cache::HostCache)) |
+//! | [`cache`] | the staircase KV cache: at how many bits a token is stored at which age ([`Staircase`](cache::Staircase)), on the host ([`HostCache`](cache::HostCache)) and on the GPU ([`KvCache`]) |
 //! | [`calibration`] | which profile and correction suit each head, from a sample of its inputs |
 //! | [`Kernel`] | how it is computed: a plan chooses, you may |
 //! | [`Plan`] | an `Attention` made ready for a device: `bind` tensors once, `encode` calls into your command encoder |
@@ -98,6 +98,7 @@ pub use attention::{
     Output, Plan, PositionIds, Queries, ReshapedBound, ReshapedPlan, RotationBound, RotationPlan, Rounds,
     RoundsBound, RoundsPlan, Rows, Sequence, TableBuffer, Tables,
 };
+pub use cache::{Chunk, KvCache, KvInput};
 pub use error::{Error, Result};
 pub use gpu::context::{Capabilities, Context, ContextOptions};
 pub use gpu::registry::{Decode, Kernel, Tile};

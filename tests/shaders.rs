@@ -106,6 +106,20 @@ fn bindings_are_those_of_the_architecture() {
             "schedule_count" | "schedule_scan" | "schedule_fill" => {
                 &[(1, 0, "distances", false), (1, 1, "tables", true)]
             }
+            "append" | "quantize" => &[
+                (1, 0, "keys", true),
+                (1, 1, "values", true),
+                (1, 2, "cache", false),
+                (1, 3, "unsound", true),
+                (2, 0, "k", false),
+                (2, 1, "v", false),
+            ],
+            "step_down" => &[
+                (1, 0, "keys", true),
+                (1, 1, "values", true),
+                (1, 2, "cache", false),
+                (1, 3, "unsound", true),
+            ],
             other => panic!("no bindings are stated here for {other}"),
         });
         if shader.entry_point == "gather" {
@@ -113,6 +127,9 @@ fn bindings_are_those_of_the_architecture() {
         }
         if shader.entry_point == "rotate" {
             want[1].2 = "runs";
+        }
+        if matches!(shader.entry_point, "append" | "quantize" | "step_down") {
+            want[1].2 = "moves";
         }
         if shader.entry_point.starts_with("attention_") {
             if shader.wgsl.contains("position_table") {

@@ -73,22 +73,22 @@ pub(super) struct PartGroups {
 
 /// Where the batch entries, heads and rows of a bound tensor lie, in the kernel's units.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Axis {
+pub(crate) struct Axis {
     base: u32,
     batch_stride: u32,
-    pub(super) head_stride: u32,
-    pub(super) row_stride: u32,
+    pub(crate) head_stride: u32,
+    pub(crate) row_stride: u32,
 }
 
 impl Axis {
-    pub(super) fn new(view: &TensorView, base: u32, granule: usize) -> Self {
+    pub(crate) fn new(view: &TensorView, base: u32, granule: usize) -> Self {
         let [batch_stride, head_stride, row_stride] =
             view.layout().strides().map(|stride| (stride / granule) as u32);
         Self { base, batch_stride, head_stride, row_stride }
     }
 
     /// The first element of a row. Inside the tensor it fits 32 bits; for an empty sequence it may be anything, and is never used.
-    pub(super) fn at(&self, batch: usize, row: usize) -> u32 {
+    pub(crate) fn at(&self, batch: usize, row: usize) -> u32 {
         let offset = (batch as u32).wrapping_mul(self.batch_stride);
         self.base.wrapping_add(offset).wrapping_add((row as u32).wrapping_mul(self.row_stride))
     }
@@ -251,7 +251,7 @@ impl Part {
 }
 
 /// Whether this many batch entries and heads of a tensor can be bound at once, wherever they begin.
-pub(super) fn fits(context: &Context, view: &TensorView, batches: usize, heads: usize) -> bool {
+pub(crate) fn fits(context: &Context, view: &TensorView, batches: usize, heads: usize) -> bool {
     let limit = context.capabilities().max_binding_bytes;
     // A binding starts at an aligned offset before its tensor.
     let slack = u64::from(context.device().limits().min_storage_buffer_offset_alignment);
@@ -262,7 +262,7 @@ pub(super) fn fits(context: &Context, view: &TensorView, batches: usize, heads: 
 }
 
 /// The fewest parts (of batch entries × heads) of which all fit; one part if none does, so that binding it says what is too large.
-pub(super) fn split(
+pub(crate) fn split(
     batch: usize,
     heads: usize,
     all_fit: impl Fn(usize, usize) -> bool,
@@ -280,7 +280,7 @@ pub(super) fn split(
     chunks(batch, b).flat_map(|batches| chunks(heads, h).map(move |heads| (batches.clone(), heads))).collect()
 }
 
-pub(super) fn check_tensor(
+pub(crate) fn check_tensor(
     argument: &'static str,
     view: &TensorView,
     dtype: DType,
@@ -300,7 +300,7 @@ pub(super) fn check_tensor(
 }
 
 /// One number per row, written: a log-sum-exp or a standard error.
-pub(super) fn check_rows(
+pub(crate) fn check_rows(
     argument: &'static str,
     view: &TensorView,
     heads: usize,
@@ -314,7 +314,7 @@ pub(super) fn check_rows(
 }
 
 /// A tensor that is written must not overlap itself nor share a buffer with one that is bound beside it.
-pub(super) fn check_written(
+pub(crate) fn check_written(
     argument: &'static str,
     view: &TensorView,
     others: &[(&'static str, &TensorView)],

@@ -69,8 +69,8 @@ impl CacheKind {
 ///
 /// ```no_run
 /// # fn main() -> Result<(), prflash::Error> {
-/// use prflash::cache::{Chunk, KvCache, Staircase, StoredKeys};
-/// use prflash::{Attention, Context, DType, Layout, Queries, Shape, Tables, Tensor};
+/// use prflash::cache::{Staircase, StoredKeys};
+/// use prflash::{Attention, Chunk, Context, DType, KvCache, Layout, Queries, Shape, Tables, Tensor};
 /// let context = Context::new_blocking()?;
 /// // 8 query heads on 2 key/value heads, one query a step, conversations of up to 8,192 tokens.
 /// let shape = Shape::new(8, 2, 8192, 64)?.with_q_len(1)?;
@@ -78,7 +78,7 @@ impl CacheKind {
 /// let plan = Attention::causal().plan_cached(&cache, &shape)?;
 /// let row = |heads| Tensor::upload(&context, DType::F32, Layout::heads_first(1, heads, 1, 64)?, &vec![0.1; heads * 64]);
 /// let (q, k, v) = (row(8)?, row(2)?, row(2)?);
-/// let conversation = cache.add()?;
+/// let conversation = cache.add();
 /// let input = cache.input(k.view(), v.view())?;
 /// let mut encoder = context.device().create_command_encoder(&Default::default());
 /// cache.append(&mut encoder, &input, &[Chunk::new(conversation, 0, 1)])?;

@@ -1,6 +1,6 @@
 //! What is computed ([`Attention`]), and the plan that computes it ([`Plan`]).
 
-mod bound;
+pub(crate) mod bound;
 mod cached;
 mod call;
 mod documents;

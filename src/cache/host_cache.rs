@@ -1,6 +1,7 @@
 //! The cache in host memory, in the words that a GPU holds.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use half::f16;
 
@@ -108,7 +109,7 @@ impl HostCache {
         self.insert(Sequence { stores, ..Sequence::default() })
     }
 
-    fn insert(&mut self, sequence: Sequence) -> usize {
+    pub(super) fn insert(&mut self, sequence: Sequence) -> usize {
         let free = self.sequences.iter().position(Option::is_none);
         let index = free.unwrap_or(self.sequences.len());
         if free.is_none() {
@@ -210,13 +211,7 @@ impl HostCache {
     /// be forgotten after the last append.
     pub fn truncate(&mut self, sequence: usize, len: usize) -> Result<()> {
         let residual = self.standing(sequence)?.residual();
-        ensure!(
-            (residual.start..=residual.end).contains(&len),
-            "len",
-            "expected {} to {} (what is in the residual can be forgotten), got {len}",
-            residual.start,
-            residual.end
-        );
+        check_truncation(&residual, len)?;
         let sinks = self.staircase.sinks().min(len);
         let rows = Side::ALL.map(|side| padded(self.dim(side)) / 2);
         let held = self.get_mut(sequence)?;
@@ -304,6 +299,12 @@ impl HostCache {
     /// [Corrupt](Error::is_corrupt) if the bytes are cut off, changed or not of a cache; [unknown version](Error::is_unknown_version); invalid argument (`bytes`) if they are of
     /// another staircase, of other sizes, or of keys stored otherwise. Nothing is added then.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<usize> {
+        let sequence = self.read_same(bytes)?;
+        Ok(self.insert(sequence))
+    }
+
+    /// The sequence of saved bytes, if they are of a cache like this one.
+    pub(super) fn read_same(&self, bytes: &[u8]) -> Result<Sequence> {
         let (other, sequence) = Self::read(bytes)?;
         let differing = [
             ("staircases", other.staircase != self.staircase),
@@ -317,7 +318,7 @@ impl HostCache {
                 "expected a cache of the same sizes, staircase and rotation; the {what} differ"
             );
         }
-        Ok(self.insert(sequence))
+        Ok(sequence)
     }
 
     /// A cache with one sequence, number 0, from [saved](HostCache::save) bytes.
@@ -354,8 +355,20 @@ impl HostCache {
     }
 }
 
-fn absent(sequence: usize) -> Error {
+pub(super) fn absent(sequence: usize) -> Error {
     Error::argument_error("sequence", format!("there is no sequence {sequence}"))
+}
+
+/// Refuses to forget more than what is in the residual.
+pub(super) fn check_truncation(residual: &Range<usize>, len: usize) -> Result<()> {
+    ensure!(
+        (residual.start..=residual.end).contains(&len),
+        "len",
+        "expected {} to {} (what is in the residual can be forgotten), got {len}",
+        residual.start,
+        residual.end
+    );
+    Ok(())
 }
 
 /// f16 bits of finite numbers.

@@ -2,7 +2,7 @@
 //!
 //! A [`Staircase`] says, for keys and for values, at how many bits a token is stored at which age; [`quantize`] is the integer arithmetic that decides the
 //! codes; a [`BlockLayout`] says where they lie. All of it is plain values and pure functions on the host. [`HostCache`] is the
-//! cache itself in host memory, word for word what a GPU holds.
+//! cache itself in host memory, word for word what the one on the GPU holds: [`KvCache`].
 //!
 //! ```
 //! use prflash::Shape;
@@ -16,9 +16,12 @@
 //! # Ok::<(), prflash::Error>(())
 //! ```
 
+mod arena;
 mod block;
 mod file;
 mod host_cache;
+pub(crate) mod kv_cache;
+mod moves;
 mod planner;
 pub mod quantize;
 pub(crate) mod region;
@@ -26,5 +29,6 @@ mod staircase;
 
 pub use block::{BlockLayout, Element};
 pub use host_cache::{HostCache, Row, StoredKeys};
+pub use kv_cache::{Chunk, KvCache, KvInput};
 pub use planner::Fit;
 pub use staircase::{Aging, Ladder, Memory, Rung, Side, Staircase, Standing, Step, output_error_bound};

@@ -1,7 +1,10 @@
 //! Where the words of a sequence lie in GPU memory.
 
+use std::ops::Range;
+
 use super::block::{BlockLayout, padded};
-use super::staircase::{Side, Staircase};
+use super::host_cache::Store;
+use super::staircase::{Side, Staircase, Standing};
 use crate::error::Result;
 use crate::gpu::params::{CACHE_RUNGS, CacheLayout, CacheRung};
 use crate::shape::Shape;
@@ -103,6 +106,48 @@ impl RegionLayout {
         let RungLayout { base, blocks, block_words, end, .. } = self.sides[side as usize].rungs[rung];
         let slot = if end.is_some() { segment % blocks.max(1) } else { segment };
         base + slot * block_words
+    }
+
+    /// The words of each part, in the order of a [`Store`]: sinks, blocks from the oldest on, rows of the residual.
+    fn parts(&self, standing: &Standing<'_>, side: Side) -> [Vec<Range<usize>>; 3] {
+        let layout = &self.sides[side as usize];
+        let sinks = 0..standing.sinks().len() * layout.row_words;
+        let block = |segment| {
+            let rung = standing.segment_rung(side, segment)?;
+            let words = layout.rungs[rung].block_words;
+            let base = self.block(side, rung, segment);
+            (words > 0).then_some(base..base + words)
+        };
+        let row = |token| {
+            let base = self.row(side, token);
+            base..base + layout.row_words
+        };
+        let blocks = (standing.dropped_segments()..standing.segments()).filter_map(block);
+        [vec![sinks], blocks.collect(), standing.residual().map(row).collect()]
+    }
+
+    /// What a sequence holds, from the words of its region.
+    pub(super) fn gather(&self, standing: &Standing<'_>, side: Side, region: &[u32]) -> Store {
+        let [sinks, blocks, rows] = self.parts(standing, side);
+        let joined =
+            |ranges: Vec<Range<usize>>| ranges.into_iter().flat_map(|r| region[r].to_vec()).collect();
+        let blocks = blocks.into_iter().map(|range| region[range].to_vec()).collect();
+        Store { sinks: joined(sinks), blocks, residual: joined(rows) }
+    }
+
+    /// The words of a region from what a sequence holds; zeros elsewhere.
+    pub(super) fn scatter(&self, standing: &Standing<'_>, side: Side, store: &Store, region: &mut [u32]) {
+        let [sinks, blocks, rows] = self.parts(standing, side);
+        for range in sinks {
+            region[range].copy_from_slice(&store.sinks);
+        }
+        for (range, block) in blocks.into_iter().zip(&store.blocks) {
+            region[range].copy_from_slice(block);
+        }
+        let width = self.sides[side as usize].row_words;
+        for (range, row) in rows.into_iter().zip(store.residual.chunks_exact(width)) {
+            region[range].copy_from_slice(row);
+        }
     }
 
     /// What kernels need of it, with the words from one head to the next.

@@ -404,7 +404,11 @@ impl Staircase {
     /// Tokens quantized or stepped down, keys and values together, while `len` tokens are appended: never more than `len` times the number of rungs, so amortized O(1) per
     /// token.
     pub fn work(&self, len: usize) -> u64 {
-        let segments = self.segments_after(len);
+        self.work_of(self.segments_after(len))
+    }
+
+    /// The same while so many segments leave the residual.
+    pub(super) fn work_of(&self, segments: usize) -> u64 {
         let moves = |ladder: &Ladder| {
             let later = ladder.ends().map(|end| segments.saturating_sub(end) as u64).sum::<u64>();
             segments as u64 + later
@@ -620,6 +624,34 @@ impl<'a> Standing<'a> {
         Memory { keys, values, residual: key_residual + value_residual, sinks: key_sinks + value_sinks }
     }
 
+    /// Bytes of keys and values that attention reads for one decode step over all tokens, each once per key/value head: blocks with their extremes, the residual,
+    /// and the precise copies of sinks in place of what their blocks hold of them.
+    ///
+    /// A group's extremes count as read if one of its tokens is.
+    pub fn bytes_read(&self, shape: &Shape) -> u64 {
+        let (group, segment, sinks) = (self.staircase.group, self.staircase.segment, self.sinks().end);
+        let rows = sinks + self.len - self.residual().start.clamp(sinks, self.len);
+        let bits = |side: Side, dim: usize| {
+            let numbers = |tokens: usize| (tokens * shape.kv_heads() * padded(dim)) as u64;
+            let rungs = self.tokens_by_rung(side).into_iter().zip(self.staircase.ladder(side).rungs());
+            let coded = rungs.enumerate().map(|(index, (tokens, rung))| {
+                let copied = (0..sinks.div_ceil(segment))
+                    .filter(|&s| self.segment_rung(side, s) == Some(index))
+                    .map(|s| segment.min(sinks - s * segment));
+                let read = tokens - copied.sum::<usize>();
+                // A word of extremes serves G tokens of a channel, or G channels of a token.
+                let grouped = match side {
+                    _ if matches!(rung.bits, 16 | 0) => 0,
+                    Side::Keys => read.next_multiple_of(group),
+                    Side::Values => read,
+                };
+                numbers(read) * u64::from(rung.bits) + numbers(grouped) * 32 / group as u64
+            });
+            16 * numbers(rows) + coded.sum::<u64>()
+        };
+        (bits(Side::Keys, shape.head_dim()) + bits(Side::Values, shape.value_dim())) / 8
+    }
+
     /// Bits per number of K and V, padding and dropped tokens counted as what they take up; 16 for a plain f16 cache of 32·k channels, 0 without tokens.
     pub fn bits_per_element(&self, shape: &Shape) -> f64 {
         let numbers = self.len * shape.kv_heads() * (shape.head_dim() + shape.value_dim());
@@ -742,6 +774,32 @@ mod tests {
         let plain = Shape::new(4, 2, 1, 64).unwrap();
         assert_eq!(Staircase::plain().standing(777).bits_per_element(&plain), 16.0);
         assert_eq!(Staircase::plain().standing(0).bits_per_element(&plain), 0.0);
+    }
+
+    #[test]
+    fn bytes_of_a_decode_step() {
+        let shape = Shape::new(4, 2, 1, 80).unwrap();
+        let numbers = |tokens: u64| tokens * 2 * 96;
+        // As above; 4 sinks are read from their copies, so 636 of the 640 tokens in keys' last rung, but all of their extremes.
+        let keys = numbers(128) * 9 / 8 + numbers(636) / 2 + numbers(640) / 8;
+        let values = numbers(128) * 9 / 8 + numbers(256) * 5 / 8 + numbers(380) * 3 / 8;
+        let rows = 2 * numbers(236) * 2;
+        assert_eq!(staircase().standing(1000).bytes_read(&shape), keys + values + rows);
+        for len in [0, 2, 90, 1000] {
+            let plain = Staircase::plain();
+            assert_eq!(plain.standing(len).bytes_read(&shape), plain.standing(len).memory(&shape).total());
+            // Sinks in the residual are read once.
+            let sinks = plain.clone().with_sinks(100);
+            assert_eq!(sinks.standing(len).bytes_read(&shape), plain.standing(len).memory(&shape).total());
+            let streaming = Staircase::streaming(50).unwrap();
+            let live = len - streaming.standing(len).dropped().len();
+            assert_eq!(streaming.standing(len).bytes_read(&shape), 2 * 2 * numbers(live as u64));
+        }
+        // What whole groups of sinks held is not read at all.
+        let many = staircase().with_sinks(70).standing(1000).bytes_read(&shape);
+        let keys = numbers(128) * 9 / 8 + numbers(570) / 2 + numbers(576) / 8;
+        let values = numbers(128) * 9 / 8 + numbers(256) * 5 / 8 + numbers(314) * 3 / 8;
+        assert_eq!(many, keys + values + 2 * numbers(302) * 2);
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(crate) enum Binds {
     CallParams(usize),
     /// A table of one call, at a dynamic offset: bytes of one entry.
     CallTable(usize),
-    /// Parameters that stay: bytes.
+    /// Parameters that don't depend on the call: bytes.
     Uniform(usize),
     /// A tensor or table that is read.
     Read,
@@ -81,21 +81,27 @@ impl Pipeline {
         group: usize,
         resources: &[wgpu::BindingResource<'_>],
     ) -> Result<wgpu::BindGroup> {
-        let entries: Vec<wgpu::BindGroupEntry<'_>> = (0..)
-            .zip(resources)
-            .map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource: resource.clone() })
-            .collect();
-        context.capture(|| {
-            context.device().create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some(label),
-                layout: &self.groups[group],
-                entries: &entries,
-            })
-        })
+        bind(context, label, &self.groups[group], resources)
     }
 }
 
-fn group_layout(device: &wgpu::Device, label: &str, bindings: &[Binds]) -> wgpu::BindGroupLayout {
+/// A bind group of this layout, its resources in order of their binding numbers.
+pub(crate) fn bind(
+    context: &Context,
+    label: &str,
+    layout: &wgpu::BindGroupLayout,
+    resources: &[wgpu::BindingResource<'_>],
+) -> Result<wgpu::BindGroup> {
+    let entries: Vec<wgpu::BindGroupEntry<'_>> = (0..)
+        .zip(resources)
+        .map(|(binding, resource)| wgpu::BindGroupEntry { binding, resource: resource.clone() })
+        .collect();
+    let descriptor = wgpu::BindGroupDescriptor { label: Some(label), layout, entries: &entries };
+    context.capture(|| context.device().create_bind_group(&descriptor))
+}
+
+/// Layouts of equal bindings are compatible, whichever pipeline they were made for.
+pub(crate) fn group_layout(device: &wgpu::Device, label: &str, bindings: &[Binds]) -> wgpu::BindGroupLayout {
     let storage = |read_only| wgpu::BufferBindingType::Storage { read_only };
     let entry = |(binding, binds): (u32, &Binds)| {
         let (ty, has_dynamic_offset, bytes) = match *binds {

@@ -193,7 +193,9 @@ pub(crate) struct CacheRung {
     pub(crate) base: u32,
     pub(crate) blocks: u32,
     pub(crate) block_words: u32,
-    pub(crate) unused: [u32; 3],
+    pub(crate) unused_a: u32,
+    pub(crate) unused_b: u32,
+    pub(crate) unused_c: u32,
 }
 
 /// `struct CacheLayout` of `shaders/shared/cache.wgsl`.
@@ -210,10 +212,49 @@ pub(crate) struct CacheLayout {
     pub(crate) value_residual: u32,
     pub(crate) key_head_stride: u32,
     pub(crate) value_head_stride: u32,
-    pub(crate) unused: [u32; 2],
+    pub(crate) unused_a: u32,
+    pub(crate) unused_b: u32,
     pub(crate) key_rungs: [CacheRung; CACHE_RUNGS],
     pub(crate) value_rungs: [CacheRung; CACHE_RUNGS],
 }
+
+/// `struct MoveParams` of `shaders/shared/moves.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct MoveParams {
+    pub(crate) work_items: u32,
+    pub(crate) tiles: u32,
+    pub(crate) units: u32,
+    pub(crate) moves: u32,
+    pub(crate) arena_head: u32,
+    pub(crate) input_head: u32,
+    pub(crate) k_head_stride: u32,
+    pub(crate) k_row_stride: u32,
+    pub(crate) k_quads: u32,
+    pub(crate) v_head_stride: u32,
+    pub(crate) v_row_stride: u32,
+    pub(crate) v_quads: u32,
+}
+
+/// `struct Move` of `shaders/shared/moves.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct Move {
+    pub(crate) first: u32,
+    pub(crate) flags: u32,
+    pub(crate) widths: u32,
+    pub(crate) held: u32,
+    pub(crate) source: u32,
+    pub(crate) source_row: u32,
+    pub(crate) source_ring: u32,
+    pub(crate) input: u32,
+    pub(crate) destination: u32,
+    pub(crate) row: u32,
+    pub(crate) ring: u32,
+}
+
+pub(crate) const FLAG_VALUES: u32 = 1;
+pub(crate) const FLAG_COUNT: u32 = 2;
 
 pub(crate) const FLAG_CAUSAL: u32 = 1;
 pub(crate) const FLAG_WINDOW: u32 = 2;
@@ -293,5 +334,27 @@ pub(crate) fn layouts() -> Vec<super::shaders::HostLayout> {
             size_of::<ScheduleSequence>() as u32,
         ),
         ("Distance", fields!(Distance: sum_low, sum_high, p_low, ln_p), size_of::<Distance>() as u32),
+        (
+            "CacheRung",
+            fields!(CacheRung: end, bits, base, blocks, block_words, unused_a, unused_b, unused_c),
+            size_of::<CacheRung>() as u32,
+        ),
+        (
+            "CacheLayout",
+            fields!(CacheLayout: segment, group, sinks, residual_rows, key_row_words, value_row_words, key_residual, value_residual,
+                key_head_stride, value_head_stride, unused_a, unused_b, key_rungs, value_rungs),
+            size_of::<CacheLayout>() as u32,
+        ),
+        (
+            "MoveParams",
+            fields!(MoveParams: work_items, tiles, units, moves, arena_head, input_head, k_head_stride, k_row_stride, k_quads,
+                v_head_stride, v_row_stride, v_quads),
+            size_of::<MoveParams>() as u32,
+        ),
+        (
+            "Move",
+            fields!(Move: first, flags, widths, held, source, source_row, source_ring, input, destination, row, ring),
+            size_of::<Move>() as u32,
+        ),
     ]
 }

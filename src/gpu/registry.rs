@@ -3,8 +3,8 @@
 use super::context::Capabilities;
 use super::kernel::{Binds, Program};
 use super::params::{
-    self, CacheLayout, GatherParams, MergeParams, MergeSequence, Params, RotateParams, RotateRun,
-    ScheduleParams, ScheduleSequence, SequenceEntry,
+    self, CACHE_RUNGS, CacheLayout, GatherParams, MergeParams, MergeSequence, Move, MoveParams, Params,
+    RotateParams, RotateRun, ScheduleParams, ScheduleSequence, SequenceEntry,
 };
 use super::shaders;
 use crate::error::{Error, Result, ensure};
@@ -638,5 +638,90 @@ impl Program for Draw {
             Binds::CallTable(size_of::<ScheduleSequence>()),
         ];
         vec![call, vec![Binds::Read, Binds::Write]]
+    }
+}
+
+/// What moves tokens of a staircase cache to where they are to lie. All have the same bindings, so that they share their bind groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CacheMove {
+    /// `shaders/append.wgsl`, for input of this type.
+    Append(DType),
+    /// `shaders/quantize.wgsl`, for input of this type.
+    Quantize(DType),
+    /// `shaders/step_down.wgsl`.
+    StepDown,
+}
+
+impl CacheMove {
+    /// The group of the arena, after that of the call.
+    pub(crate) const ARENA_GROUP: usize = 1;
+    /// The group of appended keys and values.
+    pub(crate) const INPUT_GROUP: usize = 2;
+
+    /// Invocations of a workgroup.
+    pub(crate) const INVOCATIONS: usize = 64;
+
+    fn input(&self) -> Option<DType> {
+        match *self {
+            CacheMove::Append(dtype) | CacheMove::Quantize(dtype) => Some(dtype),
+            CacheMove::StepDown => None,
+        }
+    }
+}
+
+impl Program for CacheMove {
+    fn label(&self) -> String {
+        let name = self.entry_point();
+        self.input().map_or(name.to_owned(), |dtype| format!("{name}_{dtype}"))
+    }
+
+    fn entry_point(&self) -> &'static str {
+        match self {
+            CacheMove::Append(_) => "append",
+            CacheMove::Quantize(_) => "quantize",
+            CacheMove::StepDown => "step_down",
+        }
+    }
+
+    fn source(&self) -> String {
+        let values = [
+            ("INVOCATIONS", Self::INVOCATIONS as u32),
+            ("CACHE_RUNGS", CACHE_RUNGS as u32),
+            ("FLAG_VALUES", params::FLAG_VALUES),
+            ("FLAG_COUNT", params::FLAG_COUNT),
+        ];
+        let halves = match self.input() {
+            Some(DType::F32) => include_str!("../../shaders/shared/halves_f32.wgsl"),
+            Some(DType::F16) => include_str!("../../shaders/shared/halves_f16.wgsl"),
+            Some(DType::Bf16) => include_str!("../../shaders/shared/halves_bf16.wgsl"),
+            None => "",
+        };
+        let rounding = match self.input() {
+            Some(DType::F32 | DType::Bf16) => include_str!("../../shaders/shared/round_to_half.wgsl"),
+            _ => "",
+        };
+        let rows = self.input().map_or("", |_| include_str!("../../shaders/shared/rows.wgsl"));
+        let kernel = match self {
+            CacheMove::Append(_) => include_str!("../../shaders/append.wgsl"),
+            CacheMove::Quantize(_) => include_str!("../../shaders/quantize.wgsl"),
+            CacheMove::StepDown => include_str!("../../shaders/step_down.wgsl"),
+        };
+        let pieces = [
+            include_str!("../../shaders/shared/cache.wgsl"),
+            include_str!("../../shaders/shared/moves.wgsl"),
+            rounding,
+            halves,
+            rows,
+            kernel,
+        ];
+        shaders::plain(&self.label(), &values, &pieces)
+    }
+
+    fn groups(&self) -> Vec<Vec<Binds>> {
+        vec![
+            vec![Binds::CallParams(size_of::<MoveParams>()), Binds::CallTable(size_of::<Move>())],
+            vec![Binds::Write, Binds::Write, Binds::Uniform(size_of::<CacheLayout>()), Binds::Write],
+            vec![Binds::Read, Binds::Read],
+        ]
     }
 }

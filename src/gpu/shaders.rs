@@ -7,8 +7,8 @@ use std::fmt::Write;
 use super::kernel::Program;
 use super::params;
 use super::registry::{
-    BiasVariant, CacheVariant, Decode, Draw, Gather, Kernel, Merge, MergeSplits, PositionsVariant, Rotate,
-    TILE_ROWS, Tile, Variant,
+    BiasVariant, CacheMove, CacheVariant, Decode, Draw, Gather, Kernel, Merge, MergeSplits, PositionsVariant,
+    Rotate, TILE_ROWS, Tile, Variant,
 };
 use super::template::{Numbers, expand};
 use crate::layout::DType;
@@ -91,6 +91,7 @@ pub(crate) fn attention(variant: &Variant) -> String {
         tensors,
         if cache.is_some() { include_str!("../../shaders/shared/arena.wgsl") } else { "" },
         if cache.is_some() { include_str!("../../shaders/shared/cache.wgsl") } else { "" },
+        if cache.is_some() { include_str!("../../shaders/shared/expand.wgsl") } else { "" },
         include_str!("../../shaders/shared/work.wgsl"),
         include_str!("../../shaders/shared/walk.wgsl"),
         include_str!("../../shaders/shared/scores.wgsl"),
@@ -252,7 +253,7 @@ pub(crate) fn rotate(program: &Rotate) -> String {
 pub(crate) fn plain(label: &str, values: &[(&str, u32)], pieces: &[&str]) -> String {
     let mut wgsl = header(label);
     constants(&mut wgsl, values);
-    for piece in pieces {
+    for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
         wgsl.push('\n');
         wgsl.push_str(piece);
     }
@@ -446,5 +447,10 @@ pub fn sources() -> Vec<ShaderSource> {
         add(&Draw::Fill(rule));
     }
     add(&Draw::Scan);
+    for dtype in DType::ALL {
+        add(&CacheMove::Append(dtype));
+        add(&CacheMove::Quantize(dtype));
+    }
+    add(&CacheMove::StepDown);
     sources
 }

@@ -1,0 +1,6 @@
+// Appended keys and values in bf16 storage, two channels to a word: the upper half of an f32.
+alias InputQuad = vec2<u32>;
+
+fn halves(quad: InputQuad) -> vec4<u32> {
+    return round_to_half(vec4<u32>(quad.x << 16u, quad.x & 0xffff0000u, quad.y << 16u, quad.y & 0xffff0000u));
+}

@@ -1,0 +1,6 @@
+// Appended keys and values in f32 storage, as bits.
+alias InputQuad = vec4<u32>;
+
+fn halves(quad: InputQuad) -> vec4<u32> {
+    return round_to_half(quad);
+}

@@ -1,0 +1,121 @@
+// What the kernels that write a staircase cache share: the moves of a dispatch, and the arena that they move tokens in.
+
+struct MoveParams {
+    work_items: u32,     // workgroups with work
+    tiles: u32,          // … per key/value head
+    units: u32,          // of all moves, per head
+    moves: u32,
+    arena_head: u32,     // the first head, in the arena as it is bound
+    input_head: u32,     // … and in the input as it is bound
+    k_head_stride: u32,  // quads of the input
+    k_row_stride: u32,
+    k_quads: u32,        // channels of a key in quads, without padding
+    v_head_stride: u32,
+    v_row_stride: u32,
+    v_quads: u32,
+}
+
+// A segment of one side that goes from where it lies, or from the input, to another rung; or rows that are copied. Words are counted from the start of a head.
+struct Move {
+    first: u32,        // units of the moves before
+    flags: u32,
+    widths: u32,       // four bits each, the first the lowest: the widths that codes pass through; without them, rows are copied
+    held: u32,         // rows (or all) that lie in the arena; the later ones in the input
+    source: u32,       // words: the block, or the ring of rows
+    source_row: u32,   // the first row in it
+    source_ring: u32,  // rows until it comes round
+    input: u32,        // quads: where the first row were if it lay in head 0 of the input
+    destination: u32,  // words: the block, or the ring of rows
+    row: u32,          // of copies, the first row in it
+    ring: u32,         // rows until it comes round
+}
+
+@group(0) @binding(0) var<uniform> params: MoveParams;
+@group(0) @binding(1) var<storage, read> moves: array<Move>;
+@group(1) @binding(0) var<storage, read_write> keys: array<u32>;
+@group(1) @binding(1) var<storage, read_write> values: array<u32>;
+@group(1) @binding(2) var<uniform> cache: CacheLayout;
+@group(1) @binding(3) var<storage, read_write> unsound: array<atomic<u32>, 2>;
+
+// The work of one invocation: a unit of a move, in one head.
+struct Work {
+    own: u32,    // which move
+    head: u32,   // from the first of the dispatch
+    unit: u32,   // of the move
+    any: bool,
+}
+
+fn work_of(item: u32, lane: u32) -> Work {
+    let place = (item % params.tiles) * INVOCATIONS + lane;
+    if item >= params.work_items || place >= params.units {
+        return Work(0u, 0u, 0u, false);
+    }
+    // The last move that begins at or before the unit.
+    var own = 0u;
+    var end = params.moves;
+    while end - own > 1u {
+        let middle = (own + end) / 2u;
+        if moves[middle].first <= place {
+            own = middle;
+        } else {
+            end = middle;
+        }
+    }
+    return Work(own, item / params.tiles, place - moves[own].first, true);
+}
+
+fn is_values(flags: u32) -> bool {
+    return (flags & FLAG_VALUES) != 0u;
+}
+
+// Words of a row of f16 numbers.
+fn row_words(flags: u32) -> u32 {
+    return select(cache.key_row_words, cache.value_row_words, is_values(flags));
+}
+
+// Where a head of the arena begins.
+fn head_base(flags: u32, head: u32) -> u32 {
+    return (params.arena_head + head) * select(cache.key_head_stride, cache.value_head_stride, is_values(flags));
+}
+
+fn load(flags: u32, at: u32) -> u32 {
+    if is_values(flags) {
+        return values[at];
+    }
+    return keys[at];
+}
+
+fn store(flags: u32, at: u32, word: u32) {
+    if is_values(flags) {
+        values[at] = word;
+    } else {
+        keys[at] = word;
+    }
+}
+
+fn levels(bits: u32) -> u32 {
+    return (1u << bits) - 1u;
+}
+
+// The last of a move's widths.
+fn last_width(widths: u32) -> u32 {
+    var rest = widths;
+    while rest >= 16u {
+        rest >>= 4u;
+    }
+    return rest;
+}
+
+// Codes of the first width, taken through all the others: the nearest level each time, as src/cache/quantize.rs says.
+fn stepped(codes: vec4<u32>, widths: u32) -> vec4<u32> {
+    var code = codes;
+    var n = levels(widths & 15u);
+    var rest = widths >> 4u;
+    while rest != 0u {
+        let next = levels(rest & 15u);
+        code = (2u * code * next + n) / (2u * n);
+        n = next;
+        rest >>= 4u;
+    }
+    return code;
+}
