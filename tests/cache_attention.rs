@@ -221,7 +221,7 @@ fn schedules_over_caches() {
                             .with_block_size(block)
                             .unwrap()
                             .with_granularity(granularity);
-                        Schedule::sample(&grid, &Profile::harmonic(), &Systematic, &Key::new(4)).unwrap()
+                        Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(4)).unwrap()
                     })
                     .collect();
                 let tables: Vec<Tables<'_>> = schedules.iter().map(Tables::from).collect();
@@ -251,8 +251,12 @@ fn positions_over_caches() {
         let cache = filled(&context, short(Staircase::recommended()), &shape, keys, &lens, 31);
         let rope = Rope::new(64, 10_000.0, pairing).unwrap().with_rotary_dim(rotary).unwrap();
         for positions in [
-            Positions::new().with_rope(rope.clone()),
-            Positions::new().with_rope(rope.clone()).with_bias(Bias::harmonic()),
+            Positions::new().with_rope(rope.clone()).with_max_positions(700).unwrap(),
+            Positions::new()
+                .with_rope(rope.clone())
+                .with_bias(Bias::harmonic())
+                .with_max_positions(700)
+                .unwrap(),
         ] {
             let attention = Attention::causal().with_positions(positions);
             for q_len in [1, 20] {
