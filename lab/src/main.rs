@@ -360,7 +360,11 @@ fn run_perplexity(arguments: &PerplexityArgs) -> Result<()> {
     let windows = Windows::new(tokenizer.encode(&text, false)?, &tokenizer, arguments.width)?;
     let end = arguments.first + arguments.windows;
     if arguments.windows == 0 || end > windows.count() {
-        bail!("--windows: the text has {} of {} tokens, {end} asked for", windows.count(), windows.width());
+        bail!(
+            "--windows: the text has {} windows of {} tokens, window {end} was asked for",
+            windows.count(),
+            windows.width()
+        );
     }
     let source = Source {
         model: file.name(),

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use prflash::sampling::{
-    Bernoulli, Renewal, RowColumn, Sampler, Segment, partition_rounds, sink_window_like, uniform_like,
+    Bernoulli, Renewal, Sampler, Segment, partition_rounds, sink_window_like, uniform_like,
 };
 use prflash::{
     Attention, Bias, BlockGrid, DType, Distance, Granularity, Key, Positions, Profile, Rope, Scaling,
@@ -27,6 +27,8 @@ pub enum Pattern {
 }
 
 /// How blocks are drawn.
+///
+/// `RowColumn` is left out: it draws the rows of one call together, so that reading in pieces and decoding would visit other blocks than one pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs, reason = "named after prflash::sampling")]
 pub enum SamplerName {
@@ -34,7 +36,6 @@ pub enum SamplerName {
     Bernoulli,
     Renewal,
     Segment,
-    RowColumn,
 }
 
 /// Which heads share a list of blocks.
@@ -396,7 +397,6 @@ fn sampler(name: SamplerName) -> &'static dyn Sampler {
         SamplerName::Bernoulli => &Bernoulli,
         SamplerName::Renewal => &Renewal,
         SamplerName::Segment => &Segment,
-        SamplerName::RowColumn => &RowColumn,
     }
 }
 
