@@ -36,12 +36,12 @@ struct Planned {
 /// In one pass, or in rounds.
 enum AnyPlan {
     Once(Plan),
-    Rounds(RoundsPlan),
+    Rounds(Box<RoundsPlan>),
 }
 
 enum AnyBound {
     Once(Bound),
-    Rounds(RoundsBound),
+    Rounds(Box<RoundsBound>),
 }
 
 struct LayerState {
@@ -74,8 +74,9 @@ impl GpuAttention {
                 Some(other) => layers[other].plan,
                 None => {
                     let attention = setting.attention(config, layer)?;
-                    let rounds =
-                        |combine| attention.plan_rounds(context, &maxima, combine).map(AnyPlan::Rounds);
+                    let rounds = |combine| {
+                        attention.plan_rounds(context, &maxima, combine).map(Box::new).map(AnyPlan::Rounds)
+                    };
                     let plan = match setting.rounds(config, layer) {
                         Rounds::One => AnyPlan::Once(attention.plan(context, &maxima)?),
                         Rounds::Independent(_) => rounds(Combine::Independent)?,
@@ -183,7 +184,7 @@ impl AnyPlan {
     fn bind(&self, operands: &Operands<'_>) -> prflash::Result<AnyBound> {
         Ok(match self {
             AnyPlan::Once(plan) => AnyBound::Once(plan.bind(operands)?),
-            AnyPlan::Rounds(plan) => AnyBound::Rounds(plan.bind(operands, None)?),
+            AnyPlan::Rounds(plan) => AnyBound::Rounds(Box::new(plan.bind(operands, None)?)),
         })
     }
 

@@ -159,8 +159,8 @@ mod tests {
     fn buckets_double_up_to_the_width() {
         let windows = |width| Windows { ids: vec![0; 5000], bos: None, width }.buckets();
         assert_eq!(windows(1000), [0..128, 128..256, 256..512, 512..1000]);
-        assert_eq!(windows(128), [0..128]);
-        assert_eq!(windows(20), [0..20]);
+        assert_eq!(windows(129), [0..128, 128..129]);
+        assert_eq!((windows(128).len(), windows(20).len()), (1, 1));
     }
 
     #[test]

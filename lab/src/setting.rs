@@ -229,7 +229,7 @@ impl Setting {
             positions = positions.with_harmonic_factor(length).context("--harmonic-factor")?;
         }
         let beta = self.sparse.as_ref().map_or(0.0, |sparse| sparse.beta);
-        Ok(attention.with_positions(positions).with_correction(beta).context("--beta")?)
+        attention.with_positions(positions).with_correction(beta).context("--beta")
     }
 
     /// The schedules of a layer for `q_len` queries behind `kv_len − q_len` earlier tokens, one for each round; none where it is dense.
@@ -448,5 +448,5 @@ fn parse_bias(text: &str, weight: Option<f64>) -> Result<Bias> {
         ("capped", &[cap]) => Bias::new(Distance::CappedHarmonic { cap: cap as u64 }, Slopes::Harmonic)?,
         _ => bail!("expected alibi, harmonic, log:RATE or capped:TOKENS, got {text:?}"),
     };
-    Ok(bias.with_weight(weight.unwrap_or(1.0)).context("--bias-weight")?)
+    bias.with_weight(weight.unwrap_or(1.0)).context("--bias-weight")
 }

@@ -2,16 +2,11 @@
 
 mod common;
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
-use candle_core::quantized::gguf_file::Content;
-use candle_core::{DType, Device, Tensor};
-use candle_nn::{Activation, VarBuilder};
-use candle_transformers::models::{gemma3, quantized_llama};
 use clap::Parser;
-use common::{HEAD_DIM, HEADS, HIDDEN, LAYERS, Tiny, WIDTH, WINDOW, difference, ids, load};
+use common::{Tiny, WINDOW, candle, difference, ids, load};
 use lab::attend::Attend;
 use lab::cpu::CpuAttention;
 use lab::gpu::GpuAttention;
@@ -56,24 +51,13 @@ fn write(folder: &Path, tiny: Tiny, dtype: GgmlDType) -> std::path::PathBuf {
     path
 }
 
-fn step_by_step(tokens: &[u32], mut forward: impl FnMut(&Tensor, usize) -> Tensor) -> Vec<f32> {
-    let mut all = Vec::new();
-    for (position, &id) in tokens.iter().enumerate() {
-        let input = Tensor::new(&[[id]], &Device::Cpu).unwrap();
-        all.extend(forward(&input, position).flatten_all().unwrap().to_vec1::<f32>().unwrap());
-    }
-    all
-}
-
 #[test]
 fn llama_is_candles_llama() {
     let folder = tempfile::tempdir().unwrap();
-    let path = write(folder.path(), Tiny::Llama, GgmlDType::F32);
-    let mut file = std::fs::File::open(&path).unwrap();
-    let content = Content::read(&mut file).unwrap();
-    let mut theirs = quantized_llama::ModelWeights::from_gguf(content, &mut file, &Device::Cpu).unwrap();
+    let path = write(folder.path(), Tiny::Llama, GgmlDType::Q8_0);
     let tokens = ids(90);
-    let theirs = step_by_step(&tokens, |input, position| theirs.forward(input, position).unwrap());
+    let mut candles = candle::llama(&path);
+    let theirs = candle::step_by_step(&tokens, |input, position| candles.forward(input, position).unwrap());
     let model = load(&path);
     let mut ours = CpuAttention::new(model.config(), &setting(&model, "")).unwrap();
     assert_close("cpu", &logits(&model, &mut ours, &tokens, 90), &theirs);
@@ -82,78 +66,14 @@ fn llama_is_candles_llama() {
 #[test]
 fn gemma_is_candles_gemma() {
     let folder = tempfile::tempdir().unwrap();
-    let path = write(folder.path(), Tiny::Gemma, GgmlDType::F32);
-    let mut theirs = candles_gemma(&path, WINDOW, 2);
+    let path = write(folder.path(), Tiny::Gemma, GgmlDType::Q8_0);
     let tokens = ids(90);
+    let mut candles = candle::gemma(&path, WINDOW, 2);
     // One token at a time: in longer pieces candle's mask lets a query see one key more than its window.
-    let theirs = step_by_step(&tokens, |input, position| theirs.forward(input, position).unwrap());
+    let theirs = candle::step_by_step(&tokens, |input, position| candles.forward(input, position).unwrap());
     let model = load(&path);
     let mut ours = CpuAttention::new(model.config(), &setting(&model, "")).unwrap();
     assert_close("cpu", &logits(&model, &mut ours, &tokens, 90), &theirs);
-}
-
-/// Candle's model for unquantized weights, fed from the file: their quantized one has another activation than the family.
-fn candles_gemma(path: &Path, sliding_window: usize, sliding_window_pattern: usize) -> gemma3::Model {
-    let mut file = std::fs::File::open(path).unwrap();
-    let content = Content::read(&mut file).unwrap();
-    let number = |key: &str| content.metadata[&format!("gemma3.{key}")].to_u32().unwrap() as usize;
-    let real = |key: &str| f64::from(content.metadata[&format!("gemma3.{key}")].to_f32().unwrap());
-    let config = gemma3::Config {
-        attention_bias: false,
-        head_dim: HEAD_DIM,
-        hidden_activation: Activation::GeluPytorchTanh,
-        hidden_size: WIDTH,
-        intermediate_size: HIDDEN,
-        num_attention_heads: HEADS,
-        num_hidden_layers: LAYERS,
-        num_key_value_heads: number("attention.head_count_kv"),
-        rms_norm_eps: real("attention.layer_norm_rms_epsilon"),
-        rope_theta: real("rope.freq_base"),
-        rope_local_base_freq: 1e4,
-        vocab_size: content.metadata["tokenizer.ggml.tokens"].to_vec().unwrap().len(),
-        final_logit_softcapping: None,
-        attn_logit_softcapping: None,
-        query_pre_attn_scalar: HEAD_DIM,
-        sliding_window,
-        sliding_window_pattern,
-        max_position_embeddings: 2048,
-    };
-    let names = [
-        ("token_embd", "embed_tokens"),
-        ("output_norm", "norm"),
-        ("attn_norm", "input_layernorm"),
-        ("attn_q_norm", "self_attn.q_norm"),
-        ("attn_k_norm", "self_attn.k_norm"),
-        ("attn_q", "self_attn.q_proj"),
-        ("attn_k", "self_attn.k_proj"),
-        ("attn_v", "self_attn.v_proj"),
-        ("attn_output", "self_attn.o_proj"),
-        ("post_attention_norm", "post_attention_layernorm"),
-        ("ffn_norm", "pre_feedforward_layernorm"),
-        ("ffn_gate", "mlp.gate_proj"),
-        ("ffn_up", "mlp.up_proj"),
-        ("ffn_down", "mlp.down_proj"),
-        ("post_ffw_norm", "post_feedforward_layernorm"),
-    ];
-    let mut tensors = HashMap::new();
-    for name in content.tensor_infos.keys() {
-        let parts: Vec<&str> = name.split('.').collect();
-        let (layer, part) = match parts[..] {
-            ["blk", layer, part, _] => (format!("layers.{layer}."), part),
-            [part, _] => (String::new(), part),
-            _ => panic!("{name}"),
-        };
-        let theirs = names.iter().find(|(ours, _)| *ours == part).unwrap().1;
-        let mut tensor =
-            content.tensor(&mut file, name, &Device::Cpu).unwrap().dequantize(&Device::Cpu).unwrap();
-        if part.ends_with("norm") {
-            // GGUF files hold 1 + w.
-            tensor = (tensor - 1.0).unwrap();
-        }
-        tensors.insert(format!("model.{layer}{theirs}.weight"), tensor);
-    }
-    let weights = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-    gemma3::Model::new(false, &config, weights).unwrap()
 }
 
 /// Every kind of setting that the CPU backend can check.

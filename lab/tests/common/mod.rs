@@ -1,6 +1,8 @@
 //! What the tests of the lab share: the device, and small random models written as GGUF files.
 #![allow(dead_code)] // each test file uses its part
 
+pub mod candle;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
