@@ -63,11 +63,6 @@ impl ModelFile {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// How many tensors the file has.
-    pub fn tensors(&self) -> usize {
-        self.content.tensor_infos.len()
-    }
-
     /// A metadata value, if the file has it.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.content.metadata.get(key)

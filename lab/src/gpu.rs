@@ -17,7 +17,6 @@ pub struct GpuAttention {
     config: Config,
     setting: Setting,
     sequence: u32,
-    max_tokens: usize,
     max_chunk: usize,
     /// One for the layers that see everything, one for those with a sliding window.
     plans: Vec<Planned>,
@@ -98,7 +97,6 @@ impl GpuAttention {
             config: config.clone(),
             setting: setting.clone(),
             sequence: 0,
-            max_tokens,
             max_chunk,
             plans,
             layers,
@@ -106,11 +104,6 @@ impl GpuAttention {
             output: rows(DType::F32)?,
             visits: Visits::default(),
         })
-    }
-
-    /// The most tokens of a sequence.
-    pub fn max_tokens(&self) -> usize {
-        self.max_tokens
     }
 }
 

@@ -17,7 +17,7 @@ use lab::generate::{Options, generate};
 use lab::gguf::{ModelFile, Weights, sha256};
 use lab::gpu::GpuAttention;
 use lab::model::Model;
-use lab::perplexity::{Windows, evaluate};
+use lab::perplexity::{Windows, buckets, evaluate};
 use lab::results::{Results, Row, Source, Summary, difference};
 use lab::setting::{Setting, SettingArgs};
 use lab::tokenizer::Tokenizer;
@@ -202,6 +202,13 @@ fn backend(
     })
 }
 
+/// Says where a model reads further than it was made for.
+fn note_context(config: &Config, tokens: usize) {
+    if tokens > config.context {
+        eprintln!("note: {tokens} tokens are past the {} that the model was made for", config.context);
+    }
+}
+
 fn device_name(device: Option<&Context>) -> String {
     device.map_or("cpu".into(), |context| context.capabilities().adapter.clone())
 }
@@ -227,6 +234,7 @@ fn run_generate(arguments: &GenerateArgs) -> Result<()> {
     ids.extend(tokenizer.encode(&prompt, true)?);
     let tokenizer = tokenizer;
     let max_tokens = ids.len() + arguments.max_new;
+    note_context(model.config(), max_tokens);
     let mut attention = backend(device.as_ref(), model.config(), &setting, max_tokens, common.chunk)?;
     let options = Options {
         max_new: arguments.max_new,
@@ -269,9 +277,10 @@ fn run_generate(arguments: &GenerateArgs) -> Result<()> {
     let generated = result.tokens.len();
     let decoded = result.prompt_tokens + generated.saturating_sub(1);
     let (blocks, dense_blocks) = result.usage.blocks_per_token(result.prompt_tokens.min(decoded)..decoded);
-    let prefill = result.prompt_tokens as f64 / result.prefill_seconds;
+    let rate = |tokens: usize, seconds: f64| if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
+    let prefill = rate(result.prompt_tokens, result.prefill_seconds);
     // The first token comes out of reading the prompt.
-    let decode = generated.saturating_sub(1) as f64 / result.decode_seconds;
+    let decode = rate(generated.saturating_sub(1), result.decode_seconds);
     if common.json {
         let object = json!({
             "model": file.name(),
@@ -366,6 +375,7 @@ fn run_perplexity(arguments: &PerplexityArgs) -> Result<()> {
             windows.width()
         );
     }
+    note_context(model.config(), windows.width());
     let source = Source {
         model: file.name(),
         model_sha256: file.sha256()?,
@@ -377,9 +387,8 @@ fn run_perplexity(arguments: &PerplexityArgs) -> Result<()> {
         width: windows.width(),
         revision: env!("LAB_REVISION").into(),
     };
-    let buckets = windows.buckets();
     let mut results = match &arguments.out {
-        Some(path) => Results::open(path, &buckets)?,
+        Some(path) => Results::open(path)?,
         None => Results::in_memory(),
     };
     let missing = |results: &Results, setting: &Setting| {
@@ -424,17 +433,12 @@ fn run_perplexity(arguments: &PerplexityArgs) -> Result<()> {
         }
     }
     bar.finish_and_clear();
-    report(arguments, &source, &settings, &results, &buckets)
+    report(arguments, &source, &settings, &results)
 }
 
 /// Sums of the windows that were asked for.
-fn report(
-    arguments: &PerplexityArgs,
-    source: &Source,
-    settings: &[Named],
-    results: &Results,
-    buckets: &[std::ops::Range<usize>],
-) -> Result<()> {
+fn report(arguments: &PerplexityArgs, source: &Source, settings: &[Named], results: &Results) -> Result<()> {
+    let buckets = buckets(source.width);
     let range = arguments.first..arguments.first + arguments.windows;
     let rows = |named: &Named| -> Vec<&Row> {
         range.clone().flat_map(|window| results.find(&named.setting, source, window)).collect()

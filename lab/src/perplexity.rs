@@ -55,18 +55,18 @@ impl Windows {
         let start = window * self.stride();
         self.bos.iter().chain(&self.ids[start..start + self.stride()]).copied().collect()
     }
+}
 
-    /// Position ranges that results are summed over: up to 128, then doubling.
-    pub fn buckets(&self) -> Vec<Range<usize>> {
-        let mut edges = vec![0];
-        let mut edge = 128;
-        while edge < self.width {
-            edges.push(edge);
-            edge *= 2;
-        }
-        edges.push(self.width);
-        edges.windows(2).map(|pair| pair[0]..pair[1]).collect()
+/// Position ranges of a window that results are summed over: up to 128, then doubling.
+pub fn buckets(width: usize) -> Vec<Range<usize>> {
+    let mut edges = vec![0];
+    let mut edge = 128;
+    while edge < width {
+        edges.push(edge);
+        edge *= 2;
     }
+    edges.push(width);
+    edges.windows(2).map(|pair| pair[0]..pair[1]).collect()
 }
 
 /// Sums over the positions of a bucket in one window.
@@ -132,7 +132,7 @@ pub fn evaluate(
             positions,
         }
     };
-    Ok((windows.buckets().into_iter().map(of_bucket).collect(), start.elapsed().as_secs_f64()))
+    Ok((buckets(windows.width).into_iter().map(of_bucket).collect(), start.elapsed().as_secs_f64()))
 }
 
 /// `ln Σ e^logit − logit of the target`, row by row.
@@ -157,10 +157,9 @@ mod tests {
 
     #[test]
     fn buckets_double_up_to_the_width() {
-        let windows = |width| Windows { ids: vec![0; 5000], bos: None, width }.buckets();
-        assert_eq!(windows(1000), [0..128, 128..256, 256..512, 512..1000]);
-        assert_eq!(windows(129), [0..128, 128..129]);
-        assert_eq!((windows(128).len(), windows(20).len()), (1, 1));
+        assert_eq!(buckets(1000), [0..128, 128..256, 256..512, 512..1000]);
+        assert_eq!(buckets(129), [0..128, 128..129]);
+        assert_eq!((buckets(128).len(), buckets(20).len()), (1, 1));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Rows of perplexity results: a CSV file that grows a window at a time and is never torn, and summaries of it.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::ops::Range;
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::perplexity::Bucket;
+use crate::perplexity::{Bucket, buckets};
 use crate::setting::Setting;
 
 /// What the rows of a run have in common.
@@ -138,16 +139,19 @@ impl Row {
         })
     }
 
-    /// Whether the rows are about the same computation, whoever did it and whatever it was called.
-    fn is_same(&self, other: &Row) -> bool {
-        let source = |row: &Row| Source {
-            device: String::new(),
-            model: String::new(),
-            text: String::new(),
-            revision: String::new(),
-            ..row.source.clone()
-        };
-        self.setting == other.setting && self.window == other.window && source(self) == source(other)
+    /// What says that rows are about the same window of the same computation, whoever did it and whatever it was called.
+    fn key(&self) -> Key {
+        Key::new(&self.setting, &self.source, self.window)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key(Vec<String>, usize, usize);
+
+impl Key {
+    fn new(setting: &[String], source: &Source, window: usize) -> Self {
+        let of_source = [&source.model_sha256, &source.weights, &source.backend, &source.text_sha256];
+        Self(setting.iter().chain(of_source).cloned().collect(), source.width, window)
     }
 }
 
@@ -168,7 +172,7 @@ impl Results {
     ///
     /// # Errors
     /// Names the file: it can't be read or written, or its columns are others.
-    pub fn open(path: &Path, buckets: &[Range<usize>]) -> Result<Self> {
+    pub fn open(path: &Path) -> Result<Self> {
         let at = || format!("results {}", path.display());
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
@@ -192,14 +196,12 @@ impl Results {
             let line = record.position().map_or(0, csv::Position::line);
             rows.push(Row::parse(&record).with_context(|| format!("{}, line {line}", at()))?);
         }
-        let complete = |row: &Row| {
-            let last = row.source.width == buckets.last().map_or(0, |bucket| bucket.end);
-            let has = |bucket: &Range<usize>| {
-                rows.iter().any(|other| other.is_same(row) && other.bucket.positions == *bucket)
-            };
-            !last || buckets.iter().all(has)
-        };
-        let kept: Vec<Row> = rows.iter().filter(|row| complete(row)).cloned().collect();
+        let mut counts: HashMap<Key, usize> = HashMap::new();
+        for row in &rows {
+            *counts.entry(row.key()).or_default() += 1;
+        }
+        let complete = |row: &&Row| counts.get(&row.key()) == Some(&buckets(row.source.width).len());
+        let kept: Vec<Row> = rows.iter().filter(complete).cloned().collect();
         if whole.is_empty() || whole.len() < text.len() || kept.len() < rows.len() {
             if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
                 std::fs::create_dir_all(folder).with_context(at)?;
@@ -219,18 +221,8 @@ impl Results {
 
     /// The rows of a window that was computed before.
     pub fn find(&self, setting: &Setting, source: &Source, window: usize) -> Vec<&Row> {
-        let setting = setting.values();
-        let bucket =
-            Bucket { positions: 0..0, tokens: 0, bytes: 0, nll: 0.0, blocks: 0.0, dense_blocks: 0.0 };
-        let wanted = Row {
-            name: String::new(),
-            setting: setting.to_vec(),
-            source: source.clone(),
-            window,
-            bucket,
-            seconds: 0.0,
-        };
-        self.rows.iter().filter(|row| row.is_same(&wanted)).collect()
+        let key = Key::new(&setting.values(), source, window);
+        self.rows.iter().filter(|row| row.key() == key).collect()
     }
 
     /// Adds the rows of a window, in one write.

@@ -60,6 +60,7 @@ pub enum Storage {
 ///
 /// What isn't given has the library's default. In models with sliding-window layers the pattern, rope scaling and bias apply to the other layers.
 #[derive(Args, Clone, Debug, Default, PartialEq)]
+#[command(next_help_heading = "Attention (in models with sliding-window layers, of the others)")]
 pub struct SettingArgs {
     /// Which keys a query sees [default: dense]
     #[arg(long, value_enum)]

@@ -297,6 +297,23 @@ fn the_header_is_stable() {
 
 #[cfg(unix)]
 #[test]
+fn ctrl_c_ends_a_text() {
+    use std::io::Read;
+    let folder = Folder::new(Tiny::Gemma);
+    let arguments = [&GENERATE[..], &["--prompt", "the hat", "--max-new", "1000000"]].concat();
+    let mut child = folder.command(&arguments).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut shown = vec![0; 8];
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut shown).unwrap();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    stdout.read_to_end(&mut shown).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "interrupted runs end with 130");
+    let shown = String::from_utf8(shown).unwrap();
+    assert!(shown.starts_with("the hat") && shown.contains("\nTokens   "), "{shown}");
+}
+
+#[cfg(unix)]
+#[test]
 fn ctrl_c_leaves_whole_rows() {
     let folder = Folder::new(Tiny::Llama);
     let out = folder.path("rows.csv");
