@@ -11,26 +11,6 @@ use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{Device, Tensor};
 use sha2::{Digest, Sha256};
 
-/// In which numbers the weight matrices are multiplied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Weights {
-    /// Dequantized to f32 once, on loading.
-    #[default]
-    F32,
-    /// As they are stored. Less memory and faster decoding; activations are rounded to 8 bits on the way, so results agree with f32 only roughly.
-    Quantized,
-}
-
-impl Weights {
-    /// The name on the command line and in tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Weights::F32 => "f32",
-            Weights::Quantized => "quantized",
-        }
-    }
-}
-
 /// An open GGUF file.
 pub struct ModelFile {
     path: PathBuf,
@@ -153,16 +133,14 @@ impl ModelFile {
         Ok(self.tensor(name, &[len])?.dequantize(&Device::Cpu)?)
     }
 
-    /// A matrix `[outputs, inputs]`, ready to be multiplied with rows of inputs.
+    /// A matrix `[outputs, inputs]` in f32.
+    ///
+    /// Candle could multiply matrices as they are stored, but rounds activations to 8 bits for it, and at these sizes takes longer.
     ///
     /// # Errors
     /// Missing, of another shape, or cut off.
-    pub fn matrix(&self, name: &str, [outputs, inputs]: [usize; 2], weights: Weights) -> Result<QMatMul> {
-        let tensor = self.tensor(name, &[outputs, inputs])?;
-        Ok(match weights {
-            Weights::F32 => QMatMul::Tensor(tensor.dequantize(&Device::Cpu)?),
-            Weights::Quantized => QMatMul::from_qtensor(tensor)?,
-        })
+    pub fn matrix(&self, name: &str, [outputs, inputs]: [usize; 2]) -> Result<QMatMul> {
+        Ok(QMatMul::Tensor(self.tensor(name, &[outputs, inputs])?.dequantize(&Device::Cpu)?))
     }
 
     /// The SHA-256 of the whole file, in hexadecimal.

@@ -14,7 +14,7 @@ use lab::attend::Attend;
 use lab::config::Config;
 use lab::cpu::CpuAttention;
 use lab::generate::{Options, generate};
-use lab::gguf::{ModelFile, Weights, sha256};
+use lab::gguf::{ModelFile, sha256};
 use lab::gpu::GpuAttention;
 use lab::model::Model;
 use lab::perplexity::{Windows, buckets, evaluate};
@@ -54,9 +54,6 @@ struct Common {
     /// A GGUF file of the architecture llama or gemma3 (scripts/fetch-models brings two)
     #[arg(long)]
     model: PathBuf,
-    /// In which numbers the weight matrices are multiplied
-    #[arg(long, value_enum, default_value = "f32")]
-    weights: Weights,
     /// Who computes attention
     #[arg(long, value_enum, default_value = "gpu")]
     backend: Backend,
@@ -169,7 +166,7 @@ fn load(common: &Common) -> Result<Loaded> {
     let file = ModelFile::open(&common.model)?;
     let bar = bar(0, "loading");
     let tokenizer = Tokenizer::read(&file)?;
-    let model = Model::load(&file, common.weights, |done, layers| {
+    let model = Model::load(&file, |done, layers| {
         bar.set_length(layers as u64);
         bar.set_position(done as u64);
         check_stop()
@@ -379,7 +376,6 @@ fn run_perplexity(arguments: &PerplexityArgs) -> Result<()> {
     let source = Source {
         model: file.name(),
         model_sha256: file.sha256()?,
-        weights: common.weights.name().into(),
         backend: if device.is_some() { "gpu".into() } else { "cpu".into() },
         device: device_name(device.as_ref()),
         text: arguments.text.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -487,7 +483,6 @@ fn report(arguments: &PerplexityArgs, source: &Source, settings: &[Named], resul
         let object = json!({
             "model": source.model,
             "model_sha256": source.model_sha256,
-            "weights": source.weights,
             "text": source.text,
             "width": source.width,
             "device": source.device,

@@ -6,7 +6,7 @@ use candle_core::{D, Device, Module, Tensor};
 
 use crate::attend::{Attend, Qkv};
 use crate::config::{Architecture, Config};
-use crate::gguf::{ModelFile, Weights};
+use crate::gguf::ModelFile;
 
 /// A language model whose attention is computed by whoever is given to [`forward`](Model::forward).
 pub struct Model {
@@ -42,18 +42,14 @@ impl Model {
     ///
     /// # Errors
     /// What [`Config::read`] refuses; tensors that are missing, cut off or of another shape; and what `loaded` returns.
-    pub fn load(
-        file: &ModelFile,
-        weights: Weights,
-        mut loaded: impl FnMut(usize, usize) -> Result<()>,
-    ) -> Result<Self> {
+    pub fn load(file: &ModelFile, mut loaded: impl FnMut(usize, usize) -> Result<()>) -> Result<Self> {
         let config = Config::read(file)?;
         let Config { width, hidden, heads, kv_heads, head_dim, vocabulary, .. } = config;
         let gemma = config.architecture == Architecture::Gemma3;
         let mut layers = Vec::with_capacity(config.layers);
         for index in 0..config.layers {
             let name = |part: &str| format!("blk.{index}.{part}.weight");
-            let matrix = |part: &str, dims| file.matrix(&name(part), dims, weights);
+            let matrix = |part: &str, dims| file.matrix(&name(part), dims);
             let vector = |part: &str, len| file.vector(&name(part), len);
             let gemma_vector = |part: &str, len| gemma.then(|| vector(part, len)).transpose();
             layers.push(Layer {
@@ -75,10 +71,10 @@ impl Model {
         }
         let output = file.has("output.weight");
         Ok(Self {
-            embedding: file.matrix("token_embd.weight", [vocabulary, width], weights)?,
+            embedding: file.matrix("token_embd.weight", [vocabulary, width])?,
             layers,
             norm: file.vector("output_norm.weight", width)?,
-            output: output.then(|| file.matrix("output.weight", [vocabulary, width], weights)).transpose()?,
+            output: output.then(|| file.matrix("output.weight", [vocabulary, width])).transpose()?,
             config,
         })
     }

@@ -18,8 +18,6 @@ pub struct Source {
     pub model: String,
     /// SHA-256 of the model's file.
     pub model_sha256: String,
-    /// In which numbers its weights are multiplied.
-    pub weights: String,
     /// Who computed attention.
     pub backend: String,
     /// On what.
@@ -52,10 +50,9 @@ pub struct Row {
 }
 
 const BEFORE: [&str; 1] = ["name"];
-const AFTER: [&str; 18] = [
+const AFTER: [&str; 17] = [
     "model",
     "model_sha256",
-    "weights",
     "backend",
     "device",
     "text",
@@ -84,7 +81,6 @@ impl Row {
         let after = [
             source.model.clone(),
             source.model_sha256.clone(),
-            source.weights.clone(),
             source.backend.clone(),
             source.device.clone(),
             source.text.clone(),
@@ -118,24 +114,23 @@ impl Row {
             source: Source {
                 model: text(0),
                 model_sha256: text(1),
-                weights: text(2),
-                backend: text(3),
-                device: text(4),
-                text: text(5),
-                text_sha256: text(6),
-                width: number(text(7), 7)?,
-                revision: text(8),
+                backend: text(2),
+                device: text(3),
+                text: text(4),
+                text_sha256: text(5),
+                width: number(text(6), 6)?,
+                revision: text(7),
             },
-            window: number(text(9), 9)?,
+            window: number(text(8), 8)?,
             bucket: Bucket {
-                positions: number(text(10), 10)?..number(text(11), 11)?,
-                tokens: number(text(12), 12)?,
-                bytes: number(text(13), 13)?,
-                nll: number(text(14), 14)?,
-                blocks: number(text(15), 15)?,
-                dense_blocks: number(text(16), 16)?,
+                positions: number(text(9), 9)?..number(text(10), 10)?,
+                tokens: number(text(11), 11)?,
+                bytes: number(text(12), 12)?,
+                nll: number(text(13), 13)?,
+                blocks: number(text(14), 14)?,
+                dense_blocks: number(text(15), 15)?,
             },
-            seconds: number(text(17), 17)?,
+            seconds: number(text(16), 16)?,
         })
     }
 
@@ -150,7 +145,7 @@ struct Key(Vec<String>, usize, usize);
 
 impl Key {
     fn new(setting: &[String], source: &Source, window: usize) -> Self {
-        let of_source = [&source.model_sha256, &source.weights, &source.backend, &source.text_sha256];
+        let of_source = [&source.model_sha256, &source.backend, &source.text_sha256];
         Self(setting.iter().chain(of_source).cloned().collect(), source.width, window)
     }
 }

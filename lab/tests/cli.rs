@@ -126,9 +126,6 @@ fn generate_takes_files_draws_tokens_and_samples_blocks() {
     };
     assert_eq!(drawn("1"), drawn("1"));
     assert_ne!(drawn("1"), drawn("2"));
-    let quantized =
-        [&GENERATE[..], &["--prompt", "the", "--weights", "quantized", "--max-new", "2"]].concat();
-    folder.json(&quantized);
     let none = folder.json(&[&GENERATE[..], &["--prompt", "the", "--max-new", "0"]].concat());
     assert_eq!(none["new_tokens"], 0);
 }
@@ -290,7 +287,7 @@ fn the_header_is_stable() {
     assert_eq!(
         text.lines().next().unwrap(),
         "name,attention,profile,sinks,window_blocks,floor,sampler,beta,rounds,lists_per,block_size,seed,rope_scaling,bias,\
-         harmonic_factor,storage,model,model_sha256,weights,backend,device,text,text_sha256,width,revision,window,bucket_start,\
+         harmonic_factor,storage,model,model_sha256,backend,device,text,text_sha256,width,revision,window,bucket_start,\
          bucket_end,tokens,bytes,nll,blocks,dense_blocks,seconds"
     );
 }

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
-use lab::gguf::{ModelFile, Weights};
+use lab::gguf::ModelFile;
 use lab::model::Model;
 use prflash::Context;
 use rand::rngs::SmallRng;
@@ -217,7 +217,7 @@ fn vocabulary(tiny: Tiny, metadata: &mut HashMap<String, Value>) -> usize {
 
 /// A model of a file that a test wrote.
 pub fn load(path: &Path) -> Model {
-    Model::load(&ModelFile::open(path).unwrap(), Weights::F32, |_, _| Ok(())).unwrap()
+    Model::load(&ModelFile::open(path).unwrap(), |_, _| Ok(())).unwrap()
 }
 
 /// Token ids that any of the small vocabularies has.
