@@ -180,8 +180,12 @@ fn device(backend: Backend) -> Result<Option<Context>> {
     match backend {
         Backend::Cpu => Ok(None),
         Backend::Gpu => {
-            let advice = "scripts/with-vulkan COMMAND brings a software device; --backend cpu needs none";
-            Ok(Some(Context::new_blocking().context(advice)?))
+            let context = Context::new_blocking().map_err(|error| {
+                anyhow::anyhow!(
+                    "{error} (scripts/with-vulkan COMMAND brings a software device; --backend cpu needs none)"
+                )
+            })?;
+            Ok(Some(context))
         }
     }
 }
