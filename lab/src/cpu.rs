@@ -1,0 +1,166 @@
+//! Attention in plain f32 loops on the CPU: what the GPU backend is checked against.
+
+use anyhow::{Result, ensure};
+use prflash::{Attention, BlockGrid, DType, Pairing, Positions, Rope, Schedule, Shape};
+
+use crate::attend::{Attend, Qkv, Usage};
+use crate::config::Config;
+use crate::gpu::Visits;
+use crate::setting::{Rounds, Setting};
+
+/// [`Attend`] without a device: f32, one head and one query after the other. Schedules, frequencies and biases are the host values that the GPU
+/// is given; scores, masks and softmax are its own.
+pub struct CpuAttention {
+    config: Config,
+    setting: Setting,
+    attentions: Vec<Attention>,
+    sequence: u32,
+    /// Keys (rotated) and values by layer: `[tokens, kv_heads, head_dim]`.
+    memory: Vec<[Vec<f32>; 2]>,
+    visits: Visits,
+}
+
+impl CpuAttention {
+    /// An empty memory for every layer.
+    ///
+    /// # Errors
+    /// Rounds, and storage other than f32: this backend has neither.
+    pub fn new(config: &Config, setting: &Setting) -> Result<Self> {
+        ensure!(setting.storage() == DType::F32, "--storage: the cpu backend stores f32 only");
+        let layers = 0..config.layers;
+        let single = layers.clone().all(|layer| setting.rounds(config, layer) == Rounds::One);
+        ensure!(single, "--rounds: the cpu backend has no rounds");
+        Ok(Self {
+            attentions: layers.map(|layer| setting.attention(config, layer)).collect::<Result<_>>()?,
+            config: config.clone(),
+            setting: setting.clone(),
+            sequence: 0,
+            memory: vec![Default::default(); config.layers],
+            visits: Visits::default(),
+        })
+    }
+}
+
+impl Attend for CpuAttention {
+    fn attend(&mut self, layer: usize, new: &Qkv<'_>) -> Result<Vec<f32>> {
+        let Config { heads, kv_heads, head_dim, .. } = self.config;
+        let attention = &self.attentions[layer];
+        let positions = attention.positions().cloned().unwrap_or_default();
+        let [keys, values] = &mut self.memory[layer];
+        let first = keys.len() / (kv_heads * head_dim);
+        let (mut q, mut k) = (new.q.to_vec(), new.k.to_vec());
+        if let Some(rope) = positions.rope() {
+            rotate(rope, &mut q, heads, first);
+            rotate(rope, &mut k, kv_heads, first);
+        }
+        keys.extend(k);
+        values.extend(new.v);
+        let kv_len = first + new.tokens;
+        let shape = Shape::new(heads, kv_heads, new.tokens, head_dim)?.with_kv_len(kv_len)?;
+        let grid = BlockGrid::causal(&shape);
+        let schedules = self.setting.schedules(&self.config, &grid, self.sequence, layer)?;
+        if self.config.window(layer).is_none() {
+            self.visits.count(&grid, &schedules);
+        }
+        let slopes = match positions.bias() {
+            Some(bias) => bias.slopes(heads)?,
+            None => vec![0.0; heads],
+        };
+        let mut output = vec![0.0; new.tokens * heads * head_dim];
+        let rows = q.chunks_exact(head_dim).zip(output.chunks_exact_mut(head_dim));
+        for (index, (query, out)) in rows.enumerate() {
+            let (token, head) = (index / heads, index % heads);
+            let position = first + token;
+            let visible = visible(attention, schedules.first(), head, position);
+            let row = |matrix: &'_ [f32], key: usize| {
+                let start = (key * kv_heads + head * kv_heads / heads) * head_dim;
+                start..(start + head_dim).min(matrix.len())
+            };
+            let score = |&(key, ln_p): &(usize, f32)| {
+                let lag = (position - key) as u64;
+                let product = dot(query, &keys[row(keys, key)]) * attention.scale(head_dim);
+                let bias = slopes[head] * bias_at(&positions, lag);
+                product * positions.factor(lag) as f32 - bias as f32 - attention.correction() * ln_p
+            };
+            let scores: Vec<f32> = visible.iter().map(score).collect();
+            let top = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let mut total = 0.0;
+            for (&(key, _), score) in visible.iter().zip(scores) {
+                let weight = (score - top).exp();
+                total += weight;
+                for (sum, value) in out.iter_mut().zip(&values[row(values, key)]) {
+                    *sum += weight * value;
+                }
+            }
+            out.iter_mut().for_each(|sum| *sum /= total);
+        }
+        Ok(output)
+    }
+
+    fn start(&mut self, sequence: u32) {
+        self.sequence = sequence;
+        self.visits = Visits::default();
+        self.memory.iter_mut().flatten().for_each(Vec::clear);
+    }
+
+    fn usage(&self) -> Usage {
+        let count = |len: fn(&Vec<f32>) -> usize| self.memory.iter().flatten().map(len).sum::<usize>() as u64;
+        self.visits.usage(&self.config, 4 * count(Vec::len), 4 * count(Vec::capacity))
+    }
+}
+
+fn bias_at(positions: &Positions, lag: u64) -> f64 {
+    let Some(bias) = positions.bias() else { return 0.0 };
+    let weight = if positions.factor_length().is_some() { 1.0 - positions.factor(lag) } else { 1.0 };
+    weight * bias.distance().at(lag)
+}
+
+/// The keys that a query sees, each with ln p of its block.
+fn visible(
+    attention: &Attention,
+    schedule: Option<&Schedule>,
+    head: usize,
+    position: usize,
+) -> Vec<(usize, f32)> {
+    let first = attention.window().map_or(0, |window| (position + 1).saturating_sub(window));
+    let keys = first..=position;
+    let Some(schedule) = schedule else { return keys.map(|key| (key, 0.0)).collect() };
+    let grid = schedule.grid();
+    let row = position / grid.block_size() - grid.first_query_block() as usize;
+    let entries = schedule.row(grid.group_of_head(head), row);
+    let of_block = |entry: prflash::sampling::Entry| {
+        let start = entry.block * grid.block_size();
+        (start..start + grid.block_size()).map(move |key| (key, entry.ln_p))
+    };
+    entries.flat_map(of_block).filter(|(key, _)| keys.contains(key)).collect()
+}
+
+/// Turns each pair of channels by position times its frequency.
+fn rotate(rope: &Rope, rows: &mut [f32], heads: usize, first: usize) {
+    let dim = rope.head_dim();
+    for (index, row) in rows.chunks_exact_mut(dim).enumerate() {
+        let position = (first + index / heads) as f64;
+        for (pair, frequency) in rope.frequencies().iter().enumerate() {
+            let (sin, cos) = (position * frequency).sin_cos();
+            let (a, b) = match rope.pairing() {
+                Pairing::Interleaved => (2 * pair, 2 * pair + 1),
+                Pairing::Half => (pair, pair + rope.rotary_dim() / 2),
+            };
+            let (x, y) = (f64::from(row[a]), f64::from(row[b]));
+            row[a] = (rope.temperature() * (x * cos - y * sin)) as f32;
+            row[b] = (rope.temperature() * (x * sin + y * cos)) as f32;
+        }
+    }
+}
+
+/// In eight running sums, which the compiler turns into vector instructions.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; 8];
+    for (a, b) in a.chunks_exact(8).zip(b.chunks_exact(8)) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a * b;
+        }
+    }
+    let rest = a.len() / 8 * 8;
+    sums.iter().sum::<f32>() + a[rest..].iter().zip(&b[rest..]).map(|(a, b)| a * b).sum::<f32>()
+}

@@ -1,0 +1,36 @@
+//! Real language models on prflash: GGUF files in, text and perplexities out.
+//!
+//! Embeddings, norms and linear layers run on the CPU (candle); attention, positions and the memory of keys and values are prflash's, on the GPU. The two meet in one
+//! trait, [`attend::Attend`], so the same model also runs on plain CPU attention, which is what the GPU is checked against.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`gguf`], [`config`], [`tokenizer`], [`model`] | a model: file, sizes, text, forward pass |
+//! | [`attend`], [`gpu`], [`cpu`], [`memory`] | attention: the seam, its two backends, where keys and values live |
+//! | [`setting`] | what attention computes in a run, from the command line to prflash's values |
+//! | [`generate`], [`perplexity`], [`results`] | what the commands do |
+
+pub mod attend;
+pub mod config;
+pub mod cpu;
+pub mod generate;
+pub mod gguf;
+pub mod gpu;
+pub mod memory;
+pub mod model;
+pub mod perplexity;
+pub mod results;
+pub mod setting;
+pub mod tokenizer;
+
+/// Somebody asked to stop (Ctrl-C).
+#[derive(Clone, Copy, Debug)]
+pub struct Interrupted;
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}

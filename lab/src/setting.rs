@@ -1,0 +1,453 @@
+//! What attention computes in a run: named on the command line, checked here, and written into every row of results.
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use prflash::sampling::{
+    Bernoulli, Renewal, Sampler, Segment, partition_rounds, sink_window_like, uniform_like,
+};
+use prflash::{
+    Attention, Bias, BlockGrid, DType, Distance, Granularity, Key, Positions, Profile, Rope, Scaling,
+    Schedule, Slopes, Systematic,
+};
+
+use crate::config::Config;
+
+/// Which keys a query sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Pattern {
+    /// All of them.
+    #[default]
+    Dense,
+    /// Blocks drawn from the profile by the sampler.
+    Prflash,
+    /// Sink blocks, then the nearest: as many a row as prflash would draw.
+    SinkWindow,
+    /// Pinned blocks, then uniformly random others: as many a row as prflash would draw.
+    Uniform,
+}
+
+/// How blocks are drawn.
+///
+/// `RowColumn` is left out: it draws the rows of one call together, so that reading in pieces and decoding would visit other blocks than one pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, reason = "named after prflash::sampling")]
+pub enum SamplerName {
+    Systematic,
+    Bernoulli,
+    Renewal,
+    Segment,
+}
+
+/// Which heads share a list of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, reason = "named after prflash::Granularity")]
+pub enum ListPer {
+    Head,
+    KvHead,
+    Shared,
+}
+
+/// How queries, keys and values are stored on the GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, reason = "named after prflash::DType")]
+pub enum Storage {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// The attention of a run.
+///
+/// What isn't given has the library's default. In models with sliding-window layers the pattern, rope scaling and bias apply to the other layers.
+#[derive(Args, Clone, Debug, Default, PartialEq)]
+#[command(next_help_heading = "Attention (in models with sliding-window layers, of the others)")]
+pub struct SettingArgs {
+    /// Which keys a query sees [default: dense]
+    #[arg(long, value_enum)]
+    pub attention: Option<Pattern>,
+    /// p(d): harmonic, harmonic:A, harmonic:A,ALPHA ((A/(A+d))^ALPHA), budget:BLOCKS, budget:BLOCKS,ALPHA, deduction:C [default: harmonic]
+    #[arg(long)]
+    pub profile: Option<String>,
+    /// Key blocks at the start that always take part [default: 1]
+    #[arg(long)]
+    pub sinks: Option<usize>,
+    /// Nearest block distances that always take part, the diagonal included [default: 1]
+    #[arg(long)]
+    pub window_blocks: Option<usize>,
+    /// The least probability of any block [default: 0]
+    #[arg(long)]
+    pub floor: Option<f64>,
+    /// How blocks are drawn [default: systematic]
+    #[arg(long, value_enum)]
+    pub sampler: Option<SamplerName>,
+    /// The importance correction, 0 to 1 [default: 0]
+    #[arg(long)]
+    pub beta: Option<f32>,
+    /// Independent rounds, merged by log-sum-exp [default: 1]
+    #[arg(long)]
+    pub rounds: Option<usize>,
+    /// Rounds that visit every block exactly once between them: exact in the end
+    #[arg(long, conflicts_with_all = ["rounds", "sampler", "beta"])]
+    pub partition_rounds: Option<usize>,
+    /// Which heads share a list of blocks [default: head]
+    #[arg(long, value_enum)]
+    pub lists_per: Option<ListPer>,
+    /// Tokens per block [default: 64]
+    #[arg(long)]
+    pub block_size: Option<usize>,
+    /// Seed of the schedules [default: 0]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Rotary frequencies: linear:FACTOR, ntk:FACTOR, yarn:FACTOR (from the model's own context) or yarn:FACTOR,TOKENS [default: the model's]
+    #[arg(long)]
+    pub rope_scaling: Option<String>,
+    /// A bias against distance on top of the model's positions: alibi, harmonic, log:RATE, capped:TOKENS [default: none]
+    #[arg(long)]
+    pub bias: Option<String>,
+    /// λ, the weight of the bias [default: 1]
+    #[arg(long, requires = "bias")]
+    pub bias_weight: Option<f64>,
+    /// a(Δ) = 1/(1 + Δ/LENGTH) on scores, 1 − a on the bias [default: none]
+    #[arg(long)]
+    pub harmonic_factor: Option<f64>,
+    /// How queries, keys and values are stored [default: f32]
+    #[arg(long, value_enum)]
+    pub storage: Option<Storage>,
+}
+
+/// A checked [`SettingArgs`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Setting {
+    args: SettingArgs,
+    sparse: Option<Sparse>,
+    scaling: Scaling,
+    bias: Option<Bias>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Sparse {
+    pattern: Pattern,
+    profile: Profile,
+    sampler: SamplerName,
+    beta: f32,
+    rounds: Rounds,
+    granularity: Granularity,
+    block_size: usize,
+}
+
+/// How often schedules are drawn for one attention, and what the draws are to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounds {
+    /// Once.
+    One,
+    /// Independently, this often.
+    Independent(usize),
+    /// Without a common block, this often.
+    Partition(usize),
+}
+
+impl Setting {
+    /// Checks the arguments for a model.
+    ///
+    /// # Errors
+    /// Names the option that is out of range, or needs another one.
+    pub fn new(args: &SettingArgs, config: &Config) -> Result<Self> {
+        let pattern = args.attention.unwrap_or_default();
+        let sparse = match pattern {
+            Pattern::Dense => {
+                let given = [
+                    ("--profile", args.profile.is_some()),
+                    ("--sinks", args.sinks.is_some()),
+                    ("--window-blocks", args.window_blocks.is_some()),
+                    ("--floor", args.floor.is_some()),
+                    ("--sampler", args.sampler.is_some()),
+                    ("--beta", args.beta.is_some()),
+                    ("--rounds", args.rounds.is_some()),
+                    ("--partition-rounds", args.partition_rounds.is_some()),
+                    ("--lists-per", args.lists_per.is_some()),
+                    ("--block-size", args.block_size.is_some()),
+                    ("--seed", args.seed.is_some()),
+                ];
+                if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
+                    bail!(
+                        "{name} says how to sample: give --attention prflash, sink-window or uniform with it"
+                    );
+                }
+                None
+            }
+            _ => Some(Sparse::new(args, pattern)?),
+        };
+        let scaling = match &args.rope_scaling {
+            Some(text) => parse_scaling(text, config.context).context("--rope-scaling")?,
+            None => Scaling::None,
+        };
+        let bias = args.bias.as_deref().map(|text| parse_bias(text, args.bias_weight)).transpose();
+        let setting = Self { args: args.clone(), sparse, scaling, bias: bias.context("--bias")? };
+        // Positions and attention refuse what is out of range, in every layer alike.
+        for layer in 0..config.layers {
+            setting.attention(config, layer)?;
+        }
+        Ok(setting)
+    }
+
+    /// The seed of its schedules.
+    pub fn seed(&self) -> u64 {
+        self.args.seed.unwrap_or(0)
+    }
+
+    /// How queries, keys and values are stored.
+    pub fn storage(&self) -> DType {
+        match self.args.storage {
+            None | Some(Storage::F32) => DType::F32,
+            Some(Storage::F16) => DType::F16,
+            Some(Storage::Bf16) => DType::Bf16,
+        }
+    }
+
+    /// The rounds of a layer.
+    pub fn rounds(&self, config: &Config, layer: usize) -> Rounds {
+        match &self.sparse {
+            Some(sparse) if config.window(layer).is_none() => sparse.rounds,
+            _ => Rounds::One,
+        }
+    }
+
+    /// What a layer computes.
+    ///
+    /// # Errors
+    /// Numbers outside their range, named by option.
+    pub fn attention(&self, config: &Config, layer: usize) -> Result<Attention> {
+        let rope = Rope::new(config.head_dim, config.rope_base(layer), config.pairing)?;
+        let attention = Attention::causal().with_storage(self.storage());
+        if let Some(window) = config.window(layer) {
+            return Ok(attention.with_window(window)?.with_positions(rope.into()));
+        }
+        let mut positions = Positions::from(rope.with_scaling(self.scaling).context("--rope-scaling")?);
+        if let Some(bias) = &self.bias {
+            positions = positions.with_bias(bias.clone());
+        }
+        if let Some(length) = self.args.harmonic_factor {
+            positions = positions.with_harmonic_factor(length).context("--harmonic-factor")?;
+        }
+        let beta = self.sparse.as_ref().map_or(0.0, |sparse| sparse.beta);
+        attention.with_positions(positions).with_correction(beta).context("--beta")
+    }
+
+    /// The schedules of a layer for `q_len` queries behind `kv_len − q_len` earlier tokens, one for each round; none where it is dense.
+    ///
+    /// They are functions of seed, sequence, layer and query block, so that prefilling in pieces and decoding visit what one pass would.
+    ///
+    /// # Errors
+    /// A profile that the sampler can't draw from.
+    pub fn schedules(
+        &self,
+        config: &Config,
+        grid: &BlockGrid,
+        sequence: u32,
+        layer: usize,
+    ) -> Result<Vec<Schedule>> {
+        let Some(sparse) = self.sparse.as_ref().filter(|_| config.window(layer).is_none()) else {
+            return Ok(Vec::new());
+        };
+        let grid = grid.with_granularity(sparse.granularity).with_block_size(sparse.block_size)?;
+        let key = Key::new(self.seed()).sequence(sequence).layer(layer as u32);
+        let rounds = match sparse.rounds {
+            Rounds::One => 1,
+            Rounds::Independent(rounds) => rounds,
+            Rounds::Partition(rounds) => {
+                return partition_rounds(&grid, &sparse.profile, key, rounds).context("--partition-rounds");
+            }
+        };
+        let schedule = |round| {
+            let key = key.round(round);
+            let drawn = Schedule::sample(&grid, &sparse.profile, sampler(sparse.sampler), key)
+                .context("--profile with --sampler")?;
+            Ok(match sparse.pattern {
+                Pattern::SinkWindow => sink_window_like(&drawn, &sparse.profile)?,
+                Pattern::Uniform => uniform_like(&drawn, &sparse.profile, key)?,
+                _ => drawn,
+            })
+        };
+        (0..rounds as u32).map(schedule).collect()
+    }
+
+    /// Names of [`values`](Setting::values).
+    pub const COLUMNS: [&'static str; 15] = [
+        "attention",
+        "profile",
+        "sinks",
+        "window_blocks",
+        "floor",
+        "sampler",
+        "beta",
+        "rounds",
+        "lists_per",
+        "block_size",
+        "seed",
+        "rope_scaling",
+        "bias",
+        "harmonic_factor",
+        "storage",
+    ];
+
+    /// Every choice in effect, so that equal settings have equal values; empty where a choice has no effect.
+    pub fn values(&self) -> [String; 15] {
+        let sparse = |value: fn(&Sparse) -> String| self.sparse.as_ref().map_or(String::new(), value);
+        let optional = |value: Option<String>| value.unwrap_or_default();
+        [
+            name(self.args.attention.unwrap_or_default()),
+            optional(self.sparse.as_ref().map(|_| self.args.profile.clone().unwrap_or("harmonic".into()))),
+            sparse(|sparse| sparse.profile.sink_blocks().to_string()),
+            sparse(|sparse| sparse.profile.window_blocks().to_string()),
+            sparse(|sparse| sparse.profile.floor().to_string()),
+            sparse(|sparse| match sparse.rounds {
+                Rounds::Partition(_) => "partition".into(),
+                _ => name(sparse.sampler),
+            }),
+            sparse(|sparse| sparse.beta.to_string()),
+            sparse(|sparse| match sparse.rounds {
+                Rounds::One => "1".into(),
+                Rounds::Independent(rounds) | Rounds::Partition(rounds) => rounds.to_string(),
+            }),
+            sparse(|sparse| match sparse.granularity {
+                Granularity::Head => "head".into(),
+                Granularity::KvHead => "kv-head".into(),
+                Granularity::Shared => "shared".into(),
+            }),
+            sparse(|sparse| sparse.block_size.to_string()),
+            optional(self.sparse.as_ref().map(|_| self.seed().to_string())),
+            optional(self.args.rope_scaling.clone()),
+            optional(self.args.bias.clone().map(|bias| match self.args.bias_weight {
+                Some(weight) => format!("{weight}*{bias}"),
+                None => bias,
+            })),
+            optional(self.args.harmonic_factor.map(|length| length.to_string())),
+            self.storage().to_string(),
+        ]
+    }
+
+    /// The choices in effect, in words: `attention=prflash profile=harmonic …`.
+    pub fn describe(&self) -> String {
+        let pairs = Self::COLUMNS.iter().zip(self.values());
+        let shown = pairs.filter(|(_, value)| !value.is_empty());
+        shown.map(|(column, value)| format!("{column}={value}")).collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Sparse {
+    fn new(args: &SettingArgs, pattern: Pattern) -> Result<Self> {
+        let mut profile = match &args.profile {
+            Some(text) => parse_profile(text).context("--profile")?,
+            None => Profile::harmonic(),
+        };
+        if let Some(sinks) = args.sinks {
+            profile = profile.with_sink_blocks(sinks);
+        }
+        if let Some(blocks) = args.window_blocks {
+            profile = profile.with_window_blocks(blocks).context("--window-blocks")?;
+        }
+        if let Some(floor) = args.floor {
+            profile = profile.with_floor(floor).context("--floor")?;
+        }
+        ensure!(
+            pattern == Pattern::Prflash || (args.beta.is_none() && args.partition_rounds.is_none()),
+            "--beta and --partition-rounds are for --attention prflash: other patterns have no probabilities"
+        );
+        let rounds = match (args.rounds, args.partition_rounds) {
+            (Some(0), _) | (_, Some(0)) => {
+                bail!("--rounds and --partition-rounds: expected at least 1, got 0")
+            }
+            (_, Some(rounds)) => Rounds::Partition(rounds),
+            (None | Some(1), None) => Rounds::One,
+            (Some(rounds), None) => Rounds::Independent(rounds),
+        };
+        let block_size = args.block_size.unwrap_or(prflash::sampling::DEFAULT_BLOCK_SIZE);
+        ensure!((1..=1 << 16).contains(&block_size), "--block-size: expected 1 to 65536, got {block_size}");
+        let sparse = Self {
+            pattern,
+            profile,
+            sampler: args.sampler.unwrap_or(SamplerName::Systematic),
+            beta: args.beta.unwrap_or(0.0),
+            rounds,
+            granularity: match args.lists_per {
+                None | Some(ListPer::Head) => Granularity::Head,
+                Some(ListPer::KvHead) => Granularity::KvHead,
+                Some(ListPer::Shared) => Granularity::Shared,
+            },
+            block_size,
+        };
+        // Whether the sampler can draw from the profile shows on any grid.
+        let grid = BlockGrid::causal(&prflash::Shape::new(1, 1, 2, 4)?).with_block_size(1)?;
+        match rounds {
+            Rounds::Partition(rounds) => {
+                partition_rounds(&grid, &sparse.profile, Key::new(0), rounds)
+                    .context("--partition-rounds")?;
+            }
+            _ => {
+                Schedule::sample(&grid, &sparse.profile, sampler(sparse.sampler), Key::new(0))
+                    .context("--profile with --sampler")?;
+            }
+        }
+        Ok(sparse)
+    }
+}
+
+fn sampler(name: SamplerName) -> &'static dyn Sampler {
+    match name {
+        SamplerName::Systematic => &Systematic,
+        SamplerName::Bernoulli => &Bernoulli,
+        SamplerName::Renewal => &Renewal,
+        SamplerName::Segment => &Segment,
+    }
+}
+
+/// A value as it is written on the command line.
+fn name<T: ValueEnum>(value: T) -> String {
+    value.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
+}
+
+/// `name` or `name:number,number` as the name and its numbers.
+fn parse_call(text: &str) -> Result<(&str, Vec<f64>)> {
+    let Some((name, numbers)) = text.split_once(':') else { return Ok((text, Vec::new())) };
+    let number =
+        |part: &str| part.trim().parse().with_context(|| format!("{part:?} in {text:?} is no number"));
+    Ok((name, numbers.split(',').map(number).collect::<Result<_>>()?))
+}
+
+fn parse_profile(text: &str) -> Result<Profile> {
+    let (name, numbers) = parse_call(text)?;
+    Ok(match (name, numbers.as_slice()) {
+        ("harmonic", []) => Profile::harmonic(),
+        ("harmonic", [a]) => Profile::harmonic_with(*a, 1.0)?,
+        ("harmonic", [a, alpha]) => Profile::harmonic_with(*a, *alpha)?,
+        ("budget", [blocks]) => Profile::budget(*blocks)?,
+        ("budget", [blocks, alpha]) => Profile::budget_with(*blocks, *alpha)?,
+        ("deduction", [c]) => Profile::deduction(*c)?,
+        _ => bail!(
+            "expected harmonic, harmonic:A, harmonic:A,ALPHA, budget:BLOCKS, budget:BLOCKS,ALPHA or deduction:C, got {text:?}"
+        ),
+    })
+}
+
+fn parse_scaling(text: &str, context: usize) -> Result<Scaling> {
+    let (name, numbers) = parse_call(text)?;
+    Ok(match (name, numbers.as_slice()) {
+        ("linear", &[factor]) => Scaling::Linear { factor },
+        ("ntk", &[factor]) => Scaling::NtkAware { factor },
+        ("yarn", &[factor]) => Scaling::yarn(factor, context),
+        ("yarn", &[factor, tokens]) => Scaling::yarn(factor, tokens as usize),
+        _ => bail!("expected linear:FACTOR, ntk:FACTOR, yarn:FACTOR or yarn:FACTOR,TOKENS, got {text:?}"),
+    })
+}
+
+fn parse_bias(text: &str, weight: Option<f64>) -> Result<Bias> {
+    let (name, numbers) = parse_call(text)?;
+    let bias = match (name, numbers.as_slice()) {
+        ("alibi", []) => Bias::alibi(),
+        ("harmonic", []) => Bias::harmonic(),
+        ("log", &[rate]) => Bias::new(Distance::Log { rate }, Slopes::Harmonic)?,
+        ("capped", &[cap]) => Bias::new(Distance::CappedHarmonic { cap: cap as u64 }, Slopes::Harmonic)?,
+        _ => bail!("expected alibi, harmonic, log:RATE or capped:TOKENS, got {text:?}"),
+    };
+    bias.with_weight(weight.unwrap_or(1.0)).context("--bias-weight")
+}
