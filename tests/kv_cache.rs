@@ -331,12 +331,15 @@ fn random_operations() {
             let ids: Vec<usize> = host.sequences().collect();
             let one = ids.get(rng.random_range(0..ids.len().max(1))).copied();
             match (rng.random_range(0..100), one) {
-                (0..6, _) | (_, None) if ids.len() < 6 => assert_eq!(cache.add(), host.add()),
-                (6..12, Some(id)) => {
+                (0..9, _) | (_, None) if ids.len() < 6 => assert_eq!(cache.add(), host.add()),
+                (9..15, Some(id)) => {
+                    // Mostly one that has no room left.
+                    let longest = ids.iter().copied().max_by_key(|&id| host.len(id).unwrap());
+                    let id = longest.filter(|_| rng.random_bool(0.8)).unwrap_or(id);
                     cache.remove(id).unwrap();
                     host.remove(id).unwrap();
                 }
-                (12..22, Some(id)) => {
+                (15..22, Some(id)) => {
                     let len = host.len(id).unwrap().saturating_sub(rng.random_range(0..50));
                     assert_eq!(cache.truncate(id, len).is_ok(), host.truncate(id, len).is_ok());
                 }
@@ -391,7 +394,7 @@ fn random_operations() {
             }
         }
         context.queue().submit([encoder.finish()]);
-        assert!(segments > 600, "seed {seed}");
+        assert!(segments > 400, "seed {seed}: {segments}");
         assert!(cache.sequences().eq(host.sequences()));
         for id in host.sequences() {
             let (got, want) = (cache.standing(id).unwrap(), host.standing(id).unwrap());
