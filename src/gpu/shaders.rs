@@ -401,26 +401,24 @@ pub fn sources() -> Vec<ShaderSource> {
     let harmonic = PositionsVariant { bias: BiasVariant::Harmonic, ..rope(Pairing::Half, 64) };
     let partial =
         PositionsVariant { bias: BiasVariant::Linear, factor: true, ..rope(Pairing::Interleaved, 32) };
-    let ladders = [
-        [0, 0],
-        [1 << 8 | 1 << 4, 1 << 8 | 1 << 4 | 1 << 2],
-        [1 << 3, 1 << 3],
-        [1 << 8 | 1 << 3 | 1 << 2, 1 << 4 | 1 << 3],
-    ];
-    for (head_dim, value_dim, group) in [(64, 64, 32), (80, 80, 32), (128, 128, 32), (256, 256, 64)] {
-        for widths in ladders {
-            for (positions, keys_turn) in [(none, false), (harmonic, false), (partial, true)] {
-                let cache = Some(CacheVariant { widths, group, keys_turn });
-                let (storage, output) = (DType::F32, DType::F32);
-                let tile = Tile::choose(true, head_dim, true);
-                for kernel in [
-                    Kernel::Decode(Decode::ONE),
-                    Kernel::Decode(Decode::new(2, false).unwrap_or(Decode::ONE)),
-                    Kernel::Tiled(tile),
-                ] {
-                    add(&Variant { kernel, storage, output, head_dim, value_dim, positions, cache });
-                }
-            }
+    let [presets, narrow] =
+        [[1 << 8 | 1 << 4, 1 << 8 | 1 << 4 | 1 << 2], [1 << 8 | 1 << 3 | 1 << 2, 1 << 4 | 1 << 3]];
+    for (dim, group, widths, positions, keys_turn) in [
+        (64, 32, presets, none, false),
+        (64, 64, [0, 0], none, false),
+        (64, 32, narrow, harmonic, false),
+        (64, 32, presets, partial, true),
+        (80, 32, narrow, none, false),
+        (80, 32, narrow, partial, true),
+        (128, 32, presets, none, false),
+        (256, 64, presets, none, false),
+    ] {
+        let cache = Some(CacheVariant { widths, group, keys_turn });
+        let (storage, output) = (DType::F32, DType::F32);
+        let without_quads = Decode::new(2, false).unwrap_or(Decode::ONE);
+        let tiled = Kernel::Tiled(Tile::choose(true, dim, true));
+        for kernel in [Kernel::Decode(Decode::ONE), Kernel::Decode(without_quads), tiled] {
+            add(&Variant { kernel, storage, output, head_dim: dim, value_dim: dim, positions, cache });
         }
     }
     for positions in [harmonic, partial] {
