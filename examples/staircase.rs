@@ -1,5 +1,6 @@
 //! Staircase KV caches on the attention inputs of a real model: what they take and what they lose, by rung and by age, against KIVI, a plain cache and sinks + window of
-//! the same bytes. On the host; no GPU.
+//! the same bytes. Every cache is filled token by token on the host and on the GPU, whose words must be the same, and the GPU's attention over them is compared with the oracle's. Without an adapter
+//! it is the host alone.
 //!
 //! ```text
 //! cargo run --release --example staircase
@@ -9,11 +10,13 @@ mod support;
 
 use std::ops::Range;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Parser;
 use prflash::cache::{HostCache, Ladder, Side, Staircase, StoredKeys};
-use prflash::reference::{AgeLoss, cache_loss};
-use prflash::{Attention, Shape, Tables};
+use prflash::reference::{self, AgeLoss, cache_loss};
+use prflash::{
+    Attention, CachePlan, Chunk, Context, DType, KvCache, KvInput, Layout, Queries, Shape, Tables, Tensor,
+};
 use serde_json::{Value, json};
 use support::fixture::{self, Layer};
 use support::picture::{self, Axes, Curve};
@@ -41,6 +44,50 @@ struct Preset {
     formula_bytes: u64,
     bits_per_element: f64,
     layers: Vec<Measured>,
+    /// On the GPU: the largest deviation of an output from the oracle over the same words, in units of the largest |v|.
+    gpu_deviation: Option<f64>,
+}
+
+/// One sequence in a cache on the GPU.
+struct OnGpu<'a> {
+    context: &'a Context,
+    cache: KvCache,
+    input: KvInput,
+    plan: CachePlan,
+    sequence: usize,
+}
+
+impl<'a> OnGpu<'a> {
+    fn new(context: &'a Context, staircase: &Staircase, layer: &Layer) -> Result<Self> {
+        let shape = &layer.shape;
+        let mut cache = KvCache::new(context, staircase.clone(), shape, StoredKeys::AfterRotation)?;
+        let layout = Layout::heads_first(1, 1, shape.kv_len(), shape.head_dim())?;
+        let upload = |rows: &[f32]| Tensor::upload(context, DType::F32, layout, rows);
+        let input = cache.input(upload(&layer.k)?.view(), upload(&layer.v)?.view())?;
+        let plan = Attention::causal().plan_cached(&cache, &shape.with_q_len(1)?)?;
+        let sequence = cache.add();
+        Ok(Self { context, cache, input, plan, sequence })
+    }
+
+    /// Appends tokens up to `len`, one at a time.
+    fn append_up_to(&mut self, len: usize) -> Result<()> {
+        let mut encoder = self.context.device().create_command_encoder(&Default::default());
+        for token in self.cache.len(self.sequence)?..len {
+            let chunk = Chunk::new(self.sequence, 0, 1).starting_at(token);
+            self.cache.append(&mut encoder, &self.input, &[chunk])?;
+        }
+        self.context.queue().submit([encoder.finish()]);
+        Ok(())
+    }
+
+    /// Attention of the newest token's queries, `[heads, channels]`.
+    fn attend(&self, q: &[f32], shape: &Shape) -> Result<Vec<f32>> {
+        let layout = Layout::heads_first(1, shape.heads(), 1, shape.head_dim())?;
+        let q = Tensor::upload(self.context, DType::F32, layout, q)?;
+        let queries = [Queries::new(self.sequence, 0, 1)];
+        let result = self.plan.run(&self.cache, q.view(), &queries, &Tables::new())?;
+        Ok(result.output.read_blocking(self.context)?)
+    }
 }
 
 /// Means (root mean squares) over the decode steps of one layer, or of several.
@@ -136,11 +183,20 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let layers = fixture::load(arguments.tokens.into())?;
     let shape = layers[0].shape;
+    let context = match Context::new_blocking() {
+        Ok(context) => Some(context),
+        Err(error) if error.is_no_adapter() => {
+            eprintln!("No GPU: {error}. The host alone, then.");
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let device = context.as_ref().map(|context| context.capabilities().to_string());
     let mut presets = presets(&shape)?;
     for preset in &mut presets {
         eprintln!("{} …", preset.name);
         for layer in &layers {
-            preset.measure(layer, arguments.steps.into())?;
+            preset.measure(context.as_ref(), layer, arguments.steps.into())?;
         }
     }
     let folder = picture::folder("staircase")?;
@@ -173,10 +229,15 @@ fn main() -> Result<()> {
     if arguments.json {
         let rows: Vec<Value> = presets.iter().map(|preset| preset.json(&layers)).collect();
         let object = json!({
-            "tokens": arguments.tokens, "steps": arguments.steps, "presets": rows, "pictures": pictures,
+            "tokens": arguments.tokens, "steps": arguments.steps, "device": device, "presets": rows,
+            "pictures": pictures,
         });
         println!("{}", serde_json::to_string_pretty(&object)?);
         return Ok(());
+    }
+    match &device {
+        Some(device) => println!("{device}: the same words as on the host in every cache\n"),
+        None => println!("No GPU: the host alone\n"),
     }
     print(&presets, &layers);
     println!("\nPictures  {}\n          {}", pictures[0].display(), pictures[1].display());
@@ -220,18 +281,27 @@ fn presets(shape: &Shape) -> Result<Vec<Preset>> {
         let standing = staircase.standing(len);
         let formula_bytes = standing.memory(shape).total();
         let bits_per_element = standing.bits_per_element(shape);
-        Preset { name, staircase, bytes: 0, formula_bytes, bits_per_element, layers: Vec::new() }
+        Preset {
+            name,
+            staircase,
+            bytes: 0,
+            formula_bytes,
+            bits_per_element,
+            layers: Vec::new(),
+            gpu_deviation: None,
+        }
     };
     Ok(named.into_iter().map(preset).collect())
 }
 
 impl Preset {
     /// Appends token by token, and at some steps near the end compares attention of the newest token's queries.
-    fn measure(&mut self, layer: &Layer, steps: usize) -> Result<()> {
+    fn measure(&mut self, context: Option<&Context>, layer: &Layer, steps: usize) -> Result<()> {
         let shape = &layer.shape;
         let (len, dim) = (shape.kv_len(), shape.head_dim());
         let mut cache = HostCache::new(self.staircase.clone(), shape, StoredKeys::AfterRotation)?;
         let sequence = cache.add();
+        let mut on_gpu = context.map(|context| OnGpu::new(context, &self.staircase, layer)).transpose()?;
         let mut measured = Measured::default();
         let first = len - len / 8;
         for token in 0..len {
@@ -257,6 +327,15 @@ impl Preset {
             let ranges: Vec<Range<usize>> =
                 octaves.iter().cloned().chain(stretches.iter().map(|stretch| stretch.0.clone())).collect();
             let attention = Attention::causal();
+            if let Some(gpu) = &mut on_gpu {
+                gpu.append_up_to(now)?;
+                let got = gpu.attend(&q, shape)?;
+                let tables = Tables::new();
+                let exact = reference::attention_cached(&attention, &step, &q, &cache, sequence, &tables)?;
+                let apart = got.iter().zip(&exact.output).map(|(&got, want)| (f64::from(got) - want).abs());
+                let deviation = apart.fold(0.0, f64::max) / layer.max_value();
+                self.gpu_deviation = Some(deviation.max(self.gpu_deviation.unwrap_or(0.0)));
+            }
             let loss = cache_loss(&attention, &step, &q, history, &cache, sequence, &Tables::new(), &ranges)?;
             measured.output.add(loss.output_error);
             for (tokens, loss) in octaves.iter().zip(&loss.ages) {
@@ -272,6 +351,13 @@ impl Preset {
                 };
                 Bucket::of(&mut measured.rungs, label).add(loss);
             }
+        }
+        if let Some(gpu) = &mut on_gpu {
+            gpu.append_up_to(len)?;
+            gpu.cache.check_blocking()?;
+            ensure!(gpu.cache.live_bytes() == cache.live_bytes(), "the GPU's cache has another size");
+            let same = gpu.cache.save_blocking(gpu.sequence)? == cache.save(sequence)?;
+            ensure!(same, "{}: the GPU's words differ from the host's", self.name);
         }
         self.bytes = cache.live_bytes();
         self.layers.push(measured);
@@ -306,6 +392,7 @@ impl Preset {
             "formula_bytes": self.formula_bytes,
             "bits_per_element": self.bits_per_element,
             "output_error": all.output.root(),
+            "gpu_deviation": self.gpu_deviation,
             "error_by_age": Measured::rows(&all.ages, "age"),
             "error_by_rung": Measured::rows(&all.rungs, "rung"),
             "layers": layers.iter().zip(&self.layers).map(layer).collect::<Vec<_>>(),
@@ -328,7 +415,10 @@ fn print(presets: &[Preset], layers: &[Layer]) {
     println!("{}\n", Staircase::recommended());
     print!("{:<28}{:<14}{:<22}{:>9}{:>6}", "cache", "keys", "values", "bytes", "bits");
     layers.iter().for_each(|layer| print!("{:>10}", format!("layer {}", layer.index)));
-    println!("   (relative output error)");
+    println!(
+        "   (relative output error){}",
+        if presets[0].gpu_deviation.is_some() { "   GPU − oracle" } else { "" }
+    );
     for preset in presets {
         let ladder = |side| preset.staircase.ladder(side).to_string().replace(" → ", "→");
         let (keys, values) = (ladder(Side::Keys), ladder(Side::Values));
@@ -338,7 +428,10 @@ fn print(presets: &[Preset], layers: &[Layer]) {
             preset.name, preset.bytes, preset.bits_per_element
         );
         preset.layers.iter().for_each(|measured| print!("{:>10.4}", measured.output.root()));
-        println!("{marker}");
+        match preset.gpu_deviation {
+            Some(deviation) => println!("{:>38.1e}{marker}", deviation),
+            None => println!("{marker}"),
+        }
     }
     for preset in presets.iter().filter(|p| ["recommended", "paper", "kivi-4"].contains(&&*p.name)) {
         println!("\n{}: key-score error (nats) and share of the output error", preset.name);
