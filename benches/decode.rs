@@ -22,6 +22,9 @@ struct Arguments {
     /// Tokens of history.
     #[arg(long, value_delimiter = ',', default_values_t = [8192, 32_768])]
     lens: Vec<usize>,
+    /// Queries: 1 is a step of decoding, more are speculation or a chunk of a prompt.
+    #[arg(long, default_value_t = 1)]
+    queries: usize,
     /// Key/value heads of 32 query heads.
     #[arg(long, value_delimiter = ',', default_values_t = [8, 1])]
     kv_heads: Vec<usize>,
@@ -47,14 +50,14 @@ enum Held {
 }
 
 impl Way {
-    fn work(&self, len: usize) -> Work<'_> {
+    fn work(&self, queries: usize, len: usize) -> Work<'_> {
         match &self.held {
             Held::Tensors(plan, bound) => {
-                Box::new(move |encoder| Ok(plan.encode(encoder, bound, &Call::lengths(1, len))?))
+                Box::new(move |encoder| Ok(plan.encode(encoder, bound, &Call::lengths(queries, len))?))
             }
             Held::Cache(held) => Box::new(move |encoder| {
                 let (cache, plan, bound) = &**held;
-                Ok(plan.encode(encoder, cache, bound, &[Queries::new(0, 0, 1)], None)?)
+                Ok(plan.encode(encoder, cache, bound, &[Queries::new(0, 0, queries)], None)?)
             }),
         }
     }
@@ -72,9 +75,10 @@ fn tensors(context: &Context, shape: &Shape, dtype: DType, splits: Option<usize>
     let attention = splits.map_or(Ok(attention.clone()), |splits| attention.with_splits(splits))?;
     let plan = attention.plan(context, shape)?;
     let (len, dim) = (shape.kv_len(), shape.head_dim());
-    let q = tensor(context, dtype, shape.heads(), 1, dim)?;
+    let q = tensor(context, dtype, shape.heads(), shape.q_len(), dim)?;
     let k = tensor(context, dtype, shape.kv_heads(), len, dim)?;
-    let output = Tensor::zeros(context, DType::F32, Layout::heads_first(1, shape.heads(), 1, dim)?)?;
+    let output =
+        Tensor::zeros(context, DType::F32, Layout::heads_first(1, shape.heads(), shape.q_len(), dim)?)?;
     let v = tensor(context, dtype, shape.kv_heads(), len, dim)?;
     let operands = Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
     let bound = plan.bind(&operands)?;
@@ -101,8 +105,9 @@ fn cached(context: &Context, shape: &Shape, name: &str, staircase: Staircase) ->
     }
     context.wait()?;
     let plan = Attention::causal().plan_cached(&cache, shape)?;
-    let q = tensor(context, DType::F32, shape.heads(), 1, dim)?;
-    let output = Tensor::zeros(context, DType::F32, Layout::heads_first(1, shape.heads(), 1, dim)?)?;
+    let q = tensor(context, DType::F32, shape.heads(), shape.q_len(), dim)?;
+    let output =
+        Tensor::zeros(context, DType::F32, Layout::heads_first(1, shape.heads(), shape.q_len(), dim)?)?;
     let bound = plan.bind(q.view(), output.view(), None)?;
     let bytes = cache.memory(sequence)?.total();
     Ok(Way { name: name.to_owned(), bytes, held: Held::Cache(Box::new((cache, plan, bound))) })
@@ -114,14 +119,15 @@ fn main() -> Result<()> {
     let mut tables = Vec::new();
     if !arguments.json {
         println!(
-            "{}\n32 query heads, D = 128, one query; medians of {} rounds, all ways in turn",
+            "{}\n32 heads, D = 128, {} queries each; medians of {} rounds, all ways in turn",
             context.capabilities(),
+            arguments.queries,
             arguments.rounds
         );
     }
     for &kv_heads in &arguments.kv_heads {
         for &len in &arguments.lens {
-            let shape = Shape::new(32, kv_heads, len, 128)?.with_q_len(1)?;
+            let shape = Shape::new(32, kv_heads, len, 128)?.with_q_len(arguments.queries)?;
             let ways = vec![
                 tensors(&context, &shape, DType::F32, None)?,
                 tensors(&context, &shape, DType::F32, Some(1))?,
@@ -133,7 +139,7 @@ fn main() -> Result<()> {
                 cached(&context, &shape, "kivi 2", Staircase::kivi(2)?)?,
                 cached(&context, &shape, "sinks + 1,024", Staircase::streaming(1024)?)?,
             ];
-            let mut works: Vec<Work<'_>> = ways.iter().map(|way| way.work(len)).collect();
+            let mut works: Vec<Work<'_>> = ways.iter().map(|way| way.work(arguments.queries, len)).collect();
             let seconds = interleave(&context, arguments.rounds, &mut works)?;
             drop(works);
             if !arguments.json {
@@ -147,7 +153,7 @@ fn main() -> Result<()> {
                 let rate = way.bytes as f64 / median(seconds_of) / 1e9;
                 if arguments.json {
                     tables.push(serde_json::json!({
-                        "kv_heads": kv_heads, "kv_len": len, "history": way.name, "bytes": way.bytes,
+                        "queries": arguments.queries, "kv_heads": kv_heads, "kv_len": len, "history": way.name, "bytes": way.bytes,
                         "median_ms": median(seconds_of) * 1e3, "ratio_to_f32": ratio, "gb_per_s": rate,
                     }));
                 } else {

@@ -6,9 +6,9 @@ use common::{gpu, numbers};
 use prflash::cache::{Ladder, Staircase, StoredKeys};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, Bias, BlockGrid, Chunk, Context, DType, Decode, Granularity, Kernel, Key, KvCache, Layout,
-    Pairing, PositionIds, Positions, Profile, Queries, Rope, Schedule, Shape, Systematic, Tables, Tensor,
-    reference,
+    Attention, Bias, BlockGrid, Chunk, Context, DType, Decode, Error, Granularity, Kernel, Key, KvCache,
+    Layout, Pairing, PositionIds, Positions, Profile, Queries, Rope, Schedule, Shape, Systematic, Tables,
+    Tensor, reference,
 };
 
 fn ladder(steps: &[(u32, usize)], last: u32) -> Ladder {
@@ -74,6 +74,7 @@ fn filled(
 
 /// Queries of `q_len` rows for each sequence, computed on the GPU and by the oracle; panics with the story if anything is off.
 fn check(
+    context: &Context,
     attention: &Attention,
     shape: &Shape,
     cache: &KvCache,
@@ -81,7 +82,6 @@ fn check(
     tables: &[Tables<'_>],
     story: &str,
 ) {
-    let context = attention_context(cache);
     let lens: Vec<usize> = cache.sequences().map(|id| cache.len(id).unwrap()).collect();
     let attention = attention.clone().with_lse(true);
     let batch = lens.len();
@@ -90,7 +90,7 @@ fn check(
     let layout = Layout::heads_first(batch, shape.heads(), q_len, shape.head_dim()).unwrap();
     let q: Vec<f32> =
         numbers(77, layout.elements()).into_iter().map(|x| attention.storage().round(2.0 * x)).collect();
-    let q_tensor = Tensor::upload(&context, attention.storage(), layout, &q).unwrap();
+    let q_tensor = Tensor::upload(context, attention.storage(), layout, &q).unwrap();
     let queries: Vec<Queries> = lens
         .iter()
         .enumerate()
@@ -102,7 +102,7 @@ fn check(
     });
     let got = plan.run(cache, q_tensor.view(), &queries, &all).unwrap();
     let (output, lse) =
-        (got.output.read_blocking(&context).unwrap(), got.lse.unwrap().read_blocking(&context).unwrap());
+        (got.output.read_blocking(context).unwrap(), got.lse.unwrap().read_blocking(context).unwrap());
     for (sequence, &len) in lens.iter().enumerate() {
         let rows = q_len.min(len);
         let one = shape.with_q_len(rows).unwrap().with_kv_len(len).unwrap();
@@ -132,10 +132,6 @@ fn check(
     }
 }
 
-fn attention_context(cache: &KvCache) -> Context {
-    gpu("cache").filter(|_| cache.kv_heads() > 0).unwrap()
-}
-
 /// The kernels that can read a cache.
 fn kernels(context: &Context) -> Vec<Option<Kernel>> {
     let decode = |sets, quads| Some(Kernel::Decode(Decode::new(sets, quads).unwrap()));
@@ -157,7 +153,7 @@ fn every_staircase_and_kernel_agrees_with_the_oracle() {
             for q_len in [1, 40] {
                 let attention =
                     kernel.map_or(Attention::causal(), |kernel| Attention::causal().with_kernel(kernel));
-                check(&attention, &shape, &cache, q_len, &[], &format!("{q_len} queries\n{story}"));
+                check(&context, &attention, &shape, &cache, q_len, &[], &format!("{q_len} queries\n{story}"));
             }
         }
     }
@@ -175,7 +171,7 @@ fn every_head_layout_and_dimension() {
         for q_len in [1, 5, 33] {
             let story =
                 format!("{heads} heads on {kv_heads}, {dim} and {value_dim} channels, {q_len} queries");
-            check(&Attention::causal(), &shape, &cache, q_len, &[], &story);
+            check(&context, &Attention::causal(), &shape, &cache, q_len, &[], &story);
         }
     }
 }
@@ -196,7 +192,7 @@ fn options_of_attention_hold_over_caches() {
     ];
     for attention in options {
         for q_len in [3, 50] {
-            check(&attention, &shape, &cache, q_len, &[], &format!("{attention:?}"));
+            check(&context, &attention, &shape, &cache, q_len, &[], &format!("{attention:?}"));
         }
     }
 }
@@ -226,6 +222,7 @@ fn schedules_over_caches() {
                     .collect();
                 let tables: Vec<Tables<'_>> = schedules.iter().map(Tables::from).collect();
                 check(
+                    &context,
                     &attention,
                     &shape,
                     &cache,
@@ -261,6 +258,7 @@ fn positions_over_caches() {
             let attention = Attention::causal().with_positions(positions);
             for q_len in [1, 20] {
                 check(
+                    &context,
                     &attention,
                     &shape,
                     &cache,
@@ -276,8 +274,137 @@ fn positions_over_caches() {
                     })
                     .collect();
                 let tables: Vec<Tables<'_>> = ids.iter().map(Tables::from).collect();
-                check(&attention, &shape, &cache, q_len, &tables, &format!("ids, {keys:?}, {pairing:?}"));
+                check(
+                    &context,
+                    &attention,
+                    &shape,
+                    &cache,
+                    q_len,
+                    &tables,
+                    &format!("ids, {keys:?}, {pairing:?}"),
+                );
             }
         }
     }
+}
+
+/// A device that binds little at once: heads of the cache go in parts, and parts change as it grows.
+#[test]
+fn small_devices_attend_in_parts() {
+    if gpu("small devices").is_none() {
+        return;
+    }
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+    let adapter = pollster::block_on(instance.request_adapter(&Default::default())).unwrap();
+    let limits = wgpu::Limits { max_storage_buffer_binding_size: 1 << 17, ..wgpu::Limits::defaults() };
+    let descriptor = wgpu::DeviceDescriptor { required_limits: limits, ..Default::default() };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
+    let context = Context::from_wgpu(device, queue).unwrap();
+    let shape = Shape::new(10, 5, 0, 32).unwrap();
+    let cache =
+        filled(&context, short(Staircase::plain()), &shape, StoredKeys::AfterRotation, &[900, 40], 41);
+    for q_len in [1, 20] {
+        check(&context, &Attention::causal(), &shape, &cache, q_len, &[], "parts");
+    }
+}
+
+/// One token at a time: append and attend in one encoder, with tensors that were bound once, while the cache grows; and no GPU object is made by a step after which it
+/// has not grown.
+#[test]
+fn decoding_step_by_step() {
+    if gpu("decoding").is_none() {
+        return;
+    }
+    // A device of its own: the counters count everything on a device, other tests' buffers too.
+    let context = Context::new_blocking().unwrap();
+    let (heads, dim, steps) = (2, 64, 300);
+    let shape = Shape::new(4, heads, 0, dim).unwrap();
+    let long = shape.with_kv_len(steps).unwrap().with_q_len(1).unwrap();
+    let staircase = short(Staircase::recommended());
+    let mut cache = KvCache::new(&context, staircase, &long, StoredKeys::AfterRotation).unwrap();
+    let sequence = cache.add();
+    let rows = Layout::heads_first(1, heads, steps, dim).unwrap();
+    let upload = |seed, layout: Layout| {
+        Tensor::upload(&context, DType::F32, layout, &numbers(seed, layout.elements())).unwrap()
+    };
+    let (k, v) = (upload(1, rows), upload(2, rows));
+    let one = Layout::heads_first(1, 4, 1, dim).unwrap();
+    let q = upload(3, one);
+    let output = Tensor::zeros(&context, DType::F32, one).unwrap();
+    let input = cache.input(k.view(), v.view()).unwrap();
+    let plan = Attention::causal().plan_cached(&cache, &long).unwrap();
+    let bound = plan.bind(q.view(), output.view(), None).unwrap();
+    let mut still = 0;
+    let mut before: Option<([isize; 5], u64)> = None;
+    for token in 0..steps {
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        let chunk = Chunk::new(sequence, 0, 1).starting_at(token);
+        cache.append(&mut encoder, &input, &[chunk]).unwrap();
+        plan.encode(&mut encoder, &cache, &bound, &[Queries::new(sequence, 0, 1)], None).unwrap();
+        context.queue().submit([encoder.finish()]);
+        context.wait().unwrap();
+        let hal = context.device().get_internal_counters().hal;
+        let objects = [
+            hal.buffers.read(),
+            hal.bind_groups.read(),
+            hal.compute_pipelines.read(),
+            hal.buffer_memory.read(),
+            hal.memory_allocations.read(),
+        ];
+        if let Some((earlier, bytes)) = before {
+            if bytes == cache.capacity_bytes() && token > 2 {
+                still += 1;
+                assert_eq!(objects, earlier, "token {token}");
+            }
+        }
+        before = Some((objects, cache.capacity_bytes()));
+        if token % 61 == 0 || token + 1 == steps {
+            let got = output.read_blocking(&context).unwrap();
+            let host = cache.to_host_blocking(sequence).unwrap();
+            let now = shape.with_q_len(1).unwrap().with_kv_len(token + 1).unwrap();
+            let q = numbers(3, one.elements());
+            let exact =
+                reference::attention_cached(plan.attention(), &now, &q, &host, 0, &Tables::new()).unwrap();
+            let report =
+                compare(&got, &exact.output, Tolerance::of_output(&exact, &now, DType::F32)).unwrap();
+            assert!(report.passed(), "token {token}: {report}");
+            // Reading back and uploading leave buffers behind for a while.
+            before = None;
+        }
+    }
+    assert!(still > 200, "{still} steps without growth");
+    assert!(cache.work() <= cache.staircase().work(steps), "amortized: a token is moved once per rung");
+}
+
+#[test]
+fn refusals_name_the_argument() {
+    let Some(context) = gpu("refusals") else { return };
+    let shape = Shape::new(4, 2, 0, 64).unwrap();
+    let cache = filled(&context, Staircase::paper(), &shape, StoredKeys::AfterRotation, &[9, 3], 1);
+    let attention = Attention::causal();
+    let maxima = shape.with_batch(2).unwrap().with_q_len(4).unwrap();
+    let named = |error: Error| error.argument().unwrap();
+    let other = Shape::new(4, 1, 0, 64).unwrap();
+    assert_eq!(named(attention.plan_cached(&cache, &other).unwrap_err()), "maxima");
+    let naive = attention.clone().with_kernel(Kernel::Naive);
+    assert!(naive.plan_cached(&cache, &maxima).unwrap_err().is_unsupported());
+    let plan = attention.plan_cached(&cache, &maxima).unwrap();
+    let zeros = |heads, rows, dim| {
+        Tensor::zeros(&context, DType::F32, Layout::heads_first(2, heads, rows, dim).unwrap()).unwrap()
+    };
+    let (q, output) = (zeros(4, 4, 64), zeros(4, 4, 64));
+    assert_eq!(named(plan.bind(zeros(2, 4, 64).view(), output.view(), None).unwrap_err()), "q");
+    assert_eq!(named(plan.bind(q.view(), q.view(), None).unwrap_err()), "output");
+    let bound = plan.bind(q.view(), output.view(), None).unwrap();
+    let refused = |cache: &KvCache, queries: &[Queries]| {
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        named(plan.encode(&mut encoder, cache, &bound, queries, None).unwrap_err())
+    };
+    assert_eq!(refused(&cache, &[Queries::new(7, 0, 1)]), "sequence");
+    assert_eq!(refused(&cache, &[Queries::new(1, 0, 4)]), "queries");
+    assert_eq!(refused(&cache, &[Queries::new(0, 0, 5)]), "q_len");
+    assert_eq!(refused(&cache, &[Queries::new(0, 2, 1)]), "q");
+    assert_eq!(refused(&cache, &[Queries::new(0, 0, 2), Queries::new(1, 0, 1)]), "sequences");
+    let another = filled(&context, Staircase::recommended(), &shape, StoredKeys::AfterRotation, &[9], 1);
+    assert_eq!(refused(&another, &[Queries::new(0, 0, 1)]), "cache");
 }

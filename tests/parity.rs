@@ -5,8 +5,8 @@ mod common;
 use common::{Problem, Storage, gpu};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, BlockGrid, DType, Documents, Granularity, Kernel, Key, Profile, Schedule, Shape, Systematic,
-    Tables, Tile,
+    Attention, BlockGrid, DType, Decode, Documents, Granularity, Kernel, Key, Profile, Schedule, Shape,
+    Systematic, Tables, Tile,
 };
 
 const DIMS: [usize; 6] = [32, 64, 80, 96, 128, 256];
@@ -161,6 +161,33 @@ fn every_tile_shape() {
         let attention = options(case, DType::ALL[case % 3]).with_lse(true).with_correction(1.0).unwrap();
         let grid = if attention.is_causal() { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
         let grid = grid.with_block_size([64, 24, 30, 7][case]).unwrap();
+        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
+        let problem = Problem::random(attention, shape, case as u64);
+        for tables in [Tables::new(), Tables::from(&schedule)] {
+            problem.check_kernels(&context, Storage::HeadsFirst, &tables, &kernels, &format!("case {case}"));
+        }
+    }
+}
+
+/// The split kernel in every shape, with few and many rows, whole and split keys.
+#[test]
+fn every_decode_shape() {
+    let Some(context) = gpu("decode shapes") else { return };
+    let quads = context.capabilities().subgroup_sizes.is_some();
+    let decode = |sets, quads| Some(Kernel::Decode(Decode::new(sets, quads).unwrap()));
+    let mut kernels = vec![Some(Kernel::Naive)];
+    for sets in [1, 2, 4, 8] {
+        kernels.push(decode(sets, false));
+        kernels.extend(quads.then(|| decode(sets, true)));
+    }
+    // (heads, kv_heads, q_len, kv_len); the last by force: plans take other kernels for so many queries.
+    let cases = [(6, 2, 1, 400), (3, 3, 5, 77), (10, 1, 3, 300), (2, 1, 4, 2), (4, 2, 70, 133)];
+    for (case, (heads, kv_heads, q_len, kv_len)) in cases.into_iter().enumerate() {
+        let shape = Shape::new(heads, kv_heads, q_len, 20).unwrap().with_kv_len(kv_len).unwrap();
+        let attention = options(case, DType::ALL[case % 3]).with_lse(true).with_correction(1.0).unwrap();
+        let attention = if case % 2 == 1 { attention.with_splits(3).unwrap() } else { attention };
+        let grid = if attention.is_causal() { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
+        let grid = grid.with_block_size([64, 24, 30, 7, 16][case]).unwrap();
         let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
         let problem = Problem::random(attention, shape, case as u64);
         for tables in [Tables::new(), Tables::from(&schedule)] {
