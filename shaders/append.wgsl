@@ -18,17 +18,18 @@ fn append(
     if !work.any {
         return;
     }
-    let flags = moves[work.own].flags;
+    let own = moves[work.own];
+    let flags = own.flags;
     let words = row_words(flags);
     let row = work.unit / (words / 2u);
     let quad = work.unit % (words / 2u);
     var half = vec4<u32>(0u);
     if quad < channel_quads(flags) {
-        half = row_quad(work.own, work.head, row, quad);
+        half = row_quad(own, work.head, row, quad);
     }
-    var place = moves[work.own].row + row;
-    place = select(place, place - moves[work.own].ring, place >= moves[work.own].ring);
-    let at = head_base(flags, work.head) + moves[work.own].destination + place * words + 2u * quad;
+    var place = own.row + row;
+    place = select(place, place - own.ring, place >= own.ring);
+    let at = head_base(flags, work.head) + own.destination + place * words + 2u * quad;
     store(flags, at, half.x | (half.y << 16u));
     store(flags, at + 1u, half.z | (half.w << 16u));
     if (flags & FLAG_COUNT) != 0u {

@@ -56,14 +56,14 @@ fn scaled(least: vec4<u32>, most: vec4<u32>) -> Scaled {
 fn codes_of(half: vec4<u32>, group: Scaled, widths: u32) -> vec4<u32> {
     let t = vec4<u32>(aligned(half, group.shift) - group.low);
     let twice = max(2u * group.range, vec4<u32>(1u));
-    let code = (2u * t * levels(widths & 15u) + group.range) / twice;
+    let code = quotient(2u * t * levels(widths & 15u) + group.range, twice);
     return stepped(select(code, vec4<u32>(0u), group.range == vec4<u32>(0u)), widths);
 }
 
 // G tokens of four channels.
-fn quantize_keys(own: u32, head: u32, unit: u32) {
-    let flags = moves[own].flags;
-    let widths = moves[own].widths;
+fn quantize_keys(own: Move, head: u32, unit: u32) {
+    let flags = own.flags;
+    let widths = own.widths;
     let bits = last_width(widths);
     let padded_quads = cache.key_row_words / 2u;
     let first_row = unit / padded_quads * cache.group;
@@ -71,7 +71,7 @@ fn quantize_keys(own: u32, head: u32, unit: u32) {
     // Group i of the block, and those of the next three channels.
     let i = 4u * unit;
     let group_words = cache.group / 32u * bits;
-    let block = head_base(flags, head) + moves[own].destination;
+    let block = head_base(flags, head) + own.destination;
     let extremes = block + cache.segment * cache.key_row_words / 16u * bits;
     if quad >= params.k_quads {
         for (var j = i; j < i + 4u; j++) {
@@ -117,16 +117,16 @@ fn quantize_keys(own: u32, head: u32, unit: u32) {
 }
 
 // G channels of one token.
-fn quantize_values(own: u32, head: u32, unit: u32) {
-    let flags = moves[own].flags;
-    let widths = moves[own].widths;
+fn quantize_values(own: Move, head: u32, unit: u32) {
+    let flags = own.flags;
+    let widths = own.widths;
     let bits = last_width(widths);
     let groups = 2u * cache.value_row_words / cache.group;
     let row = unit / groups;
     let first = unit % groups * (cache.group / 4u);
     let end = min(first + cache.group / 4u, max(params.v_quads, first));
     let group_words = cache.group / 32u * bits;
-    let block = head_base(flags, head) + moves[own].destination;
+    let block = head_base(flags, head) + own.destination;
     var least = vec4<u32>(0xffffu);
     var most = vec4<u32>(0u);
     for (var quad = first; quad < end; quad++) {
@@ -151,15 +151,14 @@ fn quantize_values(own: u32, head: u32, unit: u32) {
         if quad < end {
             code = codes_of(row_quad(own, head, row, quad), group, widths);
         }
-        for (var j = 0u; j < 4u; j++) {
-            packed |= code[j] << filled;
-            filled += bits;
-            if filled >= 32u {
-                filled -= 32u;
-                values[at] = packed;
-                at++;
-                packed = code[j] >> (bits - filled);
-            }
+        let four = joined(code, bits);
+        packed |= four << filled;
+        filled += 4u * bits;
+        if filled >= 32u {
+            filled -= 32u;
+            values[at] = packed;
+            at++;
+            packed = select(0u, four >> (4u * bits - filled), filled > 0u);
         }
     }
 }
@@ -174,9 +173,10 @@ fn quantize(
     if !work.any {
         return;
     }
-    if is_values(moves[work.own].flags) {
-        quantize_values(work.own, work.head, work.unit);
+    let own = moves[work.own];
+    if is_values(own.flags) {
+        quantize_values(own, work.head, work.unit);
     } else {
-        quantize_keys(work.own, work.head, work.unit);
+        quantize_keys(own, work.head, work.unit);
     }
 }

@@ -19,49 +19,52 @@ fn step_down(
     if !work.any {
         return;
     }
-    let flags = moves[work.own].flags;
-    let widths = moves[work.own].widths;
+    let own = moves[work.own];
+    let flags = own.flags;
+    let widths = own.widths;
     let wide = widths & 15u;
     let narrow = last_width(widths);
     let base = head_base(flags, work.head);
-    let source = base + moves[work.own].source;
-    let destination = base + moves[work.own].destination;
+    let source = base + own.source;
+    let destination = base + own.destination;
     // Units of the block, and its extremes.
     let units = cache.segment * row_words(flags) / 16u;
     if work.unit < units / (cache.group / 32u) {
         let extremes = load(flags, source + units * wide + work.unit);
         store(flags, destination + units * narrow + work.unit, extremes);
     }
-    var from_at = source + work.unit * wide;
+    let from_at = source + work.unit * wide;
     var to_at = destination + work.unit * narrow;
-    var word = load(flags, from_at);
-    var used = 0u;
+    let mask = vec4<u32>(levels(wide));
     var packed = 0u;
     var filled = 0u;
-    for (var quad = 0u; quad < 8u; quad++) {
-        var code = vec4<u32>(0u);
-        for (var j = 0u; j < 4u; j++) {
-            var bits = word >> used;
-            used += wide;
-            if used >= 32u && (quad < 7u || j < 3u) {
-                used -= 32u;
-                from_at++;
-                word = load(flags, from_at);
-                // The rest of a code that two words share.
-                bits |= select(0u, word << (wide - used), used > 0u);
+    for (var eight = 0u; eight < 4u; eight++) {
+        // Eight codes: two words of 8 bits, else at most one word, which may lie in two.
+        var low: vec4<u32>;
+        var high: vec4<u32>;
+        if wide == 8u {
+            low = vec4<u32>(load(flags, from_at + 2u * eight)) >> (8u * LANES);
+            high = vec4<u32>(load(flags, from_at + 2u * eight + 1u)) >> (8u * LANES);
+        } else {
+            let bit = 8u * wide * eight;
+            var codes = load(flags, from_at + bit / 32u) >> (bit % 32u);
+            if bit % 32u + 8u * wide > 32u {
+                codes |= load(flags, from_at + bit / 32u + 1u) << (32u - bit % 32u);
             }
-            code[j] = bits & levels(wide);
+            low = vec4<u32>(codes) >> (wide * LANES);
+            high = vec4<u32>(codes) >> (wide * (LANES + vec4<u32>(4u)));
         }
-        code = stepped(code, widths);
-        for (var j = 0u; j < 4u; j++) {
-            packed |= code[j] << filled;
-            filled += narrow;
-            if filled >= 32u {
-                filled -= 32u;
-                store(flags, to_at, packed);
-                to_at++;
-                packed = code[j] >> (narrow - filled);
-            }
+        low = stepped(low & mask, widths);
+        high = stepped(high & mask, widths);
+        // A narrower width has at most 4 bits, so that eight codes fit one word again.
+        let codes = joined(low, narrow) | (joined(high, narrow) << (4u * narrow));
+        packed |= codes << filled;
+        filled += 8u * narrow;
+        if filled >= 32u {
+            filled -= 32u;
+            store(flags, to_at, packed);
+            to_at++;
+            packed = select(0u, codes >> (8u * narrow - filled), filled > 0u);
         }
     }
 }

@@ -442,13 +442,18 @@ fn memory_grows_with_the_sequences() {
     for &id in &ids {
         assert!(cache.save_blocking(id).unwrap() == host.save(0).unwrap());
     }
-    // What a removed one leaves serves the next.
+    // What removed ones leave serves the next; two whole prompts at once are more moves than one dispatch takes.
     let before = cache.capacity_bytes();
-    cache.remove(ids[2]).unwrap();
-    let id = cache.add();
-    submit(&context, |encoder| cache.append(encoder, &input, &[Chunk::new(id, 0, max_len)])).unwrap();
+    let prompts = [ids[2], ids[3]].map(|id| {
+        cache.remove(id).unwrap();
+        id
+    });
+    let prompts = prompts.map(|_| Chunk::new(cache.add(), 0, max_len));
+    submit(&context, |encoder| cache.append(encoder, &input, &prompts)).unwrap();
     assert_eq!(cache.capacity_bytes(), before);
-    assert!(cache.save_blocking(id).unwrap() == host.save(0).unwrap());
+    for id in cache.sequences() {
+        assert!(cache.save_blocking(id).unwrap() == host.save(0).unwrap(), "sequence {id}");
+    }
 }
 
 /// A device that binds little at once, with few workgroups per dimension.

@@ -45,6 +45,15 @@ struct Work {
     any: bool,
 }
 
+// ⌊n/d⌋ where it is below 2¹⁰. The estimate is off by one at most, however loosely a device divides, and integers put it right.
+fn quotient(n: vec4<u32>, d: vec4<u32>) -> vec4<u32> {
+    let estimate = vec4<u32>(vec4<f32>(n) / vec4<f32>(d));
+    let rest = vec4<i32>(n - estimate * d);
+    let below = select(vec4<u32>(0u), vec4<u32>(1u), rest < vec4<i32>(0));
+    let above = select(vec4<u32>(0u), vec4<u32>(1u), rest >= vec4<i32>(d));
+    return estimate - below + above;
+}
+
 fn work_of(item: u32, lane: u32) -> Work {
     let place = (item % params.tiles) * INVOCATIONS + lane;
     if item >= params.work_items || place >= params.units {
@@ -113,9 +122,17 @@ fn stepped(codes: vec4<u32>, widths: u32) -> vec4<u32> {
     var rest = widths >> 4u;
     while rest != 0u {
         let next = levels(rest & 15u);
-        code = (2u * code * next + n) / (2u * n);
+        code = quotient(2u * code * next + n, vec4<u32>(2u * n));
         n = next;
         rest >>= 4u;
     }
     return code;
+}
+
+const LANES = vec4<u32>(0u, 1u, 2u, 3u);
+
+// Four codes, the first in the lowest bits.
+fn joined(codes: vec4<u32>, bits: u32) -> u32 {
+    let placed = codes << (LANES * bits);
+    return placed.x | placed.y | placed.z | placed.w;
 }

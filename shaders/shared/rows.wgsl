@@ -11,20 +11,20 @@ fn unpack_halves(quad: vec2<u32>) -> vec4<u32> {
 }
 
 // Four channels of a row. What isn't finite becomes +0, so that it can't spoil its group.
-fn row_quad(own: u32, head: u32, row: u32, quad: u32) -> vec4<u32> {
-    let flags = moves[own].flags;
-    if row < moves[own].held {
-        var place = moves[own].source_row + row;
-        place = select(place, place - moves[own].source_ring, place >= moves[own].source_ring);
-        let at = head_base(flags, head) + moves[own].source + place * row_words(flags) + 2u * quad;
+fn row_quad(own: Move, head: u32, row: u32, quad: u32) -> vec4<u32> {
+    let flags = own.flags;
+    if row < own.held {
+        var place = own.source_row + row;
+        place = select(place, place - own.source_ring, place >= own.source_ring);
+        let at = head_base(flags, head) + own.source + place * row_words(flags) + 2u * quad;
         return unpack_halves(vec2<u32>(load(flags, at), load(flags, at + 1u)));
     }
     let input_head = params.input_head + head;
     var half: vec4<u32>;
     if is_values(flags) {
-        half = halves(v[moves[own].input + input_head * params.v_head_stride + row * params.v_row_stride + quad]);
+        half = halves(v[own.input + input_head * params.v_head_stride + row * params.v_row_stride + quad]);
     } else {
-        half = halves(k[moves[own].input + input_head * params.k_head_stride + row * params.k_row_stride + quad]);
+        half = halves(k[own.input + input_head * params.k_head_stride + row * params.k_row_stride + quad]);
     }
     let bad = (half & vec4<u32>(0x7c00u)) == vec4<u32>(0x7c00u);
     let ones = select(vec4<u32>(0u), vec4<u32>(1u), bad);

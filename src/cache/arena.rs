@@ -28,7 +28,6 @@ pub(super) struct Arena {
 pub(crate) struct ArenaPart {
     pub(crate) kv_heads: Range<usize>,
     /// Keys, values and the layout, to be read.
-    #[allow(dead_code)] // attention over the cache reads it
     pub(crate) read: wgpu::BindGroup,
     /// Keys, values, the layout and the counters, for the kernels that append.
     pub(super) write: wgpu::BindGroup,
@@ -254,4 +253,53 @@ pub(super) fn repacked(
         _ => end,
     };
     (sequences, words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shape::Shape;
+
+    #[test]
+    fn regions_keep_apart() {
+        let (staircase, max_len) = (Staircase::plain(), 1 << 16);
+        let shape = Shape::new(1, 1, max_len, 64).unwrap();
+        let layout = RegionLayout::new(&staircase, &shape, max_len).unwrap();
+        let sizes = Sizes { staircase: &staircase, layout: &layout, max_len };
+        let apart = |sequences: &[Option<Held>], strides: [usize; 2]| {
+            for (side, &stride) in strides.iter().enumerate() {
+                let held = sequences.iter().flatten().filter(|held| held.capacity > 0);
+                let mut ends: Vec<_> =
+                    held.map(|h| (h.bases[side], h.bases[side] + sizes.words(h.capacity)[side])).collect();
+                ends.sort_unstable();
+                assert!(ends.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{ends:?}");
+                assert!(ends.last().is_none_or(|last| last.1 <= stride));
+            }
+        };
+        let mut sequences = vec![Some(Held::default()); 3];
+        assert_eq!(grow_in_place(&sizes, &sequences, [64; 2], &[(0, 10)]), None);
+        let needs = [(0, 1000), (1, 1000), (2, 1000)];
+        let (packed, strides) = repacked(&sizes, &sequences, [64; 2], &needs, Room::Doubled);
+        apart(&packed, strides);
+        assert!(packed.iter().flatten().all(|held| held.capacity == 1024));
+        sequences = packed;
+        // The last one can't grow where it is, the first can when the second is gone, and then there is no gap left for a new one.
+        assert_eq!(grow_in_place(&sizes, &sequences, strides, &[(2, 2000)]), None);
+        assert_eq!(grow_in_place(&sizes, &sequences, strides, &[(0, 2000)]), None);
+        sequences[1] = None;
+        let grown = grow_in_place(&sizes, &sequences, strides, &[(0, 1500)]).unwrap();
+        apart(&grown, strides);
+        assert_eq!(grown[0].as_ref().map(|held| (held.bases, held.capacity >= 1500)), Some(([0; 2], true)));
+        sequences[1] = Some(Held::default());
+        let reused = grow_in_place(&sizes, &sequences, strides, &[(1, 1000)]).unwrap();
+        apart(&reused, strides);
+        // Those that are nearly full grow along; the least room is what is held.
+        let full: Vec<Option<Held>> =
+            reused.into_iter().map(|held| held.map(|held| Held { len: 1000, segments: 6, ..held })).collect();
+        let (along, wide) = repacked(&sizes, &full, strides, &[(0, 1025)], Room::Ample);
+        assert!(along.iter().flatten().all(|held| held.capacity == 2048));
+        assert!(wide[0] >= strides[0] * 3 / 2);
+        let (least, _) = repacked(&sizes, &full, strides, &[(0, 1025)], Room::Least);
+        assert_eq!(least.iter().flatten().map(|held| held.capacity).collect::<Vec<_>>(), [1025, 1000, 1000]);
+    }
 }

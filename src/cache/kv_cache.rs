@@ -68,7 +68,6 @@ pub struct KvCache {
     layout: RegionLayout,
     sequences: Vec<Option<Held>>,
     arena: Arena,
-    generation: u64,
     work: u64,
     step_down: Arc<Pipeline>,
     slots: SlotPool,
@@ -131,7 +130,6 @@ impl Chunk {
 }
 
 /// Where the regions of a sequence begin, in words from the start of a head of the arena.
-#[allow(dead_code)] // attention over the cache reads it
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Region {
     pub(crate) key_base: u32,
@@ -191,7 +189,6 @@ impl KvCache {
             layout,
             sequences: Vec::new(),
             arena,
-            generation: 0,
             work: 0,
             step_down,
             slots,
@@ -544,32 +541,22 @@ impl KvCache {
     }
 
     /// The key/value heads and channels, and the longest sequence.
-    #[allow(dead_code)] // attention over the cache reads it
     pub(crate) fn shape(&self) -> &Shape {
         &self.shape
     }
 
     /// The arena as it can be bound.
-    #[allow(dead_code)]
     pub(crate) fn parts(&self) -> &[ArenaPart] {
         &self.arena.parts
     }
 
-    /// Changes when the arena is replaced.
-    #[allow(dead_code)]
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation
-    }
-
     /// Where a sequence lies in every head.
-    #[allow(dead_code)]
     pub(crate) fn region(&self, sequence: usize) -> Result<Region> {
         let &Held { len, segments, bases, .. } = self.get(sequence)?;
         let [key_base, value_base] = bases.map(|base| base as u32);
         Ok(Region { key_base, value_base, len, segments })
     }
 
-    #[allow(dead_code)]
     pub(crate) fn context(&self) -> &Context {
         &self.context
     }
@@ -689,7 +676,6 @@ impl KvCache {
         self.sequences = grown.sequences;
         if let Some(arena) = grown.arena {
             self.arena = arena;
-            self.generation += 1;
         }
     }
 

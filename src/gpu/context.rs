@@ -212,7 +212,7 @@ impl Context {
         let limits = device.limits();
         let needs = [
             ("storage buffers per shader stage", limits.max_storage_buffers_per_shader_stage, 8),
-            ("bind groups", limits.max_bind_groups, 3),
+            ("bind groups", limits.max_bind_groups, 4),
             (
                 "dynamic storage buffers per pipeline layout",
                 limits.max_dynamic_storage_buffers_per_pipeline_layout,
