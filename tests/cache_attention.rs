@@ -351,11 +351,10 @@ fn decoding_step_by_step() {
             hal.buffer_memory.read(),
             hal.memory_allocations.read(),
         ];
-        if let Some((earlier, bytes)) = before {
-            if bytes == cache.capacity_bytes() && token > 2 {
-                still += 1;
-                assert_eq!(objects, earlier, "token {token}");
-            }
+        if let Some((earlier, _)) = before.filter(|&(_, bytes)| bytes == cache.capacity_bytes() && token > 2)
+        {
+            still += 1;
+            assert_eq!(objects, earlier, "token {token}");
         }
         before = Some((objects, cache.capacity_bytes()));
         if token % 61 == 0 || token + 1 == steps {
