@@ -1,5 +1,8 @@
 //! The staircase cache on the host: codes, ladders, layouts, files, and the oracle over them. No GPU.
 
+#[path = "common/staircases.rs"]
+mod staircases;
+
 use half::f16;
 use prflash::cache::quantize::{Extremes, WIDTHS, is_finite, levels, nests, step_down};
 use prflash::cache::{BlockLayout, HostCache, Ladder, Row, Side, Staircase, StoredKeys};
@@ -9,6 +12,7 @@ use prflash::{Shape, Systematic, Tables};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use staircases::{ladder, short, staircases};
 
 fn rounded(x: f32) -> f32 {
     f16::from_f32(x).to_f32()
@@ -16,32 +20,6 @@ fn rounded(x: f32) -> f32 {
 
 fn value(half: u16) -> f64 {
     f16::from_bits(half).into()
-}
-
-fn ladder(steps: &[(u32, usize)], last: u32) -> Ladder {
-    Ladder::new(steps, last).unwrap()
-}
-
-/// Segments of 32 tokens, so that few tokens climb down many rungs.
-fn short(staircase: Staircase) -> Staircase {
-    staircase.with_segment(32).unwrap()
-}
-
-fn staircases() -> Vec<Staircase> {
-    let nested = Staircase::new(ladder(&[(16, 1), (8, 1)], 4), ladder(&[(8, 1), (4, 2)], 2)).unwrap();
-    let uneven = Staircase::new(ladder(&[(8, 1), (4, 1), (3, 1)], 2), ladder(&[(8, 2)], 3)).unwrap();
-    let dropping = Staircase::new(ladder(&[(8, 1), (4, 2)], 0), ladder(&[(4, 3)], 0)).unwrap();
-    let all = [
-        nested,
-        uneven,
-        dropping.with_sinks(40),
-        Staircase::paper(),
-        Staircase::recommended(),
-        Staircase::kivi(2).unwrap(),
-        Staircase::streaming(50).unwrap(),
-        Staircase::plain(),
-    ];
-    all.map(short).to_vec()
 }
 
 fn noise(rng: &mut SmallRng, count: usize) -> Vec<f32> {

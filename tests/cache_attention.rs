@@ -1,42 +1,18 @@
 //! Attention over a cache on the GPU, against the oracle that reads the same packed words.
 
 mod common;
+#[path = "common/staircases.rs"]
+mod staircases;
 
 use common::{gpu, numbers};
-use prflash::cache::{Ladder, Staircase, StoredKeys};
+use prflash::cache::{Staircase, StoredKeys};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
     Attention, Bias, BlockGrid, Chunk, Context, DType, Decode, Error, Granularity, Kernel, Key, KvCache,
     Layout, Pairing, PositionIds, Positions, Profile, Queries, Rope, Schedule, Shape, Systematic, Tables,
     Tensor, reference,
 };
-
-fn ladder(steps: &[(u32, usize)], last: u32) -> Ladder {
-    Ladder::new(steps, last).unwrap()
-}
-
-/// Segments of 32 tokens, so that few tokens climb down many rungs.
-fn short(staircase: Staircase) -> Staircase {
-    staircase.with_segment(32).unwrap()
-}
-
-/// Every width on either side, nested or not; dropping, with sinks that end anywhere; the presets.
-fn staircases() -> Vec<Staircase> {
-    let nested = Staircase::new(ladder(&[(16, 1), (8, 1)], 4), ladder(&[(8, 1), (4, 2)], 2)).unwrap();
-    let uneven = Staircase::new(ladder(&[(8, 1), (4, 1), (3, 1)], 2), ladder(&[(8, 2)], 3)).unwrap();
-    let dropping = Staircase::new(ladder(&[(8, 1), (4, 2)], 0), ladder(&[(4, 3)], 0)).unwrap();
-    let all = [
-        nested.with_sinks(3),
-        uneven.with_residual(50).unwrap(),
-        dropping.with_sinks(41),
-        Staircase::paper(),
-        Staircase::recommended(),
-        Staircase::kivi(2).unwrap(),
-        Staircase::streaming(50).unwrap(),
-        Staircase::plain(),
-    ];
-    all.map(short).to_vec()
-}
+use staircases::{ladder, short, staircases};
 
 /// A cache with these many tokens in each sequence, appended in chunks of 100.
 fn filled(

@@ -1,43 +1,19 @@
 //! The staircase cache on the GPU against the one in host memory, word for word.
 
 mod common;
+#[path = "common/staircases.rs"]
+mod staircases;
 
 use common::gpu;
 use half::f16;
 
-use prflash::cache::{HostCache, Ladder, Staircase, StoredKeys};
+use prflash::cache::{HostCache, Staircase, StoredKeys};
 use prflash::{
     Chunk, Context, DType, Error, KvCache, KvInput, Layout, Result, Shape, Tensor, TensorView, wgpu,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-
-fn ladder(steps: &[(u32, usize)], last: u32) -> Ladder {
-    Ladder::new(steps, last).unwrap()
-}
-
-/// Segments of 32 tokens, so that few tokens climb down many rungs.
-fn short(staircase: Staircase) -> Staircase {
-    staircase.with_segment(32).unwrap()
-}
-
-/// Nested, not nested, dropping, with many sinks, the presets.
-fn staircases() -> Vec<Staircase> {
-    let nested = Staircase::new(ladder(&[(16, 1), (8, 1)], 4), ladder(&[(8, 1), (4, 2)], 2)).unwrap();
-    let uneven = Staircase::new(ladder(&[(8, 1), (4, 1), (3, 1)], 2), ladder(&[(8, 2)], 3)).unwrap();
-    let dropping = Staircase::new(ladder(&[(8, 1), (4, 2)], 0), ladder(&[(4, 3)], 0)).unwrap();
-    let all = [
-        nested,
-        uneven,
-        dropping.with_sinks(40),
-        Staircase::paper(),
-        Staircase::recommended(),
-        Staircase::kivi(2).unwrap(),
-        Staircase::streaming(50).unwrap(),
-        Staircase::plain(),
-    ];
-    all.map(short).to_vec()
-}
+use staircases::{ladder, short, staircases};
 
 fn noise(rng: &mut SmallRng, count: usize) -> Vec<f32> {
     (0..count).map(|_| rng.random_range(-4.0..4.0)).collect()

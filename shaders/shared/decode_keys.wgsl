@@ -1,19 +1,23 @@
 #if HALF
                     // Rows of f16 numbers.
-#for t in FOUR
-                    {
-                        let row = key_block + (max(start + $tu, first) - first) * (HEAD_PADDED / 2u);
+TOKENS
+                        let row = key_block + (max(start + TOKEN, first) - first) * (HEAD_PADDED / 2u);
+#for r in ROW_SETS
+                        var part$r = 0.0;
+#end
 #for c in HEAD_QUADS
                         {
                             let word = select(k[row + 2u * $cu], k[row + 2u * $cu + 1u], high);
                             let key = halves(word >> select(0u, 16u, odd)).x;
 #for r in ROW_SETS
-                            s$r[$t] += q$r_$c * key;
+                            part$r += q$r_$c * key;
 #end
                         }
 #end
-                    }
+#for r in ROW_SETS
+                        s$r = select(s$r, vec4<f32>(part$r), vec4<u32>(TOKEN) == vec4<u32>(0u, 1u, 2u, 3u));
 #end
+END_TOKENS
 #else
                     // Codes of four tokens of one channel, side by side.
                     let bit = start % GROUP * BITS;

@@ -1,28 +1,27 @@
-#for t in FOUR
-                    {
+TOKENS
 #if HALF
                         // Rows of f16 numbers.
-                        let row = value_block + (max(start + $tu, first) - first) * (VALUE_PADDED / 2u);
+                        let row = value_block + (max(start + TOKEN, first) - first) * (VALUE_PADDED / 2u);
 #for c in VALUE_QUADS
                         {
                             let word = select(v[row + 2u * $cu], v[row + 2u * $cu + 1u], high);
                             let value = halves(word >> select(0u, 16u, odd)).x;
 #for r in ROW_SETS
-                            o$r_$c += p$r[$t] * value;
+                            o$r_$c += p$r[TOKEN] * value;
 #end
                         }
 #end
 #else
                         // Codes of four channels of one token, side by side.
-                        let within = start % cache.segment + $tu;
+                        let within = start % cache.segment + TOKEN;
                         let row = value_block + within * (VALUE_PADDED / 32u * BITS);
                         let extremes = value_block + cache.segment * (VALUE_PADDED / 32u * BITS) + within * (VALUE_PADDED / GROUP);
 #for g in VALUE_GROUPS
                         let pair$g = halves(v[extremes + $gu]);
                         let step$g = (pair$g.y - pair$g.x) * (1.0 / f32((1u << BITS) - 1u));
 #for r in ROW_SETS
-                        low$r_$g += p$r[$t] * pair$g.x;
-                        let weight$r_$g = p$r[$t] * step$g;
+                        low$r_$g += p$r[TOKEN] * pair$g.x;
+                        let weight$r_$g = p$r[TOKEN] * step$g;
 #end
 #end
 #for c in VALUE_QUADS
@@ -41,5 +40,4 @@
                         }
 #end
 #end
-                    }
-#end
+END_TOKENS

@@ -76,7 +76,9 @@ pub(crate) fn attention(variant: &Variant) -> String {
         Kernel::Naive => include_str!("../../shaders/attention_naive.wgsl"),
         Kernel::Tiled(_) => include_str!("../../shaders/attention_tiled.wgsl"),
         Kernel::Decode(_) => {
-            decode = decode_text(cache);
+            // Written out, a step of four tokens is faster; but text that is too long takes drivers many seconds.
+            let written_out = row_sets * (head_dim.max(value_dim)) <= 128;
+            decode = decode_text(cache, written_out);
             decode.as_str()
         }
     };
@@ -107,7 +109,7 @@ pub(crate) fn attention(variant: &Variant) -> String {
 }
 
 /// The split kernel with what it does at each width of a cache's ladders.
-fn decode_text(cache: Option<CacheVariant>) -> String {
+fn decode_text(cache: Option<CacheVariant>, written_out: bool) -> String {
     let text = include_str!("../../shaders/attention_decode.wgsl");
     let Some(CacheVariant { widths, group, .. }) = cache else { return text.to_owned() };
     let bodies = |side: &str, widths: u32, piece: &str| {
@@ -117,6 +119,13 @@ fn decode_text(cache: Option<CacheVariant>) -> String {
             let numbers =
                 Numbers::from([("HALF", usize::from(bits == 16)), ("STRADDLE", usize::from(bits == 3))]);
             let words = group as u32 / 32 * bits;
+            let (start, end, token) = match written_out {
+                true => ("#for t in FOUR\n                    {", "                    }\n#end", "$tu"),
+                false => {
+                    ("                    for (var t = 0u; t < 4u; t++) {", "                    }", "t")
+                }
+            };
+            let piece = piece.replace("END_TOKENS", end).replace("TOKENS", start).replace("TOKEN", token);
             let body =
                 piece.replace("GROUP_WORDS", &format!("{words}u")).replace("BITS", &format!("{bits}u"));
             // What isn't decided here stays for later.

@@ -1,0 +1,32 @@
+//! The staircases that the cache's tests go through.
+
+use prflash::cache::{Ladder, Staircase};
+
+pub fn ladder(steps: &[(u32, usize)], last: u32) -> Ladder {
+    Ladder::new(steps, last).unwrap()
+}
+
+/// Segments of 32 tokens, so that few tokens climb down many rungs.
+pub fn short(staircase: Staircase) -> Staircase {
+    staircase.with_segment(32).unwrap()
+}
+
+/// Nested, not nested, dropping, with many sinks, the presets; and sinks and residuals that end anywhere.
+pub fn staircases() -> Vec<Staircase> {
+    let nested = Staircase::new(ladder(&[(16, 1), (8, 1)], 4), ladder(&[(8, 1), (4, 2)], 2)).unwrap();
+    let uneven = Staircase::new(ladder(&[(8, 1), (4, 1), (3, 1)], 2), ladder(&[(8, 2)], 3)).unwrap();
+    let dropping = Staircase::new(ladder(&[(8, 1), (4, 2)], 0), ladder(&[(4, 3)], 0)).unwrap();
+    let odd = [nested.clone().with_sinks(3), uneven.clone().with_residual(50).unwrap()];
+    let all = [
+        nested,
+        uneven,
+        dropping.clone().with_sinks(40),
+        Staircase::paper(),
+        Staircase::recommended(),
+        Staircase::kivi(2).unwrap(),
+        Staircase::streaming(50).unwrap(),
+        Staircase::plain(),
+        dropping.with_sinks(41),
+    ];
+    all.into_iter().chain(odd).map(short).collect()
+}
