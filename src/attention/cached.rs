@@ -6,7 +6,7 @@ use super::Attention;
 use super::bound::Bound;
 use super::call::{Call, Sequence};
 use super::gpu_sampler::GpuSampler;
-use super::plan::{Output, Plan};
+use super::plan::{Output, Plan, Target};
 use super::tables::{TableBuffer, Tables};
 use crate::cache::{KvCache, Side, StoredKeys};
 use crate::error::{Result, ensure};
@@ -225,6 +225,18 @@ impl CachePlan {
         tables: Option<&TableBuffer>,
         timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>,
     ) -> Result<()> {
+        self.record(Target::Encoder(encoder), cache, bound, queries, tables, timestamps)
+    }
+
+    fn record(
+        &self,
+        target: Target<'_>,
+        cache: &KvCache,
+        bound: &CacheBound,
+        queries: &[Queries],
+        tables: Option<&TableBuffer>,
+        timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>,
+    ) -> Result<()> {
         let inner = &self.plan.inner;
         ensure!(Arc::ptr_eq(inner, &bound.plan.inner), "bound", "was made by another plan");
         ensure!(
@@ -247,10 +259,11 @@ impl CachePlan {
         let parts = bound.in_parts_of(cache)?;
         let Some((grid, query_blocks)) = inner.check(&parts, &call)? else { return Ok(()) };
         let bound = parts.parts.iter().zip(cache.parts()).map(|(part, arena)| (part, Some(&arena.read)));
-        inner.record(encoder, bound, &call, sequences.len(), &grid, query_blocks)
+        inner.record(target, bound, &call, sequences.len(), &grid, query_blocks)
     }
 
-    /// Attention from queries `[batch, heads, rows, head_dim]`: allocates the results, uploads the tables, binds, encodes and submits. It doesn't wait.
+    /// Attention from queries `[batch, heads, rows, head_dim]`: allocates the results, uploads the tables, binds and submits, as [`Plan::submit`]
+    /// does. It doesn't wait.
     ///
     /// # Errors
     /// Those of [`bind`](CachePlan::bind), [`upload_tables`](CachePlan::upload_tables) and [`encode`](CachePlan::encode); out of memory; device lost.
@@ -267,9 +280,7 @@ impl CachePlan {
         let results = Output::zeros(context, self.attention(), dims)?;
         let bound = self.bind(q, results.output.view(), results.lse.as_ref().map(Tensor::view))?;
         let tables = self.upload_tables(tables)?;
-        let mut encoder = context.device().create_command_encoder(&Default::default());
-        self.encode(&mut encoder, cache, &bound, queries, Some(&tables))?;
-        context.capture(|| context.queue().submit([encoder.finish()]))?;
+        self.record(Target::Queue, cache, &bound, queries, Some(&tables), None)?;
         Ok(results)
     }
 }

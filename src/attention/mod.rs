@@ -6,6 +6,7 @@ mod call;
 mod documents;
 mod gpu_sampler;
 mod merge;
+mod pieces;
 mod plan;
 mod position_ids;
 mod position_table;
