@@ -105,6 +105,8 @@ pub use gpu::registry::{Decode, Kernel, Tile};
 pub use gpu::shaders;
 pub use gpu::tensor::{Tensor, TensorView};
 pub use gpu::timing::GpuTimer;
+#[cfg(not(target_arch = "wasm32"))]
+pub use gpu::timing::Timings;
 pub use layout::{DType, Layout};
 pub use position::{Bias, Distance, Pairing, Positions, Rope, Scaling, Slopes};
 pub use random::Key;

@@ -13,6 +13,8 @@ use crate::error::{Result, ensure};
 use crate::gpu::context::{Context, lock};
 use crate::gpu::registry::{CacheVariant, Kernel};
 use crate::gpu::tensor::{Tensor, TensorView};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::gpu::timing::Timings;
 use crate::sampling::{BlockGrid, Profile, Sampler};
 use crate::shape::Shape;
 
@@ -151,6 +153,29 @@ impl CachePlan {
     /// The kernel that was chosen.
     pub fn kernel(&self) -> Kernel {
         self.plan.kernel()
+    }
+
+    /// Why that one, in words for people.
+    pub fn kernel_reason(&self) -> &str {
+        self.plan.kernel_reason()
+    }
+
+    /// Times these queries, as [`Plan::timings`] does.
+    ///
+    /// # Errors
+    /// As [`encode`](CachePlan::encode); device lost.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn timings(
+        &self,
+        cache: &KvCache,
+        bound: &CacheBound,
+        queries: &[Queries],
+        tables: Option<&TableBuffer>,
+        rounds: usize,
+    ) -> Result<Timings> {
+        Timings::measure(self.context(), rounds, |timestamps| {
+            self.record(Target::Queue, cache, bound, queries, tables, timestamps)
+        })
     }
 
     /// Bytes of GPU memory that the plan holds, beside the cache.

@@ -25,6 +25,8 @@ use crate::gpu::registry::{
 };
 use crate::gpu::slots::{Slot, SlotPool};
 use crate::gpu::tensor::{Tensor, TensorView};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::gpu::timing::Timings;
 use crate::layout::{DType, Layout};
 use crate::sampling::{BlockGrid, DEFAULT_BLOCK_SIZE, Profile, RowOrder, Sampler};
 use crate::shape::Shape;
@@ -65,7 +67,10 @@ impl Attention {
             heads_per_kv: maxima.heads_per_kv_head(),
             cache,
         };
-        let kernel = self.kernel().unwrap_or_else(|| Kernel::choose(capabilities, &task));
+        let (kernel, kernel_reason) = match self.kernel() {
+            Some(kernel) => (kernel, "Attention::with_kernel asked for it".to_owned()),
+            None => Kernel::choose(capabilities, &task),
+        };
         kernel.check(capabilities, &task)?;
         // The widths are written out in the split kernel only.
         let widths = |cache: CacheVariant| match kernel {
@@ -110,6 +115,7 @@ impl Attention {
                 maxima: *maxima,
                 sequences,
                 kernel,
+                kernel_reason,
                 pipeline,
                 split,
                 slots,
@@ -162,6 +168,7 @@ pub(super) struct PlanInner {
     /// The most sequences of a call.
     sequences: usize,
     kernel: Kernel,
+    kernel_reason: String,
     pub(super) pipeline: Arc<Pipeline>,
     /// Where the keys of a row are split.
     pub(super) split: Option<Split>,
@@ -215,6 +222,24 @@ impl Plan {
     /// The kernel that was chosen.
     pub fn kernel(&self) -> Kernel {
         self.inner.kernel
+    }
+
+    /// Why that one, in words for people: what of the device and of the sizes decided.
+    pub fn kernel_reason(&self) -> &str {
+        &self.inner.kernel_reason
+    }
+
+    /// Times a call: submits it once to warm up and then `rounds` times, each after the one before is done.
+    ///
+    /// # Errors
+    /// As [`submit`](Plan::submit).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn timings(&self, bound: &Bound, call: &Call<'_>, rounds: usize) -> Result<Timings> {
+        Timings::measure(self.context(), rounds, |timestamps| {
+            let mut call = call.clone();
+            call.timestamps = timestamps;
+            self.submit(bound, &call)
+        })
     }
 
     /// Bytes of GPU memory that the plan holds. It grows only when more calls are in flight than ever before.

@@ -173,22 +173,44 @@ impl Kernel {
         }
     }
 
-    /// The rule of [`Kernel`]'s documentation.
-    pub(crate) fn choose(capabilities: &Capabilities, task: &Task) -> Self {
+    /// The rule of [`Kernel`]'s documentation, and what it says of this task.
+    pub(crate) fn choose(capabilities: &Capabilities, task: &Task) -> (Self, String) {
         if (1..=Decode::QUERIES).contains(&task.q_len) {
             let quads = capabilities.subgroup_sizes.is_some();
-            return Kernel::Decode(Decode::choose(task.q_len * task.heads_per_kv, quads));
+            let rows = task.q_len * task.heads_per_kv;
+            let decode = Decode::choose(rows, quads);
+            let adding =
+                if quads { "by quad operations" } else { "through workgroup memory, without subgroups" };
+            let reason = format!(
+                "at most {} queries: {rows} rows share each key, of which a workgroup holds {}, and keys are split over workgroups; lanes add up {adding}",
+                task.q_len,
+                decode.rows(),
+            );
+            return (Kernel::Decode(decode), reason);
         }
         let staged = task.turns_keys() || task.cache.is_some();
-        let mut tile = Tile::choose(capabilities.is_software(), task.head_dim.max(task.value_dim), staged);
+        let dim = task.head_dim.max(task.value_dim);
+        let software = capabilities.is_software();
+        let mut tile = Tile::choose(software, dim, staged);
         if task.cache.is_some() {
             tile.keys = CacheVariant::KEYS as u8;
         }
+        let from = match (task.cache.is_some(), task.turns_keys(), software) {
+            (true, _, _) => "packed keys are expanded on their way through workgroup memory",
+            (_, true, _) => "keys turn on their way through workgroup memory",
+            (_, _, true) => "a CPU reads workgroup memory at constant indices fastest",
+            _ => "a GPU reads storage at uniform addresses by scalar or broadcast loads",
+        };
+        let mut reason = format!(
+            "{from}; at D = {dim} {} row(s) an invocation and {} key(s) at a time fit the registers",
+            tile.rows_each, tile.keys
+        );
         let kernel = Kernel::Tiled(tile);
-        match kernel.check(capabilities, task) {
-            Ok(()) => kernel,
-            Err(_) if staged => Kernel::Tiled(Tile { rows_each: 1, keys: 1, ..tile }),
-            Err(_) => Kernel::Tiled(Tile { rows_each: 1, staged: false, ..tile }),
+        let Err(error) = kernel.check(capabilities, task) else { return (kernel, reason) };
+        reason = format!("{error}: the smallest tile instead");
+        match staged {
+            true => (Kernel::Tiled(Tile { rows_each: 1, keys: 1, ..tile }), reason),
+            false => (Kernel::Tiled(Tile { rows_each: 1, staged: false, ..tile }), reason),
         }
     }
 
