@@ -35,9 +35,9 @@ struct Arguments {
     /// How often each is timed; medians are printed.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// Keep wgpu's own checks in shaders.
+    /// Without wgpu's own checks in shaders.
     #[arg(long)]
-    checked: bool,
+    trusted: bool,
 }
 
 /// A kernel that a plan chose by itself.
@@ -78,9 +78,7 @@ fn main() -> Result<()> {
     if let Some(name) = &arguments.adapter {
         options = options.adapter_name(name);
     }
-    if arguments.checked {
-        options = options.trusted_shaders(false);
-    }
+    options = options.trusted_shaders(arguments.trusted);
     let context = Context::with_options_blocking(&options)
         .context("a report needs a device (scripts/with-vulkan brings a software one)")?;
     let choices = choices(&context)?;

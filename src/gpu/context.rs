@@ -54,7 +54,7 @@ pub struct ContextOptions {
     /// See [`ContextOptions::max_dispatch_flops`].
     pub max_dispatch_flops: Option<u64>,
     /// See [`ContextOptions::trusted_shaders`].
-    pub trusted_shaders: Option<bool>,
+    pub trusted_shaders: bool,
     /// See [`ContextOptions::pipeline_cache`].
     pub pipeline_cache: Option<Vec<u8>>,
 }
@@ -92,10 +92,12 @@ impl ContextOptions {
         Self { max_dispatch_flops: Some(flops), ..self }
     }
 
-    /// Whether kernels run without the checks of indices and loops that wgpu writes into shaders, and without clearing workgroup memory. They stay inside their buffers by
-    /// themselves; `src/gpu/kernel.rs` says why, index by index. In browsers it has no effect. Unless set: TRUSTED_DEFAULT.
+    /// Whether kernels run without the checks of indices and loops that wgpu writes into shaders, and without clearing workgroup memory. Not unless set.
+    ///
+    /// They stay inside their buffers by themselves: `shader_module` in `src/gpu/kernel.rs` says why, index by index, and the tests run in both modes. What it gains depends on the
+    /// device (`examples/device_report.rs --trusted`); in browsers it has no effect.
     pub fn trusted_shaders(self, trusted: bool) -> Self {
-        Self { trusted_shaders: Some(trusted), ..self }
+        Self { trusted_shaders: trusted, ..self }
     }
 
     /// Compiled pipelines of an earlier run, from [`Context::pipeline_cache_data`]: what is in it isn't compiled again. Bytes that are damaged, or of another device, driver or
@@ -286,7 +288,7 @@ impl Context {
         let pipeline_cache = pipeline_cache::open(&device, options.pipeline_cache.as_deref());
         let inner = Inner {
             pipeline_cache,
-            trusted_shaders: options.trusted_shaders.unwrap_or(true),
+            trusted_shaders: options.trusted_shaders,
             device,
             queue,
             max_dispatch_flops: options.max_dispatch_flops.or(usual),

@@ -20,9 +20,8 @@ pub fn gpu(test: &str) -> Option<Context> {
             return None;
         }
         // scripts/test runs some suites again in the other mode.
-        let checked = std::env::var_os("PRFLASH_CHECKED").is_some_and(|value| value != "0");
-        let options = ContextOptions::new();
-        let options = if checked { options.trusted_shaders(false) } else { options };
+        let trusted = std::env::var_os("PRFLASH_TRUSTED").is_some_and(|value| value != "0");
+        let options = ContextOptions::new().trusted_shaders(trusted);
         let context = Context::with_options_blocking(&options).expect(
             "GPU tests need an adapter: run them through scripts/with-vulkan, or ask for a run without one with PRFLASH_NO_GPU=1",
         );
