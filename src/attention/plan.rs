@@ -69,7 +69,14 @@ impl Attention {
         };
         let (kernel, kernel_reason) = match self.kernel() {
             Some(kernel) => (kernel, "Attention::with_kernel asked for it".to_owned()),
-            None => Kernel::choose(capabilities, &task),
+            None => {
+                let tuned =
+                    self.tuning().and_then(|tuning| tuning.choice(capabilities, self.storage(), &task));
+                match tuned {
+                    Some(kernel) => (kernel, "measured to be the fastest: Attention::with_tuning".to_owned()),
+                    None => Kernel::choose(capabilities, &task),
+                }
+            }
         };
         kernel.check(capabilities, &task)?;
         // The widths are written out in the split kernel only.

@@ -33,6 +33,8 @@ pub(crate) const TILE_ROWS: usize = 64;
 /// for RDNA3, not measured. Where workgroup memory is too
 /// small for staging, the tile is read directly. With a rotation ([`Rope`](crate::Rope)) tiles are staged on every device and take at least two keys at a time, since keys turn on their way through workgroup memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "String", into = "String"))]
 #[non_exhaustive]
 pub enum Kernel {
     /// `attention_naive`: one query row per invocation, plain loops. The documentation of the others.
@@ -282,6 +284,51 @@ impl std::fmt::Display for Kernel {
                 write!(f, "_s{}{}", decode.row_sets, if decode.quads { "_quads" } else { "" })
             }
         }
+    }
+}
+
+/// The text that `Display` writes: `attention_tiled_r4_k4_staged`.
+impl std::str::FromStr for Kernel {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parsed = || {
+            if text == Kernel::Naive.name() {
+                return Some(Kernel::Naive);
+            }
+            let (name, rest) = text.split_at_checked("attention_tiled".len()).unwrap_or((text, ""));
+            if name == "attention_tiled" {
+                let mut parts = rest.strip_prefix("_r")?.split("_k");
+                let (rows, rest) = (parts.next()?, parts.next()?);
+                let (keys, from) = rest.split_once('_')?;
+                let staged = matches!(from, "staged");
+                return Tile::new(rows.parse().ok()?, keys.parse().ok()?, staged).ok().map(Kernel::Tiled);
+            }
+            let rest = text.strip_prefix("attention_decode_s")?;
+            let (sets, quads) = rest.strip_suffix("_quads").map_or((rest, false), |sets| (sets, true));
+            Decode::new(sets.parse().ok()?, quads).ok().map(Kernel::Decode)
+        };
+        // Only as it is written: no signs, no zeros in front, nothing behind.
+        parsed().filter(|kernel| kernel.to_string() == text).ok_or_else(|| {
+            Error::argument_error(
+                "kernel",
+                format!("expected a name like attention_tiled_r4_k4_staged, got {text:?}"),
+            )
+        })
+    }
+}
+
+impl TryFrom<String> for Kernel {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Kernel> for String {
+    fn from(kernel: Kernel) -> Self {
+        kernel.to_string()
     }
 }
 
