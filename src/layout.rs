@@ -10,6 +10,8 @@ use crate::shape::Shape;
 /// How a number is stored. The kernels compute in f32 whatever the storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum DType {
     /// IEEE 754 binary32.
     F32,

@@ -20,7 +20,7 @@
 //! | [`Documents`], [`PositionIds`], [`Tables`] | masks for packed documents; positions by number; the schedules, masks and ids of a call |
 //! | [`cache`] | the staircase KV cache: at how many bits a token is stored at which age ([`Staircase`](cache::Staircase)), on the host ([`HostCache`](cache::HostCache)) and on the GPU ([`KvCache`]) |
 //! | [`calibration`] | which profile and correction suit each head, from a sample of its inputs |
-//! | [`Kernel`] | how it is computed: a plan chooses, you may |
+//! | [`Kernel`] | how it is computed: a plan chooses, you may, or a [`TuningProfile`] of measurements |
 //! | [`Plan`] | an `Attention` made ready for a device: `bind` tensors once, `encode` calls into your command encoder |
 //! | [`RoundsPlan`] | the same in rounds: an estimate after each, with its standard error |
 //! | [`ReshapedPlan`] | sampled attention by re-shaping tensors ([`Reshaping`](sampling::Reshaping)) instead of walking lists |
@@ -75,7 +75,7 @@
 //! # Features
 //!
 //! `vulkan`, `metal`, `dx12` and `webgpu` (all on by default, each effective on its platforms) are wgpu's backends; `ndarray` adds upload from and
-//! readback into arrays, `serde` makes calibrations serializable.
+//! readback into arrays, `serde` makes calibrations and tuning profiles serializable.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -96,7 +96,7 @@ pub mod verify;
 pub use attention::{
     Attention, Bound, CacheBound, CachePlan, Call, Combine, Documents, Estimate, GpuSampler, Operands,
     Output, Plan, PositionIds, Queries, ReshapedBound, ReshapedPlan, RotationBound, RotationPlan, Rounds,
-    RoundsBound, RoundsPlan, Rows, Sequence, TableBuffer, Tables,
+    RoundsBound, RoundsPlan, Rows, Sequence, ShapeClass, TableBuffer, Tables, Tuned, TuningProfile,
 };
 pub use cache::{Chunk, KvCache, KvInput};
 pub use error::{Error, Result};
@@ -105,6 +105,8 @@ pub use gpu::registry::{Decode, Kernel, Tile};
 pub use gpu::shaders;
 pub use gpu::tensor::{Tensor, TensorView};
 pub use gpu::timing::GpuTimer;
+#[cfg(not(target_arch = "wasm32"))]
+pub use gpu::timing::Timings;
 pub use layout::{DType, Layout};
 pub use position::{Bias, Distance, Pairing, Positions, Rope, Scaling, Slopes};
 pub use random::Key;

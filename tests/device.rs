@@ -4,9 +4,9 @@ mod common;
 
 use common::{Problem, Storage, gpu, operands, zeros};
 use prflash::{
-    Attention, Bias, BlockGrid, Call, Context, ContextOptions, DType, Distance, Documents, Granularity,
-    Kernel, Key, Layout, Operands, Pairing, Positions, Profile, Rope, Schedule, Sequence, Shape, Slopes,
-    Systematic, Tables, Tensor, TensorView, Tile, wgpu,
+    Attention, Bias, BlockGrid, Call, Context, ContextOptions, DType, Decode, Distance, Documents,
+    Granularity, Kernel, Key, Layout, Operands, Pairing, Positions, Profile, Rope, Schedule, Sequence, Shape,
+    Slopes, Systematic, Tables, Tensor, TensorView, Tile, wgpu,
 };
 
 /// A caller's device, with the limits and features that the caller chose.
@@ -353,4 +353,71 @@ fn wrong_buffers_are_named() {
     let output = zeros(&context, DType::F32, layout);
     let plan = Attention::causal().plan(&context, &Shape::new(1, 1, 4, 8).unwrap()).unwrap();
     plan.bind(&operands(&qkv, &output)).unwrap();
+}
+
+/// Without wgpu's checks in them kernels compute the same; also from lists that nobody has drawn.
+#[test]
+fn shaders_with_and_without_checks() {
+    if gpu("trusted shaders").is_none() {
+        return;
+    }
+    for trusted in [true, false] {
+        let options = ContextOptions::new().trusted_shaders(trusted);
+        let context = Context::with_options_blocking(&options).unwrap();
+        assert_eq!(context.trusts_shaders(), trusted);
+        for (case, (q_len, kv_len)) in [(300, 300), (1, 700), (100, 30)].into_iter().enumerate() {
+            let shape = Shape::new(4, 2, q_len, 64).unwrap().with_kv_len(kv_len).unwrap();
+            let attention = Attention::causal().with_storage(DType::ALL[case]).with_lse(true);
+            let problem = Problem::random(attention, shape, case as u64);
+            problem.check(&context, Storage::TokensFirst, &Tables::new(), "trusted");
+        }
+        // A large schedule is drawn; then a small one is said to be, in commands that nobody submits.
+        let shape = Shape::new(4, 2, 1000, 64).unwrap();
+        let grid = BlockGrid::causal(&shape).with_granularity(Granularity::Shared);
+        let small = BlockGrid::causal(&shape.with_q_len(130).unwrap().with_kv_len(130).unwrap())
+            .with_granularity(Granularity::Shared);
+        for kernel in [None, Some(Kernel::Naive), Some(Kernel::Decode(Decode::new(2, false).unwrap()))] {
+            let attention = kernel.map_or(Attention::causal(), |k| Attention::causal().with_kernel(k));
+            let plan = attention.plan(&context, &shape).unwrap();
+            let mut sampler = plan.gpu_sampler(&grid, &Profile::harmonic(), &Systematic).unwrap();
+            let problem = Problem::random(attention, shape, 3);
+            let qkv = problem.upload(&context, Storage::HeadsFirst).unwrap();
+            let output = zeros(&context, DType::F32, common::output_layout(&shape));
+            let bound = plan.bind(&operands(&qkv, &output)).unwrap();
+            let mut encoder = context.device().create_command_encoder(&Default::default());
+            sampler.encode(&mut encoder, &[(grid, Key::new(1))]).unwrap();
+            context.queue().submit([encoder.finish()]);
+            let mut dropped = context.device().create_command_encoder(&Default::default());
+            let tables = sampler.encode(&mut dropped, &[(small, Key::new(1))]).unwrap();
+            plan.submit(&bound, &Call::lengths(130, 130).with_tables(tables)).unwrap();
+            assert_eq!(output.read_blocking(&context).unwrap().len(), 4 * 1000 * 64);
+        }
+    }
+}
+
+#[test]
+fn pipelines_are_kept_for_another_run() {
+    if gpu("pipeline cache").is_none() {
+        return;
+    }
+    let shape = Shape::new(2, 1, 100, 64).unwrap();
+    let problem = Problem::random(Attention::causal(), shape, 1);
+    let run = |options: &ContextOptions| {
+        let context = Context::with_options_blocking(options).unwrap();
+        let got = problem.run(&context, Storage::HeadsFirst, &Tables::new()).output;
+        (got, context.pipeline_cache_data(), context)
+    };
+    let (first, data, context) = run(&ContextOptions::new());
+    let has = context.device().features().contains(wgpu::Features::PIPELINE_CACHE);
+    assert_eq!(data.is_some(), has);
+    let Some(data) = data else { return };
+    let damaged = [&data[..data.len() - 1], &[data[data.len() - 1] ^ 1]].concat();
+    for bytes in [data.clone(), damaged, Vec::new(), b"something else".to_vec()] {
+        let (again, _, _) = run(&ContextOptions::new().pipeline_cache(bytes));
+        assert_eq!(again, first);
+    }
+    // A borrowed device without the feature has none.
+    let (device, queue) = borrowed(wgpu::Features::empty(), |limits| limits);
+    let options = ContextOptions::new().pipeline_cache(data);
+    assert_eq!(Context::from_wgpu_with(device, queue, &options).unwrap().pipeline_cache_data(), None);
 }

@@ -18,7 +18,8 @@ struct Params {
     heads_per_kv: u32,    // query heads that read one key/value head
     heads_per_list: u32,  // query heads that share one block list
     list_groups: u32,     // block lists of a query block
-    work_items: u32,      // workgroups with work: sequences × heads × tiles
+    first_item: u32,      // where in the line of work this dispatch begins
+    work_items: u32,      // … and where it ends; the whole line is sequences × heads × tiles
     tiles: u32,           // row tiles of the longest sequence
     tiles_per_block: u32, // row tiles of one query block
     block_size: u32,      // tokens of a schedule block

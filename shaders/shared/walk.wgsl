@@ -75,7 +75,9 @@ fn block_list(sequence: Sequence, tile: u32, head: u32, any: Visible) -> BlockLi
     let group = (params.first_head + head) / params.heads_per_list;
     let list = sequence.list_base + group * sequence.query_blocks + query_block;
     let pairs = sequence.list_base + params.list_groups * sequence.query_blocks + 1u;
-    return BlockList(tables[list], tables[list + 1u], pairs);
+    // What a device was to draw may not be there: whatever is, a list ends within the table.
+    let room = (max(arrayLength(&tables), pairs) - pairs) / 2u;
+    return BlockList(tables[list], min(tables[list + 1u], room), pairs);
 }
 
 // One entry of a list.

@@ -6,13 +6,15 @@ use super::Attention;
 use super::bound::Bound;
 use super::call::{Call, Sequence};
 use super::gpu_sampler::GpuSampler;
-use super::plan::{Output, Plan};
+use super::plan::{Output, Plan, Target};
 use super::tables::{TableBuffer, Tables};
 use crate::cache::{KvCache, Side, StoredKeys};
 use crate::error::{Result, ensure};
 use crate::gpu::context::{Context, lock};
 use crate::gpu::registry::{CacheVariant, Kernel};
 use crate::gpu::tensor::{Tensor, TensorView};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::gpu::timing::Timings;
 use crate::sampling::{BlockGrid, Profile, Sampler};
 use crate::shape::Shape;
 
@@ -153,6 +155,29 @@ impl CachePlan {
         self.plan.kernel()
     }
 
+    /// Why that one, in words for people.
+    pub fn kernel_reason(&self) -> &str {
+        self.plan.kernel_reason()
+    }
+
+    /// Times these queries, as [`Plan::timings`] does.
+    ///
+    /// # Errors
+    /// As [`encode`](CachePlan::encode); device lost.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn timings(
+        &self,
+        cache: &KvCache,
+        bound: &CacheBound,
+        queries: &[Queries],
+        tables: Option<&TableBuffer>,
+        rounds: usize,
+    ) -> Result<Timings> {
+        Timings::measure(self.context(), rounds, |timestamps| {
+            self.record(Target::Queue, cache, bound, queries, tables, timestamps)
+        })
+    }
+
     /// Bytes of GPU memory that the plan holds, beside the cache.
     pub fn device_bytes(&self) -> u64 {
         self.plan.device_bytes()
@@ -225,6 +250,18 @@ impl CachePlan {
         tables: Option<&TableBuffer>,
         timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>,
     ) -> Result<()> {
+        self.record(Target::Encoder(encoder), cache, bound, queries, tables, timestamps)
+    }
+
+    fn record(
+        &self,
+        target: Target<'_>,
+        cache: &KvCache,
+        bound: &CacheBound,
+        queries: &[Queries],
+        tables: Option<&TableBuffer>,
+        timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>,
+    ) -> Result<()> {
         let inner = &self.plan.inner;
         ensure!(Arc::ptr_eq(inner, &bound.plan.inner), "bound", "was made by another plan");
         ensure!(
@@ -247,10 +284,11 @@ impl CachePlan {
         let parts = bound.in_parts_of(cache)?;
         let Some((grid, query_blocks)) = inner.check(&parts, &call)? else { return Ok(()) };
         let bound = parts.parts.iter().zip(cache.parts()).map(|(part, arena)| (part, Some(&arena.read)));
-        inner.record(encoder, bound, &call, sequences.len(), &grid, query_blocks)
+        inner.record(target, bound, &call, sequences.len(), &grid, query_blocks)
     }
 
-    /// Attention from queries `[batch, heads, rows, head_dim]`: allocates the results, uploads the tables, binds, encodes and submits. It doesn't wait.
+    /// Attention from queries `[batch, heads, rows, head_dim]`: allocates the results, uploads the tables, binds and submits, as [`Plan::submit`]
+    /// does. It doesn't wait.
     ///
     /// # Errors
     /// Those of [`bind`](CachePlan::bind), [`upload_tables`](CachePlan::upload_tables) and [`encode`](CachePlan::encode); out of memory; device lost.
@@ -267,9 +305,7 @@ impl CachePlan {
         let results = Output::zeros(context, self.attention(), dims)?;
         let bound = self.bind(q, results.output.view(), results.lse.as_ref().map(Tensor::view))?;
         let tables = self.upload_tables(tables)?;
-        let mut encoder = context.device().create_command_encoder(&Default::default());
-        self.encode(&mut encoder, cache, &bound, queries, Some(&tables))?;
-        context.capture(|| context.queue().submit([encoder.finish()]))?;
+        self.record(Target::Queue, cache, &bound, queries, Some(&tables), None)?;
         Ok(results)
     }
 }

@@ -95,6 +95,22 @@ impl<'a> Call<'a> {
         Self { timestamps: Some(timestamps), ..self }
     }
 
+    /// What the first and the last of several passes write of the timestamps.
+    pub(super) fn timestamps_of(
+        &self,
+        first: bool,
+        last: bool,
+    ) -> Option<wgpu::ComputePassTimestampWrites<'a>> {
+        let timestamps = self.timestamps.clone().filter(|_| first || last)?;
+        let begin = timestamps.beginning_of_pass_write_index.filter(|_| first);
+        let end = timestamps.end_of_pass_write_index.filter(|_| last);
+        (begin.is_some() || end.is_some()).then_some(wgpu::ComputePassTimestampWrites {
+            query_set: timestamps.query_set,
+            beginning_of_pass_write_index: begin,
+            end_of_pass_write_index: end,
+        })
+    }
+
     /// Refuses sequences that write the same output rows.
     pub(super) fn check_apart(&self) -> Result<()> {
         let Lengths::Each(sequences) = self.lengths else { return Ok(()) };

@@ -6,6 +6,7 @@ mod call;
 mod documents;
 mod gpu_sampler;
 mod merge;
+mod pieces;
 mod plan;
 mod position_ids;
 mod position_table;
@@ -14,6 +15,7 @@ mod rotation;
 mod rounds;
 mod split;
 mod tables;
+mod tuning;
 
 pub use bound::{Bound, Operands};
 pub use cached::{CacheBound, CachePlan, Queries};
@@ -26,6 +28,7 @@ pub use reshaped::{ReshapedBound, ReshapedPlan};
 pub use rotation::{RotationBound, RotationPlan, Rows};
 pub use rounds::{Combine, Estimate, Rounds, RoundsBound, RoundsPlan};
 pub use tables::{TableBuffer, Tables};
+pub use tuning::{ShapeClass, Tuned, TuningProfile};
 
 use std::sync::Arc;
 
@@ -67,6 +70,7 @@ pub struct Attention {
     kernel: Option<Kernel>,
     splits: Option<usize>,
     positions: Option<Arc<Positions>>,
+    tuning: Option<Arc<TuningProfile>>,
 }
 
 impl Attention {
@@ -84,6 +88,7 @@ impl Attention {
             kernel: None,
             splits: None,
             positions: None,
+            tuning: None,
         }
     }
 
@@ -149,6 +154,16 @@ impl Attention {
     /// Computes with this kernel instead of the one that the plan would choose.
     pub fn with_kernel(self, kernel: Kernel) -> Self {
         Self { kernel: Some(kernel), ..self }
+    }
+
+    /// Computes with the kernels that were measured to be the fastest ([`tune`](Attention::tune)), on the device and for the classes of shapes that the profile knows.
+    pub fn with_tuning(self, tuning: impl Into<Arc<TuningProfile>>) -> Self {
+        Self { tuning: Some(tuning.into()), ..self }
+    }
+
+    /// The measured choices, if any.
+    pub fn tuning(&self) -> Option<&TuningProfile> {
+        self.tuning.as_deref()
     }
 
     /// Splits each row's keys over this many workgroups where queries are few ([`Decode`](crate::Decode)), instead of as many as the plan would choose from

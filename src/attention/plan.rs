@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::bound::{Bound, Operands, Part};
 use super::call::{Call, Sequence};
 use super::gpu_sampler::GpuSampler;
+use super::pieces::{WorkRun, cut};
 use super::position_table::{PositionTable, check_aligned};
 use super::split::Split;
 use super::tables::{ScheduleWords, TableBuffer, Tables, tables_bind_group};
@@ -24,6 +25,8 @@ use crate::gpu::registry::{
 };
 use crate::gpu::slots::{Slot, SlotPool};
 use crate::gpu::tensor::{Tensor, TensorView};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::gpu::timing::Timings;
 use crate::layout::{DType, Layout};
 use crate::sampling::{BlockGrid, DEFAULT_BLOCK_SIZE, Profile, RowOrder, Sampler};
 use crate::shape::Shape;
@@ -64,7 +67,17 @@ impl Attention {
             heads_per_kv: maxima.heads_per_kv_head(),
             cache,
         };
-        let kernel = self.kernel().unwrap_or_else(|| Kernel::choose(capabilities, &task));
+        let (kernel, kernel_reason) = match self.kernel() {
+            Some(kernel) => (kernel, "Attention::with_kernel asked for it".to_owned()),
+            None => {
+                let tuned =
+                    self.tuning().and_then(|tuning| tuning.choice(capabilities, self.storage(), &task));
+                match tuned {
+                    Some(kernel) => (kernel, "measured to be the fastest: Attention::with_tuning".to_owned()),
+                    None => Kernel::choose(capabilities, &task),
+                }
+            }
+        };
         kernel.check(capabilities, &task)?;
         // The widths are written out in the split kernel only.
         let widths = |cache: CacheVariant| match kernel {
@@ -109,6 +122,7 @@ impl Attention {
                 maxima: *maxima,
                 sequences,
                 kernel,
+                kernel_reason,
                 pipeline,
                 split,
                 slots,
@@ -161,6 +175,7 @@ pub(super) struct PlanInner {
     /// The most sequences of a call.
     sequences: usize,
     kernel: Kernel,
+    kernel_reason: String,
     pub(super) pipeline: Arc<Pipeline>,
     /// Where the keys of a row are split.
     pub(super) split: Option<Split>,
@@ -214,6 +229,24 @@ impl Plan {
     /// The kernel that was chosen.
     pub fn kernel(&self) -> Kernel {
         self.inner.kernel
+    }
+
+    /// Why that one, in words for people: what of the device and of the sizes decided.
+    pub fn kernel_reason(&self) -> &str {
+        &self.inner.kernel_reason
+    }
+
+    /// Times a call: submits it once to warm up and then `rounds` times, each after the one before is done.
+    ///
+    /// # Errors
+    /// As [`submit`](Plan::submit).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn timings(&self, bound: &Bound, call: &Call<'_>, rounds: usize) -> Result<Timings> {
+        Timings::measure(self.context(), rounds, |timestamps| {
+            let mut call = call.clone();
+            call.timestamps = timestamps;
+            self.submit(bound, &call)
+        })
     }
 
     /// Bytes of GPU memory that the plan holds. It grows only when more calls are in flight than ever before.
@@ -274,7 +307,8 @@ impl Plan {
     /// Records one call into the caller's encoder. It doesn't submit or wait, and creates no GPU object once as many calls have been in flight
     /// before.
     ///
-    /// Any number of calls may be recorded for one submit. The result is there when the encoder's commands have run.
+    /// Any number of calls may be recorded for one submit. The result is there when the encoder's commands have run. Work past
+    /// [`Context::max_dispatch_flops`] takes several dispatches.
     ///
     /// # Errors
     /// Invalid argument: tensors or tables of another plan, lengths past the plan's maxima or the tensors' rows, sequences whose outputs overlap, tables for
@@ -284,7 +318,22 @@ impl Plan {
         let count = call.count(bound.batch);
         let Some((grid, query_blocks)) = self.check(bound, call)? else { return Ok(()) };
         let parts = bound.parts.iter().map(|part| (part, None));
-        inner.record(encoder, parts, call, count, &grid, query_blocks)
+        inner.record(Target::Encoder(encoder), parts, call, count, &grid, query_blocks)
+    }
+
+    /// Records one call and submits it, without waiting: [`encode`](Plan::encode) for programs whose encoder needn't hold anything else.
+    ///
+    /// Work past [`Context::max_dispatch_flops`] is submitted in several pieces, one dispatch each, with the same result bit for bit. Watchdogs that reset a GPU go by
+    /// the submission on some systems and by the dispatch on others; `encode` can only cut the second.
+    ///
+    /// # Errors
+    /// As [`encode`](Plan::encode); device lost.
+    pub fn submit(&self, bound: &Bound, call: &Call<'_>) -> Result<()> {
+        let inner = &*self.inner;
+        let count = call.count(bound.batch);
+        let Some((grid, query_blocks)) = self.check(bound, call)? else { return Ok(()) };
+        let parts = bound.parts.iter().map(|part| (part, None));
+        inner.record(Target::Queue, parts, call, count, &grid, query_blocks)
     }
 
     /// Everything that [`encode`](Plan::encode) refuses. A grid of the call's sequences, and the query blocks of the longest; nothing if there is nothing to do.
@@ -293,8 +342,8 @@ impl Plan {
         self.inner.check(bound, call)
     }
 
-    /// Computes the attention of whole tensors, of any length up to the plan's maxima: allocates the results, uploads the tables, binds, encodes and
-    /// submits. It doesn't wait; [`Tensor::read`] does.
+    /// Computes the attention of whole tensors, of any length up to the plan's maxima: allocates the results, uploads the tables, binds and
+    /// [submits](Plan::submit). It doesn't wait; [`Tensor::read`] does.
     ///
     /// # Errors
     /// Those of [`bind`](Plan::bind), [`upload_tables`](Plan::upload_tables) and [`encode`](Plan::encode); out of memory; device lost.
@@ -305,9 +354,7 @@ impl Plan {
         let lse = results.lse.as_ref().map(Tensor::view);
         let bound = self.bind(&Operands { q, k, v, output: results.output.view(), lse })?;
         let tables = self.upload_tables(tables)?;
-        let mut encoder = context.device().create_command_encoder(&Default::default());
-        self.encode(&mut encoder, &bound, &Call::lengths(q_len, kv_len).with_tables(&tables))?;
-        context.capture(|| context.queue().submit([encoder.finish()]))?;
+        self.submit(&bound, &Call::lengths(q_len, kv_len).with_tables(&tables))?;
         Ok(results)
     }
 }
@@ -320,8 +367,19 @@ fn score_unit(kernel: Kernel) -> f32 {
     }
 }
 
+/// Where a call is recorded.
+pub(super) enum Target<'e> {
+    /// Into the caller's encoder.
+    Encoder(&'e mut wgpu::CommandEncoder),
+    /// Into encoders of ours, one for each dispatch, which are submitted.
+    Queue,
+}
+
 /// One dispatch of a call, its parameters on their way to the GPU.
-struct Dispatch {
+struct Dispatch<'p> {
+    part: &'p Part,
+    /// What it reads of a cache.
+    arena: Option<&'p wgpu::BindGroup>,
     slot: Slot,
     workgroups: (u32, u32),
     /// Of the merge after it, if keys are split.
@@ -358,10 +416,10 @@ impl PlanInner {
         Ok(grid.filter(|_| query_blocks > 0).map(|grid| (grid, query_blocks)))
     }
 
-    /// Records a checked call on these parts, each with what it reads of a cache, if anything.
+    /// Records a checked call on these parts, each with what it reads of a cache, if anything; submits it if that is the target.
     pub(super) fn record<'p>(
         &self,
-        encoder: &mut wgpu::CommandEncoder,
+        target: Target<'_>,
         parts: impl Iterator<Item = (&'p Part, Option<&'p wgpu::BindGroup>)>,
         call: &Call<'_>,
         count: usize,
@@ -371,37 +429,63 @@ impl PlanInner {
         // Everything was checked; from here on only memory can run out, before anything is recorded.
         let mut dispatches = Vec::new();
         for (part, arena) in parts {
-            if let Some(dispatch) = self.prepare(part, call, count, grid, query_blocks)? {
-                dispatches.push((part, arena, dispatch));
-            }
+            self.prepare(&mut dispatches, (part, arena), call, count, grid, query_blocks)?;
         }
         let (tables, guard) = match call.tables.map(TableBuffer::current) {
             Some((bind_group, guard)) => (bind_group, Some(guard)),
             None => (&self.no_tables, None),
         };
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+        let pass_of = |timestamp_writes| wgpu::ComputePassDescriptor {
             label: Some(self.kernel.name()),
-            timestamp_writes: call.timestamps.clone(),
-        });
-        for (part, arena, Dispatch { slot, workgroups: (x, y), merge_workgroups }) in dispatches {
-            pass.set_pipeline(&self.pipeline.pipeline);
-            // Until the GPU is done, the slot and the tables belong to this call.
-            slot.bind(&mut pass, guard.clone());
-            pass.set_bind_group(TABLES_GROUP as u32, tables, &[]);
-            pass.set_bind_group(TENSORS_GROUP as u32, &part.groups.tensors, &[]);
-            if let Some(arena) = arena {
-                pass.set_bind_group(ARENA_GROUP as u32, arena, &[]);
+            timestamp_writes,
+        };
+        match target {
+            Target::Encoder(encoder) => {
+                let mut pass = encoder.begin_compute_pass(&pass_of(call.timestamps.clone()));
+                for dispatch in dispatches {
+                    self.dispatch(&mut pass, dispatch, tables, guard.clone());
+                }
             }
-            pass.dispatch_workgroups(x, y, 1);
-            if let (Some(split), Some(states), Some((x, y))) =
-                (&self.split, &part.groups.states, merge_workgroups)
-            {
-                pass.set_pipeline(&split.pipeline.pipeline);
-                pass.set_bind_group(MergeSplits::TENSORS_GROUP as u32, states, &[]);
-                pass.dispatch_workgroups(x, y, 1);
+            Target::Queue => {
+                let context = &self.context;
+                let count = dispatches.len();
+                for (index, dispatch) in dispatches.into_iter().enumerate() {
+                    let mut encoder = context.device().create_command_encoder(&Default::default());
+                    let timestamps = call.timestamps_of(index == 0, index + 1 == count);
+                    let mut pass = encoder.begin_compute_pass(&pass_of(timestamps));
+                    self.dispatch(&mut pass, dispatch, tables, guard.clone());
+                    drop(pass);
+                    context.capture(|| context.queue().submit([encoder.finish()]))?;
+                }
             }
         }
         Ok(())
+    }
+
+    fn dispatch(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        dispatch: Dispatch<'_>,
+        tables: &wgpu::BindGroup,
+        guard: Option<Arc<()>>,
+    ) {
+        let Dispatch { part, arena, slot, workgroups: (x, y), merge_workgroups } = dispatch;
+        pass.set_pipeline(&self.pipeline.pipeline);
+        // Until the GPU is done, the slot and the tables belong to this call.
+        slot.bind(pass, guard);
+        pass.set_bind_group(TABLES_GROUP as u32, tables, &[]);
+        pass.set_bind_group(TENSORS_GROUP as u32, &part.groups.tensors, &[]);
+        if let Some(arena) = arena {
+            pass.set_bind_group(ARENA_GROUP as u32, arena, &[]);
+        }
+        pass.dispatch_workgroups(x, y, 1);
+        if let (Some(split), Some(states), Some((x, y))) =
+            (&self.split, &part.groups.states, merge_workgroups)
+        {
+            pass.set_pipeline(&split.pipeline.pipeline);
+            pass.set_bind_group(MergeSplits::TENSORS_GROUP as u32, states, &[]);
+            pass.dispatch_workgroups(x, y, 1);
+        }
     }
 
     /// Refuses a sequence that is past the maxima or the tensors.
@@ -453,15 +537,16 @@ impl PlanInner {
         }
     }
 
-    /// Writes the parameters of a part's dispatch into a slot; nothing if the call has no sequence there.
-    fn prepare(
+    /// Writes the parameters of a part's dispatches into slots; none if the call has no sequence there.
+    fn prepare<'p>(
         &self,
-        part: &Part,
+        dispatches: &mut Vec<Dispatch<'p>>,
+        (part, arena): (&'p Part, Option<&'p wgpu::BindGroup>),
         call: &Call<'_>,
         count: usize,
         grid: &BlockGrid,
         query_blocks: usize,
-    ) -> Result<Option<Dispatch>> {
+    ) -> Result<()> {
         let here = || (0..count).filter(|&index| part.batches.contains(&call.sequence(index).batch));
         let sequences = here().count();
         let heads = part.kv_heads.len() * self.maxima.heads_per_kv_head();
@@ -493,9 +578,11 @@ impl PlanInner {
         };
         let work_items = (sequences * items) as u64 * tiles as u64;
         if work_items == 0 {
-            return Ok(None);
+            return Ok(());
         }
-        let workgroups = dispatch::fold(work_items, limit)?;
+        // Refused before anything is recorded; a piece of it is no longer.
+        dispatch::fold(work_items, limit)?;
+        let ends = self.cuts(here(), call, (heads, items, tiles, tiles_per_block), work_items)?;
         let params = Params {
             heads: items as u32,
             splits: params.splits,
@@ -508,16 +595,95 @@ impl PlanInner {
             first_head: (part.kv_heads.start * self.maxima.heads_per_kv_head()) as u32,
             list_groups: grid.groups() as u32,
             heads_per_list: grid.heads_per_group() as u32,
-            work_items: work_items as u32,
             tiles: tiles as u32,
             tiles_per_block: tiles_per_block as u32,
             block_size: block_size as u32,
             ..self.params(part)
         };
         let entries = here().map(|index| self.entry(part, call, index)).collect::<Result<Vec<_>>>()?;
-        let slot =
-            self.slots.take(&self.context, bytemuck::bytes_of(&params), bytemuck::cast_slice(&entries))?;
-        Ok(Some(Dispatch { slot, workgroups, merge_workgroups }))
+        let mut first = 0;
+        for end in ends {
+            let piece = Params { first_item: first as u32, work_items: end as u32, ..params };
+            let slot =
+                self.slots.take(&self.context, bytemuck::bytes_of(&piece), bytemuck::cast_slice(&entries))?;
+            dispatches.push(Dispatch {
+                part,
+                arena,
+                slot,
+                workgroups: dispatch::fold(end - first, limit)?,
+                // Once all shares are there.
+                merge_workgroups: merge_workgroups.filter(|_| end == work_items),
+            });
+            first = end;
+        }
+        Ok(())
+    }
+
+    /// Where the line of a dispatch's work items is cut, and its end: one piece unless the device is to be given less at once. Sequences, then tiles, then items.
+    fn cuts(
+        &self,
+        sequences: impl Iterator<Item = usize>,
+        call: &Call<'_>,
+        (heads, items, tiles, tiles_per_block): (usize, usize, usize, usize),
+        work_items: u64,
+    ) -> Result<Vec<u64>> {
+        let Some(flops) = self.context.max_dispatch_flops() else { return Ok(vec![work_items]) };
+        let per_pair = 2 * (self.maxima.head_dim() + self.maxima.value_dim()) as u64;
+        let cap = flops / per_pair;
+        let mut runs = Vec::new();
+        let mut all_pairs = 0u64;
+        for index in sequences {
+            let sequence = call.sequence(index);
+            all_pairs = all_pairs.saturating_add((sequence.q_len * sequence.kv_len) as u64 * heads as u64);
+            runs.push((index, sequence));
+        }
+        // Most calls, and every short one.
+        if all_pairs <= cap {
+            return Ok(vec![work_items]);
+        }
+        let mut line = Vec::with_capacity(runs.len() * tiles);
+        for (index, sequence) in runs {
+            let grid = self.schedule(call, index)?.grid;
+            let lists = call.tables.and_then(|tables| tables.row_blocks(index));
+            for place in 0..tiles {
+                let pairs = self.pairs(&sequence, &grid, lists, (place, tiles, tiles_per_block));
+                line.push(WorkRun {
+                    items: items as u64,
+                    cost: (pairs * heads as u64).div_ceil(items as u64),
+                });
+            }
+        }
+        Ok(cut(&line, cap))
+    }
+
+    /// Pairs of query and key that a head's tile at this place of the line looks at, at most.
+    fn pairs(
+        &self,
+        sequence: &Sequence,
+        grid: &BlockGrid,
+        lists: Option<&[u32]>,
+        (place, tiles, tiles_per_block): (usize, usize, usize),
+    ) -> u64 {
+        let block = grid.block_size();
+        let rows = TILE_ROWS.min(block);
+        if let Some(lists) = lists {
+            let blocks = lists.get(place / tiles_per_block).copied().unwrap_or(0);
+            return u64::from(blocks) * (block * rows) as u64;
+        }
+        let tile = match (self.row_order(), place % 2) {
+            (RowOrder::Paired, 1) => place / 2,
+            (RowOrder::Paired, _) => tiles - 1 - place / 2,
+            _ => tiles - 1 - place,
+        };
+        if tile / tiles_per_block >= grid.query_blocks() {
+            return 0;
+        }
+        let first = (grid.first_query_block() + (tile / tiles_per_block) as i64) * block as i64
+            + (tile % tiles_per_block * TILE_ROWS) as i64;
+        let kv_len = sequence.kv_len;
+        let visible = |position| self.attention.visible(position, kv_len);
+        let keys = visible(first + rows as i64 - 1).end.saturating_sub(visible(first).start);
+        (keys * rows) as u64
     }
 
     fn entry(&self, part: &Part, call: &Call<'_>, index: usize) -> Result<SequenceEntry> {

@@ -123,6 +123,8 @@ fn nth<T>(values: &[T], sequence: usize) -> Option<&T> {
 pub struct TableBuffer {
     pub(super) plan: Arc<PlanInner>,
     schedules: Vec<ScheduleWords>,
+    /// Of each schedule that the host wrote: the mean length of a query block's lists, in the order of its rows.
+    row_blocks: Vec<Vec<u32>>,
     /// (queries, word offset) of each document mask.
     documents: Vec<(usize, u32)>,
     /// (queries, keys, word offset) of each set of position ids.
@@ -171,6 +173,7 @@ impl TableBuffer {
         Self {
             plan: plan.clone(),
             schedules: Vec::new(),
+            row_blocks: Vec::new(),
             documents: Vec::new(),
             position_ids: Vec::new(),
             writer,
@@ -201,10 +204,13 @@ impl TableBuffer {
         }
         let mut words = Vec::new();
         let mut schedules = Vec::with_capacity(tables.schedules.len());
+        let mut row_blocks = Vec::with_capacity(tables.schedules.len());
         for schedule in &tables.schedules {
             let order = words.len() as u32;
             let row_order = tables.row_order.unwrap_or_else(|| self.plan.row_order());
-            words.extend(schedule.row_order(row_order));
+            let rows = schedule.row_order(row_order);
+            row_blocks.push(rows.iter().map(|&row| mean_blocks(schedule, row as usize)).collect());
+            words.extend(rows);
             schedules.push(ScheduleWords { grid: *schedule.grid(), order, lists: words.len() as u32 });
             schedule.append_words(&mut words);
         }
@@ -229,6 +235,7 @@ impl TableBuffer {
         let context = &self.plan.context;
         context.capture(|| context.queue().write_buffer(&buffer, 0, bytes))?;
         self.schedules = schedules;
+        self.row_blocks = row_blocks;
         self.documents = documents;
         self.position_ids = position_ids;
         Ok(())
@@ -261,6 +268,7 @@ impl TableBuffer {
     /// Says which schedules, at which words, the current buffer will hold.
     pub(super) fn describe(&mut self, schedules: Vec<ScheduleWords>) {
         self.schedules = schedules;
+        self.row_blocks.clear();
     }
 
     /// The schedules that it holds, and the buffer; nothing before the first.
@@ -317,6 +325,11 @@ impl TableBuffer {
         nth(&self.schedules, sequence).copied()
     }
 
+    /// How many blocks each row of a sequence's schedule keeps, in the order of the rows; nothing where a device drew it.
+    pub(super) fn row_blocks(&self, sequence: usize) -> Option<&[u32]> {
+        nth(&self.row_blocks, sequence).map(Vec::as_slice)
+    }
+
     /// The word offset of the position ids of a sequence with these lengths, or [`NO_TABLE`].
     pub(super) fn position_ids(&self, sequence: usize, lengths: (usize, usize)) -> Result<u32> {
         let Some(&(queries, keys, base)) = nth(&self.position_ids, sequence) else { return Ok(NO_TABLE) };
@@ -335,6 +348,13 @@ impl TableBuffer {
         ensure!(queries == q_len, "documents", "expected a mask for {q_len} queries, got {queries}");
         Ok(base)
     }
+}
+
+/// Key blocks of a row's lists, on average over the groups, rounded up.
+fn mean_blocks(schedule: &Schedule, row: usize) -> u32 {
+    let groups = schedule.grid().groups();
+    let blocks: usize = (0..groups).map(|group| schedule.row(group, row).len()).sum();
+    blocks.div_ceil(groups.max(1)) as u32
 }
 
 /// The bind group of a pipeline's tables over `buffer`.

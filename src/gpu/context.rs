@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 use super::kernel::{Pipeline, Program};
+use super::pipeline_cache;
 use super::registry::TILE_ROWS;
 use crate::error::{Error, Result};
 
@@ -29,15 +30,18 @@ struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     capabilities: Capabilities,
+    max_dispatch_flops: Option<u64>,
+    trusted_shaders: bool,
+    pipeline_cache: Option<wgpu::PipelineCache>,
     /// Why the device was lost. Set by our own callback only: a borrowed device keeps its caller's handlers.
     lost: Arc<Mutex<Option<String>>>,
     /// By the label of their program.
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
 }
 
-/// Which adapter [`Context::with_options`] takes.
+/// Which adapter [`Context::with_options`] takes, and how it is used.
 ///
-/// What isn't set comes from wgpu's environment variables (`WGPU_BACKEND`, `WGPU_ADAPTER_NAME`, `WGPU_POWER_PREF`), else the fastest adapter is taken.
+/// An adapter that isn't set comes from wgpu's environment variables (`WGPU_BACKEND`, `WGPU_ADAPTER_NAME`, `WGPU_POWER_PREF`), else the fastest is taken.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ContextOptions {
@@ -47,7 +51,16 @@ pub struct ContextOptions {
     pub adapter_name: Option<String>,
     /// Prefer a fast or a frugal adapter.
     pub power_preference: Option<wgpu::PowerPreference>,
+    /// See [`ContextOptions::max_dispatch_flops`].
+    pub max_dispatch_flops: Option<u64>,
+    /// See [`ContextOptions::trusted_shaders`].
+    pub trusted_shaders: bool,
+    /// See [`ContextOptions::pipeline_cache`].
+    pub pipeline_cache: Option<Vec<u8>>,
 }
+
+/// [`ContextOptions::max_dispatch_flops`] of devices that aren't the CPU: 0.2 s at 1 TFLOP/s, and no more than Windows' 2 s at a tenth of that.
+const MAX_DISPATCH_FLOPS: u64 = 200_000_000_000;
 
 impl ContextOptions {
     /// Nothing set.
@@ -68,6 +81,31 @@ impl ContextOptions {
     /// Prefer a fast or a frugal adapter.
     pub fn power_preference(self, preference: wgpu::PowerPreference) -> Self {
         Self { power_preference: Some(preference), ..self }
+    }
+
+    /// Cuts attention that would take more floating-point operations than this into several dispatches, since watchdogs reset GPUs that are busy with one for seconds (2 s on
+    /// Windows). Results don't depend on it. Counted are the 2·(D + D_v) operations of each pair of query and key in the tiles that are visited; a tile of rows is never
+    /// cut, and schedules drawn on the GPU count as dense attention.
+    ///
+    /// Unless set: 2·10¹¹ (0.2 s at 1 TFLOP/s), and no limit on CPU adapters, which nothing watches.
+    pub fn max_dispatch_flops(self, flops: u64) -> Self {
+        Self { max_dispatch_flops: Some(flops), ..self }
+    }
+
+    /// Whether kernels run without the checks of indices and loops that wgpu writes into shaders, and without clearing workgroup memory. Not unless set.
+    ///
+    /// They stay inside their buffers by themselves: `shader_module` in `src/gpu/kernel.rs` says why, index by index, and the tests run in both modes. What it gains depends on the
+    /// device (`examples/device_report.rs --trusted`); in browsers it has no effect.
+    pub fn trusted_shaders(self, trusted: bool) -> Self {
+        Self { trusted_shaders: trusted, ..self }
+    }
+
+    /// Compiled pipelines of an earlier run, from [`Context::pipeline_cache_data`]: what is in it isn't compiled again. Bytes that are damaged, or of another device, driver or
+    /// version, are no error and have no effect. Only Vulkan devices have such a cache.
+    ///
+    /// Keep the bytes where nobody else can write: drivers don't defend themselves against forged ones.
+    pub fn pipeline_cache(self, data: impl Into<Vec<u8>>) -> Self {
+        Self { pipeline_cache: Some(data.into()), ..self }
     }
 }
 
@@ -173,7 +211,10 @@ impl Context {
     pub async fn with_options(options: &ContextOptions) -> Result<Self> {
         let adapter = find_adapter(options).await?;
         // Only what some kernel or report of ours can use.
-        let wanted = wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let wanted = wgpu::Features::SHADER_F16
+            | wgpu::Features::SUBGROUP
+            | wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::PIPELINE_CACHE;
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("prflash"),
@@ -191,7 +232,7 @@ impl Context {
         });
         device
             .on_uncaptured_error(Arc::new(|error: wgpu::Error| log::error!("uncaptured GPU error: {error}")));
-        Self::from_parts(device, queue, lost)
+        Self::from_parts(device, queue, lost, options)
     }
 
     /// Computes on the caller's device, with whatever features and limits it has.
@@ -201,13 +242,26 @@ impl Context {
     /// # Errors
     /// Unsupported, where the device's limits are below what the plainest kernel needs (the message says which).
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Result<Self> {
-        Self::from_parts(device, queue, Arc::default())
+        Self::from_wgpu_with(device, queue, &ContextOptions::default())
+    }
+
+    /// [`from_wgpu`](Context::from_wgpu) with the options that don't choose an adapter.
+    ///
+    /// # Errors
+    /// As [`from_wgpu`](Context::from_wgpu).
+    pub fn from_wgpu_with(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        options: &ContextOptions,
+    ) -> Result<Self> {
+        Self::from_parts(device, queue, Arc::default(), options)
     }
 
     fn from_parts(
         device: wgpu::Device,
         queue: wgpu::Queue,
         lost: Arc<Mutex<Option<String>>>,
+        options: &ContextOptions,
     ) -> Result<Self> {
         let limits = device.limits();
         let needs = [
@@ -230,7 +284,19 @@ impl Context {
             }
         }
         let capabilities = Capabilities::of(&device);
-        Ok(Self { inner: Arc::new(Inner { device, queue, capabilities, lost, pipelines: Mutex::default() }) })
+        let usual = (!capabilities.is_software()).then_some(MAX_DISPATCH_FLOPS);
+        let pipeline_cache = pipeline_cache::open(&device, options.pipeline_cache.as_deref());
+        let inner = Inner {
+            pipeline_cache,
+            trusted_shaders: options.trusted_shaders,
+            device,
+            queue,
+            max_dispatch_flops: options.max_dispatch_flops.or(usual),
+            capabilities,
+            lost,
+            pipelines: Mutex::default(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The device.
@@ -246,6 +312,26 @@ impl Context {
     /// What the device offers.
     pub fn capabilities(&self) -> &Capabilities {
         &self.inner.capabilities
+    }
+
+    /// Floating-point operations past which attention is cut into several dispatches ([`ContextOptions::max_dispatch_flops`]), if there is a limit.
+    pub fn max_dispatch_flops(&self) -> Option<u64> {
+        self.inner.max_dispatch_flops
+    }
+
+    /// Whether kernels run without wgpu's checks ([`ContextOptions::trusted_shaders`]).
+    pub fn trusts_shaders(&self) -> bool {
+        self.inner.trusted_shaders
+    }
+
+    pub(crate) fn pipeline_cache(&self) -> Option<&wgpu::PipelineCache> {
+        self.inner.pipeline_cache.as_ref()
+    }
+
+    /// The pipelines that were compiled so far, for [`ContextOptions::pipeline_cache`] of a later run on the same device and driver; nothing where there is no such cache
+    /// (it takes Vulkan and [`Features::PIPELINE_CACHE`](wgpu::Features::PIPELINE_CACHE), which [`Context::new`] enables).
+    pub fn pipeline_cache_data(&self) -> Option<Vec<u8>> {
+        pipeline_cache::data(&self.inner.device, self.pipeline_cache()?)
     }
 
     /// Blocks until all submitted work is done. (In a browser, where nothing can block, it returns at once.)

@@ -48,10 +48,7 @@ impl Pipeline {
         let label = program.label();
         log::debug!("compiling {label}");
         let pipeline = context.capture(|| {
-            let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label: Some(&label),
-                source: wgpu::ShaderSource::Wgsl(program.source().into()),
-            });
+            let module = shader_module(context, &label, program.source());
             let groups: Vec<wgpu::BindGroupLayout> =
                 program.groups().iter().map(|bindings| group_layout(device, &label, bindings)).collect();
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
@@ -64,8 +61,12 @@ impl Pipeline {
                 layout: Some(&layout),
                 module: &module,
                 entry_point: Some(program.entry_point()),
-                compilation_options: Default::default(),
-                cache: None,
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    // No kernel reads workgroup memory that it hasn't written: see `shader_module`.
+                    zero_initialize_workgroup_memory: !context.trusts_shaders(),
+                    ..Default::default()
+                },
+                cache: context.pipeline_cache(),
             });
             Self { pipeline, groups }
         })?;
@@ -82,6 +83,42 @@ impl Pipeline {
         resources: &[wgpu::BindingResource<'_>],
     ) -> Result<wgpu::BindGroup> {
         bind(context, label, &self.groups[group], resources)
+    }
+}
+
+/// The module of a kernel's text, with or without the checks that wgpu writes into it ([`ContextOptions::trusted_shaders`](super::context::ContextOptions::trusted_shaders)).
+///
+/// What keeps a kernel inside its buffers without them (checks of integer division stay: the ring of a rung that holds nothing has no blocks):
+///
+/// | index | validated by |
+/// | --- | --- |
+/// | sequence, head, tile | `work_item` drops what is past `work_items`, which the host multiplies from their numbers |
+/// | rows of q, output, log-sum-exp | `row_tile` clamps to 0 ≤ row < q_len; a lane without a row computes one that exists and writes nothing. `Bound::check` has found `q_start + q_len` within each tensor, `TensorView::new` the tensor within its buffer |
+/// | rows of k, v | whatever a list says, `listed_block` clamps to what the tile sees, 0 ≤ j < kv_len; keys of a step past the end are its last one |
+/// | block lists, orders | the host writes them from a `Schedule`, which is checked where it is made, and `check_grid` compares its lengths; lists that a device drew, or should have (nobody may have submitted the drawing), are clamped to the table in `block_list` |
+/// | document ranges, position ids | uploaded with their lengths, which the call's must equal; what they say is clamped to kv_len, or was checked against the position table |
+/// | position table | `PositionTable::check`, before a call is recorded; windows of φ are clamped |
+/// | words of a cache | addresses are functions of lengths the host keeps, never of what lies there (`cache::region`): steps of four tokens stay inside a ring, whose rows are a multiple of 32, and past the sinks comes the residual |
+/// | moves, runs, gathered blocks | written by the host with their number, which bounds the search for them |
+/// | states of shares and rounds | `Split::shares` and `Merger` keep within what was reserved |
+///
+/// Loops end: over lists, keys and rows by those bounds; over the rungs of a cache at the last, whose `end` is the largest number; over runs of a cache since each ends past where it begins.
+/// Workgroup memory: tiles of keys and values, the parts of split scores and the counts of rows are written whole before the barrier that comes before any read.
+fn shader_module(context: &Context, label: &str, source: String) -> wgpu::ShaderModule {
+    let descriptor =
+        wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) };
+    if !context.trusts_shaders() {
+        return context.device().create_shader_module(descriptor);
+    }
+    let checks = wgpu::ShaderRuntimeChecks {
+        bounds_checks: false,
+        force_loop_bounding: false,
+        ..wgpu::ShaderRuntimeChecks::checked()
+    };
+    // SAFETY: the text is our own, rendered from this crate's files, and stays inside its buffers and loops without checks: the table above.
+    #[allow(unsafe_code)]
+    unsafe {
+        context.device().create_shader_module_trusted(descriptor, checks)
     }
 }
 

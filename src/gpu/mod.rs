@@ -4,6 +4,7 @@ pub(crate) mod context;
 pub(crate) mod dispatch;
 pub(crate) mod kernel;
 pub(crate) mod params;
+mod pipeline_cache;
 pub(crate) mod registry;
 pub mod shaders;
 pub(crate) mod slots;

@@ -20,6 +20,7 @@ pub(crate) struct Params {
     pub(crate) heads_per_kv: u32,
     pub(crate) heads_per_list: u32,
     pub(crate) list_groups: u32,
+    pub(crate) first_item: u32,
     pub(crate) work_items: u32,
     pub(crate) tiles: u32,
     pub(crate) tiles_per_block: u32,
@@ -288,7 +289,7 @@ pub(crate) fn layouts() -> Vec<super::shaders::HostLayout> {
         (
             "Params",
             fields!(Params: q_head_stride, q_row_stride, k_head_stride, k_row_stride, v_head_stride, v_row_stride,
-                o_head_stride, o_row_stride, lse_head_stride, heads, first_head, heads_per_kv, heads_per_list, list_groups, work_items, tiles,
+                o_head_stride, o_row_stride, lse_head_stride, heads, first_head, heads_per_kv, heads_per_list, list_groups, first_item, work_items, tiles,
                 tiles_per_block, block_size, flags, window, scale, soft_cap, beta, rope_low, rope_high, rope_steps, phi_base,
                 slope_base, phi_cap, phi_flat, phi_rate, factor_length, splits, row_chunks, heads_each, heads_here, all_heads,
                 max_rows, merge_items),

@@ -33,6 +33,8 @@ pub(crate) const TILE_ROWS: usize = 64;
 /// for RDNA3, not measured. Where workgroup memory is too
 /// small for staging, the tile is read directly. With a rotation ([`Rope`](crate::Rope)) tiles are staged on every device and take at least two keys at a time, since keys turn on their way through workgroup memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(try_from = "String", into = "String"))]
 #[non_exhaustive]
 pub enum Kernel {
     /// `attention_naive`: one query row per invocation, plain loops. The documentation of the others.
@@ -173,22 +175,44 @@ impl Kernel {
         }
     }
 
-    /// The rule of [`Kernel`]'s documentation.
-    pub(crate) fn choose(capabilities: &Capabilities, task: &Task) -> Self {
+    /// The rule of [`Kernel`]'s documentation, and what it says of this task.
+    pub(crate) fn choose(capabilities: &Capabilities, task: &Task) -> (Self, String) {
         if (1..=Decode::QUERIES).contains(&task.q_len) {
             let quads = capabilities.subgroup_sizes.is_some();
-            return Kernel::Decode(Decode::choose(task.q_len * task.heads_per_kv, quads));
+            let rows = task.q_len * task.heads_per_kv;
+            let decode = Decode::choose(rows, quads);
+            let adding =
+                if quads { "by quad operations" } else { "through workgroup memory, without subgroups" };
+            let reason = format!(
+                "at most {} queries: {rows} rows share each key, of which a workgroup holds {}, and keys are split over workgroups; lanes add up {adding}",
+                task.q_len,
+                decode.rows(),
+            );
+            return (Kernel::Decode(decode), reason);
         }
         let staged = task.turns_keys() || task.cache.is_some();
-        let mut tile = Tile::choose(capabilities.is_software(), task.head_dim.max(task.value_dim), staged);
+        let dim = task.head_dim.max(task.value_dim);
+        let software = capabilities.is_software();
+        let mut tile = Tile::choose(software, dim, staged);
         if task.cache.is_some() {
             tile.keys = CacheVariant::KEYS as u8;
         }
+        let from = match (task.cache.is_some(), task.turns_keys(), software) {
+            (true, _, _) => "packed keys are expanded on their way through workgroup memory",
+            (_, true, _) => "keys turn on their way through workgroup memory",
+            (_, _, true) => "a CPU reads workgroup memory at constant indices fastest",
+            _ => "a GPU reads storage at uniform addresses by scalar or broadcast loads",
+        };
+        let mut reason = format!(
+            "{from}; at D = {dim} {} row(s) an invocation and {} key(s) at a time fit the registers",
+            tile.rows_each, tile.keys
+        );
         let kernel = Kernel::Tiled(tile);
-        match kernel.check(capabilities, task) {
-            Ok(()) => kernel,
-            Err(_) if staged => Kernel::Tiled(Tile { rows_each: 1, keys: 1, ..tile }),
-            Err(_) => Kernel::Tiled(Tile { rows_each: 1, staged: false, ..tile }),
+        let Err(error) = kernel.check(capabilities, task) else { return (kernel, reason) };
+        reason = format!("{error}: the smallest tile instead");
+        match staged {
+            true => (Kernel::Tiled(Tile { rows_each: 1, keys: 1, ..tile }), reason),
+            false => (Kernel::Tiled(Tile { rows_each: 1, staged: false, ..tile }), reason),
         }
     }
 
@@ -260,6 +284,51 @@ impl std::fmt::Display for Kernel {
                 write!(f, "_s{}{}", decode.row_sets, if decode.quads { "_quads" } else { "" })
             }
         }
+    }
+}
+
+/// The text that `Display` writes: `attention_tiled_r4_k4_staged`.
+impl std::str::FromStr for Kernel {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parsed = || {
+            if text == Kernel::Naive.name() {
+                return Some(Kernel::Naive);
+            }
+            let (name, rest) = text.split_at_checked("attention_tiled".len()).unwrap_or((text, ""));
+            if name == "attention_tiled" {
+                let mut parts = rest.strip_prefix("_r")?.split("_k");
+                let (rows, rest) = (parts.next()?, parts.next()?);
+                let (keys, from) = rest.split_once('_')?;
+                let staged = matches!(from, "staged");
+                return Tile::new(rows.parse().ok()?, keys.parse().ok()?, staged).ok().map(Kernel::Tiled);
+            }
+            let rest = text.strip_prefix("attention_decode_s")?;
+            let (sets, quads) = rest.strip_suffix("_quads").map_or((rest, false), |sets| (sets, true));
+            Decode::new(sets.parse().ok()?, quads).ok().map(Kernel::Decode)
+        };
+        // Only as it is written: no signs, no zeros in front, nothing behind.
+        parsed().filter(|kernel| kernel.to_string() == text).ok_or_else(|| {
+            Error::argument_error(
+                "kernel",
+                format!("expected a name like attention_tiled_r4_k4_staged, got {text:?}"),
+            )
+        })
+    }
+}
+
+impl TryFrom<String> for Kernel {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Kernel> for String {
+    fn from(kernel: Kernel) -> Self {
+        kernel.to_string()
     }
 }
 

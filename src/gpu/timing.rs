@@ -81,3 +81,69 @@ impl GpuTimer {
         pollster::block_on(self.read(context))
     }
 }
+
+/// How long a call took, round by round: [`Plan::timings`](crate::Plan::timings).
+///
+/// On CPU adapters go by the wall: their GPU time leaves out what threads wait for.
+#[cfg(not(target_arch = "wasm32"))]
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Timings {
+    /// From submission to completion, in order.
+    pub wall: Vec<Duration>,
+    /// Between the timestamps of the GPU, in order; empty on a device without them.
+    pub gpu: Vec<Duration>,
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Timings {
+    /// Of what `submit` submits with the timestamps that it is given, after one round to warm up.
+    pub(crate) fn measure(
+        context: &Context,
+        rounds: usize,
+        mut submit: impl FnMut(Option<wgpu::ComputePassTimestampWrites<'_>>) -> Result<()>,
+    ) -> Result<Self> {
+        let timer = match context.capabilities().timestamps {
+            true => Some(GpuTimer::new(context)?),
+            false => None,
+        };
+        let mut timings = Self { wall: Vec::with_capacity(rounds), gpu: Vec::new() };
+        context.wait()?;
+        for round in 0..=rounds {
+            let started = std::time::Instant::now();
+            submit(timer.as_ref().map(GpuTimer::writes))?;
+            context.wait()?;
+            let wall = started.elapsed();
+            let Some(timer) = &timer else {
+                timings.wall.extend((round > 0).then_some(wall));
+                continue;
+            };
+            let mut encoder = context.device().create_command_encoder(&Default::default());
+            timer.resolve(&mut encoder);
+            context.capture(|| context.queue().submit([encoder.finish()]))?;
+            let gpu = timer.read_blocking(context)?;
+            if round > 0 {
+                timings.wall.push(wall);
+                timings.gpu.push(gpu);
+            }
+        }
+        Ok(timings)
+    }
+
+    /// The middle round's time from submission to completion; zero if there was none.
+    pub fn median_wall(&self) -> Duration {
+        median(&self.wall).unwrap_or_default()
+    }
+
+    /// The middle round's time on the GPU, if the device tells.
+    pub fn median_gpu(&self) -> Option<Duration> {
+        median(&self.gpu)
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn median(times: &[Duration]) -> Option<Duration> {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    times.get(times.len() / 2).copied()
+}

@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 
 use prflash::verify::{Report, Tolerance, compare};
 use prflash::{
-    Attention, Context, DType, Kernel, Layout, Operands, Result, Shape, Tables, Tensor, TensorView, reference,
+    Attention, Context, ContextOptions, DType, Kernel, Layout, Operands, Result, Shape, Tables, Tensor,
+    TensorView, reference,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -18,10 +19,13 @@ pub fn gpu(test: &str) -> Option<Context> {
         if std::env::var_os("PRFLASH_NO_GPU").is_some_and(|value| value != "0") {
             return None;
         }
-        let context = Context::new_blocking().expect(
+        // scripts/test runs some suites again in the other mode.
+        let trusted = std::env::var_os("PRFLASH_TRUSTED").is_some_and(|value| value != "0");
+        let options = ContextOptions::new().trusted_shaders(trusted);
+        let context = Context::with_options_blocking(&options).expect(
             "GPU tests need an adapter: run them through scripts/with-vulkan, or ask for a run without one with PRFLASH_NO_GPU=1",
         );
-        println!("device: {}", context.capabilities());
+        println!("device: {}, shaders trusted: {}", context.capabilities(), context.trusts_shaders());
         Some(context)
     });
     if context.is_none() {
@@ -197,6 +201,11 @@ impl Problem {
 /// A tensor of zeros for a result.
 pub fn zeros(context: &Context, dtype: DType, layout: Layout) -> Tensor {
     Tensor::zeros(context, dtype, layout).unwrap()
+}
+
+/// Where the output of whole tensors of a shape lies.
+pub fn output_layout(shape: &Shape) -> Layout {
+    Layout::heads_first(shape.batch(), shape.heads(), shape.q_len(), shape.value_dim()).unwrap()
 }
 
 /// Operands without a log-sum-exp.

@@ -1,0 +1,426 @@
+//! What a device offers, which kernels it is given and why, how fast they are there, and whether they are right: to paste into an issue.
+//!
+//! ```text
+//! cargo run --release --example device_report            # text
+//! cargo run --release --example device_report -- --json  # for machines
+//! ```
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+use prflash::cache::{Staircase, StoredKeys};
+use prflash::verify::{Tolerance, compare};
+use prflash::{
+    Attention, Call, Chunk, Context, ContextOptions, DType, Decode, Kernel, KvCache, Layout, Operands,
+    Pairing, Positions, Queries, Rope, Shape, Tables, Tensor, Tile, Timings, reference, wgpu,
+};
+use serde_json::{Value, json};
+
+/// Reports what a device offers, which kernels run on it, how fast, and how exactly.
+#[derive(Parser)]
+struct Arguments {
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Only an adapter whose name contains this.
+    #[arg(long)]
+    adapter: Option<String>,
+    /// Tokens of prefill.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    tokens: u32,
+    /// Tokens before a decoded one.
+    #[arg(long, default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=131_072))]
+    history: u32,
+    /// How often each is timed; medians are printed.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Without wgpu's own checks in shaders.
+    #[arg(long)]
+    trusted: bool,
+}
+
+/// A kernel that a plan chose by itself.
+struct Choice {
+    case: &'static str,
+    kernel: Kernel,
+    reason: String,
+}
+
+/// A measured call.
+struct Speed {
+    case: String,
+    kernel: Kernel,
+    timings: Timings,
+    flops: f64,
+    /// Of queries, keys, values and results, each once.
+    bytes: f64,
+}
+
+/// A kernel that may run here.
+struct Variant {
+    kernel: Kernel,
+    /// Or why not.
+    found: Result<Found, String>,
+}
+
+struct Found {
+    gflops: f64,
+    /// Over the small problems, and whether all were within what f32 arithmetic may deviate.
+    max_abs_error: f64,
+    passed: bool,
+}
+
+fn main() -> Result<()> {
+    env_logger::init();
+    let arguments = Arguments::parse();
+    let mut options = ContextOptions::new();
+    if let Some(name) = &arguments.adapter {
+        options = options.adapter_name(name);
+    }
+    options = options.trusted_shaders(arguments.trusted);
+    let context = Context::with_options_blocking(&options)
+        .context("a report needs a device (scripts/with-vulkan brings a software one)")?;
+    let choices = choices(&context)?;
+    let speeds = speeds(&context, &arguments)?;
+    let variants = kernels().into_iter().map(|kernel| variant(&context, kernel, &arguments));
+    let variants = variants.collect::<Result<Vec<_>>>()?;
+    if arguments.json {
+        let report = to_json(&context, &arguments, &choices, &speeds, &variants);
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print(&context, &arguments, &choices, &speeds, &variants);
+    }
+    let wrong = |variant: &&Variant| variant.found.as_ref().is_ok_and(|found| !found.passed);
+    let wrong: Vec<String> = variants.iter().filter(wrong).map(|v| v.kernel.to_string()).collect();
+    ensure!(wrong.is_empty(), "past the tolerance on this device: {}", wrong.join(", "));
+    Ok(())
+}
+
+/// What plans choose for shapes that models have.
+fn choices(context: &Context) -> Result<Vec<Choice>> {
+    let rope = Positions::new().with_rope(Rope::new(128, 10_000.0, Pairing::Half)?);
+    let f16 = Attention::causal().with_storage(DType::F16);
+    let prefill = |heads, kv_heads, dim| Shape::new(heads, kv_heads, 1024, dim);
+    let decode = |queries| Shape::new(32, 8, 8192, 128)?.with_q_len(queries);
+    let plans = [
+        ("prefill, D = 64", Attention::causal(), prefill(8, 2, 64)?),
+        ("prefill, D = 128", Attention::causal(), prefill(32, 8, 128)?),
+        ("prefill, D = 128, f16", f16.clone(), prefill(32, 8, 128)?),
+        ("prefill, D = 256", Attention::causal(), prefill(4, 1, 256)?),
+        ("prefill, D = 128, rotated", Attention::causal().with_positions(rope), prefill(32, 8, 128)?),
+        ("decode, D = 128", Attention::causal(), decode(1)?),
+        ("decode, D = 128, f16", f16, decode(1)?),
+        ("4 speculated tokens, D = 128", Attention::causal(), decode(4)?),
+    ];
+    let mut choices = Vec::new();
+    for (case, attention, shape) in plans {
+        let plan = attention.plan(context, &shape)?;
+        choices.push(Choice { case, kernel: plan.kernel(), reason: plan.kernel_reason().to_owned() });
+    }
+    let shape = Shape::new(32, 8, 1024, 128)?;
+    let cache = KvCache::new(context, Staircase::recommended(), &shape, StoredKeys::AfterRotation)?;
+    for (case, queries) in [("decode from a cache, D = 128", 1), ("prefill over a cache, D = 128", 512)] {
+        let plan = Attention::causal().plan_cached(&cache, &shape.with_q_len(queries)?)?;
+        choices.push(Choice { case, kernel: plan.kernel(), reason: plan.kernel_reason().to_owned() });
+    }
+    Ok(choices)
+}
+
+/// Numbers in [−1, 1) without a pattern that matters.
+fn numbers(count: usize, seed: usize) -> Vec<f32> {
+    (0..count).map(|i| (((i + seed) * 7919) % 997) as f32 / 498.5 - 1.0).collect()
+}
+
+fn tensor(context: &Context, dtype: DType, heads: usize, len: usize, dim: usize) -> Result<Tensor> {
+    let layout = Layout::heads_first(1, heads, len, dim)?;
+    Ok(Tensor::upload(context, dtype, layout, &numbers(layout.elements(), 0))?)
+}
+
+/// Times one call of whole tensors.
+fn time(context: &Context, attention: &Attention, shape: &Shape, rounds: usize) -> Result<(Kernel, Timings)> {
+    let dtype = attention.storage();
+    let (heads, kv_heads, dim) = (shape.heads(), shape.kv_heads(), shape.head_dim());
+    let q = tensor(context, dtype, heads, shape.q_len(), dim)?;
+    let k = tensor(context, dtype, kv_heads, shape.kv_len(), dim)?;
+    let v = tensor(context, dtype, kv_heads, shape.kv_len(), dim)?;
+    let output = Layout::heads_first(1, heads, shape.q_len(), dim)?;
+    let output = Tensor::zeros(context, attention.output(), output)?;
+    let plan = attention.plan(context, shape)?;
+    let operands = Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
+    let bound = plan.bind(&operands)?;
+    let timings = plan.timings(&bound, &Call::lengths(shape.q_len(), shape.kv_len()), rounds)?;
+    Ok((plan.kernel(), timings))
+}
+
+fn speeds(context: &Context, arguments: &Arguments) -> Result<Vec<Speed>> {
+    let (tokens, history) = (arguments.tokens as usize, arguments.history as usize);
+    let rounds = arguments.rounds.into();
+    let mut speeds = Vec::new();
+    let prefill = [("S1", Shape::new(8, 2, tokens, 64)?), ("S3", Shape::new(32, 8, tokens, 128)?)];
+    let decode = ("S4", Shape::new(32, 8, history, 128)?.with_q_len(1)?);
+    for (name, shape) in prefill.into_iter().chain([decode]) {
+        for dtype in [DType::F32, DType::F16] {
+            let attention = Attention::causal().with_storage(dtype);
+            let (kernel, timings) = time(context, &attention, &shape, rounds)?;
+            let dim = shape.head_dim();
+            let (queries, keys) =
+                (shape.heads() * shape.q_len() * dim, shape.kv_heads() * shape.kv_len() * dim);
+            speeds.push(Speed {
+                case: format!(
+                    "{name}: {} / {} heads, {} of {} tokens, D = {dim}, {dtype}",
+                    shape.heads(),
+                    shape.kv_heads(),
+                    shape.q_len(),
+                    shape.kv_len()
+                ),
+                kernel,
+                timings,
+                flops: shape.dense_flops(true),
+                bytes: ((queries + 2 * keys) * dtype.size() + 4 * queries) as f64,
+            });
+        }
+    }
+    speeds.push(cached(context, &decode.1, rounds)?);
+    Ok(speeds)
+}
+
+/// Decode from the recommended cache.
+fn cached(context: &Context, shape: &Shape, rounds: usize) -> Result<Speed> {
+    const CHUNK: usize = 2048;
+    let (heads, len, dim) = (shape.kv_heads(), shape.kv_len(), shape.head_dim());
+    let mut cache = KvCache::new(context, Staircase::recommended(), shape, StoredKeys::AfterRotation)?;
+    let (k, v) = (
+        tensor(context, DType::F32, heads, CHUNK.min(len), dim)?,
+        tensor(context, DType::F32, heads, CHUNK.min(len), dim)?,
+    );
+    let input = cache.input(k.view(), v.view())?;
+    let sequence = cache.add();
+    for start in (0..len).step_by(CHUNK) {
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        cache.append(&mut encoder, &input, &[Chunk::new(sequence, 0, CHUNK.min(len - start))])?;
+        context.queue().submit([encoder.finish()]);
+    }
+    let plan = Attention::causal().plan_cached(&cache, shape)?;
+    let q = tensor(context, DType::F32, shape.heads(), 1, dim)?;
+    let output = Tensor::zeros(context, DType::F32, Layout::heads_first(1, shape.heads(), 1, dim)?)?;
+    let bound = plan.bind(q.view(), output.view(), None)?;
+    Ok(Speed {
+        case: format!(
+            "S4: {} / {heads} heads, 1 of {len} tokens, D = {dim}, recommended cache",
+            shape.heads()
+        ),
+        kernel: plan.kernel(),
+        timings: plan.timings(&cache, &bound, &[Queries::new(sequence, 0, 1)], None, rounds)?,
+        flops: shape.dense_flops(true),
+        bytes: cache.memory(sequence)?.total() as f64 + (8 * shape.heads() * dim) as f64,
+    })
+}
+
+/// The kernels that some plan chooses by itself on some device.
+fn kernels() -> Vec<Kernel> {
+    let tiles = [(4, 4, true), (2, 4, true), (1, 4, true), (1, 4, false), (1, 2, false), (1, 1, false)];
+    let tiles = tiles.into_iter().filter_map(|(rows, keys, staged)| Tile::new(rows, keys, staged).ok());
+    let row_sets = [1, 2, 4, 8].into_iter().flat_map(|sets| [(sets, true), (sets, false)]);
+    let decodes = row_sets.filter_map(|(sets, quads)| Decode::new(sets, quads).ok());
+    [Kernel::Naive].into_iter().chain(tiles.map(Kernel::Tiled)).chain(decodes.map(Kernel::Decode)).collect()
+}
+
+/// Runs a kernel against the oracle on small problems, and times it on a larger one of its kind.
+fn variant(context: &Context, kernel: Kernel, arguments: &Arguments) -> Result<Variant> {
+    let few = matches!(kernel, Kernel::Decode(_));
+    let mut found = Found { gflops: 0.0, max_abs_error: 0.0, passed: true };
+    for (case, dim) in [64, 80, 128].into_iter().enumerate() {
+        let dtype = DType::ALL[case % DType::ALL.len()];
+        let attention = Attention::causal().with_kernel(kernel).with_storage(dtype);
+        let shape = Shape::new(4, 2, if few { 3 } else { 150 }, dim)?.with_kv_len(300)?;
+        let plan = match attention.plan(context, &shape) {
+            Ok(plan) => plan,
+            Err(error) if error.is_unsupported() => {
+                return Ok(Variant { kernel, found: Err(error.to_string()) });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let values = |heads: usize, len: usize, seed| {
+            let values: Vec<f32> =
+                numbers(heads * len * dim, seed).into_iter().map(|x| dtype.round(2.0 * x)).collect();
+            let tensor = Tensor::upload(context, dtype, Layout::heads_first(1, heads, len, dim)?, &values)?;
+            Ok::<_, anyhow::Error>((values, tensor))
+        };
+        let [(q, q_tensor), (k, k_tensor), (v, v_tensor)] =
+            [values(4, shape.q_len(), 1)?, values(2, 300, 2)?, values(2, 300, 3)?];
+        let got = plan.run(q_tensor.view(), k_tensor.view(), v_tensor.view(), &Tables::new())?;
+        let got = got.output.read_blocking(context)?;
+        let exact = reference::attention(&attention, &shape, &q, &k, &v, &Tables::new())?;
+        let report = compare(&got, &exact.output, Tolerance::of_output(&exact, &shape, DType::F32))?;
+        found.max_abs_error = found.max_abs_error.max(report.max_abs_error);
+        found.passed &= report.passed();
+    }
+    let shape = match few {
+        true => Shape::new(32, 8, arguments.history as usize, 128)?.with_q_len(1)?,
+        false => Shape::new(8, 2, arguments.tokens as usize, 64)?,
+    };
+    let (_, timings) =
+        time(context, &Attention::causal().with_kernel(kernel), &shape, arguments.rounds.into())?;
+    found.gflops = shape.dense_flops(true) / timings.median_wall().as_secs_f64() / 1e9;
+    Ok(Variant { kernel, found: Ok(found) })
+}
+
+impl Variant {
+    /// The cases that a plan chooses it for here.
+    fn chosen_for<'c>(&self, choices: &'c [Choice]) -> Vec<&'c str> {
+        choices.iter().filter(|choice| choice.kernel == self.kernel).map(|choice| choice.case).collect()
+    }
+
+    /// Why it is chosen, or can't run, or neither.
+    fn reason(&self, choices: &[Choice]) -> String {
+        match (&self.found, choices.iter().find(|choice| choice.kernel == self.kernel)) {
+            (Err(error), _) => error.clone(),
+            (Ok(_), Some(choice)) => choice.reason.clone(),
+            (Ok(_), None) => "runs; another is chosen for the common shapes".to_owned(),
+        }
+    }
+}
+
+impl Speed {
+    fn per_second(&self, amount: f64) -> f64 {
+        amount / self.timings.median_wall().as_secs_f64() / 1e9
+    }
+}
+
+/// Limits that decide something, by name.
+fn limits(context: &Context) -> BTreeMap<&'static str, u64> {
+    let (limits, capabilities) = (context.device().limits(), context.capabilities());
+    BTreeMap::from([
+        ("storage_binding_bytes", capabilities.max_binding_bytes),
+        ("buffer_bytes", capabilities.max_buffer_bytes),
+        ("workgroups_per_dimension", capabilities.max_workgroups_per_dimension.into()),
+        ("workgroup_invocations", capabilities.max_workgroup_invocations.into()),
+        ("workgroup_bytes", capabilities.max_workgroup_bytes.into()),
+        ("storage_buffers", limits.max_storage_buffers_per_shader_stage.into()),
+        ("storage_offset_alignment", limits.min_storage_buffer_offset_alignment.into()),
+    ])
+}
+
+fn features(context: &Context) -> Vec<&'static str> {
+    let has = context.device().features();
+    [
+        ("SUBGROUP", wgpu::Features::SUBGROUP),
+        ("SHADER_F16", wgpu::Features::SHADER_F16),
+        ("TIMESTAMP_QUERY", wgpu::Features::TIMESTAMP_QUERY),
+        ("PIPELINE_CACHE", wgpu::Features::PIPELINE_CACHE),
+    ]
+    .into_iter()
+    .filter(|&(_, feature)| has.contains(feature))
+    .map(|(name, _)| name)
+    .collect()
+}
+
+fn to_json(
+    context: &Context,
+    arguments: &Arguments,
+    choices: &[Choice],
+    speeds: &[Speed],
+    variants: &[Variant],
+) -> Value {
+    let capabilities = context.capabilities();
+    let choice = |choice: &Choice| json!({ "case": choice.case, "kernel": choice.kernel.to_string(), "reason": choice.reason });
+    let speed = |speed: &Speed| {
+        json!({
+            "case": speed.case,
+            "kernel": speed.kernel.to_string(),
+            "wall_seconds": speed.timings.median_wall().as_secs_f64(),
+            "gpu_seconds": speed.timings.median_gpu().map(|time| time.as_secs_f64()),
+            "gflops": speed.per_second(speed.flops),
+            "gb_per_s": speed.per_second(speed.bytes),
+        })
+    };
+    let variant = |variant: &Variant| {
+        let found = variant.found.as_ref().ok();
+        json!({
+            "name": variant.kernel.to_string(),
+            "supported": found.is_some(),
+            "reason": variant.reason(choices),
+            "chosen_for": variant.chosen_for(choices),
+            "gflops": found.map(|found| found.gflops),
+            "max_abs_error": found.map(|found| found.max_abs_error),
+            "passed": found.map(|found| found.passed),
+        })
+    };
+    json!({
+        "prflash": env!("CARGO_PKG_VERSION"),
+        "adapter": capabilities.adapter,
+        "driver": capabilities.driver,
+        "backend": format!("{:?}", capabilities.backend),
+        "device_type": format!("{:?}", capabilities.device_type),
+        "features": features(context),
+        "subgroup_sizes": capabilities.subgroup_sizes,
+        "limits": limits(context),
+        "trusted_shaders": context.trusts_shaders(),
+        "max_dispatch_flops": context.max_dispatch_flops(),
+        "tokens": arguments.tokens,
+        "history": arguments.history,
+        "rounds": arguments.rounds,
+        "choices": choices.iter().map(choice).collect::<Vec<_>>(),
+        "speeds": speeds.iter().map(speed).collect::<Vec<_>>(),
+        "variants": variants.iter().map(variant).collect::<Vec<_>>(),
+    })
+}
+
+fn print(
+    context: &Context,
+    arguments: &Arguments,
+    choices: &[Choice],
+    speeds: &[Speed],
+    variants: &[Variant],
+) {
+    println!("prflash {} on {}", env!("CARGO_PKG_VERSION"), context.capabilities());
+    println!("features: {}", features(context).join(", "));
+    for (name, limit) in limits(context) {
+        println!("{name}: {limit}");
+    }
+    let checks = if context.trusts_shaders() { "without" } else { "with" };
+    println!("shaders {checks} wgpu's checks");
+    match context.max_dispatch_flops() {
+        Some(flops) => println!("at most {flops:.1e} FLOPs a dispatch", flops = flops as f64),
+        None => println!("dispatches of any length"),
+    }
+    println!("\n| for | kernel | why |\n| --- | --- | --- |");
+    for choice in choices {
+        println!("| {} | {} | {} |", choice.case, choice.kernel, choice.reason);
+    }
+    println!(
+        "\nFrom submission to completion, medians of {}. FLOPs of visible pairs; bytes of q, k, v and the output, each once.\n",
+        arguments.rounds
+    );
+    println!("| call | kernel | ms | GPU ms | GFLOP/s | GB/s |\n| --- | --- | ---: | ---: | ---: | ---: |");
+    for speed in speeds {
+        let milliseconds = |time: std::time::Duration| format!("{:.2}", time.as_secs_f64() * 1e3);
+        println!(
+            "| {} | {} | {} | {} | {:.1} | {:.1} |",
+            speed.case,
+            speed.kernel,
+            milliseconds(speed.timings.median_wall()),
+            speed.timings.median_gpu().map_or("–".to_owned(), milliseconds),
+            speed.per_second(speed.flops),
+            speed.per_second(speed.bytes),
+        );
+    }
+    println!(
+        "\nEvery kernel against the f64 oracle on small problems, and at S1 (or, where queries are few, S4) in f32.\n"
+    );
+    println!("| kernel | runs | chosen for | GFLOP/s | max error |\n| --- | --- | --- | ---: | ---: |");
+    for variant in variants {
+        let chosen = variant.chosen_for(choices).join("; ");
+        match &variant.found {
+            Ok(found) => {
+                let verdict = if found.passed { "yes" } else { "WRONG" };
+                println!(
+                    "| {} | {verdict} | {chosen} | {:.1} | {:.1e} |",
+                    variant.kernel, found.gflops, found.max_abs_error
+                );
+            }
+            Err(error) => println!("| {} | no: {error} | {chosen} | | |", variant.kernel),
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Which kernel is fastest on this device: measured, where a rule isn't enough.
+
+use std::fmt;
+#[cfg(not(target_arch = "wasm32"))]
+use std::time::Duration;
+
+use super::Attention;
+use crate::gpu::context::Capabilities;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::gpu::context::Context;
+use crate::gpu::registry::{Decode, Kernel, Task};
+use crate::layout::DType;
+use crate::shape::Shape;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::{
+    error::{Error, Result, ensure},
+    gpu::registry::Tile,
+    gpu::tensor::Tensor,
+    layout::Layout,
+    reference::Exact,
+    verify::{Tolerance, compare},
+    {Call, Operands, Tables},
+};
+
+/// The kernels that [`Attention::tune`] found fastest on a device, by class of shape: a plain value to store (feature `serde`) and to give to
+/// [`Attention::with_tuning`].
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct TuningProfile {
+    /// [`Capabilities::adapter`] of the device. On others the profile has no effect.
+    pub adapter: String,
+    /// [`Capabilities::driver`], likewise.
+    pub driver: String,
+    /// One for each class, in the order in which shapes of it were first given.
+    pub choices: Vec<Tuned>,
+}
+
+/// What was chosen for a class of shapes.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct Tuned {
+    /// For which shapes.
+    pub class: ShapeClass,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Its time over that of the rule's choice, the geometric mean over the shapes of the class; 1 for the rule's choice itself.
+    pub ratio: f64,
+    /// Candidates whose results were wrong on some shape of the class, and so weren't considered.
+    pub refused: Vec<Kernel>,
+}
+
+/// Shapes that the same kernel serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct ShapeClass {
+    /// The head dimension.
+    pub head_dim: usize,
+    /// The value dimension.
+    pub value_dim: usize,
+    /// The type of queries, keys and values.
+    pub storage: DType,
+    /// Where queries are few ([`Decode`]): rows that share a key, up to the next power of two. 0 for all other lengths.
+    pub rows: usize,
+}
+
+impl ShapeClass {
+    fn of(storage: DType, head_dim: usize, value_dim: usize, q_len: usize, heads_per_kv: usize) -> Self {
+        let few = (1..=Decode::QUERIES).contains(&q_len);
+        Self {
+            head_dim,
+            value_dim,
+            storage,
+            rows: if few { (q_len * heads_per_kv).next_power_of_two() } else { 0 },
+        }
+    }
+
+    fn of_shape(storage: DType, shape: &Shape) -> Self {
+        let per_kv = shape.heads_per_kv_head();
+        Self::of(storage, shape.head_dim(), shape.value_dim(), shape.q_len(), per_kv)
+    }
+}
+
+impl fmt::Display for ShapeClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, D = {}, D_v = {}", self.storage, self.head_dim, self.value_dim)?;
+        match self.rows {
+            0 => f.write_str(", many queries"),
+            rows => write!(f, ", {rows} rows to a key"),
+        }
+    }
+}
+
+impl TuningProfile {
+    /// The kernel for a task, if the profile has one for it on this device.
+    pub(super) fn choice(&self, capabilities: &Capabilities, storage: DType, task: &Task) -> Option<Kernel> {
+        let here = self.adapter == capabilities.adapter && self.driver == capabilities.driver;
+        if !here || task.cache.is_some() || task.positions.any() {
+            return None;
+        }
+        let class = ShapeClass::of(storage, task.head_dim, task.value_dim, task.q_len, task.heads_per_kv);
+        let tuned = self.choices.iter().find(|tuned| tuned.class == class)?;
+        // A profile that was edited may name any kernel.
+        tuned.kernel.check(capabilities, task).ok().map(|()| tuned.kernel)
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Attention {
+    /// Measures which kernels are fastest for these shapes on this device; takes seconds to minutes.
+    ///
+    /// Shapes are put into classes ([`ShapeClass`]). A candidate of a class is first compared with the portable kernel ([`Kernel::Naive`]) on every shape of the class and on short
+    /// and ragged ones beside, within what f32 arithmetic may deviate; the right ones are then timed in turn, `rounds` times, by GPU timestamps or, on CPU adapters, where these lie, by the wall. The
+    /// fastest in the geometric mean over the shapes is chosen, and the rule's own choice unless another gains 3%.
+    ///
+    /// Calls over caches, and with positions, keep the rule's kernels.
+    ///
+    /// # Errors
+    /// Invalid argument: no `shapes`, no `rounds`, or an attention with `positions` or a `kernel` of its own; those of [`plan`](Attention::plan) for the rule's choice.
+    pub fn tune(&self, context: &Context, shapes: &[Shape], rounds: usize) -> Result<TuningProfile> {
+        ensure!(!shapes.is_empty(), "shapes", "expected at least one, got none");
+        ensure!(rounds >= 1, "rounds", "expected at least 1, got 0");
+        ensure!(self.positions().is_none(), "positions", "kernels with positions can't be tuned");
+        ensure!(self.kernel().is_none(), "kernel", "expected none, got {:?}", self.kernel());
+        let capabilities = context.capabilities();
+        let mut profile = TuningProfile {
+            adapter: capabilities.adapter.clone(),
+            driver: capabilities.driver.clone(),
+            choices: Vec::new(),
+        };
+        let base = Self { tuning: None, ..self.clone() };
+        for shape in shapes {
+            let class = ShapeClass::of_shape(self.storage(), shape);
+            if profile.choices.iter().all(|tuned| tuned.class != class) {
+                let of_class = |s: &&Shape| ShapeClass::of_shape(self.storage(), s) == class;
+                let shapes: Vec<Shape> = shapes.iter().filter(of_class).copied().collect();
+                profile.choices.push(tune_class(&base, context, class, &shapes, rounds)?);
+            }
+        }
+        Ok(profile)
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn tune_class(
+    attention: &Attention,
+    context: &Context,
+    class: ShapeClass,
+    shapes: &[Shape],
+    rounds: usize,
+) -> Result<Tuned> {
+    let rule = attention.plan(context, &shapes[0])?.kernel();
+    let problems = |shapes: &[Shape]| -> Result<Vec<Problem>> {
+        shapes.iter().map(|shape| Problem::new(context, attention, shape)).collect()
+    };
+    let (problems, ragged) = (problems(shapes)?, problems(&ragged(&shapes[0])?)?);
+    let mut refused = Vec::new();
+    let mut right = Vec::new();
+    for kernel in candidates(class, rule) {
+        match judge(attention, context, kernel, problems.iter().chain(&ragged)) {
+            Ok(true) => right.push(kernel),
+            Ok(false) => refused.push(kernel),
+            Err(error) if error.is_unsupported() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    ensure!(!right.is_empty(), "kernel", "no kernel computes what the portable one does: {refused:?}");
+    // ln of the times, summed over the shapes.
+    let mut scores = vec![0.0; right.len()];
+    for problem in &problems {
+        let times = problem.times(attention, context, &right, rounds)?;
+        for (score, time) in scores.iter_mut().zip(times) {
+            *score += time.as_secs_f64().max(1e-9).ln() / problems.len() as f64;
+        }
+    }
+    let of_rule = right.iter().position(|&kernel| kernel == rule).map(|at| scores[at]);
+    let best = (0..right.len()).min_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0);
+    let ratio = of_rule.map_or(1.0, |score| (scores[best] - score).exp());
+    // What is within the noise stays.
+    let (kernel, ratio) = if of_rule.is_some() && ratio > 0.97 { (rule, 1.0) } else { (right[best], ratio) };
+    Ok(Tuned { class, kernel, ratio, refused })
+}
+
+/// The rule's choice first, then others of its kind.
+#[cfg(not(target_arch = "wasm32"))]
+fn candidates(class: ShapeClass, rule: Kernel) -> Vec<Kernel> {
+    let mut candidates = vec![rule];
+    if class.rows > 0 {
+        for row_sets in [1, 2, 4, 8] {
+            for quads in [true, false] {
+                candidates.extend(Decode::new(row_sets, quads).map(Kernel::Decode));
+            }
+        }
+    } else {
+        let staged = [(4, 4), (2, 4), (1, 4), (2, 8), (1, 8), (2, 2)].map(|(rows, keys)| (rows, keys, true));
+        let direct = [(1, 1), (1, 2), (1, 4), (2, 2)].map(|(rows, keys)| (rows, keys, false));
+        for (rows, keys, staged) in staged.into_iter().chain(direct) {
+            candidates.extend(Tile::new(rows, keys, staged).map(Kernel::Tiled));
+        }
+        candidates.push(Kernel::Naive);
+    }
+    // The rule's choice is among them again.
+    let mut index = 0;
+    candidates.retain(|&kernel| {
+        index += 1;
+        index == 1 || kernel != rule
+    });
+    candidates
+}
+
+/// Short lengths, and some that no tile divides, with the heads of a shape.
+#[cfg(not(target_arch = "wasm32"))]
+fn ragged(shape: &Shape) -> Result<Vec<Shape>> {
+    let few = (1..=Decode::QUERIES).contains(&shape.q_len());
+    let lens: [(usize, usize); 4] = match few {
+        true => [1, 63, 130, 700].map(|kv_len| (shape.q_len(), kv_len)),
+        false => [(9, 9), (65, 65), (130, 77), (77, 190)],
+    };
+    lens.into_iter()
+        .map(|(q_len, kv_len)| shape.with_batch(1)?.with_q_len(q_len)?.with_kv_len(kv_len))
+        .collect()
+}
+
+/// Whether a kernel computes what the portable one does.
+#[cfg(not(target_arch = "wasm32"))]
+fn judge<'p>(
+    attention: &Attention,
+    context: &Context,
+    kernel: Kernel,
+    problems: impl Iterator<Item = &'p Problem>,
+) -> Result<bool> {
+    for problem in problems {
+        let got = problem.run(attention, context, kernel)?;
+        if !compare(&got, &problem.want, problem.tolerance)?.passed() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Tensors of a shape, and what the portable kernel makes of them.
+#[cfg(not(target_arch = "wasm32"))]
+struct Problem {
+    shape: Shape,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    want: Vec<f64>,
+    tolerance: Tolerance,
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Problem {
+    fn new(context: &Context, attention: &Attention, shape: &Shape) -> Result<Self> {
+        let tensor = |seed: usize, heads, len, dim| {
+            let layout = Layout::heads_first(shape.batch(), heads, len, dim)?;
+            let number = |i: usize| (((i + seed) * 7919) % 997) as f32 / 498.5 - 1.0;
+            let values: Vec<f32> = (0..layout.elements()).map(number).collect();
+            Tensor::upload(context, attention.storage(), layout, &values)
+        };
+        let mut problem = Self {
+            shape: *shape,
+            q: tensor(1, shape.heads(), shape.q_len(), shape.head_dim())?,
+            k: tensor(2, shape.kv_heads(), shape.kv_len(), shape.head_dim())?,
+            v: tensor(3, shape.kv_heads(), shape.kv_len(), shape.value_dim())?,
+            want: Vec::new(),
+            tolerance: Tolerance::absolute(0.0),
+        };
+        let got = problem.run(attention, context, Kernel::Naive)?;
+        problem.want = got.into_iter().map(f64::from).collect();
+        // No number is larger than 1, so no score than this.
+        let most = f64::from(attention.scale(shape.head_dim()).abs()) * shape.head_dim() as f64;
+        let exact = Exact {
+            output: Vec::new(),
+            lse: Vec::new(),
+            max_score_magnitude: most.max(f64::from(attention.soft_cap().unwrap_or(0.0))),
+            max_rotated_magnitude: 0.0,
+            max_value: 1.0,
+        };
+        let one = Tolerance::of_output(&exact, shape, attention.output());
+        // Either may deviate by as much.
+        problem.tolerance = Tolerance { absolute: 2.0 * one.absolute, relative: 2.0 * one.relative };
+        Ok(problem)
+    }
+
+    fn run(&self, attention: &Attention, context: &Context, kernel: Kernel) -> Result<Vec<f32>> {
+        let plan = attention.clone().with_lse(false).with_kernel(kernel).plan(context, &self.shape)?;
+        let got = plan.run(self.q.view(), self.k.view(), self.v.view(), &Tables::new())?;
+        got.output.read_blocking(context)
+    }
+
+    /// Median times of these kernels, in turn.
+    fn times(
+        &self,
+        attention: &Attention,
+        context: &Context,
+        kernels: &[Kernel],
+        rounds: usize,
+    ) -> Result<Vec<Duration>> {
+        let shape = &self.shape;
+        let output = Layout::heads_first(shape.batch(), shape.heads(), shape.q_len(), shape.value_dim())?;
+        let output = Tensor::zeros(context, attention.output(), output)?;
+        let call = Call::lengths(shape.q_len(), shape.kv_len());
+        let mut runs = Vec::new();
+        for &kernel in kernels {
+            let plan = attention.clone().with_lse(false).with_kernel(kernel).plan(context, shape)?;
+            let (q, k, v) = (self.q.view(), self.k.view(), self.v.view());
+            let bound = plan.bind(&Operands { q, k, v, output: output.view(), lse: None })?;
+            runs.push((plan, bound, Vec::new()));
+        }
+        for _ in 0..rounds {
+            for (plan, bound, times) in &mut runs {
+                let timings = plan.timings(bound, &call, 1)?;
+                let gpu = timings.median_gpu().filter(|_| !context.capabilities().is_software());
+                times.push(gpu.unwrap_or(timings.median_wall()));
+            }
+        }
+        let median = |mut times: Vec<Duration>| {
+            times.sort_unstable();
+            times.get(times.len() / 2).copied()
+        };
+        let lost = || Error::argument_error("rounds", "expected at least 1, got 0");
+        runs.into_iter().map(|(_, _, times)| median(times).ok_or_else(lost)).collect()
+    }
+}
