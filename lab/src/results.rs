@@ -45,10 +45,10 @@ pub struct Row {
     pub window: usize,
     /// Sums over the bucket.
     pub bucket: Bucket,
+    /// Bytes of keys and values at the window's end: held, reserved, and what they would be in f16.
+    pub kv_bytes: [u64; 3],
     /// Seconds that the whole window took.
     pub seconds: f64,
-    /// Bytes of keys and values at its end: held, reserved, and what they would be in f16.
-    pub kv_bytes: [u64; 3],
 }
 
 const BEFORE: [&str; 1] = ["name"];
@@ -69,10 +69,10 @@ const AFTER: [&str; 20] = [
     "nll",
     "blocks",
     "dense_blocks",
-    "seconds",
     "kv_bytes",
     "kv_capacity_bytes",
     "kv_f16_bytes",
+    "seconds",
 ];
 
 impl Row {
@@ -100,10 +100,10 @@ impl Row {
             bucket.nll.to_string(),
             bucket.blocks.to_string(),
             bucket.dense_blocks.to_string(),
-            self.seconds.to_string(),
             self.kv_bytes[0].to_string(),
             self.kv_bytes[1].to_string(),
             self.kv_bytes[2].to_string(),
+            self.seconds.to_string(),
         ];
         std::iter::once(self.name.clone()).chain(self.setting.iter().cloned()).chain(after).collect()
     }
@@ -138,8 +138,8 @@ impl Row {
                 blocks: number(text(14), 14)?,
                 dense_blocks: number(text(15), 15)?,
             },
-            seconds: number(text(16), 16)?,
-            kv_bytes: [number(text(17), 17)?, number(text(18), 18)?, number(text(19), 19)?],
+            kv_bytes: [number(text(16), 16)?, number(text(17), 17)?, number(text(18), 18)?],
+            seconds: number(text(19), 19)?,
         })
     }
 
