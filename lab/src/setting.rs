@@ -85,7 +85,7 @@ pub struct SettingArgs {
     /// Which keys a query sees [default: dense]
     #[arg(long, value_enum)]
     pub attention: Option<Pattern>,
-    /// p(d): harmonic, harmonic:A, harmonic:A,ALPHA ((A/(A+d))^ALPHA), budget:BLOCKS, budget:BLOCKS,ALPHA, deduction:C [default: harmonic]
+    /// p(d): recommended:BLOCKS, harmonic, harmonic:A, harmonic:A,ALPHA ((A/(A+d))^ALPHA), budget:BLOCKS, budget:BLOCKS,ALPHA, deduction:C [default: harmonic]
     #[arg(long)]
     pub profile: Option<String>,
     /// Key blocks at the start that always take part [default: 1]
@@ -517,9 +517,10 @@ fn parse_profile(text: &str) -> Result<Profile> {
         ("harmonic", [a, alpha]) => Profile::harmonic_with(*a, *alpha)?,
         ("budget", [blocks]) => Profile::budget(*blocks)?,
         ("budget", [blocks, alpha]) => Profile::budget_with(*blocks, *alpha)?,
+        ("recommended", [blocks]) => Profile::recommended(*blocks)?,
         ("deduction", [c]) => Profile::deduction(*c)?,
         _ => bail!(
-            "expected harmonic, harmonic:A, harmonic:A,ALPHA, budget:BLOCKS, budget:BLOCKS,ALPHA or deduction:C, got {text:?}"
+            "expected recommended:BLOCKS, harmonic, harmonic:A, harmonic:A,ALPHA, budget:BLOCKS, budget:BLOCKS,ALPHA or deduction:C, got {text:?}"
         ),
     })
 }
