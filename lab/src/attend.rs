@@ -28,6 +28,14 @@ pub trait Attend {
 
     /// What was stored and visited since [`start`](Attend::start).
     fn usage(&self) -> Usage;
+
+    /// Tells whether every key and value so far could be stored.
+    ///
+    /// # Errors
+    /// One was not finite, or past what its storage holds.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What a sequence took.
@@ -37,12 +45,49 @@ pub struct Usage {
     pub kv_bytes: u64,
     /// Bytes reserved for them.
     pub kv_capacity_bytes: u64,
+    /// Bytes that they would take in f16.
+    pub kv_f16_bytes: u64,
+    /// The layers with a staircase among them, if there are any.
+    pub rungs: Option<Rungs>,
     /// By token: key blocks visited, summed over the heads of the layers that have no window of their own, and over rounds.
     pub visited: Vec<u64>,
     /// By token: what dense attention visits there.
     pub dense: Vec<u64>,
     /// (head, layer) pairs that these sums go over.
     pub sampled_heads: u64,
+}
+
+/// Bytes of a staircase cache, summed over its layers.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Rungs {
+    /// Keys on each rung.
+    pub keys: Vec<u64>,
+    /// Values on each rung.
+    pub values: Vec<u64>,
+    /// The precise newest tokens.
+    pub residual: u64,
+    /// The precise copies of the first tokens.
+    pub sinks: u64,
+    /// All of it, as the cache counts it.
+    pub live: u64,
+    /// All of it, by the formula.
+    pub formula: u64,
+    /// Bytes reserved.
+    pub capacity: u64,
+    /// The same tokens in f16.
+    pub f16: u64,
+}
+
+impl Rungs {
+    /// Adds one layer's.
+    pub fn add(&mut self, memory: &prflash::cache::Memory) {
+        for (sums, bytes) in [(&mut self.keys, &memory.keys), (&mut self.values, &memory.values)] {
+            sums.resize(bytes.len(), 0);
+            sums.iter_mut().zip(bytes).for_each(|(sum, bytes)| *sum += bytes);
+        }
+        self.residual += memory.residual;
+        self.sinks += memory.sinks;
+    }
 }
 
 impl Usage {

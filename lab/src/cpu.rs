@@ -1,15 +1,16 @@
-//! Attention in plain f32 loops on the CPU: what the GPU backend is checked against.
+//! Attention on the CPU: what the GPU backend is checked against.
 
 use anyhow::{Result, ensure};
-use prflash::{Attention, BlockGrid, DType, Pairing, Positions, Rope, Schedule, Shape};
+use prflash::cache::{HostCache, StoredKeys};
+use prflash::{Attention, BlockGrid, DType, Pairing, Positions, Rope, Schedule, Shape, Tables, reference};
 
-use crate::attend::{Attend, Qkv, Usage};
+use crate::attend::{Attend, Qkv, Rungs, Usage};
 use crate::config::Config;
 use crate::gpu::Visits;
 use crate::setting::{Rounds, Setting};
 
 /// [`Attend`] without a device: f32, one head and one query after the other. Schedules, frequencies and biases are the host values that the GPU
-/// is given; scores, masks and softmax are its own.
+/// is given; scores, masks and softmax are its own. Layers with a staircase are the exception: they are the library's host cache, read by its oracle.
 pub struct CpuAttention {
     config: Config,
     setting: Setting,
@@ -17,6 +18,8 @@ pub struct CpuAttention {
     sequence: u32,
     /// Keys (rotated) and values by layer: `[tokens, kv_heads, head_dim]`.
     memory: Vec<[Vec<f32>; 2]>,
+    /// Of the layers that have one, with sequence 0.
+    stairs: Vec<Option<HostCache>>,
     visits: Visits,
 }
 
@@ -30,7 +33,15 @@ impl CpuAttention {
         let layers = 0..config.layers;
         let single = layers.clone().all(|layer| setting.rounds(config, layer) == Rounds::One);
         ensure!(single, "--rounds: the cpu backend has no rounds");
+        let shape = Shape::new(config.heads, config.kv_heads, 1, config.head_dim)?;
+        let stairs = |layer| -> Result<Option<HostCache>> {
+            let Some(staircase) = setting.staircase(config, layer) else { return Ok(None) };
+            let mut cache = HostCache::new(staircase.clone(), &shape, setting.stored_keys())?;
+            cache.add();
+            Ok(Some(cache))
+        };
         Ok(Self {
+            stairs: layers.clone().map(stairs).collect::<Result<_>>()?,
             attentions: layers.map(|layer| setting.attention(config, layer)).collect::<Result<_>>()?,
             config: config.clone(),
             setting: setting.clone(),
@@ -44,6 +55,9 @@ impl CpuAttention {
 impl Attend for CpuAttention {
     fn attend(&mut self, layer: usize, new: &Qkv<'_>) -> Result<Vec<f32>> {
         let Config { heads, kv_heads, head_dim, .. } = self.config;
+        if self.stairs[layer].is_some() {
+            return self.attend_stairs(layer, new);
+        }
         let attention = &self.attentions[layer];
         let positions = attention.positions().cloned().unwrap_or_default();
         let [keys, values] = &mut self.memory[layer];
@@ -101,12 +115,72 @@ impl Attend for CpuAttention {
         self.sequence = sequence;
         self.visits = Visits::default();
         self.memory.iter_mut().flatten().for_each(Vec::clear);
+        for cache in self.stairs.iter_mut().flatten() {
+            if cache.remove(0).is_ok() {
+                cache.add();
+            }
+        }
     }
 
     fn usage(&self) -> Usage {
         let count = |len: fn(&Vec<f32>) -> usize| self.memory.iter().flatten().map(len).sum::<usize>() as u64;
-        self.visits.usage(&self.config, 4 * count(Vec::len), 4 * count(Vec::capacity))
+        let (mut bytes, mut capacity, mut f16) =
+            (4 * count(Vec::len), 4 * count(Vec::capacity), 2 * count(Vec::len));
+        let mut rungs = None;
+        for cache in self.stairs.iter().flatten() {
+            let rungs: &mut Rungs = rungs.get_or_insert_default();
+            let Ok(standing) = cache.standing(0) else { continue };
+            let Config { heads, kv_heads, head_dim, .. } = self.config;
+            let Ok(shape) = Shape::new(heads, kv_heads, 1, head_dim) else { continue };
+            let memory = standing.memory(&shape);
+            let (live, plain) = (cache.live_bytes(), 4 * (standing.len() * kv_heads * head_dim) as u64);
+            rungs.add(&memory);
+            rungs.formula += memory.total();
+            rungs.live += live;
+            rungs.capacity += live;
+            rungs.f16 += plain;
+            (bytes, capacity, f16) = (bytes + live, capacity + live, f16 + plain);
+        }
+        Usage { kv_f16_bytes: f16, rungs, ..self.visits.usage(&self.config, bytes, capacity) }
     }
+}
+
+impl CpuAttention {
+    fn attend_stairs(&mut self, layer: usize, new: &Qkv<'_>) -> Result<Vec<f32>> {
+        let Config { heads, kv_heads, head_dim, .. } = self.config;
+        let (attention, Some(cache)) = (&self.attentions[layer], &mut self.stairs[layer]) else {
+            anyhow::bail!("layer {layer} has no staircase");
+        };
+        let first = cache.len(0)?;
+        let mut keys = new.k.to_vec();
+        if let Some(rope) = attention.positions().and_then(Positions::rope)
+            && cache.stored_keys() == StoredKeys::AfterRotation
+        {
+            rotate(rope, &mut keys, kv_heads, first);
+        }
+        let heads_first = |rows: &[f32], heads: usize| swapped(rows, new.tokens, heads, head_dim);
+        cache.append(0, &heads_first(&keys, kv_heads), &heads_first(new.v, kv_heads))?;
+        let shape = Shape::new(heads, kv_heads, new.tokens, head_dim)?.with_kv_len(first + new.tokens)?;
+        let grid = BlockGrid::causal(&shape);
+        let schedules = self.setting.schedules(&self.config, &grid, self.sequence, layer)?;
+        if self.config.window(layer).is_none() {
+            self.visits.count(&grid, &schedules);
+        }
+        let tables = schedules.first().map_or_else(Tables::new, Tables::from);
+        let q = heads_first(new.q, heads);
+        let exact = reference::attention_cached(attention, &shape, &q, cache, 0, &tables)?;
+        let output: Vec<f32> = exact.output.iter().map(|&x| x as f32).collect();
+        Ok(swapped(&output, heads, new.tokens, head_dim))
+    }
+}
+
+/// `[a, b, dim]` as `[b, a, dim]`.
+fn swapped(rows: &[f32], a: usize, b: usize, dim: usize) -> Vec<f32> {
+    let row = |index: usize| {
+        let (b_index, a_index) = (index / a, index % a);
+        &rows[(a_index * b + b_index) * dim..][..dim]
+    };
+    (0..a * b).flat_map(row).copied().collect()
 }
 
 fn bias_at(positions: &Positions, lag: u64) -> f64 {

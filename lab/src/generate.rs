@@ -13,16 +13,16 @@ use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 
 /// How a continuation is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// At most this many new tokens.
     pub max_new: usize,
-    /// Tokens per piece while the prompt is read.
-    pub chunk: usize,
     /// 0 takes the likeliest token; above, tokens are drawn from `softmax(logits / temperature)`.
     pub temperature: f32,
     /// Seed of those draws.
     pub seed: u64,
+    /// The pieces in which the prompt is read.
+    pub pieces: Vec<std::ops::Range<usize>>,
 }
 
 /// What happened.
@@ -66,9 +66,9 @@ pub fn generate(
     let mut prefill_seconds = 0.0;
     let mut run = || -> Result<()> {
         let mut hidden = None;
-        for (index, piece) in prompt.chunks(options.chunk.max(1)).enumerate() {
-            let read = index * options.chunk;
-            hidden = Some(model.forward(piece, attention, &mut |_| step(read))?);
+        for piece in &options.pieces {
+            let read = piece.start;
+            hidden = Some(model.forward(&prompt[piece.clone()], attention, &mut |_| step(read))?);
         }
         prefill_seconds = start.elapsed().as_secs_f64();
         while let Some(last) = hidden.take() {
@@ -90,6 +90,7 @@ pub fn generate(
         Err(error) if error.is::<Interrupted>() => true,
         Err(error) => return Err(error),
     };
+    attention.check()?;
     let seconds = start.elapsed().as_secs_f64();
     if interrupted && prefill_seconds == 0.0 {
         prefill_seconds = seconds;

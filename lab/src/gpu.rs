@@ -2,16 +2,16 @@
 
 use anyhow::{Context as _, Result, ensure};
 use prflash::{
-    BlockGrid, Bound, Call, Combine, Context, DType, Layout, Operands, Plan, RoundsBound, RoundsPlan,
-    Schedule, Shape, TableBuffer, Tables, Tensor, TensorView, wgpu,
+    Attention, BlockGrid, Bound, CacheBound, CachePlan, Call, Combine, Context, DType, Layout, Operands,
+    Plan, Queries, RoundsBound, RoundsPlan, Schedule, Shape, TableBuffer, Tables, Tensor, TensorView, wgpu,
 };
 
 use crate::attend::{Attend, Qkv, Usage};
 use crate::config::Config;
-use crate::memory::Memory;
+use crate::memory::{Memory, Plain, Staging, Stairs};
 use crate::setting::{Rounds, Setting};
 
-/// [`Attend`] by prflash: keys and values stay on the GPU, and are rotated as the kernel loads them.
+/// [`Attend`] by prflash: keys and values stay on the GPU, as they come or in a staircase cache.
 pub struct GpuAttention {
     context: Context,
     config: Config,
@@ -19,11 +19,17 @@ pub struct GpuAttention {
     sequence: u32,
     max_chunk: usize,
     /// One for the layers that see everything, one for those with a sliding window.
-    plans: Vec<Planned>,
+    kinds: Vec<Kind>,
     layers: Vec<LayerState>,
     queries: TensorView,
     output: TensorView,
     visits: Visits,
+}
+
+/// Plans of layers that compute the same: one for pieces of a text, and one for single tokens, which has another kernel.
+struct Kind {
+    reading: Planned,
+    writing: Planned,
 }
 
 struct Planned {
@@ -32,21 +38,24 @@ struct Planned {
     tables: Option<TableBuffer>,
 }
 
-/// In one pass, or in rounds.
+/// In one pass, in rounds, or over a staircase cache.
 enum AnyPlan {
     Once(Plan),
     Rounds(Box<RoundsPlan>),
+    Cached(CachePlan),
 }
 
 enum AnyBound {
     Once(Bound),
     Rounds(Box<RoundsBound>),
+    Cached(Box<CacheBound>),
 }
 
 struct LayerState {
-    plan: usize,
+    kind: usize,
     memory: Memory,
-    bound: Option<AnyBound>,
+    /// For reading and for writing.
+    bounds: [Option<AnyBound>; 2],
 }
 
 impl GpuAttention {
@@ -64,44 +73,54 @@ impl GpuAttention {
         let Config { heads, kv_heads, head_dim, .. } = *config;
         let max_chunk = max_chunk.min(max_tokens);
         let maxima = Shape::new(heads, kv_heads, max_chunk, head_dim)?.with_kv_len(max_tokens)?;
-        let mut plans: Vec<Planned> = Vec::new();
+        let rows = |dtype, heads| -> prflash::Result<TensorView> {
+            let layout = Layout::tokens_first(1, max_chunk, heads, head_dim)?;
+            Ok(Tensor::zeros(context, dtype, layout)?.view().clone())
+        };
+        let staging = Staging { keys: rows(DType::F32, kv_heads)?, values: rows(DType::F32, kv_heads)? };
+        let mut kinds: Vec<Kind> = Vec::new();
         let mut layers: Vec<LayerState> = Vec::with_capacity(config.layers);
         for layer in 0..config.layers {
             let kind = (config.window(layer), config.rope_base(layer));
             let earlier = (0..layer).find(|&other| (config.window(other), config.rope_base(other)) == kind);
-            let plan = match earlier {
-                Some(other) => layers[other].plan,
+            let attention = setting.attention(config, layer)?;
+            let memory = match setting.staircase(config, layer) {
                 None => {
-                    let attention = setting.attention(config, layer)?;
-                    let rounds = |combine| {
-                        attention.plan_rounds(context, &maxima, combine).map(Box::new).map(AnyPlan::Rounds)
-                    };
-                    let plan = match setting.rounds(config, layer) {
-                        Rounds::One => AnyPlan::Once(attention.plan(context, &maxima)?),
-                        Rounds::Independent(_) => rounds(Combine::Independent)?,
-                        Rounds::Partition(_) => rounds(Combine::Partition)?,
-                    };
-                    plans.push(Planned { plan, tables: None });
-                    plans.len() - 1
+                    Memory::Plain(Box::new(Plain::new(setting.storage(), kv_heads, head_dim, max_tokens)))
+                }
+                Some(staircase) => {
+                    let rope = attention.positions().and_then(prflash::Positions::rope);
+                    let keys = setting.stored_keys();
+                    Memory::Staircase(Box::new(Stairs::new(
+                        context, staircase, &maxima, keys, rope, &staging,
+                    )?))
                 }
             };
-            let memory = Memory::new(setting.storage(), kv_heads, head_dim, max_tokens);
-            layers.push(LayerState { plan, memory, bound: None });
+            let kind = match earlier {
+                Some(other) => layers[other].kind,
+                None => {
+                    let rounds = setting.rounds(config, layer);
+                    let planned = |q_len| -> Result<Planned> {
+                        let maxima = maxima.with_q_len(q_len)?;
+                        let plan = AnyPlan::new(context, &attention, &maxima, rounds, &memory)?;
+                        Ok(Planned { plan, tables: None })
+                    };
+                    kinds.push(Kind { reading: planned(max_chunk)?, writing: planned(1)? });
+                    kinds.len() - 1
+                }
+            };
+            layers.push(LayerState { kind, memory, bounds: [None, None] });
         }
-        let rows = |dtype| -> prflash::Result<TensorView> {
-            let layout = Layout::tokens_first(1, max_chunk, heads, head_dim)?;
-            Ok(Tensor::zeros(context, dtype, layout)?.view().clone())
-        };
         Ok(Self {
             context: context.clone(),
             config: config.clone(),
             setting: setting.clone(),
             sequence: 0,
             max_chunk,
-            plans,
+            kinds,
             layers,
-            queries: rows(setting.storage())?,
-            output: rows(DType::F32)?,
+            queries: rows(setting.storage(), heads)?,
+            output: rows(DType::F32, heads)?,
             visits: Visits::default(),
         })
     }
@@ -118,8 +137,9 @@ impl Attend for GpuAttention {
         );
         let context = &self.context;
         let state = &mut self.layers[layer];
-        if state.memory.append(context, new.k, new.v)? {
-            state.bound = None;
+        let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        if state.memory.append(context, &mut encoder, new.k, new.v)? {
+            state.bounds = [None, None];
         }
         let (q_len, kv_len) = (new.tokens, state.memory.tokens());
         context.queue().write_buffer(self.queries.buffer(), 0, &self.setting.storage().encode(new.q));
@@ -130,19 +150,18 @@ impl Attend for GpuAttention {
         if self.config.window(layer).is_none() {
             self.visits.count(&grid, &schedules);
         }
-        let Planned { plan, tables } = &mut self.plans[state.plan];
-        let bound = match &mut state.bound {
-            Some(bound) => bound,
-            empty => {
-                let [k, v] = state.memory.views().context("a layer was bound before its first token")?;
-                let operands = Operands { q: &self.queries, k, v, output: &self.output, lse: None };
-                empty.insert(plan.bind(&operands)?)
-            }
+        let kind = &mut self.kinds[state.kind];
+        let (Planned { plan, tables }, bound) = match q_len {
+            1 => (&mut kind.writing, &mut state.bounds[1]),
+            _ => (&mut kind.reading, &mut state.bounds[0]),
         };
-        let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let call = Call::lengths(q_len, kv_len);
+        let bound = match bound {
+            Some(bound) => bound,
+            empty => empty.insert(plan.bind(&self.queries, &self.output, &state.memory)?),
+        };
+        let memory = &state.memory;
         if schedules.is_empty() {
-            plan.encode(&mut encoder, bound, &call, 0)?;
+            plan.encode(&mut encoder, bound, memory, [q_len, kv_len], None, 0)?;
         }
         for (round, schedule) in schedules.iter().enumerate() {
             let given = Tables::from(schedule);
@@ -151,9 +170,9 @@ impl Attend for GpuAttention {
                     tables.write(&given)?;
                     tables
                 }
-                empty => empty.insert(plan.one().upload_tables(&given)?),
+                empty => empty.insert(plan.upload_tables(&given)?),
             };
-            plan.encode(&mut encoder, bound, &call.clone().with_tables(tables), round)?;
+            plan.encode(&mut encoder, bound, memory, [q_len, kv_len], Some(tables), round)?;
         }
         context.queue().submit([encoder.finish()]);
         // Tokens first, all heads of one behind each other: rows of one head, to the view that is read back.
@@ -169,23 +188,64 @@ impl Attend for GpuAttention {
 
     fn usage(&self) -> Usage {
         let sum = |bytes: fn(&Memory) -> u64| self.layers.iter().map(|layer| bytes(&layer.memory)).sum();
-        self.visits.usage(&self.config, sum(Memory::bytes), sum(Memory::capacity_bytes))
+        let usage = self.visits.usage(&self.config, sum(Memory::bytes), sum(Memory::capacity_bytes));
+        let mut rungs = None;
+        for layer in &self.layers {
+            if let Memory::Staircase(stairs) = &layer.memory {
+                stairs.add_to(rungs.get_or_insert_default());
+            }
+        }
+        let row = self.config.kv_heads * self.config.head_dim;
+        let tokens: usize = self.layers.iter().map(|layer| layer.memory.tokens()).sum();
+        Usage { kv_f16_bytes: 4 * (tokens * row) as u64, rungs, ..usage }
+    }
+
+    fn check(&self) -> Result<()> {
+        for (index, layer) in self.layers.iter().enumerate() {
+            if let Memory::Staircase(stairs) = &layer.memory {
+                stairs.cache().check_blocking().with_context(|| format!("the cache of layer {index}"))?;
+            }
+        }
+        Ok(())
     }
 }
 
 impl AnyPlan {
-    fn bind(&self, operands: &Operands<'_>) -> prflash::Result<AnyBound> {
-        Ok(match self {
-            AnyPlan::Once(plan) => AnyBound::Once(plan.bind(operands)?),
-            AnyPlan::Rounds(plan) => AnyBound::Rounds(Box::new(plan.bind(operands, None)?)),
+    fn new(
+        context: &Context,
+        attention: &Attention,
+        maxima: &Shape,
+        rounds: Rounds,
+        memory: &Memory,
+    ) -> Result<Self> {
+        let in_rounds =
+            |combine| attention.plan_rounds(context, maxima, combine).map(Box::new).map(AnyPlan::Rounds);
+        Ok(match (memory, rounds) {
+            (Memory::Staircase(stairs), _) => AnyPlan::Cached(attention.plan_cached(stairs.cache(), maxima)?),
+            (_, Rounds::One) => AnyPlan::Once(attention.plan(context, maxima)?),
+            (_, Rounds::Independent(_)) => in_rounds(Combine::Independent)?,
+            (_, Rounds::Partition(_)) => in_rounds(Combine::Partition)?,
         })
     }
 
-    /// The plan that tables are uploaded for.
-    fn one(&self) -> &Plan {
+    fn bind(&self, q: &TensorView, output: &TensorView, memory: &Memory) -> Result<AnyBound> {
+        let operands = || -> Result<Operands<'_>> {
+            let Memory::Plain(plain) = memory else { anyhow::bail!("{MISMATCH}") };
+            let [k, v] = plain.views().context("a layer was bound before its first token")?;
+            Ok(Operands { q, k, v, output, lse: None })
+        };
+        Ok(match self {
+            AnyPlan::Once(plan) => AnyBound::Once(plan.bind(&operands()?)?),
+            AnyPlan::Rounds(plan) => AnyBound::Rounds(Box::new(plan.bind(&operands()?, None)?)),
+            AnyPlan::Cached(plan) => AnyBound::Cached(Box::new(plan.bind(q, output, None)?)),
+        })
+    }
+
+    fn upload_tables(&self, tables: &Tables<'_>) -> prflash::Result<TableBuffer> {
         match self {
-            AnyPlan::Once(plan) => plan,
-            AnyPlan::Rounds(plan) => plan.round_plan(),
+            AnyPlan::Once(plan) => plan.upload_tables(tables),
+            AnyPlan::Rounds(plan) => plan.round_plan().upload_tables(tables),
+            AnyPlan::Cached(plan) => plan.upload_tables(tables),
         }
     }
 
@@ -193,19 +253,29 @@ impl AnyPlan {
         &self,
         encoder: &mut wgpu::CommandEncoder,
         bound: &AnyBound,
-        call: &Call<'_>,
+        memory: &Memory,
+        [q_len, kv_len]: [usize; 2],
+        tables: Option<&TableBuffer>,
         round: usize,
     ) -> Result<()> {
-        match (self, bound) {
-            (AnyPlan::Once(plan), AnyBound::Once(bound)) => plan.encode(encoder, bound, call)?,
-            (AnyPlan::Rounds(plan), AnyBound::Rounds(bound)) => {
-                plan.encode_round(encoder, bound, call, round)?
+        let call = Call::lengths(q_len, kv_len);
+        let call = tables.map_or(call.clone(), |tables| call.with_tables(tables));
+        match (self, bound, memory) {
+            (AnyPlan::Once(plan), AnyBound::Once(bound), _) => plan.encode(encoder, bound, &call)?,
+            (AnyPlan::Rounds(plan), AnyBound::Rounds(bound), _) => {
+                plan.encode_round(encoder, bound, &call, round)?
             }
-            _ => anyhow::bail!("a layer was bound to another kind of plan"),
+            (AnyPlan::Cached(plan), AnyBound::Cached(bound), Memory::Staircase(stairs)) => {
+                let queries = [Queries::new(stairs.sequence(), 0, q_len)];
+                plan.encode(encoder, stairs.cache(), bound, &queries, tables)?
+            }
+            _ => anyhow::bail!("{MISMATCH}"),
         }
         Ok(())
     }
 }
+
+const MISMATCH: &str = "a layer's plan is for another kind of memory";
 
 /// Counts of visited key blocks by token.
 #[derive(Default)]
@@ -241,6 +311,8 @@ impl Visits {
         Usage {
             kv_bytes,
             kv_capacity_bytes,
+            kv_f16_bytes: 0,
+            rungs: None,
             visited: self.visited.clone(),
             dense: self.dense.clone(),
             sampled_heads: (global * config.heads) as u64,

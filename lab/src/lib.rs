@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | [`gguf`], [`config`], [`tokenizer`], [`model`] | a model: file, sizes, text, forward pass |
 //! | [`attend`], [`gpu`], [`cpu`], [`memory`] | attention: the seam, its two backends, where keys and values live |
-//! | [`setting`] | what attention computes in a run, from the command line to prflash's values |
+//! | [`setting`], [`staircase`] | what attention computes in a run and how it remembers, from the command line to prflash's values |
 //! | [`generate`], [`perplexity`], [`results`] | what the commands do |
 
 pub mod attend;
@@ -21,6 +21,7 @@ pub mod model;
 pub mod perplexity;
 pub mod results;
 pub mod setting;
+pub mod staircase;
 pub mod tokenizer;
 
 /// Somebody asked to stop (Ctrl-C).

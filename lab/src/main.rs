@@ -10,18 +10,19 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::Interrupted;
-use lab::attend::Attend;
+use lab::attend::{Attend, Rungs};
 use lab::config::Config;
 use lab::cpu::CpuAttention;
 use lab::generate::{Options, generate};
 use lab::gguf::{ModelFile, sha256};
 use lab::gpu::GpuAttention;
 use lab::model::Model;
-use lab::perplexity::{Windows, buckets, evaluate};
+use lab::perplexity::{Evaluated, Windows, buckets, evaluate};
 use lab::results::{Results, Row, Source, Summary, difference};
 use lab::setting::{Setting, SettingArgs};
 use lab::tokenizer::Tokenizer;
 use prflash::Context;
+use prflash::cache::Side;
 use serde_json::json;
 
 /// Real language models on prflash.
@@ -239,7 +240,7 @@ fn run_generate(arguments: &GenerateArgs) -> Result<()> {
     let mut attention = backend(device.as_ref(), model.config(), &setting, max_tokens, common.chunk)?;
     let options = Options {
         max_new: arguments.max_new,
-        chunk: common.chunk as usize,
+        pieces: setting.pieces(ids.len(), common.chunk as usize),
         temperature: arguments.temperature,
         seed: arguments.token_seed,
     };
@@ -295,6 +296,8 @@ fn run_generate(arguments: &GenerateArgs) -> Result<()> {
             "decode_tokens_per_second": decode,
             "kv_bytes": result.usage.kv_bytes,
             "kv_capacity_bytes": result.usage.kv_capacity_bytes,
+            "kv_f16_bytes": result.usage.kv_f16_bytes,
+            "staircase": result.usage.rungs,
             "blocks_per_token": blocks,
             "dense_blocks_per_token": dense_blocks,
             "interrupted": result.interrupted,
@@ -309,10 +312,14 @@ fn run_generate(arguments: &GenerateArgs) -> Result<()> {
             result.prompt_tokens
         );
         println!(
-            "Memory   {} of keys and values ({} reserved)",
+            "Memory   {} of keys and values ({} reserved), {}",
             bytes(result.usage.kv_bytes),
-            bytes(result.usage.kv_capacity_bytes)
+            bytes(result.usage.kv_capacity_bytes),
+            compression(result.usage.kv_f16_bytes, result.usage.kv_bytes)
         );
+        if let Some(rungs) = &result.usage.rungs {
+            print_rungs(&setting, rungs);
+        }
         println!("Blocks   {blocks:.2} of {dense_blocks:.2} visited per written token and head");
     }
     if result.interrupted { Err(Interrupted.into()) } else { Ok(()) }
@@ -320,6 +327,28 @@ fn run_generate(arguments: &GenerateArgs) -> Result<()> {
 
 fn bytes(count: u64) -> String {
     format!("{:.2} MB", count as f64 / 1e6)
+}
+
+fn compression(f16: u64, held: u64) -> String {
+    format!("{:.2} times smaller than f16", f16 as f64 / held.max(1) as f64)
+}
+
+/// A line for each side and each kind of copies, and one for their sum.
+fn print_rungs(setting: &Setting, rungs: &Rungs) {
+    let Some(staircase) = setting.any_staircase() else { return };
+    for (name, side, held) in [("keys", Side::Keys, &rungs.keys), ("values", Side::Values, &rungs.values)] {
+        let widths = staircase.ladder(side).rungs().iter().map(|rung| rung.bits);
+        let held = widths.zip(held).map(|(bits, &held)| format!("{} at {bits} bits", bytes(held)));
+        println!("  {name:<6} {}", held.collect::<Vec<_>>().join(", "));
+    }
+    println!("  f16    {} of newest tokens, {} of sinks", bytes(rungs.residual), bytes(rungs.sinks));
+    println!(
+        "  stairs {} ({} by the formula, {} reserved), {}",
+        bytes(rungs.live),
+        bytes(rungs.formula),
+        bytes(rungs.capacity),
+        compression(rungs.f16, rungs.live)
+    );
 }
 
 /// One setting of a sweep.
@@ -395,10 +424,10 @@ fn run_perplexity(arguments: &PerplexityArgs) -> Result<()> {
         let done = |window: &usize| !results.find(setting, &source, *window).is_empty();
         (arguments.first..end).filter(|window| !done(window)).collect::<Vec<_>>()
     };
-    let chunk = common.chunk as usize;
-    let steps = model.config().layers * windows.width().div_ceil(chunk);
-    let total: usize = settings.iter().map(|named| missing(&results, &named.setting).len()).sum();
-    let bar = bar((total * steps) as u64, "windows");
+    let pieces = |setting: &Setting| setting.pieces(windows.width(), common.chunk as usize);
+    let steps = |named: &Named| missing(&results, &named.setting).len() * pieces(&named.setting).len();
+    let total: usize = settings.iter().map(steps).sum();
+    let bar = bar((total * model.config().layers) as u64, "windows");
     for named in &settings {
         let missing = missing(&results, &named.setting);
         if missing.is_empty() {
@@ -407,9 +436,10 @@ fn run_perplexity(arguments: &PerplexityArgs) -> Result<()> {
         bar.set_message(named.name.clone());
         let mut attention =
             backend(device.as_ref(), model.config(), &named.setting, windows.width(), common.chunk)?;
+        let pieces = pieces(&named.setting);
         for window in missing {
-            let (sums, seconds) =
-                evaluate(&model, &tokenizer, attention.as_mut(), &windows, window, chunk, &mut |_| {
+            let Evaluated { buckets: sums, seconds, usage } =
+                evaluate(&model, &tokenizer, attention.as_mut(), &windows, window, &pieces, &mut |_| {
                     bar.inc(1);
                     check_stop()
                 })?;
@@ -420,6 +450,7 @@ fn run_perplexity(arguments: &PerplexityArgs) -> Result<()> {
                 window,
                 bucket,
                 seconds,
+                kv_bytes: [usage.kv_bytes, usage.kv_capacity_bytes, usage.kv_f16_bytes],
             };
             let rows: Vec<Row> = sums.into_iter().map(row).collect();
             if !std::io::stderr().is_terminal() {
@@ -481,7 +512,12 @@ fn report(arguments: &PerplexityArgs, source: &Source, settings: &[Named], resul
             );
         }
         let error = error.map_or(String::new(), |error| format!(" ± {error:.5}"));
-        println!("  {nats:+.5}{error} nats a token over the first setting, {speed:.1} tokens/s\n");
+        println!("  {nats:+.5}{error} nats a token over the first setting, {speed:.1} tokens/s");
+        println!(
+            "  {} of keys and values in the end, {}\n",
+            bytes(whole.kv_bytes as u64),
+            compression(whole.kv_f16_bytes as u64, whole.kv_bytes as u64)
+        );
     }
     if arguments.common.json {
         let object = json!({

@@ -1,13 +1,78 @@
 //! Where the keys and values of a layer live on the GPU.
 //!
-//! The seam for other memories: [`Memory`] owns the buffers of one layer and knows how a plan is bound to them; the rest of the GPU backend
-//! only appends to it, binds, and asks for bytes.
+//! [`Memory`] owns the buffers of one layer; the rest of the GPU backend only appends to it, binds plans to it, and asks for bytes.
 
 use anyhow::{Result, ensure};
-use prflash::{Context, DType, Layout, TensorView, wgpu};
+use prflash::cache::{Staircase, StoredKeys};
+use prflash::{
+    Chunk, Context, DType, KvCache, KvInput, Layout, Rope, RotationBound, RotationPlan, Rows, Shape,
+    TensorView, wgpu,
+};
+
+use crate::attend::Rungs;
+
+/// Of one layer.
+pub enum Memory {
+    /// As they came.
+    Plain(Box<Plain>),
+    /// In fewer bits as they age.
+    Staircase(Box<Stairs>),
+}
+
+impl Memory {
+    /// Tokens remembered.
+    pub fn tokens(&self) -> usize {
+        match self {
+            Memory::Plain(plain) => plain.tokens,
+            Memory::Staircase(stairs) => stairs.tokens,
+        }
+    }
+
+    /// Forgets the tokens; the room stays.
+    pub fn clear(&mut self) {
+        match self {
+            Memory::Plain(plain) => plain.tokens = 0,
+            Memory::Staircase(stairs) => stairs.clear(),
+        }
+    }
+
+    /// Bytes of the keys and values remembered.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Memory::Plain(plain) => plain.bytes(),
+            Memory::Staircase(stairs) => stairs.cache.live_bytes(),
+        }
+    }
+
+    /// Bytes reserved.
+    pub fn capacity_bytes(&self) -> u64 {
+        match self {
+            Memory::Plain(plain) => plain.capacity_bytes(),
+            Memory::Staircase(stairs) => stairs.cache.capacity_bytes(),
+        }
+    }
+
+    /// Remembers the keys and values of new tokens, by commands in the encoder or before them. Whether buffers moved, so that what was bound to the old ones has
+    /// to be bound again.
+    ///
+    /// # Errors
+    /// More tokens than the memory is for; what the device refuses.
+    pub fn append(
+        &mut self,
+        context: &Context,
+        encoder: &mut wgpu::CommandEncoder,
+        keys: &[f32],
+        values: &[f32],
+    ) -> Result<bool> {
+        match self {
+            Memory::Plain(plain) => plain.append(context, keys, values),
+            Memory::Staircase(stairs) => stairs.append(context, encoder, keys, values).map(|()| false),
+        }
+    }
+}
 
 /// Unquantized keys (before rotation) and values, tokens first, in buffers that grow by doubling.
-pub struct Memory {
+pub struct Plain {
     dtype: DType,
     kv_heads: usize,
     head_dim: usize,
@@ -21,45 +86,27 @@ pub struct Memory {
 /// Tokens that a memory first has room for.
 const FIRST_CAPACITY: usize = 256;
 
-impl Memory {
+impl Plain {
     /// An empty memory for at most `max_tokens` tokens.
     pub fn new(dtype: DType, kv_heads: usize, head_dim: usize, max_tokens: usize) -> Self {
         Self { dtype, kv_heads, head_dim, max_tokens, tokens: 0, capacity: 0, buffers: None }
-    }
-
-    /// Tokens remembered.
-    pub fn tokens(&self) -> usize {
-        self.tokens
-    }
-
-    /// Forgets the tokens; the room stays.
-    pub fn clear(&mut self) {
-        self.tokens = 0;
     }
 
     fn token_bytes(&self) -> u64 {
         (self.kv_heads * self.head_dim * self.dtype.size()) as u64
     }
 
-    /// Bytes of the keys and values remembered.
-    pub fn bytes(&self) -> u64 {
+    fn bytes(&self) -> u64 {
         2 * self.tokens as u64 * self.token_bytes()
     }
 
-    /// Bytes reserved.
-    pub fn capacity_bytes(&self) -> u64 {
+    fn capacity_bytes(&self) -> u64 {
         2 * self.capacity as u64 * self.token_bytes()
     }
 
-    /// Remembers the keys and values of new tokens. Whether the buffers moved, so that what was bound to the old ones has to be bound again.
-    ///
-    /// # Errors
-    /// More tokens than the memory is for; what the device refuses.
-    pub fn append(&mut self, context: &Context, keys: &[f32], values: &[f32]) -> Result<bool> {
-        let row = self.kv_heads * self.head_dim;
-        let new = keys.len() / row;
-        let tokens = self.tokens + new;
-        ensure!(tokens <= self.max_tokens, "the run was made for {} tokens, got {tokens}", self.max_tokens);
+    fn append(&mut self, context: &Context, keys: &[f32], values: &[f32]) -> Result<bool> {
+        let tokens = self.tokens + keys.len() / (self.kv_heads * self.head_dim);
+        check_room(tokens, self.max_tokens)?;
         let moved = tokens > self.capacity;
         if moved {
             self.grow(context, tokens)?;
@@ -95,5 +142,113 @@ impl Memory {
     /// Keys and values as a plan binds them; nothing before the first token.
     pub fn views(&self) -> Option<&[TensorView; 2]> {
         self.buffers.as_ref()
+    }
+}
+
+fn check_room(tokens: usize, max_tokens: usize) -> Result<()> {
+    ensure!(tokens <= max_tokens, "the run was made for {max_tokens} tokens, got {tokens}");
+    Ok(())
+}
+
+/// Where new keys and values lie on their way into caches of one model: tokens first, f32.
+pub struct Staging {
+    /// Keys, which are turned there.
+    pub keys: TensorView,
+    /// Values.
+    pub values: TensorView,
+}
+
+/// A staircase cache of one sequence.
+pub struct Stairs {
+    cache: KvCache,
+    sequence: usize,
+    tokens: usize,
+    shape: Shape,
+    row: usize,
+    staging: [TensorView; 2],
+    input: KvInput,
+    /// For keys that are stored after rotation.
+    turned: Option<(RotationPlan, RotationBound)>,
+}
+
+impl Stairs {
+    /// An empty cache for the key/value heads, channels and `kv_len` of `shape`. Keys that are stored after their rotation are turned by `rope` in `staging`.
+    ///
+    /// # Errors
+    /// What the library or the device refuses.
+    pub fn new(
+        context: &Context,
+        staircase: &Staircase,
+        shape: &Shape,
+        keys: StoredKeys,
+        rope: Option<&Rope>,
+        staging: &Staging,
+    ) -> Result<Self> {
+        let mut cache = KvCache::new(context, staircase.clone(), shape, keys)?;
+        let turned = |rope: &Rope| -> Result<(RotationPlan, RotationBound)> {
+            let plan = rope.plan_rotation(context, DType::F32, shape.kv_len())?;
+            let bound = plan.bind(&staging.keys)?;
+            Ok((plan, bound))
+        };
+        let rope = rope.filter(|_| keys == StoredKeys::AfterRotation);
+        Ok(Self {
+            turned: rope.map(turned).transpose()?,
+            sequence: cache.add(),
+            tokens: 0,
+            shape: *shape,
+            row: shape.kv_heads() * shape.head_dim(),
+            staging: [staging.keys.clone(), staging.values.clone()],
+            input: cache.input(&staging.keys, &staging.values)?,
+            cache,
+        })
+    }
+
+    /// What plans read.
+    pub fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+
+    /// The sequence's number in the cache.
+    pub fn sequence(&self) -> usize {
+        self.sequence
+    }
+
+    fn clear(&mut self) {
+        if self.cache.remove(self.sequence).is_ok() {
+            self.sequence = self.cache.add();
+        }
+        self.tokens = 0;
+    }
+
+    fn append(
+        &mut self,
+        context: &Context,
+        encoder: &mut wgpu::CommandEncoder,
+        keys: &[f32],
+        values: &[f32],
+    ) -> Result<()> {
+        let (new, first) = (keys.len() / self.row, self.tokens);
+        check_room(first + new, self.cache.max_len())?;
+        for (view, rows) in self.staging.iter().zip([keys, values]) {
+            context.queue().write_buffer(view.buffer(), 0, &DType::F32.encode(rows));
+        }
+        if let Some((plan, bound)) = &self.turned {
+            plan.encode(encoder, bound, &[Rows::new(0, new).at_position(first as i64)])?;
+        }
+        self.cache.append(encoder, &self.input, &[Chunk::new(self.sequence, 0, new)])?;
+        self.tokens += new;
+        Ok(())
+    }
+
+    /// Adds what this layer holds, rung by rung, and what the staircase says it should.
+    pub fn add_to(&self, rungs: &mut Rungs) {
+        let formula = self.cache.staircase().standing(self.tokens).memory(&self.shape);
+        if let Ok(held) = self.cache.memory(self.sequence) {
+            rungs.add(&held);
+        }
+        rungs.formula += formula.total();
+        rungs.live += self.cache.live_bytes();
+        rungs.capacity += self.cache.capacity_bytes();
+        rungs.f16 += 4 * (self.tokens * self.row) as u64;
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use candle_core::{IndexOp, Tensor};
 
-use crate::attend::Attend;
+use crate::attend::{Attend, Usage};
 use crate::model::Model;
 use crate::tokenizer::Tokenizer;
 
@@ -86,7 +86,18 @@ pub struct Bucket {
     pub dense_blocks: f64,
 }
 
-/// One window under one setting.
+/// What came of one window.
+#[derive(Clone, Debug)]
+pub struct Evaluated {
+    /// Sums by position.
+    pub buckets: Vec<Bucket>,
+    /// How long it took.
+    pub seconds: f64,
+    /// What was stored at its end, and visited.
+    pub usage: Usage,
+}
+
+/// One window under one setting, read in these pieces.
 ///
 /// `step` is called before each layer and may stop it.
 ///
@@ -98,16 +109,16 @@ pub fn evaluate(
     attention: &mut dyn Attend,
     windows: &Windows,
     window: usize,
-    chunk: usize,
+    pieces: &[Range<usize>],
     step: &mut dyn FnMut(usize) -> Result<()>,
-) -> Result<(Vec<Bucket>, f64)> {
+) -> Result<Evaluated> {
     let start = Instant::now();
     let tokens = windows.tokens(window);
     attention.start(window as u32);
     let mut losses = Vec::with_capacity(tokens.len());
-    for (index, piece) in tokens.chunks(chunk.max(1)).enumerate() {
+    for piece in pieces {
+        let (first, piece) = (piece.start, &tokens[piece.clone()]);
         let hidden = model.forward(piece, attention, step)?;
-        let first = index * chunk.max(1);
         for row in (0..piece.len()).step_by(LOGIT_ROWS) {
             let end = (row + LOGIT_ROWS).min(piece.len());
             // The last token of the window predicts nothing.
@@ -118,6 +129,7 @@ pub fn evaluate(
             }
         }
     }
+    attention.check()?;
     let usage = attention.usage();
     let of_bucket = |positions: Range<usize>| {
         let range = positions.start..positions.end.min(losses.len());
@@ -132,7 +144,8 @@ pub fn evaluate(
             positions,
         }
     };
-    Ok((buckets(windows.width).into_iter().map(of_bucket).collect(), start.elapsed().as_secs_f64()))
+    let buckets = buckets(windows.width).into_iter().map(of_bucket).collect();
+    Ok(Evaluated { buckets, seconds: start.elapsed().as_secs_f64(), usage })
 }
 
 /// `ln Σ e^logit − logit of the target`, row by row.

@@ -45,12 +45,14 @@ pub struct Row {
     pub window: usize,
     /// Sums over the bucket.
     pub bucket: Bucket,
+    /// Bytes of keys and values at the window's end: held, reserved, and what they would be in f16.
+    pub kv_bytes: [u64; 3],
     /// Seconds that the whole window took.
     pub seconds: f64,
 }
 
 const BEFORE: [&str; 1] = ["name"];
-const AFTER: [&str; 17] = [
+const AFTER: [&str; 20] = [
     "model",
     "model_sha256",
     "backend",
@@ -67,6 +69,9 @@ const AFTER: [&str; 17] = [
     "nll",
     "blocks",
     "dense_blocks",
+    "kv_bytes",
+    "kv_capacity_bytes",
+    "kv_f16_bytes",
     "seconds",
 ];
 
@@ -95,6 +100,9 @@ impl Row {
             bucket.nll.to_string(),
             bucket.blocks.to_string(),
             bucket.dense_blocks.to_string(),
+            self.kv_bytes[0].to_string(),
+            self.kv_bytes[1].to_string(),
+            self.kv_bytes[2].to_string(),
             self.seconds.to_string(),
         ];
         std::iter::once(self.name.clone()).chain(self.setting.iter().cloned()).chain(after).collect()
@@ -130,7 +138,8 @@ impl Row {
                 blocks: number(text(14), 14)?,
                 dense_blocks: number(text(15), 15)?,
             },
-            seconds: number(text(16), 16)?,
+            kv_bytes: [number(text(16), 16)?, number(text(17), 17)?, number(text(18), 18)?],
+            seconds: number(text(19), 19)?,
         })
     }
 
@@ -260,6 +269,10 @@ pub struct Summary {
     pub blocks: f64,
     /// The same for dense attention.
     pub dense_blocks: f64,
+    /// Mean bytes of keys and values at the end of a window.
+    pub kv_bytes: f64,
+    /// The same in f16.
+    pub kv_f16_bytes: f64,
 }
 
 impl Summary {
@@ -267,6 +280,7 @@ impl Summary {
     pub fn of<'a>(positions: Range<usize>, rows: impl Iterator<Item = &'a Row>) -> Self {
         let (mut tokens, mut bytes, mut nll) = (0, 0, 0.0);
         let (mut weight, mut blocks, mut dense) = (0.0, 0.0, 0.0);
+        let mut kv = [0.0; 2];
         for row in rows.filter(|row| {
             let bucket = &row.bucket.positions;
             positions.start <= bucket.start && bucket.end <= positions.end
@@ -278,6 +292,8 @@ impl Summary {
             weight += len;
             blocks += len * row.bucket.blocks;
             dense += len * row.bucket.dense_blocks;
+            kv[0] += len * row.kv_bytes[0] as f64;
+            kv[1] += len * row.kv_bytes[2] as f64;
         }
         Self {
             positions: (positions.start, positions.end),
@@ -286,6 +302,8 @@ impl Summary {
             bits_per_byte: nll / std::f64::consts::LN_2 / bytes as f64,
             blocks: blocks / weight,
             dense_blocks: dense / weight,
+            kv_bytes: kv[0] / weight,
+            kv_f16_bytes: kv[1] / weight,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
+use prflash::cache::{Staircase, StoredKeys};
 use prflash::sampling::{
     Bernoulli, Renewal, Sampler, Segment, partition_rounds, sink_window_like, uniform_like,
 };
@@ -11,6 +12,7 @@ use prflash::{
 };
 
 use crate::config::Config;
+use crate::staircase::{canonical, parse as parse_staircase};
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -56,6 +58,24 @@ pub enum Storage {
     Bf16,
 }
 
+/// Which layers have a staircase cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StairLayers {
+    /// Those without a sliding window, as with all other choices.
+    Global,
+    /// Sliding-window layers too.
+    All,
+}
+
+/// What a staircase cache stores of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KeysStored {
+    /// Keys as attention uses them.
+    AfterRotation,
+    /// Keys as the projection gives them: the kernel turns them each time.
+    BeforeRotation,
+}
+
 /// The attention of a run.
 ///
 /// What isn't given has the library's default. In models with sliding-window layers the pattern, rope scaling and bias apply to the other layers.
@@ -65,7 +85,7 @@ pub struct SettingArgs {
     /// Which keys a query sees [default: dense]
     #[arg(long, value_enum)]
     pub attention: Option<Pattern>,
-    /// p(d): harmonic, harmonic:A, harmonic:A,ALPHA ((A/(A+d))^ALPHA), budget:BLOCKS, budget:BLOCKS,ALPHA, deduction:C [default: harmonic]
+    /// p(d): recommended:BLOCKS, harmonic, harmonic:A, harmonic:A,ALPHA ((A/(A+d))^ALPHA), budget:BLOCKS, budget:BLOCKS,ALPHA, deduction:C [default: harmonic]
     #[arg(long)]
     pub profile: Option<String>,
     /// Key blocks at the start that always take part [default: 1]
@@ -113,6 +133,16 @@ pub struct SettingArgs {
     /// How queries, keys and values are stored [default: f32]
     #[arg(long, value_enum)]
     pub storage: Option<Storage>,
+    /// A cache that stores tokens in fewer bits as they age: recommended, paper, plain, kivi8, kivi4, kivi3, kivi2, streaming:WINDOW or two ladders as in
+    /// "K:8x2,4;V:8x2,4x16,2", each with ;residual=, ;sinks=, ;segment=, ;group= [default: none]
+    #[arg(long)]
+    pub staircase: Option<String>,
+    /// What it stores of keys [default: after-rotation]
+    #[arg(long, value_enum, requires = "staircase")]
+    pub stored_keys: Option<KeysStored>,
+    /// Which layers have it [default: global]
+    #[arg(long, value_enum, requires = "staircase")]
+    pub staircase_layers: Option<StairLayers>,
 }
 
 /// A checked [`SettingArgs`].
@@ -122,6 +152,7 @@ pub struct Setting {
     sparse: Option<Sparse>,
     scaling: Scaling,
     bias: Option<Bias>,
+    staircase: Option<Staircase>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -182,7 +213,13 @@ impl Setting {
             None => Scaling::None,
         };
         let bias = args.bias.as_deref().map(|text| parse_bias(text, args.bias_weight)).transpose();
-        let setting = Self { args: args.clone(), sparse, scaling, bias: bias.context("--bias")? };
+        let staircase = args.staircase.as_deref().map(parse_staircase).transpose().context("--staircase")?;
+        let single = sparse.as_ref().is_none_or(|sparse| sparse.rounds == Rounds::One);
+        ensure!(
+            staircase.is_none() || single,
+            "--rounds and --partition-rounds: a staircase cache is read in one pass"
+        );
+        let setting = Self { args: args.clone(), sparse, scaling, bias: bias.context("--bias")?, staircase };
         // Positions and attention refuse what is out of range, in every layer alike.
         for layer in 0..config.layers {
             setting.attention(config, layer)?;
@@ -210,6 +247,50 @@ impl Setting {
             Some(sparse) if config.window(layer).is_none() => sparse.rounds,
             _ => Rounds::One,
         }
+    }
+
+    /// The staircase in which a layer remembers, if it does.
+    pub fn staircase(&self, config: &Config, layer: usize) -> Option<&Staircase> {
+        let all = self.args.staircase_layers == Some(StairLayers::All);
+        self.staircase.as_ref().filter(|_| all || config.window(layer).is_none())
+    }
+
+    /// The staircase of the layers that have one.
+    pub fn any_staircase(&self) -> Option<&Staircase> {
+        self.staircase.as_ref()
+    }
+
+    /// What the staircase stores of keys.
+    pub fn stored_keys(&self) -> StoredKeys {
+        match self.args.stored_keys {
+            Some(KeysStored::BeforeRotation) => StoredKeys::BeforeRotation,
+            _ => StoredKeys::AfterRotation,
+        }
+    }
+
+    /// Pieces of at most `chunk` tokens in which a text of `tokens` is read.
+    ///
+    /// A piece is appended before it is attended from. With a staircase, pieces are cut right before the tokens with which a segment leaves the residual, and no longer than a segment:
+    /// so each query finds every token at the width at which it would find it if tokens came one by one.
+    pub fn pieces(&self, tokens: usize, chunk: usize) -> Vec<std::ops::Range<usize>> {
+        let chunk = chunk.max(1);
+        let end = |start: usize| match &self.staircase {
+            None => start + chunk,
+            Some(staircase) => {
+                let segment = staircase.segment();
+                // Segments leave as tokens W + S − 1, W + 2S − 1 … (counted from 0) come.
+                let first = (staircase.residual() - 1) % segment;
+                let next = start + segment - (start + segment - first) % segment;
+                next.min(start + chunk)
+            }
+        };
+        let mut pieces: Vec<std::ops::Range<usize>> = Vec::new();
+        let mut start = 0;
+        while start < tokens {
+            pieces.push(start..end(start).min(tokens));
+            start = end(start);
+        }
+        pieces
     }
 
     /// What a layer computes.
@@ -272,7 +353,7 @@ impl Setting {
     }
 
     /// Names of [`values`](Setting::values).
-    pub const COLUMNS: [&'static str; 15] = [
+    pub const COLUMNS: [&'static str; 18] = [
         "attention",
         "profile",
         "sinks",
@@ -288,10 +369,13 @@ impl Setting {
         "bias",
         "harmonic_factor",
         "storage",
+        "staircase",
+        "stored_keys",
+        "staircase_layers",
     ];
 
     /// Every choice in effect, so that equal settings have equal values; empty where a choice has no effect.
-    pub fn values(&self) -> [String; 15] {
+    pub fn values(&self) -> [String; 18] {
         let sparse = |value: fn(&Sparse) -> String| self.sparse.as_ref().map_or(String::new(), value);
         let optional = |value: Option<String>| value.unwrap_or_default();
         [
@@ -323,6 +407,17 @@ impl Setting {
             })),
             optional(self.args.harmonic_factor.map(|length| length.to_string())),
             self.storage().to_string(),
+            optional(self.staircase.as_ref().map(canonical)),
+            optional(
+                self.staircase
+                    .as_ref()
+                    .map(|_| name(self.args.stored_keys.unwrap_or(KeysStored::AfterRotation))),
+            ),
+            optional(
+                self.staircase
+                    .as_ref()
+                    .map(|_| name(self.args.staircase_layers.unwrap_or(StairLayers::Global))),
+            ),
         ]
     }
 
@@ -422,9 +517,10 @@ fn parse_profile(text: &str) -> Result<Profile> {
         ("harmonic", [a, alpha]) => Profile::harmonic_with(*a, *alpha)?,
         ("budget", [blocks]) => Profile::budget(*blocks)?,
         ("budget", [blocks, alpha]) => Profile::budget_with(*blocks, *alpha)?,
+        ("recommended", [blocks]) => Profile::recommended(*blocks)?,
         ("deduction", [c]) => Profile::deduction(*c)?,
         _ => bail!(
-            "expected harmonic, harmonic:A, harmonic:A,ALPHA, budget:BLOCKS, budget:BLOCKS,ALPHA or deduction:C, got {text:?}"
+            "expected recommended:BLOCKS, harmonic, harmonic:A, harmonic:A,ALPHA, budget:BLOCKS, budget:BLOCKS,ALPHA or deduction:C, got {text:?}"
         ),
     })
 }

@@ -2,19 +2,26 @@
 
 mod common;
 
+use std::ops::Range;
 use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
 use clap::Parser;
 use common::{Tiny, WINDOW, candle, difference, ids, load};
-use lab::attend::Attend;
+use lab::attend::{Attend, Qkv};
+use lab::config::Config;
 use lab::cpu::CpuAttention;
 use lab::gpu::GpuAttention;
 use lab::model::Model;
 use lab::setting::{Setting, SettingArgs};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 
 /// Logits of a small model are of the order of 10; two f32 computations that sum in another order may differ by this fraction of the largest.
 const TOLERANCE: f32 = 2e-5;
+
+/// Where keys are turned before they are rounded to f16, a last bit of the one may turn into a last bit of the other, or into another code.
+const AFTER_ROTATION: f32 = 2e-2;
 
 #[derive(Parser)]
 #[command(no_binary_name = true)]
@@ -220,4 +227,161 @@ fn too_many_tokens_are_refused() {
     forward(16).unwrap();
     assert!(forward(5).unwrap_err().to_string().contains("made for 20"));
     forward(4).unwrap(); // what was refused left nothing behind
+}
+
+/// Random rows for one layer, handed over in these pieces: what comes back, token after token.
+fn attended(config: &Config, attention: &mut dyn Attend, layer: usize, pieces: &[Range<usize>]) -> Vec<f32> {
+    attention.start(0);
+    let mut random = SmallRng::seed_from_u64(5);
+    let tokens = pieces.last().unwrap().end;
+    let mut rows = |heads: usize| -> Vec<f32> {
+        (0..tokens * heads * config.head_dim).map(|_| random.random_range(-2.0f32..2.0)).collect()
+    };
+    let all = [rows(config.heads), rows(config.kv_heads), rows(config.kv_heads)];
+    let mut seen = Vec::new();
+    for piece in pieces {
+        let part = |rows: &'_ [f32]| -> Vec<f32> {
+            let row = rows.len() / tokens;
+            rows[piece.start * row..piece.end * row].to_vec()
+        };
+        let [q, k, v] = all.each_ref().map(|rows| part(rows));
+        seen.extend(attention.attend(layer, &Qkv { tokens: piece.len(), q: &q, k: &k, v: &v }).unwrap());
+    }
+    attention.check().unwrap();
+    seen
+}
+
+/// Segments of 32 tokens, so that few tokens climb down many rungs; each with what it is compared with afterwards.
+const STAIRCASES: [&str; 9] = [
+    "--staircase plain;segment=32",
+    "--staircase recommended;segment=32",
+    "--staircase paper;segment=32;residual=45",
+    "--staircase K:8x1,3;V:8x1,4x2,2;segment=32;sinks=7",
+    "--staircase kivi2;segment=32",
+    "--staircase streaming:40;segment=32",
+    "--staircase paper;segment=32 --attention prflash --block-size 8 --beta 0.5",
+    "--staircase paper;segment=32 --attention sink-window --block-size 16 --lists-per shared",
+    "--staircase paper;segment=32 --rope-scaling yarn:4,64 --bias alibi",
+];
+
+#[test]
+fn staircase_is_the_oracles() {
+    let Some(context) = common::gpu("staircase_is_the_oracles") else { return };
+    for tiny in [Tiny::Llama, Tiny::Gemma] {
+        let folder = tempfile::tempdir().unwrap();
+        let model = load(&write(folder.path(), tiny, GgmlDType::F32));
+        let config = model.config();
+        for options in STAIRCASES {
+            for (keys, tolerance) in [("before", TOLERANCE), ("after", AFTER_ROTATION)] {
+                let options = format!("{options} --stored-keys {keys}-rotation --staircase-layers all");
+                let setting = setting(&model, &options);
+                let pieces = setting.pieces(200, 50);
+                // Gemma's second layer has no window; the others of a kind compute the same.
+                for layer in 0..if matches!(tiny, Tiny::Gemma) { 2 } else { 1 } {
+                    let name = format!("{} {options}, layer {layer}", tiny.name());
+                    let mut cpu = CpuAttention::new(config, &setting).unwrap();
+                    let mut gpu = GpuAttention::new(&context, config, &setting, 200, 64).unwrap();
+                    let wanted = attended(config, &mut cpu, layer, &pieces);
+                    let got = attended(config, &mut gpu, layer, &pieces);
+                    let (error, size) = difference(&got, &wanted);
+                    assert!(error <= tolerance * size, "{name}: off by {error:e} of {size}");
+                    let [cpu_usage, usage] = [cpu.usage(), gpu.usage()];
+                    let rungs = usage.rungs.unwrap();
+                    assert_eq!(rungs.live, rungs.formula, "{name}");
+                    let parts = rungs.keys.iter().chain(&rungs.values).sum::<u64>();
+                    assert_eq!(rungs.live, parts + rungs.residual + rungs.sinks, "{name}");
+                    assert_eq!((rungs.live, rungs.f16), (usage.kv_bytes, usage.kv_f16_bytes), "{name}");
+                    assert!(rungs.capacity >= rungs.live, "{name}");
+                    assert_eq!((&cpu_usage.visited, cpu_usage.kv_bytes), (&usage.visited, usage.kv_bytes));
+                    let cpu_rungs = cpu_usage.rungs.unwrap();
+                    assert_eq!((cpu_rungs.keys, cpu_rungs.values), (rungs.keys, rungs.values), "{name}");
+                    // Token by token: the same words at the same time, read by another kernel; and again in a sequence that takes the first one's place.
+                    let single: Vec<Range<usize>> = (0..200).map(|token| token..token + 1).collect();
+                    assert_close(&name, &attended(config, &mut gpu, layer, &single), &got);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn plain_staircase_is_dense() {
+    let Some(context) = common::gpu("plain_staircase_is_dense") else { return };
+    let tokens = ids(300);
+    for tiny in [Tiny::Llama, Tiny::Gemma] {
+        let folder = tempfile::tempdir().unwrap();
+        let model = load(&write(folder.path(), tiny, GgmlDType::F32));
+        let run = |options: &str| {
+            let setting = setting(&model, options);
+            let mut gpu = GpuAttention::new(&context, model.config(), &setting, 300, 128).unwrap();
+            (logits(&model, &mut gpu, &tokens, 127), gpu.usage())
+        };
+        let (dense, whole) = run("");
+        let (half, _) = run("--storage f16");
+        let (rounding, size) = difference(&half, &dense);
+        for options in
+            ["after", "before"].map(|keys| format!("--staircase plain --stored-keys {keys}-rotation"))
+        {
+            let (plain, usage) = run(&options);
+            let (error, _) = difference(&plain, &dense);
+            // Keys and values in f16, as plain tensors in f16 are; those have queries in f16 too.
+            assert!(
+                error > 0.0 && error < 2e-2 * size,
+                "{options}: {error} of {size}, f16 tensors {rounding}"
+            );
+            assert_eq!(usage.kv_f16_bytes, whole.kv_f16_bytes);
+        }
+        let (coarse, _) = run("--staircase kivi2");
+        assert!(difference(&coarse, &dense).0 > 10.0 * rounding);
+    }
+}
+
+#[test]
+fn sliding_layers_have_a_staircase_where_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = load(&write(folder.path(), Tiny::Gemma, GgmlDType::F32));
+    let layers = |options: &str| -> Vec<bool> {
+        let setting = setting(&model, options);
+        (0..4).map(|layer| setting.staircase(model.config(), layer).is_some()).collect()
+    };
+    assert_eq!(layers(""), [false; 4]);
+    assert_eq!(layers("--staircase paper"), [false, true, false, true]);
+    assert_eq!(layers("--staircase paper --staircase-layers all"), [true; 4]);
+}
+
+#[test]
+fn pieces_end_where_segments_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = load(&write(folder.path(), Tiny::Llama, GgmlDType::F32));
+    for options in ["--staircase paper", "--staircase paper;residual=300", "--staircase plain;segment=64"] {
+        let setting = setting(&model, options);
+        let staircase = setting.any_staircase().unwrap();
+        for chunk in [1, 50, 128, 512] {
+            let pieces = setting.pieces(1000, chunk);
+            assert!(pieces.iter().map(ExactSizeIterator::len).all(|len| (1..=chunk).contains(&len)));
+            assert!(pieces.iter().flat_map(Clone::clone).eq(0..1000), "{options}");
+            for piece in pieces {
+                // Segments gone before the first query sees itself, and before the last one does.
+                let [first, last] =
+                    [piece.start + 1, piece.end].map(|len| staircase.standing(len).segments());
+                assert_eq!(first, last, "{options}, {piece:?}");
+            }
+        }
+    }
+    assert_eq!(setting(&model, "").pieces(10, 4), [0..4, 4..8, 8..10]);
+}
+
+#[test]
+fn settings_of_the_staircase_are_checked() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = load(&write(folder.path(), Tiny::Llama, GgmlDType::F32));
+    let refused = |options: &str| {
+        let line = Line::try_parse_from(options.split_whitespace()).unwrap();
+        format!("{:#}", Setting::new(&line.setting, model.config()).unwrap_err())
+    };
+    assert!(refused("--staircase K:8x2,5;V:4").starts_with("--staircase: character 3: "));
+    assert!(refused("--staircase paper --attention prflash --rounds 2").starts_with("--rounds"));
+    assert!(Line::try_parse_from(["--stored-keys", "before-rotation"]).is_err());
+    let values = |options: &str| setting(&model, options).values();
+    assert_eq!(values("--staircase kivi4"), values("--staircase K:4;V:4;sinks=0 --staircase-layers global"));
 }

@@ -92,6 +92,8 @@ fn generate_prints_text_and_one_object() {
                 "decode_tokens_per_second",
                 "kv_bytes",
                 "kv_capacity_bytes",
+                "kv_f16_bytes",
+                "staircase",
                 "blocks_per_token",
                 "dense_blocks_per_token",
                 "interrupted"
@@ -128,6 +130,40 @@ fn generate_takes_files_draws_tokens_and_samples_blocks() {
     assert_ne!(drawn("1"), drawn("2"));
     let none = folder.json(&[&GENERATE[..], &["--prompt", "the", "--max-new", "0"]].concat());
     assert_eq!(none["new_tokens"], 0);
+}
+
+#[test]
+fn a_staircase_is_shown_by_rung() {
+    let folder = Folder::new(Tiny::Llama);
+    let stairs = "paper;segment=32";
+    let prompt = common::text(80);
+    let options = ["--prompt", &prompt, "--max-new", "2", "--staircase", stairs];
+    let arguments = [&GENERATE[..], &options].concat();
+    let shown = folder.ok(&arguments);
+    for line in [
+        "  keys   ",
+        " at 8 bits, ",
+        "  values ",
+        " at 2 bits",
+        " of sinks",
+        " by the formula, ",
+        "times smaller than f16",
+    ] {
+        assert!(shown.contains(line), "{shown}");
+    }
+    let object = folder.json(&arguments);
+    let rungs = &object["staircase"];
+    assert_eq!(
+        (rungs["live"].as_u64(), rungs["f16"].as_u64()),
+        (rungs["formula"].as_u64(), object["kv_f16_bytes"].as_u64())
+    );
+    assert_eq!(rungs["values"].as_array().unwrap().len(), 3);
+    // Two sides, four layers, two heads of 16 channels in f16. (The tiny heads are padded to 32 channels, so little is saved.)
+    let tokens = object["prompt_tokens"].as_u64().unwrap() + 1;
+    assert_eq!(rungs["f16"], tokens * 2 * 4 * 2 * 16 * 2);
+    // In pieces of any size, since each is cut where a segment steps.
+    let pieces = folder.json(&[&arguments[..], &["--chunk", "7"]].concat());
+    assert_eq!((&pieces["ids"], &pieces["staircase"]["live"]), (&object["ids"], &rungs["live"]));
 }
 
 #[test]
@@ -187,6 +223,10 @@ fn wrong_options_are_named() {
     refused("--bias alibi --bias-weight=-1", "--bias");
     refused("--harmonic-factor 0", "--harmonic-factor");
     refused("--storage f16", "--storage");
+    refused("--staircase K:8x2,4", "--staircase: character 8: expected V:");
+    refused("--staircase K:8x2,5;V:4", "--staircase: character 3:");
+    refused("--stored-keys before-rotation", "--staircase");
+    refused("--staircase paper --attention prflash --rounds 2", "--rounds");
     refused("--temperature=-1", "--temperature");
     refused("--chunk 0", "--chunk");
     let error = folder.refused(&[&GENERATE[..], &["--prompt", ""]].concat());
@@ -287,8 +327,8 @@ fn the_header_is_stable() {
     assert_eq!(
         text.lines().next().unwrap(),
         "name,attention,profile,sinks,window_blocks,floor,sampler,beta,rounds,lists_per,block_size,seed,rope_scaling,bias,\
-         harmonic_factor,storage,model,model_sha256,backend,device,text,text_sha256,width,revision,window,bucket_start,\
-         bucket_end,tokens,bytes,nll,blocks,dense_blocks,seconds"
+         harmonic_factor,storage,staircase,stored_keys,staircase_layers,model,model_sha256,backend,device,text,text_sha256,width,revision,window,bucket_start,\
+         bucket_end,tokens,bytes,nll,blocks,dense_blocks,kv_bytes,kv_capacity_bytes,kv_f16_bytes,seconds"
     );
 }
 

@@ -29,7 +29,8 @@ fn agrees(path: &Path, gpu: &prflash::Context, prompt: &str, theirs: impl Fn(&[u
     tokens.extend(tokenizer.encode(prompt, false).unwrap());
     let prompt_tokens = tokens.len();
     let mut attention = GpuAttention::new(gpu, model.config(), &setting, 128, 128).unwrap();
-    let options = Options { max_new: 32, chunk: 64, temperature: 0.0, seed: 0 };
+    let pieces = setting.pieces(tokens.len(), 64);
+    let options = Options { max_new: 32, temperature: 0.0, seed: 0, pieces };
     let (step, emit) = (&mut |_| Ok(()), &mut |_| Ok(()));
     let made = generate(&model, &tokenizer, &mut attention, &tokens, &options, step, emit).unwrap().tokens;
     tokens.extend(&made);
@@ -113,7 +114,9 @@ fn perplexity_is_that_of_numpy() {
     let setting = Setting::new(&SettingArgs::default(), model.config()).unwrap();
     let mut attention = GpuAttention::new(&gpu, model.config(), &setting, 1024, 512).unwrap();
     let step = &mut |_| Ok(());
-    let (buckets, _) = evaluate(&model, &tokenizer, &mut attention, &windows, 0, 512, step).unwrap();
+    let pieces = setting.pieces(1024, 512);
+    let evaluated = evaluate(&model, &tokenizer, &mut attention, &windows, 0, &pieces, step).unwrap();
+    let buckets = evaluated.buckets;
     let tokens: u64 = buckets.iter().map(|bucket| bucket.tokens).sum();
     let perplexity = (buckets.iter().map(|bucket| bucket.nll).sum::<f64>() / tokens as f64).exp();
     assert!((perplexity - 31.411).abs() < 0.001, "{perplexity}");
