@@ -330,7 +330,12 @@ fn bytes(count: u64) -> String {
 }
 
 fn compression(f16: u64, held: u64) -> String {
-    format!("{:.2} times smaller than f16", f16 as f64 / held.max(1) as f64)
+    let (f16, held) = (f16 as f64, held as f64);
+    match held {
+        0.0 => "nothing yet".into(),
+        _ if held <= f16 => format!("{:.2} times smaller than f16", f16 / held),
+        _ => format!("{:.2} times larger than f16", held / f16),
+    }
 }
 
 /// A line for each side and each kind of copies, and one for their sum.

@@ -147,7 +147,7 @@ fn a_staircase_is_shown_by_rung() {
         " at 2 bits",
         " of sinks",
         " by the formula, ",
-        "times smaller than f16",
+        " than f16",
     ] {
         assert!(shown.contains(line), "{shown}");
     }
