@@ -125,9 +125,10 @@ fn every_staircase_and_kernel_agrees_with_the_oracle() {
         let story = staircase.to_string();
         let cache =
             filled(&context, staircase, &shape, StoredKeys::AfterRotation, &[391, 70, 5], index as u64);
-        // Prompts by the kernel that a plan takes; few queries by all that could take them.
+        // Prompts by the kernel that a plan takes; few queries by all that could take them, where the staircase has every width.
         check(&context, &Attention::causal(), &shape, &cache, 40, &[], &story);
-        for (kernel, q_len) in kernels(&context).into_iter().zip([1, 1, 3]) {
+        let kernels = if index < 3 { kernels(&context) } else { vec![None] };
+        for (kernel, q_len) in kernels.into_iter().zip([1, 1, 3]) {
             let attention =
                 kernel.map_or(Attention::causal(), |kernel| Attention::causal().with_kernel(kernel));
             check(&context, &attention, &shape, &cache, q_len, &[], &format!("{q_len} queries\n{story}"));
