@@ -4,15 +4,12 @@ use std::fmt;
 #[cfg(not(target_arch = "wasm32"))]
 use std::time::Duration;
 
-use super::Attention;
 use crate::gpu::context::Capabilities;
-#[cfg(not(target_arch = "wasm32"))]
-use crate::gpu::context::Context;
 use crate::gpu::registry::{Decode, Kernel, Task};
 use crate::layout::DType;
-use crate::shape::Shape;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::{
+    Attention, Context, Shape,
     error::{Error, Result, ensure},
     gpu::registry::Tile,
     gpu::tensor::Tensor,
@@ -77,6 +74,7 @@ impl ShapeClass {
         }
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     fn of_shape(storage: DType, shape: &Shape) -> Self {
         let per_kv = shape.heads_per_kv_head();
         Self::of(storage, shape.head_dim(), shape.value_dim(), shape.q_len(), per_kv)
