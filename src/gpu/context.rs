@@ -95,8 +95,8 @@ impl ContextOptions {
     /// Whether kernels run without the checks of indices and loops that wgpu writes into shaders, and without clearing workgroup memory. Not unless set.
     ///
     /// They stay inside their buffers by themselves: `shader_module` in `src/gpu/kernel.rs` says why, index by index, and the tests run in both modes. What it gains depends on the
-    /// device (`examples/device_report.rs --trusted`); on CPU adapters indices stay checked, and in
-    /// browsers it has no effect.
+    /// device (`examples/device_report.rs --trusted`); on CPU adapters only the clearing
+    /// is left out, and in browsers nothing.
     pub fn trusted_shaders(self, trusted: bool) -> Self {
         Self { trusted_shaders: trusted, ..self }
     }
