@@ -113,9 +113,7 @@ fn shader_module(context: &Context, label: &str, source: String) -> wgpu::Shader
         return context.device().create_shader_module(descriptor);
     }
     let checks = wgpu::ShaderRuntimeChecks {
-        // llvmpipe (Mesa 26.1) runs the body of a loop once where no lane is in it, and indexes private arrays by what is in its registers then: without wgpu's clamps it
-        // crashed in attention_naive at D = 256, in a tile that sees no key.
-        bounds_checks: context.capabilities().is_software(),
+        bounds_checks: false,
         force_loop_bounding: false,
         ..wgpu::ShaderRuntimeChecks::checked()
     };
