@@ -223,15 +223,19 @@ fn kernels() -> Vec<Kernel> {
     let tiles = tiles.into_iter().filter_map(|(rows, keys, staged)| Tile::new(rows, keys, staged).ok());
     let row_sets = [1, 2, 4, 8].into_iter().flat_map(|sets| [(sets, true), (sets, false)]);
     let decodes = row_sets.filter_map(|(sets, quads)| Decode::new(sets, quads).ok());
+    let halves =
+        [(1, 4), (1, 2), (1, 1)].into_iter().filter_map(|(rows, keys)| Tile::new(rows, keys, false).ok());
+    let tiles = tiles.chain(halves.map(|tile| tile.with_half_products(true)));
     [Kernel::Naive].into_iter().chain(tiles.map(Kernel::Tiled)).chain(decodes.map(Kernel::Decode)).collect()
 }
 
 /// Runs a kernel against the oracle on small problems, and times it on a larger one of its kind.
 fn variant(context: &Context, kernel: Kernel, arguments: &Arguments) -> Result<Variant> {
     let few = matches!(kernel, Kernel::Decode(_));
+    let halves = matches!(kernel, Kernel::Tiled(tile) if tile.uses_half_products());
     let mut found = Found { gflops: 0.0, max_abs_error: 0.0, passed: true };
     for (case, dim) in [64, 80, 128].into_iter().enumerate() {
-        let dtype = DType::ALL[case % DType::ALL.len()];
+        let dtype = if halves { DType::F16 } else { DType::ALL[case % DType::ALL.len()] };
         let attention = Attention::causal().with_kernel(kernel).with_storage(dtype);
         let shape = Shape::new(4, 2, if few { 3 } else { 150 }, dim)?.with_kv_len(300)?;
         let plan = match attention.plan(context, &shape) {
@@ -252,7 +256,7 @@ fn variant(context: &Context, kernel: Kernel, arguments: &Arguments) -> Result<V
         let got = plan.run(q_tensor.view(), k_tensor.view(), v_tensor.view(), &Tables::new())?;
         let got = got.output.read_blocking(context)?;
         let exact = reference::attention(&attention, &shape, &q, &k, &v, &Tables::new())?;
-        let report = compare(&got, &exact.output, Tolerance::of_output(&exact, &shape, DType::F32))?;
+        let report = compare(&got, &exact.output, Tolerance::of_kernel(kernel, &exact, &shape, DType::F32))?;
         found.max_abs_error = found.max_abs_error.max(report.max_abs_error);
         found.passed &= report.passed();
     }
@@ -260,8 +264,9 @@ fn variant(context: &Context, kernel: Kernel, arguments: &Arguments) -> Result<V
         true => Shape::new(32, 8, arguments.history as usize, 128)?.with_q_len(1)?,
         false => Shape::new(8, 2, arguments.tokens as usize, 64)?,
     };
-    let (_, timings) =
-        time(context, &Attention::causal().with_kernel(kernel), &shape, arguments.rounds.into())?;
+    let timed =
+        Attention::causal().with_kernel(kernel).with_storage(if halves { DType::F16 } else { DType::F32 });
+    let (_, timings) = time(context, &timed, &shape, arguments.rounds.into())?;
     found.gflops = shape.dense_flops(true) / timings.median_wall().as_secs_f64() / 1e9;
     Ok(Variant { kernel, found: Ok(found) })
 }

@@ -17,8 +17,8 @@
 
 #if STAGED
 // KEYS rows of K and of V, shared by the workgroup; read at constant indices.
-var<workgroup> k_tile: array<vec4<f32>, KEYS * HEAD_QUADS>;
-var<workgroup> v_tile: array<vec4<f32>, KEYS * VALUE_QUADS>;
+var<workgroup> k_tile: array<Quad, KEYS * HEAD_QUADS>;
+var<workgroup> v_tile: array<Quad, KEYS * VALUE_QUADS>;
 #end
 
 @compute @workgroup_size(INVOCATIONS)
@@ -59,12 +59,16 @@ fn attention_tiled(
     for (var c = 0u; c < HEAD_QUADS; c++) {
         turned$r[c] = rotated(load_quad(q[q_at$r + c]), load_quad(q[q_at$r + partner(c)]), position$r, c) * params.scale;
     }
-#for c in HEAD_QUADS
-    let q$r_$c = turned$r[$c];
+#for g in SUMS
+#for c in SUM_QUADS
+    let q$r_$g_$c = Quad(turned$r[$gu * SUM_QUADS + $cu]);
+#end
 #end
 #else
-#for c in HEAD_QUADS
-    let q$r_$c = load_quad(q[q_at$r + $cu]) * params.scale;
+#for g in SUMS
+#for c in SUM_QUADS
+    let q$r_$g_$c = Quad(load_quad(q[q_at$r + $gu * SUM_QUADS + $cu]) * params.scale);
+#end
 #end
 #end
 #for c in VALUE_QUADS
@@ -176,10 +180,10 @@ fn attention_tiled(
                 let y$u = load_quad(k[k_at$u + HALF_QUADS]);
                 let a$u = turn(vec4<f32>(x$u.x, y$u.x, x$u.y, y$u.y), by$u_0);
                 let b$u = turn(vec4<f32>(x$u.z, y$u.z, x$u.w, y$u.w), by$u_1);
-                k_tile[tile_at$u] = vec4<f32>(a$u.xz, b$u.xz);
-                k_tile[tile_at$u + HALF_QUADS] = vec4<f32>(a$u.yw, b$u.yw);
+                k_tile[tile_at$u] = Quad(vec4<f32>(a$u.xz, b$u.xz));
+                k_tile[tile_at$u + HALF_QUADS] = Quad(vec4<f32>(a$u.yw, b$u.yw));
 #else
-                k_tile[tile_at$u] = turn(load_quad(k[k_at$u]), by$u_0);
+                k_tile[tile_at$u] = Quad(turn(load_quad(k[k_at$u]), by$u_0));
 #end
 #end
             }
@@ -187,7 +191,7 @@ fn attention_tiled(
             for (var i = lane; i < KEYS * REST_QUADS; i += INVOCATIONS) {
                 let key = u32(min(j + i32(i / REST_QUADS), end_key - 1));
                 let c = ROTARY_QUADS + i % REST_QUADS;
-                k_tile[i / REST_QUADS * HEAD_QUADS + c] = load_quad(k[k_base + key * params.k_row_stride + c]);
+                k_tile[i / REST_QUADS * HEAD_QUADS + c] = load_own(k[k_base + key * params.k_row_stride + c]);
             }
 #end
 #else
@@ -196,15 +200,15 @@ fn attention_tiled(
                 let c = i % HEAD_QUADS;
                 let k_at = k_base + u32(key) * params.k_row_stride;
 #if ROPE
-                k_tile[i] = rotated(load_quad(k[k_at + c]), load_quad(k[k_at + partner(c)]), key_position(sequence, key), c);
+                k_tile[i] = Quad(rotated(load_quad(k[k_at + c]), load_quad(k[k_at + partner(c)]), key_position(sequence, key), c));
 #else
-                k_tile[i] = load_quad(k[k_at + c]);
+                k_tile[i] = load_own(k[k_at + c]);
 #end
             }
 #end
             for (var i = lane; i < KEYS * VALUE_QUADS; i += INVOCATIONS) {
                 let key = u32(min(j + i32(i / VALUE_QUADS), end_key - 1));
-                v_tile[i] = load_quad(v[v_base + key * params.v_row_stride + i % VALUE_QUADS]);
+                v_tile[i] = load_own(v[v_base + key * params.v_row_stride + i % VALUE_QUADS]);
             }
 #end
             workgroupBarrier();
@@ -221,15 +225,35 @@ fn attention_tiled(
             var s$r_$t = 0.0;
 #end
 #end
-#for c in HEAD_QUADS
+#for g in SUMS
+#if BY_CHANNEL
+#for r in ROWS_EACH
+#for t in KEYS
+            var sums$r_$t_$g = Quad();
+#end
+#end
+#end
+#for c in SUM_QUADS
 #for t in KEYS
 #if STAGED
-            let key$t_$c = k_tile[$tu * HEAD_QUADS + $cu];
+            let key$t_$g_$c = k_tile[$tu * HEAD_QUADS + $gu * SUM_QUADS + $cu];
 #else
-            let key$t_$c = load_quad(k[k_at$t + $cu]);
+            let key$t_$g_$c = load_own(k[k_at$t + $gu * SUM_QUADS + $cu]);
 #end
 #for r in ROWS_EACH
-            s$r_$t += dot(q$r_$c, key$t_$c);
+#if BY_CHANNEL
+            sums$r_$t_$g = fma(q$r_$g_$c, key$t_$g_$c, sums$r_$t_$g);
+#else
+            s$r_$t += dot(q$r_$g_$c, key$t_$g_$c);
+#end
+#end
+#end
+#end
+#if BY_CHANNEL
+#for r in ROWS_EACH
+#for t in KEYS
+            s$r_$t += sum_of(sums$r_$t_$g);
+#end
 #end
 #end
 #end
@@ -289,31 +313,56 @@ fn attention_tiled(
 #for t in KEYS
                 raised$r = max(raised$r, s$r_$t);
 #end
+#if LAZY
+                if raised$r > maximum$r + RAISE_ABOVE {
+                    let shrink$r = exp2(maximum$r - raised$r);
+                    maximum$r = raised$r;
+                    sum$r *= shrink$r;
+                    block_sum$r *= shrink$r;
+#for c in VALUE_QUADS
+                    o$r_$c *= shrink$r;
+#end
+                }
+#else
                 let shrink$r = exp2(maximum$r - raised$r);
                 maximum$r = raised$r;
                 sum$r *= shrink$r;
                 block_sum$r *= shrink$r;
+#end
 #for t in KEYS
-                let p$r_$t = exp2(s$r_$t - raised$r);
+                let p$r_$t = exp2(s$r_$t - maximum$r);
                 block_sum$r += p$r_$t;
+                let weight$r_$t = Number(p$r_$t);
 #end
 #end
 #for c in VALUE_QUADS
+#if IN_PARTS
 #for r in ROWS_EACH
-                var part$r_$c = vec4<f32>(0.0);
+                var part$r_$c = Quad();
+#end
 #end
 #for t in KEYS
 #if STAGED
                 let value$t_$c = v_tile[$tu * VALUE_QUADS + $cu];
 #else
-                let value$t_$c = load_quad(v[v_at$t + $cu]);
+                let value$t_$c = load_own(v[v_at$t + $cu]);
 #end
 #for r in ROWS_EACH
-                part$r_$c += p$r_$t * value$t_$c;
+#if IN_PARTS
+                part$r_$c += weight$r_$t * value$t_$c;
+#else
+                o$r_$c = fma(Quad(weight$r_$t), value$t_$c, o$r_$c);
 #end
 #end
+#end
+#if IN_PARTS
 #for r in ROWS_EACH
-                o$r_$c = o$r_$c * shrink$r + part$r_$c;
+#if LAZY
+                o$r_$c += vec4<f32>(part$r_$c);
+#else
+                o$r_$c = o$r_$c * shrink$r + vec4<f32>(part$r_$c);
+#end
+#end
 #end
 #end
             } else {
@@ -343,7 +392,7 @@ fn attention_tiled(
 #end
 #for c in VALUE_QUADS
 #if STAGED
-                    let value_$c = v_tile[v_at + $cu];
+                    let value_$c = vec4<f32>(v_tile[v_at + $cu]);
 #else
                     let value_$c = load_quad(v[v_at + $cu]);
 #end

@@ -14,6 +14,7 @@
 use std::fmt;
 
 use crate::error::{Result, ensure};
+use crate::gpu::registry::Kernel;
 use crate::layout::DType;
 use crate::reference::Exact;
 use crate::shape::Shape;
@@ -42,7 +43,31 @@ impl Tolerance {
     /// n additions grow like √n with overwhelming probability (Higham and Mary 2019), and `exp` is good to a few units
     /// in the last place. Both are relative to the largest value. Rounding to the output type adds its own unit roundoff.
     pub fn of_output(exact: &Exact, shape: &Shape, output: DType) -> Self {
-        let softmax = (2.0 * score_error(exact, shape)).exp_m1() + summation_error(shape);
+        Self::of_rounding(Rounding::default(), exact, shape, output)
+    }
+
+    /// What f32 arithmetic on these inputs may deviate in a natural-log log-sum-exp.
+    pub fn of_lse(exact: &Exact, shape: &Shape) -> Self {
+        Self::of_lse_rounding(Rounding::default(), exact, shape)
+    }
+
+    /// [`of_output`](Tolerance::of_output) for results of this kernel: more where it takes products in f16, of which the unit roundoff is `v = 2⁻¹¹`.
+    ///
+    /// [With half products](crate::Tile::with_half_products) a score is off by `11v·max Σ|q·k|·scale` more: query, key (where it was rotated), up to 8 products summed in f16 and two such sums
+    /// added. The weights add `(keys + 1)·v`: each is rounded, and the products of the keys of a step are summed in f16. That takes devices that keep subnormals of f16; where they don't, weights below
+    /// 2⁻¹⁴ of the largest may be lost.
+    pub fn of_kernel(kernel: Kernel, exact: &Exact, shape: &Shape, output: DType) -> Self {
+        Self::of_rounding(Rounding::of(kernel), exact, shape, output)
+    }
+
+    /// [`of_lse`](Tolerance::of_lse), likewise.
+    pub fn of_kernel_lse(kernel: Kernel, exact: &Exact, shape: &Shape) -> Self {
+        Self::of_lse_rounding(Rounding::of(kernel), exact, shape)
+    }
+
+    fn of_rounding(rounding: Rounding, exact: &Exact, shape: &Shape, output: DType) -> Self {
+        let score = score_error(exact, shape) + rounding.scores * exact.max_score_magnitude;
+        let softmax = (2.0 * score).exp_m1() + rounding.weights + summation_error(shape);
         // Twice the roundoff: packing may truncate where WGSL leaves the rounding open. 2⁻²⁴ is the last subnormal of f16.
         let (relative, smallest) = match output {
             DType::F32 => (0.0, 0.0),
@@ -52,11 +77,29 @@ impl Tolerance {
         Self { absolute: exact.max_value * softmax * (1.0 + relative) + smallest, relative }
     }
 
-    /// What f32 arithmetic on these inputs may deviate in a natural-log log-sum-exp.
-    pub fn of_lse(exact: &Exact, shape: &Shape) -> Self {
-        Self {
-            absolute: score_error(exact, shape) + summation_error(shape),
-            relative: 4.0 * DType::F32.unit_roundoff(),
+    fn of_lse_rounding(rounding: Rounding, exact: &Exact, shape: &Shape) -> Self {
+        let score = score_error(exact, shape) + rounding.scores * exact.max_score_magnitude;
+        Self { absolute: score + summation_error(shape), relative: 4.0 * DType::F32.unit_roundoff() }
+    }
+}
+
+/// What a kernel rounds more coarsely than f32 does.
+#[derive(Clone, Copy, Default)]
+struct Rounding {
+    /// Of scores, relative to the sum of their products' magnitudes.
+    scores: f64,
+    /// Of weights and their products with values, relative to the largest value.
+    weights: f64,
+}
+
+impl Rounding {
+    fn of(kernel: Kernel) -> Self {
+        let half = DType::F16.unit_roundoff();
+        match kernel {
+            Kernel::Tiled(tile) if tile.uses_half_products() => {
+                Self { scores: 11.0 * half, weights: (tile.keys() + 1) as f64 * half }
+            }
+            _ => Self::default(),
         }
     }
 }

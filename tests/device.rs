@@ -199,7 +199,8 @@ fn a_tensor_that_cannot_be_split_is_refused() {
         k: rows(&problem.k),
         v: rows(&problem.v),
     };
-    let got = common::Got { output: got.output.read_blocking(&context).unwrap(), lse: None };
+    let got =
+        common::Got { kernel: plan.kernel(), output: got.output.read_blocking(&context).unwrap(), lse: None };
     let [report, _] = small.judge(&got, &Tables::new());
     assert!(report.passed(), "{report}");
 }

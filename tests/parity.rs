@@ -2,11 +2,13 @@
 
 mod common;
 
+use std::io::Write;
+
 use common::{Problem, Storage, gpu};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, BlockGrid, DType, Decode, Documents, Granularity, Kernel, Key, Profile, Schedule, Shape,
-    Systematic, Tables, Tile,
+    Attention, Bias, BlockGrid, DType, Decode, Documents, Granularity, Kernel, Key, Pairing, Positions,
+    Profile, Rope, Schedule, Shape, Systematic, Tables, Tile,
 };
 
 const DIMS: [usize; 6] = [32, 64, 80, 96, 128, 256];
@@ -162,6 +164,69 @@ fn every_tile_shape() {
         for tables in [Tables::new(), Tables::from(&schedule)] {
             problem.check_kernels(&context, Storage::HeadsFirst, &tables, &kernels, &format!("case {case}"));
         }
+    }
+}
+
+/// Products in f16, which only few devices lack: this test then says that it ran without them.
+#[test]
+fn half_products() {
+    let Some(context) = gpu("half products") else { return };
+    let tiles = [(1, 4, false), (1, 1, false), (2, 2, false), (1, 4, true), (1, 8, true), (4, 2, true)];
+    let tiles = tiles.map(|(rows, keys, staged)| {
+        Some(Kernel::Tiled(Tile::new(rows, keys, staged).unwrap().with_half_products(true)))
+    });
+    let kernels: Vec<_> = [Some(Kernel::Naive)].into_iter().chain(tiles).collect();
+    if !context.capabilities().f16_arithmetic {
+        let shape = Shape::new(1, 1, 9, 64).unwrap();
+        let attention = Attention::causal().with_storage(DType::F16).with_kernel(kernels[1].unwrap());
+        assert!(attention.plan(&context, &shape).unwrap_err().is_unsupported());
+        let _ = writeln!(std::io::stderr(), "SKIPPED half products: the device has no f16 arithmetic");
+        return;
+    }
+    // The quads of a head are summed in parts of 4, 8, 5, 6, 1 and 8.
+    let cases = [(16, 150, 150), (64, 130, 130), (40, 70, 133), (72, 133, 70), (76, 90, 90), (128, 65, 200)];
+    for (case, (dim, q_len, kv_len)) in cases.into_iter().enumerate() {
+        let shape = Shape::new(2, 1, q_len, dim).unwrap().with_kv_len(kv_len).unwrap();
+        let attention = options(case, DType::F16).with_lse(true).with_correction(1.0).unwrap();
+        let grid = if attention.is_causal() { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
+        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
+        let problem = Problem::random(attention, shape, case as u64);
+        for tables in [Tables::new(), Tables::from(&schedule)] {
+            problem.check_kernels(&context, LAYOUTS[case % 2], &tables, &kernels, &format!("case {case}"));
+        }
+    }
+    let rope = Rope::new(64, 1e4, Pairing::Half).unwrap();
+    for (positions, kernels) in [
+        (Positions::recommended(rope), vec![kernels[0], kernels[4], kernels[5], kernels[6]]),
+        (Positions::from(Bias::alibi()), kernels),
+    ] {
+        let attention = Attention::causal().with_storage(DType::F16).with_positions(positions).with_lse(true);
+        let problem = Problem::random(attention, Shape::new(2, 1, 150, 64).unwrap(), 9);
+        problem.check_kernels(&context, Storage::HeadsFirst, &Tables::new(), &kernels, "positions");
+    }
+}
+
+/// A maximum that rises by a little at every key, by much now and then: what a kernel that follows it late makes of it.
+#[test]
+fn a_maximum_that_keeps_rising() {
+    let Some(context) = gpu("rising maximum") else { return };
+    let (len, dim) = (260, 16);
+    let tile = |rows, keys, staged| Some(Kernel::Tiled(Tile::new(rows, keys, staged).unwrap()));
+    let kernels = [None, Some(Kernel::Naive), tile(1, 4, false), tile(1, 1, true), tile(4, 4, true)];
+    for (name, step, leap) in
+        [("a little", 0.05, 0.0), ("to the bound", 5.5, 0.0), ("leaps", 0.01, 60.0), ("falling", -3.0, 0.0)]
+    {
+        let mut problem = Problem::random(
+            Attention::causal().with_lse(true).with_scale(1.0).unwrap(),
+            Shape::new(1, 1, len, dim).unwrap(),
+            2,
+        );
+        // q = (1, 0 …), so that the score of key j is its first channel.
+        problem.q = (0..len * dim).map(|i| f32::from(i.is_multiple_of(dim))).collect();
+        for j in 0..len {
+            problem.k[j * dim] = step * j as f32 + leap * (j / 50) as f32;
+        }
+        problem.check_kernels(&context, Storage::HeadsFirst, &Tables::new(), &kernels, name);
     }
 }
 

@@ -15,6 +15,9 @@ fn validated(shader: &ShaderSource) -> (naga::Module, ModuleInfo) {
     if shader.subgroups {
         capabilities |= Capabilities::SUBGROUP;
     }
+    if shader.f16 {
+        capabilities |= Capabilities::SHADER_FLOAT16;
+    }
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     if shader.subgroups {
         validator.subgroup_stages(ShaderStages::COMPUTE);
@@ -170,8 +173,10 @@ fn names_are_unique_and_sources_are_left_for_other_compilers() {
     for shader in shaders::sources() {
         assert!(names.insert(shader.name.clone()), "{} twice", shader.name);
         let file = format!("{}.wgsl", shader.name);
-        let (enable, features) =
-            if shader.subgroups { ("enable subgroups;\n", vec!["subgroups"]) } else { ("", vec![]) };
+        let enable = if shader.subgroups { "enable subgroups;\n" } else { "" };
+        let features = [("subgroups", shader.subgroups), ("shader-f16", shader.f16)];
+        let features: Vec<&str> =
+            features.into_iter().filter(|&(_, needed)| needed).map(|(name, _)| name).collect();
         std::fs::write(folder.join(&file), format!("{enable}{}", shader.wgsl)).unwrap();
         manifest.push(
             serde_json::json!({ "file": file, "entry_point": shader.entry_point, "features": features }),

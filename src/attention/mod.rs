@@ -69,6 +69,7 @@ pub struct Attention {
     output: DType,
     kernel: Option<Kernel>,
     splits: Option<usize>,
+    half_products: bool,
     positions: Option<Arc<Positions>>,
     tuning: Option<Arc<TuningProfile>>,
 }
@@ -87,6 +88,7 @@ impl Attention {
             output: DType::F32,
             kernel: None,
             splits: None,
+            half_products: false,
             positions: None,
             tuning: None,
         }
@@ -174,6 +176,17 @@ impl Attention {
     pub fn with_splits(self, splits: usize) -> Result<Self> {
         ensure!((1..=1024).contains(&splits), "splits", "expected 1 to 1024, got {splits}");
         Ok(Self { splits: Some(splits), ..self })
+    }
+
+    /// Allows kernels that take products in f16 ([`Tile::with_half_products`](crate::Tile::with_half_products) says what that costs and what numbers must stay within), where inputs are stored in f16 and the device gains by it. Not unless
+    /// allowed; on CPU adapters never.
+    pub fn with_half_products(self, allowed: bool) -> Self {
+        Self { half_products: allowed, ..self }
+    }
+
+    /// Whether kernels may take products in f16.
+    pub fn allows_half_products(&self) -> bool {
+        self.half_products
     }
 
     /// The number of splits that was asked for, if any.

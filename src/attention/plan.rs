@@ -66,12 +66,13 @@ impl Attention {
             q_len: maxima.q_len(),
             heads_per_kv: maxima.heads_per_kv_head(),
             cache,
+            storage: self.storage(),
+            half_products: self.allows_half_products(),
         };
         let (kernel, kernel_reason) = match self.kernel() {
             Some(kernel) => (kernel, "Attention::with_kernel asked for it".to_owned()),
             None => {
-                let tuned =
-                    self.tuning().and_then(|tuning| tuning.choice(capabilities, self.storage(), &task));
+                let tuned = self.tuning().and_then(|tuning| tuning.choice(capabilities, &task));
                 match tuned {
                     Some(kernel) => (kernel, "measured to be the fastest: Attention::with_tuning".to_owned()),
                     None => Kernel::choose(capabilities, &task),

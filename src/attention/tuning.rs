@@ -93,12 +93,13 @@ impl fmt::Display for ShapeClass {
 
 impl TuningProfile {
     /// The kernel for a task, if the profile has one for it on this device.
-    pub(super) fn choice(&self, capabilities: &Capabilities, storage: DType, task: &Task) -> Option<Kernel> {
+    pub(super) fn choice(&self, capabilities: &Capabilities, task: &Task) -> Option<Kernel> {
         let here = self.adapter == capabilities.adapter && self.driver == capabilities.driver;
         if !here || task.cache.is_some() || task.positions.any() {
             return None;
         }
-        let class = ShapeClass::of(storage, task.head_dim, task.value_dim, task.q_len, task.heads_per_kv);
+        let class =
+            ShapeClass::of(task.storage, task.head_dim, task.value_dim, task.q_len, task.heads_per_kv);
         let tuned = self.choices.iter().find(|tuned| tuned.class == class)?;
         // A profile that was edited may name any kernel.
         tuned.kernel.check(capabilities, task).ok().map(|()| tuned.kernel)

@@ -105,6 +105,10 @@ pub(crate) struct Task {
     pub(crate) q_len: usize,
     pub(crate) heads_per_kv: usize,
     pub(crate) cache: Option<CacheVariant>,
+    /// The type of queries, keys and values.
+    pub(crate) storage: DType,
+    /// Whether products may be rounded to f16.
+    pub(crate) half_products: bool,
 }
 
 impl Task {
@@ -120,6 +124,7 @@ pub struct Tile {
     rows_each: u8,
     keys: u8,
     staged: bool,
+    halves: bool,
 }
 
 impl Tile {
@@ -133,7 +138,15 @@ impl Tile {
     pub fn new(rows_each: usize, keys: usize, staged: bool) -> Result<Self> {
         ensure!(matches!(rows_each, 1 | 2 | 4 | 8), "rows_each", "expected 1, 2, 4 or 8, got {rows_each}");
         ensure!(matches!(keys, 1 | 2 | 4 | 8), "keys", "expected 1, 2, 4 or 8, got {keys}");
-        Ok(Self { rows_each: rows_each as u8, keys: keys as u8, staged })
+        Ok(Self { rows_each: rows_each as u8, keys: keys as u8, staged, halves: false })
+    }
+
+    /// Whether products are taken in f16, two at a time where hardware does that, and summed in f32 after at most 8 of them. It needs storage in f16 and a device with f16 arithmetic.
+    ///
+    /// Scores (times the scale and log₂e) and their parts must stay within ±65,504, values within ±4,000; what rounding adds is in
+    /// [`Tolerance::of_kernel`](crate::verify::Tolerance::of_kernel).
+    pub fn with_half_products(self, halves: bool) -> Self {
+        Self { halves, ..self }
     }
 
     /// The tile shape for an adapter that is the CPU, or isn't, and the larger of the two head dimensions.
@@ -146,7 +159,8 @@ impl Tile {
             (false, ..=128) => (1, 2),
             (false, _) => (1, 1),
         };
-        Self { rows_each, keys: if rope { keys.max(2) } else { keys }, staged: software || rope }
+        let keys = if rope { keys.max(2) } else { keys };
+        Self { rows_each, keys, staged: software || rope, halves: false }
     }
 
     /// Query rows per invocation.
@@ -162,6 +176,20 @@ impl Tile {
     /// Whether keys and values pass through workgroup memory.
     pub fn is_staged(&self) -> bool {
         self.staged
+    }
+
+    /// Whether products are taken in f16.
+    pub fn uses_half_products(&self) -> bool {
+        self.halves
+    }
+
+    /// Quads of channels whose products are summed before they are added to a score: the most, up to 8, that divide a head's.
+    pub(crate) fn sum_quads(&self, head_dim: usize) -> usize {
+        let quads = head_dim / 4;
+        if !self.halves {
+            return quads;
+        }
+        (1..=8).rev().find(|n| quads.is_multiple_of(*n)).unwrap_or(1)
     }
 }
 
@@ -197,6 +225,9 @@ impl Kernel {
         if task.cache.is_some() {
             tile.keys = CacheVariant::KEYS as u8;
         }
+        // CPUs have no f16 arithmetic to speak of: lavapipe takes twice the time.
+        let halves = task.half_products && !software && task.cache.is_none();
+        tile.halves = halves && task.storage == DType::F16 && capabilities.f16_arithmetic;
         let from = match (task.cache.is_some(), task.turns_keys(), software) {
             (true, _, _) => "packed keys are expanded on their way through workgroup memory",
             (_, true, _) => "keys turn on their way through workgroup memory",
@@ -231,6 +262,16 @@ impl Kernel {
                     format!("{self} can't read a cache: its tiles must be staged, four keys at a time");
                 return Err(Error::unsupported(message));
             }
+            Kernel::Tiled(tile) if tile.halves && task.storage != DType::F16 => {
+                let message = format!("{self} needs queries, keys and values in f16, not {}", task.storage);
+                return Err(Error::unsupported(message));
+            }
+            Kernel::Tiled(tile) if tile.halves && task.cache.is_some() => {
+                return Err(Error::unsupported(format!("{self} can't read a cache")));
+            }
+            Kernel::Tiled(tile) if tile.halves && !capabilities.f16_arithmetic => {
+                return Err(Error::unsupported(format!("{self} needs a device with f16 arithmetic")));
+            }
             Kernel::Naive if task.cache.is_some() => {
                 return Err(Error::unsupported(format!("{self} can't read a cache")));
             }
@@ -253,7 +294,9 @@ impl Kernel {
     /// Bytes of workgroup memory.
     pub(crate) fn workgroup_bytes(&self, head_dim: usize, value_dim: usize) -> usize {
         match self {
-            Kernel::Tiled(tile) if tile.staged => tile.keys() * (head_dim + value_dim) * size_of::<f32>(),
+            Kernel::Tiled(tile) if tile.staged => {
+                tile.keys() * (head_dim + value_dim) * if tile.halves { 2 } else { 4 }
+            }
             Kernel::Decode(decode) if !decode.quads => {
                 self.invocations() * decode.row_sets() * 4 * size_of::<f32>()
             }
@@ -278,7 +321,8 @@ impl std::fmt::Display for Kernel {
             Kernel::Naive => Ok(()),
             Kernel::Tiled(tile) => {
                 let from = if tile.staged { "staged" } else { "direct" };
-                write!(f, "_r{}_k{}_{from}", tile.rows_each, tile.keys)
+                let halves = if tile.halves { "_halves" } else { "" };
+                write!(f, "_r{}_k{}_{from}{halves}", tile.rows_each, tile.keys)
             }
             Kernel::Decode(decode) => {
                 write!(f, "_s{}{}", decode.row_sets, if decode.quads { "_quads" } else { "" })
@@ -301,8 +345,9 @@ impl std::str::FromStr for Kernel {
                 let mut parts = rest.strip_prefix("_r")?.split("_k");
                 let (rows, rest) = (parts.next()?, parts.next()?);
                 let (keys, from) = rest.split_once('_')?;
-                let staged = matches!(from, "staged");
-                return Tile::new(rows.parse().ok()?, keys.parse().ok()?, staged).ok().map(Kernel::Tiled);
+                let staged = from.starts_with("staged");
+                let tile = Tile::new(rows.parse().ok()?, keys.parse().ok()?, staged).ok()?;
+                return Some(Kernel::Tiled(tile.with_half_products(from.ends_with("_halves"))));
             }
             let rest = text.strip_prefix("attention_decode_s")?;
             let (sets, quads) = rest.strip_suffix("_quads").map_or((rest, false), |sets| (sets, true));

@@ -15,6 +15,8 @@ use crate::layout::DType;
 use crate::position::Pairing;
 use crate::sampling::GpuRule;
 
+const ENABLE_F16: &str = "enable f16;\n";
+
 const ROPE_PIECE: &str = include_str!("../../shaders/shared/rope.wgsl");
 
 /// The text of an attention kernel.
@@ -28,6 +30,10 @@ pub(crate) fn attention(variant: &Variant) -> String {
         Kernel::Decode(decode) => (decode.row_sets(), decode.uses_quads()),
         _ => (0, false),
     };
+    let sum_quads = match kernel {
+        Kernel::Tiled(tile) => tile.sum_quads(head_dim),
+        _ => 0,
+    };
     // The sizes: constants of the text, and bounds of its written-out loops.
     let sizes = [
         ("HEAD_QUADS", head_dim / 4),
@@ -35,6 +41,8 @@ pub(crate) fn attention(variant: &Variant) -> String {
         ("ROWS", TILE_ROWS),
         ("ROWS_EACH", rows_each),
         ("KEYS", keys),
+        ("SUM_QUADS", sum_quads),
+        ("SUMS", (head_dim / 4).checked_div(sum_quads).unwrap_or(0)),
         ("INVOCATIONS", kernel.invocations()),
         ("ROW_SETS", row_sets),
         ("ROWS_HELD", Decode::ROWS * row_sets),
@@ -58,7 +66,14 @@ pub(crate) fn attention(variant: &Variant) -> String {
         ("FLAG_PAIRED", params::FLAG_PAIRED),
         ("NO_TABLE", params::NO_TABLE),
     ];
+    let form = Form::of(kernel);
     let mut wgsl = header(&variant.label());
+    if form.halves {
+        wgsl.insert_str(0, ENABLE_F16);
+    }
+    if let Some(above) = form.raise_above {
+        let _ = writeln!(wgsl, "const RAISE_ABOVE: f32 = {above:?};");
+    }
     let turn = Turn::new(variant);
     let sizes: Vec<(&'static str, usize)> =
         sizes.chain(turn.sizes(positions.any())).filter(|&(_, size)| size > 0).collect();
@@ -66,7 +81,14 @@ pub(crate) fn attention(variant: &Variant) -> String {
     constants(&mut wgsl, &sizes.iter().map(constant).collect::<Vec<_>>());
     constants(&mut wgsl, &flags);
     let unturned = positions.rope.is_some() && cache.is_none_or(|cache| cache.keys_turn);
-    let conditions = [("CACHED", cache.is_some()), ("QUADS", quads), ("KEYS_TURN", unturned)];
+    let conditions = [
+        ("CACHED", cache.is_some()),
+        ("QUADS", quads),
+        ("KEYS_TURN", unturned),
+        ("BY_CHANNEL", form.by_channel),
+        ("LAZY", form.raise_above.is_some()),
+        ("IN_PARTS", form.in_parts),
+    ];
     let mut numbers: Numbers = sizes.into_iter().chain(turn.conditions(variant)).collect();
     numbers.extend(conditions.map(|(name, on)| (name, usize::from(on))));
     // Tokens that a lane takes from a cache at once.
@@ -86,9 +108,15 @@ pub(crate) fn attention(variant: &Variant) -> String {
         Kernel::Decode(_) => "",
         _ => include_str!("../../shaders/shared/tensors.wgsl"),
     };
+    let numbers_piece = match (kernel, form.halves) {
+        (Kernel::Tiled(_), false) => include_str!("../../shaders/shared/numbers_f32.wgsl"),
+        (Kernel::Tiled(_), true) => include_str!("../../shaders/shared/numbers_f16.wgsl"),
+        _ => "",
+    };
     let pieces = [
         include_str!("../../shaders/shared/params.wgsl"),
-        load_piece(storage),
+        if form.halves { "" } else { load_piece(storage) },
+        numbers_piece,
         store_piece(output),
         tensors,
         if cache.is_some() { include_str!("../../shaders/shared/arena.wgsl") } else { "" },
@@ -106,6 +134,33 @@ pub(crate) fn attention(variant: &Variant) -> String {
         wgsl.push_str(&expand(piece, &numbers));
     }
     wgsl
+}
+
+/// How the tiled kernel's inner loop is written.
+struct Form {
+    halves: bool,
+    /// Whether products are summed by channel modulo 4 first: no add but those of multiply-adds, for four times the registers.
+    by_channel: bool,
+    /// What a score must exceed the maximum by before the maximum follows: then o is rarely rescaled, and weights may be as large as 2 to this power.
+    raise_above: Option<f32>,
+    /// Whether the keys of a step are summed before they are added to o.
+    in_parts: bool,
+}
+
+impl Form {
+    fn of(kernel: Kernel) -> Self {
+        let Kernel::Tiled(tile) = kernel else {
+            return Self { halves: false, by_channel: false, raise_above: None, in_parts: false };
+        };
+        let halves = tile.uses_half_products();
+        let gpu = tile.rows_each() == 1;
+        Self {
+            halves,
+            by_channel: halves || gpu,
+            raise_above: if halves { Some(2.0) } else { gpu.then_some(8.0) },
+            in_parts: halves || !gpu,
+        }
+    }
 }
 
 /// The split kernel with what it does at each width of a cache's ladders.
@@ -316,6 +371,8 @@ pub struct ShaderSource {
     pub wgsl: String,
     /// Whether it needs subgroups, and in browsers' compilers `enable subgroups;` before it.
     pub subgroups: bool,
+    /// Whether it needs f16 arithmetic; it says `enable f16;` itself.
+    pub f16: bool,
 }
 
 /// A Rust struct that a shader reads: name, (field, byte offset) pairs, size in bytes.
@@ -347,7 +404,8 @@ pub fn sources() -> Vec<ShaderSource> {
     let mut add = |program: &dyn Program| {
         let (name, entry_point, wgsl) = (program.label(), program.entry_point(), program.source());
         let subgroups = wgsl.contains("quadSwapX");
-        sources.push(ShaderSource { name, entry_point, wgsl, subgroups });
+        let f16 = wgsl.starts_with(ENABLE_F16);
+        sources.push(ShaderSource { name, entry_point, wgsl, subgroups, f16 });
     };
     let none = PositionsVariant::default();
     for storage in DType::ALL {
@@ -369,6 +427,17 @@ pub fn sources() -> Vec<ShaderSource> {
                     cache: None,
                 });
             }
+        }
+    }
+    // Products in f16, of direct and of staged tiles, also where keys turn.
+    let half_of_64 =
+        PositionsVariant { rope: Some((Pairing::Half, 64)), bias: BiasVariant::Harmonic, factor: false };
+    for (dim, positions) in [(64, none), (80, none), (128, none), (256, none), (64, half_of_64)] {
+        let tile = Tile::choose(false, dim, positions.any()).with_half_products(true);
+        let staged = Tile::choose(true, dim, positions.any()).with_half_products(true);
+        for tile in [tile, staged] {
+            let (kernel, storage, output) = (Kernel::Tiled(tile), DType::F16, DType::F16);
+            add(&Variant { kernel, storage, output, head_dim: dim, value_dim: dim, positions, cache: None });
         }
     }
     // Positions: each pairing, whole and partial, each bias, at dimensions whose keys turn in registers (64, 128) and not (80).

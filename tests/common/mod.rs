@@ -61,6 +61,7 @@ pub struct Problem {
 
 /// What the kernel computed.
 pub struct Got {
+    pub kernel: Kernel,
     pub output: Vec<f32>,
     pub lse: Option<Vec<f32>>,
 }
@@ -133,6 +134,7 @@ impl Problem {
         let plan = attention.plan(context, &self.shape).unwrap();
         let got = plan.run(q, k, v, tables).unwrap();
         Got {
+            kernel: plan.kernel(),
             output: got.output.read_blocking(context).unwrap(),
             lse: got.lse.map(|lse| lse.read_blocking(context).unwrap()),
         }
@@ -144,13 +146,19 @@ impl Problem {
     }
 
     fn judge_against(&self, got: &Got, exact: &reference::Exact) -> [Report; 2] {
-        let tolerance = Tolerance::of_output(exact, &self.shape, self.attention.output());
-        let output = compare(&got.output, &exact.output, tolerance).unwrap();
+        let output = compare(&got.output, &exact.output, self.tolerance(got.kernel, exact)).unwrap();
         let lse = match &got.lse {
-            Some(lse) => compare(lse, &exact.lse, Tolerance::of_lse(exact, &self.shape)).unwrap(),
+            Some(lse) => {
+                let tolerance = Tolerance::of_kernel_lse(got.kernel, exact, &self.shape);
+                compare(lse, &exact.lse, tolerance).unwrap()
+            }
             None => compare(&[], &[], Tolerance::absolute(0.0)).unwrap(),
         };
         [output, lse]
+    }
+
+    fn tolerance(&self, kernel: Kernel, exact: &reference::Exact) -> Tolerance {
+        Tolerance::of_kernel(kernel, exact, &self.shape, self.attention.output())
     }
 
     /// Runs the kernel that a plan chooses and the naive one, compares both with the oracle and with each other, and panics with the whole story
@@ -187,9 +195,12 @@ impl Problem {
                 tell(what, report);
             }
             if let Some(first) = &first {
-                // Each is within the tolerance of the exact result, so they are within twice that of each other.
-                let one = Tolerance::of_output(&exact, &self.shape, self.attention.output());
-                let both = Tolerance { absolute: 2.0 * one.absolute, relative: 2.0 * one.relative };
+                // Each is within its tolerance of the exact result, so they are within both of each other.
+                let [one, other] = [first, &got].map(|got| self.tolerance(got.kernel, &exact));
+                let both = Tolerance {
+                    absolute: one.absolute + other.absolute,
+                    relative: one.relative + other.relative,
+                };
                 let want: Vec<f64> = first.output.iter().map(|&x| f64::from(x)).collect();
                 tell("output against the first kernel's", compare(&got.output, &want, both).unwrap());
             }
