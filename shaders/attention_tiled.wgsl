@@ -4,16 +4,27 @@
 //   l' = l·2^(m−m') + Σ 2^(s−m')      o' = o·2^(m−m') + Σ 2^(s−m')·v
 //
 // Shapes      as attention_naive
-// Workgroups  one per (sequence, row tile, head), late tiles first. A tile is INVOCATIONS × ROWS_EACH rows of one query block:
-//             invocation `lane` has the rows lane, lane + INVOCATIONS, …
+// Workgroups  one per (sequence, row tile, head), late tiles first. A tile is ROW_LANES × ROWS_EACH rows of one query block:
+//             invocation `lane` has the rows lane, lane + ROW_LANES, …
+// Parts       where rows are too long for the registers, PARTS × ROW_LANES invocations share them: each part has some channels of q, k, v and o, and the shares of the
+//             inner products are added up through workgroup memory. The softmax is computed by every part.
 // Registers   q and o of ROWS_EACH rows, and ROWS_EACH × KEYS scores, all named: no array, so nothing is indexed at run time. The
 //             loops marked # are written out by Rust (src/gpu/template.rs).
+// Softmax     the maximum may stay behind the scores by up to RAISE_ABOVE before o is rescaled (forms with one row an invocation): results are the same, and rescaling is rare.
 // Masks       a step of KEYS keys that every row sees is computed without one; only the others (the diagonal, a window's or a
 //             document's edge, the ragged end) look at each element.
 // Rotation    of queries as they are loaded; of keys on their way through workgroup memory, once per workgroup: a lane turns the same quads of every step, by
 //             the rotation of the step's first key (from the table, or one product on from the step before) times that of the key within the step, which stays in registers.
 // Cache       a staircase cache is walked in runs of tokens that lie together (cache.wgsl), four tokens at a time, expanded on their way through workgroup memory.
-// Barriers    with staging, two per step, in the list's loop: its bounds depend on the workgroup alone.
+// Barriers    with staging two per step, with parts one, in the list's loop: its bounds depend on the workgroup alone.
+
+#if SHARED
+// Shares of the inner products of a step, two steps in turn: [step % 2][part][row of a lane × key][lane of a part].
+var<workgroup> shares: array<f32, 2u * PARTS * ROWS_EACH * KEYS * ROW_LANES>;
+#else
+const own_head: u32 = 0u;
+const own_value: u32 = 0u;
+#end
 
 #if STAGED
 // KEYS rows of K and of V, shared by the workgroup; read at constant indices.
@@ -38,10 +49,20 @@ fn attention_tiled(
         return; // this sequence is shorter than the longest
     }
 
+#if SHARED
+    // Lanes of one part are whole subgroups. That it is the same for all of them is said here, so that what they load at the same address can be loaded once.
+    let part = subgroupBroadcastFirst(lane / ROW_LANES);
+    let row_lane = lane % ROW_LANES;
+    let own_head = part * OWN_HEAD_QUADS;
+    let own_value = part * OWN_VALUE_QUADS;
+    var half = 0u;
+#else
+    let row_lane = lane;
+#end
     let rows = row_tile(sequence, tile);
     let first = rows.first_position - (i32(sequence.kv_len) - i32(sequence.q_len));
 #for r in ROWS_EACH
-    let row$r = first + i32(lane + $ru * INVOCATIONS);
+    let row$r = first + i32(row_lane + $ru * ROW_LANES);
     let has_row$r = row$r >= rows.first_row && row$r <= rows.last_row;
     // A lane without a row computes row 0, sees nothing and writes nothing.
     let safe_row$r = select(0, row$r, has_row$r);
@@ -55,23 +76,20 @@ fn attention_tiled(
     let q_at$r = sequence.q_base + head * params.q_head_stride + u32(safe_row$r) * params.q_row_stride;
 #if ROPE
     // In a loop, not written out: turned once, and what follows should be able to forget how.
-    var turned$r: array<vec4<f32>, HEAD_QUADS>;
-    for (var c = 0u; c < HEAD_QUADS; c++) {
-        turned$r[c] = rotated(load_quad(q[q_at$r + c]), load_quad(q[q_at$r + partner(c)]), position$r, c) * params.scale;
+    var turned$r: array<vec4<f32>, OWN_HEAD_QUADS>;
+    for (var i = 0u; i < OWN_HEAD_QUADS; i++) {
+        let c = own_head + i;
+        turned$r[i] = rotated(load_quad(q[q_at$r + c]), load_quad(q[q_at$r + partner(c)]), position$r, c) * params.scale;
     }
-#for g in SUMS
-#for c in SUM_QUADS
-    let q$r_$g_$c = Quad(turned$r[$gu * SUM_QUADS + $cu]);
-#end
+#for c in OWN_HEAD_QUADS
+    let q$r_$c = Quad(turned$r[$c]);
 #end
 #else
-#for g in SUMS
-#for c in SUM_QUADS
-    let q$r_$g_$c = Quad(load_quad(q[q_at$r + $gu * SUM_QUADS + $cu]) * params.scale);
+#for c in OWN_HEAD_QUADS
+    let q$r_$c = Quad(load_quad(q[q_at$r + own_head + $cu]) * params.scale);
 #end
 #end
-#end
-#for c in VALUE_QUADS
+#for c in OWN_VALUE_QUADS
     var o$r_$c = vec4<f32>(0.0);
 #end
     var maximum$r = LOWEST;
@@ -84,6 +102,20 @@ fn attention_tiled(
 #else
     let k_base = sequence.k_base + kv_head * params.k_head_stride;
     let v_base = sequence.v_base + kv_head * params.v_head_stride;
+#if STAGED
+#else
+#if WIDE
+    let k_first = (k_base + own_head) / BLOCK_QUADS;
+    let v_first = (v_base + own_value) / BLOCK_QUADS;
+    let k_stride = params.k_row_stride / BLOCK_QUADS;
+    let v_stride = params.v_row_stride / BLOCK_QUADS;
+#else
+    let k_first = k_base + own_head;
+    let v_first = v_base + own_value;
+    let k_stride = params.k_row_stride;
+    let v_stride = params.v_row_stride;
+#end
+#end
 #end
 
 #if SCORED
@@ -215,8 +247,8 @@ fn attention_tiled(
 #else
 #for t in KEYS
             let key$t = u32(min(j + $t, end_key - 1));
-            let k_at$t = k_base + key$t * params.k_row_stride;
-            let v_at$t = v_base + key$t * params.v_row_stride;
+            let k_at$t = k_first + key$t * k_stride;
+            let v_at$t = v_first + key$t * v_stride;
 #end
 #end
 
@@ -225,26 +257,31 @@ fn attention_tiled(
             var s$r_$t = 0.0;
 #end
 #end
-#for g in SUMS
 #if BY_CHANNEL
 #for r in ROWS_EACH
 #for t in KEYS
+#for g in SUMS
             var sums$r_$t_$g = Quad();
 #end
 #end
 #end
-#for c in SUM_QUADS
+#end
+#for c in OWN_HEAD_QUADS
 #for t in KEYS
 #if STAGED
-            let key$t_$g_$c = k_tile[$tu * HEAD_QUADS + $gu * SUM_QUADS + $cu];
+            let key$t_$c = k_tile[$tu * HEAD_QUADS + own_head + $cu];
 #else
-            let key$t_$g_$c = load_own(k[k_at$t + $gu * SUM_QUADS + $cu]);
+#if WIDE
+            let key$t_$c = load_own(k[k_at$t + $(c/BLOCK_QUADS)u][$(c%BLOCK_QUADS)]);
+#else
+            let key$t_$c = load_own(k[k_at$t + $cu]);
+#end
 #end
 #for r in ROWS_EACH
 #if BY_CHANNEL
-            sums$r_$t_$g = fma(q$r_$g_$c, key$t_$g_$c, sums$r_$t_$g);
+            sums$r_$t_$(c/SUM_QUADS) = fma(q$r_$c, key$t_$c, sums$r_$t_$(c/SUM_QUADS));
 #else
-            s$r_$t += dot(q$r_$g_$c, key$t_$g_$c);
+            s$r_$t += dot(q$r_$c, key$t_$c);
 #end
 #end
 #end
@@ -252,10 +289,29 @@ fn attention_tiled(
 #if BY_CHANNEL
 #for r in ROWS_EACH
 #for t in KEYS
+#for g in SUMS
             s$r_$t += sum_of(sums$r_$t_$g);
 #end
 #end
 #end
+#end
+#if SHARED
+            // Every part adds all shares in the same order, so that all have the same scores to the bit. While a step's are read, the next one writes the other half.
+#for r in ROWS_EACH
+#for t in KEYS
+            shares[((half * PARTS + part) * ROWS_EACH * KEYS + $ru * KEYS + $tu) * ROW_LANES + row_lane] = s$r_$t;
+#end
+#end
+            workgroupBarrier();
+#for r in ROWS_EACH
+#for t in KEYS
+            s$r_$t = 0.0;
+#for g in PARTS
+            s$r_$t += shares[((half * PARTS + $gu) * ROWS_EACH * KEYS + $ru * KEYS + $tu) * ROW_LANES + row_lane];
+#end
+#end
+#end
+            half = 1u - half;
 #end
 #if SCORED
 #for t in KEYS
@@ -292,12 +348,19 @@ fn attention_tiled(
 #end
 #end
 #end
+            if (params.flags & FLAG_SOFT_CAP) != 0u {
+#for r in ROWS_EACH
+#for t in KEYS
+                s$r_$t = soft_capped(s$r_$t);
+#end
+#end
+            }
 #for r in ROWS_EACH
 #for t in KEYS
 #if SCORED
-            s$r_$t = positioned(capped(s$r_$t), position$r - at$t, phi$r_$t, slope) - block.bias;
+            s$r_$t = positioned(s$r_$t, position$r - at$t, phi$r_$t, slope) - block.bias;
 #else
-            s$r_$t = capped(s$r_$t) - block.bias;
+            s$r_$t -= block.bias;
 #end
 #end
 #end
@@ -319,7 +382,7 @@ fn attention_tiled(
                     maximum$r = raised$r;
                     sum$r *= shrink$r;
                     block_sum$r *= shrink$r;
-#for c in VALUE_QUADS
+#for c in OWN_VALUE_QUADS
                     o$r_$c *= shrink$r;
 #end
                 }
@@ -335,7 +398,7 @@ fn attention_tiled(
                 let weight$r_$t = Number(p$r_$t);
 #end
 #end
-#for c in VALUE_QUADS
+#for c in OWN_VALUE_QUADS
 #if IN_PARTS
 #for r in ROWS_EACH
                 var part$r_$c = Quad();
@@ -343,9 +406,13 @@ fn attention_tiled(
 #end
 #for t in KEYS
 #if STAGED
-                let value$t_$c = v_tile[$tu * VALUE_QUADS + $cu];
+                let value$t_$c = v_tile[$tu * VALUE_QUADS + own_value + $cu];
+#else
+#if WIDE
+                let value$t_$c = load_own(v[v_at$t + $(c/BLOCK_QUADS)u][$(c%BLOCK_QUADS)]);
 #else
                 let value$t_$c = load_own(v[v_at$t + $cu]);
+#end
 #end
 #for r in ROWS_EACH
 #if IN_PARTS
@@ -369,9 +436,9 @@ fn attention_tiled(
                 // Each row sees what it sees, one key at a time. The rest is selected away, never multiplied by zero: it may be anything.
                 for (var t = 0; t < min(i32(KEYS), end_key - j); t++) {
 #if STAGED
-                    let v_at = u32(t) * VALUE_QUADS;
+                    let v_at = u32(t) * VALUE_QUADS + own_value;
 #else
-                    let v_at = v_base + u32(j + t) * params.v_row_stride;
+                    let v_at = v_first + u32(j + t) * v_stride;
 #end
 #for r in ROWS_EACH
 #if CACHED
@@ -390,11 +457,15 @@ fn attention_tiled(
                     block_sum$r = block_sum$r * shrink$r + p$r;
                     maximum$r = raised$r;
 #end
-#for c in VALUE_QUADS
+#for c in OWN_VALUE_QUADS
 #if STAGED
                     let value_$c = vec4<f32>(v_tile[v_at + $cu]);
 #else
+#if WIDE
+                    let value_$c = load_quad(v[v_at + $(c/BLOCK_QUADS)u][$(c%BLOCK_QUADS)]);
+#else
                     let value_$c = load_quad(v[v_at + $cu]);
+#end
 #end
 #for r in ROWS_EACH
                     o$r_$c = o$r_$c * shrink$r + select(vec4<f32>(0.0), p$r * value_$c, seen$r);
@@ -415,10 +486,15 @@ fn attention_tiled(
     if has_row$r {
         let normalizer = select(0.0, 1.0 / sum$r, sum$r > 0.0);
         let o_at = sequence.o_base + head * params.o_head_stride + u32(row$r) * params.o_row_stride;
-#for c in VALUE_QUADS
-        output[o_at + $cu] = store_quad(o$r_$c * normalizer);
+#for c in OWN_VALUE_QUADS
+        output[o_at + own_value + $cu] = store_quad(o$r_$c * normalizer);
 #end
-        if (params.flags & FLAG_LSE) != 0u {
+#if SHARED
+        let writes_lse = part == 0u && (params.flags & FLAG_LSE) != 0u;
+#else
+        let writes_lse = (params.flags & FLAG_LSE) != 0u;
+#end
+        if writes_lse {
             let at = sequence.lse_base + head * params.lse_head_stride + u32(row$r);
             let value = bitcast<u32>((maximum$r + log2(sum$r)) * LN_2);
             lse[at] = select(NEGATIVE_INFINITY_BITS, value, sum$r > 0.0);

@@ -7,8 +7,8 @@ use std::io::Write;
 use common::{Problem, Storage, gpu};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, Bias, BlockGrid, DType, Decode, Documents, Granularity, Kernel, Key, Pairing, Positions,
-    Profile, Rope, Schedule, Shape, Systematic, Tables, Tile,
+    Attention, Bias, BlockGrid, DType, Decode, Documents, Granularity, Kernel, Key, Layout, Pairing,
+    Positions, Profile, Rope, Schedule, Shape, Systematic, Tables, Tensor, TensorView, Tile,
 };
 
 const DIMS: [usize; 6] = [32, 64, 80, 96, 128, 256];
@@ -203,6 +203,106 @@ fn half_products() {
         let attention = Attention::causal().with_storage(DType::F16).with_positions(positions).with_lse(true);
         let problem = Problem::random(attention, Shape::new(2, 1, 150, 64).unwrap(), 9);
         problem.check_kernels(&context, Storage::HeadsFirst, &Tables::new(), &kernels, "positions");
+    }
+}
+
+/// Rows that lanes share, in both forms that keys are read in, with products of both kinds.
+#[test]
+fn shared_rows() {
+    let Some(context) = gpu("shared rows") else { return };
+    let tile = |rows, keys, staged, parts| {
+        Kernel::Tiled(Tile::new(rows, keys, staged).unwrap().with_parts(parts).unwrap())
+    };
+    let kernels = [
+        tile(1, 4, false, 2),
+        tile(1, 2, true, 2),
+        tile(2, 4, false, 2),
+        tile(1, 1, false, 4),
+        tile(1, 4, true, 4),
+    ];
+    if context.capabilities().subgroup_sizes.is_none_or(|(_, most)| most > 32) {
+        let attention = Attention::causal().with_kernel(tile(2, 4, false, 2));
+        assert!(attention.plan(&context, &Shape::new(1, 1, 9, 64).unwrap()).unwrap_err().is_unsupported());
+        let _ = writeln!(std::io::stderr(), "SKIPPED shared rows: the device has no subgroups of at most 32");
+        return;
+    }
+    let odd = Attention::causal()
+        .with_kernel(tile(1, 4, false, 4))
+        .plan(&context, &Shape::new(1, 1, 9, 40).unwrap());
+    assert!(odd.unwrap_err().is_unsupported());
+    let kernels: Vec<_> = [Some(Kernel::Naive)].into_iter().chain(kernels.map(Some)).collect();
+    for (case, (dim, q_len, kv_len)) in
+        [(32, 150, 150), (48, 70, 133), (16, 133, 70), (128, 9, 200)].into_iter().enumerate()
+    {
+        let shape = Shape::new(2, 1, q_len, dim).unwrap().with_kv_len(kv_len).unwrap();
+        let attention = options(case, DType::ALL[case % 3]).with_lse(true).with_correction(1.0).unwrap();
+        let grid = if attention.is_causal() { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
+        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
+        let problem = Problem::random(attention, shape, case as u64);
+        for tables in [Tables::new(), Tables::from(&schedule)] {
+            problem.check_kernels(&context, LAYOUTS[case % 2], &tables, &kernels, &format!("case {case}"));
+        }
+    }
+    // Rotated: only staged.
+    for pairing in [Pairing::Half, Pairing::Interleaved] {
+        let rope = Rope::new(64, 1e4, pairing).unwrap();
+        let attention = Attention::causal().with_positions(Positions::recommended(rope)).with_lse(true);
+        let problem = Problem::random(attention, Shape::new(2, 1, 150, 64).unwrap(), 9);
+        let staged = [kernels[0], kernels[2], kernels[5]];
+        problem.check_kernels(&context, Storage::HeadsFirst, &Tables::new(), &staged, "rotated");
+    }
+    if context.capabilities().f16_arithmetic {
+        let halves = |parts| {
+            Some(Kernel::Tiled(
+                Tile::new(1, 4, false).unwrap().with_half_products(true).with_parts(parts).unwrap(),
+            ))
+        };
+        let attention = Attention::causal().with_storage(DType::F16).with_lse(true);
+        let problem = Problem::random(attention, Shape::new(2, 1, 150, 64).unwrap(), 9);
+        problem.check_kernels(
+            &context,
+            Storage::HeadsFirst,
+            &Tables::new(),
+            &[None, halves(2), halves(4)],
+            "halves",
+        );
+    }
+}
+
+/// Keys and values are loaded in blocks where rows begin at multiples of them, and one by one elsewhere: with the same result, to the bit.
+#[test]
+fn rows_may_begin_anywhere() {
+    let Some(context) = gpu("rows anywhere") else { return };
+    let (heads, len, dim) = (3, 90, 48);
+    let shape = Shape::new(heads, heads, len, dim).unwrap();
+    for storage in [DType::F32, DType::F16] {
+        let problem = Problem::random(Attention::causal().with_storage(storage), shape, 5);
+        let attention = problem.attention.clone().with_kernel(Kernel::Tiled(Tile::new(1, 4, false).unwrap()));
+        let plan = attention.plan(&context, &shape).unwrap();
+        // (elements before the first row, between rows, between heads)
+        let results = [
+            (0, dim, len * dim),
+            (4, dim, len * dim),
+            (0, dim + 4, len * (dim + 4)),
+            (16, dim + 16, len * (dim + 16) + 8),
+        ]
+        .map(|(before, row, head)| {
+            let layout = Layout::with_strides([1, heads, len, dim], before, [0, head, row]).unwrap();
+            let extent = layout.extent();
+            let view = |values: &[f32]| {
+                let mut flat = vec![0.0; extent];
+                layout.scatter(values, &mut flat).unwrap();
+                let whole = Layout::heads_first(1, 1, 1, extent).unwrap();
+                let tensor = Tensor::upload(&context, storage, whole, &flat).unwrap();
+                TensorView::new(tensor.view().buffer(), storage, layout).unwrap()
+            };
+            let [q, k, v] = [&problem.q, &problem.k, &problem.v].map(|values| view(values));
+            plan.run(&q, &k, &v, &Tables::new()).unwrap().output.read_blocking(&context).unwrap()
+        });
+        let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        for other in &results[1..] {
+            assert_eq!(bits(&results[0]), bits(other), "{storage}");
+        }
     }
 }
 

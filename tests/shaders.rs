@@ -21,7 +21,8 @@ fn validated(shader: &ShaderSource) -> (naga::Module, ModuleInfo) {
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     if shader.subgroups {
         validator.subgroup_stages(ShaderStages::COMPUTE);
-        validator.subgroup_operations(SubgroupOperationSet::QUAD_FRAGMENT_COMPUTE);
+        validator
+            .subgroup_operations(SubgroupOperationSet::QUAD_FRAGMENT_COMPUTE | SubgroupOperationSet::BALLOT);
     }
     let info = validator
         .validate(&module)

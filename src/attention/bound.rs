@@ -7,6 +7,7 @@ use super::call::Sequence;
 use super::plan::PlanInner;
 use crate::error::{Error, Result, ensure};
 use crate::gpu::context::Context;
+use crate::gpu::kernel::Pipeline;
 use crate::gpu::registry::TENSORS_GROUP;
 use crate::gpu::tensor::{Binding, TensorView};
 use crate::layout::DType;
@@ -55,6 +56,7 @@ pub struct Bound {
 pub(super) struct Part {
     pub(super) batches: Range<usize>,
     pub(super) kv_heads: Range<usize>,
+    pub(super) pipeline: Arc<Pipeline>,
     pub(super) groups: PartGroups,
     pub(super) q: Axis,
     pub(super) k: Axis,
@@ -85,6 +87,12 @@ impl Axis {
         let [batch_stride, head_stride, row_stride] =
             view.layout().strides().map(|stride| (stride / granule) as u32);
         Self { base, batch_stride, head_stride, row_stride }
+    }
+
+    /// Whether every row begins at a multiple of `quads`.
+    fn is_aligned(&self, quads: usize) -> bool {
+        let Self { base, batch_stride, head_stride, row_stride } = *self;
+        [base, batch_stride, head_stride, row_stride].into_iter().all(|at| at.is_multiple_of(quads as u32))
     }
 
     /// The first element of a row. Inside the tensor it fits 32 bits; for an empty sequence it may be anything, and is never used.
@@ -204,7 +212,7 @@ impl Part {
         batches: Range<usize>,
         kv_heads: Range<usize>,
     ) -> Result<Self> {
-        let PlanInner { context, maxima, pipeline, unused, unused_output, .. } = plan;
+        let PlanInner { context, maxima, variant, pipeline, unused, unused_output, .. } = plan;
         let per_kv = maxima.heads_per_kv_head();
         let heads = kv_heads.start * per_kv..kv_heads.end * per_kv;
         let bind = |argument, view: &TensorView, heads: &Range<usize>, granule, empty: &wgpu::Buffer| {
@@ -230,6 +238,12 @@ impl Part {
             inputs.extend([k_binding.resource(), v_binding.resource()]);
         }
         let outputs = [o_binding.resource(), lse_resource];
+        let pipeline = match (variant.block_quads(), &kv) {
+            (Some(quads), Some(((_, k), (_, v)))) if !(k.is_aligned(quads) && v.is_aligned(quads)) => {
+                context.pipeline(variant)?
+            }
+            _ => pipeline.clone(),
+        };
         let groups = match &plan.split {
             Some(split) => PartGroups {
                 tensors: {
@@ -246,7 +260,7 @@ impl Part {
         };
         let lse = lse.map_or(Axis::default(), |(_, axis)| axis);
         let (k, v) = kv.map_or((Axis::default(), Axis::default()), |((_, k), (_, v))| (k, v));
-        Ok(Self { batches, kv_heads, groups, q, k, v, o, lse })
+        Ok(Self { batches, kv_heads, pipeline, groups, q, k, v, o, lse })
     }
 }
 

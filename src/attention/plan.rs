@@ -20,8 +20,8 @@ use crate::gpu::params::{
     FLAG_CAUSAL, FLAG_LSE, FLAG_PAIRED, FLAG_SOFT_CAP, FLAG_WINDOW, NO_TABLE, Params, SequenceEntry,
 };
 use crate::gpu::registry::{
-    ARENA_GROUP, CacheVariant, Kernel, MergeSplits, PositionsVariant, TABLES_GROUP, TENSORS_GROUP, TILE_ROWS,
-    Task, Variant,
+    ARENA_GROUP, Blocks, CacheVariant, Kernel, MergeSplits, PositionsVariant, TABLES_GROUP, TENSORS_GROUP,
+    TILE_ROWS, Task, Variant,
 };
 use crate::gpu::slots::{Slot, SlotPool};
 use crate::gpu::tensor::{Tensor, TensorView};
@@ -98,13 +98,17 @@ impl Attention {
         let limit = capabilities.max_workgroups_per_dimension;
         let dense = maxima.q_len().div_ceil(TILE_ROWS) as u64 + 1;
         dispatch::fold(dense * (maxima.heads() * maxima.batch()) as u64, limit)?;
-        let pipeline = context.pipeline(&variant)?;
+        let pipeline = match variant.block_quads() {
+            Some(_) => context.pipeline(&Blocks(variant))?,
+            None => context.pipeline(&variant)?,
+        };
         let split = match kernel {
             Kernel::Decode(decode) => Some(Split::new(context, self, maxima, sequences, decode)?),
             _ => None,
         };
         let slots = SlotPool::new::<Params, SequenceEntry>(context, &pipeline, sequences)?;
-        let unused = context.create_buffer("prflash unused binding", 16, wgpu::BufferUsages::STORAGE)?;
+        // The largest block of keys that a kernel declares: a row of 256 in f32.
+        let unused = context.create_buffer("prflash unused binding", 1024, wgpu::BufferUsages::STORAGE)?;
         let unused_output =
             context.create_buffer("prflash unused output", 16, wgpu::BufferUsages::STORAGE)?;
         let mut position_table = match self.positions() {
@@ -122,7 +126,7 @@ impl Attention {
                 attention: self.clone(),
                 maxima: *maxima,
                 sequences,
-                kernel,
+                variant,
                 kernel_reason,
                 pipeline,
                 split,
@@ -175,8 +179,9 @@ pub(super) struct PlanInner {
     pub(super) maxima: Shape,
     /// The most sequences of a call.
     sequences: usize,
-    kernel: Kernel,
+    pub(super) variant: Variant,
     kernel_reason: String,
+    /// The one that takes keys and values in blocks, where the variant has it. Tensors whose rows lie otherwise get another ([`Part`]), with the same bindings.
     pub(super) pipeline: Arc<Pipeline>,
     /// Where the keys of a row are split.
     pub(super) split: Option<Split>,
@@ -229,7 +234,7 @@ impl Plan {
 
     /// The kernel that was chosen.
     pub fn kernel(&self) -> Kernel {
-        self.inner.kernel
+        self.inner.variant.kernel
     }
 
     /// Why that one, in words for people: what of the device and of the sizes decided.
@@ -437,7 +442,7 @@ impl PlanInner {
             None => (&self.no_tables, None),
         };
         let pass_of = |timestamp_writes| wgpu::ComputePassDescriptor {
-            label: Some(self.kernel.name()),
+            label: Some(self.variant.kernel.name()),
             timestamp_writes,
         };
         match target {
@@ -471,7 +476,7 @@ impl PlanInner {
         guard: Option<Arc<()>>,
     ) {
         let Dispatch { part, arena, slot, workgroups: (x, y), merge_workgroups } = dispatch;
-        pass.set_pipeline(&self.pipeline.pipeline);
+        pass.set_pipeline(&part.pipeline.pipeline);
         // Until the GPU is done, the slot and the tables belong to this call.
         slot.bind(pass, guard);
         pass.set_bind_group(TABLES_GROUP as u32, tables, &[]);
@@ -743,8 +748,8 @@ impl PlanInner {
         let (scale, soft_cap, beta) =
             (attention.scale(self.maxima.head_dim()), attention.soft_cap(), attention.correction());
         // The tiled kernel takes tanh of the bare inner product.
-        let unit = score_unit(self.kernel);
-        let (scale, soft_cap) = match (self.kernel, soft_cap) {
+        let unit = score_unit(self.variant.kernel);
+        let (scale, soft_cap) = match (self.variant.kernel, soft_cap) {
             (Kernel::Naive, _) => (scale, soft_cap.unwrap_or(0.0)),
             (_, None) => (scale * unit, 0.0),
             (_, Some(cap)) => (scale / cap, cap * unit),

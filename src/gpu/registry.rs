@@ -125,9 +125,13 @@ pub struct Tile {
     keys: u8,
     staged: bool,
     halves: bool,
+    parts: u8,
 }
 
 impl Tile {
+    /// The largest subgroup with which rows can be shared: as many lanes as a part has, with one row each.
+    pub(crate) const SHARED_SUBGROUP: u32 = 64;
+
     /// `rows_each` query rows per invocation (1, 2, 4 or 8; a workgroup has `64 / rows_each` invocations) and `keys` keys at a time (1, 2, 4 or 8).
     ///
     /// `staged` keys and values are first copied into workgroup memory; otherwise every invocation reads them from storage, at addresses
@@ -138,7 +142,7 @@ impl Tile {
     pub fn new(rows_each: usize, keys: usize, staged: bool) -> Result<Self> {
         ensure!(matches!(rows_each, 1 | 2 | 4 | 8), "rows_each", "expected 1, 2, 4 or 8, got {rows_each}");
         ensure!(matches!(keys, 1 | 2 | 4 | 8), "keys", "expected 1, 2, 4 or 8, got {keys}");
-        Ok(Self { rows_each: rows_each as u8, keys: keys as u8, staged, halves: false })
+        Ok(Self { rows_each: rows_each as u8, keys: keys as u8, staged, halves: false, parts: 1 })
     }
 
     /// Whether products are taken in f16, two at a time where hardware does that, and summed in f32 after at most 8 of them. It needs storage in f16 and a device with f16 arithmetic.
@@ -149,18 +153,33 @@ impl Tile {
         Self { halves, ..self }
     }
 
-    /// The tile shape for an adapter that is the CPU, or isn't, and the larger of the two head dimensions.
-    pub(crate) fn choose(software: bool, dim: usize, rope: bool) -> Self {
+    /// With a row's channels divided among this many lanes of different subgroups (1, 2 or 4), each of which has a register for every one of its own only. It needs a device with subgroups of at most
+    /// 64, and head and value dimensions that `4 · parts` divides.
+    ///
+    /// # Errors
+    /// Invalid argument for other numbers.
+    pub fn with_parts(self, parts: usize) -> Result<Self> {
+        ensure!(matches!(parts, 1 | 2 | 4), "parts", "expected 1, 2 or 4, got {parts}");
+        Ok(Self { parts: parts as u8, ..self })
+    }
+
+    /// The tile shape for an adapter that is the CPU, or isn't, the head dimensions, whether tiles must be staged, and whether rows can be shared.
+    pub(crate) fn choose(software: bool, dims: [usize; 2], staged: bool, shared: bool) -> Self {
+        let dim = dims[0].max(dims[1]);
         let (rows_each, keys) = match (software, dim) {
             (true, ..=96) => (4, 4),
             (true, ..=128) => (2, 4),
             (true, _) => (1, 4),
             (false, ..=96) => (1, 4),
+            (false, _) if shared => (1, 4),
             (false, ..=128) => (1, 2),
             (false, _) => (1, 1),
         };
-        let keys = if rope { keys.max(2) } else { keys };
-        Self { rows_each, keys, staged: software || rope, halves: false }
+        // The fewest that leave each lane at most 96 channels.
+        let fits = |parts: &usize| dim / parts <= 96 && dims.iter().all(|dim| dim.is_multiple_of(4 * parts));
+        let parts = if shared && !software { [1, 2, 4].into_iter().find(fits).unwrap_or(1) } else { 1 };
+        let keys = if staged { keys.max(2) } else { keys };
+        Self { rows_each, keys, staged: software || staged, halves: false, parts: parts as u8 }
     }
 
     /// Query rows per invocation.
@@ -178,6 +197,11 @@ impl Tile {
         self.staged
     }
 
+    /// Lanes that share a row's channels.
+    pub fn parts(&self) -> usize {
+        self.parts.into()
+    }
+
     /// Whether products are taken in f16.
     pub fn uses_half_products(&self) -> bool {
         self.halves
@@ -185,7 +209,7 @@ impl Tile {
 
     /// Quads of channels whose products are summed before they are added to a score: the most, up to 8, that divide a head's.
     pub(crate) fn sum_quads(&self, head_dim: usize) -> usize {
-        let quads = head_dim / 4;
+        let quads = head_dim / 4 / self.parts();
         if !self.halves {
             return quads;
         }
@@ -221,7 +245,8 @@ impl Kernel {
         let staged = task.turns_keys() || task.cache.is_some();
         let dim = task.head_dim.max(task.value_dim);
         let software = capabilities.is_software();
-        let mut tile = Tile::choose(software, dim, staged);
+        let shared = capabilities.subgroup_sizes.is_some_and(|(_, most)| most <= Tile::SHARED_SUBGROUP);
+        let mut tile = Tile::choose(software, [task.head_dim, task.value_dim], staged, shared);
         if task.cache.is_some() {
             tile.keys = CacheVariant::KEYS as u8;
         }
@@ -242,8 +267,8 @@ impl Kernel {
         let Err(error) = kernel.check(capabilities, task) else { return (kernel, reason) };
         reason = format!("{error}: the smallest tile instead");
         match staged {
-            true => (Kernel::Tiled(Tile { rows_each: 1, keys: 1, ..tile }), reason),
-            false => (Kernel::Tiled(Tile { rows_each: 1, staged: false, ..tile }), reason),
+            true => (Kernel::Tiled(Tile { rows_each: 1, keys: 1, parts: 1, ..tile }), reason),
+            false => (Kernel::Tiled(Tile { rows_each: 1, staged: false, parts: 1, ..tile }), reason),
         }
     }
 
@@ -262,6 +287,33 @@ impl Kernel {
                     format!("{self} can't read a cache: its tiles must be staged, four keys at a time");
                 return Err(Error::unsupported(message));
             }
+            Kernel::Tiled(tile) if tile.parts > 1 => {
+                let [lanes, parts] = [TILE_ROWS / tile.rows_each(), tile.parts()];
+                if !capabilities.subgroup_sizes.is_some_and(|(_, most)| most as usize <= lanes) {
+                    let message = format!("{self} needs a device with subgroups of at most {lanes}");
+                    return Err(Error::unsupported(message));
+                }
+                if ![task.head_dim, task.value_dim].iter().all(|dim| dim.is_multiple_of(4 * parts)) {
+                    let message = format!(
+                        "{self} can't divide D = {} and D_v = {} by {}",
+                        task.head_dim,
+                        task.value_dim,
+                        4 * parts
+                    );
+                    return Err(Error::unsupported(message));
+                }
+                let has = capabilities.max_workgroup_invocations as usize;
+                if lanes * parts > has {
+                    let message = format!(
+                        "{self} needs {} invocations a workgroup, the device has {has}",
+                        lanes * parts
+                    );
+                    return Err(Error::unsupported(message));
+                }
+            }
+            _ => {}
+        }
+        match self {
             Kernel::Tiled(tile) if tile.halves && task.storage != DType::F16 => {
                 let message = format!("{self} needs queries, keys and values in f16, not {}", task.storage);
                 return Err(Error::unsupported(message));
@@ -294,8 +346,11 @@ impl Kernel {
     /// Bytes of workgroup memory.
     pub(crate) fn workgroup_bytes(&self, head_dim: usize, value_dim: usize) -> usize {
         match self {
-            Kernel::Tiled(tile) if tile.staged => {
-                tile.keys() * (head_dim + value_dim) * if tile.halves { 2 } else { 4 }
+            Kernel::Tiled(tile) => {
+                let number = if tile.halves { 2 } else { 4 };
+                let staged = if tile.staged { tile.keys() * (head_dim + value_dim) * number } else { 0 };
+                let shares = if tile.parts > 1 { 2 * tile.parts() * tile.keys() * TILE_ROWS * 4 } else { 0 };
+                staged + shares
             }
             Kernel::Decode(decode) if !decode.quads => {
                 self.invocations() * decode.row_sets() * 4 * size_of::<f32>()
@@ -308,7 +363,7 @@ impl Kernel {
     pub(crate) fn invocations(&self) -> usize {
         match self {
             Kernel::Naive => TILE_ROWS,
-            Kernel::Tiled(tile) => TILE_ROWS / tile.rows_each(),
+            Kernel::Tiled(tile) => TILE_ROWS / tile.rows_each() * tile.parts(),
             Kernel::Decode(_) => 4 * Decode::ROWS,
         }
     }
@@ -322,7 +377,8 @@ impl std::fmt::Display for Kernel {
             Kernel::Tiled(tile) => {
                 let from = if tile.staged { "staged" } else { "direct" };
                 let halves = if tile.halves { "_halves" } else { "" };
-                write!(f, "_r{}_k{}_{from}{halves}", tile.rows_each, tile.keys)
+                write!(f, "_r{}_k{}_{from}{halves}", tile.rows_each, tile.keys)?;
+                if tile.parts > 1 { write!(f, "_p{}", tile.parts) } else { Ok(()) }
             }
             Kernel::Decode(decode) => {
                 write!(f, "_s{}{}", decode.row_sets, if decode.quads { "_quads" } else { "" })
@@ -345,9 +401,14 @@ impl std::str::FromStr for Kernel {
                 let mut parts = rest.strip_prefix("_r")?.split("_k");
                 let (rows, rest) = (parts.next()?, parts.next()?);
                 let (keys, from) = rest.split_once('_')?;
+                let (from, parts) = match from.split_once("_p") {
+                    Some((from, parts)) => (from, parts.parse().ok()?),
+                    None => (from, 1),
+                };
                 let staged = from.starts_with("staged");
                 let tile = Tile::new(rows.parse().ok()?, keys.parse().ok()?, staged).ok()?;
-                return Some(Kernel::Tiled(tile.with_half_products(from.ends_with("_halves"))));
+                let tile = tile.with_half_products(from.ends_with("_halves"));
+                return tile.with_parts(parts).ok().map(Kernel::Tiled);
             }
             let rest = text.strip_prefix("attention_decode_s")?;
             let (sets, quads) = rest.strip_suffix("_quads").map_or((rest, false), |sets| (sets, true));
@@ -491,7 +552,7 @@ impl Program for Variant {
     }
 
     fn source(&self) -> String {
-        shaders::attention(self)
+        shaders::attention(self, 0)
     }
 
     /// Those of `shaders/shared/params.wgsl`, `tensors.wgsl` and `arena.wgsl`.
@@ -510,6 +571,42 @@ impl Program for Variant {
             groups.push(vec![read, read, Binds::Uniform(size_of::<CacheLayout>())]);
         }
         groups
+    }
+}
+
+impl Variant {
+    /// Quads of a block in which the kernel can take keys and values, if rows begin at multiples of it: the largest power of two that divides rows. None where that is 1, or
+    /// where they pass through workgroup memory.
+    pub(crate) fn block_quads(&self) -> Option<usize> {
+        let direct = matches!(self.kernel, Kernel::Tiled(tile) if !tile.is_staged());
+        let parts = match self.kernel {
+            Kernel::Tiled(tile) => tile.parts(),
+            _ => 1,
+        };
+        let power = (self.head_dim / 4 / parts | self.value_dim / 4 / parts).trailing_zeros();
+        (direct && power > 0).then_some(1 << power)
+    }
+}
+
+/// A variant that takes keys and values in blocks ([`Variant::block_quads`]). Its bindings are those of the variant itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Blocks(pub(crate) Variant);
+
+impl Program for Blocks {
+    fn label(&self) -> String {
+        format!("{}_blocks", self.0.label())
+    }
+
+    fn entry_point(&self) -> &'static str {
+        self.0.entry_point()
+    }
+
+    fn source(&self) -> String {
+        shaders::attention(&self.0, self.0.block_quads().unwrap_or(0))
+    }
+
+    fn groups(&self) -> Vec<Vec<Binds>> {
+        self.0.groups()
     }
 }
 

@@ -7,8 +7,8 @@ use std::fmt::Write;
 use super::kernel::Program;
 use super::params;
 use super::registry::{
-    BiasVariant, CacheMove, CacheVariant, Decode, Draw, Gather, Kernel, Merge, MergeSplits, PositionsVariant,
-    Rotate, TILE_ROWS, Tile, Variant,
+    BiasVariant, Blocks, CacheMove, CacheVariant, Decode, Draw, Gather, Kernel, Merge, MergeSplits,
+    PositionsVariant, Rotate, TILE_ROWS, Tile, Variant,
 };
 use super::template::{Numbers, expand};
 use crate::layout::DType;
@@ -19,12 +19,16 @@ const ENABLE_F16: &str = "enable f16;\n";
 
 const ROPE_PIECE: &str = include_str!("../../shaders/shared/rope.wgsl");
 
-/// The text of an attention kernel.
-pub(crate) fn attention(variant: &Variant) -> String {
+/// The text of an attention kernel, which takes keys and values in blocks of this many quads, or quad by quad (0).
+pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
     let Variant { kernel, storage, output, head_dim, value_dim, positions, cache } = *variant;
     let (rows_each, keys) = match kernel {
         Kernel::Naive | Kernel::Decode(_) => (1, 1),
         Kernel::Tiled(tile) => (tile.rows_each(), tile.keys()),
+    };
+    let parts = match kernel {
+        Kernel::Tiled(tile) => tile.parts(),
+        _ => 1,
     };
     let (row_sets, quads) = match kernel {
         Kernel::Decode(decode) => (decode.row_sets(), decode.uses_quads()),
@@ -42,7 +46,12 @@ pub(crate) fn attention(variant: &Variant) -> String {
         ("ROWS_EACH", rows_each),
         ("KEYS", keys),
         ("SUM_QUADS", sum_quads),
-        ("SUMS", (head_dim / 4).checked_div(sum_quads).unwrap_or(0)),
+        ("SUMS", (head_dim / 4 / parts).checked_div(sum_quads).unwrap_or(0)),
+        ("BLOCK_QUADS", block_quads),
+        ("PARTS", parts),
+        ("ROW_LANES", TILE_ROWS / rows_each),
+        ("OWN_HEAD_QUADS", head_dim / 4 / parts),
+        ("OWN_VALUE_QUADS", value_dim / 4 / parts),
         ("INVOCATIONS", kernel.invocations()),
         ("ROW_SETS", row_sets),
         ("ROWS_HELD", Decode::ROWS * row_sets),
@@ -67,7 +76,8 @@ pub(crate) fn attention(variant: &Variant) -> String {
         ("NO_TABLE", params::NO_TABLE),
     ];
     let form = Form::of(kernel);
-    let mut wgsl = header(&variant.label());
+    let label = if block_quads > 0 { Blocks(*variant).label() } else { variant.label() };
+    let mut wgsl = header(&label);
     if form.halves {
         wgsl.insert_str(0, ENABLE_F16);
     }
@@ -88,6 +98,8 @@ pub(crate) fn attention(variant: &Variant) -> String {
         ("BY_CHANNEL", form.by_channel),
         ("LAZY", form.raise_above.is_some()),
         ("IN_PARTS", form.in_parts),
+        ("WIDE", block_quads > 0),
+        ("SHARED", parts > 1),
     ];
     let mut numbers: Numbers = sizes.into_iter().chain(turn.conditions(variant)).collect();
     numbers.extend(conditions.map(|(name, on)| (name, usize::from(on))));
@@ -403,7 +415,7 @@ pub fn sources() -> Vec<ShaderSource> {
     let mut sources = Vec::new();
     let mut add = |program: &dyn Program| {
         let (name, entry_point, wgsl) = (program.label(), program.entry_point(), program.source());
-        let subgroups = wgsl.contains("quadSwapX");
+        let subgroups = wgsl.contains("quadSwapX") || wgsl.contains("subgroupBroadcastFirst");
         let f16 = wgsl.starts_with(ENABLE_F16);
         sources.push(ShaderSource { name, entry_point, wgsl, subgroups, f16 });
     };
@@ -416,7 +428,7 @@ pub fn sources() -> Vec<ShaderSource> {
             }
             // The output's type is a store function of its own, seen in every combination above; written-out kernels are long.
             for software in [true, false] {
-                let kernel = Kernel::Tiled(Tile::choose(software, head_dim.max(value_dim), false));
+                let kernel = Kernel::Tiled(Tile::choose(software, [head_dim, value_dim], false, false));
                 add(&Variant {
                     kernel,
                     storage,
@@ -429,12 +441,45 @@ pub fn sources() -> Vec<ShaderSource> {
             }
         }
     }
+    // Keys and values in blocks, and rows that lanes share: dimensions with large powers of two in them, and without.
+    let linear = PositionsVariant { bias: BiasVariant::Linear, ..none };
+    for (dim, positions) in
+        [(64, none), (80, none), (128, none), (192, none), (256, none), (64, linear), (128, linear)]
+    {
+        for (storage, halves) in [(DType::F32, false), (DType::F16, false), (DType::F16, true)] {
+            let tile = Tile::choose(false, [dim; 2], false, true).with_half_products(halves);
+            let (kernel, output) = (Kernel::Tiled(tile), storage);
+            let variant =
+                Variant { kernel, storage, output, head_dim: dim, value_dim: dim, positions, cache: None };
+            add(&Blocks(variant));
+            if tile.parts() > 1 {
+                add(&variant);
+            }
+        }
+    }
+    for dim in [128, 256] {
+        let kernel = Kernel::Tiled(Tile::choose(false, [dim; 2], true, true));
+        let (storage, output) = (DType::F32, DType::F32);
+        let rope = PositionsVariant { rope: Some((Pairing::Half, dim)), ..none };
+        let cache = CacheVariant { widths: [0; 2], group: 32, keys_turn: false };
+        let variant = Variant {
+            kernel,
+            storage,
+            output,
+            head_dim: dim,
+            value_dim: dim,
+            positions: none,
+            cache: Some(cache),
+        };
+        add(&variant);
+        add(&Variant { positions: rope, cache: None, ..variant });
+    }
     // Products in f16, of direct and of staged tiles, also where keys turn.
     let half_of_64 =
         PositionsVariant { rope: Some((Pairing::Half, 64)), bias: BiasVariant::Harmonic, factor: false };
     for (dim, positions) in [(64, none), (80, none), (128, none), (256, none), (64, half_of_64)] {
-        let tile = Tile::choose(false, dim, positions.any()).with_half_products(true);
-        let staged = Tile::choose(true, dim, positions.any()).with_half_products(true);
+        let tile = Tile::choose(false, [dim; 2], positions.any(), false).with_half_products(true);
+        let staged = Tile::choose(true, [dim; 2], positions.any(), false).with_half_products(true);
         for tile in [tile, staged] {
             let (kernel, storage, output) = (Kernel::Tiled(tile), DType::F16, DType::F16);
             add(&Variant { kernel, storage, output, head_dim: dim, value_dim: dim, positions, cache: None });
@@ -452,7 +497,7 @@ pub fn sources() -> Vec<ShaderSource> {
         (256, Some((Pairing::Half, 256)), BiasVariant::None, false),
     ] {
         let positions = PositionsVariant { rope, bias, factor };
-        let tile = |software| Kernel::Tiled(Tile::choose(software, head_dim, rope.is_some()));
+        let tile = |software| Kernel::Tiled(Tile::choose(software, [head_dim; 2], rope.is_some(), false));
         for kernel in [Kernel::Naive, tile(true), tile(false)] {
             let (storage, output, value_dim) = (DType::F32, DType::F32, head_dim);
             add(&Variant { kernel, storage, output, head_dim, value_dim, positions, cache: None });
@@ -494,7 +539,7 @@ pub fn sources() -> Vec<ShaderSource> {
         let cache = Some(CacheVariant { widths, group, keys_turn });
         let (storage, output) = (DType::F32, DType::F32);
         let without_quads = Decode::new(2, false).unwrap_or(Decode::ONE);
-        let tiled = Kernel::Tiled(Tile::choose(true, dim, true));
+        let tiled = Kernel::Tiled(Tile::choose(true, [dim; 2], true, false));
         for kernel in [Kernel::Decode(Decode::ONE), Kernel::Decode(without_quads), tiled] {
             add(&Variant { kernel, storage, output, head_dim: dim, value_dim: dim, positions, cache });
         }

@@ -4,7 +4,7 @@
 //! ```text
 //! #for t in KEYS      the lines up to #end once for each t in 0..KEYS; `$t` becomes the number
 //! #if STAGED          the lines up to #else or #end if STAGED isn't 0
-//! $(t/4) $(t%4)       quotient and remainder of a loop's number
+//! $(t/4) $(t%4)       quotient and remainder of a loop's number; the divisor may be a name
 //! ```
 //!
 //! Names of loop variables are one letter, so that `s$r_$t` needs no braces. Anything else is copied as it is.
@@ -47,7 +47,7 @@ fn expand_lines(lines: &[&str], numbers: &Numbers, bound: &mut Vec<(char, usize)
                 let mut line = line.to_owned();
                 for (variable, value) in bound.iter() {
                     line = line.replace(&format!("${variable}"), &value.to_string());
-                    line = divided(line, *variable, *value);
+                    line = divided(line, *variable, *value, numbers);
                 }
                 output.push_str(&line);
                 output.push('\n');
@@ -57,13 +57,14 @@ fn expand_lines(lines: &[&str], numbers: &Numbers, bound: &mut Vec<(char, usize)
 }
 
 /// `$(t/4)` and `$(t%4)` as numbers.
-fn divided(mut line: String, variable: char, value: usize) -> String {
+fn divided(mut line: String, variable: char, value: usize, numbers: &Numbers) -> String {
     for (sign, of) in [('/', usize::div_euclid as fn(usize, usize) -> usize), ('%', usize::rem_euclid)] {
         let opening = format!("$({variable}{sign}");
         while let Some((start, length, divisor)) = line.find(&opening).and_then(|start| {
             let number = &line[start + opening.len()..];
             let (number, _) = number.split_once(')')?;
-            let divisor: usize = number.parse().ok().filter(|&divisor| divisor > 0)?;
+            let divisor = number.parse().ok().or_else(|| numbers.get(number).copied());
+            let divisor = divisor.filter(|&divisor| divisor > 0)?;
             Some((start, opening.len() + number.len() + 1, divisor))
         }) {
             line.replace_range(start..start + length, &of(value, divisor).to_string());
@@ -108,6 +109,8 @@ mod tests {
         let numbers = Numbers::from([("T", 6)]);
         let expanded = expand("#for t in T\n$(t/4).$(t%4)\n#end\n", &numbers);
         assert_eq!(expanded, "0.0\n0.1\n0.2\n0.3\n1.0\n1.1\n");
+        let numbers = Numbers::from([("T", 3), ("TWO", 2)]);
+        assert_eq!(expand("#for t in T\n$(t/TWO)$(t%TWO)\n#end\n", &numbers), "00\n01\n10\n");
         assert_eq!(expand("#for t in T\n$(t/0)\n#end\n", &Numbers::from([("T", 1)])), "$(t/0)\n");
     }
 
