@@ -28,8 +28,30 @@ const own_value: u32 = 0u;
 
 #if STAGED
 // KEYS rows of K and of V, shared by the workgroup; read at constant indices.
+#if SHARED
+// By parts, so that what a part reads has constant indices after the first.
+var<workgroup> k_tile: array<array<Quad, KEYS * OWN_HEAD_QUADS>, PARTS>;
+var<workgroup> v_tile: array<array<Quad, KEYS * OWN_VALUE_QUADS>, PARTS>;
+
+fn stage_key(t: u32, c: u32, quad: Quad) {
+    k_tile[c / OWN_HEAD_QUADS][t * OWN_HEAD_QUADS + c % OWN_HEAD_QUADS] = quad;
+}
+
+fn stage_value(t: u32, c: u32, quad: Quad) {
+    v_tile[c / OWN_VALUE_QUADS][t * OWN_VALUE_QUADS + c % OWN_VALUE_QUADS] = quad;
+}
+#else
 var<workgroup> k_tile: array<Quad, KEYS * HEAD_QUADS>;
 var<workgroup> v_tile: array<Quad, KEYS * VALUE_QUADS>;
+
+fn stage_key(t: u32, c: u32, quad: Quad) {
+    k_tile[t * HEAD_QUADS + c] = quad;
+}
+
+fn stage_value(t: u32, c: u32, quad: Quad) {
+    v_tile[t * VALUE_QUADS + c] = quad;
+}
+#end
 #end
 
 @compute @workgroup_size(INVOCATIONS)
@@ -50,8 +72,12 @@ fn attention_tiled(
     }
 
 #if SHARED
-    // Lanes of one part are whole subgroups. That it is the same for all of them is said here, so that what they load at the same address can be loaded once.
+#if STAGED
+    let part = lane / ROW_LANES;
+#else
+    // Lanes of one part are whole subgroups. That it is the same for all of them is said here, so that what they load at the same address is loaded once.
     let part = subgroupBroadcastFirst(lane / ROW_LANES);
+#end
     let row_lane = lane % ROW_LANES;
     let own_head = part * OWN_HEAD_QUADS;
     let own_value = part * OWN_VALUE_QUADS;
@@ -169,19 +195,19 @@ fn attention_tiled(
                 let own = key_quads(run.keys, u32(first_key), u32(j), k_base, c);
 #if KEYS_TURN
                 let other = key_quads(run.keys, u32(first_key), u32(j), k_base, partner(c));
-                k_tile[c] = rotated(own.x, other.x, key_position(sequence, j), c);
-                k_tile[HEAD_QUADS + c] = rotated(own.y, other.y, key_position(sequence, min(j + 1, end_key - 1)), c);
-                k_tile[2u * HEAD_QUADS + c] = rotated(own.z, other.z, key_position(sequence, min(j + 2, end_key - 1)), c);
-                k_tile[3u * HEAD_QUADS + c] = rotated(own.w, other.w, key_position(sequence, min(j + 3, end_key - 1)), c);
+                stage_key(0u, c, rotated(own.x, other.x, key_position(sequence, j), c));
+                stage_key(1u, c, rotated(own.y, other.y, key_position(sequence, min(j + 1, end_key - 1)), c));
+                stage_key(2u, c, rotated(own.z, other.z, key_position(sequence, min(j + 2, end_key - 1)), c));
+                stage_key(3u, c, rotated(own.w, other.w, key_position(sequence, min(j + 3, end_key - 1)), c));
 #else
-                k_tile[c] = own.x;
-                k_tile[HEAD_QUADS + c] = own.y;
-                k_tile[2u * HEAD_QUADS + c] = own.z;
-                k_tile[3u * HEAD_QUADS + c] = own.w;
+                stage_key(0u, c, own.x);
+                stage_key(1u, c, own.y);
+                stage_key(2u, c, own.z);
+                stage_key(3u, c, own.w);
 #end
             }
             for (var i = lane; i < KEYS * VALUE_QUADS; i += INVOCATIONS) {
-                v_tile[i] = value_quad(run.values, u32(first_key), u32(j) + i / VALUE_QUADS, v_base, i % VALUE_QUADS);
+                stage_value(i / VALUE_QUADS, i % VALUE_QUADS, value_quad(run.values, u32(first_key), u32(j) + i / VALUE_QUADS, v_base, i % VALUE_QUADS));
             }
 #else
 #if TURN
@@ -200,7 +226,6 @@ fn attention_tiled(
 #for u in TURN_KEYS
                 let key$u = min(j + i32(turn_first + $uu), end_key - 1);
                 let k_at$u = k_base + u32(key$u) * params.k_row_stride + turn_quad;
-                let tile_at$u = (turn_first + $uu) * HEAD_QUADS + turn_quad;
 #for h in TURN_PARTS
                 var by$u_$h = turn(base$h, step$u_$h);
                 if !counted {
@@ -212,10 +237,10 @@ fn attention_tiled(
                 let y$u = load_quad(k[k_at$u + HALF_QUADS]);
                 let a$u = turn(vec4<f32>(x$u.x, y$u.x, x$u.y, y$u.y), by$u_0);
                 let b$u = turn(vec4<f32>(x$u.z, y$u.z, x$u.w, y$u.w), by$u_1);
-                k_tile[tile_at$u] = Quad(vec4<f32>(a$u.xz, b$u.xz));
-                k_tile[tile_at$u + HALF_QUADS] = Quad(vec4<f32>(a$u.yw, b$u.yw));
+                stage_key(turn_first + $uu, turn_quad, Quad(vec4<f32>(a$u.xz, b$u.xz)));
+                stage_key(turn_first + $uu, turn_quad + HALF_QUADS, Quad(vec4<f32>(a$u.yw, b$u.yw)));
 #else
-                k_tile[tile_at$u] = Quad(turn(load_quad(k[k_at$u]), by$u_0));
+                stage_key(turn_first + $uu, turn_quad, Quad(turn(load_quad(k[k_at$u]), by$u_0)));
 #end
 #end
             }
@@ -223,7 +248,7 @@ fn attention_tiled(
             for (var i = lane; i < KEYS * REST_QUADS; i += INVOCATIONS) {
                 let key = u32(min(j + i32(i / REST_QUADS), end_key - 1));
                 let c = ROTARY_QUADS + i % REST_QUADS;
-                k_tile[i / REST_QUADS * HEAD_QUADS + c] = load_own(k[k_base + key * params.k_row_stride + c]);
+                stage_key(i / REST_QUADS, c, load_own(k[k_base + key * params.k_row_stride + c]));
             }
 #end
 #else
@@ -232,15 +257,15 @@ fn attention_tiled(
                 let c = i % HEAD_QUADS;
                 let k_at = k_base + u32(key) * params.k_row_stride;
 #if ROPE
-                k_tile[i] = Quad(rotated(load_quad(k[k_at + c]), load_quad(k[k_at + partner(c)]), key_position(sequence, key), c));
+                stage_key(i / HEAD_QUADS, c, Quad(rotated(load_quad(k[k_at + c]), load_quad(k[k_at + partner(c)]), key_position(sequence, key), c)));
 #else
-                k_tile[i] = load_own(k[k_at + c]);
+                stage_key(i / HEAD_QUADS, c, load_own(k[k_at + c]));
 #end
             }
 #end
             for (var i = lane; i < KEYS * VALUE_QUADS; i += INVOCATIONS) {
                 let key = u32(min(j + i32(i / VALUE_QUADS), end_key - 1));
-                v_tile[i] = load_own(v[v_base + key * params.v_row_stride + i % VALUE_QUADS]);
+                stage_value(i / VALUE_QUADS, i % VALUE_QUADS, load_own(v[v_base + key * params.v_row_stride + i % VALUE_QUADS]));
             }
 #end
             workgroupBarrier();
@@ -269,7 +294,11 @@ fn attention_tiled(
 #for c in OWN_HEAD_QUADS
 #for t in KEYS
 #if STAGED
-            let key$t_$c = k_tile[$tu * HEAD_QUADS + own_head + $cu];
+#if SHARED
+            let key$t_$c = k_tile[part][$tu * OWN_HEAD_QUADS + $cu];
+#else
+            let key$t_$c = k_tile[$tu * HEAD_QUADS + $cu];
+#end
 #else
 #if WIDE
             let key$t_$c = load_own(k[k_at$t + $(c/BLOCK_QUADS)u][$(c%BLOCK_QUADS)]);
@@ -406,7 +435,11 @@ fn attention_tiled(
 #end
 #for t in KEYS
 #if STAGED
-                let value$t_$c = v_tile[$tu * VALUE_QUADS + own_value + $cu];
+#if SHARED
+                let value$t_$c = v_tile[part][$tu * OWN_VALUE_QUADS + $cu];
+#else
+                let value$t_$c = v_tile[$tu * VALUE_QUADS + $cu];
+#end
 #else
 #if WIDE
                 let value$t_$c = load_own(v[v_at$t + $(c/BLOCK_QUADS)u][$(c%BLOCK_QUADS)]);
@@ -436,7 +469,7 @@ fn attention_tiled(
                 // Each row sees what it sees, one key at a time. The rest is selected away, never multiplied by zero: it may be anything.
                 for (var t = 0; t < min(i32(KEYS), end_key - j); t++) {
 #if STAGED
-                    let v_at = u32(t) * VALUE_QUADS + own_value;
+                    let v_at = u32(t) * OWN_VALUE_QUADS;
 #else
                     let v_at = v_first + u32(j + t) * v_stride;
 #end
@@ -459,7 +492,11 @@ fn attention_tiled(
 #end
 #for c in OWN_VALUE_QUADS
 #if STAGED
+#if SHARED
+                    let value_$c = vec4<f32>(v_tile[part][v_at + $cu]);
+#else
                     let value_$c = vec4<f32>(v_tile[v_at + $cu]);
+#end
 #else
 #if WIDE
                     let value_$c = load_quad(v[v_at + $(c/BLOCK_QUADS)u][$(c%BLOCK_QUADS)]);

@@ -153,8 +153,8 @@ impl Tile {
         Self { halves, ..self }
     }
 
-    /// With a row's channels divided among this many lanes of different subgroups (1, 2 or 4), each of which has a register for every one of its own only. It needs a device with subgroups of at most
-    /// 64, and head and value dimensions that `4 · parts` divides.
+    /// With a row's channels divided among this many lanes of different subgroups (1, 2 or 4), each of which has registers for its own only. It needs head and value dimensions that
+    /// `4 · parts` divides and, unless staged, a device with subgroups of at most `64 / rows_each`.
     ///
     /// # Errors
     /// Invalid argument for other numbers.
@@ -245,7 +245,8 @@ impl Kernel {
         let staged = task.turns_keys() || task.cache.is_some();
         let dim = task.head_dim.max(task.value_dim);
         let software = capabilities.is_software();
-        let shared = capabilities.subgroup_sizes.is_some_and(|(_, most)| most <= Tile::SHARED_SUBGROUP);
+        let fits = |(_, most): (u32, u32)| most <= Tile::SHARED_SUBGROUP;
+        let shared = staged || capabilities.subgroup_sizes.is_some_and(fits);
         let mut tile = Tile::choose(software, [task.head_dim, task.value_dim], staged, shared);
         if task.cache.is_some() {
             tile.keys = CacheVariant::KEYS as u8;
@@ -289,7 +290,8 @@ impl Kernel {
             }
             Kernel::Tiled(tile) if tile.parts > 1 => {
                 let [lanes, parts] = [TILE_ROWS / tile.rows_each(), tile.parts()];
-                if !capabilities.subgroup_sizes.is_some_and(|(_, most)| most as usize <= lanes) {
+                let fits = |(_, most): (u32, u32)| most as usize <= lanes;
+                if !tile.staged && !capabilities.subgroup_sizes.is_some_and(fits) {
                     let message = format!("{self} needs a device with subgroups of at most {lanes}");
                     return Err(Error::unsupported(message));
                 }
