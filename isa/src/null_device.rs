@@ -33,11 +33,17 @@ pub struct Compiled {
 }
 
 impl NullDevice {
-    /// Opens the device that `RADV_FORCE_FAMILY` names.
+    /// Opens a device of this family, as RADV names them: `navi31`, `vega10`. `robust` is how wgpu opens devices: with robust buffer access.
     ///
     /// # Errors
-    /// No Vulkan loader, no such driver, or one that has no null device.
-    pub fn open() -> Result<Self> {
+    /// No Vulkan loader, no such driver, one that has no null device, or no such family.
+    pub fn open(family: &str, robust: bool) -> Result<Self> {
+        // SAFETY: this program opens one device at a time, and before that has no other threads.
+        unsafe {
+            std::env::set_var("RADV_FORCE_FAMILY", family);
+            // The driver's own cache holds no assembly.
+            std::env::set_var("MESA_SHADER_CACHE_DISABLE", "true");
+        }
         // SAFETY: the Vulkan loader has no requirements beyond being one.
         let entry = unsafe { ash::Entry::load() }.context("there is no Vulkan loader (libvulkan.so.1)")?;
         let application = vk::ApplicationInfo::default().api_version(vk::API_VERSION_1_3);
@@ -45,7 +51,7 @@ impl NullDevice {
         // SAFETY: `create` and what it points to live until the call returns.
         let instance = unsafe { entry.create_instance(&create, None) }
             .context("no Vulkan instance: is VK_DRIVER_FILES RADV's manifest?")?;
-        match Self::of_instance(&instance) {
+        match Self::of_instance(&instance, robust) {
             Ok((device, executables, name, cooperative)) => {
                 Ok(Self { _entry: entry, instance, device, executables, name, cooperative })
             }
@@ -59,10 +65,11 @@ impl NullDevice {
 
     fn of_instance(
         instance: &ash::Instance,
+        robust: bool,
     ) -> Result<(ash::Device, khr::pipeline_executable_properties::Device, String, bool)> {
         // SAFETY: the instance is alive.
         let devices = unsafe { instance.enumerate_physical_devices() }.context("no Vulkan devices")?;
-        let physical = *devices.first().context("RADV has no device for this family")?;
+        let physical = *devices.first().context("RADV has no null device (Mesa 25 has, 26 hasn't), or knows no such family")?;
         let mut driver = vk::PhysicalDeviceDriverProperties::default();
         let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut driver);
         // SAFETY: `physical` comes from this instance, the chain is of properties.
@@ -79,7 +86,7 @@ impl NullDevice {
         );
         let mut names = vec![khr::pipeline_executable_properties::NAME.as_ptr()];
         let cooperative = has(khr::cooperative_matrix::NAME);
-        let robust = has(ext::robustness2::NAME);
+        let robust = robust && has(ext::robustness2::NAME);
 
         // What the family reports, and no more, is enabled.
         let (mut v11, mut v12, mut v13) = (
@@ -107,7 +114,7 @@ impl NullDevice {
         unsafe { instance.get_physical_device_features2(physical, &mut features) };
         let mut features = features.features;
         // wgpu enables robust access wherever there is one, but captures nothing.
-        features.robust_buffer_access = vk::TRUE;
+        features.robust_buffer_access = robust.into();
         robustness.null_descriptor = vk::FALSE;
         robustness.p_next = std::ptr::null_mut();
         matrix.p_next = std::ptr::null_mut();
