@@ -16,10 +16,16 @@ pub struct NullDevice {
     instance: ash::Instance,
     device: ash::Device,
     executables: khr::pipeline_executable_properties::Device,
-    /// As the driver calls it.
-    pub name: String,
-    /// Whether the family has matrix instructions.
-    pub cooperative: bool,
+    /// Name and version of the driver.
+    pub driver: String,
+    features: Features,
+}
+
+/// What some kernels need and not every family has.
+#[derive(Clone, Copy)]
+struct Features {
+    cooperative: bool,
+    f16: bool,
 }
 
 /// What the driver says of a compiled kernel.
@@ -52,8 +58,8 @@ impl NullDevice {
         let instance = unsafe { entry.create_instance(&create, None) }
             .context("no Vulkan instance: is VK_DRIVER_FILES RADV's manifest?")?;
         match Self::of_instance(&instance, robust) {
-            Ok((device, executables, name, cooperative)) => {
-                Ok(Self { _entry: entry, instance, device, executables, name, cooperative })
+            Ok((device, executables, driver, features)) => {
+                Ok(Self { _entry: entry, instance, device, executables, driver, features })
             }
             Err(error) => {
                 // SAFETY: nothing made from it is left.
@@ -66,16 +72,20 @@ impl NullDevice {
     fn of_instance(
         instance: &ash::Instance,
         robust: bool,
-    ) -> Result<(ash::Device, khr::pipeline_executable_properties::Device, String, bool)> {
+    ) -> Result<(ash::Device, khr::pipeline_executable_properties::Device, String, Features)> {
         // SAFETY: the instance is alive.
         let devices = unsafe { instance.enumerate_physical_devices() }.context("no Vulkan devices")?;
-        let physical = *devices.first().context("RADV has no null device (Mesa 25 has, 26 hasn't), or knows no such family")?;
+        let physical = *devices
+            .first()
+            .context("RADV has no null device (Mesa 25 has, 26 hasn't), or knows no such family")?;
         let mut driver = vk::PhysicalDeviceDriverProperties::default();
         let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut driver);
         // SAFETY: `physical` comes from this instance, the chain is of properties.
         unsafe { instance.get_physical_device_properties2(physical, &mut properties) };
-        let name = properties.properties.device_name_as_c_str().unwrap_or_default().to_string_lossy().into_owned();
+        let name =
+            properties.properties.device_name_as_c_str().unwrap_or_default().to_string_lossy().into_owned();
         ensure!(driver.driver_id == vk::DriverId::MESA_RADV, "this is {name}, not RADV");
+        let version = driver.driver_info_as_c_str().unwrap_or_default().to_string_lossy().into_owned();
 
         // SAFETY: as above.
         let extensions = unsafe { instance.enumerate_device_extension_properties(physical) }?;
@@ -138,9 +148,23 @@ impl NullDevice {
             create = create.push_next(&mut matrix);
         }
         // SAFETY: names and features are those that the device reports; all lives until the call returns.
-        let device = unsafe { instance.create_device(physical, &create, None) }.context("no Vulkan device")?;
+        let device =
+            unsafe { instance.create_device(physical, &create, None) }.context("no Vulkan device")?;
         let executables = khr::pipeline_executable_properties::Device::new(instance, &device);
-        Ok((device, executables, name, cooperative && matrix.cooperative_matrix == vk::TRUE))
+        let features = Features {
+            cooperative: cooperative && matrix.cooperative_matrix == vk::TRUE,
+            f16: v12.shader_float16 == vk::TRUE,
+        };
+        Ok((device, executables, version, features))
+    }
+
+    /// What a kernel needs that the family lacks.
+    pub fn lacks(&self, wgsl: &str) -> Option<&'static str> {
+        let enables = |name: &str| wgsl.lines().any(|line| line.starts_with("enable") && line.contains(name));
+        if enables("wgpu_cooperative_matrix") && !self.features.cooperative {
+            return Some("cooperative matrices");
+        }
+        (enables("f16") && !self.features.f16).then_some("f16")
     }
 
     /// Compiles a kernel. `wave` is the number of lanes to insist on; wgpu leaves it to the driver.
@@ -148,7 +172,8 @@ impl NullDevice {
     /// # Errors
     /// What the driver refuses.
     pub fn compile(&self, module: &Module, entry_point: &str, wave: Option<u32>) -> Result<Compiled> {
-        let mut made = Made { device: &self.device, sets: Vec::new(), layout: None, module: None, pipeline: None };
+        let mut made =
+            Made { device: &self.device, sets: Vec::new(), layout: None, module: None, pipeline: None };
         let groups = module.bindings.iter().map(|&(group, ..)| group + 1).max().unwrap_or(0);
         for group in 0..groups {
             let bindings: Vec<_> = module
@@ -216,10 +241,11 @@ impl NullDevice {
             .iter()
             .map(|number| {
                 let name = number.name_as_c_str().unwrap_or_default().to_string_lossy().into_owned();
-                // SAFETY: of the union's members the one that `format` names is set; RADV reports u64 only.
-                let value = match number.format {
-                    vk::PipelineExecutableStatisticFormatKHR::UINT64 => unsafe { number.value.u64 },
-                    _ => 0,
+                let value = if number.format == vk::PipelineExecutableStatisticFormatKHR::UINT64 {
+                    // SAFETY: of the union's members this is the one that `format` names; RADV sets no other.
+                    unsafe { number.value.u64 }
+                } else {
+                    0
                 };
                 (name, value)
             })
@@ -239,7 +265,9 @@ impl NullDevice {
         let assembly = texts
             .iter()
             .zip(&buffers)
-            .find(|(text, _)| text.name_as_c_str().is_ok_and(|name| name.to_string_lossy().contains("Assembly")))
+            .find(|(text, _)| {
+                text.name_as_c_str().is_ok_and(|name| name.to_string_lossy().contains("Assembly"))
+            })
             .map(|(_, buffer)| String::from_utf8_lossy(buffer).trim_end_matches('\0').to_owned())
             .context("the driver gave no assembly")?;
         Ok(Compiled { statistics, assembly, wave: executables[0].subgroup_size })

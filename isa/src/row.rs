@@ -14,7 +14,7 @@ use crate::spirv::{self, Checks};
 const BLOCK_KEYS: usize = 64;
 
 /// What was measured of a kernel.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Row {
     /// The entry point.
     pub kernel: String,
@@ -44,6 +44,8 @@ pub struct Row {
     pub key_loop: bool,
     /// Multiply-adds among all instructions, dual issue counted as two.
     pub fma_share: f64,
+    /// As `fma_share`, of the multiply-adds that attention takes: without those that convert or rescale.
+    pub useful_share: f64,
     /// Multiply-adds among the vector unit's time: the share of peak where all else overlaps.
     pub vector_share: f64,
     /// Matrix instructions among all.
@@ -102,6 +104,10 @@ pub fn measure(
         lds: number("LDS size"),
         key_loop: found.is_some(),
         fma_share: counts.fma_share(),
+        useful_share: match found {
+            Some(_) => (candidate.multiply_adds * BLOCK_KEYS) as f64 / counts.instructions(),
+            None => 0.0,
+        },
         vector_share: counts.vector_share(),
         wmma_share: if counts.instructions() > 0.0 { counts.wmma / counts.instructions() } else { 0.0 },
         per_key: if found.is_some() { counts.instructions() / BLOCK_KEYS as f64 } else { 0.0 },

@@ -474,8 +474,8 @@ pub struct Candidate {
     pub chosen: bool,
     /// Keys that one pass of its innermost loop over keys takes; 0 where it has no such loop.
     pub keys: usize,
-    /// Query rows per invocation, of tiles.
-    pub rows_each: usize,
+    /// Multiply-adds that attention takes of each invocation for each key: those of the two products.
+    pub multiply_adds: usize,
     /// Whether keys and values pass through workgroup memory.
     pub staged: bool,
     /// The head dimension, or 0.
@@ -486,13 +486,26 @@ pub struct Candidate {
 pub fn candidates() -> Vec<Candidate> {
     let mut candidates = Vec::new();
     let mut attention = |kernel: Kernel, storage, head_dim, positions: PositionsVariant, cache, chosen| {
-        let variant = Variant { kernel, storage, output: storage, head_dim, value_dim: head_dim, positions, cache };
-        let (keys, rows_each, staged) = match kernel {
-            Kernel::Tiled(tile) => (tile.keys(), tile.rows_each(), tile.is_staged()),
-            Kernel::Decode(_) if cache.is_some() => (CacheVariant::KEYS, 1, false),
-            Kernel::Naive | Kernel::Decode(_) => (1, 1, false),
+        let variant =
+            Variant { kernel, storage, output: storage, head_dim, value_dim: head_dim, positions, cache };
+        let (keys, staged) = match kernel {
+            Kernel::Tiled(tile) => (tile.keys(), tile.is_staged()),
+            Kernel::Decode(_) if cache.is_some() => (CacheVariant::KEYS, false),
+            Kernel::Naive | Kernel::Decode(_) => (1, false),
         };
-        candidates.push(Candidate { source: source(&variant), chosen, keys, rows_each, staged, head_dim });
+        let multiply_adds = match kernel {
+            Kernel::Tiled(tile) => tile.rows_each() * 2 * head_dim,
+            Kernel::Decode(decode) => decode.row_sets() * 2 * head_dim / 4,
+            Kernel::Naive => 2 * head_dim,
+        };
+        candidates.push(Candidate {
+            source: source(&variant),
+            chosen,
+            keys,
+            multiply_adds,
+            staged,
+            head_dim,
+        });
     };
     let none = PositionsVariant::default();
     let mut tiles = Vec::new();
@@ -507,15 +520,30 @@ pub fn candidates() -> Vec<Candidate> {
     for storage in [DType::F32, DType::F16] {
         for dim in [64, 80, 96, 128, 256] {
             for &tile in &tiles {
-                attention(Kernel::Tiled(tile), storage, dim, none, None, tile == Tile::choose(false, dim, false));
+                attention(
+                    Kernel::Tiled(tile),
+                    storage,
+                    dim,
+                    none,
+                    None,
+                    tile == Tile::choose(false, dim, false),
+                );
             }
         }
         attention(Kernel::Naive, storage, 64, none, None, false);
     }
     for dim in [64, 128] {
-        let positions = PositionsVariant { rope: Some((Pairing::Half, dim)), bias: BiasVariant::Harmonic, factor: false };
+        let positions =
+            PositionsVariant { rope: Some((Pairing::Half, dim)), bias: BiasVariant::Harmonic, factor: false };
         for &tile in tiles.iter().filter(|tile| tile.is_staged()) {
-            attention(Kernel::Tiled(tile), DType::F32, dim, positions, None, tile == Tile::choose(false, dim, true));
+            attention(
+                Kernel::Tiled(tile),
+                DType::F32,
+                dim,
+                positions,
+                None,
+                tile == Tile::choose(false, dim, true),
+            );
         }
         let cache = CacheVariant { widths: [1 << 8 | 1 << 4 | 1 << 2; 2], group: 32, keys_turn: false };
         for cache in [None, Some(cache)] {
@@ -541,7 +569,14 @@ pub fn candidates() -> Vec<Candidate> {
     ];
     for program in others {
         let source = source(program);
-        candidates.push(Candidate { source, chosen: true, keys: 0, rows_each: 0, staged: false, head_dim: 0 });
+        candidates.push(Candidate {
+            source,
+            chosen: true,
+            keys: 0,
+            multiply_adds: 0,
+            staged: false,
+            head_dim: 0,
+        });
     }
     candidates
 }
