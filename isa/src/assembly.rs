@@ -238,6 +238,8 @@ pub struct Steps {
     pub keys: usize,
     /// Keys of a block.
     pub block: usize,
+    /// How often inner loops turn that have multiply-adds.
+    pub turns: usize,
     /// Quads that each lane writes into workgroup memory per step, for each of keys and values.
     pub staged_quads: usize,
 }
@@ -313,11 +315,16 @@ impl Program {
         if own(&step) == 0 {
             return None;
         }
-        // Inner loops that fill workgroup memory turn as often as that takes; of others nothing is known but that they turn.
+        // Inner loops that fill workgroup memory turn as often as that takes; of those without multiply-adds nothing is known but that they turn.
         let inner = |at: usize| {
-            let stores = self.hot_path(at, &|_| Some(1.0)).lds_stores;
-            let staged = stores > 0.0 && steps.staged_quads > 0;
-            Some(if staged { (steps.staged_quads as f64 / stores).ceil() } else { 1.0 })
+            let turn = self.hot_path(at, &|_| Some(1.0));
+            Some(match () {
+                () if turn.lds_stores > 0.0 && steps.staged_quads > 0 => {
+                    (steps.staged_quads as f64 / turn.lds_stores).ceil()
+                }
+                () if turn.fma > 0.0 => steps.turns as f64,
+                () => 1.0,
+            })
         };
         let one = self.hot_path(step, &inner);
         let outer = (0..self.loops.len())
@@ -450,7 +457,7 @@ mod tests {
     }
 
     fn steps(staged_quads: usize) -> Steps {
-        Steps { keys: 4, block: 64, staged_quads }
+        Steps { keys: 4, block: 64, turns: 1, staged_quads }
     }
 
     #[test]
@@ -460,10 +467,7 @@ mod tests {
         assert_eq!(program.blocks.len(), 11);
         let loops: Vec<(usize, Vec<usize>)> =
             program.loops.iter().map(|l| (l.head, l.body.iter().copied().collect())).collect();
-        assert_eq!(
-            loops,
-            [(2, (2..=9).collect()), (3, (3..=8).collect()), (4, vec![4]), (7, vec![7])]
-        );
+        assert_eq!(loops, [(2, (2..=9).collect()), (3, (3..=8).collect()), (4, vec![4]), (7, vec![7])]);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!
 //! All instructions of a key block of 64 keys: the unmasked step over `keys` of them as often as the block has steps, and once what comes around. Of the
 //! paths through a loop the one with the most multiply-adds counts, then the shortest: so the step without a mask, scores without a soft cap, and all blocks rather than a list of them.
-//! An inner loop that fills workgroup memory turns as often as it takes to fill it; any other inner loop counts once.
+//! An inner loop that fills workgroup memory turns as often as it takes to fill it; one with multiply-adds as often as the kernel's source says; any other counts once.
 //!
 //! * `fma_share`: multiply-adds among *all* instructions, those that only order others (waits, `s_delay_alu`) included. Each half of a dual-issue instruction is one.
 //! * `vector_share`: multiply-adds among the vector instructions, transcendental ones four times: the share of peak if all else overlaps with other waves.

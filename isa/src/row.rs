@@ -81,6 +81,7 @@ pub fn measure(
     let steps = Steps {
         keys: candidate.keys.max(1),
         block: BLOCK_KEYS,
+        turns: candidate.turns,
         staged_quads: if candidate.staged { quads.div_ceil(module.invocations as usize) } else { 0 },
     };
     let found = if candidate.keys > 0 { program.key_loop(&steps) } else { None };

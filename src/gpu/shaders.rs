@@ -474,6 +474,8 @@ pub struct Candidate {
     pub chosen: bool,
     /// Keys that one pass of its innermost loop over keys takes; 0 where it has no such loop.
     pub keys: usize,
+    /// How often the inner loops of such a pass turn, where they aren't written out.
+    pub turns: usize,
     /// Multiply-adds that attention takes of each invocation for each key: those of the two products.
     pub multiply_adds: usize,
     /// Whether keys and values pass through workgroup memory.
@@ -493,6 +495,7 @@ pub fn candidates() -> Vec<Candidate> {
             Kernel::Decode(_) if cache.is_some() => (CacheVariant::KEYS, false),
             Kernel::Naive | Kernel::Decode(_) => (1, false),
         };
+        let turns = if matches!(kernel, Kernel::Decode(_)) { keys } else { 1 };
         let multiply_adds = match kernel {
             Kernel::Tiled(tile) => tile.rows_each() * 2 * head_dim,
             Kernel::Decode(decode) => decode.row_sets() * 2 * head_dim / 4,
@@ -502,6 +505,7 @@ pub fn candidates() -> Vec<Candidate> {
             source: source(&variant),
             chosen,
             keys,
+            turns,
             multiply_adds,
             staged,
             head_dim,
@@ -573,6 +577,7 @@ pub fn candidates() -> Vec<Candidate> {
             source,
             chosen: true,
             keys: 0,
+            turns: 1,
             multiply_adds: 0,
             staged: false,
             head_dim: 0,
