@@ -24,13 +24,14 @@ pub(crate) const TILE_ROWS: usize = 64;
 /// | adapter | dim ≤ 96 | ≤ 128 | larger |
 /// | --- | --- | --- | --- |
 /// | CPU (lavapipe, …) | 4 rows, 4 keys, staged | 2 rows, 4 keys, staged | 1 row, 4 keys, staged |
-/// | others | 1 row, 4 keys, direct | 1 row, 2 keys, direct | 1 row, 1 key, direct |
+/// | others | 1 row, 4 keys, direct | the same, shared by 2 lanes | the same, shared by 2 or 4 lanes |
+/// | others, without subgroups of at most 64 | 1 row, 4 keys, direct | 1 row, 2 keys, direct | 1 row, 1 key, direct |
 ///
 /// With at most 8 queries a sequence it takes the split kernel instead ([`Decode`]): its rows are too few to fill a tile.
 ///
-/// On lavapipe that is what was fastest within 3 s of compiling (the README has the measurements). On other devices one row of q and o fits the registers,
-/// and loads at uniform addresses go through a scalar or broadcast path: chosen from machine-code counts of prototypes
-/// for RDNA3, not measured. Where workgroup memory is too
+/// On lavapipe that is what was fastest within 3 s of compiling (the README has the measurements). On other devices a lane's part of q and o fits the registers,
+/// and loads at uniform addresses go through a scalar or broadcast path: chosen from the machine code that `scripts/isa` counts
+/// for AMD's GPUs, not measured. Where workgroup memory is too
 /// small for staging, the tile is read directly. With a rotation ([`Rope`](crate::Rope)) tiles are staged on every device and take at least two keys at a time, since keys turn on their way through workgroup memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -59,6 +60,9 @@ impl Decode {
     /// Rows that 16 lanes hold at once.
     pub(crate) const ROWS: usize = 4;
 
+    /// The most row sets × channels of q, and of o, for which a GPU has registers.
+    pub(crate) const HELD: usize = 256;
+
     /// The most queries of a sequence for which a plan chooses this kernel.
     pub(crate) const QUERIES: usize = 8;
 
@@ -73,9 +77,11 @@ impl Decode {
         Ok(Self { row_sets: row_sets as u8, quads })
     }
 
-    /// For a number of rows that share keys.
-    fn choose(rows: usize, quads: bool) -> Self {
-        let sets = rows.div_ceil(Self::ROWS).next_power_of_two().min(8);
+    /// For a number of rows that share keys. On GPUs no more than a lane's registers hold (128 for q and o, as the machine code of `scripts/isa` shows; more
+    /// spill), though then keys are read more than once.
+    fn choose(rows: usize, quads: bool, software: bool, dim: usize) -> Self {
+        let most = if software { 8 } else { 1 << (Self::HELD / dim).clamp(1, 8).ilog2() };
+        let sets = rows.div_ceil(Self::ROWS).next_power_of_two().min(most);
         Self { row_sets: sets as u8, quads }
     }
 
@@ -232,7 +238,8 @@ impl Kernel {
         if (1..=Decode::QUERIES).contains(&task.q_len) {
             let quads = capabilities.subgroup_sizes.is_some();
             let rows = task.q_len * task.heads_per_kv;
-            let decode = Decode::choose(rows, quads);
+            let dim = task.head_dim.max(task.value_dim);
+            let decode = Decode::choose(rows, quads, capabilities.is_software(), dim);
             let adding =
                 if quads { "by quad operations" } else { "through workgroup memory, without subgroups" };
             let reason = format!(

@@ -395,6 +395,13 @@ pub fn host_layouts() -> Vec<HostLayout> {
     params::layouts()
 }
 
+fn source(program: &dyn Program) -> ShaderSource {
+    let (name, entry_point, wgsl) = (program.label(), program.entry_point(), program.source());
+    let subgroups = wgsl.contains("quadSwapX") || wgsl.contains("subgroupBroadcastFirst");
+    let f16 = wgsl.starts_with(ENABLE_F16);
+    ShaderSource { name, entry_point, wgsl, subgroups, f16 }
+}
+
 /// Every kernel and tile shape that a plan chooses by itself, with every storage type, at head dimensions that models use (any multiple of 4 up to 256 is
 /// rendered on demand).
 pub fn sources() -> Vec<ShaderSource> {
@@ -413,12 +420,7 @@ pub fn sources() -> Vec<ShaderSource> {
         (256, 256),
     ];
     let mut sources = Vec::new();
-    let mut add = |program: &dyn Program| {
-        let (name, entry_point, wgsl) = (program.label(), program.entry_point(), program.source());
-        let subgroups = wgsl.contains("quadSwapX") || wgsl.contains("subgroupBroadcastFirst");
-        let f16 = wgsl.starts_with(ENABLE_F16);
-        sources.push(ShaderSource { name, entry_point, wgsl, subgroups, f16 });
-    };
+    let mut add = |program: &dyn Program| sources.push(source(program));
     let none = PositionsVariant::default();
     for storage in DType::ALL {
         for (head_dim, value_dim) in DIMS {
@@ -574,4 +576,118 @@ pub fn sources() -> Vec<ShaderSource> {
     }
     add(&CacheMove::StepDown);
     sources
+}
+
+/// A kernel whose machine code is worth a look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Candidate {
+    /// Its text.
+    pub source: ShaderSource,
+    /// Whether a plan chooses it on some device that isn't the CPU.
+    pub chosen: bool,
+    /// Keys that one pass of its innermost loop over keys takes; 0 where it has no such loop.
+    pub keys: usize,
+    /// How often the inner loops of such a pass turn, where they aren't written out.
+    pub turns: usize,
+    /// Multiply-adds that attention takes of each invocation for each key: those of the two products.
+    pub multiply_adds: usize,
+    /// Whether keys and values pass through workgroup memory.
+    pub staged: bool,
+    /// The head dimension, or 0.
+    pub head_dim: usize,
+}
+
+/// Kernels to count instructions of (`scripts/isa`): what plans choose on GPUs, and other tile shapes that compute the same, at some head dimensions.
+pub fn candidates() -> Vec<Candidate> {
+    let mut candidates = Vec::new();
+    let mut attention = |kernel: Kernel, storage, head_dim, positions: PositionsVariant, cache, chosen| {
+        let variant =
+            Variant { kernel, storage, output: storage, head_dim, value_dim: head_dim, positions, cache };
+        let (keys, staged) = match kernel {
+            Kernel::Tiled(tile) => (tile.keys(), tile.is_staged()),
+            Kernel::Decode(_) if cache.is_some() => (CacheVariant::KEYS, false),
+            Kernel::Naive | Kernel::Decode(_) => (1, false),
+        };
+        let turns = if matches!(kernel, Kernel::Decode(_)) { keys } else { 1 };
+        let multiply_adds = match kernel {
+            Kernel::Tiled(tile) => tile.rows_each() * 2 * head_dim / tile.parts(),
+            Kernel::Decode(decode) => decode.row_sets() * 2 * head_dim / 4,
+            Kernel::Naive => 2 * head_dim,
+        };
+        // What tensors of their own get; others get the variant itself.
+        let source = match variant.block_quads() {
+            Some(_) => source(&Blocks(variant)),
+            None => source(&variant),
+        };
+        candidates.push(Candidate { source, chosen, keys, turns, multiply_adds, staged, head_dim });
+    };
+    let none = PositionsVariant::default();
+    let mut tiles = Vec::new();
+    for keys in [1, 2, 4] {
+        tiles.extend(Tile::new(1, keys, false));
+    }
+    for rows_each in [1, 2, 4] {
+        for keys in [2, 4, 8] {
+            tiles.extend(Tile::new(rows_each, keys, true));
+        }
+    }
+    for parts in [2, 4] {
+        for staged in [false, true] {
+            tiles.extend(Tile::new(1, 4, staged).and_then(|tile| tile.with_parts(parts)));
+        }
+    }
+    let of_gpu = |dim, staged| Tile::choose(false, [dim; 2], staged, true);
+    for storage in [DType::F32, DType::F16] {
+        for dim in [64, 80, 96, 128, 256] {
+            for &tile in &tiles {
+                attention(Kernel::Tiled(tile), storage, dim, none, None, tile == of_gpu(dim, false));
+            }
+            if storage == DType::F16 {
+                let tile = of_gpu(dim, false).with_half_products(true);
+                attention(Kernel::Tiled(tile), storage, dim, none, None, true);
+            }
+        }
+        attention(Kernel::Naive, storage, 64, none, None, false);
+    }
+    for dim in [64, 128] {
+        let positions =
+            PositionsVariant { rope: Some((Pairing::Half, dim)), bias: BiasVariant::Harmonic, factor: false };
+        for &tile in tiles.iter().filter(|tile| tile.is_staged()) {
+            attention(Kernel::Tiled(tile), DType::F32, dim, positions, None, tile == of_gpu(dim, true));
+        }
+        let cache = CacheVariant { widths: [1 << 8 | 1 << 4 | 1 << 2; 2], group: 32, keys_turn: false };
+        for cache in [None, Some(cache)] {
+            for row_sets in [1, 2, 4, 8] {
+                for quads in [true, false] {
+                    if let Ok(decode) = Decode::new(row_sets, quads) {
+                        let chosen = quads && row_sets * dim <= Decode::HELD;
+                        attention(Kernel::Decode(decode), DType::F32, dim, none, cache, chosen);
+                    }
+                }
+            }
+        }
+        attention(Kernel::Tiled(of_gpu(dim, true)), DType::F32, dim, none, Some(cache), true);
+    }
+    let others: [&dyn Program; 6] = [
+        &MergeSplits { output: DType::F32, value_dim: 128 },
+        &Merge { output: DType::F32, spread: false },
+        &CacheMove::Append(DType::F32),
+        &CacheMove::Quantize(DType::F32),
+        &CacheMove::StepDown,
+        &Rotate { storage: DType::F32, pairing: Pairing::Half, rotary_dim: 64 },
+    ];
+    for program in others {
+        let source = source(program);
+        candidates.push(Candidate {
+            source,
+            chosen: true,
+            keys: 0,
+            turns: 1,
+            multiply_adds: 0,
+            staged: false,
+            head_dim: 0,
+        });
+    }
+    candidates
 }
