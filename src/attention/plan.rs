@@ -65,6 +65,7 @@ impl Attention {
             positions,
             q_len: maxima.q_len(),
             heads_per_kv: maxima.heads_per_kv_head(),
+            storage: self.storage(),
             cache,
         };
         let (kernel, kernel_reason) = match self.kernel() {
@@ -363,7 +364,7 @@ impl Plan {
 fn score_unit(kernel: Kernel) -> f32 {
     match kernel {
         Kernel::Naive => 1.0,
-        Kernel::Tiled(_) | Kernel::Decode(_) => LOG2_E,
+        Kernel::Tiled(_) | Kernel::Decode(_) | Kernel::Matrix(_) => LOG2_E,
     }
 }
 

@@ -138,6 +138,9 @@ pub struct Capabilities {
     pub max_workgroup_invocations: u32,
     /// Memory of a workgroup, bytes.
     pub max_workgroup_bytes: u32,
+    /// Rows and columns of the square matrices of f16 with f32 sums that kernels may multiply on matrix units: 8, 16 or both. None unless
+    /// [`ContextOptions::cooperative_matrices`] asked for them, on CPU adapters, and without f16 arithmetic or subgroups.
+    pub cooperative_matrices: Vec<u32>,
 }
 
 impl Capabilities {
@@ -157,6 +160,7 @@ impl Capabilities {
             max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
             max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,
             max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+            cooperative_matrices: Vec::new(),
         }
     }
 

@@ -28,6 +28,10 @@ pub(crate) const TILE_ROWS: usize = 64;
 ///
 /// With at most 8 queries a sequence it takes the split kernel instead ([`Decode`]): its rows are too few to fill a tile.
 ///
+/// With more, in f16 storage and without a cache, it takes the kernel on matrix units ([`Matrix`]: 16 × 16 fragments where the device lists them, else 8 × 8, rows padded where workgroup memory allows),
+/// but only where [`ContextOptions::cooperative_matrices`](crate::ContextOptions::cooperative_matrices) asked for it, never on a CPU adapter or in a browser, and only once it has agreed with the
+/// portable kernel on that device, in a few small problems that the first plan for its dimensions runs. [`Plan::kernel_reason`](crate::Plan::kernel_reason) says where it didn't.
+///
 /// On lavapipe that is what was fastest within 3 s of compiling (the README has the measurements). On other devices one row of q and o fits the registers,
 /// and loads at uniform addresses go through a scalar or broadcast path: chosen from machine-code counts of prototypes
 /// for RDNA3, not measured. Where workgroup memory is too
@@ -43,6 +47,101 @@ pub enum Kernel {
     Tiled(Tile),
     /// `attention_decode`: a few queries, the keys split over workgroups, and `merge_splits` after it.
     Decode(Decode),
+    /// `attention_matrix`: many queries in f16 storage, on the device's matrix units.
+    Matrix(Matrix),
+}
+
+/// The shape of the kernel on matrix units: cooperative matrices with f16 operands and f32 sums.
+///
+/// It takes tiles of 64 rows by 32 keys at a time. Queries, keys and values must be stored in f16; they are multiplied as they are, or, where a [`Rope`](crate::Rope) turns
+/// them, turned in f32 and rounded to f16. Weights are rounded to f16 too, so that outputs may deviate by `2⁻¹¹ · max |v|` beyond what f32 arithmetic does
+/// ([`Tolerance::of_kernel_output`](crate::verify::Tolerance::of_kernel_output)); everything else is f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Matrix {
+    edge: u8,
+    padded: bool,
+    emulated: bool,
+}
+
+impl Matrix {
+    /// Keys of a step.
+    pub(crate) const KEYS: usize = 32;
+    /// Columns of the values at a time.
+    pub(crate) const CHUNK: usize = 32;
+    /// Lanes that share a row.
+    pub(crate) const LANES_EACH: usize = 2;
+
+    /// Fragments are `edge` × `edge` (8 or 16). With `padded` rows in workgroup memory lie 16 bytes further apart, against bank conflicts; without, it needs less: 32 KiB at D = 128.
+    ///
+    /// `emulated` computes the same without matrix units, in core WGSL: slowly, to test the kernel on any device.
+    ///
+    /// # Errors
+    /// Invalid argument for other numbers.
+    pub fn new(edge: usize, padded: bool, emulated: bool) -> Result<Self> {
+        ensure!(matches!(edge, 8 | 16), "edge", "expected 8 or 16, got {edge}");
+        Ok(Self { edge: edge as u8, padded, emulated })
+    }
+
+    /// Rows and columns of a fragment.
+    pub fn edge(&self) -> usize {
+        self.edge.into()
+    }
+
+    /// Whether rows in workgroup memory lie apart.
+    pub fn is_padded(&self) -> bool {
+        self.padded
+    }
+
+    /// Whether it runs without matrix units.
+    pub fn is_emulated(&self) -> bool {
+        self.emulated
+    }
+
+    /// Where everything lies in workgroup memory.
+    pub(crate) fn layout(&self, head_dim: usize) -> MatrixLayout {
+        // In units of their elements; every row begins at a multiple of 16 bytes, as loads of fragments require.
+        let (half_pad, sum_pad) = if self.padded { (8, 4) } else { (0, 0) };
+        let head_padded = head_dim.next_multiple_of(self.edge());
+        let head_stride = head_padded + half_pad;
+        let (weight_stride, value_stride) = (Self::KEYS + half_pad, Self::CHUNK + half_pad);
+        let sum_stride = Self::KEYS.max(Self::CHUNK) + sum_pad;
+        let keys_at = TILE_ROWS * head_stride;
+        // Weights and values lie where the keys were.
+        let values_at = keys_at + TILE_ROWS * weight_stride;
+        let halves = (keys_at + Self::KEYS * head_stride).max(values_at + Self::KEYS * value_stride);
+        MatrixLayout {
+            head_padded,
+            head_stride,
+            weight_stride,
+            value_stride,
+            sum_stride,
+            keys_at,
+            values_at,
+            halves,
+            sums: TILE_ROWS * sum_stride,
+        }
+    }
+}
+
+/// Rows and regions of the matrix kernel's workgroup memory, in elements of f16 (or of f32, for `sum…`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MatrixLayout {
+    pub(crate) head_padded: usize,
+    pub(crate) head_stride: usize,
+    pub(crate) weight_stride: usize,
+    pub(crate) value_stride: usize,
+    pub(crate) sum_stride: usize,
+    pub(crate) keys_at: usize,
+    pub(crate) values_at: usize,
+    pub(crate) halves: usize,
+    pub(crate) sums: usize,
+}
+
+impl MatrixLayout {
+    /// Bytes of both, and of the word with which padded ones say whether a value isn't finite.
+    fn bytes(&self, padded: bool) -> usize {
+        2 * self.halves + size_of::<f32>() * self.sums + if padded { size_of::<u32>() } else { 0 }
+    }
 }
 
 /// The shape of the split kernel: every lane computes one component of every quad, so four lanes hold a row.
@@ -104,6 +203,7 @@ pub(crate) struct Task {
     /// The most queries of a sequence.
     pub(crate) q_len: usize,
     pub(crate) heads_per_kv: usize,
+    pub(crate) storage: DType,
     pub(crate) cache: Option<CacheVariant>,
 }
 
@@ -172,11 +272,28 @@ impl Kernel {
             Kernel::Naive => "attention_naive",
             Kernel::Tiled(_) => "attention_tiled",
             Kernel::Decode(_) => "attention_decode",
+            Kernel::Matrix(_) => "attention_matrix",
         }
     }
 
-    /// The rule of [`Kernel`]'s documentation, and what it says of this task.
+    /// The rule of [`Kernel`]'s documentation, and what it says of this task. A kernel on matrix units is still to pass its self-check, else [`Kernel::choose_portable`] has the say.
     pub(crate) fn choose(capabilities: &Capabilities, task: &Task) -> (Self, String) {
+        let few = (1..=Decode::QUERIES).contains(&task.q_len);
+        let matrices = [(16, true), (16, false), (8, true), (8, false)]
+            .into_iter()
+            .filter_map(|(edge, padded)| Matrix::new(edge, padded, false).ok().map(Kernel::Matrix));
+        let fits = |kernel: &Kernel| !few && kernel.check(capabilities, task).is_ok();
+        match matrices.into_iter().find(fits) {
+            Some(kernel) => {
+                let reason = "many queries in f16 storage, and matrix units that were asked for, are listed and passed the self-check here";
+                (kernel, reason.to_owned())
+            }
+            None => Self::choose_portable(capabilities, task),
+        }
+    }
+
+    /// The same without matrix units.
+    pub(crate) fn choose_portable(capabilities: &Capabilities, task: &Task) -> (Self, String) {
         if (1..=Decode::QUERIES).contains(&task.q_len) {
             let quads = capabilities.subgroup_sizes.is_some();
             let rows = task.q_len * task.heads_per_kv;
@@ -237,6 +354,7 @@ impl Kernel {
             Kernel::Decode(decode) if decode.quads && capabilities.subgroup_sizes.is_none() => {
                 return Err(Error::unsupported(format!("{self} needs a device with subgroups")));
             }
+            Kernel::Matrix(matrix) => self.check_matrix(*matrix, capabilities, task)?,
             _ => {}
         }
         let dim = task.head_dim.max(task.value_dim);
@@ -250,9 +368,34 @@ impl Kernel {
         Ok(())
     }
 
+    fn check_matrix(&self, matrix: Matrix, capabilities: &Capabilities, task: &Task) -> Result<()> {
+        let unsupported = |why: String| Err(Error::unsupported(format!("{self} {why}")));
+        if task.cache.is_some() {
+            return unsupported("can't read a cache".to_owned());
+        }
+        if task.storage != DType::F16 {
+            return unsupported(format!("multiplies f16, and these tensors are {}", task.storage));
+        }
+        let (has, needs) = (capabilities.max_workgroup_invocations as usize, self.invocations());
+        if has < needs {
+            return unsupported(format!("needs {needs} invocations per workgroup, the device has {has}"));
+        }
+        if !matrix.emulated && capabilities.is_software() {
+            return unsupported("isn't run on CPU adapters: drivers crash there".to_owned());
+        }
+        if !matrix.emulated && !capabilities.cooperative_matrices.contains(&u32::from(matrix.edge)) {
+            let edge = matrix.edge;
+            return unsupported(format!(
+                "needs a device that lists {edge}×{edge} matrices of f16 with f32 sums, and ContextOptions::cooperative_matrices"
+            ));
+        }
+        Ok(())
+    }
+
     /// Bytes of workgroup memory.
     pub(crate) fn workgroup_bytes(&self, head_dim: usize, value_dim: usize) -> usize {
         match self {
+            Kernel::Matrix(matrix) => matrix.layout(head_dim).bytes(matrix.padded),
             Kernel::Tiled(tile) if tile.staged => tile.keys() * (head_dim + value_dim) * size_of::<f32>(),
             Kernel::Decode(decode) if !decode.quads => {
                 self.invocations() * decode.row_sets() * 4 * size_of::<f32>()
@@ -267,6 +410,7 @@ impl Kernel {
             Kernel::Naive => TILE_ROWS,
             Kernel::Tiled(tile) => TILE_ROWS / tile.rows_each(),
             Kernel::Decode(_) => 4 * Decode::ROWS,
+            Kernel::Matrix(_) => TILE_ROWS * Matrix::LANES_EACH,
         }
     }
 }
@@ -282,6 +426,10 @@ impl std::fmt::Display for Kernel {
             }
             Kernel::Decode(decode) => {
                 write!(f, "_s{}{}", decode.row_sets, if decode.quads { "_quads" } else { "" })
+            }
+            Kernel::Matrix(matrix) => {
+                let padded = if matrix.padded { "_padded" } else { "" };
+                write!(f, "_m{}{padded}{}", matrix.edge, if matrix.emulated { "_emulated" } else { "" })
             }
         }
     }
@@ -303,6 +451,19 @@ impl std::str::FromStr for Kernel {
                 let (keys, from) = rest.split_once('_')?;
                 let staged = matches!(from, "staged");
                 return Tile::new(rows.parse().ok()?, keys.parse().ok()?, staged).ok().map(Kernel::Tiled);
+            }
+            if let Some(rest) = text.strip_prefix("attention_matrix_m") {
+                let flag = |rest: &mut &str, suffix| match rest.strip_suffix(suffix) {
+                    Some(shorter) => {
+                        *rest = shorter;
+                        true
+                    }
+                    None => false,
+                };
+                let mut rest = rest;
+                let emulated = flag(&mut rest, "_emulated");
+                let padded = flag(&mut rest, "_padded");
+                return Matrix::new(rest.parse().ok()?, padded, emulated).ok().map(Kernel::Matrix);
             }
             let rest = text.strip_prefix("attention_decode_s")?;
             let (sets, quads) = rest.strip_suffix("_quads").map_or((rest, false), |sets| (sets, true));
