@@ -5,7 +5,7 @@
 //   m' = max(m, s)      p = 2^(s − m' + 15)      p̃ = p rounded to f16
 //   l' = l·2^(m−m') + Σ p      w' = w·2^(m−m') + Σ p̃      o' = o·2^(m−m') + P̃·V
 //
-// Output o / w, LSE (m − 15)·ln 2 + ln l. Dividing by the sum of what was multiplied keeps the weights of a row summing to 1, so rounding moves them but loses nothing. The 15 puts the largest p at 2¹⁵, within f16, and
+// Output o / w, LSE m·ln 2 + ln(2⁻¹⁵·l). Dividing by the sum of what was multiplied keeps the weights of a row summing to 1, so rounding moves them but loses nothing. The 15 puts the largest p at 2¹⁵, within f16, and
 // those that become subnormal there below 2⁻²⁹ of it.
 //
 // Shapes      as attention_naive; head and value dimension filled up with zeros to whole fragments
@@ -108,8 +108,9 @@ fn attention_matrix(
 #end
 ) {
 #if EMULATED
-    let subgroup = lane;
-    let subgroups = INVOCATIONS;
+    fragment_lane = lane;
+    let subgroup = lane / SUBGROUP_LANES;
+    let subgroups = INVOCATIONS / SUBGROUP_LANES;
 #end
     let work = work_item(workgroup, workgroups);
     if !work.exists {
@@ -331,7 +332,7 @@ fn attention_matrix(
 #end
         if (params.flags & FLAG_LSE) != 0u && part == 0u {
             let at = sequence.lse_base + head * params.lse_head_stride + u32(row);
-            let value = bitcast<u32>((maximum - 15.0 + log2(sum)) * LN_2);
+            let value = bitcast<u32>((maximum + log2(sum * 0.000030517578125)) * LN_2);
             lse[at] = select(NEGATIVE_INFINITY_BITS, value, sum > 0.0);
         }
     }

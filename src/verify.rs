@@ -14,6 +14,7 @@
 use std::fmt;
 
 use crate::error::{Result, ensure};
+use crate::gpu::registry::Kernel;
 use crate::layout::DType;
 use crate::reference::Exact;
 use crate::shape::Shape;
@@ -42,7 +43,28 @@ impl Tolerance {
     /// n additions grow like √n with overwhelming probability (Higham and Mary 2019), and `exp` is good to a few units
     /// in the last place. Both are relative to the largest value. Rounding to the output type adds its own unit roundoff.
     pub fn of_output(exact: &Exact, shape: &Shape, output: DType) -> Self {
-        let softmax = (2.0 * score_error(exact, shape)).exp_m1() + summation_error(shape);
+        Self::output(exact, score_error(exact, shape), summation_error(shape), output)
+    }
+
+    /// What a kernel may deviate in an output element: [`of_output`](Tolerance::of_output) for those that compute in f32.
+    ///
+    /// On matrix units ([`Kernel::Matrix`]), with `h = 2⁻¹¹` the unit roundoff of f16:
+    ///
+    /// - D products may be added one after another, each sum truncated instead of rounded: `2u·(D + 8)` of the score's magnitude.
+    /// - Rotated queries and keys are rounded to f16: `2h` of the rotated part of it.
+    /// - Weights are rounded to f16, `p̃ⱼ = pⱼ·(1 + δⱼ)` with `|δⱼ| ≤ h`, and the output is divided by their own sum. So it is off by `|Σ pⱼδⱼ(vⱼ − o)| / Σ p̃ⱼ`, at most `h / (1 − h)` times the
+    ///   mean deviation of values from their mean, which is at most their largest magnitude.
+    /// - Weights below 2⁻²⁹ of the largest are subnormal in f16, and matrix units may take them for 0: `n·2⁻²⁸` of the largest magnitude.
+    pub fn of_kernel_output(kernel: Kernel, exact: &Exact, shape: &Shape, output: DType) -> Self {
+        let Kernel::Matrix(_) = kernel else { return Self::of_output(exact, shape, output) };
+        let half = DType::F16.unit_roundoff();
+        let weights = half / (1.0 - half) + shape.kv_len() as f64 / f64::from(1u32 << 28);
+        Self::output(exact, matrix_score_error(exact, shape), weights + summation_error(shape), output)
+    }
+
+    /// `score_error` in a score, and `sums` of the largest value in the sums over keys.
+    fn output(exact: &Exact, score_error: f64, sums: f64, output: DType) -> Self {
+        let softmax = (2.0 * score_error).exp_m1() + sums;
         // Twice the roundoff: packing may truncate where WGSL leaves the rounding open. 2⁻²⁴ is the last subnormal of f16.
         let (relative, smallest) = match output {
             DType::F32 => (0.0, 0.0),
@@ -59,6 +81,23 @@ impl Tolerance {
             relative: 4.0 * DType::F32.unit_roundoff(),
         }
     }
+
+    /// What a kernel may deviate in a natural-log log-sum-exp: as its scores do ([`of_kernel_output`](Tolerance::of_kernel_output)). Matrix units don't take part in the sum.
+    pub fn of_kernel_lse(kernel: Kernel, exact: &Exact, shape: &Shape) -> Self {
+        let plain = Self::of_lse(exact, shape);
+        match kernel {
+            Kernel::Matrix(_) => {
+                Self { absolute: matrix_score_error(exact, shape) + summation_error(shape), ..plain }
+            }
+            _ => plain,
+        }
+    }
+}
+
+fn matrix_score_error(exact: &Exact, shape: &Shape) -> f64 {
+    let products = 2.0 * (shape.head_dim() as f64 + 8.0) * exact.max_score_magnitude.max(1.0);
+    let rotated = exact.max_rotated_magnitude;
+    DType::F32.unit_roundoff() * (products + 26.0 * rotated) + 2.0 * DType::F16.unit_roundoff() * rotated
 }
 
 fn score_error(exact: &Exact, shape: &Shape) -> f64 {

@@ -1,78 +1,85 @@
-// The fragments of fragments_cooperative.wgsl where there are no matrix units: every invocation is a subgroup of its own and holds whole fragments. Slow, but core WGSL, so that all of the kernel but the intrinsics
-// runs everywhere. Operands are f16 and sums f32, as there.
+// The fragments of fragments_cooperative.wgsl where there are no matrix units, in core WGSL: so all of the kernel but the intrinsics runs everywhere. Operands are f16 and sums f32, as there.
+//
+// As many invocations as make up a fragment by eight numbers of a row each are called a subgroup, though none of them knows of the others. Operands are read where they lie when they are multiplied, since nothing there changes
+// before the next barrier. No array of an invocation's own: where numbers of them are indexed at run time, drivers take minutes over the text.
 
 // Two halves to a word.
 var<workgroup> halves: array<u32, HALVES / 2u>;
 var<workgroup> sums: array<f32, SUMS>;
 
-// By rows, four columns to a quad.
-alias Left = array<vec4<f32>, EDGE * EDGE / 4u>;
-alias Right = array<vec4<f32>, EDGE * EDGE / 4u>;
-alias Sum = array<vec4<f32>, EDGE * EDGE / 4u>;
-const EDGE_QUADS: u32 = EDGE / 4u;
+const SUBGROUP_LANES: u32 = EDGE * EDGE / 8u;
+// Set by the kernel before all else.
+var<private> fragment_lane: u32;
 
-fn half_quad(at: u32) -> vec4<f32> {
-    return vec4<f32>(unpack2x16float(halves[at / 2u]), unpack2x16float(halves[at / 2u + 1u]));
+struct Left {
+    at: u32,
+    stride: u32,
+}
+
+struct Right {
+    at: u32,
+    row_stride: u32,
+    column_stride: u32,
+}
+
+struct Sum {
+    low: vec4<f32>,
+    high: vec4<f32>,
+}
+
+// Row and first column of what this invocation has.
+fn own_place() -> vec2<u32> {
+    let number = fragment_lane % SUBGROUP_LANES * 8u;
+    return vec2<u32>(number / EDGE, number % EDGE);
 }
 
 // A left operand: its rows are rows of memory.
 fn load_left(at: u32, stride: u32) -> Left {
-    return load_right(at, stride);
+    return Left(at, stride);
 }
 
 // A right operand whose rows are rows of memory.
 fn load_right(at: u32, stride: u32) -> Right {
-    var fragment: Right;
-    for (var i = 0u; i < EDGE * EDGE_QUADS; i++) {
-        fragment[i] = half_quad(at + i / EDGE_QUADS * stride + 4u * (i % EDGE_QUADS));
-    }
-    return fragment;
+    return Right(at, stride, 1u);
 }
 
 // A right operand whose columns are rows of memory.
 fn load_right_turned(at: u32, stride: u32) -> Right {
-    var fragment: Right;
-    for (var i = 0u; i < EDGE * EDGE_QUADS; i++) {
-        let row = i / EDGE_QUADS;
-        let column = 4u * (i % EDGE_QUADS);
-        let a = half_at(at + column * stride + row);
-        let b = half_at(at + (column + 1u) * stride + row);
-        let c = half_at(at + (column + 2u) * stride + row);
-        let d = half_at(at + (column + 3u) * stride + row);
-        fragment[i] = vec4<f32>(a, b, c, d);
-    }
-    return fragment;
+    return Right(at, 1u, stride);
 }
 
 fn no_sum() -> Sum {
-    return Sum();
+    return Sum(vec4<f32>(0.0), vec4<f32>(0.0));
+}
+
+fn half_at(at: u32) -> f32 {
+    return unpack2x16float(halves[at / 2u])[at % 2u];
+}
+
+fn half_quad(at: u32, stride: u32) -> vec4<f32> {
+    return vec4<f32>(half_at(at), half_at(at + stride), half_at(at + 2u * stride), half_at(at + 3u * stride));
 }
 
 // left · right + sum
 fn multiply_add(left: Left, right: Right, sum: Sum) -> Sum {
-    var a = left;
-    var b = right;
-    var c = sum;
-    for (var row = 0u; row < EDGE; row++) {
-        for (var i = 0u; i < EDGE; i++) {
-            let factor = a[row * EDGE_QUADS + i / 4u][i % 4u];
-            for (var q = 0u; q < EDGE_QUADS; q++) {
-                c[row * EDGE_QUADS + q] += factor * b[i * EDGE_QUADS + q];
-            }
-        }
+    let place = own_place();
+    var low = sum.low;
+    var high = sum.high;
+    for (var i = 0u; i < EDGE; i++) {
+        let factor = half_at(left.at + place.x * left.stride + i);
+        let at = right.at + i * right.row_stride + place.y * right.column_stride;
+        low += factor * half_quad(at, right.column_stride);
+        high += factor * half_quad(at + 4u * right.column_stride, right.column_stride);
     }
-    return c;
+    return Sum(low, high);
 }
 
 fn store_sum(sum: Sum, at: u32) {
-    var fragment = sum;
-    for (var i = 0u; i < EDGE * EDGE_QUADS; i++) {
-        let quad = fragment[i];
-        let place = at + i / EDGE_QUADS * SUM_STRIDE + 4u * (i % EDGE_QUADS);
-        sums[place] = quad.x;
-        sums[place + 1u] = quad.y;
-        sums[place + 2u] = quad.z;
-        sums[place + 3u] = quad.w;
+    let place = own_place();
+    let own = at + place.x * SUM_STRIDE + place.y;
+    for (var i = 0u; i < 4u; i++) {
+        sums[own + i] = sum.low[i];
+        sums[own + 4u + i] = sum.high[i];
     }
 }
 
@@ -80,8 +87,4 @@ fn store_sum(sum: Sum, at: u32) {
 fn put_quad(at: u32, quad: vec2<u32>) {
     halves[at / 2u] = quad.x;
     halves[at / 2u + 1u] = quad.y;
-}
-
-fn half_at(at: u32) -> f32 {
-    return unpack2x16float(halves[at / 2u])[at % 2u];
 }

@@ -70,14 +70,7 @@ impl Attention {
         };
         let (kernel, kernel_reason) = match self.kernel() {
             Some(kernel) => (kernel, "Attention::with_kernel asked for it".to_owned()),
-            None => {
-                let tuned =
-                    self.tuning().and_then(|tuning| tuning.choice(capabilities, self.storage(), &task));
-                match tuned {
-                    Some(kernel) => (kernel, "measured to be the fastest: Attention::with_tuning".to_owned()),
-                    None => Kernel::choose(capabilities, &task),
-                }
-            }
+            None => self.choose_kernel(context, &task),
         };
         kernel.check(capabilities, &task)?;
         // The widths are written out in the split kernel only.
@@ -134,6 +127,34 @@ impl Attention {
                 position_buffer,
             }),
         })
+    }
+}
+
+impl Attention {
+    /// The kernel for a task, and why: what was measured to be fastest, else the rule; not on matrix units unless these passed their self-check.
+    fn choose_kernel(&self, context: &Context, task: &Task) -> (Kernel, String) {
+        let capabilities = context.capabilities();
+        let tuned = self.tuning().and_then(|tuning| tuning.choice(capabilities, self.storage(), task));
+        let (kernel, reason) = match tuned {
+            Some(kernel) => (kernel, "measured to be the fastest: Attention::with_tuning".to_owned()),
+            None => Kernel::choose(capabilities, task),
+        };
+        let Kernel::Matrix(matrix) = kernel else { return (kernel, reason) };
+        #[cfg(not(target_arch = "wasm32"))]
+        let wrong = {
+            let (head_dim, value_dim) = (task.head_dim, task.value_dim);
+            let check = || super::trial::check_matrix(context, matrix, head_dim, value_dim);
+            context.matrix_check((matrix, head_dim, value_dim), check)
+        };
+        #[cfg(target_arch = "wasm32")]
+        let wrong = Some(format!("a browser can't wait for the self-check of {}", Kernel::Matrix(matrix)));
+        match wrong {
+            None => (kernel, reason),
+            Some(wrong) => {
+                let (kernel, reason) = Kernel::choose_portable(capabilities, task);
+                (kernel, format!("{wrong}; {reason}"))
+            }
+        }
     }
 }
 
