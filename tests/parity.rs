@@ -210,10 +210,16 @@ fn matrix_kernels() {
     }
     // Those that need no more than 32 KiB.
     let at_128 = [kernels[1], kernels[3]];
-    for (case, (q_len, kv_len, dim, value_dim)) in
-        [(70, 150, 128, 128), (9, 300, 64, 36), (127, 64, 36, 64), (65, 1, 64, 4), (5, 0, 32, 32), (70, 70, 4, 96)]
-            .into_iter()
-            .enumerate()
+    for (case, (q_len, kv_len, dim, value_dim)) in [
+        (70, 150, 128, 128),
+        (9, 300, 64, 36),
+        (127, 64, 36, 64),
+        (65, 1, 64, 4),
+        (5, 0, 32, 32),
+        (70, 70, 4, 96),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let shape = Shape::new(4, 2, q_len, dim).unwrap().with_kv_len(kv_len).unwrap();
         let shape = shape.with_batch(1 + case % 2).unwrap().with_value_dim(value_dim).unwrap();
@@ -264,7 +270,10 @@ fn matrix_kernels_keep_values_apart_that_are_not_finite() {
                         .any(|&(key, c)| c == channel && key <= row && row < key + 50);
                     let (got, was) = (after.output[row * 40 + channel], before.output[row * 40 + channel]);
                     let story = format!("{kernel}, {value}, row {row}, channel {channel}: {got}, {was}");
-                    assert!(if spoiled { !got.is_finite() } else { got.to_bits() == was.to_bits() }, "{story}");
+                    assert!(
+                        if spoiled { !got.is_finite() } else { got.to_bits() == was.to_bits() },
+                        "{story}"
+                    );
                 }
             }
             let tolerance = Tolerance::of_kernel_output(kernel, &exact, &shape, DType::F32);

@@ -109,7 +109,9 @@ fn bindings_are_those_of_the_architecture() {
         let mut want = vec![(0, 0, "params", false), (0, 1, "sequences", false)];
         let cached = shader.wgsl.contains("var<uniform> cache:");
         want.extend_from_slice(match shader.entry_point {
-            "attention_naive" | "attention_tiled" | "attention_decode" | "attention_matrix" => &[(1, 0, "tables", false)],
+            "attention_naive" | "attention_tiled" | "attention_decode" | "attention_matrix" => {
+                &[(1, 0, "tables", false)]
+            }
             "merge_splits" => &[(1, 0, "states", false), (1, 1, "output", true), (1, 2, "lse", true)],
             "merge" => &[
                 (1, 0, "round_output", false),

@@ -85,10 +85,8 @@ impl Trial {
         let of = |kernel| Tolerance::of_kernel_output(kernel, &self.exact, &self.shape, attention.output());
         // Either may deviate by its own.
         let (one, other) = (of(kernel), of(Kernel::Naive));
-        let both = Tolerance {
-            absolute: one.absolute + other.absolute,
-            relative: one.relative + other.relative,
-        };
+        let both =
+            Tolerance { absolute: one.absolute + other.absolute, relative: one.relative + other.relative };
         Ok(compare(&got, &self.want, both)?.passed())
     }
 

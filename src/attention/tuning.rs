@@ -2,11 +2,11 @@
 
 use std::fmt;
 
+#[cfg(not(target_arch = "wasm32"))]
+use super::trial::Trial;
 use crate::gpu::context::Capabilities;
 use crate::gpu::registry::{Decode, Kernel, Task};
 use crate::layout::DType;
-#[cfg(not(target_arch = "wasm32"))]
-use super::trial::Trial;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::{
     Attention, Context, Shape,
@@ -153,8 +153,8 @@ fn tune_class(
     let mut right = Vec::new();
     for kernel in candidates(class, rule) {
         let mut trials = problems.iter().chain(&ragged);
-        let agree: Result<bool> = trials
-            .try_fold(true, |agree, trial| Ok(agree && trial.agrees(context, attention, kernel)?));
+        let agree: Result<bool> =
+            trials.try_fold(true, |agree, trial| Ok(agree && trial.agrees(context, attention, kernel)?));
         match agree {
             Ok(true) => right.push(kernel),
             Ok(false) => refused.push(kernel),

@@ -955,3 +955,98 @@ impl Program for CacheMove {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A graphics card with matrix units that were asked for.
+    fn card(matrices: &[u32]) -> Capabilities {
+        Capabilities {
+            adapter: String::new(),
+            driver: String::new(),
+            backend: wgpu::Backend::Vulkan,
+            device_type: wgpu::DeviceType::DiscreteGpu,
+            subgroup_sizes: Some((32, 64)),
+            f16_arithmetic: true,
+            timestamps: false,
+            max_binding_bytes: 1 << 30,
+            max_buffer_bytes: 1 << 30,
+            max_workgroups_per_dimension: 65_535,
+            max_workgroup_invocations: 1024,
+            max_workgroup_bytes: 65_536,
+            cooperative_matrices: matrices.to_vec(),
+        }
+    }
+
+    fn task(dim: usize) -> Task {
+        Task {
+            head_dim: dim,
+            value_dim: dim,
+            positions: PositionsVariant::default(),
+            q_len: 100,
+            heads_per_kv: 4,
+            storage: DType::F16,
+            cache: None,
+        }
+    }
+
+    #[test]
+    fn matrix_units_are_chosen_where_everything_fits() {
+        let chosen = |capabilities: &Capabilities, task: &Task| match Kernel::choose(capabilities, task).0 {
+            Kernel::Matrix(matrix) => Some((matrix.edge(), matrix.is_padded(), matrix.is_emulated())),
+            _ => None,
+        };
+        let both = card(&[8, 16]);
+        assert_eq!(chosen(&both, &task(64)), Some((16, true, false)));
+        assert_eq!(chosen(&card(&[8]), &task(64)), Some((8, true, false)));
+        assert_eq!(chosen(&card(&[]), &task(64)), None);
+        // Rows that lie close need exactly 32 KiB at D = 128.
+        let small = Capabilities { max_workgroup_bytes: 32_768, ..both.clone() };
+        assert_eq!(chosen(&small, &task(128)), Some((16, false, false)));
+        assert_eq!(chosen(&small, &task(64)), Some((16, true, false)));
+        assert_eq!(chosen(&small, &task(192)), None);
+        let few = Capabilities { max_workgroup_invocations: 64, ..both.clone() };
+        assert_eq!(chosen(&few, &task(64)), None);
+        let software = Capabilities { device_type: wgpu::DeviceType::Cpu, ..both.clone() };
+        assert_eq!(chosen(&software, &task(64)), None);
+        for storage in [DType::F32, DType::Bf16] {
+            assert_eq!(chosen(&both, &Task { storage, ..task(64) }), None);
+        }
+        assert_eq!(chosen(&both, &Task { q_len: Decode::QUERIES, ..task(64) }), None);
+        let cache = Some(CacheVariant { widths: [0; 2], group: 32, keys_turn: false });
+        assert_eq!(chosen(&both, &Task { cache, ..task(64) }), None);
+        assert!(!matches!(Kernel::choose_portable(&both, &task(64)).0, Kernel::Matrix(_)));
+    }
+
+    /// What a kernel says that it needs is what its text declares.
+    #[test]
+    fn workgroup_memory_is_what_the_text_declares() {
+        for (edge, padded) in [(16, true), (16, false), (8, true), (8, false)] {
+            for emulated in [true, false] {
+                for dim in [4, 20, 64, 80, 128, 256] {
+                    let kernel = Kernel::Matrix(Matrix::new(edge, padded, emulated).unwrap());
+                    let (storage, output) = (DType::F16, DType::F16);
+                    let positions = PositionsVariant::default();
+                    let variant = Variant {
+                        kernel,
+                        storage,
+                        output,
+                        head_dim: dim,
+                        value_dim: dim,
+                        positions,
+                        cache: None,
+                    };
+                    let module = naga::front::wgsl::parse_str(&variant.source()).unwrap();
+                    let shared = module
+                        .global_variables
+                        .iter()
+                        .filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
+                    let bytes: u32 =
+                        shared.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).sum();
+                    assert_eq!(bytes as usize, kernel.workgroup_bytes(dim, dim), "{kernel}, D = {dim}");
+                }
+            }
+        }
+    }
+}

@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 
 use prflash::verify::{Report, Tolerance, compare};
 use prflash::{
-    Attention, Context, ContextOptions, DType, Kernel, Layout, Matrix, Operands, Result, Shape, Tables, Tensor,
-    TensorView, reference,
+    Attention, Context, ContextOptions, DType, Kernel, Layout, Matrix, Operands, Result, Shape, Tables,
+    Tensor, TensorView, reference,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
