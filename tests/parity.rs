@@ -196,8 +196,8 @@ fn every_decode_shape() {
 #[test]
 fn matrix_kernels() {
     let Some(context) = gpu("matrix kernels") else { return };
-    let both = [(16, true), (16, false), (8, true), (8, false)].map(|(edge, padded)| matrix(edge, padded));
-    let kernels: Vec<Option<Kernel>> = both.into_iter().map(Some).collect();
+    let kernels =
+        [(16, true), (16, false), (8, true), (8, false)].map(|(edge, padded)| Some(matrix(edge, padded)));
     let check = |case: usize, shape: Shape, attention: Attention, kernels: &[Option<Kernel>]| {
         let problem = Problem::random(attention.with_storage(DType::F16), shape, case as u64);
         let storage = LAYOUTS[case % if shape.q_len() == shape.kv_len() { 3 } else { 2 }];
@@ -206,7 +206,9 @@ fn matrix_kernels() {
     for (case, len) in [1, 17, 31, 32, 33, 63, 64, 65, 127, 200].into_iter().enumerate() {
         let (dim, ratio) = ([32, 20, 64, 80, 96][case % 5], RATIOS[case % 3]);
         let shape = Shape::new(ratio, 1, len, dim).unwrap();
-        check(case, shape, options(case, DType::F16).with_lse(true), &kernels);
+        // Half of them each time: every pair of sizes is a pipeline to compile.
+        let some = [[kernels[0], kernels[3]], [kernels[1], kernels[2]]][case % 2];
+        check(case, shape, options(case, DType::F16).with_lse(true), &some);
     }
     // Those that need no more than 32 KiB.
     let at_128 = [kernels[1], kernels[3]];

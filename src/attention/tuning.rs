@@ -105,7 +105,7 @@ impl Attention {
     /// Measures which kernels are fastest for these shapes on this device; takes seconds to minutes.
     ///
     /// Shapes are put into classes ([`ShapeClass`]). A candidate of a class is first compared with the portable kernel ([`Kernel::Naive`]) on every shape of the class and on short
-    /// and ragged ones beside, within what f32 arithmetic may deviate; the right ones are then timed in turn, `rounds` times, by GPU timestamps or, on CPU adapters, where these lie, by the wall. The
+    /// and ragged ones beside, within what its arithmetic may deviate; the right ones are then timed in turn, `rounds` times, by GPU timestamps or, on CPU adapters, where these lie, by the wall. The
     /// fastest in the geometric mean over the shapes is chosen, and the rule's own choice unless another gains 3%.
     ///
     /// Calls over caches, and with positions, keep the rule's kernels.
