@@ -12,8 +12,8 @@ use clap::Parser;
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, Call, Chunk, Context, ContextOptions, DType, Decode, Kernel, KvCache, Layout, Operands,
-    Pairing, Positions, Queries, Rope, Shape, Tables, Tensor, Tile, Timings, reference, wgpu,
+    Attention, Call, Chunk, Context, ContextOptions, DType, Decode, Kernel, KvCache, Layout, Matrix,
+    Operands, Pairing, Positions, Queries, Rope, Shape, Tables, Tensor, Tile, Timings, reference, wgpu,
 };
 use serde_json::{Value, json};
 
@@ -38,6 +38,9 @@ struct Arguments {
     /// Without wgpu's own checks in shaders.
     #[arg(long)]
     trusted: bool,
+    /// With matrix units where the adapter lists them (ContextOptions::cooperative_matrices).
+    #[arg(long)]
+    cooperative: bool,
 }
 
 /// A kernel that a plan chose by itself.
@@ -78,7 +81,7 @@ fn main() -> Result<()> {
     if let Some(name) = &arguments.adapter {
         options = options.adapter_name(name);
     }
-    options = options.trusted_shaders(arguments.trusted);
+    options = options.trusted_shaders(arguments.trusted).cooperative_matrices(arguments.cooperative);
     let context = Context::with_options_blocking(&options)
         .context("a report needs a device (scripts/with-vulkan brings a software one)")?;
     let choices = choices(&context)?;
@@ -226,16 +229,31 @@ fn kernels() -> Vec<Kernel> {
     let halves =
         [(1, 4), (1, 2), (1, 1)].into_iter().filter_map(|(rows, keys)| Tile::new(rows, keys, false).ok());
     let tiles = tiles.chain(halves.map(|tile| tile.with_half_products(true)));
-    [Kernel::Naive].into_iter().chain(tiles.map(Kernel::Tiled)).chain(decodes.map(Kernel::Decode)).collect()
+    let shared = [(2, false), (2, true), (4, false), (4, true)];
+    let shared =
+        shared.map(|(parts, staged)| Tile::new(1, 4, staged).and_then(|tile| tile.with_parts(parts)));
+    let tiles = tiles.chain(shared.into_iter().flatten());
+    let matrices = [(16, true), (16, false), (8, true), (8, false)];
+    let matrices = matrices.into_iter().filter_map(|(edge, padded)| Matrix::new(edge, padded, false).ok());
+    let kernels = [Kernel::Naive].into_iter().chain(tiles.map(Kernel::Tiled));
+    kernels.chain(decodes.map(Kernel::Decode)).chain(matrices.map(Kernel::Matrix)).collect()
+}
+
+/// What a kernel's problems are stored in: each type in turn, f32 first, where it takes them all.
+fn storage(kernel: Kernel, case: usize) -> DType {
+    match kernel {
+        Kernel::Matrix(_) => DType::F16,
+        Kernel::Tiled(tile) if tile.uses_half_products() => DType::F16,
+        _ => DType::ALL[case % DType::ALL.len()],
+    }
 }
 
 /// Runs a kernel against the oracle on small problems, and times it on a larger one of its kind.
 fn variant(context: &Context, kernel: Kernel, arguments: &Arguments) -> Result<Variant> {
     let few = matches!(kernel, Kernel::Decode(_));
-    let halves = matches!(kernel, Kernel::Tiled(tile) if tile.uses_half_products());
     let mut found = Found { gflops: 0.0, max_abs_error: 0.0, passed: true };
     for (case, dim) in [64, 80, 128].into_iter().enumerate() {
-        let dtype = if halves { DType::F16 } else { DType::ALL[case % DType::ALL.len()] };
+        let dtype = storage(kernel, case);
         let attention = Attention::causal().with_kernel(kernel).with_storage(dtype);
         let shape = Shape::new(4, 2, if few { 3 } else { 150 }, dim)?.with_kv_len(300)?;
         let plan = match attention.plan(context, &shape) {
@@ -256,7 +274,8 @@ fn variant(context: &Context, kernel: Kernel, arguments: &Arguments) -> Result<V
         let got = plan.run(q_tensor.view(), k_tensor.view(), v_tensor.view(), &Tables::new())?;
         let got = got.output.read_blocking(context)?;
         let exact = reference::attention(&attention, &shape, &q, &k, &v, &Tables::new())?;
-        let report = compare(&got, &exact.output, Tolerance::of_kernel(kernel, &exact, &shape, DType::F32))?;
+        let report =
+            compare(&got, &exact.output, Tolerance::of_kernel_output(kernel, &exact, &shape, DType::F32))?;
         found.max_abs_error = found.max_abs_error.max(report.max_abs_error);
         found.passed &= report.passed();
     }
@@ -264,9 +283,8 @@ fn variant(context: &Context, kernel: Kernel, arguments: &Arguments) -> Result<V
         true => Shape::new(32, 8, arguments.history as usize, 128)?.with_q_len(1)?,
         false => Shape::new(8, 2, arguments.tokens as usize, 64)?,
     };
-    let timed =
-        Attention::causal().with_kernel(kernel).with_storage(if halves { DType::F16 } else { DType::F32 });
-    let (_, timings) = time(context, &timed, &shape, arguments.rounds.into())?;
+    let attention = Attention::causal().with_kernel(kernel).with_storage(storage(kernel, 0));
+    let (_, timings) = time(context, &attention, &shape, arguments.rounds.into())?;
     found.gflops = shape.dense_flops(true) / timings.median_wall().as_secs_f64() / 1e9;
     Ok(Variant { kernel, found: Ok(found) })
 }
@@ -314,6 +332,7 @@ fn features(context: &Context) -> Vec<&'static str> {
         ("SHADER_F16", wgpu::Features::SHADER_F16),
         ("TIMESTAMP_QUERY", wgpu::Features::TIMESTAMP_QUERY),
         ("PIPELINE_CACHE", wgpu::Features::PIPELINE_CACHE),
+        ("EXPERIMENTAL_COOPERATIVE_MATRIX", wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
     ]
     .into_iter()
     .filter(|&(_, feature)| has.contains(feature))
@@ -361,6 +380,7 @@ fn to_json(
         "features": features(context),
         "subgroup_sizes": capabilities.subgroup_sizes,
         "limits": limits(context),
+        "cooperative_matrices": capabilities.cooperative_matrices,
         "trusted_shaders": context.trusts_shaders(),
         "max_dispatch_flops": context.max_dispatch_flops(),
         "tokens": arguments.tokens,
@@ -412,7 +432,7 @@ fn print(
         );
     }
     println!(
-        "\nEvery kernel against the f64 oracle on small problems, and at S1 (or, where queries are few, S4) in f32.\n"
+        "\nEvery kernel against the f64 oracle on small problems, and at S1 (or, where queries are few, S4) in f32 (on matrix units in f16).\n"
     );
     println!("| kernel | runs | chosen for | GFLOP/s | max error |\n| --- | --- | --- | ---: | ---: |");
     for variant in variants {

@@ -101,7 +101,7 @@ pub use attention::{
 pub use cache::{Chunk, KvCache, KvInput};
 pub use error::{Error, Result};
 pub use gpu::context::{Capabilities, Context, ContextOptions};
-pub use gpu::registry::{Decode, Kernel, Tile};
+pub use gpu::registry::{Decode, Kernel, Matrix, Tile};
 pub use gpu::shaders;
 pub use gpu::tensor::{Tensor, TensorView};
 pub use gpu::timing::GpuTimer;

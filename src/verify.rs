@@ -43,31 +43,33 @@ impl Tolerance {
     /// n additions grow like √n with overwhelming probability (Higham and Mary 2019), and `exp` is good to a few units
     /// in the last place. Both are relative to the largest value. Rounding to the output type adds its own unit roundoff.
     pub fn of_output(exact: &Exact, shape: &Shape, output: DType) -> Self {
-        Self::of_rounding(Rounding::default(), exact, shape, output)
+        Self::of_kernel_output(Kernel::Naive, exact, shape, output)
     }
 
     /// What f32 arithmetic on these inputs may deviate in a natural-log log-sum-exp.
     pub fn of_lse(exact: &Exact, shape: &Shape) -> Self {
-        Self::of_lse_rounding(Rounding::default(), exact, shape)
+        Self::of_kernel_lse(Kernel::Naive, exact, shape)
     }
 
-    /// [`of_output`](Tolerance::of_output) for results of this kernel: more where it takes products in f16, of which the unit roundoff is `v = 2⁻¹¹`.
+    /// What a kernel may deviate in an output element: [`of_output`](Tolerance::of_output) for those that compute in f32, and more for those that take products in f16, of which the unit roundoff
+    /// is `h = 2⁻¹¹`.
     ///
-    /// [With half products](crate::Tile::with_half_products) a score is off by `11v·max Σ|q·k|·scale` more: query, key (where it was rotated), up to 8 products summed in f16 and two such sums
-    /// added. The weights add `(keys + 1)·v`: each is rounded, and the products of the keys of a step are summed in f16. That takes devices that keep subnormals of f16; where they don't, weights below
-    /// 2⁻¹⁴ of the largest may be lost.
-    pub fn of_kernel(kernel: Kernel, exact: &Exact, shape: &Shape, output: DType) -> Self {
-        Self::of_rounding(Rounding::of(kernel), exact, shape, output)
-    }
-
-    /// [`of_lse`](Tolerance::of_lse), likewise.
-    pub fn of_kernel_lse(kernel: Kernel, exact: &Exact, shape: &Shape) -> Self {
-        Self::of_lse_rounding(Rounding::of(kernel), exact, shape)
-    }
-
-    fn of_rounding(rounding: Rounding, exact: &Exact, shape: &Shape, output: DType) -> Self {
-        let score = score_error(exact, shape) + rounding.scores * exact.max_score_magnitude;
-        let softmax = (2.0 * score).exp_m1() + rounding.weights + summation_error(shape);
+    /// On matrix units ([`Kernel::Matrix`]):
+    ///
+    /// - D products may be added one after another, each sum truncated instead of rounded: `2u·(D + 8)` of the score's magnitude.
+    /// - Rotated queries and keys are rounded to f16: `2h` of the rotated part of it.
+    /// - Weights are rounded to f16, `p̃ⱼ = pⱼ·(1 + δⱼ)` with `|δⱼ| ≤ h`, and the output is divided by their own sum. So it is off by `|Σ pⱼδⱼ(vⱼ − o)| / Σ p̃ⱼ`, at most `h / (1 − h)` times the
+    ///   mean deviation of values from their mean, which is at most their largest magnitude.
+    /// - Weights below 2⁻²⁹ of the largest are subnormal in f16, and matrix units may take them for 0: `n·2⁻²⁸` of the largest magnitude.
+    ///
+    /// [With half products](crate::Tile::with_half_products):
+    ///
+    /// - A score is off by `11h` of its magnitude more: query, key (where it was rotated), up to 8 products summed in f16, and two such sums added.
+    /// - The weights add `(keys + 1)·h`: each is rounded, and the products of the keys of a step are summed in f16. That takes devices that keep subnormals of f16; where they don't, weights below
+    ///   2⁻¹⁴ of the largest may be lost.
+    pub fn of_kernel_output(kernel: Kernel, exact: &Exact, shape: &Shape, output: DType) -> Self {
+        let Rounding { scores, weights } = Rounding::of(kernel, exact, shape);
+        let softmax = (2.0 * scores).exp_m1() + weights + summation_error(shape);
         // Twice the roundoff: packing may truncate where WGSL leaves the rounding open. 2⁻²⁴ is the last subnormal of f16.
         let (relative, smallest) = match output {
             DType::F32 => (0.0, 0.0),
@@ -77,31 +79,42 @@ impl Tolerance {
         Self { absolute: exact.max_value * softmax * (1.0 + relative) + smallest, relative }
     }
 
-    fn of_lse_rounding(rounding: Rounding, exact: &Exact, shape: &Shape) -> Self {
-        let score = score_error(exact, shape) + rounding.scores * exact.max_score_magnitude;
-        Self { absolute: score + summation_error(shape), relative: 4.0 * DType::F32.unit_roundoff() }
+    /// What a kernel may deviate in a natural-log log-sum-exp: as its scores do ([`of_kernel_output`](Tolerance::of_kernel_output)). Sums of weights are in f32 everywhere.
+    pub fn of_kernel_lse(kernel: Kernel, exact: &Exact, shape: &Shape) -> Self {
+        let Rounding { scores, .. } = Rounding::of(kernel, exact, shape);
+        Self { absolute: scores + summation_error(shape), relative: 4.0 * DType::F32.unit_roundoff() }
     }
 }
 
-/// What a kernel rounds more coarsely than f32 does.
-#[derive(Clone, Copy, Default)]
+/// What a kernel's arithmetic rounds, besides sums over keys.
 struct Rounding {
-    /// Of scores, relative to the sum of their products' magnitudes.
+    /// The error of a score.
     scores: f64,
     /// Of weights and their products with values, relative to the largest value.
     weights: f64,
 }
 
 impl Rounding {
-    fn of(kernel: Kernel) -> Self {
+    fn of(kernel: Kernel, exact: &Exact, shape: &Shape) -> Self {
         let half = DType::F16.unit_roundoff();
         match kernel {
-            Kernel::Tiled(tile) if tile.uses_half_products() => {
-                Self { scores: 11.0 * half, weights: (tile.keys() + 1) as f64 * half }
-            }
-            _ => Self::default(),
+            Kernel::Matrix(_) => Self {
+                scores: matrix_score_error(exact, shape),
+                weights: half / (1.0 - half) + shape.kv_len() as f64 / f64::from(1u32 << 28),
+            },
+            Kernel::Tiled(tile) if tile.uses_half_products() => Self {
+                scores: score_error(exact, shape) + 11.0 * half * exact.max_score_magnitude,
+                weights: (tile.keys() + 1) as f64 * half,
+            },
+            _ => Self { scores: score_error(exact, shape), weights: 0.0 },
         }
     }
+}
+
+fn matrix_score_error(exact: &Exact, shape: &Shape) -> f64 {
+    let products = 2.0 * (shape.head_dim() as f64 + 8.0) * exact.max_score_magnitude.max(1.0);
+    let rotated = exact.max_rotated_magnitude;
+    DType::F32.unit_roundoff() * (products + 26.0 * rotated) + 2.0 * DType::F16.unit_roundoff() * rotated
 }
 
 fn score_error(exact: &Exact, shape: &Shape) -> f64 {

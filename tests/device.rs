@@ -3,10 +3,11 @@
 mod common;
 
 use common::{Problem, Storage, gpu, operands, zeros};
+use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
     Attention, Bias, BlockGrid, Call, Context, ContextOptions, DType, Decode, Distance, Documents,
-    Granularity, Kernel, Key, Layout, Operands, Pairing, Positions, Profile, Rope, Schedule, Sequence, Shape,
-    Slopes, Systematic, Tables, Tensor, TensorView, Tile, wgpu,
+    Granularity, Kernel, Key, KvCache, Layout, Matrix, Operands, Pairing, Positions, Profile, Rope, Schedule,
+    Sequence, Shape, Slopes, Systematic, Tables, Tensor, TensorView, Tile, wgpu,
 };
 
 /// A caller's device, with the limits and features that the caller chose.
@@ -253,6 +254,70 @@ fn a_kernel_that_the_device_cannot_run_is_refused() {
     );
     assert_eq!(Tile::new(3, 4, true).unwrap_err().argument(), Some("rows_each"));
     assert_eq!(Tile::new(2, 16, true).unwrap_err().argument(), Some("keys"));
+}
+
+#[test]
+fn matrix_units_are_used_where_they_can_be() {
+    if gpu("matrix units").is_none() {
+        return;
+    }
+    // Asked for or not, a CPU adapter gets none, and so never a kernel on them.
+    let options = ContextOptions::new().cooperative_matrices(true);
+    let context = Context::with_options_blocking(&options).unwrap();
+    let capabilities = context.capabilities();
+    let enabled = context.device().features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+    assert_eq!(enabled, !capabilities.cooperative_matrices.is_empty());
+    assert!(!(capabilities.is_software() && enabled));
+    let shape = Shape::new(2, 1, 100, 64).unwrap();
+    let f16 = Attention::causal().with_storage(DType::F16);
+    let plan = f16.plan(&context, &shape).unwrap();
+    if !enabled {
+        assert!(!matches!(plan.kernel(), Kernel::Matrix(_)), "{}", plan.kernel());
+        for edge in [8, 16] {
+            let real = Kernel::Matrix(Matrix::new(edge, true, false).unwrap());
+            let error = f16.clone().with_kernel(real).plan(&context, &shape).unwrap_err();
+            assert!(error.is_unsupported(), "{error}");
+        }
+    }
+    let problem = Problem::random(f16.clone().with_lse(true).with_kernel(plan.kernel()), shape, 3);
+    problem.check(&context, Storage::HeadsFirst, &Tables::new(), "with matrix units, if there are any");
+    // Listed by the caller or not, a borrowed device that wasn't opened with them has none.
+    let (device, queue) = borrowed(wgpu::Features::empty(), |limits| limits);
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let listed = wgpu::CooperativeMatrixProperties {
+        m_size: 16,
+        n_size: 16,
+        k_size: 16,
+        ab_type: F16,
+        cr_type: F32,
+        saturating_accumulation: false,
+    };
+    let options = options.cooperative_matrix_properties(vec![listed]);
+    let context = Context::from_wgpu_with(device, queue, &options).unwrap();
+    assert!(context.capabilities().cooperative_matrices.is_empty());
+    // What it doesn't compute is refused, emulated or not; what needs more memory than there is, too: 16 KiB on such a device.
+    let emulated = common::matrix(16, false);
+    let refused = |attention: Attention, dim| {
+        let shape = Shape::new(2, 1, 100, dim).unwrap();
+        attention.with_kernel(emulated).plan(&context, &shape).unwrap_err()
+    };
+    for (error, what) in [
+        (refused(Attention::causal(), 32), "f32"),
+        (refused(Attention::causal().with_storage(DType::Bf16), 32), "bf16"),
+        (refused(f16.clone(), 64), "bytes of workgroup memory"),
+    ] {
+        assert!(error.is_unsupported() && error.to_string().contains(what), "{error}");
+    }
+    // Small heads fit.
+    let problem = Problem::random(
+        f16.clone().with_kernel(common::matrix(8, false)),
+        Shape::new(2, 1, 70, 8).unwrap(),
+        3,
+    );
+    problem.check(&context, Storage::HeadsFirst, &Tables::new(), "a browser's device");
+    let cache = KvCache::new(&context, Staircase::recommended(), &shape, StoredKeys::AfterRotation).unwrap();
+    let error = f16.with_kernel(emulated).plan_cached(&cache, &shape).unwrap_err();
+    assert!(error.is_unsupported() && error.to_string().contains("cache"), "{error}");
 }
 
 #[test]

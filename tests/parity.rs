@@ -4,7 +4,7 @@ mod common;
 
 use std::io::Write;
 
-use common::{Problem, Storage, gpu};
+use common::{Problem, Storage, by, gpu, matrix};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
     Attention, Bias, BlockGrid, DType, Decode, Documents, Granularity, Kernel, Key, Layout, Pairing,
@@ -357,6 +357,98 @@ fn every_decode_shape() {
     }
 }
 
+/// The kernel on matrix units, emulated: fragments of both sizes, rows padded and not, whole fragments and not.
+#[test]
+fn matrix_kernels() {
+    let Some(context) = gpu("matrix kernels") else { return };
+    let kernels =
+        [(16, true), (16, false), (8, true), (8, false)].map(|(edge, padded)| Some(matrix(edge, padded)));
+    let check = |case: usize, shape: Shape, attention: Attention, kernels: &[Option<Kernel>]| {
+        let problem = Problem::random(attention.with_storage(DType::F16), shape, case as u64);
+        let storage = LAYOUTS[case % if shape.q_len() == shape.kv_len() { 3 } else { 2 }];
+        problem.check_kernels(&context, storage, &Tables::new(), kernels, &format!("case {case}"));
+    };
+    for (case, len) in [1, 17, 31, 32, 33, 63, 64, 65, 127, 200].into_iter().enumerate() {
+        let (dim, ratio) = ([32, 20, 64, 80, 96][case % 5], RATIOS[case % 3]);
+        let shape = Shape::new(ratio, 1, len, dim).unwrap();
+        // Half of them each time: every pair of sizes is a pipeline to compile.
+        let some = [[kernels[0], kernels[3]], [kernels[1], kernels[2]]][case % 2];
+        check(case, shape, options(case, DType::F16).with_lse(true), &some);
+    }
+    // Those that need no more than 32 KiB.
+    let at_128 = [kernels[1], kernels[3]];
+    for (case, (q_len, kv_len, dim, value_dim)) in [
+        (70, 150, 128, 128),
+        (9, 300, 64, 36),
+        (127, 64, 36, 64),
+        (65, 1, 64, 4),
+        (5, 0, 32, 32),
+        (70, 70, 4, 96),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let shape = Shape::new(4, 2, q_len, dim).unwrap().with_kv_len(kv_len).unwrap();
+        let shape = shape.with_batch(1 + case % 2).unwrap().with_value_dim(value_dim).unwrap();
+        let attention = options(case + 3, DType::F16).with_lse(true);
+        check(case, shape, attention, if dim > 112 { &at_128 } else { &kernels });
+    }
+    for (case, (q_len, kv_len)) in [(130, 130), (100, 333), (200, 70)].into_iter().enumerate() {
+        let shape = Shape::new(4, 2, q_len, 32).unwrap().with_kv_len(kv_len).unwrap();
+        let attention = options(case, DType::F16).with_correction(1.0).unwrap().with_lse(true);
+        let grid = if attention.is_causal() { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
+        let grid = grid.with_block_size([64, 24, 128][case]).unwrap();
+        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
+        let problem = Problem::random(attention.with_storage(DType::F16), shape, case as u64);
+        let tables = Tables::from(&schedule);
+        problem.check_kernels(&context, Storage::HeadsFirst, &tables, &kernels, &format!("schedule {case}"));
+    }
+    let documents = Documents::from_lengths(&[63, 3, 2, 70]).unwrap();
+    for attention in [Attention::causal(), Attention::full().with_window(20).unwrap()] {
+        let attention = attention.with_lse(true).with_storage(DType::F16);
+        let problem = Problem::random(attention, Shape::new(2, 1, 138, 32).unwrap(), 7);
+        let tables = Tables::from(&documents);
+        problem.check_kernels(&context, Storage::TokensFirst, &tables, &kernels, "documents");
+    }
+}
+
+/// A row is right where values that it doesn't see aren't finite, and shows those that it sees.
+#[test]
+fn matrix_kernels_keep_values_apart_that_are_not_finite() {
+    let Some(context) = gpu("values that aren't finite") else { return };
+    let shape = Shape::new(1, 1, 150, 40).unwrap();
+    for kernel in [matrix(16, true), matrix(8, false)] {
+        for value in [f32::NAN, f32::INFINITY] {
+            let attention = by(Attention::causal().with_window(50).unwrap(), Some(kernel)).with_lse(true);
+            let clean = Problem::random(attention, shape, 1);
+            let (before, exact) =
+                (clean.run(&context, Storage::HeadsFirst, &Tables::new()), clean.exact(&Tables::new()));
+            let mut problem = Problem { q: clean.q.clone(), k: clean.k.clone(), v: clean.v.clone(), ..clean };
+            // One number each, so that nothing else of the row may change.
+            for (key, channel) in [(20, 3), (70, 33), (149, 0)] {
+                problem.v[key * 40 + channel] = value;
+            }
+            let after = problem.run(&context, Storage::HeadsFirst, &Tables::new());
+            assert_eq!(before.lse, after.lse);
+            for row in 0..150 {
+                for channel in 0..40 {
+                    let spoiled = [(20, 3), (70, 33), (149, 0)]
+                        .iter()
+                        .any(|&(key, c)| c == channel && key <= row && row < key + 50);
+                    let (got, was) = (after.output[row * 40 + channel], before.output[row * 40 + channel]);
+                    let story = format!("{kernel}, {value}, row {row}, channel {channel}: {got}, {was}");
+                    assert!(
+                        if spoiled { !got.is_finite() } else { got.to_bits() == was.to_bits() },
+                        "{story}"
+                    );
+                }
+            }
+            let tolerance = Tolerance::of_kernel_output(kernel, &exact, &shape, DType::F32);
+            assert!(compare(&before.output, &exact.output, tolerance).unwrap().passed());
+        }
+    }
+}
+
 #[test]
 fn document_masks() {
     let Some(context) = gpu("document masks") else { return };
@@ -460,11 +552,10 @@ fn adversarial_logits() {
         );
         for (name, q, k) in cases {
             let v: Vec<f32> = common::numbers(1, len * dim).into_iter().map(|x| dtype.round(x)).collect();
-            for kernel in [None, Some(Kernel::Naive)] {
-                let mut attention = Attention::causal().with_storage(dtype).with_lse(true);
-                if let Some(kernel) = kernel {
-                    attention = attention.with_kernel(kernel);
-                }
+            let matrices = [Some(matrix(16, true)), Some(matrix(8, false))];
+            let matrices = matrices.into_iter().filter(|_| dtype == DType::F16);
+            for kernel in [None, Some(Kernel::Naive)].into_iter().chain(matrices) {
+                let attention = by(Attention::causal().with_storage(dtype).with_lse(true), kernel);
                 let problem = Problem { attention, shape, q: q.clone(), k: k.clone(), v: v.clone() };
                 let got = problem.run(&context, Storage::HeadsFirst, &Tables::new());
                 let exact = problem.exact(&Tables::new());

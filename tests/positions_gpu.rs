@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Problem, Storage, gpu, zeros};
+use common::{Problem, Storage, by, gpu, matrix, zeros};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
     Attention, Bias, BlockGrid, Call, DType, Distance, Documents, Kernel, Key, Layout, Pairing, PositionIds,
@@ -91,6 +91,32 @@ fn every_combination_agrees_with_the_oracle() {
         check(name, positions, (90, 90, 80), &both[..1]);
     }
     check("recommended", Positions::recommended(rope(128, 128, Pairing::Half)), (70, 90, 128), &both[..1]);
+}
+
+/// The kernel on matrix units, emulated; also at its own steps' positions, by ids, and where rotated numbers would leave f16.
+#[test]
+fn matrix_kernels_take_positions() {
+    let Some(context) = gpu("matrix kernels with positions") else { return };
+    let kernels = [Some(matrix(16, true)), Some(matrix(8, false))];
+    for (case, (name, positions)) in combinations(32).into_iter().enumerate() {
+        let attention = Attention::causal().with_lse(true).with_storage(DType::F16).with_positions(positions);
+        let problem = Problem::random(attention, shape(70, 150, 32), 21);
+        let kernels = &kernels[case % 2..][..1];
+        problem.check_kernels(&context, Storage::HeadsFirst, &Tables::new(), kernels, name);
+    }
+    let positions = Positions::recommended(rope(40, 24, Pairing::Half)).with_max_positions(700).unwrap();
+    let attention = Attention::causal().with_lse(true).with_storage(DType::F16).with_positions(positions);
+    let keys: Vec<u32> = (0..100u32).map(|j| (j * 7919) % 613).collect();
+    let ids = PositionIds::new(&(0..70u32).map(|i| 500 - 7 * i).collect::<Vec<_>>(), &keys).unwrap();
+    let problem = Problem::random(attention, shape(70, 100, 40), 9);
+    problem.check_kernels(&context, Storage::HeadsFirst, &Tables::from(&ids), &kernels, "ids");
+    // Turned by 45°, a pair of the largest numbers is √2 of it long in one channel.
+    let attention = by(Attention::causal().with_positions(rope(32, 32, Pairing::Half).into()), kernels[0]);
+    let mut problem = Problem::random(attention, shape(40, 40, 32), 9);
+    problem.q.fill(65_504.0);
+    problem.k.fill(65_504.0);
+    let got = problem.run(&context, Storage::HeadsFirst, &Tables::new());
+    assert!(got.output.iter().all(|x| x.is_finite()));
 }
 
 #[test]

@@ -2,16 +2,21 @@
 
 mod common;
 
-use common::{Problem, Storage, gpu, numbers, operands, zeros};
+use common::{Problem, Storage, by, gpu, matrix, numbers, operands, zeros};
 use prflash::{
-    Attention, BlockGrid, Call, Context, DType, Granularity, Key, Layout, Plan, Profile, Schedule, Sequence,
-    Shape, Systematic, Tables, Tensor,
+    Attention, BlockGrid, Call, Context, DType, Granularity, Kernel, Key, Layout, Plan, Profile, Schedule,
+    Sequence, Shape, Systematic, Tables, Tensor,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
+}
+
+/// The kernel that a plan chooses, and that on matrix units (emulated).
+fn kernels() -> [Option<Kernel>; 3] {
+    [None, Some(matrix(16, true)), Some(matrix(8, false))]
 }
 
 fn harmonic(shape: &Shape, seed: u64) -> Schedule {
@@ -25,6 +30,7 @@ fn a_dense_schedule_gives_the_bits_of_plain_attention() {
     for (case, attention) in
         [Attention::causal(), Attention::full(), Attention::causal().with_window(100).unwrap()]
             .into_iter()
+            .flat_map(|attention| kernels().map(|kernel| by(attention.clone(), kernel)))
             .enumerate()
     {
         // With β = 1 too: ln 1 = 0 adds nothing.
@@ -51,10 +57,11 @@ fn a_dense_schedule_gives_the_bits_of_plain_attention() {
 fn the_past_keeps_its_bits_when_the_future_changes() {
     let Some(context) = gpu("causality") else { return };
     let shape = Shape::new(2, 1, 200, 32).unwrap();
-    let attention = Attention::causal().with_lse(true);
     let schedule = harmonic(&shape, 5);
-    for tables in [Tables::new(), Tables::from(&schedule)] {
-        let mut problem = Problem::random(attention.clone(), shape, 1);
+    let tables = [Tables::new(), Tables::from(&schedule)];
+    for (kernel, tables) in kernels().into_iter().flat_map(|kernel| tables.clone().map(|t| (kernel, t))) {
+        let attention = by(Attention::causal().with_lse(true), kernel);
+        let mut problem = Problem::random(attention, shape, 1);
         let before = problem.run(&context, Storage::HeadsFirst, &tables);
         let changed = 130;
         // Not just other numbers: a masked key may be anything, and is selected away, never multiplied by zero.
@@ -83,28 +90,34 @@ fn skipped_blocks_are_never_touched() {
     let shape = Shape::new(1, 1, 64, 32).unwrap().with_kv_len(384).unwrap();
     let grid = BlockGrid::causal(&shape);
     let schedule = Schedule::from_block_lists(&grid, &[[0, 2, 5]]).unwrap();
-    let mut problem = Problem::random(Attention::causal(), shape, 3);
-    let clean = problem.run(&context, Storage::HeadsFirst, &Tables::from(&schedule));
-    for block in [1, 3, 4] {
-        problem.k[block * 64 * 32..][..64 * 32].fill(f32::NAN);
-        problem.v[block * 64 * 32..][..64 * 32].fill(f32::NAN);
+    for kernel in kernels() {
+        let mut problem = Problem::random(by(Attention::causal(), kernel), shape, 3);
+        let clean = problem.run(&context, Storage::HeadsFirst, &Tables::from(&schedule));
+        for block in [1, 3, 4] {
+            problem.k[block * 64 * 32..][..64 * 32].fill(f32::NAN);
+            problem.v[block * 64 * 32..][..64 * 32].fill(f32::NAN);
+        }
+        let poisoned = problem.run(&context, Storage::HeadsFirst, &Tables::from(&schedule));
+        assert_eq!(bits(&clean.output), bits(&poisoned.output));
     }
-    let poisoned = problem.run(&context, Storage::HeadsFirst, &Tables::from(&schedule));
-    assert_eq!(bits(&clean.output), bits(&poisoned.output));
 }
 
 #[test]
 fn the_kernel_visits_exactly_the_blocks_of_the_schedule() {
     let Some(context) = gpu("visited blocks") else { return };
     // Value channel c is 1 in key block c alone, so an output channel is positive where the block was visited.
-    for (block_size, granularity) in
-        [(16, Granularity::Head), (64, Granularity::KvHead), (100, Granularity::Shared)]
-    {
+    for (block_size, granularity, kernel) in [
+        (16, Granularity::Head, None),
+        (64, Granularity::KvHead, None),
+        (100, Granularity::Shared, None),
+        (16, Granularity::Head, Some(matrix(16, true))),
+        (100, Granularity::Shared, Some(matrix(8, false))),
+    ] {
         let shape = Shape::new(4, 2, 16 * block_size - 5, 32).unwrap().with_value_dim(16).unwrap();
         let grid =
             BlockGrid::causal(&shape).with_block_size(block_size).unwrap().with_granularity(granularity);
         let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(11)).unwrap();
-        let mut problem = Problem::random(Attention::causal(), shape, 4);
+        let mut problem = Problem::random(by(Attention::causal(), kernel), shape, 4);
         let len = shape.kv_len();
         for (index, value) in problem.v.iter_mut().enumerate() {
             let (token, channel) = (index / 16 % len, index % 16);
@@ -129,7 +142,8 @@ fn values_of_one_give_one_and_rows_are_finite_for_every_seed() {
     for seed in 0..20 {
         let beta = [0.0, 0.5, 1.0][seed as usize % 3];
         let attention = Attention::causal().with_lse(true).with_correction(beta).unwrap();
-        let mut problem = Problem::random(attention, shape, seed);
+        let kernel = kernels()[seed as usize % 7 % 3];
+        let mut problem = Problem::random(by(attention, kernel), shape, seed);
         problem.v.fill(1.0);
         let schedule = harmonic(&shape, seed);
         let got = problem.run(&context, Storage::HeadsFirst, &Tables::from(&schedule));
@@ -220,6 +234,9 @@ fn random_problems_match_the_oracle() {
             if let Some(cap) = soft_cap {
                 attention = attention.with_soft_cap(cap).unwrap();
             }
+            // Some of those that it takes go to the matrix kernel.
+            let kernel = (dtype == DType::F16).then(|| kernels()[seed as usize % 3]).flatten();
+            let attention = by(attention, kernel);
             let schedule = sampled.map(|(block_size, a)| {
                 let grid = if causal { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
                 let grid = grid.with_block_size(block_size).unwrap();

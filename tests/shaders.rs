@@ -18,6 +18,9 @@ fn validated(shader: &ShaderSource) -> (naga::Module, ModuleInfo) {
     if shader.f16 {
         capabilities |= Capabilities::SHADER_FLOAT16;
     }
+    if shader.cooperative {
+        capabilities |= Capabilities::COOPERATIVE_MATRIX;
+    }
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     if shader.subgroups {
         validator.subgroup_stages(ShaderStages::COMPUTE);
@@ -28,6 +31,14 @@ fn validated(shader: &ShaderSource) -> (naga::Module, ModuleInfo) {
         .validate(&module)
         .unwrap_or_else(|error| panic!("{}: {}", shader.name, error.emit_to_string(&shader.wgsl)));
     (module, info)
+}
+
+/// What every browser offers without being asked.
+const BROWSER_WORKGROUP_BYTES: u32 = 16_384;
+
+fn workgroup_bytes(module: &naga::Module) -> u32 {
+    let shared = module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
+    shared.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx()).next_multiple_of(16)).sum()
 }
 
 #[test]
@@ -41,9 +52,16 @@ fn every_variant_is_valid_and_translates_to_every_backend() {
         };
         spv::write_vec(&module, &info, &spv::Options::default(), None)
             .unwrap_or_else(|error| fail("SPIR-V", &error));
-        let options = msl::Options { fake_missing_bindings: true, ..Default::default() };
+        let mut options = msl::Options { fake_missing_bindings: true, ..Default::default() };
+        if shader.cooperative {
+            options.lang_version = (2, 3); // the first with matrices
+        }
         msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
             .unwrap_or_else(|error| fail("MSL", &error));
+        if shader.cooperative {
+            println!("SKIPPED HLSL of {}: naga has no cooperative matrices there", shader.name);
+            continue;
+        }
         let options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
         let pipeline = hlsl::PipelineOptions::default();
         let mut text = String::new();
@@ -95,7 +113,9 @@ fn bindings_are_those_of_the_architecture() {
         let mut want = vec![(0, 0, "params", false), (0, 1, "sequences", false)];
         let cached = shader.wgsl.contains("var<uniform> cache:");
         want.extend_from_slice(match shader.entry_point {
-            "attention_naive" | "attention_tiled" | "attention_decode" => &[(1, 0, "tables", false)],
+            "attention_naive" | "attention_tiled" | "attention_decode" | "attention_matrix" => {
+                &[(1, 0, "tables", false)]
+            }
             "merge_splits" => &[(1, 0, "states", false), (1, 1, "output", true), (1, 2, "lse", true)],
             "merge" => &[
                 (1, 0, "round_output", false),
@@ -174,14 +194,25 @@ fn names_are_unique_and_sources_are_left_for_other_compilers() {
     for shader in shaders::sources() {
         assert!(names.insert(shader.name.clone()), "{} twice", shader.name);
         let file = format!("{}.wgsl", shader.name);
-        let enable = if shader.subgroups { "enable subgroups;\n" } else { "" };
-        let features = [("subgroups", shader.subgroups), ("shader-f16", shader.f16)];
+        let subgroups = shader.subgroups && !shader.cooperative;
+        let enable = if subgroups { "enable subgroups;\n" } else { "" };
+        // The matrices are wgpu's own extension, by a name that no browser has: such shaders are skipped, by name.
+        let features = [
+            ("subgroups", subgroups),
+            ("shader-f16", shader.f16),
+            ("wgpu-cooperative-matrix", shader.cooperative),
+        ];
         let features: Vec<&str> =
             features.into_iter().filter(|&(_, needed)| needed).map(|(name, _)| name).collect();
+        let mut limits = serde_json::Map::new();
+        let bytes = workgroup_bytes(&validated(&shader).0);
+        if bytes > BROWSER_WORKGROUP_BYTES {
+            limits.insert("maxComputeWorkgroupStorageSize".to_owned(), bytes.into());
+        }
         std::fs::write(folder.join(&file), format!("{enable}{}", shader.wgsl)).unwrap();
-        manifest.push(
-            serde_json::json!({ "file": file, "entry_point": shader.entry_point, "features": features }),
-        );
+        manifest.push(serde_json::json!({
+            "file": file, "entry_point": shader.entry_point, "features": features, "limits": limits,
+        }));
     }
     let manifest = serde_json::to_string_pretty(&manifest).unwrap();
     std::fs::write(folder.join("manifest.json"), manifest).unwrap();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Problem, Storage, gpu};
-use prflash::{Attention, DType, Decode, Kernel, Shape, Tables, Tile, TuningProfile};
+use prflash::{Attention, DType, Decode, Kernel, Matrix, Shape, Tables, Tile, TuningProfile};
 
 fn shapes() -> [Shape; 3] {
     let prefill = Shape::new(4, 2, 130, 32).unwrap();
@@ -16,7 +16,15 @@ fn kernels_are_known_by_name() {
     let decodes = decodes.map(|(sets, quads)| Kernel::Decode(Decode::new(sets, quads).unwrap()));
     let tiles = [1, 2, 4, 8].into_iter().flat_map(|rows| [(rows, 1, true), (rows, 8, false)]);
     let tiles = tiles.map(|(rows, keys, staged)| Kernel::Tiled(Tile::new(rows, keys, staged).unwrap()));
-    for kernel in decodes.chain(tiles).chain([Kernel::Naive]) {
+    let matrices = [8, 16].into_iter().flat_map(|edge| {
+        [(false, false), (true, false), (false, true), (true, true)].map(|flags| (edge, flags))
+    });
+    let matrices = matrices
+        .map(|(edge, (padded, emulated))| Kernel::Matrix(Matrix::new(edge, padded, emulated).unwrap()));
+    assert_eq!(Matrix::new(12, true, true).unwrap_err().argument(), Some("edge"));
+    let named = Kernel::Matrix(Matrix::new(16, true, true).unwrap());
+    assert_eq!(named.to_string(), "attention_matrix_m16_padded_emulated");
+    for kernel in decodes.chain(tiles).chain(matrices).chain([Kernel::Naive]) {
         assert_eq!(kernel.to_string().parse::<Kernel>().unwrap(), kernel);
     }
     for text in [
@@ -27,6 +35,8 @@ fn kernels_are_known_by_name() {
         "attention_decode_s01",
         "attention_tiled_r4_k4_stagedé",
         "attention_naive ",
+        "attention_matrix_m16_emulated_padded",
+        "attention_matrix_m12",
     ] {
         assert_eq!(text.parse::<Kernel>().unwrap_err().argument(), Some("kernel"), "{text:?}");
     }

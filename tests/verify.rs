@@ -3,7 +3,9 @@
 use prflash::reference::{self, Exact};
 use prflash::sampling::partition_rounds;
 use prflash::verify::{Tolerance, compare};
-use prflash::{Attention, BlockGrid, DType, Key, Profile, Schedule, Shape, Systematic, Tables};
+use prflash::{
+    Attention, BlockGrid, DType, Kernel, Key, Matrix, Profile, Schedule, Shape, Systematic, Tables,
+};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -119,6 +121,48 @@ fn mutants_are_rejected() {
 
     let log2: Vec<f32> = right.lse().iter().map(|x| x / std::f32::consts::LN_2).collect();
     assert!(!right.accepts_lse(&log2), "a log-sum-exp in base 2");
+}
+
+/// Weights rounded to f16 pass where they are allowed and nowhere else; what is wrong passes nowhere.
+#[test]
+fn rounded_weights_pass_for_matrix_units_alone() {
+    let right = right();
+    let matrix = Kernel::Matrix(Matrix::new(16, true, false).unwrap());
+    let accepts = |kernel, output: &[f32]| {
+        let tolerance = Tolerance::of_kernel_output(kernel, &right.exact, &right.shape, DType::F32);
+        compare(output, &right.exact.output, tolerance).unwrap().passed()
+    };
+    let [q, k, v] = &right.qkv;
+    let mut rounded = Vec::new();
+    for head in 0..4 {
+        let (q, k, v) = (&q[head * 4160..], &k[head / 2 * 4160..], &v[head / 2 * 4160..]);
+        for row in 0..130 {
+            let score = |j: usize| -> f64 {
+                (0..32).map(|c| f64::from(q[row * 32 + c]) * f64::from(k[j * 32 + c])).sum::<f64>()
+                    / 32f64.sqrt()
+            };
+            let scores: Vec<f64> = (0..=row).map(score).collect();
+            let top = scores.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
+            let weight = |s: &f64| f64::from(DType::F16.round(((s - top).exp() * 32_768.0) as f32));
+            let weights: Vec<f64> = scores.iter().map(weight).collect();
+            let sum: f64 = weights.iter().sum();
+            rounded.extend((0..32).map(|c| {
+                let of = |(j, w): (usize, &f64)| w * f64::from(v[j * 32 + c]);
+                (weights.iter().enumerate().map(of).sum::<f64>() / sum) as f32
+            }));
+        }
+    }
+    assert!(accepts(matrix, &rounded) && accepts(matrix, &right.output()));
+    assert!(!accepts(Kernel::Naive, &rounded), "weights rounded where they weren't to be");
+    let other = |attention: Attention| right.instead(attention, &right.qkv, &Tables::new());
+    for (mutant, name) in [
+        (other(right.attention.clone().with_window(129).unwrap()), "one key of one row missing"),
+        (other(Attention::full()), "no causal mask"),
+        (other(right.attention.clone().with_scale(1.0 / 33f32.sqrt()).unwrap()), "a slightly wrong scale"),
+        (vec![0.0; right.exact.output.len()], "zeros"),
+    ] {
+        assert!(!accepts(matrix, &mutant), "{name}");
+    }
 }
 
 #[test]

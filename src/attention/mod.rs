@@ -15,6 +15,8 @@ mod rotation;
 mod rounds;
 mod split;
 mod tables;
+#[cfg(not(target_arch = "wasm32"))]
+mod trial;
 mod tuning;
 
 pub use bound::{Bound, Operands};

@@ -65,19 +65,13 @@ impl Attention {
             positions,
             q_len: maxima.q_len(),
             heads_per_kv: maxima.heads_per_kv_head(),
-            cache,
             storage: self.storage(),
+            cache,
             half_products: self.allows_half_products(),
         };
         let (kernel, kernel_reason) = match self.kernel() {
             Some(kernel) => (kernel, "Attention::with_kernel asked for it".to_owned()),
-            None => {
-                let tuned = self.tuning().and_then(|tuning| tuning.choice(capabilities, &task));
-                match tuned {
-                    Some(kernel) => (kernel, "measured to be the fastest: Attention::with_tuning".to_owned()),
-                    None => Kernel::choose(capabilities, &task),
-                }
-            }
+            None => self.choose_kernel(context, &task),
         };
         kernel.check(capabilities, &task)?;
         // The widths are written out in the split kernel only.
@@ -138,6 +132,36 @@ impl Attention {
                 position_buffer,
             }),
         })
+    }
+}
+
+impl Attention {
+    /// The kernel for a task, and why: what was measured to be fastest, else the rule; what needs a trial on the device only once it has passed.
+    fn choose_kernel(&self, context: &Context, task: &Task) -> (Kernel, String) {
+        let capabilities = context.capabilities();
+        let tuned = self.tuning().and_then(|tuning| tuning.choice(capabilities, task));
+        let tuned =
+            tuned.map(|kernel| (kernel, "measured to be the fastest: Attention::with_tuning".to_owned()));
+        let mut wrong = String::new();
+        let mut last = (Kernel::Naive, String::new());
+        for (kernel, reason) in tuned.into_iter().chain(Kernel::choices(capabilities, task)) {
+            last = (kernel, format!("{wrong}{reason}"));
+            if !kernel.needs_trial() {
+                break;
+            }
+            #[cfg(not(target_arch = "wasm32"))]
+            let found = {
+                let of = (kernel, task.storage, task.head_dim, task.value_dim);
+                context.trial(of, || super::trial::find_wrong(context, of))
+            };
+            #[cfg(target_arch = "wasm32")]
+            let found = Some(format!("a browser can't wait for the self-check of {kernel}"));
+            match found {
+                None => break,
+                Some(found) => wrong.push_str(&format!("{found}; ")),
+            }
+        }
+        last
     }
 }
 
@@ -369,7 +393,7 @@ impl Plan {
 fn score_unit(kernel: Kernel) -> f32 {
     match kernel {
         Kernel::Naive => 1.0,
-        Kernel::Tiled(_) | Kernel::Decode(_) => LOG2_E,
+        Kernel::Tiled(_) | Kernel::Decode(_) | Kernel::Matrix(_) => LOG2_E,
     }
 }
 

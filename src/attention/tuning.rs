@@ -1,22 +1,17 @@
 //! Which kernel is fastest on this device: measured, where a rule isn't enough.
 
 use std::fmt;
-#[cfg(not(target_arch = "wasm32"))]
-use std::time::Duration;
 
+#[cfg(not(target_arch = "wasm32"))]
+use super::trial::Trial;
 use crate::gpu::context::Capabilities;
 use crate::gpu::registry::{Decode, Kernel, Task};
 use crate::layout::DType;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::{
     Attention, Context, Shape,
-    error::{Error, Result, ensure},
-    gpu::registry::Tile,
-    gpu::tensor::Tensor,
-    layout::Layout,
-    reference::Exact,
-    verify::{Tolerance, compare},
-    {Call, Operands, Tables},
+    error::{Result, ensure},
+    gpu::registry::{Matrix, Tile},
 };
 
 /// The kernels that [`Attention::tune`] found fastest on a device, by class of shape: a plain value to store (feature `serde`) and to give to
@@ -111,7 +106,7 @@ impl Attention {
     /// Measures which kernels are fastest for these shapes on this device; takes seconds to minutes.
     ///
     /// Shapes are put into classes ([`ShapeClass`]). A candidate of a class is first compared with the portable kernel ([`Kernel::Naive`]) on every shape of the class and on short
-    /// and ragged ones beside, within what f32 arithmetic may deviate; the right ones are then timed in turn, `rounds` times, by GPU timestamps or, on CPU adapters, where these lie, by the wall. The
+    /// and ragged ones beside, within what its arithmetic may deviate; the right ones are then timed in turn, `rounds` times, by GPU timestamps or, on CPU adapters, where these lie, by the wall. The
     /// fastest in the geometric mean over the shapes is chosen, and the rule's own choice unless another gains 3%.
     ///
     /// Calls over caches, and with positions, keep the rule's kernels.
@@ -151,14 +146,17 @@ fn tune_class(
     rounds: usize,
 ) -> Result<Tuned> {
     let rule = attention.plan(context, &shapes[0])?.kernel();
-    let problems = |shapes: &[Shape]| -> Result<Vec<Problem>> {
-        shapes.iter().map(|shape| Problem::new(context, attention, shape)).collect()
+    let problems = |shapes: &[Shape]| -> Result<Vec<Trial>> {
+        shapes.iter().map(|shape| Trial::new(context, attention, shape)).collect()
     };
     let (problems, ragged) = (problems(shapes)?, problems(&ragged(&shapes[0])?)?);
     let mut refused = Vec::new();
     let mut right = Vec::new();
     for kernel in candidates(class, rule) {
-        match judge(attention, context, kernel, problems.iter().chain(&ragged)) {
+        let mut trials = problems.iter().chain(&ragged);
+        let agree: Result<bool> =
+            trials.try_fold(true, |agree, trial| Ok(agree && trial.agrees(context, attention, kernel)?));
+        match agree {
             Ok(true) => right.push(kernel),
             Ok(false) => refused.push(kernel),
             Err(error) if error.is_unsupported() => {}
@@ -199,6 +197,10 @@ fn candidates(class: ShapeClass, rule: Kernel) -> Vec<Kernel> {
             candidates.extend(Tile::new(rows, keys, staged).map(Kernel::Tiled));
         }
         candidates.push(Kernel::Naive);
+        // Where they can't run they are passed over.
+        for (edge, padded) in [(16, true), (16, false), (8, true), (8, false)] {
+            candidates.extend(Matrix::new(edge, padded, false).map(Kernel::Matrix));
+        }
     }
     // The rule's choice is among them again.
     let mut index = 0;
@@ -220,107 +222,4 @@ fn ragged(shape: &Shape) -> Result<Vec<Shape>> {
     lens.into_iter()
         .map(|(q_len, kv_len)| shape.with_batch(1)?.with_q_len(q_len)?.with_kv_len(kv_len))
         .collect()
-}
-
-/// Whether a kernel computes what the portable one does.
-#[cfg(not(target_arch = "wasm32"))]
-fn judge<'p>(
-    attention: &Attention,
-    context: &Context,
-    kernel: Kernel,
-    problems: impl Iterator<Item = &'p Problem>,
-) -> Result<bool> {
-    for problem in problems {
-        let got = problem.run(attention, context, kernel)?;
-        if !compare(&got, &problem.want, problem.tolerance)?.passed() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-/// Tensors of a shape, and what the portable kernel makes of them.
-#[cfg(not(target_arch = "wasm32"))]
-struct Problem {
-    shape: Shape,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    want: Vec<f64>,
-    tolerance: Tolerance,
-}
-
-#[cfg(not(target_arch = "wasm32"))]
-impl Problem {
-    fn new(context: &Context, attention: &Attention, shape: &Shape) -> Result<Self> {
-        let tensor = |seed: usize, heads, len, dim| {
-            let layout = Layout::heads_first(shape.batch(), heads, len, dim)?;
-            let number = |i: usize| (((i + seed) * 7919) % 997) as f32 / 498.5 - 1.0;
-            let values: Vec<f32> = (0..layout.elements()).map(number).collect();
-            Tensor::upload(context, attention.storage(), layout, &values)
-        };
-        let mut problem = Self {
-            shape: *shape,
-            q: tensor(1, shape.heads(), shape.q_len(), shape.head_dim())?,
-            k: tensor(2, shape.kv_heads(), shape.kv_len(), shape.head_dim())?,
-            v: tensor(3, shape.kv_heads(), shape.kv_len(), shape.value_dim())?,
-            want: Vec::new(),
-            tolerance: Tolerance::absolute(0.0),
-        };
-        let got = problem.run(attention, context, Kernel::Naive)?;
-        problem.want = got.into_iter().map(f64::from).collect();
-        // No number is larger than 1, so no score than this.
-        let most = f64::from(attention.scale(shape.head_dim()).abs()) * shape.head_dim() as f64;
-        let exact = Exact {
-            output: Vec::new(),
-            lse: Vec::new(),
-            max_score_magnitude: most.max(f64::from(attention.soft_cap().unwrap_or(0.0))),
-            max_rotated_magnitude: 0.0,
-            max_value: 1.0,
-        };
-        let one = Tolerance::of_output(&exact, shape, attention.output());
-        // Either may deviate by as much.
-        problem.tolerance = Tolerance { absolute: 2.0 * one.absolute, relative: 2.0 * one.relative };
-        Ok(problem)
-    }
-
-    fn run(&self, attention: &Attention, context: &Context, kernel: Kernel) -> Result<Vec<f32>> {
-        let plan = attention.clone().with_lse(false).with_kernel(kernel).plan(context, &self.shape)?;
-        let got = plan.run(self.q.view(), self.k.view(), self.v.view(), &Tables::new())?;
-        got.output.read_blocking(context)
-    }
-
-    /// Median times of these kernels, in turn.
-    fn times(
-        &self,
-        attention: &Attention,
-        context: &Context,
-        kernels: &[Kernel],
-        rounds: usize,
-    ) -> Result<Vec<Duration>> {
-        let shape = &self.shape;
-        let output = Layout::heads_first(shape.batch(), shape.heads(), shape.q_len(), shape.value_dim())?;
-        let output = Tensor::zeros(context, attention.output(), output)?;
-        let call = Call::lengths(shape.q_len(), shape.kv_len());
-        let mut runs = Vec::new();
-        for &kernel in kernels {
-            let plan = attention.clone().with_lse(false).with_kernel(kernel).plan(context, shape)?;
-            let (q, k, v) = (self.q.view(), self.k.view(), self.v.view());
-            let bound = plan.bind(&Operands { q, k, v, output: output.view(), lse: None })?;
-            runs.push((plan, bound, Vec::new()));
-        }
-        for _ in 0..rounds {
-            for (plan, bound, times) in &mut runs {
-                let timings = plan.timings(bound, &call, 1)?;
-                let gpu = timings.median_gpu().filter(|_| !context.capabilities().is_software());
-                times.push(gpu.unwrap_or(timings.median_wall()));
-            }
-        }
-        let median = |mut times: Vec<Duration>| {
-            times.sort_unstable();
-            times.get(times.len() / 2).copied()
-        };
-        let lost = || Error::argument_error("rounds", "expected at least 1, got 0");
-        runs.into_iter().map(|(_, _, times)| median(times).ok_or_else(lost)).collect()
-    }
 }

@@ -9,8 +9,9 @@ use std::task::{Poll, Waker};
 
 use super::kernel::{Pipeline, Program};
 use super::pipeline_cache;
-use super::registry::TILE_ROWS;
+use super::registry::{Kernel, TILE_ROWS};
 use crate::error::{Error, Result};
+use crate::layout::DType;
 
 /// A GPU device to compute on, with the pipelines compiled for it. Cheap to clone: clones share everything.
 ///
@@ -37,6 +38,8 @@ struct Inner {
     lost: Arc<Mutex<Option<String>>>,
     /// By the label of their program.
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
+    /// What came of trying kernels out, by storage and dimensions: nothing, or what was wrong.
+    trials: Mutex<HashMap<(Kernel, DType, usize, usize), Option<String>>>,
 }
 
 /// Which adapter [`Context::with_options`] takes, and how it is used.
@@ -57,6 +60,10 @@ pub struct ContextOptions {
     pub trusted_shaders: bool,
     /// See [`ContextOptions::pipeline_cache`].
     pub pipeline_cache: Option<Vec<u8>>,
+    /// See [`ContextOptions::cooperative_matrices`].
+    pub cooperative_matrices: bool,
+    /// See [`ContextOptions::cooperative_matrix_properties`].
+    pub cooperative_matrix_properties: Option<Vec<wgpu::CooperativeMatrixProperties>>,
 }
 
 /// [`ContextOptions::max_dispatch_flops`] of devices that aren't the CPU: 0.2 s at 1 TFLOP/s, and no more than Windows' 2 s at a tenth of that.
@@ -108,6 +115,21 @@ impl ContextOptions {
     pub fn pipeline_cache(self, data: impl Into<Vec<u8>>) -> Self {
         Self { pipeline_cache: Some(data.into()), ..self }
     }
+
+    /// Whether kernels may use matrix units ([`Kernel::Matrix`](crate::Kernel::Matrix)), where the adapter lists them. Not unless set: wgpu calls its cooperative matrices experimental and promises no soundness for them,
+    /// and there are drivers that list them and crash in them (lavapipe in Mesa 26.1).
+    ///
+    /// CPU adapters are never asked for them. Even where they are enabled, a plan chooses such a kernel only after it agreed with the portable one on that device.
+    pub fn cooperative_matrices(self, wanted: bool) -> Self {
+        Self { cooperative_matrices: wanted, ..self }
+    }
+
+    /// What the adapter of a borrowed device lists ([`wgpu::Adapter::cooperative_matrix_properties`]): [`Context::from_wgpu_with`] can't ask the device for it, and without uses no matrix units. The
+    /// device must have been opened with [`EXPERIMENTAL_COOPERATIVE_MATRIX`](wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX), [`SHADER_F16`](wgpu::Features::SHADER_F16) and
+    /// [`SUBGROUP`](wgpu::Features::SUBGROUP). A context that opens its device itself asks the adapter.
+    pub fn cooperative_matrix_properties(self, listed: Vec<wgpu::CooperativeMatrixProperties>) -> Self {
+        Self { cooperative_matrix_properties: Some(listed), ..self }
+    }
 }
 
 /// What a device offers. Taken from the device itself, not from its adapter: a caller's device may have less enabled.
@@ -138,6 +160,20 @@ pub struct Capabilities {
     pub max_workgroup_invocations: u32,
     /// Memory of a workgroup, bytes.
     pub max_workgroup_bytes: u32,
+    /// Rows and columns of the square matrices of f16 with f32 sums that kernels may multiply on matrix units: 8, 16 or both. None unless
+    /// [`ContextOptions::cooperative_matrices`] asked for them, on CPU adapters, and without f16 arithmetic or subgroups.
+    pub cooperative_matrices: Vec<u32>,
+}
+
+/// Edges of the square matrices among these that the matrix kernel knows, with f16 operands and f32 sums.
+fn matrix_edges(listed: &[wgpu::CooperativeMatrixProperties]) -> Vec<u32> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let fits = |edge: &u32| {
+        listed.iter().any(|of| {
+            [of.m_size, of.n_size, of.k_size] == [*edge; 3] && (of.ab_type, of.cr_type) == (F16, F32)
+        })
+    };
+    [8, 16].into_iter().filter(fits).collect()
 }
 
 impl Capabilities {
@@ -157,6 +193,7 @@ impl Capabilities {
             max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
             max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,
             max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+            cooperative_matrices: Vec::new(),
         }
     }
 
@@ -212,15 +249,29 @@ impl Context {
     pub async fn with_options(options: &ContextOptions) -> Result<Self> {
         let adapter = find_adapter(options).await?;
         // Only what some kernel or report of ours can use.
-        let wanted = wgpu::Features::SHADER_F16
+        let mut wanted = wgpu::Features::SHADER_F16
             | wgpu::Features::SUBGROUP
             | wgpu::Features::TIMESTAMP_QUERY
             | wgpu::Features::PIPELINE_CACHE;
+        let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
+        // Not even enabled on a CPU adapter: there are drivers that crash.
+        let software = adapter.get_info().device_type == wgpu::DeviceType::Cpu;
+        let listed = adapter.cooperative_matrix_properties();
+        if options.cooperative_matrices && !software && !matrix_edges(&listed).is_empty() {
+            wanted |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            // SAFETY: wgpu wants it known that its experimental features may be unsound. The caller asked for this one by `ContextOptions::cooperative_matrices`, whose documentation says so; one kernel of ours
+            // uses it, at addresses inside its own workgroup memory whose strides and alignment `Matrix::layout` fixes, and a plan takes it only after it agreed with the portable kernel.
+            #[allow(unsafe_code)]
+            unsafe {
+                experimental_features = wgpu::ExperimentalFeatures::enabled();
+            }
+        }
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("prflash"),
                 required_features: adapter.features() & wanted,
                 required_limits: adapter.limits(),
+                experimental_features,
                 ..Default::default()
             })
             .await
@@ -233,7 +284,7 @@ impl Context {
         });
         device
             .on_uncaptured_error(Arc::new(|error: wgpu::Error| log::error!("uncaptured GPU error: {error}")));
-        Self::from_parts(device, queue, lost, options)
+        Self::from_parts(device, queue, lost, options, &listed)
     }
 
     /// Computes on the caller's device, with whatever features and limits it has.
@@ -255,7 +306,8 @@ impl Context {
         queue: wgpu::Queue,
         options: &ContextOptions,
     ) -> Result<Self> {
-        Self::from_parts(device, queue, Arc::default(), options)
+        let listed = options.cooperative_matrix_properties.as_deref().unwrap_or_default();
+        Self::from_parts(device, queue, Arc::default(), options, listed)
     }
 
     fn from_parts(
@@ -263,6 +315,7 @@ impl Context {
         queue: wgpu::Queue,
         lost: Arc<Mutex<Option<String>>>,
         options: &ContextOptions,
+        listed_matrices: &[wgpu::CooperativeMatrixProperties],
     ) -> Result<Self> {
         let limits = device.limits();
         let needs = [
@@ -284,7 +337,13 @@ impl Context {
                 return Err(Error::unsupported(format!("prflash needs {need} {what}, the device has {has}")));
             }
         }
-        let capabilities = Capabilities::of(&device);
+        let mut capabilities = Capabilities::of(&device);
+        let needs = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+            | wgpu::Features::SHADER_F16
+            | wgpu::Features::SUBGROUP;
+        if options.cooperative_matrices && device.features().contains(needs) && !capabilities.is_software() {
+            capabilities.cooperative_matrices = matrix_edges(listed_matrices);
+        }
         let usual = (!capabilities.is_software()).then_some(MAX_DISPATCH_FLOPS);
         let pipeline_cache = pipeline_cache::open(&device, options.pipeline_cache.as_deref());
         let inner = Inner {
@@ -296,6 +355,7 @@ impl Context {
             capabilities,
             lost,
             pipelines: Mutex::default(),
+            trials: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -333,6 +393,21 @@ impl Context {
     /// (it takes Vulkan and [`Features::PIPELINE_CACHE`](wgpu::Features::PIPELINE_CACHE), which [`Context::new`] enables).
     pub fn pipeline_cache_data(&self) -> Option<Vec<u8>> {
         pipeline_cache::data(&self.inner.device, self.pipeline_cache()?)
+    }
+
+    /// What was wrong in the trial of a kernel for this storage and these dimensions, if anything; `check` is run the first time.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code))]
+    pub(crate) fn trial(
+        &self,
+        of: (Kernel, DType, usize, usize),
+        check: impl FnOnce() -> Option<String>,
+    ) -> Option<String> {
+        if let Some(found) = lock(&self.inner.trials).get(&of) {
+            return found.clone();
+        }
+        // Not held meanwhile: a second thread would check again at worst.
+        let found = check();
+        lock(&self.inner.trials).entry(of).or_insert(found).clone()
     }
 
     /// Blocks until all submitted work is done. (In a browser, where nothing can block, it returns at once.)

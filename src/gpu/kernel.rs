@@ -100,10 +100,11 @@ impl Pipeline {
 /// | position table | `PositionTable::check`, before a call is recorded; windows of φ are clamped |
 /// | words of a cache | addresses are functions of lengths the host keeps, never of what lies there (`cache::region`): steps of four tokens stay inside a ring, whose rows are a multiple of 32, and past the sinks comes the residual |
 /// | moves, runs, gathered blocks | written by the host with their number, which bounds the search for them |
+/// | fragments of matrices | in workgroup memory, at strides and offsets that `Matrix::layout` fixes; tasks are counted by constants |
 /// | states of shares and rounds | `Split::shares` and `Merger` keep within what was reserved |
 ///
 /// Loops end: over lists, keys and rows by those bounds; over the rungs of a cache at the last, whose `end` is the largest number; over runs of a cache since each ends past where it begins.
-/// Workgroup memory: tiles of keys and values, the parts of split scores and the counts of rows are written whole before the barrier that comes before any read.
+/// Workgroup memory: tiles of keys and values, operands and sums of the matrix kernel (but for the gaps between padded rows, which nothing reads), the parts of split scores and the counts of rows are written whole before the barrier that comes before any read.
 fn shader_module(context: &Context, label: &str, source: String) -> wgpu::ShaderModule {
     let descriptor =
         wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) };

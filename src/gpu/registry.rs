@@ -29,6 +29,10 @@ pub(crate) const TILE_ROWS: usize = 64;
 ///
 /// With at most 8 queries a sequence it takes the split kernel instead ([`Decode`]): its rows are too few to fill a tile.
 ///
+/// With more, in f16 storage and without a cache, it takes the kernel on matrix units ([`Matrix`]: 16 × 16 fragments where the device lists them, else 8 × 8, rows padded where workgroup memory allows),
+/// but only where [`ContextOptions::cooperative_matrices`](crate::ContextOptions::cooperative_matrices) asked for it, never on a CPU adapter or in a browser, and only once it has agreed with the
+/// portable kernel on that device, in a few small problems that the first plan for its dimensions runs. [`Plan::kernel_reason`](crate::Plan::kernel_reason) says where it didn't.
+///
 /// On lavapipe that is what was fastest within 3 s of compiling (the README has the measurements). On other devices a lane's part of q and o fits the registers,
 /// and loads at uniform addresses go through a scalar or broadcast path: chosen from the machine code that `scripts/isa` counts
 /// for AMD's GPUs, not measured. Where workgroup memory is too
@@ -44,6 +48,101 @@ pub enum Kernel {
     Tiled(Tile),
     /// `attention_decode`: a few queries, the keys split over workgroups, and `merge_splits` after it.
     Decode(Decode),
+    /// `attention_matrix`: many queries in f16 storage, on the device's matrix units.
+    Matrix(Matrix),
+}
+
+/// The shape of the kernel on matrix units: cooperative matrices with f16 operands and f32 sums.
+///
+/// It takes tiles of 64 rows by 32 keys at a time. Queries, keys and values must be stored in f16; they are multiplied as they are, or, where a [`Rope`](crate::Rope) turns
+/// them, turned in f32 and rounded to f16. Weights are rounded to f16 too, so that outputs may deviate by `2⁻¹¹ · max |v|` beyond what f32 arithmetic does
+/// ([`Tolerance::of_kernel_output`](crate::verify::Tolerance::of_kernel_output)); everything else is f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Matrix {
+    edge: u8,
+    padded: bool,
+    emulated: bool,
+}
+
+impl Matrix {
+    /// Keys of a step.
+    pub(crate) const KEYS: usize = 32;
+    /// Columns of the values at a time.
+    pub(crate) const CHUNK: usize = 32;
+    /// Lanes that share a row.
+    pub(crate) const LANES_EACH: usize = 2;
+
+    /// Fragments are `edge` × `edge` (8 or 16). With `padded` rows in workgroup memory lie 16 bytes further apart, against bank conflicts; without, it needs less: 32 KiB at D = 128.
+    ///
+    /// `emulated` computes the same without matrix units, in core WGSL: slowly, to test the kernel on any device.
+    ///
+    /// # Errors
+    /// Invalid argument for other numbers.
+    pub fn new(edge: usize, padded: bool, emulated: bool) -> Result<Self> {
+        ensure!(matches!(edge, 8 | 16), "edge", "expected 8 or 16, got {edge}");
+        Ok(Self { edge: edge as u8, padded, emulated })
+    }
+
+    /// Rows and columns of a fragment.
+    pub fn edge(&self) -> usize {
+        self.edge.into()
+    }
+
+    /// Whether rows in workgroup memory lie apart.
+    pub fn is_padded(&self) -> bool {
+        self.padded
+    }
+
+    /// Whether it runs without matrix units.
+    pub fn is_emulated(&self) -> bool {
+        self.emulated
+    }
+
+    /// Where everything lies in workgroup memory.
+    pub(crate) fn layout(&self, head_dim: usize) -> MatrixLayout {
+        // In units of their elements; every row begins at a multiple of 16 bytes, as loads of fragments require.
+        let (half_pad, sum_pad) = if self.padded { (8, 4) } else { (0, 0) };
+        let head_padded = head_dim.next_multiple_of(self.edge());
+        let head_stride = head_padded + half_pad;
+        let (weight_stride, value_stride) = (Self::KEYS + half_pad, Self::CHUNK + half_pad);
+        let sum_stride = Self::KEYS.max(Self::CHUNK) + sum_pad;
+        let keys_at = TILE_ROWS * head_stride;
+        // Weights and values lie where the keys were.
+        let values_at = keys_at + TILE_ROWS * weight_stride;
+        let halves = (keys_at + Self::KEYS * head_stride).max(values_at + Self::KEYS * value_stride);
+        MatrixLayout {
+            head_padded,
+            head_stride,
+            weight_stride,
+            value_stride,
+            sum_stride,
+            keys_at,
+            values_at,
+            halves,
+            sums: TILE_ROWS * sum_stride,
+        }
+    }
+}
+
+/// Rows and regions of the matrix kernel's workgroup memory, in elements of f16 (or of f32, for `sum…`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MatrixLayout {
+    pub(crate) head_padded: usize,
+    pub(crate) head_stride: usize,
+    pub(crate) weight_stride: usize,
+    pub(crate) value_stride: usize,
+    pub(crate) sum_stride: usize,
+    pub(crate) keys_at: usize,
+    pub(crate) values_at: usize,
+    pub(crate) halves: usize,
+    pub(crate) sums: usize,
+}
+
+impl MatrixLayout {
+    /// Bytes of both, and of the word with which padded ones say whether a value isn't finite.
+    fn bytes(&self, padded: bool) -> usize {
+        2 * self.halves + size_of::<f32>() * self.sums + if padded { size_of::<u32>() } else { 0 }
+    }
 }
 
 /// The shape of the split kernel: every lane computes one component of every quad, so four lanes hold a row.
@@ -154,7 +253,7 @@ impl Tile {
     /// Whether products are taken in f16, two at a time where hardware does that, and summed in f32 after at most 8 of them. It needs storage in f16 and a device with f16 arithmetic.
     ///
     /// Scores (times the scale and log₂e) and their parts must stay within ±65,504, values within ±4,000; what rounding adds is in
-    /// [`Tolerance::of_kernel`](crate::verify::Tolerance::of_kernel).
+    /// [`Tolerance::of_kernel_output`](crate::verify::Tolerance::of_kernel_output).
     pub fn with_half_products(self, halves: bool) -> Self {
         Self { halves, ..self }
     }
@@ -230,11 +329,41 @@ impl Kernel {
             Kernel::Naive => "attention_naive",
             Kernel::Tiled(_) => "attention_tiled",
             Kernel::Decode(_) => "attention_decode",
+            Kernel::Matrix(_) => "attention_matrix",
         }
     }
 
-    /// The rule of [`Kernel`]'s documentation, and what it says of this task.
-    pub(crate) fn choose(capabilities: &Capabilities, task: &Task) -> (Self, String) {
+    /// The rule of [`Kernel`]'s documentation, and what it says of this task: what to take, and what instead where that [doesn't pass a trial](Kernel::needs_trial) on the device. The last needs none.
+    pub(crate) fn choices(capabilities: &Capabilities, task: &Task) -> Vec<(Self, String)> {
+        let mut choices = Vec::new();
+        let few = (1..=Decode::QUERIES).contains(&task.q_len);
+        let matrices = [(16, true), (16, false), (8, true), (8, false)]
+            .into_iter()
+            .filter_map(|(edge, padded)| Matrix::new(edge, padded, false).ok().map(Kernel::Matrix));
+        let fits = |kernel: &Kernel| !few && kernel.check(capabilities, task).is_ok();
+        if let Some(kernel) = matrices.into_iter().find(fits) {
+            let reason = "many queries in f16 storage, and matrix units that were asked for, are listed and passed the self-check here";
+            choices.push((kernel, reason.to_owned()));
+        }
+        choices.push(Self::choose_portable(capabilities, task, true));
+        if choices.last().is_some_and(|(kernel, _)| kernel.needs_trial()) {
+            choices.push(Self::choose_portable(capabilities, task, false));
+        }
+        choices
+    }
+
+    /// Whether it takes more of a device than WebGPU promises: a plan chooses it only where it has agreed with the portable kernel on that device.
+    pub(crate) fn needs_trial(&self) -> bool {
+        match self {
+            Kernel::Matrix(_) => true,
+            // Which lanes make up a subgroup is the device's own affair.
+            Kernel::Tiled(tile) => tile.parts > 1 && !tile.staged,
+            Kernel::Naive | Kernel::Decode(_) => false,
+        }
+    }
+
+    /// The rule without matrix units, and with or without subgroups that share rows.
+    fn choose_portable(capabilities: &Capabilities, task: &Task, subgroups: bool) -> (Self, String) {
         if (1..=Decode::QUERIES).contains(&task.q_len) {
             let quads = capabilities.subgroup_sizes.is_some();
             let rows = task.q_len * task.heads_per_kv;
@@ -253,7 +382,7 @@ impl Kernel {
         let dim = task.head_dim.max(task.value_dim);
         let software = capabilities.is_software();
         let fits = |(_, most): (u32, u32)| most <= Tile::SHARED_SUBGROUP;
-        let shared = staged || capabilities.subgroup_sizes.is_some_and(fits);
+        let shared = staged || (subgroups && capabilities.subgroup_sizes.is_some_and(fits));
         let mut tile = Tile::choose(software, [task.head_dim, task.value_dim], staged, shared);
         if task.cache.is_some() {
             tile.keys = CacheVariant::KEYS as u8;
@@ -267,9 +396,14 @@ impl Kernel {
             (_, _, true) => "a CPU reads workgroup memory at constant indices fastest",
             _ => "a GPU reads storage at uniform addresses by scalar or broadcast loads",
         };
+        let row = if tile.parts > 1 {
+            format!("1/{} row", tile.parts)
+        } else {
+            format!("{} row(s)", tile.rows_each)
+        };
         let mut reason = format!(
-            "{from}; at D = {dim} {} row(s) an invocation and {} key(s) at a time fit the registers",
-            tile.rows_each, tile.keys
+            "{from}; at D = {dim} {row} an invocation and {} key(s) at a time fit the registers",
+            tile.keys
         );
         let kernel = Kernel::Tiled(tile);
         let Err(error) = kernel.check(capabilities, task) else { return (kernel, reason) };
@@ -339,6 +473,7 @@ impl Kernel {
             Kernel::Decode(decode) if decode.quads && capabilities.subgroup_sizes.is_none() => {
                 return Err(Error::unsupported(format!("{self} needs a device with subgroups")));
             }
+            Kernel::Matrix(matrix) => self.check_matrix(*matrix, capabilities, task)?,
             _ => {}
         }
         let dim = task.head_dim.max(task.value_dim);
@@ -352,9 +487,34 @@ impl Kernel {
         Ok(())
     }
 
+    fn check_matrix(&self, matrix: Matrix, capabilities: &Capabilities, task: &Task) -> Result<()> {
+        let unsupported = |why: String| Err(Error::unsupported(format!("{self} {why}")));
+        if task.cache.is_some() {
+            return unsupported("can't read a cache".to_owned());
+        }
+        if task.storage != DType::F16 {
+            return unsupported(format!("multiplies f16, and these tensors are {}", task.storage));
+        }
+        let (has, needs) = (capabilities.max_workgroup_invocations as usize, self.invocations());
+        if has < needs {
+            return unsupported(format!("needs {needs} invocations per workgroup, the device has {has}"));
+        }
+        if !matrix.emulated && capabilities.is_software() {
+            return unsupported("isn't run on CPU adapters: drivers crash there".to_owned());
+        }
+        if !matrix.emulated && !capabilities.cooperative_matrices.contains(&u32::from(matrix.edge)) {
+            let edge = matrix.edge;
+            return unsupported(format!(
+                "needs a device that lists {edge}×{edge} matrices of f16 with f32 sums, and ContextOptions::cooperative_matrices"
+            ));
+        }
+        Ok(())
+    }
+
     /// Bytes of workgroup memory.
     pub(crate) fn workgroup_bytes(&self, head_dim: usize, value_dim: usize) -> usize {
         match self {
+            Kernel::Matrix(matrix) => matrix.layout(head_dim).bytes(matrix.padded),
             Kernel::Tiled(tile) => {
                 let number = if tile.halves { 2 } else { 4 };
                 let staged = if tile.staged { tile.keys() * (head_dim + value_dim) * number } else { 0 };
@@ -374,6 +534,7 @@ impl Kernel {
             Kernel::Naive => TILE_ROWS,
             Kernel::Tiled(tile) => TILE_ROWS / tile.rows_each() * tile.parts(),
             Kernel::Decode(_) => 4 * Decode::ROWS,
+            Kernel::Matrix(_) => TILE_ROWS * Matrix::LANES_EACH,
         }
     }
 }
@@ -391,6 +552,10 @@ impl std::fmt::Display for Kernel {
             }
             Kernel::Decode(decode) => {
                 write!(f, "_s{}{}", decode.row_sets, if decode.quads { "_quads" } else { "" })
+            }
+            Kernel::Matrix(matrix) => {
+                let padded = if matrix.padded { "_padded" } else { "" };
+                write!(f, "_m{}{padded}{}", matrix.edge, if matrix.emulated { "_emulated" } else { "" })
             }
         }
     }
@@ -418,6 +583,19 @@ impl std::str::FromStr for Kernel {
                 let tile = Tile::new(rows.parse().ok()?, keys.parse().ok()?, staged).ok()?;
                 let tile = tile.with_half_products(from.ends_with("_halves"));
                 return tile.with_parts(parts).ok().map(Kernel::Tiled);
+            }
+            if let Some(rest) = text.strip_prefix("attention_matrix_m") {
+                let flag = |rest: &mut &str, suffix| match rest.strip_suffix(suffix) {
+                    Some(shorter) => {
+                        *rest = shorter;
+                        true
+                    }
+                    None => false,
+                };
+                let mut rest = rest;
+                let emulated = flag(&mut rest, "_emulated");
+                let padded = flag(&mut rest, "_padded");
+                return Matrix::new(rest.parse().ok()?, padded, emulated).ok().map(Kernel::Matrix);
             }
             let rest = text.strip_prefix("attention_decode_s")?;
             let (sets, quads) = rest.strip_suffix("_quads").map_or((rest, false), |sets| (sets, true));
@@ -943,5 +1121,127 @@ impl Program for CacheMove {
             vec![Binds::Write, Binds::Write, Binds::Uniform(size_of::<CacheLayout>()), Binds::Write],
             vec![Binds::Read, Binds::Read],
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A graphics card with matrix units that were asked for.
+    fn card(matrices: &[u32]) -> Capabilities {
+        Capabilities {
+            adapter: String::new(),
+            driver: String::new(),
+            backend: wgpu::Backend::Vulkan,
+            device_type: wgpu::DeviceType::DiscreteGpu,
+            subgroup_sizes: Some((32, 64)),
+            f16_arithmetic: true,
+            timestamps: false,
+            max_binding_bytes: 1 << 30,
+            max_buffer_bytes: 1 << 30,
+            max_workgroups_per_dimension: 65_535,
+            max_workgroup_invocations: 1024,
+            max_workgroup_bytes: 65_536,
+            cooperative_matrices: matrices.to_vec(),
+        }
+    }
+
+    fn task(dim: usize) -> Task {
+        Task {
+            head_dim: dim,
+            value_dim: dim,
+            positions: PositionsVariant::default(),
+            q_len: 100,
+            heads_per_kv: 4,
+            storage: DType::F16,
+            cache: None,
+            half_products: false,
+        }
+    }
+
+    #[test]
+    fn matrix_units_are_chosen_where_everything_fits() {
+        let chosen = |capabilities: &Capabilities, task: &Task| match Kernel::choices(capabilities, task)[0].0
+        {
+            Kernel::Matrix(matrix) => Some((matrix.edge(), matrix.is_padded(), matrix.is_emulated())),
+            _ => None,
+        };
+        let both = card(&[8, 16]);
+        assert_eq!(chosen(&both, &task(64)), Some((16, true, false)));
+        assert_eq!(chosen(&card(&[8]), &task(64)), Some((8, true, false)));
+        assert_eq!(chosen(&card(&[]), &task(64)), None);
+        // Rows that lie close need exactly 32 KiB at D = 128.
+        let small = Capabilities { max_workgroup_bytes: 32_768, ..both.clone() };
+        assert_eq!(chosen(&small, &task(128)), Some((16, false, false)));
+        assert_eq!(chosen(&small, &task(64)), Some((16, true, false)));
+        assert_eq!(chosen(&small, &task(192)), None);
+        let few = Capabilities { max_workgroup_invocations: 64, ..both.clone() };
+        assert_eq!(chosen(&few, &task(64)), None);
+        let software = Capabilities { device_type: wgpu::DeviceType::Cpu, ..both.clone() };
+        assert_eq!(chosen(&software, &task(64)), None);
+        for storage in [DType::F32, DType::Bf16] {
+            assert_eq!(chosen(&both, &Task { storage, ..task(64) }), None);
+        }
+        assert_eq!(chosen(&both, &Task { q_len: Decode::QUERIES, ..task(64) }), None);
+        let cache = Some(CacheVariant { widths: [0; 2], group: 32, keys_turn: false });
+        assert_eq!(chosen(&both, &Task { cache, ..task(64) }), None);
+    }
+
+    /// What the device may get wrong is tried, and behind it stands what needs no trial.
+    #[test]
+    fn the_last_choice_needs_no_trial() {
+        let named = |capabilities: &Capabilities, dim| {
+            let choices = Kernel::choices(capabilities, &task(dim));
+            let (last, others) = choices.split_last().unwrap();
+            assert!(!last.0.needs_trial() && others.iter().all(|(kernel, _)| kernel.needs_trial()));
+            choices.iter().map(|(kernel, _)| kernel.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(named(&card(&[]), 64), ["attention_tiled_r1_k4_direct"]);
+        assert_eq!(
+            named(&card(&[16]), 128),
+            [
+                "attention_matrix_m16_padded",
+                "attention_tiled_r1_k4_direct_p2",
+                "attention_tiled_r1_k2_direct"
+            ]
+        );
+        assert_eq!(
+            named(&card(&[]), 256),
+            ["attention_tiled_r1_k4_direct_p4", "attention_tiled_r1_k1_direct"]
+        );
+        let large = Capabilities { subgroup_sizes: Some((64, 128)), ..card(&[]) };
+        assert_eq!(named(&large, 256), ["attention_tiled_r1_k1_direct"]);
+    }
+
+    /// What a kernel says that it needs is what its text declares.
+    #[test]
+    fn workgroup_memory_is_what_the_text_declares() {
+        for (edge, padded) in [(16, true), (16, false), (8, true), (8, false)] {
+            for emulated in [true, false] {
+                for dim in [4, 20, 64, 80, 128, 256] {
+                    let kernel = Kernel::Matrix(Matrix::new(edge, padded, emulated).unwrap());
+                    let (storage, output) = (DType::F16, DType::F16);
+                    let positions = PositionsVariant::default();
+                    let variant = Variant {
+                        kernel,
+                        storage,
+                        output,
+                        head_dim: dim,
+                        value_dim: dim,
+                        positions,
+                        cache: None,
+                    };
+                    let module = naga::front::wgsl::parse_str(&variant.source()).unwrap();
+                    let shared = module
+                        .global_variables
+                        .iter()
+                        .filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
+                    let bytes: u32 =
+                        shared.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).sum();
+                    assert_eq!(bytes as usize, kernel.workgroup_bytes(dim, dim), "{kernel}, D = {dim}");
+                }
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use super::kernel::Program;
 use super::params;
 use super::registry::{
-    BiasVariant, Blocks, CacheMove, CacheVariant, Decode, Draw, Gather, Kernel, Merge, MergeSplits,
+    BiasVariant, Blocks, CacheMove, CacheVariant, Decode, Draw, Gather, Kernel, Matrix, Merge, MergeSplits,
     PositionsVariant, Rotate, TILE_ROWS, Tile, Variant,
 };
 use super::template::{Numbers, expand};
@@ -16,6 +16,7 @@ use crate::position::Pairing;
 use crate::sampling::GpuRule;
 
 const ENABLE_F16: &str = "enable f16;\n";
+const ENABLE_MATRICES: &str = "enable wgpu_cooperative_matrix;\n";
 
 const ROPE_PIECE: &str = include_str!("../../shaders/shared/rope.wgsl");
 
@@ -25,6 +26,7 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
     let (rows_each, keys) = match kernel {
         Kernel::Naive | Kernel::Decode(_) => (1, 1),
         Kernel::Tiled(tile) => (tile.rows_each(), tile.keys()),
+        Kernel::Matrix(_) => (1, Matrix::KEYS),
     };
     let parts = match kernel {
         Kernel::Tiled(tile) => tile.parts(),
@@ -59,10 +61,15 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
     let group = cache.map_or(0, |cache| cache.group);
     // Of the padded rows of a cache, and what of a value shares its extremes.
     let padded = |dim: usize| if cache.is_some() { dim.next_multiple_of(32) } else { 0 };
+    let matrix = match kernel {
+        Kernel::Matrix(matrix) => Some(matrix),
+        _ => None,
+    };
+    let layout = matrix.map(|matrix| matrix.layout(head_dim));
     let sizes = sizes.into_iter().chain([
         ("CACHE_RUNGS", cache.map_or(0, |_| params::CACHE_RUNGS)),
         ("GROUP", group),
-        ("HEAD_PADDED", padded(head_dim)),
+        ("HEAD_PADDED", layout.map_or(padded(head_dim), |layout| layout.head_padded)),
         ("HEAD_WORDS", padded(head_dim) / 32),
         ("VALUE_PADDED", padded(value_dim)),
         ("VALUE_GROUPS", cache.map_or(0, |cache| value_dim.div_ceil(cache.group))),
@@ -76,17 +83,25 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
         ("NO_TABLE", params::NO_TABLE),
     ];
     let form = Form::of(kernel);
-    let label = if block_quads > 0 { Blocks(*variant).label() } else { variant.label() };
-    let mut wgsl = header(&label);
-    if form.halves {
-        wgsl.insert_str(0, ENABLE_F16);
+    let cooperative = matrix.is_some_and(|matrix| !matrix.is_emulated());
+    // What a text enables stands before everything else.
+    let mut wgsl = String::new();
+    if form.halves || cooperative {
+        wgsl.push_str(ENABLE_F16);
     }
+    if cooperative {
+        wgsl.push_str(ENABLE_MATRICES);
+    }
+    wgsl.push_str(&header(&if block_quads > 0 { Blocks(*variant).label() } else { variant.label() }));
     if let Some(above) = form.raise_above {
         let _ = writeln!(wgsl, "const RAISE_ABOVE: f32 = {above:?};");
     }
     let turn = Turn::new(variant);
-    let sizes: Vec<(&'static str, usize)> =
-        sizes.chain(turn.sizes(positions.any())).filter(|&(_, size)| size > 0).collect();
+    let sizes: Vec<(&'static str, usize)> = sizes
+        .chain(turn.sizes(positions.any()))
+        .chain(matrix.map(|matrix| matrix_sizes(matrix, head_dim, value_dim)).into_iter().flatten())
+        .filter(|&(_, size)| size > 0)
+        .collect();
     let constant = |&(name, value): &(&'static str, usize)| (name, value as u32);
     constants(&mut wgsl, &sizes.iter().map(constant).collect::<Vec<_>>());
     constants(&mut wgsl, &flags);
@@ -103,12 +118,21 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
     ];
     let mut numbers: Numbers = sizes.into_iter().chain(turn.conditions(variant)).collect();
     numbers.extend(conditions.map(|(name, on)| (name, usize::from(on))));
+    if let Some(matrix) = matrix {
+        let conditions = [
+            ("EDGE_16", matrix.edge() == 16),
+            ("PADDED", matrix.is_padded()),
+            ("EMULATED", matrix.is_emulated()),
+        ];
+        numbers.extend(conditions.map(|(name, on)| (name, usize::from(on))));
+    }
     // Tokens that a lane takes from a cache at once.
     numbers.insert("FOUR", CacheVariant::KEYS);
     let decode;
     let kernel_text = match kernel {
         Kernel::Naive => include_str!("../../shaders/attention_naive.wgsl"),
         Kernel::Tiled(_) => include_str!("../../shaders/attention_tiled.wgsl"),
+        Kernel::Matrix(_) => include_str!("../../shaders/attention_matrix.wgsl"),
         Kernel::Decode(_) => {
             // Written out, a step of four tokens is faster; but text that is too long takes drivers many seconds.
             let written_out = row_sets * (head_dim.max(value_dim)) <= 128;
@@ -139,6 +163,13 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
         include_str!("../../shaders/shared/scores.wgsl"),
         if positions.any() { ROPE_PIECE } else { "" },
         if positions.any() { include_str!("../../shaders/shared/positions.wgsl") } else { "" },
+        match matrix {
+            Some(matrix) if matrix.is_emulated() => {
+                include_str!("../../shaders/shared/fragments_emulated.wgsl")
+            }
+            Some(_) => include_str!("../../shaders/shared/fragments_cooperative.wgsl"),
+            None => "",
+        },
         kernel_text,
     ];
     for piece in pieces {
@@ -173,6 +204,30 @@ impl Form {
             in_parts: halves || !gpu,
         }
     }
+}
+
+/// The sizes of the kernel on matrix units: what a lane has of a step and of a chunk, and where everything lies in workgroup memory.
+fn matrix_sizes(matrix: Matrix, head_dim: usize, value_dim: usize) -> [(&'static str, usize); 16] {
+    let layout = matrix.layout(head_dim);
+    let each = |columns: usize| columns / 4 / Matrix::LANES_EACH;
+    [
+        ("EDGE", matrix.edge()),
+        ("LANES_EACH", Matrix::LANES_EACH),
+        ("KEYS_EACH", Matrix::KEYS / Matrix::LANES_EACH),
+        ("KEY_QUADS_EACH", each(Matrix::KEYS)),
+        ("CHUNK", Matrix::CHUNK),
+        ("CHUNKS", value_dim.div_ceil(Matrix::CHUNK)),
+        ("CHUNK_QUADS_EACH", each(Matrix::CHUNK)),
+        ("HEAD_STRIDE", layout.head_stride),
+        ("WEIGHT_STRIDE", layout.weight_stride),
+        ("VALUE_STRIDE", layout.value_stride),
+        ("SUM_STRIDE", layout.sum_stride),
+        ("KEYS_AT", layout.keys_at),
+        ("WEIGHTS_AT", layout.keys_at),
+        ("VALUES_AT", layout.values_at),
+        ("HALVES", layout.halves),
+        ("SUMS", layout.sums),
+    ]
 }
 
 /// The split kernel with what it does at each width of a cache's ladders.
@@ -251,7 +306,7 @@ impl Turn {
         };
         let (keys, staged) = match variant.kernel {
             Kernel::Tiled(tile) => (tile.keys(), tile.is_staged()),
-            Kernel::Naive | Kernel::Decode(_) => (1, false),
+            Kernel::Naive | Kernel::Decode(_) | Kernel::Matrix(_) => (1, false),
         };
         // Twice as many lanes where each turns two quads.
         let groups = if parts == 2 && keys > 1 { 2 } else { 1 };
@@ -385,6 +440,8 @@ pub struct ShaderSource {
     pub subgroups: bool,
     /// Whether it needs f16 arithmetic; it says `enable f16;` itself.
     pub f16: bool,
+    /// Whether it needs cooperative matrices, wgpu's own extension, which it enables itself: browsers' compilers don't know it.
+    pub cooperative: bool,
 }
 
 /// A Rust struct that a shader reads: name, (field, byte offset) pairs, size in bytes.
@@ -397,9 +454,10 @@ pub fn host_layouts() -> Vec<HostLayout> {
 
 fn source(program: &dyn Program) -> ShaderSource {
     let (name, entry_point, wgsl) = (program.label(), program.entry_point(), program.source());
-    let subgroups = wgsl.contains("quadSwapX") || wgsl.contains("subgroupBroadcastFirst");
+    let cooperative = wgsl.contains(ENABLE_MATRICES);
+    let subgroups = cooperative || wgsl.contains("quadSwapX") || wgsl.contains("subgroupBroadcastFirst");
     let f16 = wgsl.starts_with(ENABLE_F16);
-    ShaderSource { name, entry_point, wgsl, subgroups, f16 }
+    ShaderSource { name, entry_point, wgsl, subgroups, f16, cooperative }
 }
 
 /// Every kernel and tile shape that a plan chooses by itself, with every storage type, at head dimensions that models use (any multiple of 4 up to 256 is
@@ -546,6 +604,26 @@ pub fn sources() -> Vec<ShaderSource> {
             add(&Variant { kernel, storage, output, head_dim: dim, value_dim: dim, positions, cache });
         }
     }
+    // On matrix units and without: both edges, rows padded and not; with every output, whole fragments and not, with and without positions.
+    let half = rope(Pairing::Half, 128);
+    let dims = [
+        (DType::F16, 64, 64, none),
+        (DType::F16, 128, 128, half),
+        (DType::F16, 128, 128, none),
+        (DType::F32, 64, 64, harmonic),
+        (DType::F32, 64, 64, partial),
+        (DType::Bf16, 80, 80, none),
+        (DType::F32, 20, 36, none),
+    ];
+    for emulated in [false, true] {
+        for (edge, padded, cases) in [(16, true, 7), (16, false, 2), (8, true, 2), (8, false, 2)] {
+            let Ok(matrix) = Matrix::new(edge, padded, emulated) else { continue };
+            for &(output, head_dim, value_dim, positions) in &dims[..cases] {
+                let (kernel, storage) = (Kernel::Matrix(matrix), DType::F16);
+                add(&Variant { kernel, storage, output, head_dim, value_dim, positions, cache: None });
+            }
+        }
+    }
     for positions in [harmonic, partial] {
         let kernel = Kernel::Decode(Decode::ONE);
         let (storage, output) = (DType::F32, DType::F32);
@@ -608,12 +686,14 @@ pub fn candidates() -> Vec<Candidate> {
             Kernel::Tiled(tile) => (tile.keys(), tile.is_staged()),
             Kernel::Decode(_) if cache.is_some() => (CacheVariant::KEYS, false),
             Kernel::Naive | Kernel::Decode(_) => (1, false),
+            Kernel::Matrix(_) => (Matrix::KEYS, true),
         };
         let turns = if matches!(kernel, Kernel::Decode(_)) { keys } else { 1 };
         let multiply_adds = match kernel {
             Kernel::Tiled(tile) => tile.rows_each() * 2 * head_dim / tile.parts(),
             Kernel::Decode(decode) => decode.row_sets() * 2 * head_dim / 4,
             Kernel::Naive => 2 * head_dim,
+            Kernel::Matrix(_) => 2 * head_dim / Matrix::LANES_EACH,
         };
         // What tensors of their own get; others get the variant itself.
         let source = match variant.block_quads() {
@@ -649,6 +729,11 @@ pub fn candidates() -> Vec<Candidate> {
             }
         }
         attention(Kernel::Naive, storage, 64, none, None, false);
+    }
+    for (dim, padded) in [(64, true), (128, false), (128, true)] {
+        if let Ok(matrix) = Matrix::new(16, padded, false) {
+            attention(Kernel::Matrix(matrix), DType::F16, dim, none, None, true);
+        }
     }
     for dim in [64, 128] {
         let positions =

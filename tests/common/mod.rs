@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 
 use prflash::verify::{Report, Tolerance, compare};
 use prflash::{
-    Attention, Context, ContextOptions, DType, Kernel, Layout, Operands, Result, Shape, Tables, Tensor,
-    TensorView, reference,
+    Attention, Context, ContextOptions, DType, Kernel, Layout, Matrix, Operands, Result, Shape, Tables,
+    Tensor, TensorView, reference,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -33,6 +33,20 @@ pub fn gpu(test: &str) -> Option<Context> {
         let _ = writeln!(std::io::stderr(), "SKIPPED {test}: PRFLASH_NO_GPU is set");
     }
     context.clone()
+}
+
+/// The kernel on matrix units, as every device runs it: without them. `padded` ones of 16 × 16 fragments need more than 32 KiB of workgroup memory from D = 128 on.
+pub fn matrix(edge: usize, padded: bool) -> Kernel {
+    Kernel::Matrix(Matrix::new(edge, padded, true).unwrap())
+}
+
+/// `attention` by this kernel (`None`: the one that a plan chooses), in storage that it takes.
+pub fn by(attention: Attention, kernel: Option<Kernel>) -> Attention {
+    match kernel {
+        Some(kernel @ Kernel::Matrix(_)) => attention.with_storage(DType::F16).with_kernel(kernel),
+        Some(kernel) => attention.with_kernel(kernel),
+        None => attention,
+    }
 }
 
 /// Uniform numbers in [−1, 1), a function of the seed.
@@ -158,7 +172,7 @@ impl Problem {
     }
 
     fn tolerance(&self, kernel: Kernel, exact: &reference::Exact) -> Tolerance {
-        Tolerance::of_kernel(kernel, exact, &self.shape, self.attention.output())
+        Tolerance::of_kernel_output(kernel, exact, &self.shape, self.attention.output())
     }
 
     /// Runs the kernel that a plan chooses and the naive one, compares both with the oracle and with each other, and panics with the whole story

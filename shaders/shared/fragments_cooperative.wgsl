@@ -1,0 +1,59 @@
+// Fragments of matrices, on the device's matrix units: EDGE × EDGE numbers that a subgroup holds together, each lane a part that it can't see. fragments_emulated.wgsl has the same names and computes the same.
+//
+// Operands are f16 and sums f32. Both lie in workgroup memory by rows, a number of elements apart; the loads and stores are the only way in and out. Every lane of a subgroup must come to each of these functions, with
+// the same arguments.
+
+var<workgroup> halves: array<f16, HALVES>;
+var<workgroup> sums: array<f32, SUMS>;
+
+#if EDGE_16
+alias Left = coop_mat16x16<f16, A>;
+alias Right = coop_mat16x16<f16, B>;
+alias Sum = coop_mat16x16<f32, C>;
+#else
+alias Left = coop_mat8x8<f16, A>;
+alias Right = coop_mat8x8<f16, B>;
+alias Sum = coop_mat8x8<f32, C>;
+#end
+
+// A left operand: its rows are rows of memory.
+fn load_left(at: u32, stride: u32) -> Left {
+    return coopLoadT<Left>(&halves[at], stride);
+}
+
+// A right operand whose rows are rows of memory.
+fn load_right(at: u32, stride: u32) -> Right {
+    return coopLoadT<Right>(&halves[at], stride);
+}
+
+// A right operand whose columns are rows of memory.
+fn load_right_turned(at: u32, stride: u32) -> Right {
+    return coopLoad<Right>(&halves[at], stride);
+}
+
+fn no_sum() -> Sum {
+    return Sum();
+}
+
+// left · right + sum
+fn multiply_add(left: Left, right: Right, sum: Sum) -> Sum {
+    return coopMultiplyAdd(left, right, sum);
+}
+
+fn store_sum(sum: Sum, at: u32) {
+    coopStoreT(sum, &sums[at], SUM_STRIDE);
+}
+
+// Four halves as bits, at a multiple of four. As f32 and back they stay what they are.
+fn put_quad(at: u32, quad: vec2<u32>) {
+    let low = vec2<f16>(unpack2x16float(quad.x));
+    let high = vec2<f16>(unpack2x16float(quad.y));
+    halves[at] = low.x;
+    halves[at + 1u] = low.y;
+    halves[at + 2u] = high.x;
+    halves[at + 3u] = high.y;
+}
+
+fn half_at(at: u32) -> f32 {
+    return f32(halves[at]);
+}
