@@ -3,7 +3,11 @@
 mod common;
 
 use common::{Problem, Storage, gpu};
-use prflash::{Attention, DType, Decode, Kernel, Matrix, Shape, Tables, Tile, TuningProfile};
+use prflash::cache::{Staircase, StoredKeys};
+use prflash::{
+    Attention, DType, Decode, Kernel, KvCache, Matrix, Pairing, Positions, Rope, Shape, Tables, Tile,
+    TuningProfile,
+};
 
 fn shapes() -> [Shape; 3] {
     let prefill = Shape::new(4, 2, 130, 32).unwrap();
@@ -24,6 +28,13 @@ fn kernels_are_known_by_name() {
     assert_eq!(Matrix::new(12, true, true).unwrap_err().argument(), Some("edge"));
     let named = Kernel::Matrix(Matrix::new(16, true, true).unwrap());
     assert_eq!(named.to_string(), "attention_matrix_m16_padded_emulated");
+    let shared = Tile::new(1, 4, false).unwrap().with_half_products(true).with_parts(4).unwrap();
+    let tiles = tiles.chain([(false, 2), (true, 1)].map(|(halves, parts)| {
+        let tile = Tile::new(2, 4, true).unwrap().with_half_products(halves);
+        Kernel::Tiled(tile.with_parts(parts).unwrap())
+    }));
+    let tiles = tiles.chain([Kernel::Tiled(shared)]);
+    assert_eq!(Kernel::Tiled(shared).to_string(), "attention_tiled_r1_k4_direct_halves_p4");
     for kernel in decodes.chain(tiles).chain(matrices).chain([Kernel::Naive]) {
         assert_eq!(kernel.to_string().parse::<Kernel>().unwrap(), kernel);
     }
@@ -37,6 +48,9 @@ fn kernels_are_known_by_name() {
         "attention_naive ",
         "attention_matrix_m16_emulated_padded",
         "attention_matrix_m12",
+        "attention_tiled_r1_k4_direct_p1",
+        "attention_tiled_r1_k4_direct_p3",
+        "attention_tiled_r1_k4_direct_p2_halves",
     ] {
         assert_eq!(text.parse::<Kernel>().unwrap_err().argument(), Some("kernel"), "{text:?}");
     }
@@ -85,6 +99,45 @@ fn a_profile_is_used_on_its_device_and_for_its_classes() {
 }
 
 #[test]
+fn positions_and_caches_are_classes_of_their_own() {
+    let Some(context) = gpu("tuning of caches") else { return };
+    let prefill = Shape::new(4, 2, 70, 32).unwrap().with_kv_len(200).unwrap();
+    let decode = prefill.with_q_len(1).unwrap();
+    let rope = Rope::new(32, 1e4, Pairing::Half).unwrap();
+    let plain = Attention::causal();
+    let turned = plain.clone().with_positions(Positions::recommended(rope));
+    let cache = |keys| KvCache::new(&context, Staircase::recommended(), &decode, keys).unwrap();
+    let (stored, unturned) = (cache(StoredKeys::AfterRotation), cache(StoredKeys::BeforeRotation));
+    let profiles = [
+        turned.tune(&context, &[prefill], 1).unwrap(),
+        plain.tune_cached(&stored, &[prefill, decode], 1).unwrap(),
+        turned.tune_cached(&unturned, &[decode], 1).unwrap(),
+    ];
+    let profile = profiles.into_iter().reduce(|one, other| one.with(other).unwrap()).unwrap();
+    let classes: Vec<String> = profile.choices.iter().map(|tuned| tuned.class.to_string()).collect();
+    assert_eq!(classes.len(), 4, "{classes:?}");
+    assert!(profile.choices.iter().all(|tuned| tuned.refused.is_empty()), "{profile:?}");
+    // What no rule takes, so that it shows where it is taken.
+    let odd = Kernel::Decode(Decode::new(8, false).unwrap());
+    let mut edited = profile.clone();
+    for tuned in &mut edited.choices {
+        tuned.kernel = odd;
+    }
+    let edited = |attention: &Attention| attention.clone().with_tuning(edited.clone());
+    assert_eq!(edited(&plain).plan_cached(&stored, &decode).unwrap().kernel(), odd);
+    assert_eq!(edited(&turned).plan_cached(&unturned, &decode).unwrap().kernel(), odd);
+    assert_eq!(edited(&turned).plan(&context, &prefill).unwrap().kernel(), odd);
+    assert_ne!(edited(&plain).plan(&context, &decode).unwrap().kernel(), odd);
+    assert_ne!(edited(&plain).plan(&context, &prefill).unwrap().kernel(), odd);
+    // The other's choice counts, and devices don't mix.
+    let again = edited(&plain).tuning().unwrap().clone().with(profile.clone()).unwrap();
+    assert_eq!(again.choices, profile.choices);
+    let mut elsewhere = profile.clone();
+    elsewhere.adapter.push('x');
+    assert_eq!(profile.with(elsewhere).unwrap_err().argument(), Some("other"));
+}
+
+#[test]
 fn refusals_name_the_argument() {
     let Some(context) = gpu("tuning refusals") else { return };
     let argument = |attention: Attention, shapes: &[Shape], rounds| {
@@ -93,4 +146,8 @@ fn refusals_name_the_argument() {
     assert_eq!(argument(Attention::causal(), &[], 1), "shapes");
     assert_eq!(argument(Attention::causal(), &shapes(), 0), "rounds");
     assert_eq!(argument(Attention::causal().with_kernel(Kernel::Naive), &shapes(), 1), "kernel");
+    let other = Shape::new(4, 4, 1, 32).unwrap();
+    let cache = KvCache::new(&context, Staircase::recommended(), &other, StoredKeys::AfterRotation).unwrap();
+    let error = Attention::causal().tune_cached(&cache, &shapes(), 1).unwrap_err();
+    assert_eq!(error.argument(), Some("shapes"));
 }

@@ -8,10 +8,10 @@ use super::call::{Call, Sequence};
 use super::gpu_sampler::GpuSampler;
 use super::plan::{Output, Plan, Target};
 use super::tables::{TableBuffer, Tables};
-use crate::cache::{KvCache, Side, StoredKeys};
+use crate::cache::{KvCache, StoredKeys};
 use crate::error::{Result, ensure};
 use crate::gpu::context::{Context, lock};
-use crate::gpu::registry::{CacheVariant, Kernel};
+use crate::gpu::registry::Kernel;
 use crate::gpu::tensor::{Tensor, TensorView};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::gpu::timing::Timings;
@@ -37,16 +37,7 @@ impl Attention {
             sizes(maxima)
         );
         let maxima = maxima.with_kv_len(want.kv_len())?;
-        let staircase = cache.staircase();
-        let widths = |side| {
-            staircase.ladder(side).rungs().iter().fold(0, |widths, rung| widths | 1 << rung.bits)
-                & !(1 << 16 | 1)
-        };
-        let variant = CacheVariant {
-            widths: Side::ALL.map(widths),
-            group: staircase.group(),
-            keys_turn: cache.stored_keys() == StoredKeys::BeforeRotation,
-        };
+        let variant = cache.variant();
         let (batch, heads) = (maxima.batch(), maxima.heads());
         let plan = self.plan_sequences(cache.context(), &maxima, batch, heads, Some(variant))?;
         Ok(CachePlan { plan, kind: CacheKind::of(cache) })

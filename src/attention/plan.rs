@@ -57,18 +57,9 @@ impl Attention {
             positions.check(maxima.head_dim(), slope_heads)?;
             positions.rope().map_or(Ok(()), check_aligned)?;
         }
-        let positions = self.positions().map_or(PositionsVariant::default(), PositionsVariant::of);
         let capabilities = context.capabilities();
-        let task = Task {
-            head_dim: maxima.head_dim(),
-            value_dim: maxima.value_dim(),
-            positions,
-            q_len: maxima.q_len(),
-            heads_per_kv: maxima.heads_per_kv_head(),
-            storage: self.storage(),
-            cache,
-            half_products: self.allows_half_products(),
-        };
+        let task = self.task(maxima, cache);
+        let positions = task.positions;
         let (kernel, kernel_reason) = match self.kernel() {
             Some(kernel) => (kernel, "Attention::with_kernel asked for it".to_owned()),
             None => self.choose_kernel(context, &task),
@@ -136,6 +127,20 @@ impl Attention {
 }
 
 impl Attention {
+    /// What a kernel is chosen for.
+    pub(super) fn task(&self, maxima: &Shape, cache: Option<CacheVariant>) -> Task {
+        Task {
+            head_dim: maxima.head_dim(),
+            value_dim: maxima.value_dim(),
+            positions: self.positions().map_or(PositionsVariant::default(), PositionsVariant::of),
+            q_len: maxima.q_len(),
+            heads_per_kv: maxima.heads_per_kv_head(),
+            storage: self.storage(),
+            cache,
+            half_products: self.allows_half_products(),
+        }
+    }
+
     /// The kernel for a task, and why: what was measured to be fastest, else the rule; what needs a trial on the device only once it has passed.
     fn choose_kernel(&self, context: &Context, task: &Task) -> (Kernel, String) {
         let capabilities = context.capabilities();

@@ -4,13 +4,13 @@ use std::fmt;
 
 #[cfg(not(target_arch = "wasm32"))]
 use super::trial::Trial;
+use crate::error::{Result, ensure};
 use crate::gpu::context::Capabilities;
 use crate::gpu::registry::{Decode, Kernel, Task};
 use crate::layout::DType;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::{
-    Attention, Context, Shape,
-    error::{Result, ensure},
+    Attention, Context, KvCache, Shape,
     gpu::registry::{Matrix, Tile},
 };
 
@@ -44,7 +44,7 @@ pub struct Tuned {
 }
 
 /// Shapes that the same kernel serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct ShapeClass {
@@ -56,23 +56,26 @@ pub struct ShapeClass {
     pub storage: DType,
     /// Where queries are few ([`Decode`]): rows that share a key, up to the next power of two. 0 for all other lengths.
     pub rows: usize,
+    /// The kind of positions: what of them is rendered into a kernel. Empty without any.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub positions: String,
+    /// The kind of staircase cache: widths of keys and values, group, and whether keys are stored before rotation. Empty for tensors.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub cache: String,
 }
 
 impl ShapeClass {
-    fn of(storage: DType, head_dim: usize, value_dim: usize, q_len: usize, heads_per_kv: usize) -> Self {
-        let few = (1..=Decode::QUERIES).contains(&q_len);
+    fn of(task: &Task) -> Self {
+        let few = (1..=Decode::QUERIES).contains(&task.q_len);
+        let name = |text: String| text.trim_start_matches('_').to_owned();
         Self {
-            head_dim,
-            value_dim,
-            storage,
-            rows: if few { (q_len * heads_per_kv).next_power_of_two() } else { 0 },
+            head_dim: task.head_dim,
+            value_dim: task.value_dim,
+            storage: task.storage,
+            rows: if few { (task.q_len * task.heads_per_kv).next_power_of_two() } else { 0 },
+            positions: name(task.positions.to_string()),
+            cache: task.cache.map_or(String::new(), |cache| name(cache.to_string())),
         }
-    }
-
-    #[cfg(not(target_arch = "wasm32"))]
-    fn of_shape(storage: DType, shape: &Shape) -> Self {
-        let per_kv = shape.heads_per_kv_head();
-        Self::of(storage, shape.head_dim(), shape.value_dim(), shape.q_len(), per_kv)
     }
 }
 
@@ -80,9 +83,13 @@ impl fmt::Display for ShapeClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, D = {}, D_v = {}", self.storage, self.head_dim, self.value_dim)?;
         match self.rows {
-            0 => f.write_str(", many queries"),
-            rows => write!(f, ", {rows} rows to a key"),
+            0 => f.write_str(", many queries")?,
+            rows => write!(f, ", {rows} rows to a key")?,
         }
+        for kind in [&self.positions, &self.cache].into_iter().filter(|kind| !kind.is_empty()) {
+            write!(f, ", {kind}")?;
+        }
+        Ok(())
     }
 }
 
@@ -90,33 +97,82 @@ impl TuningProfile {
     /// The kernel for a task, if the profile has one for it on this device.
     pub(super) fn choice(&self, capabilities: &Capabilities, task: &Task) -> Option<Kernel> {
         let here = self.adapter == capabilities.adapter && self.driver == capabilities.driver;
-        if !here || task.cache.is_some() || task.positions.any() {
+        if !here {
             return None;
         }
-        let class =
-            ShapeClass::of(task.storage, task.head_dim, task.value_dim, task.q_len, task.heads_per_kv);
+        let class = ShapeClass::of(task);
         let tuned = self.choices.iter().find(|tuned| tuned.class == class)?;
         // A profile that was edited may name any kernel.
         tuned.kernel.check(capabilities, task).ok().map(|()| tuned.kernel)
     }
 }
 
+impl TuningProfile {
+    /// Both profiles' choices; where both have one for a class, the other's.
+    ///
+    /// # Errors
+    /// Invalid argument (`other`) if it is of another device or driver.
+    pub fn with(mut self, other: Self) -> Result<Self> {
+        ensure!(
+            self.adapter == other.adapter && self.driver == other.driver,
+            "other",
+            "expected a profile of {} ({}), got one of {} ({})",
+            self.adapter,
+            self.driver,
+            other.adapter,
+            other.driver
+        );
+        self.choices.retain(|tuned| other.choices.iter().all(|new| new.class != tuned.class));
+        self.choices.extend(other.choices);
+        Ok(self)
+    }
+}
+
 #[cfg(not(target_arch = "wasm32"))]
 impl Attention {
-    /// Measures which kernels are fastest for these shapes on this device; takes seconds to minutes.
+    /// Measures which kernels are fastest for these shapes on this device, with this attention's storage and positions; takes seconds to minutes.
     ///
     /// Shapes are put into classes ([`ShapeClass`]). A candidate of a class is first compared with the portable kernel ([`Kernel::Naive`]) on every shape of the class and on short
     /// and ragged ones beside, within what its arithmetic may deviate; the right ones are then timed in turn, `rounds` times, by GPU timestamps or, on CPU adapters, where these lie, by the wall. The
     /// fastest in the geometric mean over the shapes is chosen, and the rule's own choice unless another gains 3%.
     ///
-    /// Calls over caches, and with positions, keep the rule's kernels.
+    /// [`TuningProfile::with`] puts the profiles of several attentions together.
     ///
     /// # Errors
-    /// Invalid argument: no `shapes`, no `rounds`, or an attention with `positions` or a `kernel` of its own; those of [`plan`](Attention::plan) for the rule's choice.
+    /// Invalid argument: no `shapes`, no `rounds`, or an attention with a `kernel` of its own; those of [`plan`](Attention::plan) for the rule's choice.
     pub fn tune(&self, context: &Context, shapes: &[Shape], rounds: usize) -> Result<TuningProfile> {
+        self.tune_source(context, None, shapes, rounds)
+    }
+
+    /// The same for calls over staircase caches like `cache`: of its device, staircase and stored keys, but of their own, filled with random tokens up to the `kv_len` of each shape. The
+    /// portable kernel is then the smallest tile that reads a cache.
+    ///
+    /// # Errors
+    /// As [`tune`](Attention::tune); invalid argument (`shapes`) for another number of key/value heads or other dimensions than the cache's.
+    pub fn tune_cached(&self, cache: &KvCache, shapes: &[Shape], rounds: usize) -> Result<TuningProfile> {
+        let want = cache.shape();
+        let sizes = |shape: &Shape| [shape.kv_heads(), shape.head_dim(), shape.value_dim()];
+        for shape in shapes {
+            ensure!(
+                sizes(shape) == sizes(want),
+                "shapes",
+                "expected (kv_heads, head_dim, value_dim) = {:?} as in the cache, got {:?}",
+                sizes(want),
+                sizes(shape)
+            );
+        }
+        self.tune_source(cache.context(), Some(cache), shapes, rounds)
+    }
+
+    fn tune_source(
+        &self,
+        context: &Context,
+        cache: Option<&KvCache>,
+        shapes: &[Shape],
+        rounds: usize,
+    ) -> Result<TuningProfile> {
         ensure!(!shapes.is_empty(), "shapes", "expected at least one, got none");
         ensure!(rounds >= 1, "rounds", "expected at least 1, got 0");
-        ensure!(self.positions().is_none(), "positions", "kernels with positions can't be tuned");
         ensure!(self.kernel().is_none(), "kernel", "expected none, got {:?}", self.kernel());
         let capabilities = context.capabilities();
         let mut profile = TuningProfile {
@@ -124,13 +180,14 @@ impl Attention {
             driver: capabilities.driver.clone(),
             choices: Vec::new(),
         };
-        let base = Self { tuning: None, ..self.clone() };
+        let base = Self { tuning: None, lse: false, ..self.clone() };
+        let class_of = |shape: &Shape| ShapeClass::of(&base.task(shape, cache.map(KvCache::variant)));
         for shape in shapes {
-            let class = ShapeClass::of_shape(self.storage(), shape);
+            let class = class_of(shape);
             if profile.choices.iter().all(|tuned| tuned.class != class) {
-                let of_class = |s: &&Shape| ShapeClass::of_shape(self.storage(), s) == class;
+                let of_class = |s: &&Shape| class_of(s) == class;
                 let shapes: Vec<Shape> = shapes.iter().filter(of_class).copied().collect();
-                profile.choices.push(tune_class(&base, context, class, &shapes, rounds)?);
+                profile.choices.push(tune_class(&base, context, cache, class, &shapes, rounds)?);
             }
         }
         Ok(profile)
@@ -141,21 +198,22 @@ impl Attention {
 fn tune_class(
     attention: &Attention,
     context: &Context,
+    cache: Option<&KvCache>,
     class: ShapeClass,
     shapes: &[Shape],
     rounds: usize,
 ) -> Result<Tuned> {
-    let rule = attention.plan(context, &shapes[0])?.kernel();
     let problems = |shapes: &[Shape]| -> Result<Vec<Trial>> {
-        shapes.iter().map(|shape| Trial::new(context, attention, shape)).collect()
+        shapes.iter().map(|shape| Trial::new(context, attention, shape, cache)).collect()
     };
     let (problems, ragged) = (problems(shapes)?, problems(&ragged(&shapes[0])?)?);
+    let rule = problems[0].rule(attention)?;
     let mut refused = Vec::new();
     let mut right = Vec::new();
-    for kernel in candidates(class, rule) {
+    for kernel in candidates(&class, rule, attention.allows_half_products()) {
         let mut trials = problems.iter().chain(&ragged);
         let agree: Result<bool> =
-            trials.try_fold(true, |agree, trial| Ok(agree && trial.agrees(context, attention, kernel)?));
+            trials.try_fold(true, |agree, trial| Ok(agree && trial.agrees(attention, kernel)?));
         match agree {
             Ok(true) => right.push(kernel),
             Ok(false) => refused.push(kernel),
@@ -167,7 +225,7 @@ fn tune_class(
     // ln of the times, summed over the shapes.
     let mut scores = vec![0.0; right.len()];
     for problem in &problems {
-        let times = problem.times(attention, context, &right, rounds)?;
+        let times = problem.times(attention, &right, rounds)?;
         for (score, time) in scores.iter_mut().zip(times) {
             *score += time.as_secs_f64().max(1e-9).ln() / problems.len() as f64;
         }
@@ -182,7 +240,7 @@ fn tune_class(
 
 /// The rule's choice first, then others of its kind.
 #[cfg(not(target_arch = "wasm32"))]
-fn candidates(class: ShapeClass, rule: Kernel) -> Vec<Kernel> {
+fn candidates(class: &ShapeClass, rule: Kernel, half_products: bool) -> Vec<Kernel> {
     let mut candidates = vec![rule];
     if class.rows > 0 {
         for row_sets in [1, 2, 4, 8] {
@@ -195,6 +253,17 @@ fn candidates(class: ShapeClass, rule: Kernel) -> Vec<Kernel> {
         let direct = [(1, 1), (1, 2), (1, 4), (2, 2)].map(|(rows, keys)| (rows, keys, false));
         for (rows, keys, staged) in staged.into_iter().chain(direct) {
             candidates.extend(Tile::new(rows, keys, staged).map(Kernel::Tiled));
+        }
+        for (parts, staged) in [(2, false), (4, false), (2, true), (4, true)] {
+            candidates
+                .extend(Tile::new(1, 4, staged).and_then(|tile| tile.with_parts(parts)).map(Kernel::Tiled));
+        }
+        if half_products {
+            for keys in [2, 4, 8] {
+                candidates.extend(
+                    Tile::new(1, keys, false).map(|tile| Kernel::Tiled(tile.with_half_products(true))),
+                );
+            }
         }
         candidates.push(Kernel::Naive);
         // Where they can't run they are passed over.

@@ -15,7 +15,7 @@ use crate::gpu::context::Context;
 use crate::gpu::dispatch;
 use crate::gpu::kernel::{Binds, Pipeline, group_layout};
 use crate::gpu::params::{CacheLayout, Move, MoveParams};
-use crate::gpu::registry::CacheMove;
+use crate::gpu::registry::{CacheMove, CacheVariant};
 use crate::gpu::slots::{Slot, SlotPool};
 use crate::gpu::tensor::{Binding as TensorBinding, TensorView};
 use crate::shape::Shape;
@@ -541,6 +541,17 @@ impl KvCache {
     }
 
     /// The key/value heads and channels, and the longest sequence.
+    /// What of it is rendered into a kernel's text.
+    pub(crate) fn variant(&self) -> CacheVariant {
+        let rungs = |side| self.staircase().ladder(side).rungs().iter();
+        let widths = |side| rungs(side).fold(0, |widths, rung| widths | 1 << rung.bits) & !(1 << 16 | 1);
+        CacheVariant {
+            widths: Side::ALL.map(widths),
+            group: self.staircase().group(),
+            keys_turn: self.stored_keys() == StoredKeys::BeforeRotation,
+        }
+    }
+
     pub(crate) fn shape(&self) -> &Shape {
         &self.shape
     }
