@@ -10,20 +10,17 @@ use super::plan::Plan;
 use super::tables::Tables;
 use crate::cache::{Chunk, KvCache};
 use crate::error::{Error, Result};
-use crate::gpu::context::Context;
+use crate::gpu::context::{Context, Tried};
 use crate::gpu::registry::{CacheVariant, Kernel, Tile};
 use crate::gpu::tensor::Tensor;
-use crate::layout::{DType, Layout};
+use crate::layout::Layout;
 use crate::reference::Exact;
 use crate::shape::Shape;
 use crate::verify::{Tolerance, compare};
 
 /// What is wrong with a kernel for this storage and these dimensions on this device, if anything: it is compared with the portable one on a few small causal problems, of lengths that end inside tiles
 /// and steps.
-pub(super) fn find_wrong(
-    context: &Context,
-    (kernel, storage, head_dim, value_dim): (Kernel, DType, usize, usize),
-) -> Option<String> {
+pub(super) fn find_wrong(context: &Context, (kernel, storage, head_dim, value_dim): Tried) -> Option<String> {
     let attention = Attention::causal().with_storage(storage);
     let agrees = |(q_len, kv_len)| {
         let shape = Shape::new(4, 2, q_len, head_dim)?.with_value_dim(value_dim)?.with_kv_len(kv_len)?;
@@ -60,7 +57,7 @@ enum Keys {
 /// A plan for one kernel, with what it needs for calls.
 enum Run {
     Tensors(Plan, Bound),
-    Cache(CachePlan, CacheBound),
+    Cache(Box<(CachePlan, CacheBound)>),
 }
 
 impl Trial {
@@ -169,7 +166,7 @@ impl Trial {
                 Keys::Cache { cache, .. } => {
                     let plan = attention.plan_cached(cache, shape)?;
                     let bound = plan.bind(q.view(), output.view(), None)?;
-                    Run::Cache(plan, bound)
+                    Run::Cache(Box::new((plan, bound)))
                 }
             };
             runs.push((run, Vec::new()));
@@ -180,7 +177,8 @@ impl Trial {
                     (Run::Tensors(plan, bound), _) => {
                         plan.timings(bound, &Call::lengths(shape.q_len(), shape.kv_len()), 1)?
                     }
-                    (Run::Cache(plan, bound), Keys::Cache { cache, queries }) => {
+                    (Run::Cache(run), Keys::Cache { cache, queries }) => {
+                        let (plan, bound) = &**run;
                         plan.timings(cache, bound, &[*queries], None, 1)?
                     }
                     (Run::Cache(..), Keys::Tensors { .. }) => continue,

@@ -39,8 +39,11 @@ struct Inner {
     /// By the label of their program.
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     /// What came of trying kernels out, by storage and dimensions: nothing, or what was wrong.
-    trials: Mutex<HashMap<(Kernel, DType, usize, usize), Option<String>>>,
+    trials: Mutex<HashMap<Tried, Option<String>>>,
 }
+
+/// A kernel, for this storage, head dimension and value dimension.
+pub(crate) type Tried = (Kernel, DType, usize, usize);
 
 /// Which adapter [`Context::with_options`] takes, and how it is used.
 ///
@@ -397,11 +400,7 @@ impl Context {
 
     /// What was wrong in the trial of a kernel for this storage and these dimensions, if anything; `check` is run the first time.
     #[cfg_attr(target_arch = "wasm32", allow(dead_code))]
-    pub(crate) fn trial(
-        &self,
-        of: (Kernel, DType, usize, usize),
-        check: impl FnOnce() -> Option<String>,
-    ) -> Option<String> {
+    pub(crate) fn trial(&self, of: Tried, check: impl FnOnce() -> Option<String>) -> Option<String> {
         if let Some(found) = lock(&self.inner.trials).get(&of) {
             return found.clone();
         }

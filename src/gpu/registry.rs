@@ -770,7 +770,8 @@ impl Variant {
             Kernel::Tiled(tile) => tile.parts(),
             _ => 1,
         };
-        let power = (self.head_dim / 4 / parts | self.value_dim / 4 / parts).trailing_zeros();
+        let each = [self.head_dim, self.value_dim].map(|dim| (dim / 4 / parts).trailing_zeros());
+        let power = each[0].min(each[1]);
         (direct && power > 0).then_some(1 << power)
     }
 }
