@@ -5,9 +5,9 @@ mod common;
 use common::{Problem, Storage, gpu, numbers, zeros};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
-    Attention, BlockGrid, Call, Chunk, Context, ContextOptions, DType, Decode, Documents, Granularity,
-    Kernel, Key, KvCache, Layout, Operands, Profile, Queries, Schedule, Sequence, Shape, Systematic, Tables,
-    Tensor,
+    Attention, BlockGrid, Call, Chunk, Combine, Context, ContextOptions, DType, Decode, Documents,
+    Granularity, Kernel, Key, KvCache, Layout, Operands, Profile, Queries, Schedule, Sequence, Shape,
+    Systematic, Tables, Tensor,
 };
 
 /// The device under test without a cap, and one on the same adapter that gives each tile a dispatch of its own.
@@ -187,4 +187,31 @@ fn timestamps_span_the_pieces() {
     context.queue().submit([encoder.finish()]);
     let time = timer.read_blocking(&context).unwrap();
     assert!(!time.is_zero() && time <= started.elapsed(), "{time:?}");
+}
+
+/// Rounds are submitted in the same pieces.
+#[test]
+fn rounds_come_in_pieces_too() {
+    let Some(contexts) = contexts("rounds in pieces") else { return };
+    let shape = Shape::new(2, 1, 300, 32).unwrap();
+    let schedules: Vec<Schedule> = (0..3)
+        .map(|round| {
+            let grid = BlockGrid::causal(&shape);
+            Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(round)).unwrap()
+        })
+        .collect();
+    let problem = Problem::random(Attention::causal().with_lse(true), shape, 3);
+    let results = contexts.each_ref().map(|context| {
+        let [q, k, v] = problem.upload(context, Storage::HeadsFirst).unwrap();
+        let plan = problem.attention.plan_rounds(context, &shape, Combine::Independent).unwrap();
+        let mut rounds = plan.start(&q, &k, &v).unwrap();
+        for schedule in &schedules {
+            rounds.step(&Tables::from(schedule)).unwrap();
+        }
+        let estimate = rounds.estimate();
+        let error = estimate.standard_error.as_ref().unwrap().read_blocking(context).unwrap();
+        let output = estimate.output.read_blocking(context).unwrap();
+        output.into_iter().chain(error).map(f32::to_bits).collect::<Vec<_>>()
+    });
+    assert_eq!(results[0], results[1]);
 }

@@ -151,6 +151,31 @@ impl RoundsPlan {
         call: &Call<'_>,
         round: usize,
     ) -> Result<()> {
+        let attend = |encoder: &mut wgpu::CommandEncoder| self.plan.encode(encoder, &bound.bound, call);
+        self.record_round(encoder, bound, call, round, attend)
+    }
+
+    /// Records and submits one round, without waiting: [`encode_round`](RoundsPlan::encode_round) for programs whose encoder needn't hold anything else. Long work is submitted in pieces, as by [`Plan::submit`].
+    ///
+    /// # Errors
+    /// As [`encode_round`](RoundsPlan::encode_round); device lost.
+    pub fn submit_round(&self, bound: &RoundsBound, call: &Call<'_>, round: usize) -> Result<()> {
+        let context = self.plan.context();
+        // The merge alone; what it merges is submitted before.
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        self.record_round(&mut encoder, bound, call, round, |_| self.plan.submit(&bound.bound, call))?;
+        context.capture(|| context.queue().submit([encoder.finish()]))?;
+        Ok(())
+    }
+
+    fn record_round(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        bound: &RoundsBound,
+        call: &Call<'_>,
+        round: usize,
+        attend: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>,
+    ) -> Result<()> {
         let mut recorded = lock(&bound.recorded);
         ensure!(
             round <= *recorded,
@@ -161,7 +186,7 @@ impl RoundsPlan {
         let step = Step { earlier: round, mean: self.combine == Combine::Independent };
         self.plan.check(&bound.bound, call)?;
         let merge = self.merger.prepare(&bound.merger, sequences, step)?;
-        self.plan.encode(encoder, &bound.bound, call)?;
+        attend(encoder)?;
         if let Some(merge) = merge {
             merge.record(encoder);
         }
@@ -229,10 +254,7 @@ impl Rounds<'_> {
         if let Some(tables) = &self.tables {
             call = call.with_tables(tables);
         }
-        let context = plan.context();
-        let mut encoder = context.device().create_command_encoder(&Default::default());
-        self.plan.encode_round(&mut encoder, &self.bound, &call, self.estimate.rounds)?;
-        context.capture(|| context.queue().submit([encoder.finish()]))?;
+        self.plan.submit_round(&self.bound, &call, self.estimate.rounds)?;
         self.estimate.rounds += 1;
         Ok(&self.estimate)
     }
