@@ -273,7 +273,6 @@ fn attention_tiled(
 #for t in KEYS
             let key$t = u32(min(j + $t, end_key - 1));
             let k_at$t = k_first + key$t * k_stride;
-            let v_at$t = v_first + key$t * v_stride;
 #end
 #end
 
@@ -425,6 +424,15 @@ fn attention_tiled(
                 let p$r_$t = exp2(s$r_$t - maximum$r);
                 block_sum$r += p$r_$t;
                 let weight$r_$t = Number(p$r_$t);
+#end
+#end
+#if STAGED
+#else
+                // All of them exist: one row after the other.
+                var v_next = v_first + u32(j) * v_stride;
+#for t in KEYS
+                let v_at$t = v_next;
+                v_next += v_stride;
 #end
 #end
 #for c in OWN_VALUE_QUADS
