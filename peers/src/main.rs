@@ -24,7 +24,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use measure::Effort;
+use compare::PEERS;
+use measure::{Effort, median};
 use problem::Problem;
 use report::{Machine, Record};
 
@@ -83,7 +84,13 @@ fn main() -> Result<ExitCode> {
     for (part, problem) in Problem::SHAPES.iter().enumerate() {
         eprintln!("{} of {parts}: {} {}", part + 1, problem.name, problem.describe());
         let rounds = if problem.is_decode() { 21 } else { 11 };
-        comparisons.push(compare::compare(&context, problem, effort(rounds, 40.0))?);
+        let comparison = compare::compare(&context, problem, effort(rounds, 40.0))?;
+        let brief = comparison.contestants[..PEERS].iter().map(|one| match one.failed {
+            Some(_) => format!("{} failed", one.name),
+            None => format!("{} {:.1} ms", one.name, median(&one.seconds) * 1e3),
+        });
+        eprintln!("  {}", brief.collect::<Vec<_>>().join(", "));
+        comparisons.push(comparison);
     }
     eprintln!("{parts} of {parts}: growth over {lengths} lengths up to {longest}");
     let points = scaling::scaling(&context, longest, arguments.dense_seconds, effort(9, 15.0))?;
