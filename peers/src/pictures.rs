@@ -4,63 +4,60 @@ use std::path::Path;
 
 use anyhow::Result;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::compare::{Comparison, PEERS};
-use crate::measure::{median, range};
+use crate::measure::{median, range, ratios};
 use crate::picture::{Axes, COLORS, Curve, curves, svg};
 use crate::scaling::Point;
 
-/// GFLOP/s of the peers at every shape, with the range over rounds, on a logarithmic scale.
+/// Speed of the peers at every shape, prflash's being 1: medians and ranges of ratios within rounds, with the median times above the bars.
 pub fn peers(path: &Path, device: &str, comparisons: &[Comparison]) -> Result<()> {
-    let speed = |comparison: &Comparison, seconds: f64| comparison.problem.flops() / seconds / 1e9;
-    let of_all = comparisons.iter().flat_map(|comparison| {
-        let peers = &comparison.contestants[..PEERS];
-        peers.iter().flat_map(|peer| &peer.seconds).map(|&seconds| speed(comparison, seconds))
-    });
-    let (least, most) = range(&of_all.collect::<Vec<_>>());
-    let (low, high) = ((least * 0.5).log10(), (most * 1.6).log10());
+    let speeds = |comparison: &Comparison, peer: usize| {
+        let all = &comparison.contestants;
+        ratios(&all[0].seconds, &all[peer].seconds)
+    };
+    let of_all =
+        comparisons.iter().flat_map(|comparison| (0..PEERS).flat_map(|peer| speeds(comparison, peer)));
+    let most = of_all.fold(1.0, f64::max);
     svg(path, (760, 420), |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(10)
             .caption(format!("f32 attention on {device}"), ("sans-serif", 16))
             .x_label_area_size(40)
             .y_label_area_size(60)
-            .build_cartesian_2d(0.0..comparisons.len() as f64, low..high)?;
+            .build_cartesian_2d(0.0..comparisons.len() as f64, 0.0..most * 1.25)?;
         chart
             .configure_mesh()
             .disable_x_mesh()
             .disable_x_axis()
-            .y_desc("GFLOP/s, higher is better")
-            .y_label_formatter(&|log| format!("{}", (10f64.powf(*log) * 10.0).round() / 10.0))
+            .y_desc("speed, prflash = 1")
+            .y_label_formatter(&|speed| format!("{speed:.1}"))
             .light_line_style(WHITE)
             .draw()?;
         for peer in 0..PEERS {
             let color = COLORS[peer];
-            let mut bars = Vec::new();
-            let mut spreads = Vec::new();
-            let mut labels = Vec::new();
+            let (mut bars, mut spreads, mut labels) = (Vec::new(), Vec::new(), Vec::new());
             for (place, comparison) in comparisons.iter().enumerate() {
-                let seconds = &comparison.contestants[peer].seconds;
-                let left = place as f64 + 0.14 + 0.24 * peer as f64;
-                if seconds.is_empty() {
-                    let style = ("sans-serif", 12).into_font().color(&color);
-                    labels.push(Text::new("none".to_owned(), (left, low + 0.05), style));
-                    continue;
-                }
-                let middle = speed(comparison, median(seconds));
-                bars.push(Rectangle::new([(left, low), (left + 0.22, middle.log10())], color.filled()));
-                let (fast, slow) = range(seconds);
-                let of = |seconds| speed(comparison, seconds).log10();
-                spreads.push(PathElement::new(
-                    [(left + 0.11, of(slow)), (left + 0.11, of(fast))],
-                    BLACK.stroke_width(1),
-                ));
-                let top = of(fast) + 0.07;
-                labels.push(Text::new(
-                    format!("{middle:.1}"),
-                    (left + 0.02, top),
-                    ("sans-serif", 12).into_font(),
-                ));
+                let left = place as f64 + 0.12 + 0.26 * peer as f64;
+                let speeds = speeds(comparison, peer);
+                let (slow, fast, label) = match comparison.contestants[peer].failed {
+                    Some(_) => (0.0, 0.0, "failed".to_owned()),
+                    None => {
+                        let (slow, fast) = range(&speeds);
+                        bars.push(Rectangle::new(
+                            [(left, 0.0), (left + 0.24, median(&speeds))],
+                            color.filled(),
+                        ));
+                        let milliseconds = median(&comparison.contestants[peer].seconds) * 1e3;
+                        (slow, fast, format!("{milliseconds:.*} ms", usize::from(milliseconds < 100.0)))
+                    }
+                };
+                let middle = left + 0.12;
+                spreads.push(PathElement::new([(middle, slow), (middle, fast)], BLACK.stroke_width(1)));
+                let style = ("sans-serif", 11).into_font().into_text_style(area);
+                let style = style.pos(Pos::new(HPos::Center, VPos::Bottom));
+                labels.push(Text::new(label, (middle, fast + most * 0.01), style));
             }
             chart
                 .draw_series(bars)?
@@ -70,9 +67,10 @@ pub fn peers(path: &Path, device: &str, comparisons: &[Comparison]) -> Result<()
             chart.draw_series(labels)?;
         }
         for (place, comparison) in comparisons.iter().enumerate() {
-            let (x, y) = chart.backend_coord(&(place as f64 + 0.3, low));
-            let title = comparison.problem.name;
-            area.draw(&Text::new(title, (x, y + 10), ("sans-serif", 14).into_font()))?;
+            let (x, y) = chart.backend_coord(&(place as f64 + 0.5, 0.0));
+            let style = ("sans-serif", 14).into_font().into_text_style(area);
+            let style = style.pos(Pos::new(HPos::Center, VPos::Top));
+            area.draw(&Text::new(comparison.problem.name, (x, y + 10), style))?;
         }
         chart
             .configure_series_labels()

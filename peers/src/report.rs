@@ -168,7 +168,7 @@ impl Record {
              - **Right before fast**: before timing, every result is compared with 24 rows computed in f64 on the host, and with prflash's whole output; more than {TOLERANCE:.0e} \
              apart (inputs have unit variance) is a failure, and isn't timed.\n\
              - **burn**: default features, autotune and fusion on, warm until its times settle. Its attention knows no shared key/value heads, so K and V are repeated for every query head \
-             before the call; for one query the heads of a group may instead be rows of one head. **candle**: default features, rayon on all threads, the mask made before the call. Of the ways that a user has, the fastest one takes part; \
+             before the call; for one query the heads of a group may instead be rows of one head. It is tuned anew in every run (`CUBECL_AUTOTUNE_CACHE=false`). **candle**: default features, rayon on all threads, the mask made before the call. Of the ways that a user has, the fastest one takes part; \
              the list is below.\n\n",
         );
     }
@@ -176,10 +176,10 @@ impl Record {
     fn peers(&self, text: &mut String) {
         let _ = write!(
             text,
-            "## Beside the peers\n\n{}\n![GFLOP/s of prflash, burn and candle](docs/images/peers.svg)\n\n",
+            "## Beside the peers\n\n{}\n![Speed of burn and candle beside prflash](docs/images/peers.svg)\n\n",
             self.headlines()
         );
-        text.push_str("The bars' scale is logarithmic; lines are ranges over rounds. ");
+        text.push_str("Higher is faster; lines are ranges over rounds. ");
         match self.losses().as_slice() {
             [] => text.push_str("In no row a peer was faster than prflash."),
             losses => {
@@ -205,7 +205,7 @@ impl Record {
                         "| {name} | {} | failed: {} | | | | | {} |",
                         one.name,
                         one_line(why),
-                        one.how
+                        one_line(&one.how)
                     );
                     continue;
                 }
@@ -218,7 +218,7 @@ impl Record {
                     times(one, &comparison.contestants[0]).unwrap_or_default(),
                     one.seconds.len(),
                     one.from_exact.unwrap_or(f64::NAN),
-                    one.how,
+                    one_line(&one.how),
                 );
             }
         }
@@ -357,7 +357,7 @@ impl Record {
              scripts/benchmarks                    # everything; rewrites this file, docs/benchmarks.json and the pictures\n\
              scripts/benchmarks --out DIR          # … in DIR\n\
              ```\n\n\
-             The first build compiles burn: some hundred packages, 20 minutes on two cores. The program takes the adapter that wgpu prefers (`WGPU_BACKEND`, `WGPU_ADAPTER_NAME` choose for prflash, `CUBECL_WGPU_DEFAULT_DEVICE` for burn; the record names \
+             The first build compiles burn: hundreds of packages, 20 minutes on two cores. The program takes the adapter that wgpu prefers (`WGPU_BACKEND`, `WGPU_ADAPTER_NAME` choose for prflash, `CUBECL_WGPU_DEFAULT_DEVICE` for burn; the record names \
              what both opened), and a software Vulkan where there is none (`scripts/with-vulkan`, Debian-like systems). On a GPU raise `--dense-seconds` and `--rounds` freely: \
              calls are short there. Leave the machine alone while it runs; a range far wider than its median says that somebody didn't. A contestant that fails or is wrong is reported as that, and the program's exit status is then 1. \
              Records of other devices are welcome.\n",
@@ -420,5 +420,118 @@ fn one_line(text: &str) -> String {
     match line.char_indices().nth(160) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::compare::{Held, Trial};
+    use crate::problem::Problem;
+
+    fn contestant(name: &str, seconds: &[f64]) -> Contestant {
+        let mut contestant = Contestant::new(name, "so | so", || anyhow::bail!("made up"));
+        contestant.failed = None;
+        contestant.seconds = seconds.to_vec();
+        contestant.from_exact = Some(1e-7);
+        contestant
+    }
+
+    /// A record with times that nobody measured, in which burn fails at S2.
+    pub fn made_up() -> Record {
+        let comparison = |problem: &Problem| {
+            let mut contestants = vec![
+                contestant("prflash", &[0.01, 0.02, 0.01]),
+                contestant("burn", &[0.08, 0.16, 0.09]),
+                contestant("candle", &[0.008, 0.019, 0.0085]),
+                contestant("f16 tensors", &[0.007, 0.008, 0.006]),
+            ];
+            if problem.name == "S2" {
+                contestants[1].fail("panicked: no\nsuch | shape".to_owned());
+            }
+            let held = |index| Held { index, bytes: 1 << 20, relative_difference: 0.01 };
+            let held = if problem.is_decode() { vec![held(0), held(3)] } else { vec![] };
+            let failed = contestants[1].failed.clone();
+            let trials = vec![Trial {
+                name: "burn".to_owned(),
+                how: "so".to_owned(),
+                seconds: failed.is_none().then_some(0.1),
+                failed,
+            }];
+            Comparison { problem: *problem, contestants, held, trials, kernel: "kernel".to_owned() }
+        };
+        let point = |len: usize| Point {
+            len,
+            blocks: len as u64,
+            density: 0.1,
+            visited_flops: 1e9,
+            schedule_seconds: 0.001,
+            sampled: contestant("PrFlash", &[len as f64 * 1e-6, len as f64 * 2e-6]),
+            dense: (len < 20_000).then(|| contestant("dense", &[(len as f64).powi(2) * 1e-9; 2])),
+        };
+        let points: Vec<Point> = (10..16).map(|power| point(1 << power)).collect();
+        let machine = Machine {
+            device: "a device".to_owned(),
+            adapter: "a device".to_owned(),
+            burn_device: "a device".to_owned(),
+            software: true,
+            cpu: None,
+            threads: 2,
+        };
+        let comparisons = Problem::SHAPES.iter().map(comparison).collect();
+        let fit = crate::scaling::fit(&points);
+        Record { machine, comparisons, points, fit, options: String::new() }
+    }
+
+    #[test]
+    fn versions_are_those_of_the_lock_file() {
+        assert!(version("burn").starts_with("0.22") && version("candle-core").starts_with("0.11"));
+        assert_eq!(version("no such package"), "?");
+    }
+
+    #[test]
+    fn a_record_says_who_failed_and_who_was_faster() {
+        let record = made_up();
+        let text = record.markdown();
+        assert!(text.contains("| S2 | burn | failed: panicked: no such / shape |"), "{text}");
+        assert!(
+            text.contains("**Faster than prflash**: candle at S1, candle at S2, candle at S3, candle at S4."),
+            "{text}"
+        );
+        assert!(text.contains("| PrFlashAttention, time | **1.000 ± 0.000** |"), "{text}");
+        assert!(text.contains("| dense attention, time | **2.000 ± 0.000** |"), "{text}");
+        assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+        assert_eq!(record.failures(), ["burn at S2: panicked: no\nsuch | shape"]);
+        let json = record.json();
+        assert_eq!(json["shapes"][3]["histories"][1]["name"], "f16 tensors");
+        assert_eq!(json["shapes"][1]["peers"][1]["seconds"].as_array().map(Vec::len), Some(0));
+    }
+
+    #[test]
+    fn tables_are_rectangular() {
+        let text = made_up().markdown();
+        let mut columns = None;
+        for line in text.lines() {
+            columns = line.starts_with('|').then(|| {
+                let count = line.matches('|').count();
+                assert_eq!(columns.unwrap_or(count), count, "{line}");
+                count
+            });
+        }
+    }
+
+    #[test]
+    fn files_appear_whole() {
+        let out = std::env::temp_dir().join(format!("prflash-benchmarks-{}", std::process::id()));
+        crate::write(&made_up(), &out).unwrap();
+        for name in
+            ["BENCHMARKS.md", "docs/benchmarks.json", "docs/images/peers.svg", "docs/images/scaling.svg"]
+        {
+            assert!(std::fs::metadata(out.join(name)).unwrap().len() > 1000, "{name}");
+        }
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 2, "no partial file is left");
+        if std::env::var_os("KEEP_PICTURES").is_none() {
+            std::fs::remove_dir_all(&out).unwrap();
+        }
     }
 }
