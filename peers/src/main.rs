@@ -93,10 +93,10 @@ fn main() -> Result<ExitCode> {
         comparisons.push(comparison);
     }
     eprintln!("{parts} of {parts}: growth over {lengths} lengths up to {longest}");
-    let points = scaling::scaling(&context, longest, arguments.dense_seconds, effort(9, 15.0))?;
-    let fit = scaling::fit(&points);
+    let growth = scaling::scaling(&context, longest, arguments.dense_seconds, effort(9, 15.0));
+    let fit = scaling::fit(&growth.points);
 
-    let record = Record { machine, comparisons, points, fit, options: options(&arguments) };
+    let record = Record { machine, comparisons, growth, fit, options: options(&arguments) };
     let out = arguments.out.clone().unwrap_or_else(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         if arguments.quick { root.join("target/benchmarks") } else { root }
@@ -132,7 +132,7 @@ fn write(record: &Record, out: &Path) -> Result<()> {
     let images = out.join("docs/images");
     std::fs::create_dir_all(&images).with_context(|| format!("making {}", images.display()))?;
     pictures::peers(&images.join("peers.svg"), &record.machine.adapter, &record.comparisons)?;
-    pictures::scaling(&images.join("scaling.svg"), &record.machine.adapter, &record.points)?;
+    pictures::scaling(&images.join("scaling.svg"), &record.machine.adapter, &record.growth.points)?;
     replace(&out.join("docs/benchmarks.json"), &(serde_json::to_string_pretty(&record.json())? + "\n"))?;
     replace(&out.join("BENCHMARKS.md"), &record.markdown())
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::compare::{Comparison, PEERS, TOLERANCE};
 use crate::measure::{Contestant, median, range, ratios};
-use crate::scaling::{FIT_FROM, Fit, Point};
+use crate::scaling::{FIT_FROM, Fit, Growth, Point};
 
 /// What was measured on.
 pub struct Machine {
@@ -26,7 +26,7 @@ pub struct Machine {
 pub struct Record {
     pub machine: Machine,
     pub comparisons: Vec<Comparison>,
-    pub points: Vec<Point>,
+    pub growth: Growth,
     pub fit: Fit,
     /// How the program was called, after its name.
     pub options: String,
@@ -122,7 +122,8 @@ impl Record {
             };
             comparison.contestants.iter().filter_map(failed).collect::<Vec<_>>()
         };
-        self.comparisons.iter().flat_map(of).collect()
+        let ended = self.growth.ended.iter().map(|why| format!("growth ended {why}"));
+        self.comparisons.iter().flat_map(of).chain(ended).collect()
     }
 
     /// `BENCHMARKS.md`.
@@ -307,7 +308,7 @@ impl Record {
              | N | blocks / dense | PrFlash, ms: median (range) | effective GFLOP/s | equivalent GFLOP/s | dense, ms: median (range) | dense / PrFlash | schedule, ms |\n\
              | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
         );
-        for point in &self.points {
+        for point in &self.growth.points {
             let seconds = median(&point.sampled.seconds);
             // 8 heads of 64 channels.
             let dense_flops = 4.0 * 8.0 * 64.0 * (point.len as f64).powi(2) / 2.0;
@@ -327,6 +328,9 @@ impl Record {
                 dense_flops / seconds / 1e9,
                 milliseconds(point.schedule_seconds),
             );
+        }
+        if let Some(why) = &self.growth.ended {
+            let _ = writeln!(text, "\nThe series ended {}.", one_line(why));
         }
         let fitted = |fit: Option<(f64, f64)>| match fit {
             Some((slope, error)) if error.is_finite() => format!("**{slope:.3} ± {error:.3}**"),
@@ -406,8 +410,8 @@ impl Record {
             "threads": machine.threads, "burn": version("burn"), "candle": version("candle-core"), "options": self.options.trim(),
             "shapes": self.comparisons.iter().map(comparison).collect::<Vec<_>>(),
             "scaling": {
-                "heads": 8, "kv_heads": 2, "head_dim": 64, "profile": "1/(1+d), one sink block", "fit_from": FIT_FROM,
-                "points": self.points.iter().map(point).collect::<Vec<_>>(),
+                "ended": self.growth.ended, "heads": 8, "kv_heads": 2, "head_dim": 64, "profile": "1/(1+d), one sink block", "fit_from": FIT_FROM,
+                "points": self.growth.points.iter().map(point).collect::<Vec<_>>(),
                 "fit": { "sampled": fitted(self.fit.sampled), "blocks": fitted(self.fit.blocks), "dense": fitted(self.fit.dense) },
             },
         })
@@ -480,7 +484,13 @@ pub mod tests {
         };
         let comparisons = Problem::SHAPES.iter().map(comparison).collect();
         let fit = crate::scaling::fit(&points);
-        Record { machine, comparisons, points, fit, options: String::new() }
+        Record {
+            machine,
+            comparisons,
+            growth: Growth { points, ended: Some("at N = 65536: too large".to_owned()) },
+            fit,
+            options: String::new(),
+        }
     }
 
     #[test]
@@ -501,7 +511,10 @@ pub mod tests {
         assert!(text.contains("| PrFlashAttention, time | **1.000 ± 0.000** |"), "{text}");
         assert!(text.contains("| dense attention, time | **2.000 ± 0.000** |"), "{text}");
         assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
-        assert_eq!(record.failures(), ["burn at S2: panicked: no\nsuch | shape"]);
+        assert_eq!(
+            record.failures(),
+            ["burn at S2: panicked: no\nsuch | shape", "growth ended at N = 65536: too large"]
+        );
         let json = record.json();
         assert_eq!(json["shapes"][3]["histories"][1]["name"], "f16 tensors");
         assert_eq!(json["shapes"][1]["peers"][1]["seconds"].as_array().map(Vec::len), Some(0));

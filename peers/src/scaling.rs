@@ -28,6 +28,13 @@ pub struct Point {
     pub dense: Option<Contestant>,
 }
 
+/// All lengths that could be measured.
+pub struct Growth {
+    pub points: Vec<Point>,
+    /// Where and why the series ended early.
+    pub ended: Option<String>,
+}
+
 /// What was fitted over the points from [`FIT_FROM`] on: exponents with their standard errors.
 pub struct Fit {
     pub sampled: Option<(f64, f64)>,
@@ -37,7 +44,7 @@ pub struct Fit {
 
 /// Causal, f32, 8 query heads on 2 KV heads, D = 64; p(d) = 1/(1+d) with one sink block, one list per head. Dense attention runs while a call is expected to
 /// stay under `dense_seconds`.
-pub fn scaling(context: &Context, longest: usize, dense_seconds: f64, effort: Effort) -> Result<Vec<Point>> {
+pub fn scaling(context: &Context, longest: usize, dense_seconds: f64, effort: Effort) -> Growth {
     let mut points: Vec<Point> = Vec::new();
     let mut len = 1024;
     while len <= longest {
@@ -47,10 +54,14 @@ pub fn scaling(context: &Context, longest: usize, dense_seconds: f64, effort: Ef
             Some(point) => point.dense.as_ref().map(|dense| 4.0 * median(&dense.seconds)),
         };
         let dense_call = expected.filter(|seconds| *seconds < dense_seconds);
-        points.push(point(context, len, dense_call, effort)?);
+        match point(context, len, dense_call, effort) {
+            Ok(point) => points.push(point),
+            // What is measured isn't lost to a length that the device can't hold.
+            Err(error) => return Growth { points, ended: Some(format!("at N = {len}: {error}")) },
+        }
         len *= 2;
     }
-    Ok(points)
+    Growth { points, ended: None }
 }
 
 /// `dense_call`: seconds that a dense call is expected to take, where there shall be one.
