@@ -35,8 +35,7 @@ pub fn peers(path: &Path, device: &str, comparisons: &[Comparison]) -> Result<()
             .y_label_formatter(&|speed| format!("{speed:.1}"))
             .light_line_style(WHITE)
             .draw()?;
-        for peer in 0..PEERS {
-            let color = COLORS[peer];
+        for (peer, color) in COLORS.into_iter().enumerate().take(PEERS) {
             let (mut bars, mut spreads, mut labels) = (Vec::new(), Vec::new(), Vec::new());
             for (place, comparison) in comparisons.iter().enumerate() {
                 let left = place as f64 + 0.12 + 0.26 * peer as f64;
