@@ -93,7 +93,7 @@ fn main() -> Result<ExitCode> {
         comparisons.push(comparison);
     }
     eprintln!("{parts} of {parts}: growth over {lengths} lengths up to {longest}");
-    let growth = scaling::scaling(&context, longest, arguments.dense_seconds, effort(9, 15.0));
+    let growth = scaling::scaling(&context, longest, arguments.dense_seconds, effort(9, 75.0));
     let fit = scaling::fit(&growth.points);
 
     let record = Record { machine, comparisons, growth, fit, options: options(&arguments) };

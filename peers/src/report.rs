@@ -303,7 +303,7 @@ impl Record {
     fn scaling(&self, text: &mut String) {
         text.push_str(
             "## How PrFlashAttention scales\n\n\
-             Causal, f32, H = 8 on KV = 2, D = 64, blocks of 64 tokens; p(d) = 1/(1+d) with one sink block, one list per head. The schedule is drawn on the host and uploaded beforehand; the column \
+             Causal, f32, H = 8 on KV = 2, D = 64, blocks of 64 tokens; p(d) = 1/(1+d) with one sink block, one list per head. All lengths run in the same rounds. The schedule is drawn on the host and uploaded beforehand; the column \
              *schedule* has what that took, once.\n\n\
              | N | blocks / dense | PrFlash, ms: median (range) | effective GFLOP/s | equivalent GFLOP/s | dense, ms: median (range) | dense / PrFlash | schedule, ms |\n\
              | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
@@ -346,7 +346,7 @@ impl Record {
              | … its visited blocks, counted | {} |\n\
              | dense attention, time | {} |\n\n\
              Theory: the row of query block I visits about ln I blocks, so that T = N/64 rows visit about T·ln T, whose slope on logarithmic axes is 1 + 1/ln T: it falls from 1.24 at T = 64 to 1.13 at T = 2,048. Time should follow the blocks, and dense attention have \
-             b = 2. A time exponent under that of the blocks is the fixed part of a call and of a row, which long sequences spread.\n\n",
+             b = 2. A time exponent under that of the blocks is the fixed part of a call and of a row, which long sequences spread; one with a large error is a machine that had other things to do.\n\n",
             fitted(self.fit.sampled),
             fitted(self.fit.blocks),
             fitted(self.fit.dense),
