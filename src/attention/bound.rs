@@ -267,10 +267,15 @@ impl Part {
 /// Whether this many batch entries and heads of a tensor can be bound at once, wherever they begin.
 pub(crate) fn fits(context: &Context, view: &TensorView, batches: usize, heads: usize) -> bool {
     let limit = context.capabilities().max_binding_bytes;
-    // A binding starts at an aligned offset before its tensor.
-    let slack = u64::from(context.device().limits().min_storage_buffer_offset_alignment);
+    let alignment = u64::from(context.device().limits().min_storage_buffer_offset_alignment);
+    let (layout, size) = (view.layout(), view.dtype().size() as u64);
+    let [batch_stride, head_stride, _] = layout.strides();
+    // A binding starts at an aligned offset: before its tensor, where parts don't all begin at one.
+    let begins = [layout.offset(), batches * batch_stride, heads * head_stride];
+    let aligned = begins.into_iter().all(|elements| (elements as u64 * size).is_multiple_of(alignment));
+    let slack = if aligned { 0 } else { alignment };
     let part = view.part(0..batches, 0..heads);
-    let bytes = (part.layout().extent() - part.layout().offset()) as u64 * part.dtype().size() as u64;
+    let bytes = (part.layout().extent() - part.layout().offset()) as u64 * size;
     bytes.next_multiple_of(4) + slack <= limit
         || (bytes <= limit && part.layout().dims() == view.layout().dims())
 }

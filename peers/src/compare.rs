@@ -1,0 +1,181 @@
+//! The peers at the four shapes, and what the history of a decode step may be held in.
+
+use anyhow::{Result, bail};
+use prflash::cache::Staircase;
+use prflash::{Context, DType};
+
+use crate::measure::{Contestant, Effort, Work, interleave, progress};
+use crate::problem::{Problem, difference};
+use crate::with_burn::{Burn, Sharing};
+use crate::with_candle::{Candle, Way};
+use crate::with_prflash::{Cached, Tensors};
+
+/// How far an f32 result may be from the exact rows, and results from each other.
+pub const TOLERANCE: f64 = 1e-3;
+
+/// A way of a peer that was tried before the rounds, of which only the fastest runs in them.
+pub struct Trial {
+    pub name: String,
+    pub how: String,
+    /// Of a warm call.
+    pub seconds: Option<f64>,
+    pub failed: Option<String>,
+}
+
+/// The rounds at one shape.
+pub struct Comparison {
+    pub problem: Problem,
+    /// prflash, burn and candle, f32 all of them; then other ways to hold the history.
+    pub contestants: Vec<Contestant>,
+    /// Bytes of keys and values as prflash holds them; one for prflash and each other way to hold them.
+    pub held: Vec<Held>,
+    pub trials: Vec<Trial>,
+    /// Our kernel.
+    pub kernel: String,
+}
+
+/// What a history takes and loses.
+pub struct Held {
+    /// Which contestant.
+    pub index: usize,
+    pub bytes: u64,
+    /// ‖o − o_f32‖ / ‖o_f32‖.
+    pub relative_difference: f64,
+}
+
+/// How many contestants are peers in f32, ours first.
+pub const PEERS: usize = 3;
+
+/// Checks all contestants at a shape against exact rows and each other, and times them in turn.
+pub fn compare(context: &Context, problem: &Problem, effort: Effort) -> Result<Comparison> {
+    let mut trials = Vec::new();
+    let mut kernel = String::new();
+    let mut ours = Contestant::new("prflash", "", || {
+        let tensors = Tensors::new(context, problem, DType::F32)?;
+        kernel = tensors.kernel();
+        Ok(Box::new(tensors))
+    });
+    ours.how.clone_from(&kernel);
+    prepare(&mut ours, problem, Some(TOLERANCE));
+    if let Some(why) = &ours.failed {
+        bail!("{}: prflash: {why}", problem.name);
+    }
+
+    let sharings: &[Sharing] =
+        if problem.is_decode() { &[Sharing::Repeated, Sharing::Folded] } else { &[Sharing::Repeated] };
+    let burns = sharings.iter().map(|&sharing| {
+        let build = move || -> Result<Box<dyn Work>> { Ok(Box::new(Burn::new(problem, sharing)?)) };
+        (sharing.describe(), build)
+    });
+    let burn = fastest("burn", burns, problem, &mut trials);
+    let candles = Way::ALL.iter().map(|&way| {
+        let build = move || -> Result<Box<dyn Work>> { Ok(Box::new(Candle::new(problem, way)?)) };
+        (way.describe(), build)
+    });
+    let candle = fastest("candle", candles, problem, &mut trials);
+
+    let mut contestants = vec![ours, burn, candle];
+    let (ours, peers) = contestants.split_at_mut(1);
+    for peer in peers {
+        let apart = difference(&ours[0].output, &peer.output);
+        // Both agree with the exact rows; this is about all the others.
+        if peer.failed.is_none() && (apart.is_nan() || apart > TOLERANCE) {
+            peer.fail(format!(
+                "differs from prflash by {apart:.1e} somewhere, though not in the rows known exactly"
+            ));
+        }
+        peer.output = Vec::new();
+    }
+
+    let mut held = Vec::new();
+    if problem.is_decode() {
+        let elements = (2 * problem.kv_heads * problem.kv_len * problem.dim) as u64;
+        held.push(Held { index: 0, bytes: elements * 4, relative_difference: 0.0 });
+        let mut add = |mut contestant: Contestant, bytes: u64, tolerance: Option<f64>| {
+            prepare(&mut contestant, problem, tolerance);
+            if let Some(why) = &contestant.failed {
+                bail!("{}: prflash, {}: {why}", problem.name, contestant.name);
+            }
+            let index = contestants.len();
+            let relative_difference = relative(&contestant.output, &contestants[0].output);
+            held.push(Held { index, bytes, relative_difference });
+            contestants.push(contestant);
+            Ok(())
+        };
+        let halves =
+            Contestant::new("f16 tensors", "", || Ok(Box::new(Tensors::new(context, problem, DType::F16)?)));
+        add(halves, elements * 2, Some(TOLERANCE))?;
+        let caches = [
+            ("plain cache (f16)", Staircase::plain(), Some(TOLERANCE)),
+            ("recommended", Staircase::recommended(), None),
+            ("paper", Staircase::paper(), None),
+            ("kivi(4)", Staircase::kivi(4)?, None),
+            ("kivi(2)", Staircase::kivi(2)?, None),
+        ];
+        for (name, staircase, tolerance) in caches {
+            let mut bytes = 0;
+            let contestant = Contestant::new(name, "", || {
+                let cached = Cached::new(context, problem, staircase)?;
+                bytes = cached.bytes;
+                Ok(Box::new(cached))
+            });
+            add(contestant, bytes, tolerance)?;
+        }
+    }
+
+    interleave(problem.name, effort, &mut contestants)?;
+    if let Some(why) = &contestants[0].failed {
+        bail!("{}: prflash: {why}", problem.name);
+    }
+    contestants.iter_mut().for_each(Contestant::retire);
+    Ok(Comparison { problem: *problem, contestants, held, trials, kernel })
+}
+
+/// Warms up and checks. `None`: results are kept, but may be inexact by design; they have to be numbers.
+fn prepare(contestant: &mut Contestant, problem: &Problem, tolerance: Option<f64>) -> Option<f64> {
+    progress(&format!("{}: {} {}: warming up", problem.name, contestant.name, contestant.how));
+    let seconds = contestant.warm_up()?;
+    contestant.output = contestant.attempt(|work| work.result())?;
+    let from_exact = problem.difference_from_exact(&contestant.output, None);
+    contestant.from_exact = Some(from_exact);
+    if from_exact.is_nan() || tolerance.is_some_and(|tolerance| from_exact > tolerance) {
+        contestant.fail(format!("wrong result: {from_exact:.1e} from the exact rows"));
+        return None;
+    }
+    Some(seconds)
+}
+
+/// The fastest way of a peer that computes the right result; all are noted. Where none does, the first with its failure.
+fn fastest<'a, B: FnOnce() -> Result<Box<dyn Work>>>(
+    name: &str,
+    ways: impl Iterator<Item = (&'a str, B)>,
+    problem: &Problem,
+    trials: &mut Vec<Trial>,
+) -> Contestant {
+    let mut best: Option<(f64, Contestant)> = None;
+    for (how, build) in ways {
+        let mut contestant = Contestant::new(name, how, build);
+        let seconds = prepare(&mut contestant, problem, Some(TOLERANCE));
+        trials.push(Trial {
+            name: name.to_owned(),
+            how: how.to_owned(),
+            seconds,
+            failed: contestant.failed.clone(),
+        });
+        let seconds = seconds.unwrap_or(f64::INFINITY);
+        if best.as_ref().is_none_or(|(least, _)| seconds < *least) {
+            if let Some((_, mut other)) = best.replace((seconds, contestant)) {
+                other.retire();
+            }
+        } else {
+            contestant.retire();
+        }
+    }
+    best.expect("every peer has a way").1
+}
+
+fn relative(values: &[f32], to: &[f32]) -> f64 {
+    let square = |sum: f64, x: f64| sum + x * x;
+    let apart = values.iter().zip(to).map(|(a, b)| f64::from(a - b)).fold(0.0, square);
+    (apart / to.iter().map(|x| f64::from(*x)).fold(0.0, square)).sqrt()
+}

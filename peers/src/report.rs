@@ -1,0 +1,550 @@
+//! `BENCHMARKS.md` and `docs/benchmarks.json`.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::compare::{Comparison, PEERS, TOLERANCE};
+use crate::measure::{Contestant, median, range, ratios};
+use crate::scaling::{FIT_FROM, Fit, Growth, Point};
+
+/// What was measured on.
+pub struct Machine {
+    /// Adapter, API, driver.
+    pub device: String,
+    /// The adapter's name alone.
+    pub adapter: String,
+    /// What burn calls the device that it opened.
+    pub burn_device: String,
+    pub software: bool,
+    /// Model, where the system says it.
+    pub cpu: Option<String>,
+    pub threads: usize,
+}
+
+/// Everything measured.
+pub struct Record {
+    pub machine: Machine,
+    pub comparisons: Vec<Comparison>,
+    pub growth: Growth,
+    pub fit: Fit,
+    /// How the program was called, after its name.
+    pub options: String,
+}
+
+/// The version of a package in this program's lock file.
+fn version(package: &str) -> &'static str {
+    let lock = include_str!("../Cargo.lock");
+    let entry = lock.split("[[package]]").find(|entry| entry.contains(&format!("\nname = \"{package}\"\n")));
+    let line = entry.and_then(|entry| entry.lines().find_map(|line| line.strip_prefix("version = \"")));
+    line.map_or("?", |line| line.trim_end_matches('"'))
+}
+
+fn milliseconds(seconds: f64) -> String {
+    match seconds * 1e3 {
+        ms if ms < 1.0 => format!("{ms:.2}"),
+        ms if ms < 100.0 => format!("{ms:.1}"),
+        ms => format!("{ms:.0}"),
+    }
+}
+
+fn spread(seconds: &[f64]) -> String {
+    let (least, most) = range(seconds);
+    format!("{} ({} to {})", milliseconds(median(seconds)), milliseconds(least), milliseconds(most))
+}
+
+/// Times as long as ours: the median within rounds, and the range.
+fn times(contestant: &Contestant, ours: &Contestant) -> Option<String> {
+    if contestant.failed.is_some() {
+        return None;
+    }
+    let ratios = ratios(&contestant.seconds, &ours.seconds);
+    let (least, most) = range(&ratios);
+    Some(format!("{} ({} to {})", ratio(median(&ratios)), ratio(least), ratio(most)))
+}
+
+fn ratio(value: f64) -> String {
+    if value < 10.0 { format!("{value:.2}") } else { format!("{value:.1}") }
+}
+
+/// `8.3×`, for the table of the README.
+fn headline(contestant: &Contestant, ours: &Contestant) -> String {
+    match contestant.failed {
+        Some(_) => "–".to_owned(),
+        None => format!("{:.1}×", median(&ratios(&contestant.seconds, &ours.seconds))),
+    }
+}
+
+impl Record {
+    /// The table of headline ratios, also for the README.
+    pub fn headlines(&self) -> String {
+        let mut text =
+            "| | prflash, ms | burn, ms | candle (CPU), ms | burn / prflash | candle / prflash |\n\
+                        | --- | ---: | ---: | ---: | ---: | ---: |\n"
+                .to_owned();
+        for comparison in &self.comparisons {
+            let [ours, burn, candle] = [0, 1, 2].map(|index| &comparison.contestants[index]);
+            let time = |contestant: &Contestant| match contestant.failed {
+                Some(_) => "failed".to_owned(),
+                None => milliseconds(median(&contestant.seconds)),
+            };
+            let _ = writeln!(
+                text,
+                "| {} {} | {} | {} | {} | {} | {} |",
+                comparison.problem.name,
+                comparison.problem.describe(),
+                time(ours),
+                time(burn),
+                time(candle),
+                headline(burn, ours),
+                headline(candle, ours),
+            );
+        }
+        text
+    }
+
+    /// Peers that were faster than ours somewhere.
+    fn losses(&self) -> Vec<String> {
+        let of = |comparison: &Comparison| {
+            let ours = comparison.contestants[0].seconds.clone();
+            let peers = comparison.contestants[1..PEERS].iter();
+            let faster = peers.filter(move |peer| median(&ratios(&peer.seconds, &ours)) < 1.0);
+            faster.map(|peer| format!("{} at {}", peer.name, comparison.problem.name)).collect::<Vec<_>>()
+        };
+        self.comparisons.iter().flat_map(of).collect()
+    }
+
+    /// Contestants that failed or were wrong.
+    pub fn failures(&self) -> Vec<String> {
+        let of = |comparison: &Comparison| {
+            let failed = |one: &Contestant| {
+                Some(format!("{} at {}: {}", one.name, comparison.problem.name, one.failed.as_deref()?))
+            };
+            comparison.contestants.iter().filter_map(failed).collect::<Vec<_>>()
+        };
+        let ended = self.growth.ended.iter().map(|why| format!("growth ended {why}"));
+        self.comparisons.iter().flat_map(of).chain(ended).collect()
+    }
+
+    /// `BENCHMARKS.md`.
+    pub fn markdown(&self) -> String {
+        let mut text = String::new();
+        self.introduction(&mut text);
+        self.peers(&mut text);
+        self.staircase(&mut text);
+        self.scaling(&mut text);
+        self.again(&mut text);
+        text
+    }
+
+    fn introduction(&self, text: &mut String) {
+        let Machine { device, burn_device, software, cpu, threads, .. } = &self.machine;
+        let cpu = cpu.as_deref().unwrap_or("a CPU that doesn't say its name");
+        let _ = write!(
+            text,
+            "# Benchmarks\n\n\
+             prflash beside the attention of [burn](https://burn.dev) {} on wgpu and of [candle](https://github.com/huggingface/candle) {} on the CPU, and how PrFlashAttention's time \
+             grows with the sequence. This whole file is written by one command:\n\n\
+             ```sh\nscripts/benchmarks{}\n```\n\n\
+             Every round of every figure is in [docs/benchmarks.json](docs/benchmarks.json).\n\n\
+             ## On what, and how\n\n\
+             - **Device**: {device}. burn opened \"{burn_device}\". CPU: {cpu}, {threads} threads.\n",
+            version("burn"),
+            version("candle-core"),
+            self.options,
+        );
+        if *software {
+            text.push_str(
+                "- **This is a software GPU**: compute shaders run on the cores above. The absolute times say nothing about a GPU, and ratios between GPU \
+                 programs may be others there.\n",
+            );
+        }
+        let _ = write!(
+            text,
+            "- **Time**: wall time on the host from the call until the result is complete on the device (ours: recording, submitting and waiting; burn: `attention` and \
+             `Device::sync`; candle: the call). Nothing is uploaded, read back, compiled or tuned in it. prflash writes into an output that is there already, the others allocate theirs.\n\
+             - **Rounds**: everything in a table runs in turn within a round, in rotating order. Times are medians over rounds with their range, ratios are medians (and ranges) of the ratios \
+             *within* a round.\n\
+             - **FLOPs** of causal attention: 4·H·(N²/2)·D; of a step of decoding: 4·H·kv_len·D. *Effective* counts what was visited, *equivalent* what dense attention would have.\n\
+             - **Right before fast**: before timing, every result is compared with 24 rows computed in f64 on the host, and with prflash's whole output; more than {TOLERANCE:.0e} \
+             apart (inputs have unit variance) is a failure, and isn't timed.\n\
+             - **burn**: default features, autotune and fusion on, warm until its times settle. Its attention knows no shared key/value heads, so K and V are repeated for every query head \
+             before the call; for one query the heads of a group may instead be rows of one head. It is tuned anew in every run (`CUBECL_AUTOTUNE_CACHE=false`). **candle**: default features, rayon on all threads, the mask made before the call. Of the ways that a user has, the fastest one takes part; \
+             the list is below.\n\n",
+        );
+    }
+
+    fn peers(&self, text: &mut String) {
+        let _ = write!(
+            text,
+            "## Beside the peers\n\n{}\n![Speed of burn and candle beside prflash](docs/images/peers.svg)\n\n",
+            self.headlines()
+        );
+        text.push_str("Higher is faster; lines are ranges over rounds. ");
+        match self.losses().as_slice() {
+            [] => text.push_str("In no row a peer was faster than prflash."),
+            losses => {
+                let _ = write!(text, "**Faster than prflash**: {}.", losses.join(", "));
+            }
+        }
+        if self.machine.software {
+            text.push_str(
+                " Not in the tables: CPU libraries with hand-written kernels (PyTorch's `scaled_dot_product_attention` in f32 was about twice as fast as prflash on \
+                 such a software GPU, measured apart). Who has only a CPU should use those.",
+            );
+        }
+        text.push_str(
+            "\n\n| | | ms: median (range) | GFLOP/s | times prflash (range) | rounds | from exact rows | how |\n\
+             | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |\n",
+        );
+        for comparison in &self.comparisons {
+            for one in &comparison.contestants[..PEERS] {
+                let name = comparison.problem.name;
+                if let Some(why) = &one.failed {
+                    let _ = writeln!(
+                        text,
+                        "| {name} | {} | failed: {} | | | | | {} |",
+                        one.name,
+                        one_line(why),
+                        one_line(&one.how)
+                    );
+                    continue;
+                }
+                let _ = writeln!(
+                    text,
+                    "| {name} | {} | {} | {:.1} | {} | {} | {:.1e} | {} |",
+                    one.name,
+                    spread(&one.seconds),
+                    comparison.problem.flops() / median(&one.seconds) / 1e9,
+                    times(one, &comparison.contestants[0]).unwrap_or_default(),
+                    one.seconds.len(),
+                    one.from_exact.unwrap_or(f64::NAN),
+                    one_line(&one.how),
+                );
+            }
+        }
+        text.push_str("\nThe ways that were tried, one warm call each, ms:\n\n| | |");
+        let shapes = || self.comparisons.iter().map(|comparison| comparison.problem.name);
+        for name in shapes() {
+            let _ = write!(text, " {name} |");
+        }
+        text.push_str("\n| --- | --- |");
+        shapes().for_each(|_| text.push_str(" ---: |"));
+        text.push('\n');
+        let mut ways: Vec<(&str, &str)> = Vec::new();
+        for trial in self.comparisons.iter().flat_map(|comparison| &comparison.trials) {
+            if !ways.contains(&(&trial.name, &trial.how)) {
+                ways.push((&trial.name, &trial.how));
+            }
+        }
+        ways.sort_by_key(|way| way.0);
+        for (name, how) in ways {
+            let _ = write!(text, "| {name} | {how} |");
+            for comparison in &self.comparisons {
+                let trial = comparison
+                    .trials
+                    .iter()
+                    .find(|trial| (trial.name.as_str(), trial.how.as_str()) == (name, how));
+                let cell = trial.map_or("–".to_owned(), |trial| match (trial.seconds, &trial.failed) {
+                    (Some(seconds), _) => milliseconds(seconds),
+                    (None, why) => format!("failed: {}", one_line(why.as_deref().unwrap_or("?"))),
+                });
+                let _ = write!(text, " {cell} |");
+            }
+            text.push('\n');
+        }
+        text.push('\n');
+    }
+
+    fn staircase(&self, text: &mut String) {
+        for comparison in self.comparisons.iter().filter(|comparison| !comparison.held.is_empty()) {
+            let ours = &comparison.contestants[0];
+            let _ = write!(
+                text,
+                "## Staircase decode\n\n\
+                 {}, {}. One step of decoding with the history held in several ways, in the same rounds as the peers above. *Difference*: ‖o − o\\*‖ / ‖o\\*‖ from f32 tensors, on \
+                 these random inputs, which have nothing that quantization could keep better; the README has the errors on a model's keys and values.\n\n\
+                 | history | MB of keys and values | ms: median (range) | times f32 (range) | difference |\n\
+                 | --- | ---: | ---: | ---: | ---: |\n",
+                comparison.problem.name,
+                comparison.problem.describe(),
+            );
+            for held in &comparison.held {
+                let one = &comparison.contestants[held.index];
+                let name = if held.index == 0 { "prflash: f32 tensors" } else { one.name.as_str() };
+                let _ = writeln!(
+                    text,
+                    "| {name} | {:.1} | {} | {} | {:.1e} |",
+                    held.bytes as f64 / 1e6,
+                    spread(&one.seconds),
+                    times(one, ours).unwrap_or_default(),
+                    held.relative_difference,
+                );
+            }
+            let bytes = comparison.held[0].bytes as f64 / 1e6;
+            for peer in &comparison.contestants[1..PEERS] {
+                let _ = writeln!(
+                    text,
+                    "| *{}, f32* | {} | {} | {} | – |",
+                    peer.name,
+                    // What it reads: repeated heads are copies.
+                    match peer.how.contains("repeated") {
+                        true => format!("{:.1}", bytes * comparison.problem.group() as f64),
+                        false => format!("{bytes:.1}"),
+                    },
+                    if peer.failed.is_some() { "failed".to_owned() } else { spread(&peer.seconds) },
+                    times(peer, ours).unwrap_or_default(),
+                );
+            }
+            text.push('\n');
+        }
+    }
+
+    fn scaling(&self, text: &mut String) {
+        text.push_str(
+            "## How PrFlashAttention scales\n\n\
+             Causal, f32, H = 8 on KV = 2, D = 64, blocks of 64 tokens; p(d) = 1/(1+d) with one sink block, one list per head. All lengths run in the same rounds. The schedule is drawn on the host and uploaded beforehand; the column \
+             *schedule* has what that took, once.\n\n\
+             | N | blocks / dense | PrFlash, ms: median (range) | effective GFLOP/s | equivalent GFLOP/s | dense, ms: median (range) | dense / PrFlash | schedule, ms |\n\
+             | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+        );
+        for point in &self.growth.points {
+            let seconds = median(&point.sampled.seconds);
+            // 8 heads of 64 channels.
+            let dense_flops = 4.0 * 8.0 * 64.0 * (point.len as f64).powi(2) / 2.0;
+            let (dense, gain) = match &point.dense {
+                Some(dense) => {
+                    (spread(&dense.seconds), ratio(median(&ratios(&dense.seconds, &point.sampled.seconds))))
+                }
+                None => ("–".to_owned(), "–".to_owned()),
+            };
+            let _ = writeln!(
+                text,
+                "| {} | {:.4} | {} | {:.1} | {:.1} | {dense} | {gain} | {} |",
+                point.len,
+                point.density,
+                spread(&point.sampled.seconds),
+                point.visited_flops / seconds / 1e9,
+                dense_flops / seconds / 1e9,
+                milliseconds(point.schedule_seconds),
+            );
+        }
+        if let Some(why) = &self.growth.ended {
+            let _ = writeln!(text, "\nThe series ended {}.", one_line(why));
+        }
+        let fitted = |fit: Option<(f64, f64)>| match fit {
+            Some((slope, error)) if error.is_finite() => format!("**{slope:.3} ± {error:.3}**"),
+            Some((slope, _)) => format!("**{slope:.3}** (two points)"),
+            None => "– (too few points)".to_owned(),
+        };
+        let _ = write!(
+            text,
+            "\n![Time against N](docs/images/scaling.svg)\n\n\
+             Time ∝ Nᵇ, least squares of ln time (medians) on ln N over N ≥ {FIT_FROM}, with standard errors:\n\n\
+             | | b |\n| --- | --- |\n\
+             | PrFlashAttention, time | {} |\n\
+             | … its visited blocks, counted | {} |\n\
+             | dense attention, time | {} |\n\n\
+             Theory: the row of query block I visits about ln I blocks, so that T = N/64 rows visit about T·ln T, whose slope on logarithmic axes is 1 + 1/ln T: it falls from 1.24 at T = 64 to 1.13 at T = 2,048. Time should follow the blocks, and dense attention have \
+             b = 2. A time exponent under that of the blocks is the fixed part of a call and of a row, which long sequences spread; one with a large error is a machine that had other things to do.\n\n",
+            fitted(self.fit.sampled),
+            fitted(self.fit.blocks),
+            fitted(self.fit.dense),
+        );
+    }
+
+    fn again(&self, text: &mut String) {
+        text.push_str(
+            "## On your own GPU\n\n\
+             ```sh\n\
+             scripts/benchmarks --quick            # some minutes; writes into target/benchmarks\n\
+             scripts/benchmarks                    # everything; rewrites this file, docs/benchmarks.json and the pictures\n\
+             scripts/benchmarks --out DIR          # … in DIR\n\
+             ```\n\n\
+             The first build compiles burn: hundreds of packages, 20 minutes on two cores. The program takes the adapter that wgpu prefers (`WGPU_BACKEND`, `WGPU_ADAPTER_NAME` choose for prflash, `CUBECL_WGPU_DEFAULT_DEVICE` for burn; the record names \
+             what both opened), and a software Vulkan where there is none (`scripts/with-vulkan`, Debian-like systems). On a GPU raise `--dense-seconds` and `--rounds` freely: \
+             calls are short there. Leave the machine alone while it runs; a range far wider than its median says that somebody didn't. A contestant that fails or is wrong is reported as that, and the program's exit status is then 1. \
+             Records of other devices are welcome.\n",
+        );
+    }
+
+    /// `docs/benchmarks.json`.
+    pub fn json(&self) -> Value {
+        let contestant = |one: &Contestant| {
+            json!({
+                "name": one.name, "how": one.how, "seconds": one.seconds, "failed": one.failed,
+                "largest_difference_from_exact_rows": one.from_exact.filter(|x| x.is_finite()),
+            })
+        };
+        let comparison = |comparison: &Comparison| {
+            let problem = &comparison.problem;
+            let all = &comparison.contestants;
+            let held = |held: &crate::compare::Held| {
+                json!({
+                    "name": if held.index == 0 { "f32 tensors" } else { all[held.index].name.as_str() }, "bytes": held.bytes,
+                    "relative_difference": held.relative_difference, "seconds": all[held.index].seconds,
+                })
+            };
+            let trial = |trial: &crate::compare::Trial| json!({ "name": trial.name, "how": trial.how, "seconds": trial.seconds, "failed": trial.failed });
+            json!({
+                "name": problem.name, "heads": problem.heads, "kv_heads": problem.kv_heads, "q_len": problem.q_len,
+                "kv_len": problem.kv_len, "head_dim": problem.dim, "flops": problem.flops(), "kernel": comparison.kernel,
+                "peers": all[..PEERS].iter().map(contestant).collect::<Vec<_>>(),
+                "histories": comparison.held.iter().map(held).collect::<Vec<_>>(),
+                "trials": comparison.trials.iter().map(trial).collect::<Vec<_>>(),
+            })
+        };
+        let point = |point: &Point| {
+            json!({
+                "len": point.len, "visited_blocks": point.blocks, "density": point.density, "visited_flops": point.visited_flops,
+                "schedule_seconds": point.schedule_seconds, "sampled": contestant(&point.sampled),
+                "dense": point.dense.as_ref().map(contestant),
+            })
+        };
+        let fitted = |fit: Option<(f64, f64)>| {
+            fit.map(|(slope, error)| json!({ "exponent": slope, "standard_error": Some(error).filter(|x| x.is_finite()) }))
+        };
+        let machine = &self.machine;
+        json!({
+            "device": machine.device, "burn_device": machine.burn_device, "software": machine.software, "cpu": machine.cpu,
+            "threads": machine.threads, "burn": version("burn"), "candle": version("candle-core"), "options": self.options.trim(),
+            "shapes": self.comparisons.iter().map(comparison).collect::<Vec<_>>(),
+            "scaling": {
+                "ended": self.growth.ended, "heads": 8, "kv_heads": 2, "head_dim": 64, "profile": "1/(1+d), one sink block", "fit_from": FIT_FROM,
+                "points": self.growth.points.iter().map(point).collect::<Vec<_>>(),
+                "fit": { "sampled": fitted(self.fit.sampled), "blocks": fitted(self.fit.blocks), "dense": fitted(self.fit.dense) },
+            },
+        })
+    }
+}
+
+/// For a cell of a table.
+fn one_line(text: &str) -> String {
+    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "/");
+    match line.char_indices().nth(160) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::compare::{Held, Trial};
+    use crate::problem::Problem;
+
+    fn contestant(name: &str, seconds: &[f64]) -> Contestant {
+        let mut contestant = Contestant::new(name, "so | so", || anyhow::bail!("made up"));
+        contestant.failed = None;
+        contestant.seconds = seconds.to_vec();
+        contestant.from_exact = Some(1e-7);
+        contestant
+    }
+
+    /// A record with times that nobody measured, in which burn fails at S2.
+    pub fn made_up() -> Record {
+        let comparison = |problem: &Problem| {
+            let mut contestants = vec![
+                contestant("prflash", &[0.01, 0.02, 0.01]),
+                contestant("burn", &[0.08, 0.16, 0.09]),
+                contestant("candle", &[0.008, 0.019, 0.0085]),
+                contestant("f16 tensors", &[0.007, 0.008, 0.006]),
+            ];
+            if problem.name == "S2" {
+                contestants[1].fail("panicked: no\nsuch | shape".to_owned());
+            }
+            let held = |index| Held { index, bytes: 1 << 20, relative_difference: 0.01 };
+            let held = if problem.is_decode() { vec![held(0), held(3)] } else { vec![] };
+            let failed = contestants[1].failed.clone();
+            let trials = vec![Trial {
+                name: "burn".to_owned(),
+                how: "so".to_owned(),
+                seconds: failed.is_none().then_some(0.1),
+                failed,
+            }];
+            Comparison { problem: *problem, contestants, held, trials, kernel: "kernel".to_owned() }
+        };
+        let point = |len: usize| Point {
+            len,
+            blocks: len as u64,
+            density: 0.1,
+            visited_flops: 1e9,
+            schedule_seconds: 0.001,
+            sampled: contestant("PrFlash", &[len as f64 * 1e-6, len as f64 * 2e-6]),
+            dense: (len < 20_000).then(|| contestant("dense", &[(len as f64).powi(2) * 1e-9; 2])),
+        };
+        let points: Vec<Point> = (10..16).map(|power| point(1 << power)).collect();
+        let machine = Machine {
+            device: "a device".to_owned(),
+            adapter: "a device".to_owned(),
+            burn_device: "a device".to_owned(),
+            software: true,
+            cpu: None,
+            threads: 2,
+        };
+        let comparisons = Problem::SHAPES.iter().map(comparison).collect();
+        let fit = crate::scaling::fit(&points);
+        Record {
+            machine,
+            comparisons,
+            growth: Growth { points, ended: Some("at N = 65536: too large".to_owned()) },
+            fit,
+            options: String::new(),
+        }
+    }
+
+    #[test]
+    fn versions_are_those_of_the_lock_file() {
+        assert!(version("burn").starts_with("0.22") && version("candle-core").starts_with("0.11"));
+        assert_eq!(version("no such package"), "?");
+    }
+
+    #[test]
+    fn a_record_says_who_failed_and_who_was_faster() {
+        let record = made_up();
+        let text = record.markdown();
+        assert!(text.contains("| S2 | burn | failed: panicked: no such / shape |"), "{text}");
+        assert!(
+            text.contains("**Faster than prflash**: candle at S1, candle at S2, candle at S3, candle at S4."),
+            "{text}"
+        );
+        assert!(text.contains("| PrFlashAttention, time | **1.000 ± 0.000** |"), "{text}");
+        assert!(text.contains("| dense attention, time | **2.000 ± 0.000** |"), "{text}");
+        assert!(!text.contains("NaN") && !text.contains("inf"), "{text}");
+        assert_eq!(
+            record.failures(),
+            ["burn at S2: panicked: no\nsuch | shape", "growth ended at N = 65536: too large"]
+        );
+        let json = record.json();
+        assert_eq!(json["shapes"][3]["histories"][1]["name"], "f16 tensors");
+        assert_eq!(json["shapes"][1]["peers"][1]["seconds"].as_array().map(Vec::len), Some(0));
+    }
+
+    #[test]
+    fn tables_are_rectangular() {
+        let text = made_up().markdown();
+        let mut columns = None;
+        for line in text.lines() {
+            columns = line.starts_with('|').then(|| {
+                let count = line.matches('|').count();
+                assert_eq!(columns.unwrap_or(count), count, "{line}");
+                count
+            });
+        }
+    }
+
+    #[test]
+    fn files_appear_whole() {
+        let out = std::env::temp_dir().join(format!("prflash-benchmarks-{}", std::process::id()));
+        crate::write(&made_up(), &out).unwrap();
+        for name in
+            ["BENCHMARKS.md", "docs/benchmarks.json", "docs/images/peers.svg", "docs/images/scaling.svg"]
+        {
+            assert!(std::fs::metadata(out.join(name)).unwrap().len() > 1000, "{name}");
+        }
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 2, "no partial file is left");
+        if std::env::var_os("KEEP_PICTURES").is_none() {
+            std::fs::remove_dir_all(&out).unwrap();
+        }
+    }
+}

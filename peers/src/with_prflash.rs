@@ -1,0 +1,133 @@
+//! Ours.
+
+use std::rc::Rc;
+
+use anyhow::Result;
+use prflash::cache::{Staircase, StoredKeys};
+use prflash::{
+    Attention, Bound, CacheBound, CachePlan, Call, Chunk, Context, DType, KvCache, Layout, Operands, Plan,
+    Queries, TableBuffer, Tables, Tensor,
+};
+
+use crate::measure::Work;
+use crate::problem::{Input, Problem};
+
+/// Attention over tensors; the output has its place before the call.
+pub struct Tensors {
+    context: Context,
+    problem: Problem,
+    plan: Plan,
+    bound: Rc<Bound>,
+    output: Tensor,
+    tables: Option<TableBuffer>,
+}
+
+fn output(context: &Context, problem: &Problem) -> prflash::Result<Tensor> {
+    let layout = Layout::heads_first(1, problem.heads, problem.q_len, problem.dim)?;
+    Tensor::zeros(context, DType::F32, layout)
+}
+
+impl Tensors {
+    /// Dense attention.
+    pub fn new(context: &Context, problem: &Problem, dtype: DType) -> Result<Self> {
+        let tensor = |input, heads, len| {
+            let layout = Layout::heads_first(1, heads, len, problem.dim)?;
+            Tensor::upload(context, dtype, layout, &problem.values(input))
+        };
+        let q = tensor(Input::Queries, problem.heads, problem.q_len)?;
+        let k = tensor(Input::Keys, problem.kv_heads, problem.kv_len)?;
+        let v = tensor(Input::Values, problem.kv_heads, problem.kv_len)?;
+        let output = output(context, problem)?;
+        let plan = Attention::causal().with_storage(dtype).plan(context, &problem.shape()?)?;
+        let operands = Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
+        let bound = Rc::new(plan.bind(&operands)?);
+        Ok(Self { context: context.clone(), problem: *problem, plan, bound, output, tables: None })
+    }
+
+    /// The same inputs and output, visiting only the blocks of the tables.
+    pub fn with_tables(&self, tables: &Tables<'_>) -> Result<Self> {
+        Ok(Self {
+            context: self.context.clone(),
+            problem: self.problem,
+            plan: self.plan.clone(),
+            bound: self.bound.clone(),
+            output: self.output.clone(),
+            tables: Some(self.plan.upload_tables(tables)?),
+        })
+    }
+
+    /// Which kernel the plan chose.
+    pub fn kernel(&self) -> String {
+        self.plan.kernel().to_string()
+    }
+}
+
+impl Work for Tensors {
+    fn call(&mut self) -> Result<()> {
+        let mut encoder = self.context.device().create_command_encoder(&Default::default());
+        let mut call = Call::lengths(self.problem.q_len, self.problem.kv_len);
+        if let Some(tables) = &self.tables {
+            call = call.with_tables(tables);
+        }
+        self.plan.encode(&mut encoder, &self.bound, &call)?;
+        self.context.queue().submit([encoder.finish()]);
+        Ok(self.context.wait()?)
+    }
+
+    fn result(&mut self) -> Result<Vec<f32>> {
+        Ok(self.output.read_blocking(&self.context)?)
+    }
+}
+
+/// Attention over a staircase cache.
+pub struct Cached {
+    context: Context,
+    cache: KvCache,
+    plan: CachePlan,
+    bound: CacheBound,
+    output: Tensor,
+    queries: usize,
+    /// What the history takes.
+    pub bytes: u64,
+}
+
+impl Cached {
+    /// A cache that holds the problem's keys and values.
+    pub fn new(context: &Context, problem: &Problem, staircase: Staircase) -> Result<Self> {
+        let shape = problem.shape()?;
+        let mut cache = KvCache::new(context, staircase, &shape, StoredKeys::AfterRotation)?;
+        let sequence = cache.add();
+        let (len, dim) = (problem.kv_len, problem.dim);
+        let tensor = |input| {
+            let layout = Layout::heads_first(1, problem.kv_heads, len, dim)?;
+            Tensor::upload(context, DType::F32, layout, &problem.values(input))
+        };
+        let (keys, values) = (tensor(Input::Keys)?, tensor(Input::Values)?);
+        let input = cache.input(keys.view(), values.view())?;
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        cache.append(&mut encoder, &input, &[Chunk::new(sequence, 0, len)])?;
+        context.queue().submit([encoder.finish()]);
+        context.wait()?;
+        let layout = Layout::heads_first(1, problem.heads, problem.q_len, dim)?;
+        let q = Tensor::upload(context, DType::F32, layout, &problem.values(Input::Queries))?;
+        let output = output(context, problem)?;
+        let plan = Attention::causal().plan_cached(&cache, &shape)?;
+        let bound = plan.bind(q.view(), output.view(), None)?;
+        let bytes = cache.memory(sequence)?.total();
+        Ok(Self { context: context.clone(), cache, plan, bound, output, queries: problem.q_len, bytes })
+    }
+}
+
+impl Work for Cached {
+    fn call(&mut self) -> Result<()> {
+        let mut encoder = self.context.device().create_command_encoder(&Default::default());
+        let queries = [Queries::new(0, 0, self.queries)];
+        self.plan.encode(&mut encoder, &self.cache, &self.bound, &queries, None)?;
+        self.context.queue().submit([encoder.finish()]);
+        Ok(self.context.wait()?)
+    }
+
+    fn result(&mut self) -> Result<Vec<f32>> {
+        Ok(self.output.read_blocking(&self.context)?)
+    }
+}
