@@ -100,8 +100,8 @@ pub use attention::{
 };
 pub use cache::{Chunk, KvCache, KvInput};
 pub use error::{Error, Result};
+pub use gpu::choice::{Decode, Kernel, Matrix, Tile};
 pub use gpu::context::{Capabilities, Context, ContextOptions};
-pub use gpu::registry::{Decode, Kernel, Matrix, Tile};
 pub use gpu::shaders;
 pub use gpu::tensor::{Tensor, TensorView};
 pub use gpu::timing::GpuTimer;

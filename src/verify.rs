@@ -14,7 +14,7 @@
 use std::fmt;
 
 use crate::error::{Result, ensure};
-use crate::gpu::registry::Kernel;
+use crate::gpu::choice::Kernel;
 use crate::layout::DType;
 use crate::reference::Exact;
 use crate::shape::Shape;

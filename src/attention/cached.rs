@@ -10,8 +10,8 @@ use super::plan::{Output, Plan, Target};
 use super::tables::{TableBuffer, Tables};
 use crate::cache::{KvCache, StoredKeys};
 use crate::error::{Result, ensure};
+use crate::gpu::choice::Kernel;
 use crate::gpu::context::{Context, lock};
-use crate::gpu::registry::Kernel;
 use crate::gpu::tensor::{Tensor, TensorView};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::gpu::timing::Timings;

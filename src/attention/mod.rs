@@ -35,7 +35,7 @@ pub use tuning::{ShapeClass, Tuned, TuningProfile};
 use std::sync::Arc;
 
 use crate::error::{Result, ensure};
-use crate::gpu::registry::Kernel;
+use crate::gpu::choice::Kernel;
 use crate::layout::DType;
 use crate::position::Positions;
 use crate::sampling::BlockGrid;

@@ -13,6 +13,7 @@ use super::tables::{ScheduleWords, TableBuffer, Tables, tables_bind_group};
 use super::{Attention, check_grid};
 use crate::cache::kv_cache::Region;
 use crate::error::{Result, ensure};
+use crate::gpu::choice::{Kernel, TILE_ROWS, Task};
 use crate::gpu::context::Context;
 use crate::gpu::dispatch;
 use crate::gpu::kernel::Pipeline;
@@ -20,8 +21,7 @@ use crate::gpu::params::{
     FLAG_CAUSAL, FLAG_LSE, FLAG_PAIRED, FLAG_SOFT_CAP, FLAG_WINDOW, NO_TABLE, Params, SequenceEntry,
 };
 use crate::gpu::registry::{
-    ARENA_GROUP, Blocks, CacheVariant, Kernel, MergeSplits, PositionsVariant, TABLES_GROUP, TENSORS_GROUP,
-    TILE_ROWS, Task, Variant,
+    ARENA_GROUP, Blocks, CacheVariant, MergeSplits, PositionsVariant, TABLES_GROUP, TENSORS_GROUP, Variant,
 };
 use crate::gpu::slots::{Slot, SlotPool};
 use crate::gpu::tensor::{Tensor, TensorView};

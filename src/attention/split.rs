@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::Attention;
 use crate::error::{Error, Result};
+use crate::gpu::choice::Decode;
 use crate::gpu::context::Context;
 use crate::gpu::kernel::Pipeline;
 use crate::gpu::params::Params;
-use crate::gpu::registry::{Decode, MergeSplits};
+use crate::gpu::registry::MergeSplits;
 use crate::shape::Shape;
 
 /// Keys that are worth a workgroup of their own, at least.

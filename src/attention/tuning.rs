@@ -5,13 +5,13 @@ use std::fmt;
 #[cfg(not(target_arch = "wasm32"))]
 use super::trial::Trial;
 use crate::error::{Result, ensure};
+use crate::gpu::choice::{Decode, Kernel, Task};
 use crate::gpu::context::Capabilities;
-use crate::gpu::registry::{Decode, Kernel, Task};
 use crate::layout::DType;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::{
     Attention, Context, KvCache, Shape,
-    gpu::registry::{Matrix, Tile},
+    gpu::choice::{Matrix, Tile},
 };
 
 /// The kernels that [`Attention::tune`] found fastest on a device, by class of shape: a plain value to store (feature `serde`) and to give to

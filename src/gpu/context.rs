@@ -7,9 +7,9 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
+use super::choice::{Kernel, TILE_ROWS};
 use super::kernel::{Pipeline, Program};
 use super::pipeline_cache;
-use super::registry::{Kernel, TILE_ROWS};
 use crate::error::{Error, Result};
 use crate::layout::DType;
 

@@ -1,5 +1,6 @@
 //! Everything that knows wgpu but nothing of attention's meaning.
 
+pub(crate) mod choice;
 pub(crate) mod context;
 pub(crate) mod dispatch;
 pub(crate) mod kernel;

@@ -4,11 +4,12 @@
 
 use std::fmt::Write;
 
+use super::choice::{Decode, Kernel, Matrix, TILE_ROWS, Tile};
 use super::kernel::Program;
 use super::params;
 use super::registry::{
-    BiasVariant, Blocks, CacheMove, CacheVariant, Decode, Draw, Gather, Kernel, Matrix, Merge, MergeSplits,
-    PositionsVariant, Rotate, TILE_ROWS, Tile, Variant,
+    BiasVariant, Blocks, CacheMove, CacheVariant, Draw, Gather, Merge, MergeSplits, PositionsVariant, Rotate,
+    Variant,
 };
 use super::template::{Numbers, expand};
 use crate::layout::DType;
