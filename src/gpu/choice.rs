@@ -25,6 +25,8 @@ pub(crate) const TILE_ROWS: usize = 64;
 /// but only where [`ContextOptions::cooperative_matrices`](crate::ContextOptions::cooperative_matrices) asked for it, never on a CPU adapter or in a browser, and only once it has agreed with the
 /// portable kernel on that device, in a few small problems that the first plan for its dimensions runs. [`Plan::kernel_reason`](crate::Plan::kernel_reason) says where it didn't.
 ///
+/// Direct tiles whose rows lanes share ([`Tile::with_parts`]) take their lanes' subgroups for granted, which WebGPU doesn't promise: they come before the same trial, and behind them the tiles of the last line.
+///
 /// On lavapipe that is what was fastest within 3 s of compiling (the README has the measurements). On other devices a lane's part of q and o fits the registers,
 /// and loads at uniform addresses go through a scalar or broadcast path: chosen from the machine code that `scripts/isa` counts
 /// for AMD's GPUs, not measured. Where workgroup memory is too
