@@ -183,22 +183,24 @@ fn half_products() {
         let _ = writeln!(std::io::stderr(), "SKIPPED half products: the device has no f16 arithmetic");
         return;
     }
-    // The quads of a head are summed in parts of 4, 8, 5, 6, 1 and 8.
-    let cases = [(16, 150, 150), (64, 130, 130), (40, 70, 133), (72, 133, 70), (76, 90, 90), (128, 65, 200)];
+    // The quads of a head are summed in parts of 4, 8, 5 and 1.
+    let cases = [(16, 150, 150), (64, 130, 130), (40, 70, 133), (44, 133, 70)];
     for (case, (dim, q_len, kv_len)) in cases.into_iter().enumerate() {
         let shape = Shape::new(2, 1, q_len, dim).unwrap().with_kv_len(kv_len).unwrap();
         let attention = options(case, DType::F16).with_lse(true).with_correction(1.0).unwrap();
         let grid = if attention.is_causal() { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
         let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
         let problem = Problem::random(attention, shape, case as u64);
+        // Two tiles in turn: drivers take long over each.
+        let kernels = [0, 1 + case, 1 + (case + 3) % 6].map(|index| kernels[index]);
         for tables in [Tables::new(), Tables::from(&schedule)] {
             problem.check_kernels(&context, LAYOUTS[case % 2], &tables, &kernels, &format!("case {case}"));
         }
     }
     let rope = Rope::new(64, 1e4, Pairing::Half).unwrap();
     for (positions, kernels) in [
-        (Positions::recommended(rope), vec![kernels[0], kernels[4], kernels[5], kernels[6]]),
-        (Positions::from(Bias::alibi()), kernels),
+        (Positions::recommended(rope), vec![kernels[0], kernels[4], kernels[6]]),
+        (Positions::from(Bias::alibi()), vec![kernels[0], kernels[1]]),
     ] {
         let attention = Attention::causal().with_storage(DType::F16).with_positions(positions).with_lse(true);
         let problem = Problem::random(attention, Shape::new(2, 1, 150, 64).unwrap(), 9);
@@ -239,6 +241,7 @@ fn shared_rows() {
         let grid = if attention.is_causal() { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
         let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
         let problem = Problem::random(attention, shape, case as u64);
+        let kernels = [0, 1 + case, 1 + (case + 2) % 5].map(|index| kernels[index]);
         for tables in [Tables::new(), Tables::from(&schedule)] {
             problem.check_kernels(&context, LAYOUTS[case % 2], &tables, &kernels, &format!("case {case}"));
         }
@@ -391,7 +394,8 @@ fn matrix_kernels() {
         let shape = Shape::new(4, 2, q_len, dim).unwrap().with_kv_len(kv_len).unwrap();
         let shape = shape.with_batch(1 + case % 2).unwrap().with_value_dim(value_dim).unwrap();
         let attention = options(case + 3, DType::F16).with_lse(true);
-        check(case, shape, attention, if dim > 112 { &at_128 } else { &kernels });
+        let some = [kernels[case % 4], kernels[(case + 2) % 4]];
+        check(case, shape, attention, if dim > 112 { &at_128 } else { &some });
     }
     for (case, (q_len, kv_len)) in [(130, 130), (100, 333), (200, 70)].into_iter().enumerate() {
         let shape = Shape::new(4, 2, q_len, 32).unwrap().with_kv_len(kv_len).unwrap();
