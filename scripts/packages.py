@@ -58,6 +58,13 @@ def pip_download(package, folder):
     run([sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", package], folder)
 
 
+def pip_source(package, folder):
+    """The package's source archive."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--quiet"]
+    run([*pip, package], folder)
+
+
 def find_one(folder, pattern):
     found = sorted(folder.glob(pattern))
     if not found:
