@@ -175,7 +175,7 @@ impl CpuAttention {
 }
 
 /// `[a, b, dim]` as `[b, a, dim]`.
-fn swapped(rows: &[f32], a: usize, b: usize, dim: usize) -> Vec<f32> {
+pub(crate) fn swapped(rows: &[f32], a: usize, b: usize, dim: usize) -> Vec<f32> {
     let row = |index: usize| {
         let (b_index, a_index) = (index / a, index % a);
         &rows[(a_index * b + b_index) * dim..][..dim]
@@ -210,7 +210,7 @@ fn visible(
 }
 
 /// Turns each pair of channels by position times its frequency.
-fn rotate(rope: &Rope, rows: &mut [f32], heads: usize, first: usize) {
+pub(crate) fn rotate(rope: &Rope, rows: &mut [f32], heads: usize, first: usize) {
     let dim = rope.head_dim();
     for (index, row) in rows.chunks_exact_mut(dim).enumerate() {
         let position = (first + index / heads) as f64;

@@ -8,9 +8,14 @@
 //! | [`gguf`], [`config`], [`tokenizer`], [`model`] | a model: file, sizes, text, forward pass |
 //! | [`attend`], [`gpu`], [`cpu`], [`memory`] | attention: the seam, its two backends, where keys and values live |
 //! | [`setting`], [`staircase`] | what attention computes in a run and how it remembers, from the command line to prflash's values |
-//! | [`generate`], [`perplexity`], [`results`] | what the commands do |
+//! | [`backend`] | a device and a model, opened |
+//! | [`generate`], [`perplexity`], [`needle`], [`ages`] | what is measured |
+//! | [`results`] | files of results |
+//! | [`study`], [`sweep`], [`report`], [`plots`] | the paper's open questions: what is measured for them, computed, and written down |
 
+pub mod ages;
 pub mod attend;
+pub mod backend;
 pub mod config;
 pub mod cpu;
 pub mod generate;
@@ -18,10 +23,15 @@ pub mod gguf;
 pub mod gpu;
 pub mod memory;
 pub mod model;
+pub mod needle;
 pub mod perplexity;
+pub mod plots;
+pub mod report;
 pub mod results;
 pub mod setting;
 pub mod staircase;
+pub mod study;
+pub mod sweep;
 pub mod tokenizer;
 
 /// Somebody asked to stop (Ctrl-C).

@@ -51,9 +51,15 @@ impl Windows {
         self.width
     }
 
-    fn tokens(&self, window: usize) -> Vec<u32> {
+    /// The tokens of a window, BOS included.
+    pub fn tokens(&self, window: usize) -> Vec<u32> {
+        self.bos.iter().chain(self.text_tokens(window)).copied().collect()
+    }
+
+    /// The tokens of a window that are text.
+    pub fn text_tokens(&self, window: usize) -> &[u32] {
         let start = window * self.stride();
-        self.bos.iter().chain(&self.ids[start..start + self.stride()]).copied().collect()
+        &self.ids[start..start + self.stride()]
     }
 }
 
@@ -149,7 +155,7 @@ pub fn evaluate(
 }
 
 /// `ln Σ e^logit − logit of the target`, row by row.
-fn negative_log_likelihoods(logits: &Tensor, targets: &[u32]) -> Result<Vec<f64>> {
+pub(crate) fn negative_log_likelihoods(logits: &Tensor, targets: &[u32]) -> Result<Vec<f64>> {
     let vocabulary = logits.dim(1)?;
     let values: Vec<f32> = logits.flatten_all()?.to_vec1()?;
     let rows = values.chunks_exact(vocabulary).zip(targets);

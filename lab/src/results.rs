@@ -1,6 +1,6 @@
-//! Rows of perplexity results: a CSV file that grows a window at a time and is never torn, and summaries of it.
+//! Rows of results: CSV files that grow by whole measurements and are never torn, and summaries of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::ops::Range;
@@ -32,15 +32,134 @@ pub struct Source {
     pub revision: String,
 }
 
-/// One bucket of one window under one setting.
+/// What a measurement adds to the rows: numbers by window, by prompt or by layer.
+///
+/// A *unit* is what is computed at once and stored at once, [`parts`](Measured::parts) rows of it; a unit with fewer was torn and is computed again.
+pub trait Measured: Clone {
+    /// Names of [`values`](Measured::values).
+    const COLUMNS: &'static [&'static str];
+
+    /// As they are written.
+    fn values(&self) -> Vec<String>;
+
+    /// Reads them back.
+    ///
+    /// # Errors
+    /// Names the column that isn't a number.
+    fn parse(fields: &Fields<'_>) -> Result<Self>;
+
+    /// Which unit of its text and setting this belongs to.
+    fn unit(&self) -> usize;
+
+    /// Rows of a unit.
+    fn parts(source: &Source) -> usize;
+}
+
+/// The columns of one measurement in a record.
+pub struct Fields<'a> {
+    record: &'a csv::StringRecord,
+    first: usize,
+    names: &'static [&'static str],
+}
+
+impl Fields<'_> {
+    /// Column `index` as it is.
+    pub fn text(&self, index: usize) -> &str {
+        self.record.get(self.first + index).unwrap_or_default()
+    }
+
+    /// Column `index` as a number.
+    ///
+    /// # Errors
+    /// Names the column if it isn't one.
+    pub fn number<T: std::str::FromStr>(&self, index: usize) -> Result<T> {
+        let text = self.text(index);
+        text.parse().ok().with_context(|| format!("{text:?} is no number, in the column {}", self.names[index]))
+    }
+}
+
+/// One row: what was measured, under which setting, of what.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Row {
+pub struct Row<M> {
     /// The setting's name.
     pub name: String,
     /// Its [values](Setting::values).
     pub setting: Vec<String>,
     /// Model, text and program.
     pub source: Source,
+    /// The numbers.
+    pub measured: M,
+}
+
+const SOURCE: [&str; 8] =
+    ["model", "model_sha256", "backend", "device", "text", "text_sha256", "width", "revision"];
+const FIRST_OF_SOURCE: usize = 1 + Setting::COLUMNS.len();
+
+impl<M: Measured> Row<M> {
+    /// The columns of the file.
+    pub fn header() -> Vec<&'static str> {
+        let setting = Setting::COLUMNS.iter().chain(&SOURCE);
+        ["name"].iter().chain(setting).chain(M::COLUMNS).copied().collect()
+    }
+
+    fn record(&self) -> Vec<String> {
+        let source = &self.source;
+        let [model, model_sha256, backend, device, text, text_sha256, revision] = [
+            &source.model,
+            &source.model_sha256,
+            &source.backend,
+            &source.device,
+            &source.text,
+            &source.text_sha256,
+            &source.revision,
+        ]
+        .map(String::clone);
+        let width = source.width.to_string();
+        let source = [model, model_sha256, backend, device, text, text_sha256, width, revision];
+        let setting = std::iter::once(self.name.clone()).chain(self.setting.iter().cloned());
+        setting.chain(source).chain(self.measured.values()).collect()
+    }
+
+    fn parse(record: &csv::StringRecord) -> Result<Self> {
+        let source = Fields { record, first: FIRST_OF_SOURCE, names: &SOURCE };
+        let text = |index| source.text(index).to_owned();
+        let measured = Fields { record, first: FIRST_OF_SOURCE + SOURCE.len(), names: M::COLUMNS };
+        Ok(Self {
+            name: record.get(0).unwrap_or_default().to_owned(),
+            setting: (1..FIRST_OF_SOURCE).map(|i| record.get(i).unwrap_or_default().to_owned()).collect(),
+            source: Source {
+                model: text(0),
+                model_sha256: text(1),
+                backend: text(2),
+                device: text(3),
+                text: text(4),
+                text_sha256: text(5),
+                width: source.number(6)?,
+                revision: text(7),
+            },
+            measured: M::parse(&measured)?,
+        })
+    }
+
+    /// What says that rows are about the same unit of the same computation, whoever did it and whatever it was called.
+    fn key(&self) -> Key {
+        Key::new(&self.setting, &self.source, self.measured.unit())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key(Vec<String>, usize, usize);
+
+impl Key {
+    fn new(setting: &[String], source: &Source, unit: usize) -> Self {
+        let of_source = [&source.model_sha256, &source.backend, &source.text_sha256];
+        Self(setting.iter().chain(of_source).cloned().collect(), source.width, unit)
+    }
+}
+
+/// One bucket of positions in one window.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InWindow {
     /// The window's number in the text.
     pub window: usize,
     /// Sums over the bucket.
@@ -51,47 +170,26 @@ pub struct Row {
     pub seconds: f64,
 }
 
-const BEFORE: [&str; 1] = ["name"];
-const AFTER: [&str; 20] = [
-    "model",
-    "model_sha256",
-    "backend",
-    "device",
-    "text",
-    "text_sha256",
-    "width",
-    "revision",
-    "window",
-    "bucket_start",
-    "bucket_end",
-    "tokens",
-    "bytes",
-    "nll",
-    "blocks",
-    "dense_blocks",
-    "kv_bytes",
-    "kv_capacity_bytes",
-    "kv_f16_bytes",
-    "seconds",
-];
+impl Measured for InWindow {
+    const COLUMNS: &'static [&'static str] = &[
+        "window",
+        "bucket_start",
+        "bucket_end",
+        "tokens",
+        "bytes",
+        "nll",
+        "blocks",
+        "dense_blocks",
+        "kv_bytes",
+        "kv_capacity_bytes",
+        "kv_f16_bytes",
+        "seconds",
+    ];
 
-impl Row {
-    /// The columns of the file.
-    pub fn header() -> Vec<&'static str> {
-        BEFORE.into_iter().chain(Setting::COLUMNS).chain(AFTER).collect()
-    }
-
-    fn record(&self) -> Vec<String> {
-        let (source, bucket) = (&self.source, &self.bucket);
-        let after = [
-            source.model.clone(),
-            source.model_sha256.clone(),
-            source.backend.clone(),
-            source.device.clone(),
-            source.text.clone(),
-            source.text_sha256.clone(),
-            source.width.to_string(),
-            source.revision.clone(),
+    fn values(&self) -> Vec<String> {
+        let bucket = &self.bucket;
+        let [held, capacity, f16] = self.kv_bytes;
+        vec![
             self.window.to_string(),
             bucket.positions.start.to_string(),
             bucket.positions.end.to_string(),
@@ -100,83 +198,113 @@ impl Row {
             bucket.nll.to_string(),
             bucket.blocks.to_string(),
             bucket.dense_blocks.to_string(),
-            self.kv_bytes[0].to_string(),
-            self.kv_bytes[1].to_string(),
-            self.kv_bytes[2].to_string(),
+            held.to_string(),
+            capacity.to_string(),
+            f16.to_string(),
             self.seconds.to_string(),
-        ];
-        std::iter::once(self.name.clone()).chain(self.setting.iter().cloned()).chain(after).collect()
+        ]
     }
 
-    fn parse(record: &csv::StringRecord) -> Result<Self> {
-        let settings = BEFORE.len()..BEFORE.len() + Setting::COLUMNS.len();
-        let text = |index: usize| record.get(settings.end + index).unwrap_or_default().to_owned();
-        fn number<T: std::str::FromStr>(text: String, column: usize) -> Result<T> {
-            text.parse()
-                .ok()
-                .with_context(|| format!("{text:?} is no number, in the column {}", AFTER[column]))
-        }
+    fn parse(fields: &Fields<'_>) -> Result<Self> {
         Ok(Self {
-            name: record.get(0).unwrap_or_default().to_owned(),
-            setting: settings.clone().map(|i| record.get(i).unwrap_or_default().to_owned()).collect(),
-            source: Source {
-                model: text(0),
-                model_sha256: text(1),
-                backend: text(2),
-                device: text(3),
-                text: text(4),
-                text_sha256: text(5),
-                width: number(text(6), 6)?,
-                revision: text(7),
-            },
-            window: number(text(8), 8)?,
+            window: fields.number(0)?,
             bucket: Bucket {
-                positions: number(text(9), 9)?..number(text(10), 10)?,
-                tokens: number(text(11), 11)?,
-                bytes: number(text(12), 12)?,
-                nll: number(text(13), 13)?,
-                blocks: number(text(14), 14)?,
-                dense_blocks: number(text(15), 15)?,
+                positions: fields.number(1)?..fields.number(2)?,
+                tokens: fields.number(3)?,
+                bytes: fields.number(4)?,
+                nll: fields.number(5)?,
+                blocks: fields.number(6)?,
+                dense_blocks: fields.number(7)?,
             },
-            kv_bytes: [number(text(16), 16)?, number(text(17), 17)?, number(text(18), 18)?],
-            seconds: number(text(19), 19)?,
+            kv_bytes: [fields.number(8)?, fields.number(9)?, fields.number(10)?],
+            seconds: fields.number(11)?,
         })
     }
 
-    /// What says that rows are about the same window of the same computation, whoever did it and whatever it was called.
-    fn key(&self) -> Key {
-        Key::new(&self.setting, &self.source, self.window)
+    fn unit(&self) -> usize {
+        self.window
     }
-}
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key(Vec<String>, usize, usize);
-
-impl Key {
-    fn new(setting: &[String], source: &Source, window: usize) -> Self {
-        let of_source = [&source.model_sha256, &source.backend, &source.text_sha256];
-        Self(setting.iter().chain(of_source).cloned().collect(), source.width, window)
+    fn parts(source: &Source) -> usize {
+        buckets(source.width).len()
     }
 }
 
 /// The rows that there are, in memory and in a file.
-#[derive(Debug, Default)]
-pub struct Results {
-    rows: Vec<Row>,
+#[derive(Debug)]
+pub struct Results<M> {
+    rows: Vec<Row<M>>,
     file: Option<(PathBuf, File)>,
 }
 
-impl Results {
+impl<M: Measured> Results<M> {
     /// Rows that are kept in no file.
     pub fn in_memory() -> Self {
-        Self::default()
+        Self { rows: Vec::new(), file: None }
     }
 
-    /// Opens a file of earlier rows, or makes one. Rows of a window that isn't complete are taken out.
+    /// Opens a file of earlier rows, or makes one. Rows of a unit that isn't complete are taken out.
     ///
     /// # Errors
     /// Names the file: it can't be read or written, or its columns are others.
     pub fn open(path: &Path) -> Result<Self> {
+        let at = || format!("results {}", path.display());
+        let Stored { rows, sound } = Stored::read(path)?;
+        if !sound {
+            if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+                std::fs::create_dir_all(folder).with_context(at)?;
+            }
+            let part = path.with_extension("part");
+            std::fs::write(&part, lines(Some(Row::<M>::header()), &rows)?).with_context(at)?;
+            std::fs::rename(&part, path).with_context(at)?;
+        }
+        let file = OpenOptions::new().append(true).open(path).with_context(at)?;
+        Ok(Self { rows, file: Some((path.to_owned(), file)) })
+    }
+
+    /// The whole units in a file, which stays as it is; none if there is no file.
+    ///
+    /// # Errors
+    /// Names the file: it can't be read, or its columns are others.
+    pub fn read(path: &Path) -> Result<Vec<Row<M>>> {
+        Ok(Stored::read(path)?.rows)
+    }
+
+    /// Every row.
+    pub fn rows(&self) -> &[Row<M>] {
+        &self.rows
+    }
+
+    /// The rows of a unit that was computed before.
+    pub fn find(&self, setting: &Setting, source: &Source, unit: usize) -> Vec<&Row<M>> {
+        let key = Key::new(&setting.values(), source, unit);
+        self.rows.iter().filter(|row| row.key() == key).collect()
+    }
+
+    /// Adds the rows of a unit, in one write.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn append(&mut self, rows: Vec<Row<M>>) -> Result<()> {
+        if let Some((path, file)) = &mut self.file {
+            let at = || format!("results {}", path.display());
+            file.write_all(&lines(None, &rows)?).and_then(|()| file.sync_data()).with_context(at)?;
+        }
+        self.rows.extend(rows);
+        Ok(())
+    }
+}
+
+/// What a file holds.
+struct Stored<M> {
+    /// Of whole units.
+    rows: Vec<Row<M>>,
+    /// Whether there was nothing else in it.
+    sound: bool,
+}
+
+impl<M: Measured> Stored<M> {
+    fn read(path: &Path) -> Result<Self> {
         let at = || format!("results {}", path.display());
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
@@ -189,8 +317,8 @@ impl Results {
         if !whole.is_empty() {
             let header = reader.headers().with_context(at)?;
             ensure!(
-                header == Row::header(),
-                "{}: its columns are not those of this program; give another --out",
+                header == Row::<M>::header(),
+                "{}: its columns are not those of this program; give another file",
                 at()
             );
         }
@@ -204,46 +332,22 @@ impl Results {
         for row in &rows {
             *counts.entry(row.key()).or_default() += 1;
         }
-        let complete = |row: &&Row| counts.get(&row.key()) == Some(&buckets(row.source.width).len());
-        let kept: Vec<Row> = rows.iter().filter(complete).cloned().collect();
-        if whole.is_empty() || whole.len() < text.len() || kept.len() < rows.len() {
-            if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-                std::fs::create_dir_all(folder).with_context(at)?;
-            }
-            let part = path.with_extension("part");
-            std::fs::write(&part, lines(Some(Row::header()), &kept)?).with_context(at)?;
-            std::fs::rename(&part, path).with_context(at)?;
-        }
-        let file = OpenOptions::new().append(true).open(path).with_context(at)?;
-        Ok(Self { rows: kept, file: Some((path.to_owned(), file)) })
-    }
-
-    /// Every row.
-    pub fn rows(&self) -> &[Row] {
-        &self.rows
-    }
-
-    /// The rows of a window that was computed before.
-    pub fn find(&self, setting: &Setting, source: &Source, window: usize) -> Vec<&Row> {
-        let key = Key::new(&setting.values(), source, window);
-        self.rows.iter().filter(|row| row.key() == key).collect()
-    }
-
-    /// Adds the rows of a window, in one write.
-    ///
-    /// # Errors
-    /// The file can't be written.
-    pub fn append(&mut self, rows: Vec<Row>) -> Result<()> {
-        if let Some((path, file)) = &mut self.file {
-            let at = || format!("results {}", path.display());
-            file.write_all(&lines(None, &rows)?).and_then(|()| file.sync_data()).with_context(at)?;
-        }
-        self.rows.extend(rows);
-        Ok(())
+        let all = rows.len();
+        // Two programs that ran at once may have computed a unit each: one of them is kept.
+        let mut kept: HashMap<Key, usize> = HashMap::new();
+        rows.retain(|row: &Row<M>| {
+            let (key, parts) = (row.key(), M::parts(&row.source));
+            let whole = counts.get(&key).is_some_and(|count| count % parts == 0);
+            let kept = kept.entry(key).or_default();
+            *kept += 1;
+            whole && *kept <= parts
+        });
+        let sound = !whole.is_empty() && whole.len() == text.len() && rows.len() == all;
+        Ok(Self { rows, sound })
     }
 }
 
-fn lines(header: Option<Vec<&str>>, rows: &[Row]) -> Result<Vec<u8>> {
+fn lines<M: Measured>(header: Option<Vec<&str>>, rows: &[Row<M>]) -> Result<Vec<u8>> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     if let Some(header) = header {
         writer.write_record(header)?;
@@ -277,11 +381,11 @@ pub struct Summary {
 
 impl Summary {
     /// Of some rows, which should be of one setting.
-    pub fn of<'a>(positions: Range<usize>, rows: impl Iterator<Item = &'a Row>) -> Self {
+    pub fn of<'a>(positions: Range<usize>, rows: impl Iterator<Item = &'a Row<InWindow>>) -> Self {
         let (mut tokens, mut bytes, mut nll) = (0, 0, 0.0);
         let (mut weight, mut blocks, mut dense) = (0.0, 0.0, 0.0);
         let mut kv = [0.0; 2];
-        for row in rows.filter(|row| {
+        for row in rows.map(|row| &row.measured).filter(|row| {
             let bucket = &row.bucket.positions;
             positions.start <= bucket.start && bucket.end <= positions.end
         }) {
@@ -308,26 +412,26 @@ impl Summary {
     }
 }
 
-/// How much a token's negative log-likelihood differs from that of a baseline over the same windows: mean over windows in nats, and its standard error
-/// (none for a single window).
-pub fn difference<'a>(
-    rows: impl Iterator<Item = &'a Row> + Clone,
-    baseline: impl Iterator<Item = &'a Row> + Clone,
-) -> (f64, Option<f64>) {
-    let mut windows: Vec<usize> = rows.clone().map(|row| row.window).collect();
-    windows.dedup();
-    let mean = |rows: &mut dyn Iterator<Item = &'a Row>, window: usize| {
-        let of = |(nll, tokens), row: &Row| (nll + row.bucket.nll, tokens + row.bucket.tokens);
-        let (nll, tokens) = rows.filter(|row| row.window == window).fold((0.0, 0), of);
-        nll / tokens as f64
+/// How much a token's negative log-likelihood differs from that of a baseline, in nats, window by window: of every window that both have.
+pub fn differences(rows: &[&Row<InWindow>], baseline: &[&Row<InWindow>]) -> Vec<f64> {
+    let by_window = |rows: &[&Row<InWindow>]| {
+        let mut sums: BTreeMap<(String, usize), (f64, u64)> = BTreeMap::new();
+        for row in rows {
+            let sum = sums.entry((row.source.text.clone(), row.measured.window)).or_default();
+            sum.0 += row.measured.bucket.nll;
+            sum.1 += row.measured.bucket.tokens;
+        }
+        sums.into_iter().map(|(window, (nll, tokens))| (window, nll / tokens as f64)).collect::<BTreeMap<_, _>>()
     };
-    let differences: Vec<f64> = windows
-        .iter()
-        .map(|&window| mean(&mut rows.clone(), window) - mean(&mut baseline.clone(), window))
-        .collect();
-    let count = differences.len() as f64;
-    let average = differences.iter().sum::<f64>() / count;
-    let square: f64 = differences.iter().map(|x| (x - average).powi(2)).sum();
-    let error = (differences.len() > 1).then(|| (square / (count - 1.0) / count).sqrt());
-    (average, error)
+    let baseline = by_window(baseline);
+    let rows = by_window(rows);
+    rows.iter().filter_map(|(window, nll)| Some(nll - baseline.get(window)?)).collect()
+}
+
+/// The mean of some numbers, and its standard error; none for a single one.
+pub fn mean_and_error(values: &[f64]) -> (f64, Option<f64>) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let square: f64 = values.iter().map(|x| (x - mean).powi(2)).sum();
+    (mean, (values.len() > 1).then(|| (square / (count - 1.0) / count).sqrt()))
 }

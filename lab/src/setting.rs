@@ -1,7 +1,7 @@
 //! What attention computes in a run: named on the command line, checked here, and written into every row of results.
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser as _, ValueEnum};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::sampling::{
     Bernoulli, Renewal, Sampler, Segment, partition_rounds, sink_window_like, uniform_like,
@@ -47,6 +47,8 @@ pub enum ListPer {
     Head,
     KvHead,
     Shared,
+    /// Heads of the same number in all layers: every layer draws the same lists.
+    HeadIndex,
 }
 
 /// How queries, keys and values are stored on the GPU.
@@ -150,7 +152,7 @@ pub struct SettingArgs {
 pub struct Setting {
     args: SettingArgs,
     sparse: Option<Sparse>,
-    scaling: Scaling,
+    scaling: RopeScaling,
     bias: Option<Bias>,
     staircase: Option<Staircase>,
 }
@@ -163,7 +165,34 @@ struct Sparse {
     beta: f32,
     rounds: Rounds,
     granularity: Granularity,
+    /// Whether all layers draw the same.
+    same_layers: bool,
     block_size: usize,
+}
+
+/// The options of a `--setting`.
+#[derive(clap::Parser)]
+#[command(no_binary_name = true)]
+struct SettingLine {
+    #[command(flatten)]
+    setting: SettingArgs,
+}
+
+/// A scaling of rotary frequencies, as far as it is known without the model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum RopeScaling {
+    Fixed(Scaling),
+    /// YaRN from the context that the model was made for.
+    YarnFromContext { factor: f64 },
+}
+
+impl RopeScaling {
+    fn of(self, config: &Config) -> Scaling {
+        match self {
+            RopeScaling::Fixed(scaling) => scaling,
+            RopeScaling::YarnFromContext { factor } => Scaling::yarn(factor, config.context),
+        }
+    }
 }
 
 /// How often schedules are drawn for one attention, and what the draws are to each other.
@@ -183,6 +212,34 @@ impl Setting {
     /// # Errors
     /// Names the option that is out of range, or needs another one.
     pub fn new(args: &SettingArgs, config: &Config) -> Result<Self> {
+        let setting = Self::parse(args)?;
+        // Positions and attention refuse what is out of range, in every layer alike.
+        for layer in 0..config.layers {
+            setting.attention(config, layer)?;
+        }
+        Ok(setting)
+    }
+
+    /// Reads a setting as `--setting` writes it: `--attention prflash --beta 0.5 …`.
+    ///
+    /// # Errors
+    /// As clap, and [`parse`](Setting::parse).
+    pub fn from_options(options: &str) -> Result<Self> {
+        let line = SettingLine::try_parse_from(options.split_whitespace())
+            .map_err(|error| anyhow::anyhow!("{}", error.render().to_string().trim_end()))?;
+        Self::parse(&line.setting)
+    }
+
+    /// The arguments that it was made from.
+    pub fn args(&self) -> &SettingArgs {
+        &self.args
+    }
+
+    /// Checks what can be checked without a model.
+    ///
+    /// # Errors
+    /// Names the option that is out of range, or needs another one.
+    pub fn parse(args: &SettingArgs) -> Result<Self> {
         let pattern = args.attention.unwrap_or_default();
         let sparse = match pattern {
             Pattern::Dense => {
@@ -209,8 +266,8 @@ impl Setting {
             _ => Some(Sparse::new(args, pattern)?),
         };
         let scaling = match &args.rope_scaling {
-            Some(text) => parse_scaling(text, config.context).context("--rope-scaling")?,
-            None => Scaling::None,
+            Some(text) => parse_scaling(text).context("--rope-scaling")?,
+            None => RopeScaling::Fixed(Scaling::None),
         };
         let bias = args.bias.as_deref().map(|text| parse_bias(text, args.bias_weight)).transpose();
         let staircase = args.staircase.as_deref().map(parse_staircase).transpose().context("--staircase")?;
@@ -219,12 +276,7 @@ impl Setting {
             staircase.is_none() || single,
             "--rounds and --partition-rounds: a staircase cache is read in one pass"
         );
-        let setting = Self { args: args.clone(), sparse, scaling, bias: bias.context("--bias")?, staircase };
-        // Positions and attention refuse what is out of range, in every layer alike.
-        for layer in 0..config.layers {
-            setting.attention(config, layer)?;
-        }
-        Ok(setting)
+        Ok(Self { args: args.clone(), sparse, scaling, bias: bias.context("--bias")?, staircase })
     }
 
     /// The seed of its schedules.
@@ -303,7 +355,7 @@ impl Setting {
         if let Some(window) = config.window(layer) {
             return Ok(attention.with_window(window)?.with_positions(rope.into()));
         }
-        let mut positions = Positions::from(rope.with_scaling(self.scaling).context("--rope-scaling")?);
+        let mut positions = Positions::from(rope.with_scaling(self.scaling.of(config)).context("--rope-scaling")?);
         if let Some(bias) = &self.bias {
             positions = positions.with_bias(bias.clone());
         }
@@ -331,7 +383,8 @@ impl Setting {
             return Ok(Vec::new());
         };
         let grid = grid.with_granularity(sparse.granularity).with_block_size(sparse.block_size)?;
-        let key = Key::new(self.seed()).sequence(sequence).layer(layer as u32);
+        let layer = if sparse.same_layers { 0 } else { layer as u32 };
+        let key = Key::new(self.seed()).sequence(sequence).layer(layer);
         let rounds = match sparse.rounds {
             Rounds::One => 1,
             Rounds::Independent(rounds) => rounds,
@@ -394,6 +447,7 @@ impl Setting {
                 Rounds::Independent(rounds) | Rounds::Partition(rounds) => rounds.to_string(),
             }),
             sparse(|sparse| match sparse.granularity {
+                _ if sparse.same_layers => name(ListPer::HeadIndex),
                 Granularity::Head => "head".into(),
                 Granularity::KvHead => "kv-head".into(),
                 Granularity::Shared => "shared".into(),
@@ -465,10 +519,11 @@ impl Sparse {
             beta: args.beta.unwrap_or(0.0),
             rounds,
             granularity: match args.lists_per {
-                None | Some(ListPer::Head) => Granularity::Head,
+                None | Some(ListPer::Head | ListPer::HeadIndex) => Granularity::Head,
                 Some(ListPer::KvHead) => Granularity::KvHead,
                 Some(ListPer::Shared) => Granularity::Shared,
             },
+            same_layers: args.lists_per == Some(ListPer::HeadIndex),
             block_size,
         };
         // Whether the sampler can draw from the profile shows on any grid.
@@ -525,13 +580,13 @@ fn parse_profile(text: &str) -> Result<Profile> {
     })
 }
 
-fn parse_scaling(text: &str, context: usize) -> Result<Scaling> {
+fn parse_scaling(text: &str) -> Result<RopeScaling> {
     let (name, numbers) = parse_call(text)?;
     Ok(match (name, numbers.as_slice()) {
-        ("linear", &[factor]) => Scaling::Linear { factor },
-        ("ntk", &[factor]) => Scaling::NtkAware { factor },
-        ("yarn", &[factor]) => Scaling::yarn(factor, context),
-        ("yarn", &[factor, tokens]) => Scaling::yarn(factor, tokens as usize),
+        ("linear", &[factor]) => RopeScaling::Fixed(Scaling::Linear { factor }),
+        ("ntk", &[factor]) => RopeScaling::Fixed(Scaling::NtkAware { factor }),
+        ("yarn", &[factor]) => RopeScaling::YarnFromContext { factor },
+        ("yarn", &[factor, tokens]) => RopeScaling::Fixed(Scaling::yarn(factor, tokens as usize)),
         _ => bail!("expected linear:FACTOR, ntk:FACTOR, yarn:FACTOR or yarn:FACTOR,TOKENS, got {text:?}"),
     })
 }

@@ -1,0 +1,98 @@
+//! `lab sweep`.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use indicatif::HumanDuration;
+use lab::study::{Question, Size, experiments};
+use lab::sweep::{Folders, Progress, Sweep, existing};
+use serde_json::json;
+
+use super::{Computes, REVISION, bar, check_stop};
+
+/// Ticks of the bar.
+const TICKS: f64 = 10_000.0;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// How much: quick takes under ten minutes on two cores, default under three hours, long measures long windows
+    #[arg(long, value_enum, default_value = "default")]
+    pub size: Size,
+    /// The same as --size quick
+    #[arg(long, conflicts_with = "size")]
+    pub quick: bool,
+    /// Only these parts; repeat for more
+    #[arg(long = "only", value_enum)]
+    pub only: Vec<Question>,
+    /// Folder of GGUF files, as scripts/fetch-models makes it
+    #[arg(long, default_value = "target/models")]
+    pub models: PathBuf,
+    /// Folder of texts, as scripts/fetch-models makes it
+    #[arg(long, default_value = "target/texts")]
+    pub texts: PathBuf,
+    /// Folder of the files of results; what they have already isn't computed again [default: lab/results, of --quick target/lab/quick]
+    #[arg(long)]
+    pub results: Option<PathBuf>,
+    /// Who computes attention
+    #[arg(long, value_enum, default_value = "gpu")]
+    pub backend: Computes,
+    /// Tokens read at a time
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub chunk: u32,
+    /// Print one JSON object in the end
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where results of a size are, if nothing else is said.
+pub fn results_folder(size: Size) -> PathBuf {
+    if size == Size::Quick { "target/lab/quick" } else { "lab/results" }.into()
+}
+
+/// Computes what the files of results lack.
+///
+/// # Errors
+/// Options, files and devices that don't do, by name.
+pub fn run(arguments: &Args) -> Result<()> {
+    let size = if arguments.quick { Size::Quick } else { arguments.size };
+    let mut all = experiments(size)?;
+    all.retain(|experiment| arguments.only.is_empty() || arguments.only.contains(&experiment.question));
+    let folders = Folders {
+        models: existing("--models", &arguments.models)?,
+        texts: existing("--texts", &arguments.texts)?,
+        results: arguments.results.clone().unwrap_or_else(|| results_folder(size)),
+    };
+    let backend = arguments.backend.open()?;
+    let results = folders.results.display().to_string();
+    let sweep = Sweep::new(&backend, arguments.chunk as usize, REVISION, folders);
+    let bar = bar(TICKS as u64, "sweep");
+    bar.set_style(indicatif::ProgressStyle::with_template("{msg} {wide_bar} {percent}%{prefix}")?);
+    let quiet = !std::io::stderr().is_terminal();
+    let mut units = 0;
+    sweep.run(&all, &mut |progress: &Progress<'_>| {
+        let left = |left: Duration| format!("{} left", HumanDuration(left));
+        bar.set_position((progress.done * TICKS) as u64);
+        bar.set_prefix(progress.left.map_or(String::new(), |time| format!(", {}", left(time))));
+        bar.set_message(progress.title.to_owned());
+        if let Some(outcome) = &progress.outcome {
+            units += 1;
+            let line = format!(
+                "{:3.0}%, {}: {}: {outcome}",
+                100.0 * progress.done,
+                progress.left.map_or("time left unknown".into(), left),
+                progress.title
+            );
+            if quiet { eprintln!("{line}") } else { bar.println(line) }
+        }
+        check_stop()
+    })?;
+    bar.finish_and_clear();
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&json!({ "results": results, "computed": units }))?);
+    } else {
+        println!("{units} measurements added to {results}; `lab report` writes them down");
+    }
+    Ok(())
+}
