@@ -163,7 +163,8 @@ pub fn by_age(
     let sequence = cache.add();
     let heads_first = |rows: &[f32], heads| swapped(rows, rows.len() / (heads * head_dim), heads, head_dim);
     let newest = &recorded.q[(tokens - queries) * heads * head_dim..];
-    let (q, k, v) = (heads_first(newest, heads), heads_first(&keys, kv_heads), heads_first(&recorded.v, kv_heads));
+    let (q, k, v) =
+        (heads_first(newest, heads), heads_first(&keys, kv_heads), heads_first(&recorded.v, kv_heads));
     cache.append(sequence, &k, &v)?;
     // From ages, counted from the newest token, to tokens.
     let ages = buckets(tokens);

@@ -29,7 +29,9 @@ impl Backend {
     /// There is none; says what helps.
     pub fn gpu() -> Result<Self> {
         Context::new_blocking().map(Backend::Gpu).map_err(|error| {
-            anyhow!("{error} (scripts/with-vulkan COMMAND brings a software device; --backend cpu needs none)")
+            anyhow!(
+                "{error} (scripts/with-vulkan COMMAND brings a software device; --backend cpu needs none)"
+            )
         })
     }
 
@@ -61,7 +63,9 @@ impl Backend {
         chunk: usize,
     ) -> Result<Box<dyn Attend>> {
         Ok(match self {
-            Backend::Gpu(context) => Box::new(GpuAttention::new(context, config, setting, max_tokens, chunk)?),
+            Backend::Gpu(context) => {
+                Box::new(GpuAttention::new(context, config, setting, max_tokens, chunk)?)
+            }
             Backend::Cpu => Box::new(CpuAttention::new(config, setting)?),
         })
     }

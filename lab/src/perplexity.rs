@@ -1,6 +1,7 @@
 //! Perplexity over windows of one long text.
 
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -16,7 +17,7 @@ const LOGIT_ROWS: usize = 64;
 /// Windows that follow each other without a gap: `width` tokens each, the BOS that some models want included.
 #[derive(Clone, Debug)]
 pub struct Windows {
-    ids: Vec<u32>,
+    ids: Rc<[u32]>,
     bos: Option<u32>,
     width: usize,
 }
@@ -26,7 +27,8 @@ impl Windows {
     ///
     /// # Errors
     /// A width that leaves nothing to predict, or a text shorter than one window.
-    pub fn new(ids: Vec<u32>, tokenizer: &Tokenizer, width: usize) -> Result<Self> {
+    pub fn new(ids: impl Into<Rc<[u32]>>, tokenizer: &Tokenizer, width: usize) -> Result<Self> {
+        let ids = ids.into();
         let windows = Self { ids, bos: tokenizer.bos(), width };
         ensure!(windows.stride() >= 2, "--width: expected room for at least 2 tokens of text, got {width}");
         ensure!(

@@ -49,8 +49,8 @@ pub struct Axes<'a> {
     pub x: &'a str,
     /// Up.
     pub y: &'a str,
-    /// In powers.
-    pub log_x: bool,
+    /// In powers of this number.
+    pub powers_x: Option<f64>,
     /// In powers: what is smaller than this is drawn here.
     pub log_y_from: Option<f64>,
     /// The lowest and highest value up, where a few far points would flatten the rest; they are cut off.
@@ -77,16 +77,19 @@ const HEIGHT: u32 = 400;
 /// # Errors
 /// The file can't be written.
 pub fn draw(path: &Path, axes: Axes<'_>, panels: &[Panel]) -> Result<()> {
-    let across = |x: f64| if axes.log_x { x.log10() } else { x };
+    let across = |x: f64| axes.powers_x.map_or(x, |base| x.log(base));
     let up = |y: f64| axes.log_y_from.map_or(y, |least| y.max(least).log10());
-    let power = |value: &f64| {
-        let number = 10f64.powf(*value);
+    let power = |base: f64, value: &f64| {
+        let number = base.powf(*value);
+        if base == 2.0 {
+            return format!("{number:.0}");
+        }
         let digits = -value.floor();
         if *value < -3.5 { format!("{number:.0e}") } else { format!("{number:.*}", digits.max(0.0) as usize) }
     };
     let plain = |value: &f64| format!("{}", (value * 1e6).round() / 1e6);
-    let x_label = |value: &f64| if axes.log_x { power(value) } else { plain(value) };
-    let y_label = |value: &f64| if axes.log_y_from.is_some() { power(value) } else { plain(value) };
+    let x_label = |value: &f64| axes.powers_x.map_or_else(|| plain(value), |base| power(base, value));
+    let y_label = |value: &f64| if axes.log_y_from.is_some() { power(10.0, value) } else { plain(value) };
     svg(path, (WIDTH * panels.len() as u32, HEIGHT), |area| {
         for (panel, area) in panels.iter().zip(area.split_evenly((1, panels.len()))) {
             let points = || panel.series.iter().flat_map(|series| &series.points);
@@ -100,6 +103,9 @@ pub fn draw(path: &Path, axes: Axes<'_>, panels: &[Panel]) -> Result<()> {
             };
             let x = range(&mut points().map(|point| across(point.x)));
             let ends = |point: &Point| [up(point.y - point.error), up(point.y + point.error)];
+            // One label for each octave.
+            let x_labels =
+                if axes.powers_x == Some(2.0) { (x.end - x.start).round() as usize + 1 } else { 10 };
             let y = match axes.up {
                 Some((low, high)) => up(low)..up(high),
                 None => range(&mut points().flat_map(ends)),
@@ -114,6 +120,7 @@ pub fn draw(path: &Path, axes: Axes<'_>, panels: &[Panel]) -> Result<()> {
                 .configure_mesh()
                 .x_desc(axes.x)
                 .y_desc(axes.y)
+                .x_labels(x_labels)
                 .x_label_formatter(&x_label)
                 .y_label_formatter(&y_label)
                 .light_line_style(WHITE)

@@ -3,7 +3,7 @@
 //! Everything comes from the files of results, so that the same files give the same report, without a model or a device. What the numbers mean is written by
 //! people, in `lab/answers`, and goes in as it is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -48,8 +48,16 @@ pub fn write(paths: &Paths, sizes: &[Size]) -> Result<Written> {
     for &size in sizes {
         all.extend(experiments(size)?);
     }
-    let mut report = Report::read(paths, sizes)?;
-    report.head(&all)?;
+    write_experiments(paths, &all, sizes.contains(&Size::Quick))
+}
+
+/// Writes the report of some experiments; `quick` says by which commands they are measured.
+///
+/// # Errors
+/// Files that can't be read or written.
+pub fn write_experiments(paths: &Paths, all: &[Experiment], quick: bool) -> Result<Written> {
+    let mut report = Report::read(paths, quick)?;
+    report.head(all);
     for question in Question::ALL {
         let part: Vec<&Experiment> = all.iter().filter(|e| e.question == question).collect();
         match question {
@@ -146,17 +154,30 @@ fn late<'a>(rows: &[&'a Row<InWindow>], from: usize) -> Vec<&'a Row<InWindow>> {
     rows.iter().filter(|row| row.measured.bucket.positions.start >= from).copied().collect()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+/// The seconds of a setting over those of another on the same windows: the middle one, and the range.
+fn time_ratios(rows: &[&Row<InWindow>], of: &[&Row<InWindow>]) -> String {
+    let seconds = |rows: &[&Row<InWindow>]| -> BTreeMap<(String, usize), f64> {
+        rows.iter()
+            .map(|row| ((row.source.text.clone(), row.measured.window), row.measured.seconds))
+            .collect()
+    };
+    let of = seconds(of);
+    let ratios = seconds(rows).into_iter().filter_map(|(window, seconds)| Some(seconds / of.get(&window)?));
+    let mut ratios: Vec<f64> = ratios.collect();
+    ratios.sort_by(f64::total_cmp);
+    match ratios[..] {
+        [] => String::new(),
+        [one] => format!("{one:.2}"),
+        [least, .., most] => format!("{:.2} ({least:.2} to {most:.2})", ratios[ratios.len() / 2]),
+    }
 }
 
 impl<'a> Report<'a> {
-    fn read(paths: &'a Paths, sizes: &[Size]) -> Result<Self> {
+    fn read(paths: &'a Paths, quick: bool) -> Result<Self> {
         let path = |question: Question| paths.results.join(format!("{}.csv", question.name()));
         Ok(Self {
             paths,
-            quick: sizes.contains(&Size::Quick),
+            quick,
             text: String::new(),
             written: Written::default(),
             sampling: Results::read(&path(Question::Sampling))?,
@@ -189,7 +210,8 @@ impl<'a> Report<'a> {
     fn answer(&mut self, name: &str, title: &str) -> Result<()> {
         if let Some(folder) = &self.paths.answers {
             let path = folder.join(format!("{name}.md"));
-            let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+            let text =
+                std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
             self.line(&format!("## {title}\n"));
             self.line(&format!("{}\n", text.trim_end()));
         } else if name != "limits" {
@@ -205,24 +227,30 @@ impl<'a> Report<'a> {
         let question = part.first().map_or("", |experiment| experiment.question.name());
         let lacking = match have {
             0 => ". Nothing is measured yet".to_owned(),
-            _ if have < asked => format!(". {have} of {asked} measurements are there; tables and pictures show those"),
+            _ if have < asked => {
+                format!(". {have} of {asked} measurements are there; tables and pictures show those")
+            }
             _ => String::new(),
         };
         let command = match self.quick {
             true => format!("`lab sweep --quick --only {question}`"),
             false if part.iter().any(|experiment| experiment.width > 2048) => {
-                format!("`lab sweep --only {question}`, long windows `lab sweep --size long --only {question}`")
+                format!(
+                    "`lab sweep --only {question}`, long windows `lab sweep --size long --only {question}`"
+                )
             }
             false => format!("`lab sweep --only {question}`"),
         };
         self.line(&format!("Numbers: [{question}.csv]({}), by {command}{lacking}.\n", self.csv(question)));
     }
 
-    /// The way from the report to a file of results.
+    /// The way from the report to a file of results: beside it, or in a folder beside it.
     fn csv(&self, question: &str) -> String {
-        let folder = self.paths.out.parent().unwrap_or(Path::new(""));
-        let path = self.paths.results.join(format!("{question}.csv"));
-        path.strip_prefix(folder).unwrap_or(&path).display().to_string()
+        let results = &self.paths.results;
+        match results.file_name().filter(|_| self.paths.out.parent() != Some(results)) {
+            Some(folder) => format!("{}/{question}.csv", folder.to_string_lossy()),
+            None => format!("{question}.csv"),
+        }
     }
 
     fn picture(&mut self, name: &str, caption: &str, axes: Axes<'_>, panels: &[Panel]) -> Result<()> {
@@ -239,7 +267,7 @@ impl<'a> Report<'a> {
         Ok(())
     }
 
-    fn head(&mut self, all: &[Experiment]) -> Result<()> {
+    fn head(&mut self, all: &[Experiment]) {
         self.line("# Results\n");
         let by = if self.quick { "lab report --quick" } else { "lab report" };
         self.line(&format!(
@@ -273,11 +301,14 @@ impl<'a> Report<'a> {
             self.line(&format!("- {line}"));
         }
         self.line("");
-        Ok(())
     }
 
     /// What a table of perplexities says of one setting.
-    fn perplexity_cells(experiment: &Experiment, rows: &[&Row<InWindow>], first: &[&Row<InWindow>]) -> [String; 4] {
+    fn perplexity_cells(
+        experiment: &Experiment,
+        rows: &[&Row<InWindow>],
+        first: &[&Row<InWindow>],
+    ) -> [String; 4] {
         let all = Summary::of(0..experiment.width, rows.iter().copied());
         let half = experiment.width / 2;
         let nats = mean_and_error(&differences(rows, first));
@@ -291,7 +322,10 @@ impl<'a> Report<'a> {
     }
 
     fn sampling(&mut self, part: &[&Experiment]) -> Result<()> {
-        self.answer("sampling", "PrFlashAttention: what a block costs, and what it brings (Open Question 3)")?;
+        self.answer(
+            "sampling",
+            "PrFlashAttention: what a block costs, and what it brings (Open Question 3)",
+        )?;
         let rows = std::mem::take(&mut self.sampling);
         let (mut have, mut asked) = (0, 0);
         let (mut frontier, mut by_position, mut tables) = (Vec::new(), Vec::new(), Vec::new());
@@ -305,10 +339,13 @@ impl<'a> Report<'a> {
             let mut positions = Vec::new();
             for Chosen { choice, rows } in &all {
                 let sums = Summary::of(0..experiment.width, rows.iter().copied());
-                let seconds: Vec<f64> = rows.iter().map(|row| row.measured.seconds).collect();
-                let mut line = vec![choice.name.clone(), windows(rows).to_string(), format!("{:.2}", sums.blocks)];
+                let mut line =
+                    vec![choice.name.clone(), windows(rows).to_string(), format!("{:.2}", sums.blocks)];
                 line.extend(Self::perplexity_cells(experiment, rows, &dense.rows));
-                line.push(format!("{:.0}", experiment.width as f64 / median(seconds)));
+                // Short windows are measured at any time, beside other work.
+                if experiment.width > 2048 {
+                    line.push(time_ratios(rows, &dense.rows));
+                }
                 lines.push(line);
                 let kind = match choice.name.split(", ").collect::<Vec<_>>()[..] {
                     ["dense"] => continue,
@@ -333,7 +370,8 @@ impl<'a> Report<'a> {
                             rows.iter().filter(here).map(|row| (*row).clone()).collect()
                         };
                         let (rows, dense) = (of(rows), of(&dense.rows));
-                        let nats = differences(&rows.iter().collect::<Vec<_>>(), &dense.iter().collect::<Vec<_>>());
+                        let nats =
+                            differences(&rows.iter().collect::<Vec<_>>(), &dense.iter().collect::<Vec<_>>());
                         point(bucket.end as f64, mean_and_error(&nats))
                     });
                     positions.push(Series { name: kind.to_owned(), points: points.collect(), joined: true });
@@ -348,21 +386,26 @@ impl<'a> Report<'a> {
         let axes = Axes {
             x: "key blocks per token and head",
             y: "nats a token over dense",
-            log_x: false,
+            powers_x: None,
             log_y_from: None,
             up: None,
             legend: Corner::UpperRight,
         };
         self.picture("frontier", "Quality against cost: lower and further left is better", axes, &frontier)?;
-        let axes = Axes { x: "position (end of its octave)", log_x: true, legend: Corner::UpperLeft, ..axes };
+        let axes = Axes {
+            x: "position (end of its octave)",
+            powers_x: Some(2.0),
+            legend: Corner::UpperLeft,
+            ..axes
+        };
         self.picture("by_position", "What 8 blocks a row lose, by position", axes, &by_position)?;
         for (title, lines, sentences) in tables {
             self.line(&format!("### {title}\n"));
             let late = "nats, second half";
-            self.table(
-                &["setting", "windows", "blocks", "perplexity", "bits/byte", "nats over dense", late, "tokens/s"],
-                &lines,
-            );
+            let mut header =
+                vec!["setting", "windows", "blocks", "perplexity", "bits/byte", "nats over dense", late];
+            header.extend(lines.first().filter(|line| line.len() > header.len()).map(|_| "time of dense"));
+            self.table(&header, &lines);
             sentences.iter().for_each(|sentence| self.line(&format!("- {sentence}")));
             self.line("");
         }
@@ -420,7 +463,8 @@ impl<'a> Report<'a> {
             let (mut lines, mut rights, mut nats) = (Vec::new(), Vec::new(), Vec::new());
             for Chosen { choice, rows } in &all {
                 let found = |depth: Option<usize>| {
-                    let here = rows.iter().filter(|row| depth.is_none_or(|depth| row.measured.depth == depth));
+                    let here =
+                        rows.iter().filter(|row| depth.is_none_or(|depth| row.measured.depth == depth));
                     let right: Vec<&Found> = here.map(|row| &row.measured).collect();
                     (right.iter().filter(|found| found.right).count(), right)
                 };
@@ -436,7 +480,8 @@ impl<'a> Report<'a> {
                 }
                 let (right, of) = found(None);
                 let count = of.len() as f64;
-                let mean = |number: fn(&Found) -> f64| of.iter().map(|&found| number(found)).sum::<f64>() / count;
+                let mean =
+                    |number: fn(&Found) -> f64| of.iter().map(|&found| number(found)).sum::<f64>() / count;
                 line.push(format!("{right}/{}", of.len()));
                 line.push(format!("{:.2}", mean(|found| found.nll)));
                 line.push(format!("{:.1}", mean(|found| found.answer_blocks)));
@@ -456,14 +501,19 @@ impl<'a> Report<'a> {
         let axes = Axes {
             x: "depth, percent (100: right before the question)",
             y: "passkeys found, percent",
-            log_x: false,
+            powers_x: None,
             log_y_from: None,
             up: Some((-5.0, 140.0)),
             legend: Corner::UpperLeft,
         };
         self.picture("needle", "Passkeys found by depth", axes, &accuracy)?;
         let axes = Axes { y: "nats of the passkey's digits", up: None, legend: Corner::UpperRight, ..axes };
-        self.picture("needle_nats", "How unlikely the model finds the passkey, by depth: 11.5 is a guess", axes, &cost)?;
+        self.picture(
+            "needle_nats",
+            "How unlikely the model finds the passkey, by depth: 11.5 is a guess",
+            axes,
+            &cost,
+        )?;
         for (title, depths, lines) in tables {
             self.line(&format!("### {title}\n"));
             let depths: Vec<String> = depths.iter().map(|depth| format!("{depth}%")).collect();
@@ -517,7 +567,7 @@ impl<'a> Report<'a> {
         let axes = Axes {
             x: "bytes, percent of f16",
             y: "nats a token over f16",
-            log_x: false,
+            powers_x: None,
             log_y_from: Some(1e-4),
             up: None,
             legend: Corner::UpperRight,
@@ -586,14 +636,24 @@ impl<'a> Report<'a> {
         let axes = Axes {
             x: "age in tokens",
             y: "root mean square error of scores",
-            log_x: true,
+            powers_x: Some(2.0),
             log_y_from: Some(1e-4),
             up: None,
             legend: Corner::LowerRight,
         };
-        self.picture("ages", "Error of attention scores by the age of the key, mean over layers and texts", axes, &scores)?;
+        self.picture(
+            "ages",
+            "Error of attention scores by the age of the key, mean over layers and texts",
+            axes,
+            &scores,
+        )?;
         let axes = Axes { y: "error of the output by softmax mass", ..axes };
-        self.picture("ages_output", "Error that keys and values of an age bring into the output, by their softmax mass", axes, &outputs)?;
+        self.picture(
+            "ages_output",
+            "Error that keys and values of an age bring into the output, by their softmax mass",
+            axes,
+            &outputs,
+        )?;
         for (title, ages, lines) in tables {
             self.line(&format!("### {title}: error of scores by age, and of the whole output\n"));
             let names: Vec<String> = ages.iter().map(|age| format!("{}..{}", age.start, age.end)).collect();
@@ -619,7 +679,8 @@ impl<'a> Report<'a> {
             let Some(none) = all.first().filter(|first| first.choice.name == "none") else { continue };
             let title = format!("{}, {} tokens", experiment.model.title(), experiment.width);
             let long = experiment.width > 8192;
-            let edges: Vec<_> = buckets(experiment.width).into_iter().filter(|bucket| bucket.end > 1024).collect();
+            let edges: Vec<_> =
+                buckets(experiment.width).into_iter().filter(|bucket| bucket.end > 1024).collect();
             let (mut lines, mut lambdas, mut octaves) = (Vec::new(), Vec::<Series>::new(), Vec::new());
             for Chosen { choice, rows } in &all {
                 let mut line = vec![choice.name.clone(), windows(rows).to_string()];
@@ -630,8 +691,13 @@ impl<'a> Report<'a> {
                 if long {
                     line.truncate(3);
                     line.extend(edges.iter().map(|bucket| format!("{:.2}", perplexity(bucket))));
-                    let points = edges.iter().map(|bucket| point(bucket.end as f64, (perplexity(bucket), None)));
-                    octaves.push(Series { name: choice.name.clone(), points: points.collect(), joined: true });
+                    let points =
+                        edges.iter().map(|bucket| point(bucket.end as f64, (perplexity(bucket), None)));
+                    octaves.push(Series {
+                        name: choice.name.clone(),
+                        points: points.collect(),
+                        joined: true,
+                    });
                 }
                 lines.push(line);
                 if let (false, Some((kind, weight))) = (long, choice.name.split_once(", λ = ")) {
@@ -639,7 +705,9 @@ impl<'a> Report<'a> {
                     let at = point(weight.parse().unwrap_or(f64::NAN), nats);
                     match lambdas.iter_mut().find(|series| series.name == kind) {
                         Some(series) => series.points.push(at),
-                        None => lambdas.push(Series { name: kind.to_owned(), points: vec![at], joined: true }),
+                        None => {
+                            lambdas.push(Series { name: kind.to_owned(), points: vec![at], joined: true })
+                        }
                     }
                 }
             }
@@ -653,24 +721,39 @@ impl<'a> Report<'a> {
         let axes = Axes {
             x: "λ",
             y: "nats a token over none",
-            log_x: true,
-            log_y_from: None,
+            powers_x: Some(10.0),
+            log_y_from: Some(1e-4),
             up: None,
             legend: Corner::UpperLeft,
         };
-        self.picture("bias", "A bias added at inference, within the trained context", axes, &weights)?;
-        let axes = Axes { x: "position (end of its octave)", y: "perplexity", log_y_from: Some(1.0), ..axes };
+        self.picture(
+            "bias",
+            "A bias added at inference, within the trained context; what is 10⁻⁴ or less stands at 10⁻⁴",
+            axes,
+            &weights,
+        )?;
+        let axes = Axes {
+            x: "position (end of its octave)",
+            y: "perplexity",
+            powers_x: Some(2.0),
+            log_y_from: Some(1.0),
+            ..axes
+        };
         self.picture("beyond", "Past the trained context of 8,192 tokens", axes, &beyond)?;
         for (title, long, edges, lines) in tables {
             self.line(&format!("### {title}\n"));
             if long {
-                let names: Vec<String> = edges.iter().map(|edge| format!("{}..{}", edge.start, edge.end)).collect();
+                let names: Vec<String> =
+                    edges.iter().map(|edge| format!("{}..{}", edge.start, edge.end)).collect();
                 let mut header = vec!["positions", "windows", "perplexity"];
                 header.extend(names.iter().map(String::as_str));
                 self.table(&header, &lines);
             } else {
                 let late = "nats, second half";
-                self.table(&["positions", "windows", "perplexity", "bits/byte", "nats over none", late], &lines);
+                self.table(
+                    &["positions", "windows", "perplexity", "bits/byte", "nats over none", late],
+                    &lines,
+                );
             }
         }
         self.coverage(part, have, asked);

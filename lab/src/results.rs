@@ -74,7 +74,9 @@ impl Fields<'_> {
     /// Names the column if it isn't one.
     pub fn number<T: std::str::FromStr>(&self, index: usize) -> Result<T> {
         let text = self.text(index);
-        text.parse().ok().with_context(|| format!("{text:?} is no number, in the column {}", self.names[index]))
+        text.parse()
+            .ok()
+            .with_context(|| format!("{text:?} is no number, in the column {}", self.names[index]))
     }
 }
 
@@ -421,7 +423,9 @@ pub fn differences(rows: &[&Row<InWindow>], baseline: &[&Row<InWindow>]) -> Vec<
             sum.0 += row.measured.bucket.nll;
             sum.1 += row.measured.bucket.tokens;
         }
-        sums.into_iter().map(|(window, (nll, tokens))| (window, nll / tokens as f64)).collect::<BTreeMap<_, _>>()
+        sums.into_iter()
+            .map(|(window, (nll, tokens))| (window, nll / tokens as f64))
+            .collect::<BTreeMap<_, _>>()
     };
     let baseline = by_window(baseline);
     let rows = by_window(rows);

@@ -183,7 +183,9 @@ struct SettingLine {
 enum RopeScaling {
     Fixed(Scaling),
     /// YaRN from the context that the model was made for.
-    YarnFromContext { factor: f64 },
+    YarnFromContext {
+        factor: f64,
+    },
 }
 
 impl RopeScaling {
@@ -355,7 +357,8 @@ impl Setting {
         if let Some(window) = config.window(layer) {
             return Ok(attention.with_window(window)?.with_positions(rope.into()));
         }
-        let mut positions = Positions::from(rope.with_scaling(self.scaling.of(config)).context("--rope-scaling")?);
+        let mut positions =
+            Positions::from(rope.with_scaling(self.scaling.of(config)).context("--rope-scaling")?);
         if let Some(bias) = &self.bias {
             positions = positions.with_bias(bias.clone());
         }

@@ -39,13 +39,8 @@ pub enum Question {
 
 impl Question {
     /// All of them.
-    pub const ALL: [Question; 5] = [
-        Question::Sampling,
-        Question::Needle,
-        Question::Staircase,
-        Question::Ages,
-        Question::Positions,
-    ];
+    pub const ALL: [Question; 5] =
+        [Question::Sampling, Question::Needle, Question::Staircase, Question::Ages, Question::Positions];
 
     /// Its name on the command line, and of its file of results.
     pub fn name(self) -> &'static str {
@@ -60,7 +55,7 @@ impl Question {
 }
 
 /// A model that `scripts/fetch-models` brings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ModelName {
     /// Grouped queries: 9 heads on 3 key/value heads of 64 channels in each of 30 layers.
     SmolLm2,
@@ -183,9 +178,8 @@ pub fn window_of_equal_bytes(like: &Staircase, tokens: usize) -> Result<usize> {
 }
 
 fn staircases(width: usize) -> Result<Vec<Choice>> {
-    let of = |name: &str, stairs: &str| {
-        Choice::new(name, &format!("--staircase {stairs} --staircase-layers all"))
-    };
+    let of =
+        |name: &str, stairs: &str| Choice::new(name, &format!("--staircase {stairs} --staircase-layers all"));
     let streaming = |like: &str| -> Result<Choice> {
         let window = window_of_equal_bytes(&staircase::parse(like)?, width)?;
         Ok(of(&format!("sink+window, bytes of {like}"), &format!("streaming:{window}")))
@@ -208,6 +202,12 @@ fn staircases(width: usize) -> Result<Vec<Choice>> {
             &format!("{recommended} --attention prflash --profile recommended:8 --beta 0.5"),
         ),
     ])
+}
+
+/// Those whose names have none of some parts: for the model that takes longer.
+fn few(mut choices: Vec<Choice>, without: &[&str]) -> Vec<Choice> {
+    choices.retain(|choice| !without.iter().any(|part| choice.name.contains(part)));
+    choices
 }
 
 fn biases(bias: &str, weights: &[f64]) -> Vec<Choice> {
@@ -270,7 +270,7 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
     let needle_more = || {
         [
             prflash("recommended, 4 blocks", "--profile recommended:4 --beta 0.5"),
-            prflash("recommended, 8 blocks, β = 0", "--profile recommended:8"),
+            prflash("recommended, 16 blocks", "--profile recommended:16 --beta 0.5"),
             prflash("recommended, 8 blocks, 4 sinks", "--profile recommended:8 --beta 0.5 --sinks 4"),
             prflash("recommended, 2 rounds of 8 blocks", "--profile recommended:8 --beta 0.5 --rounds 2"),
             prflash("recommended, 4 rounds of 8 blocks", "--profile recommended:8 --beta 0.5 --rounds 4"),
@@ -293,17 +293,14 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
         all.extend_from_slice(more);
         all
     };
+    // What is dropped or precise has no error by age, and the sampled one has the same cache.
     let ages = |width| -> Result<Vec<Choice>> {
-        let mut all: Vec<Choice> = staircases(width)?;
-        // What is dropped or not quantized has no error by age of its own, and the sampled one has the same cache.
-        let names = ["f16", "sink+window, bytes of recommended", "sink+window, bytes of kivi2"];
-        all.retain(|choice| !names.contains(&choice.name.as_str()) && !choice.options.contains("prflash"));
+        let mut all = few(staircases(width)?, &["sink+window", "sampled"]);
+        all.retain(|choice| choice.name != "f16");
         Ok(all)
     };
     Ok(match size {
         Size::Quick => {
-            let mut few = positions();
-            few.retain(|choice| ["none", "harmonic", "alibi"].iter().any(|name| choice.name.starts_with(name)));
             vec![
                 experiment(Sampling, SmolLm2, &TWO, 1024, sampling()),
                 Experiment {
@@ -312,7 +309,7 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
                 },
                 experiment(Stairs, SmolLm2, &TWO[..1], 1024, staircases(1024)?),
                 experiment(Ages, SmolLm2, &TWO[..1], 1024, ages(1024)?),
-                experiment(Positions, SmolLm2, &TWO[..1], 1024, few),
+                experiment(Positions, SmolLm2, &TWO[..1], 1024, few(positions(), &["factor"])),
                 experiment(Positions, SmolLm2, &TWO[..1], 10_240, vec![none.clone(), scalings(2)[0].clone()]),
             ]
         }
@@ -322,26 +319,34 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
             needles.extend(needle_more());
             vec![
                 experiment(Sampling, SmolLm2, &FOUR, 2048, sampling()),
-                experiment(Sampling, Gemma3, &FOUR, 2048, sampling()),
-                experiment(Positions, SmolLm2, &FOUR, 2048, positions()),
-                experiment(Positions, Gemma3, &FOUR, 2048, positions()),
-                experiment(Ages, SmolLm2, &FOUR, 2048, ages(2048)?),
-                experiment(Ages, Gemma3, &FOUR, 2048, ages(2048)?),
-                experiment(Stairs, SmolLm2, &FOUR, 2048, staircases(2048)?),
-                experiment(Stairs, Gemma3, &FOUR, 2048, staircases(2048)?),
                 experiment(Needle, SmolLm2, &FOUR, 2048, needles),
+                experiment(Stairs, SmolLm2, &FOUR, 2048, staircases(2048)?),
+                experiment(Ages, SmolLm2, &FOUR, 2048, ages(2048)?),
+                experiment(Positions, SmolLm2, &FOUR, 2048, positions()),
+                experiment(Sampling, Gemma3, &FOUR, 2048, sampling()),
                 gemma,
+                experiment(
+                    Stairs,
+                    Gemma3,
+                    &FOUR,
+                    2048,
+                    few(staircases(2048)?, &["8→3", "8→4→2", "8→4,", "sampled"]),
+                ),
+                experiment(Ages, Gemma3, &FOUR, 2048, ages(2048)?),
+                experiment(Positions, Gemma3, &FOUR, 2048, few(positions(), &["0.03", "0.3", "λ = 1"])),
             ]
         }
         Size::Long => {
-            let more = [
-                biases("harmonic", &[0.03, 0.1]),
-                biases("alibi", &[0.001, 0.01]),
-            ]
-            .concat();
+            let more = [biases("harmonic", &[0.03, 0.1]), biases("alibi", &[0.001, 0.01])].concat();
             let start = [place("emma", 0)];
             vec![
-                experiment(Sampling, SmolLm2, &[place("emma", 0), place("wiki", 1)], 8192, with_dense(&[8, 16, 32])),
+                experiment(
+                    Sampling,
+                    SmolLm2,
+                    &[place("emma", 0), place("wiki", 1)],
+                    8192,
+                    with_dense(&[8, 16, 32]),
+                ),
                 experiment(Positions, SmolLm2, &start, 16_384, beyond(2, &more)),
                 experiment(Positions, SmolLm2, &start, 32_768, beyond(4, &more)),
             ]

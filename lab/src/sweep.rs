@@ -2,7 +2,9 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -142,8 +144,10 @@ impl Sweep<'_> {
         for (index, experiment) in experiments.iter().enumerate() {
             tasks.extend(self.missing(index, experiment, &mut files)?);
         }
-        let mut pace = Pace { start: Instant::now(), total: tasks.iter().map(|task| task.cost).sum(), done: 0.0 };
+        let mut pace =
+            Pace { start: Instant::now(), total: tasks.iter().map(|task| task.cost).sum(), done: 0.0 };
         let mut loaded: Option<(ModelName, Loaded)> = None;
+        let mut encoded: HashMap<(ModelName, &str), Rc<[u32]>> = HashMap::new();
         let mut recorded: Option<(usize, Place, Recorder<'_>)> = None;
         for task in &tasks {
             let experiment = &experiments[task.experiment];
@@ -166,7 +170,11 @@ impl Sweep<'_> {
                 task.place.window,
                 choice.name
             );
-            let windows = Windows::new(loaded.tokenizer.encode(&text, false)?, &loaded.tokenizer, experiment.width)?;
+            let ids = match encoded.entry((experiment.model, task.place.text)) {
+                Entry::Occupied(known) => known.get().clone(),
+                Entry::Vacant(empty) => empty.insert(loaded.tokenizer.encode(&text, false)?.into()).clone(),
+            };
+            let windows = Windows::new(ids, &loaded.tokenizer, experiment.width)?;
             ensure!(
                 task.place.window < windows.count(),
                 "{}: {} windows of {} tokens, window {} was asked for",
@@ -175,7 +183,14 @@ impl Sweep<'_> {
                 experiment.width,
                 task.place.window
             );
-            let job = Job { sweep: self, experiment, choice: &choice, place: task.place, source: &source, windows: &windows };
+            let job = Job {
+                sweep: self,
+                experiment,
+                choice: &choice,
+                place: task.place,
+                source: &source,
+                windows: &windows,
+            };
             let outcome = match experiment.question {
                 Question::Needle => job.needle(loaded, task, &mut files, &mut pace, &title, hear)?,
                 Question::Ages => {
@@ -185,7 +200,11 @@ impl Sweep<'_> {
                             && recorder.layers().map(|(layer, _)| layer).eq(layers.iter().copied())
                     });
                     if !known {
-                        recorded = Some((task.experiment, task.place, job.record(loaded, &layers, &mut pace, &title, hear)?));
+                        recorded = Some((
+                            task.experiment,
+                            task.place,
+                            job.record(loaded, &layers, &mut pace, &title, hear)?,
+                        ));
                     }
                     let Some((_, _, recorder)) = &recorded else { continue };
                     job.ages(loaded, recorder, task, &mut files)?
@@ -389,7 +408,13 @@ impl Job<'_> {
         Ok(recorder)
     }
 
-    fn ages(&self, loaded: &Loaded, recorder: &Recorder<'_>, task: &Task, files: &mut Files) -> Result<String> {
+    fn ages(
+        &self,
+        loaded: &Loaded,
+        recorder: &Recorder<'_>,
+        task: &Task,
+        files: &mut Files,
+    ) -> Result<String> {
         let results = files.ages.as_mut().context("no file for ages")?;
         let window = self.place.window;
         let mut sum = 0.0;

@@ -164,4 +164,3 @@ fn print_rungs(setting: &Setting, rungs: &Rungs) {
         compression(rungs.f16, rungs.live)
     );
 }
-

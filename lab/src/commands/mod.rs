@@ -118,4 +118,3 @@ pub fn compression(f16: u64, held: u64) -> String {
         _ => format!("{:.2} times larger than f16", held / f16),
     }
 }
-

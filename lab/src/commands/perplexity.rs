@@ -74,8 +74,7 @@ pub fn run(arguments: &Args) -> Result<()> {
     let backend = common.backend.open()?;
     let mut loaded = load(&common.model)?;
     let settings = settings(arguments, loaded.config())?;
-    let windows =
-        Windows::new(loaded.tokenizer.encode(&text, false)?, &loaded.tokenizer, arguments.width)?;
+    let windows = Windows::new(loaded.tokenizer.encode(&text, false)?, &loaded.tokenizer, arguments.width)?;
     let end = arguments.first + arguments.windows;
     if arguments.windows == 0 || end > windows.count() {
         bail!(
@@ -152,7 +151,8 @@ fn report(arguments: &Args, source: &Source, settings: &[Named], results: &Resul
         let parts: Vec<Summary> =
             buckets.iter().map(|bucket| Summary::of(bucket.clone(), rows.iter().copied())).collect();
         let (nats, error) = mean_and_error(&differences(&rows, &baseline));
-        let mut seconds: Vec<f64> = rows.iter().step_by(buckets.len()).map(|row| row.measured.seconds).collect();
+        let mut seconds: Vec<f64> =
+            rows.iter().step_by(buckets.len()).map(|row| row.measured.seconds).collect();
         seconds.sort_by(f64::total_cmp);
         let speed = source.width as f64 / seconds[seconds.len() / 2];
         objects.push(json!({
