@@ -459,7 +459,8 @@ impl<'a> Report<'a> {
             if all.is_empty() {
                 continue;
             }
-            let title = format!("{}, {} tokens", experiment.model.title(), experiment.width);
+            let texts = experiment.places.len();
+            let title = format!("{}, {} tokens, {texts} texts", experiment.model.title(), experiment.width);
             let (mut lines, mut rights, mut nats) = (Vec::new(), Vec::new(), Vec::new());
             for Chosen { choice, rows } in &all {
                 let found = |depth: Option<usize>| {

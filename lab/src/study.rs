@@ -268,7 +268,7 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
         Ok(all)
     };
     let needle_more = || {
-        [
+        vec![
             prflash("recommended, 4 blocks", "--profile recommended:4 --beta 0.5"),
             prflash("recommended, 16 blocks", "--profile recommended:16 --beta 0.5"),
             prflash("recommended, 8 blocks, 4 sinks", "--profile recommended:8 --beta 0.5 --sinks 4"),
@@ -314,17 +314,15 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
             ]
         }
         Size::Default => {
-            let mut needles = needle(2048)?;
-            let gemma = experiment(Needle, Gemma3, &FOUR, 2048, needles.clone());
-            needles.extend(needle_more());
             vec![
                 experiment(Sampling, SmolLm2, &FOUR, 2048, sampling()),
-                experiment(Needle, SmolLm2, &FOUR, 2048, needles),
+                experiment(Needle, SmolLm2, &FOUR, 2048, needle(2048)?),
+                experiment(Needle, SmolLm2, &TWO, 2048, needle_more()),
                 experiment(Stairs, SmolLm2, &FOUR, 2048, staircases(2048)?),
                 experiment(Ages, SmolLm2, &FOUR, 2048, ages(2048)?),
                 experiment(Positions, SmolLm2, &FOUR, 2048, positions()),
                 experiment(Sampling, Gemma3, &FOUR, 2048, sampling()),
-                gemma,
+                experiment(Needle, Gemma3, &TWO, 2048, needle(2048)?),
                 experiment(
                     Stairs,
                     Gemma3,

@@ -191,8 +191,9 @@ impl Sweep<'_> {
                 source: &source,
                 windows: &windows,
             };
+            let mut watch = Watch { pace: &pace, title: &title, cost: task.cost, hear: &mut *hear };
             let outcome = match experiment.question {
-                Question::Needle => job.needle(loaded, task, &mut files, &mut pace, &title, hear)?,
+                Question::Needle => job.needle(loaded, task, &mut files, &mut watch)?,
                 Question::Ages => {
                     let layers = ages::layers(loaded.config(), &choice.setting);
                     let known = recorded.as_ref().is_some_and(|(index, place, recorder)| {
@@ -200,16 +201,13 @@ impl Sweep<'_> {
                             && recorder.layers().map(|(layer, _)| layer).eq(layers.iter().copied())
                     });
                     if !known {
-                        recorded = Some((
-                            task.experiment,
-                            task.place,
-                            job.record(loaded, &layers, &mut pace, &title, hear)?,
-                        ));
+                        recorded =
+                            Some((task.experiment, task.place, job.record(loaded, &layers, &mut watch)?));
                     }
                     let Some((_, _, recorder)) = &recorded else { continue };
                     job.ages(loaded, recorder, task, &mut files)?
                 }
-                _ => job.perplexity(loaded, task, &mut files, &mut pace, &title, hear)?,
+                _ => job.perplexity(loaded, &mut files, &mut watch)?,
             };
             pace.done += task.cost;
             hear(&Progress { outcome: Some(outcome), ..pace.progress(&title, 0.0) })?;
@@ -315,22 +313,27 @@ struct Job<'a> {
     windows: &'a Windows,
 }
 
-type Hear<'a> = &'a mut dyn FnMut(&Progress<'_>) -> Result<()>;
+/// Who hears how far a task is.
+struct Watch<'a> {
+    pace: &'a Pace,
+    title: &'a str,
+    cost: f64,
+    hear: &'a mut dyn FnMut(&Progress<'_>) -> Result<()>,
+}
+
+impl Watch<'_> {
+    /// That this share of the task is done.
+    fn at(&mut self, share: f64) -> Result<()> {
+        (self.hear)(&self.pace.progress(self.title, self.cost * share))
+    }
+}
 
 impl Job<'_> {
     fn attention(&self, config: &Config, setting: &Setting) -> Result<Box<dyn Attend>> {
         self.sweep.backend.attention(config, setting, self.experiment.width, self.sweep.chunk)
     }
 
-    fn perplexity(
-        &self,
-        loaded: &Loaded,
-        task: &Task,
-        files: &mut Files,
-        pace: &mut Pace,
-        title: &str,
-        hear: Hear<'_>,
-    ) -> Result<String> {
+    fn perplexity(&self, loaded: &Loaded, files: &mut Files, watch: &mut Watch<'_>) -> Result<String> {
         let Some(results) = &mut files.windows[self.experiment.question as usize] else {
             anyhow::bail!("no file for {}", self.experiment.question.name())
         };
@@ -347,7 +350,7 @@ impl Job<'_> {
             self.sweep.chunk,
             &mut |_| {
                 step += 1;
-                hear(&pace.progress(title, task.cost * step as f64 / steps as f64))
+                watch.at(step as f64 / steps as f64)
             },
         )?;
         let (nll, tokens) = rows
@@ -364,9 +367,7 @@ impl Job<'_> {
         loaded: &mut Loaded,
         task: &Task,
         files: &mut Files,
-        pace: &mut Pace,
-        title: &str,
-        hear: Hear<'_>,
+        watch: &mut Watch<'_>,
     ) -> Result<String> {
         let results = files.needle.as_mut().context("no file for needle")?;
         let setting = &self.choice.setting;
@@ -381,7 +382,7 @@ impl Job<'_> {
             let at = (self.place.window, depth);
             let found = needle::evaluate(loaded, attention.as_mut(), &prompt, at, &pieces, &mut |_| {
                 step += 1;
-                hear(&pace.progress(title, task.cost * f64::from(step) / steps))
+                watch.at(f64::from(step) / steps)
             })?;
             right += usize::from(found.right);
             results.append(rows(self.choice, self.source, [found]))?;
@@ -390,20 +391,13 @@ impl Job<'_> {
     }
 
     /// One dense pass over the window.
-    fn record(
-        &self,
-        loaded: &Loaded,
-        layers: &[usize],
-        pace: &mut Pace,
-        title: &str,
-        hear: Hear<'_>,
-    ) -> Result<Recorder<'static>> {
+    fn record(&self, loaded: &Loaded, layers: &[usize], watch: &mut Watch<'_>) -> Result<Recorder<'static>> {
         let dense = Setting::from_options("")?;
         let mut recorder = Recorder::new(self.attention(loaded.config(), &dense)?, layers);
         let tokens = self.windows.tokens(self.place.window);
         recorder.start(self.place.window as u32);
         for piece in dense.pieces(tokens.len(), self.sweep.chunk) {
-            loaded.model.forward(&tokens[piece], &mut recorder, &mut |_| hear(&pace.progress(title, 0.0)))?;
+            loaded.model.forward(&tokens[piece], &mut recorder, &mut |_| watch.at(0.0))?;
         }
         Ok(recorder)
     }

@@ -332,6 +332,39 @@ fn the_header_is_stable() {
     );
 }
 
+#[test]
+fn sweep_and_report_name_what_is_missing() {
+    let folder = Folder::new(Tiny::Llama);
+    let sweep = ["sweep", "--quick", "--backend", "cpu"];
+    assert!(folder.refused(&sweep).contains("--models"));
+    for part in ["target/models", "target/texts"] {
+        std::fs::create_dir_all(folder.path(part)).unwrap();
+    }
+    let refused = folder.refused(&sweep);
+    assert!(refused.contains("scripts/fetch-models") && refused.contains(".gguf"), "{refused}");
+    std::fs::rename(folder.path("tiny.gguf"), folder.path("target/models/SmolLM2-135M-Instruct.Q4_1.gguf"))
+        .unwrap();
+    let refused = folder.refused(&sweep);
+    assert!(refused.contains("scripts/fetch-models") && refused.contains("emma.txt"), "{refused}");
+    assert!(folder.refused(&[&sweep[..], &["--only", "speed"]].concat()).contains("--only"));
+
+    // Two windows of 2,048 tokens are too many for a short text.
+    std::fs::write(folder.path("target/texts/emma.txt"), common::text(300)).unwrap();
+    std::fs::write(folder.path("target/texts/wiki.txt"), common::text(300)).unwrap();
+    let refused = folder.refused(&[&sweep[..], &["--only", "ages"]].concat());
+    assert!(refused.contains("1024 tokens"), "{refused}");
+
+    // A report of nothing is one; what people wrote has to be there.
+    let object = folder.json(&["report", "--quick"]);
+    assert_eq!(object["measured"], 0);
+    assert!(object["asked"].as_u64().unwrap() > 50);
+    let text = std::fs::read_to_string(folder.path("target/lab/quick/RESULTS.md")).unwrap();
+    assert!(text.starts_with("# Results") && text.contains("Nothing is measured yet"), "{text}");
+    let refused = folder.refused(&["report", "--out", "RESULTS.md"]);
+    assert!(refused.contains("lab/answers"), "{refused}");
+    assert!(!folder.path("RESULTS.md").exists());
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_ends_a_text() {

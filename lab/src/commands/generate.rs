@@ -51,7 +51,7 @@ pub fn run(arguments: &Args) -> Result<()> {
     if !(arguments.temperature >= 0.0 && arguments.temperature.is_finite()) {
         bail!("--temperature: expected a finite number from 0, got {}", arguments.temperature);
     }
-    let backend = common.backend.open()?;
+    let backend = common.computing.backend.open()?;
     let Loaded { file, mut tokenizer, model } = load(&common.model)?;
     let setting = Setting::new(&arguments.setting, model.config())?;
     let mut ids: Vec<u32> = tokenizer.bos().into_iter().collect();
@@ -59,10 +59,10 @@ pub fn run(arguments: &Args) -> Result<()> {
     let tokenizer = tokenizer;
     let max_tokens = ids.len() + arguments.max_new;
     note_context(model.config(), max_tokens);
-    let mut attention = backend.attention(model.config(), &setting, max_tokens, common.chunk as usize)?;
+    let mut attention = backend.attention(model.config(), &setting, max_tokens, common.computing.chunk())?;
     let options = Options {
         max_new: arguments.max_new,
-        pieces: setting.pieces(ids.len(), common.chunk as usize),
+        pieces: setting.pieces(ids.len(), common.computing.chunk()),
         temperature: arguments.temperature,
         seed: arguments.token_seed,
     };
@@ -72,7 +72,7 @@ pub fn run(arguments: &Args) -> Result<()> {
     for &id in &ids {
         stream(id)?;
     }
-    let shown = !common.json;
+    let shown = !common.computing.json;
     let result = generate(
         &model,
         &tokenizer,
@@ -105,7 +105,7 @@ pub fn run(arguments: &Args) -> Result<()> {
     let prefill = rate(result.prompt_tokens, result.prefill_seconds);
     // The first token comes out of reading the prompt.
     let decode = rate(generated.saturating_sub(1), result.decode_seconds);
-    if common.json {
+    if common.computing.json {
         let object = json!({
             "model": file.name(),
             "setting": setting.describe(),

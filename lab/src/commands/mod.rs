@@ -28,20 +28,35 @@ pub enum Computes {
     Cpu,
 }
 
+/// What every command that computes takes.
 #[derive(clap::Args)]
-pub struct Common {
-    /// A GGUF file of the architecture llama or gemma3 (scripts/fetch-models brings two)
-    #[arg(long)]
-    pub model: PathBuf,
+pub struct Computing {
     /// Who computes attention
     #[arg(long, value_enum, default_value = "gpu")]
     pub backend: Computes,
     /// Tokens read at a time
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    pub chunk: u32,
+    chunk: u32,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
+}
+
+impl Computing {
+    /// Tokens read at a time.
+    pub fn chunk(&self) -> usize {
+        self.chunk as usize
+    }
+}
+
+/// What the commands for one model take.
+#[derive(clap::Args)]
+pub struct Common {
+    /// A GGUF file of the architecture llama or gemma3 (scripts/fetch-models brings two)
+    #[arg(long)]
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub computing: Computing,
 }
 
 impl Computes {

@@ -71,7 +71,7 @@ fn settings(arguments: &Args, config: &Config) -> Result<Vec<Named>> {
 pub fn run(arguments: &Args) -> Result<()> {
     let common = &arguments.common;
     let text = read_text("--text", &arguments.text)?;
-    let backend = common.backend.open()?;
+    let backend = common.computing.backend.open()?;
     let mut loaded = load(&common.model)?;
     let settings = settings(arguments, loaded.config())?;
     let windows = Windows::new(loaded.tokenizer.encode(&text, false)?, &loaded.tokenizer, arguments.width)?;
@@ -98,7 +98,7 @@ pub fn run(arguments: &Args) -> Result<()> {
         Some(path) => Results::open(path)?,
         None => Results::in_memory(),
     };
-    let chunk = common.chunk as usize;
+    let chunk = common.computing.chunk();
     let missing = |results: &Results<InWindow>, setting: &Setting| {
         let done = |window: &usize| !results.find(setting, &source, *window).is_empty();
         (arguments.first..end).filter(|window| !done(window)).collect::<Vec<_>>()
@@ -165,7 +165,7 @@ fn report(arguments: &Args, source: &Source, settings: &[Named], results: &Resul
             "standard_error": error,
             "tokens_per_second": speed,
         }));
-        if arguments.common.json {
+        if arguments.common.computing.json {
             continue;
         }
         println!("{}  ({})", named.name, named.setting.describe());
@@ -189,7 +189,7 @@ fn report(arguments: &Args, source: &Source, settings: &[Named], results: &Resul
             compression(whole.kv_f16_bytes as u64, whole.kv_bytes as u64)
         );
     }
-    if arguments.common.json {
+    if arguments.common.computing.json {
         let object = json!({
             "model": source.model,
             "model_sha256": source.model_sha256,

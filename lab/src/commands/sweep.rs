@@ -10,7 +10,7 @@ use lab::study::{Question, Size, experiments};
 use lab::sweep::{Folders, Progress, Sweep, existing};
 use serde_json::json;
 
-use super::{Computes, REVISION, bar, check_stop};
+use super::{Computing, REVISION, bar, check_stop};
 
 /// Ticks of the bar.
 const TICKS: f64 = 10_000.0;
@@ -35,15 +35,8 @@ pub struct Args {
     /// Folder of the files of results; what they have already isn't computed again [default: lab/results, of --quick target/lab/quick]
     #[arg(long)]
     pub results: Option<PathBuf>,
-    /// Who computes attention
-    #[arg(long, value_enum, default_value = "gpu")]
-    pub backend: Computes,
-    /// Tokens read at a time
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    pub chunk: u32,
-    /// Print one JSON object in the end
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub computing: Computing,
 }
 
 /// Where results of a size are, if nothing else is said.
@@ -64,9 +57,9 @@ pub fn run(arguments: &Args) -> Result<()> {
         texts: existing("--texts", &arguments.texts)?,
         results: arguments.results.clone().unwrap_or_else(|| results_folder(size)),
     };
-    let backend = arguments.backend.open()?;
+    let backend = arguments.computing.backend.open()?;
     let results = folders.results.display().to_string();
-    let sweep = Sweep::new(&backend, arguments.chunk as usize, REVISION, folders);
+    let sweep = Sweep::new(&backend, arguments.computing.chunk(), REVISION, folders);
     let bar = bar(TICKS as u64, "sweep");
     bar.set_style(indicatif::ProgressStyle::with_template("{msg} {wide_bar} {percent}%{prefix}")?);
     let quiet = !std::io::stderr().is_terminal();
@@ -89,7 +82,7 @@ pub fn run(arguments: &Args) -> Result<()> {
         check_stop()
     })?;
     bar.finish_and_clear();
-    if arguments.json {
+    if arguments.computing.json {
         println!("{}", serde_json::to_string_pretty(&json!({ "results": results, "computed": units }))?);
     } else {
         println!("{units} measurements added to {results}; `lab report` writes them down");
