@@ -55,22 +55,63 @@ pub struct Axes<'a> {
     pub log_y_from: Option<f64>,
     /// The lowest and highest value up, where a few far points would flatten the rest; they are cut off.
     pub up: Option<(f64, f64)>,
-    /// Where the legend stands.
-    pub legend: Corner,
 }
 
-/// A corner of a chart.
-#[derive(Clone, Copy, Debug)]
-#[allow(missing_docs, reason = "the names say it")]
-pub enum Corner {
-    UpperLeft,
-    UpperRight,
-    LowerLeft,
-    LowerRight,
+/// Shares in cells: a row for each name, a column for each heading.
+#[derive(Clone, Debug)]
+pub struct Cells {
+    /// Above them.
+    pub title: String,
+    /// Names of the rows, the first one uppermost, with a share from 0 to 1 and what is written there for each column; none where nothing is known.
+    pub rows: Vec<(String, Vec<Option<(f64, String)>>)>,
+    /// What stands above the columns.
+    pub columns: Vec<String>,
+}
+
+/// Draws cells, a block of them below the other, the fuller the darker.
+///
+/// # Errors
+/// The file can't be written.
+pub fn draw_cells(path: &Path, blocks: &[Cells]) -> Result<()> {
+    const NAMES: i32 = 250;
+    const CELL: (i32, i32) = (70, 24);
+    let heights: Vec<i32> = blocks.iter().map(|block| 62 + CELL.1 * block.rows.len() as i32).collect();
+    let columns = blocks.iter().map(|block| block.columns.len()).max().unwrap_or(0) as i32;
+    let size = (NAMES + CELL.0 * columns + 20, heights.iter().sum::<i32>() + 10);
+    svg(path, (size.0 as u32, size.1 as u32), |area| {
+        let font = |size: i32, color: &RGBColor| ("sans-serif", size).into_font().color(color);
+        let mut top = 0;
+        for (block, height) in blocks.iter().zip(&heights) {
+            area.draw(&Text::new(block.title.clone(), (10, top + 10), font(16, &BLACK)))?;
+            for (index, column) in block.columns.iter().enumerate() {
+                let at = (NAMES + CELL.0 * index as i32 + 22, top + 38);
+                area.draw(&Text::new(column.clone(), at, font(13, &BLACK)))?;
+            }
+            for (row, (name, cells)) in block.rows.iter().enumerate() {
+                let y = top + 58 + CELL.1 * row as i32;
+                area.draw(&Text::new(name.clone(), (10, y + 6), font(13, &BLACK)))?;
+                for (column, cell) in cells.iter().enumerate() {
+                    let Some((share, text)) = cell else { continue };
+                    let x = NAMES + CELL.0 * column as i32;
+                    let mix = |full: u8| (255.0 - share * (255.0 - f64::from(full))) as u8;
+                    let color = RGBColor(mix(COLORS[0].0), mix(COLORS[0].1), mix(COLORS[0].2));
+                    let corners = [(x, y), (x + CELL.0 - 2, y + CELL.1 - 2)];
+                    area.draw(&Rectangle::new(corners, color.filled()))?;
+                    area.draw(&Rectangle::new(corners, RGBColor(200, 200, 200)))?;
+                    let ink = if *share > 0.6 { WHITE } else { BLACK };
+                    area.draw(&Text::new(text.clone(), (x + 22, y + 6), font(13, &ink)))?;
+                }
+            }
+            top += height;
+        }
+        Ok(())
+    })
 }
 
 const WIDTH: u32 = 480;
-const HEIGHT: u32 = 400;
+const HEIGHT: u32 = 380;
+/// Of a line of the legend.
+const ENTRY: u32 = 20;
 
 /// Draws a picture, whole or not at all.
 ///
@@ -90,8 +131,11 @@ pub fn draw(path: &Path, axes: Axes<'_>, panels: &[Panel]) -> Result<()> {
     let plain = |value: &f64| format!("{}", (value * 1e6).round() / 1e6);
     let x_label = |value: &f64| axes.powers_x.map_or_else(|| plain(value), |base| power(base, value));
     let y_label = |value: &f64| if axes.log_y_from.is_some() { power(10.0, value) } else { plain(value) };
-    svg(path, (WIDTH * panels.len() as u32, HEIGHT), |area| {
+    let entries = panels.iter().map(|panel| panel.series.len()).max().unwrap_or(0) as u32;
+    let legend_height = 10 + ENTRY * entries.div_ceil(2);
+    svg(path, (WIDTH * panels.len() as u32, HEIGHT + legend_height), |area| {
         for (panel, area) in panels.iter().zip(area.split_evenly((1, panels.len()))) {
+            let (area, legend) = area.split_vertically(HEIGHT);
             let points = || panel.series.iter().flat_map(|series| &series.points);
             let range = |values: &mut dyn Iterator<Item = f64>| {
                 let (low, high) = values
@@ -139,22 +183,14 @@ pub fn draw(path: &Path, axes: Axes<'_>, panels: &[Panel]) -> Result<()> {
                     let [low, high] = ends(point);
                     ErrorBar::new_vertical(across(point.x), low, up(point.y), high, color.stroke_width(1), 6)
                 }))?;
+                let circle = |at| Circle::new(at, 4, style);
                 chart
-                    .draw_series(kept().map(|point| Circle::new((across(point.x), up(point.y)), 4, style)))?
-                    .label(&series.name)
-                    .legend(move |(x, y)| Circle::new((x + 8, y), 4, style));
+                    .draw_series(kept().map(|point| Circle::new((across(point.x), up(point.y)), 4, style)))?;
+                let (row, column) = (index / 2, index % 2);
+                let at = (24 + column as i32 * (WIDTH as i32 / 2 - 8), 8 + (row as u32 * ENTRY) as i32);
+                legend.draw(&circle(at))?;
+                legend.draw(&Text::new(series.name.clone(), (at.0 + 10, at.1 - 6), ("sans-serif", 13)))?;
             }
-            chart
-                .configure_series_labels()
-                .position(match axes.legend {
-                    Corner::UpperLeft => SeriesLabelPosition::UpperLeft,
-                    Corner::UpperRight => SeriesLabelPosition::UpperRight,
-                    Corner::LowerLeft => SeriesLabelPosition::LowerLeft,
-                    Corner::LowerRight => SeriesLabelPosition::LowerRight,
-                })
-                .background_style(WHITE.mix(0.8))
-                .border_style(BLACK.mix(0.3))
-                .draw()?;
         }
         Ok(())
     })

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use crate::ages::AgeError;
 use crate::needle::Found;
 use crate::perplexity::buckets;
-use crate::plots::{Axes, Corner, Panel, Point, Series, draw};
+use crate::plots::{Axes, Cells, Panel, Point, Series, draw, draw_cells};
 use crate::results::{InWindow, Measured, Results, Row, Summary, differences, mean_and_error};
 use crate::study::{Choice, Experiment, Place, Question, Size, experiments};
 
@@ -258,13 +258,18 @@ impl<'a> Report<'a> {
         if panels.is_empty() {
             return Ok(());
         }
+        let path = self.picture_at(name, caption)?;
+        draw(&path, axes, &panels)
+    }
+
+    /// Shows a picture, which is to be drawn to the path returned.
+    fn picture_at(&mut self, name: &str, caption: &str) -> Result<PathBuf> {
         let folder = self.paths.out.parent().unwrap_or(Path::new("")).join("plots");
         std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let path = folder.join(format!("{name}.svg"));
-        draw(&path, axes, &panels)?;
-        self.written.pictures.push(path);
+        self.written.pictures.push(path.clone());
         self.line(&format!("![{caption}](plots/{name}.svg)\n\n*{caption}.*\n"));
-        Ok(())
+        Ok(path)
     }
 
     fn head(&mut self, all: &[Experiment]) {
@@ -389,15 +394,9 @@ impl<'a> Report<'a> {
             powers_x: None,
             log_y_from: None,
             up: None,
-            legend: Corner::UpperRight,
         };
         self.picture("frontier", "Quality against cost: lower and further left is better", axes, &frontier)?;
-        let axes = Axes {
-            x: "position (end of its octave)",
-            powers_x: Some(2.0),
-            legend: Corner::UpperLeft,
-            ..axes
-        };
+        let axes = Axes { x: "position (end of its octave)", powers_x: Some(2.0), ..axes };
         self.picture("by_position", "What 8 blocks a row lose, by position", axes, &by_position)?;
         for (title, lines, sentences) in tables {
             self.line(&format!("### {title}\n"));
@@ -451,7 +450,7 @@ impl<'a> Report<'a> {
         self.answer("needle", "A passkey by depth")?;
         let rows = std::mem::take(&mut self.needle);
         let (mut have, mut asked) = (0, 0);
-        let (mut accuracy, mut cost, mut tables) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut blocks, mut cost, mut tables) = (Vec::new(), Vec::new(), Vec::new());
         for experiment in part {
             let all = chosen(&rows, experiment, |measured: &Found| measured.window)?;
             asked += experiment.places.len() * experiment.choices.len() * experiment.depths.len();
@@ -461,7 +460,7 @@ impl<'a> Report<'a> {
             }
             let texts = experiment.places.len();
             let title = format!("{}, {} tokens, {texts} texts", experiment.model.title(), experiment.width);
-            let (mut lines, mut rights, mut nats) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut lines, mut cells, mut nats) = (Vec::new(), Vec::new(), Vec::new());
             for Chosen { choice, rows } in &all {
                 let found = |depth: Option<usize>| {
                     let here =
@@ -475,7 +474,7 @@ impl<'a> Report<'a> {
                     let (right, of) = found(Some(depth));
                     line.push(format!("{right}/{}", of.len()));
                     let share = right as f64 / of.len().max(1) as f64;
-                    by_right.push(Point { x: depth as f64, y: 100.0 * share, error: 0.0 });
+                    by_right.push((!of.is_empty()).then(|| (share, format!("{right}/{}", of.len()))));
                     let nats: Vec<f64> = of.iter().map(|found| found.nll).collect();
                     by_nats.push(point(depth as f64, mean_and_error(&nats)));
                 }
@@ -489,26 +488,26 @@ impl<'a> Report<'a> {
                 let bytes = mean(|found| found.kv_bytes[0] as f64) / mean(|found| found.kv_bytes[1] as f64);
                 line.push(format!("{:.0}%", 100.0 * bytes));
                 lines.push(line);
-                if rights.len() < 6 {
-                    let series = |points| Series { name: choice.name.clone(), points, joined: true };
-                    rights.push(series(by_right));
-                    nats.push(series(by_nats));
-                }
+                cells.push((choice.name.clone(), by_right));
+                nats.push(Series { name: choice.name.clone(), points: by_nats, joined: true });
             }
-            accuracy.push(Panel { title: title.clone(), series: rights });
+            let columns = experiment.depths.iter().map(|depth| format!("{depth}%")).collect();
+            blocks.push(Cells { title: format!("{title}: passkeys found, by depth"), rows: cells, columns });
             cost.push(Panel { title: title.clone(), series: nats });
             tables.push((title, experiment.depths.clone(), lines));
         }
+        if !blocks.is_empty() {
+            let path =
+                self.picture_at("needle", "Passkeys found, by depth (100%: right before the question)")?;
+            draw_cells(&path, &blocks)?;
+        }
         let axes = Axes {
             x: "depth, percent (100: right before the question)",
-            y: "passkeys found, percent",
+            y: "nats of the passkey's digits",
             powers_x: None,
             log_y_from: None,
-            up: Some((-5.0, 140.0)),
-            legend: Corner::UpperLeft,
+            up: None,
         };
-        self.picture("needle", "Passkeys found by depth", axes, &accuracy)?;
-        let axes = Axes { y: "nats of the passkey's digits", up: None, legend: Corner::UpperRight, ..axes };
         self.picture(
             "needle_nats",
             "How unlikely the model finds the passkey, by depth: 11.5 is a guess",
@@ -571,7 +570,6 @@ impl<'a> Report<'a> {
             powers_x: None,
             log_y_from: Some(1e-4),
             up: None,
-            legend: Corner::UpperRight,
         };
         self.picture(
             "staircase",
@@ -640,7 +638,6 @@ impl<'a> Report<'a> {
             powers_x: Some(2.0),
             log_y_from: Some(1e-4),
             up: None,
-            legend: Corner::LowerRight,
         };
         self.picture(
             "ages",
@@ -725,7 +722,6 @@ impl<'a> Report<'a> {
             powers_x: Some(10.0),
             log_y_from: Some(1e-4),
             up: None,
-            legend: Corner::UpperLeft,
         };
         self.picture(
             "bias",

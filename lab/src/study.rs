@@ -297,6 +297,9 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
     let ages = |width| -> Result<Vec<Choice>> {
         let mut all = few(staircases(width)?, &["sink+window", "sampled"]);
         all.retain(|choice| choice.name != "f16");
+        // Apart what sinks do and what widths do.
+        let options = "--staircase kivi4;sinks=4 --staircase-layers all";
+        all.insert(3, Choice::new("KIVI-4 with 4 precise sinks", options));
         Ok(all)
     };
     Ok(match size {

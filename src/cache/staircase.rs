@@ -252,7 +252,7 @@ impl Staircase {
     ///
     /// Down to this one nothing is lost that one window could tell (±0.2%), and further down values in 2 bits start to cost; 2-bit keys cost far more. With length it goes to a
     /// quarter of f16's bytes, where `kivi(4)` stays at 3.2 times fewer, and more of the values are in 2 bits: expect up to what the row of keys 4, values 2 says. Longer
-    /// contexts and larger models were not measured.
+    /// contexts and larger models were not measured. More texts, passkeys and the error by age are in `lab/RESULTS.md`.
     pub fn recommended() -> Self {
         Self::of(
             Ladder::of(vec![Rung::on(8, 2), Rung::tail(4)]),

@@ -73,7 +73,7 @@ impl Positions {
     ///
     /// For models that are trained with it. Those trained with the rotation alone should run with the rotation alone (`Positions::from(rope)`): the bias takes SmolLM2-135M's
     /// perplexity from 25.0 to 52.2 and from 31.7 to 61.7, and in the 3 global layers of Gemma 3 270M from 24.4 to 31.9 and from 29.2 to 38.3 (the first 4,096 tokens of
-    /// *Emma* and of *Persuasion*; `lab/results/sampling.csv`).
+    /// *Emma* and of *Persuasion*; `lab/results/sampling.csv`). With a weight λ of at most 0.03 ([`Bias::with_weight`]) it does no harm there, and no good (`lab/RESULTS.md`).
     pub fn recommended(rope: Rope) -> Self {
         Self::new().with_rope(rope).with_bias(Bias::harmonic())
     }
