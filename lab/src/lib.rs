@@ -9,7 +9,7 @@
 //! | [`attend`], [`gpu`], [`cpu`], [`memory`] | attention: the seam, its two backends, where keys and values live |
 //! | [`setting`], [`staircase`] | what attention computes in a run and how it remembers, from the command line to prflash's values |
 //! | [`backend`] | a device and a model, opened |
-//! | [`generate`], [`perplexity`], [`needle`], [`ages`] | what is measured |
+//! | [`generate`], [`perplexity`], [`needle`], [`ages`], [`speed`] | what is measured |
 //! | [`results`] | files of results |
 //! | [`study`], [`sweep`], [`report`], [`plots`] | the paper's open questions: what is measured for them, computed, and written down |
 
@@ -29,6 +29,7 @@ pub mod plots;
 pub mod report;
 pub mod results;
 pub mod setting;
+pub mod speed;
 pub mod staircase;
 pub mod study;
 pub mod sweep;

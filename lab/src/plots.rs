@@ -62,10 +62,28 @@ pub struct Axes<'a> {
 pub struct Cells {
     /// Above them.
     pub title: String,
-    /// Names of the rows, the first one uppermost, with a share from 0 to 1 and what is written there for each column; none where nothing is known.
-    pub rows: Vec<(String, Vec<Option<(f64, String)>>)>,
+    /// The first one uppermost.
+    pub rows: Vec<CellRow>,
     /// What stands above the columns.
     pub columns: Vec<String>,
+}
+
+/// One row of them.
+#[derive(Clone, Debug)]
+pub struct CellRow {
+    /// In front of it.
+    pub name: String,
+    /// For each column; none where nothing is known.
+    pub cells: Vec<Option<Cell>>,
+}
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub struct Cell {
+    /// How dark it is, from 0 to 1.
+    pub share: f64,
+    /// What is written there.
+    pub text: String,
 }
 
 /// Draws cells, a block of them below the other, the fuller the darker.
@@ -87,11 +105,11 @@ pub fn draw_cells(path: &Path, blocks: &[Cells]) -> Result<()> {
                 let at = (NAMES + CELL.0 * index as i32 + 22, top + 38);
                 area.draw(&Text::new(column.clone(), at, font(13, &BLACK)))?;
             }
-            for (row, (name, cells)) in block.rows.iter().enumerate() {
+            for (row, CellRow { name, cells }) in block.rows.iter().enumerate() {
                 let y = top + 58 + CELL.1 * row as i32;
                 area.draw(&Text::new(name.clone(), (10, y + 6), font(13, &BLACK)))?;
                 for (column, cell) in cells.iter().enumerate() {
-                    let Some((share, text)) = cell else { continue };
+                    let Some(Cell { share, text }) = cell else { continue };
                     let x = NAMES + CELL.0 * column as i32;
                     let mix = |full: u8| (255.0 - share * (255.0 - f64::from(full))) as u8;
                     let color = RGBColor(mix(COLORS[0].0), mix(COLORS[0].1), mix(COLORS[0].2));

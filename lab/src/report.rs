@@ -3,7 +3,7 @@
 //! Everything comes from the files of results, so that the same files give the same report, without a model or a device. What the numbers mean is written by
 //! people, in `lab/answers`, and goes in as it is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,8 +11,9 @@ use anyhow::{Context, Result};
 use crate::ages::AgeError;
 use crate::needle::Found;
 use crate::perplexity::buckets;
-use crate::plots::{Axes, Cells, Panel, Point, Series, draw, draw_cells};
+use crate::plots::{Axes, Cell, CellRow, Cells, Panel, Point, Series, draw, draw_cells};
 use crate::results::{InWindow, Measured, Results, Row, Summary, differences, mean_and_error};
+use crate::speed::Timed;
 use crate::study::{Choice, Experiment, Place, Question, Size, experiments};
 
 /// Where a report comes from and goes to.
@@ -62,6 +63,7 @@ pub fn write_experiments(paths: &Paths, all: &[Experiment], quick: bool) -> Resu
         let part: Vec<&Experiment> = all.iter().filter(|e| e.question == question).collect();
         match question {
             Question::Sampling => report.sampling(&part)?,
+            Question::Speed => report.speed(&part)?,
             Question::Needle => report.needle(&part)?,
             Question::Staircase => report.staircase(&part)?,
             Question::Ages => report.ages(&part)?,
@@ -86,6 +88,7 @@ struct Report<'a> {
     text: String,
     written: Written,
     sampling: Vec<Row<InWindow>>,
+    speed: Vec<Row<Timed>>,
     staircase: Vec<Row<InWindow>>,
     positions: Vec<Row<InWindow>>,
     needle: Vec<Row<Found>>,
@@ -154,22 +157,18 @@ fn late<'a>(rows: &[&'a Row<InWindow>], from: usize) -> Vec<&'a Row<InWindow>> {
     rows.iter().filter(|row| row.measured.bucket.positions.start >= from).copied().collect()
 }
 
-/// The seconds of a setting over those of another on the same windows: the middle one, and the range.
-fn time_ratios(rows: &[&Row<InWindow>], of: &[&Row<InWindow>]) -> String {
-    let seconds = |rows: &[&Row<InWindow>]| -> BTreeMap<(String, usize), f64> {
-        rows.iter()
-            .map(|row| ((row.source.text.clone(), row.measured.window), row.measured.seconds))
-            .collect()
-    };
-    let of = seconds(of);
-    let ratios = seconds(rows).into_iter().filter_map(|(window, seconds)| Some(seconds / of.get(&window)?));
-    let mut ratios: Vec<f64> = ratios.collect();
+/// The times of a setting over those of dense attention, in the same rounds: quartiles.
+fn time_ratios(rows: &[Row<Timed>], experiment: &Experiment, choice: &Choice) -> Result<Option<[f64; 3]>> {
+    let setting = choice.setting()?.values();
+    let here = rows.iter().filter(|row| {
+        row.source.width == experiment.width
+            && row.source.model == experiment.model.file()
+            && row.setting == setting
+    });
+    let mut ratios: Vec<f64> = here.map(|row| row.measured.seconds / row.measured.dense_seconds).collect();
     ratios.sort_by(f64::total_cmp);
-    match ratios[..] {
-        [] => String::new(),
-        [one] => format!("{one:.2}"),
-        [least, .., most] => format!("{:.2} ({least:.2} to {most:.2})", ratios[ratios.len() / 2]),
-    }
+    let at = |quarter| ratios.get(quarter * ratios.len().saturating_sub(1) / 4).copied();
+    Ok(at(1).zip(at(2)).zip(at(3)).map(|((low, middle), high)| [low, middle, high]))
 }
 
 impl<'a> Report<'a> {
@@ -181,6 +180,7 @@ impl<'a> Report<'a> {
             text: String::new(),
             written: Written::default(),
             sampling: Results::read(&path(Question::Sampling))?,
+            speed: Results::read(&path(Question::Speed))?,
             staircase: Results::read(&path(Question::Staircase))?,
             positions: Results::read(&path(Question::Positions))?,
             needle: Results::read(&path(Question::Needle))?,
@@ -224,7 +224,7 @@ impl<'a> Report<'a> {
     fn coverage(&mut self, part: &[&Experiment], have: usize, asked: usize) {
         self.written.measured += have;
         self.written.asked += asked;
-        let question = part.first().map_or("", |experiment| experiment.question.name());
+        let Some(question) = part.first().map(|experiment| experiment.question.name()) else { return };
         let lacking = match have {
             0 => ". Nothing is measured yet".to_owned(),
             _ if have < asked => {
@@ -291,6 +291,7 @@ impl<'a> Report<'a> {
         rows.for_each(|row| hear(&row.source));
         self.needle.iter().for_each(|row| hear(&row.source));
         self.ages.iter().for_each(|row| hear(&row.source));
+        self.speed.iter().for_each(|row| hear(&row.source));
         let join = |set: BTreeSet<String>| set.into_iter().collect::<Vec<_>>().join(", ");
         let (devices, revisions) = (join(devices), join(revisions));
         let mut lines = vec![
@@ -334,6 +335,7 @@ impl<'a> Report<'a> {
         let rows = std::mem::take(&mut self.sampling);
         let (mut have, mut asked) = (0, 0);
         let (mut frontier, mut by_position, mut tables) = (Vec::new(), Vec::new(), Vec::new());
+        let mut in_time = Vec::new();
         for experiment in part {
             let all = chosen(&rows, experiment, |measured: &InWindow| measured.window)?;
             asked += experiment.places.len() * experiment.choices.len();
@@ -341,16 +343,15 @@ impl<'a> Report<'a> {
             let Some(dense) = all.first().filter(|first| first.choice.name == "dense") else { continue };
             let title = format!("{}, {} tokens", experiment.model.title(), experiment.width);
             let (mut lines, mut kinds) = (Vec::new(), Vec::<Series>::new());
-            let mut positions = Vec::new();
+            let (mut positions, mut timed) = (Vec::new(), Vec::new());
             for Chosen { choice, rows } in &all {
                 let sums = Summary::of(0..experiment.width, rows.iter().copied());
                 let mut line =
                     vec![choice.name.clone(), windows(rows).to_string(), format!("{:.2}", sums.blocks)];
                 line.extend(Self::perplexity_cells(experiment, rows, &dense.rows));
-                // Short windows are measured at any time, beside other work.
-                if experiment.width > 2048 {
-                    line.push(time_ratios(rows, &dense.rows));
-                }
+                let times = time_ratios(&self.speed, experiment, choice)?;
+                let shown = |[low, middle, high]: [f64; 3]| format!("{middle:.3} ({low:.3} to {high:.3})");
+                line.push(times.map_or(String::new(), shown));
                 lines.push(line);
                 let kind = match choice.name.split(", ").collect::<Vec<_>>()[..] {
                     ["dense"] => continue,
@@ -360,6 +361,13 @@ impl<'a> Report<'a> {
                 };
                 let nats = mean_and_error(&differences(rows, &dense.rows));
                 let at = point(sums.blocks, nats);
+                if let (Some([_, time, _]), true) = (times, choice.name.ends_with(" blocks")) {
+                    let at = point(time, nats);
+                    match timed.iter_mut().find(|series: &&mut Series| series.name == kind) {
+                        Some(series) => series.points.push(at),
+                        None => timed.push(Series { name: kind.to_owned(), points: vec![at], joined: true }),
+                    }
+                }
                 match kinds.iter_mut().find(|series| series.name == kind) {
                     Some(series) => series.points.push(at),
                     None => kinds.push(Series {
@@ -383,6 +391,8 @@ impl<'a> Report<'a> {
                 }
             }
             kinds.iter_mut().for_each(|series| series.points.sort_by(|a, b| a.x.total_cmp(&b.x)));
+            timed.iter_mut().for_each(|series| series.points.sort_by(|a, b| a.x.total_cmp(&b.x)));
+            in_time.push(Panel { title: title.clone(), series: timed });
             frontier.push(Panel { title: title.clone(), series: kinds });
             by_position.push(Panel { title: title.clone(), series: positions });
             let sentences = Self::duels(experiment, &all)?;
@@ -396,14 +406,24 @@ impl<'a> Report<'a> {
             up: None,
         };
         self.picture("frontier", "Quality against cost: lower and further left is better", axes, &frontier)?;
+        let axes = Axes { x: "time of a layer's attention over dense", ..axes };
+        let caption = "Quality against time: a layer's attention, medians of rounds in turn with dense";
+        self.picture("frontier_time", caption, axes, &in_time)?;
         let axes = Axes { x: "position (end of its octave)", powers_x: Some(2.0), ..axes };
         self.picture("by_position", "What 8 blocks a row lose, by position", axes, &by_position)?;
         for (title, lines, sentences) in tables {
             self.line(&format!("### {title}\n"));
             let late = "nats, second half";
-            let mut header =
-                vec!["setting", "windows", "blocks", "perplexity", "bits/byte", "nats over dense", late];
-            header.extend(lines.first().filter(|line| line.len() > header.len()).map(|_| "time of dense"));
+            let header = [
+                "setting",
+                "windows",
+                "blocks",
+                "perplexity",
+                "bits/byte",
+                "nats over dense",
+                late,
+                "time of dense",
+            ];
             self.table(&header, &lines);
             sentences.iter().for_each(|sentence| self.line(&format!("- {sentence}")));
             self.line("");
@@ -446,6 +466,26 @@ impl<'a> Report<'a> {
         Ok(sentences)
     }
 
+    /// Its numbers stand in the tables before.
+    fn speed(&mut self, part: &[&Experiment]) -> Result<()> {
+        if part.is_empty() {
+            return Ok(());
+        }
+        let (mut have, mut asked) = (0, 0);
+        for experiment in part {
+            asked += experiment.choices.len();
+            for choice in &experiment.choices {
+                have += usize::from(time_ratios(&self.speed, experiment, choice)?.is_some());
+            }
+        }
+        self.line(
+            "*Time of dense*: one layer's attention over the whole window, on random numbers, over that of dense attention in the same round; the middle of 9 rounds, and their quartiles. It is this \
+             device's: GPUs have another.\n",
+        );
+        self.coverage(part, have, asked);
+        Ok(())
+    }
+
     fn needle(&mut self, part: &[&Experiment]) -> Result<()> {
         self.answer("needle", "A passkey by depth")?;
         let rows = std::mem::take(&mut self.needle);
@@ -474,7 +514,8 @@ impl<'a> Report<'a> {
                     let (right, of) = found(Some(depth));
                     line.push(format!("{right}/{}", of.len()));
                     let share = right as f64 / of.len().max(1) as f64;
-                    by_right.push((!of.is_empty()).then(|| (share, format!("{right}/{}", of.len()))));
+                    let text = format!("{right}/{}", of.len());
+                    by_right.push((!of.is_empty()).then_some(Cell { share, text }));
                     let nats: Vec<f64> = of.iter().map(|found| found.nll).collect();
                     by_nats.push(point(depth as f64, mean_and_error(&nats)));
                 }
@@ -488,7 +529,7 @@ impl<'a> Report<'a> {
                 let bytes = mean(|found| found.kv_bytes[0] as f64) / mean(|found| found.kv_bytes[1] as f64);
                 line.push(format!("{:.0}%", 100.0 * bytes));
                 lines.push(line);
-                cells.push((choice.name.clone(), by_right));
+                cells.push(CellRow { name: choice.name.clone(), cells: by_right });
                 nats.push(Series { name: choice.name.clone(), points: by_nats, joined: true });
             }
             let columns = experiment.depths.iter().map(|depth| format!("{depth}%")).collect();

@@ -27,6 +27,8 @@ pub enum Size {
 pub enum Question {
     /// PrFlashAttention: perplexity against cost.
     Sampling,
+    /// PrFlashAttention: how long attention takes.
+    Speed,
     /// PrFlashAttention: a passkey by depth.
     Needle,
     /// SAQ: perplexity against bytes.
@@ -39,13 +41,20 @@ pub enum Question {
 
 impl Question {
     /// All of them.
-    pub const ALL: [Question; 5] =
-        [Question::Sampling, Question::Needle, Question::Staircase, Question::Ages, Question::Positions];
+    pub const ALL: [Question; 6] = [
+        Question::Sampling,
+        Question::Speed,
+        Question::Needle,
+        Question::Staircase,
+        Question::Ages,
+        Question::Positions,
+    ];
 
     /// Its name on the command line, and of its file of results.
     pub fn name(self) -> &'static str {
         match self {
             Question::Sampling => "sampling",
+            Question::Speed => "speed",
             Question::Needle => "needle",
             Question::Staircase => "staircase",
             Question::Ages => "ages",
@@ -102,6 +111,9 @@ pub struct Place {
 const FOUR: [Place; 4] = [place("emma", 0), place("brown", 1), place("hamlet", 2), place("wiki", 3)];
 const TWO: [Place; 2] = [FOUR[0], FOUR[3]];
 
+/// Random numbers in place of a text.
+pub const NOWHERE: Place = place("", 0);
+
 const fn place(text: &'static str, window: usize) -> Place {
     Place { text, window }
 }
@@ -136,7 +148,7 @@ pub struct Experiment {
     pub question: Question,
     /// On what.
     pub model: ModelName,
-    /// The windows, or the texts around passkeys.
+    /// The windows, or the texts around passkeys; [`NOWHERE`] for times.
     pub places: Vec<Place>,
     /// Tokens of a window.
     pub width: usize,
@@ -230,7 +242,7 @@ fn scalings(factor: usize) -> [Choice; 2] {
 /// None for the numbers that stand here.
 pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
     use ModelName::{Gemma3, SmolLm2};
-    use Question::{Ages, Needle, Positions, Sampling, Staircase as Stairs};
+    use Question::{Ages, Needle, Positions, Sampling, Speed, Staircase as Stairs};
     let experiment = |question, model, places: &[Place], width, choices| Experiment {
         question,
         model,
@@ -306,6 +318,7 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
         Size::Quick => {
             vec![
                 experiment(Sampling, SmolLm2, &TWO, 1024, sampling()),
+                experiment(Speed, SmolLm2, &[NOWHERE], 1024, with_dense(&[8, 4])),
                 Experiment {
                     depths: vec![10, 50, 90],
                     ..experiment(Needle, SmolLm2, &TWO[..1], 1536, needle(1536)?)
@@ -319,12 +332,14 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
         Size::Default => {
             vec![
                 experiment(Sampling, SmolLm2, &FOUR, 2048, sampling()),
+                experiment(Speed, SmolLm2, &[NOWHERE], 2048, with_dense(&[8, 4])),
                 experiment(Needle, SmolLm2, &FOUR, 2048, needle(2048)?),
                 experiment(Needle, SmolLm2, &TWO, 2048, needle_more()),
                 experiment(Stairs, SmolLm2, &FOUR, 2048, staircases(2048)?),
                 experiment(Ages, SmolLm2, &FOUR, 2048, ages(2048)?),
                 experiment(Positions, SmolLm2, &FOUR, 2048, positions()),
                 experiment(Sampling, Gemma3, &FOUR, 2048, sampling()),
+                experiment(Speed, Gemma3, &[NOWHERE], 2048, with_dense(&[8, 4])),
                 experiment(Needle, Gemma3, &TWO, 2048, needle(2048)?),
                 experiment(
                     Stairs,
@@ -348,6 +363,7 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
                     8192,
                     with_dense(&[8, 16, 32]),
                 ),
+                experiment(Speed, SmolLm2, &[NOWHERE], 8192, with_dense(&[8, 16, 32])),
                 experiment(Positions, SmolLm2, &start, 16_384, beyond(2, &more)),
                 experiment(Positions, SmolLm2, &start, 32_768, beyond(4, &more)),
             ]

@@ -18,7 +18,8 @@ use crate::needle::{self, Found, Prompt};
 use crate::perplexity::{Evaluated, Windows, evaluate};
 use crate::results::{InWindow, Measured, Results, Row, Source};
 use crate::setting::Setting;
-use crate::study::{Choice, Experiment, ModelName, Place, Question};
+use crate::speed::{self, Timed};
+use crate::study::{Choice, Experiment, ModelName, NOWHERE, Place, Question};
 
 /// A setting with its name.
 #[derive(Clone, Debug)]
@@ -117,7 +118,8 @@ struct Task {
 
 /// The files of results.
 struct Files {
-    windows: [Option<Results<InWindow>>; 5],
+    windows: [Option<Results<InWindow>>; Question::ALL.len()],
+    speed: Option<Results<Timed>>,
     needle: Option<Results<Found>>,
     ages: Option<Results<AgeError>>,
 }
@@ -139,7 +141,8 @@ impl Sweep<'_> {
         experiments: &[Experiment],
         hear: &mut dyn FnMut(&Progress<'_>) -> Result<()>,
     ) -> Result<()> {
-        let mut files = Files { windows: [const { None }; 5], needle: None, ages: None };
+        let mut files =
+            Files { windows: [const { None }; Question::ALL.len()], speed: None, needle: None, ages: None };
         let mut tasks = Vec::new();
         for (index, experiment) in experiments.iter().enumerate() {
             tasks.extend(self.missing(index, experiment, &mut files)?);
@@ -162,14 +165,20 @@ impl Sweep<'_> {
             Setting::new(choice.setting.args(), loaded.config())
                 .with_context(|| format!("setting {:?}", choice.name))?;
             let (text, source) = self.source(experiment, task.place, &loaded.file)?;
-            let title = format!(
-                "{}: {}, {} {}, {}",
-                experiment.question.name(),
-                experiment.model.title(),
-                task.place.text,
-                task.place.window,
-                choice.name
-            );
+            let what = match task.place {
+                NOWHERE => format!("{} tokens", experiment.width),
+                Place { text, window } => format!("{text} {window}"),
+            };
+            let (question, model) = (experiment.question.name(), experiment.model.title());
+            let title = format!("{question}: {model}, {what}, {}", choice.name);
+            if experiment.question == Question::Speed {
+                let watch = Watch { pace: &pace, title: &title, cost: task.cost, hear: &mut *hear };
+                let outcome =
+                    self.speed(experiment, loaded.config(), (&choice, &source), &mut files, watch)?;
+                pace.done += task.cost;
+                hear(&Progress { outcome: Some(outcome), ..pace.progress(&title, 0.0) })?;
+                continue;
+            }
             let ids = match encoded.entry((experiment.model, task.place.text)) {
                 Entry::Occupied(known) => known.get().clone(),
                 Entry::Vacant(empty) => empty.insert(loaded.tokenizer.encode(&text, false)?.into()).clone(),
@@ -215,7 +224,30 @@ impl Sweep<'_> {
         Ok(())
     }
 
+    fn speed(
+        &self,
+        experiment: &Experiment,
+        config: &Config,
+        (choice, source): (&Named, &Source),
+        files: &mut Files,
+        mut watch: Watch<'_>,
+    ) -> Result<String> {
+        let results = files.speed.as_mut().context("no file for speed")?;
+        let Backend::Gpu(context) = self.backend else {
+            anyhow::bail!("--backend cpu has no kernels to time: leave speed out by --only");
+        };
+        let step = &mut |round| watch.at(round as f64 / speed::ROUNDS as f64);
+        let timed = speed::measure(context, config, &choice.setting, experiment.width, step)?;
+        let mut ratios: Vec<f64> = timed.iter().map(|timed| timed.seconds / timed.dense_seconds).collect();
+        ratios.sort_by(f64::total_cmp);
+        results.append(rows(choice, source, timed))?;
+        Ok(format!("{:.3} of dense", ratios[ratios.len() / 2]))
+    }
+
     fn text(&self, place: Place) -> Result<(String, String)> {
+        if place == NOWHERE {
+            return Ok((String::new(), String::new()));
+        }
         let name = format!("{}.txt", place.text);
         let path = self.folders.texts.join(&name);
         let text = std::fs::read_to_string(&path)
@@ -250,8 +282,9 @@ impl Sweep<'_> {
         let path = self.folders.results_of(question);
         match question {
             Question::Needle if files.needle.is_none() => files.needle = Some(Results::open(&path)?),
+            Question::Speed if files.speed.is_none() => files.speed = Some(Results::open(&path)?),
             Question::Ages if files.ages.is_none() => files.ages = Some(Results::open(&path)?),
-            Question::Needle | Question::Ages => {}
+            Question::Needle | Question::Ages | Question::Speed => {}
             _ => {
                 let file = &mut files.windows[question as usize];
                 if file.is_none() {
@@ -277,6 +310,7 @@ impl Sweep<'_> {
                 };
                 let lacks = |unit: &usize| match question {
                     Question::Needle => lacks(files.needle.as_ref(), &setting, &source, *unit),
+                    Question::Speed => lacks(files.speed.as_ref(), &setting, &source, *unit),
                     Question::Ages => lacks(files.ages.as_ref(), &setting, &source, *unit),
                     _ => lacks(files.windows[question as usize].as_ref(), &setting, &source, *unit),
                 };
@@ -287,7 +321,11 @@ impl Sweep<'_> {
                 // Linear layers take as long as attention to some 8,000 tokens does.
                 let tokens = experiment.width as f64;
                 let pass = tokens * (1.0 + tokens / 16_384.0) * experiment.model.weight();
-                let cost = if question == Question::Ages { 0.5 * pass } else { units.len() as f64 * pass };
+                let cost = match question {
+                    Question::Ages => 0.5 * pass,
+                    Question::Speed => 0.2 * pass,
+                    _ => units.len() as f64 * pass,
+                };
                 tasks.push(Task { experiment: index, place, choice, units, cost });
             }
         }

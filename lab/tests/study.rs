@@ -15,6 +15,7 @@ use lab::cpu::CpuAttention;
 use lab::needle::{self, Prompt};
 use lab::report::{Paths, write, write_experiments};
 use lab::setting::Setting;
+use lab::speed;
 use lab::study::{Choice, Experiment, ModelName, Place, Question, Size};
 use lab::sweep::{Folders, Sweep};
 
@@ -179,7 +180,9 @@ fn a_sweep_resumes_and_its_report_says_what_there_is() {
     for picture in &names {
         assert!(text.contains(&format!("plots/{}", picture.to_str().unwrap())));
     }
-    assert!(pictures.iter().all(|picture| picture.contains("<circle") && !picture.contains("NaN")));
+    assert!(pictures.iter().all(
+        |picture| (picture.contains("<circle") || picture.contains("<rect")) && !picture.contains("NaN")
+    ));
     for part in
         ["| recommended, 8 blocks | 2 |", "better in", "2 windows.", "nats over f16", "0..128", "λ = 0.1"]
     {
@@ -314,6 +317,31 @@ fn errors_by_age_follow_the_bits() {
             assert_eq!(ages[1].score_error, None);
             assert_eq!(ages[1].mass, 0.0);
         }
+    }
+}
+
+#[test]
+fn times_come_in_turns() {
+    let Some(context) = common::gpu("times_come_in_turns") else { return };
+    let study = Study::new();
+    for model in [ModelName::SmolLm2, ModelName::Gemma3] {
+        let loaded = Loaded::open(&study.path("models").join(model.file()), |_, _| Ok(())).unwrap();
+        let measure = |options: &str| {
+            let setting = Setting::from_options(options).unwrap();
+            let mut steps = 0;
+            let timed = speed::measure(&context, loaded.config(), &setting, 200, &mut |round| {
+                assert_eq!(round, steps);
+                steps += 1;
+                Ok(())
+            });
+            assert!(timed.is_err() || steps == speed::ROUNDS);
+            timed
+        };
+        let timed = measure("--attention prflash --block-size 16 --beta 0.5").unwrap();
+        assert_eq!(timed.len(), speed::ROUNDS);
+        assert!(timed.iter().all(|round| round.seconds > 0.0 && round.dense_seconds > 0.0));
+        let refused = measure("--attention prflash --rounds 2").unwrap_err().to_string();
+        assert!(refused.contains("rounds"), "{refused}");
     }
 }
 
