@@ -326,7 +326,7 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
                 experiment(Stairs, SmolLm2, &TWO[..1], 1024, staircases(1024)?),
                 experiment(Ages, SmolLm2, &TWO[..1], 1024, ages(1024)?),
                 experiment(Positions, SmolLm2, &TWO[..1], 1024, few(positions(), &["factor"])),
-                experiment(Positions, SmolLm2, &TWO[..1], 10_240, vec![none.clone(), scalings(2)[0].clone()]),
+                experiment(Positions, SmolLm2, &TWO[..1], 12_288, vec![none.clone(), scalings(2)[0].clone()]),
             ]
         }
         Size::Default => {
