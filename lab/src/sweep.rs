@@ -279,6 +279,10 @@ impl Sweep<'_> {
     /// The tasks of an experiment that its file doesn't have, window by window: so that a sweep that was stopped has all settings of fewer windows.
     fn missing(&self, index: usize, experiment: &Experiment, files: &mut Files) -> Result<Vec<Task>> {
         let question = experiment.question;
+        ensure!(
+            question != Question::Speed || matches!(self.backend, Backend::Gpu(_)),
+            "--backend cpu has no kernels to time: leave speed out by --only"
+        );
         let path = self.folders.results_of(question);
         match question {
             Question::Needle if files.needle.is_none() => files.needle = Some(Results::open(&path)?),

@@ -346,13 +346,17 @@ fn sweep_and_report_name_what_is_missing() {
         .unwrap();
     let refused = folder.refused(&sweep);
     assert!(refused.contains("scripts/fetch-models") && refused.contains("emma.txt"), "{refused}");
-    assert!(folder.refused(&[&sweep[..], &["--only", "speed"]].concat()).contains("--only"));
+    assert!(folder.refused(&[&sweep[..], &["--only", "size"]].concat()).contains("--only"));
 
     // Two windows of 2,048 tokens are too many for a short text.
     std::fs::write(folder.path("target/texts/emma.txt"), common::text(300)).unwrap();
     std::fs::write(folder.path("target/texts/wiki.txt"), common::text(300)).unwrap();
     let refused = folder.refused(&[&sweep[..], &["--only", "ages"]].concat());
     assert!(refused.contains("1024 tokens"), "{refused}");
+
+    // Kernels are timed on a device, or not at all: said before anything is computed.
+    assert!(folder.refused(&[&sweep[..], &["--only", "speed"]].concat()).contains("no kernels to time"));
+    assert!(!folder.path("target/lab/quick/speed.csv").exists());
 
     // A report of nothing is one; what people wrote has to be there.
     let object = folder.json(&["report", "--quick"]);
