@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use indicatif::HumanDuration;
@@ -14,6 +14,8 @@ use super::{Computing, REVISION, bar, check_stop};
 
 /// Ticks of the bar.
 const TICKS: f64 = 10_000.0;
+/// How long nothing is printed where there is no bar.
+const HEARTBEAT: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -64,20 +66,28 @@ pub fn run(arguments: &Args) -> Result<()> {
     bar.set_style(indicatif::ProgressStyle::with_template("{msg} {wide_bar} {percent}%{prefix}")?);
     let quiet = !std::io::stderr().is_terminal();
     let mut units = 0;
+    let mut printed = Instant::now();
     sweep.run(&all, &mut |progress: &Progress<'_>| {
         let left = |left: Duration| format!("{} left", HumanDuration(left));
         bar.set_position((progress.done * TICKS) as u64);
         bar.set_prefix(progress.left.map_or(String::new(), |time| format!(", {}", left(time))));
         bar.set_message(progress.title.to_owned());
-        if let Some(outcome) = &progress.outcome {
-            units += 1;
+        units += usize::from(progress.outcome.is_some());
+        // A log has no bar: something under way for long says that it is.
+        let under_way = quiet && printed.elapsed() >= HEARTBEAT;
+        if let Some(outcome) = progress.outcome.as_deref().or(under_way.then_some("under way")) {
             let line = format!(
                 "{:3.0}%, {}: {}: {outcome}",
                 100.0 * progress.done,
                 progress.left.map_or("time left unknown".into(), left),
                 progress.title
             );
-            if quiet { eprintln!("{line}") } else { bar.println(line) }
+            if quiet {
+                eprintln!("{line}")
+            } else {
+                bar.println(line)
+            }
+            printed = Instant::now();
         }
         check_stop()
     })?;

@@ -1,0 +1,236 @@
+//! Writes down what a [study](crate::study) measured: tables, pictures and the sentences that follow from the numbers.
+//!
+//! Everything comes from the files of results, so that the same files give the same report, without a model or a device. What the numbers mean is written by
+//! people, in `lab/answers`, and goes in as it is.
+
+mod needle;
+mod page;
+mod positions;
+mod sampling;
+mod staircase;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::ages::AgeError;
+use crate::needle::Found;
+use crate::plots::{Point, Series};
+use crate::results::{InWindow, Measured, Results, Row, Source, Summary, differences, mean_and_error};
+use crate::speed::Timed;
+use crate::study::{Choice, Experiment, Place, Question, Size, experiments};
+
+use page::Page;
+
+/// Where a report comes from and goes to.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// The folder of the files of results.
+    pub results: PathBuf,
+    /// The folder of what people wrote; none leaves it out.
+    pub answers: Option<PathBuf>,
+    /// The Markdown file. Pictures go into the folder `plots` beside it.
+    pub out: PathBuf,
+}
+
+/// What was written.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Written {
+    /// The Markdown file.
+    pub report: PathBuf,
+    /// Pictures.
+    pub pictures: Vec<PathBuf>,
+    /// Measurements (windows, prompts, layers) that there are, of those that the study asks for.
+    pub measured: usize,
+    /// Those that it asks for.
+    pub asked: usize,
+}
+
+/// Writes the report of some sizes.
+///
+/// # Errors
+/// Files that can't be read or written.
+pub fn write(paths: &Paths, sizes: &[Size]) -> Result<Written> {
+    let mut all = Vec::new();
+    for &size in sizes {
+        all.extend(experiments(size)?);
+    }
+    write_experiments(paths, &all, sizes.contains(&Size::Quick))
+}
+
+/// Writes the report of some experiments; `quick` says by which commands they are measured.
+///
+/// # Errors
+/// Files that can't be read or written.
+pub fn write_experiments(paths: &Paths, all: &[Experiment], quick: bool) -> Result<Written> {
+    let data = Data::read(paths)?;
+    let mut page = Page::new(paths, quick);
+    head(&data, &mut page, all);
+    for question in Question::ALL {
+        let part: Vec<&Experiment> = all.iter().filter(|e| e.question == question).collect();
+        let write = match question {
+            Question::Sampling => sampling::sampling,
+            Question::Speed => sampling::speed,
+            Question::Needle => needle::needle,
+            Question::Staircase => staircase::staircase,
+            Question::Ages => staircase::ages,
+            Question::Positions => positions::positions,
+        };
+        write(&data, &mut page, &part)?;
+    }
+    page.answer("limits", "Limits of the evidence")?;
+    page.finish()
+}
+
+/// What the files of results hold.
+struct Data {
+    sampling: Vec<Row<InWindow>>,
+    speed: Vec<Row<Timed>>,
+    staircase: Vec<Row<InWindow>>,
+    positions: Vec<Row<InWindow>>,
+    needle: Vec<Row<Found>>,
+    ages: Vec<Row<AgeError>>,
+}
+
+impl Data {
+    fn read(paths: &Paths) -> Result<Self> {
+        let path = |question: Question| paths.results.join(format!("{}.csv", question.name()));
+        Ok(Self {
+            sampling: Results::read(&path(Question::Sampling))?,
+            speed: Results::read(&path(Question::Speed))?,
+            staircase: Results::read(&path(Question::Staircase))?,
+            positions: Results::read(&path(Question::Positions))?,
+            needle: Results::read(&path(Question::Needle))?,
+            ages: Results::read(&path(Question::Ages))?,
+        })
+    }
+
+    /// What each row says of where it comes from.
+    fn sources(&self) -> impl Iterator<Item = &Source> {
+        fn of<M>(rows: &[Row<M>]) -> impl Iterator<Item = &Source> {
+            rows.iter().map(|row| &row.source)
+        }
+        let by_window = of(&self.sampling).chain(of(&self.staircase)).chain(of(&self.positions));
+        by_window.chain(of(&self.needle)).chain(of(&self.ages)).chain(of(&self.speed))
+    }
+}
+
+fn head(data: &Data, page: &mut Page<'_>, all: &[Experiment]) {
+    page.line("# Results\n");
+    let by = if page.quick { "lab report --quick" } else { "lab report" };
+    page.line(&format!(
+        "Written by `{by}` from the files of results, which `lab sweep` fills. The paper (arXiv 2410.18441) proposes and leaves these questions open; the models \
+         were trained without any of what is measured here.\n"
+    ));
+    let (mut devices, mut revisions) = (BTreeSet::new(), BTreeSet::new());
+    for source in data.sources() {
+        if all.iter().any(|e| e.width == source.width && e.model.file() == source.model) {
+            devices.insert(source.device.as_str());
+            revisions.insert(source.revision.as_str());
+        }
+    }
+    let join = |set: BTreeSet<&str>| set.into_iter().collect::<Vec<_>>().join(", ");
+    let (devices, revisions) = (join(devices), join(revisions));
+    let mut lines = vec![
+        "*Nats* are means of the negative log-likelihood of a token over that of the first setting of a table, on the same windows: +0.01 is a perplexity 1% higher. ± is the \
+         standard error over windows, each of another text (*Emma*, a novel; *Brown*, mixed prose; *Hamlet*, a play; *wiki*, encyclopedia)."
+            .to_owned(),
+        "*Blocks* are key blocks of 64 tokens visited, the mean over tokens, heads and the layers without a sliding window (all 30 of SmolLM2, 3 of Gemma 3's 18).".to_owned(),
+    ];
+    if !devices.is_empty() {
+        lines.push(format!("Devices: {devices}. Revisions: {revisions}."));
+    }
+    for line in lines {
+        page.line(&format!("- {line}"));
+    }
+    page.line("");
+}
+
+/// Rows of one setting of an experiment, in the order of the file.
+fn of_choice<'a, M: Measured>(
+    rows: &'a [Row<M>],
+    experiment: &Experiment,
+    choice: &Choice,
+    place: impl Fn(&M) -> usize,
+) -> Result<Vec<&'a Row<M>>> {
+    let setting = choice.setting()?.values();
+    let wanted = |row: &&Row<M>| {
+        let here = |at: &Place| {
+            row.source.text.strip_suffix(".txt") == Some(at.text) && place(&row.measured) == at.window
+        };
+        row.source.width == experiment.width
+            && row.source.model == experiment.model.file()
+            && row.setting == setting
+            && experiment.places.iter().any(here)
+    };
+    Ok(rows.iter().filter(wanted).collect())
+}
+
+/// A setting with its rows.
+struct Chosen<'a, M> {
+    choice: &'a Choice,
+    rows: Vec<&'a Row<M>>,
+}
+
+/// The settings of an experiment that have rows.
+fn chosen<'a, M: Measured>(
+    rows: &'a [Row<M>],
+    experiment: &'a Experiment,
+    place: impl Fn(&M) -> usize + Copy,
+) -> Result<Vec<Chosen<'a, M>>> {
+    let mut all = Vec::new();
+    for choice in &experiment.choices {
+        let rows = of_choice(rows, experiment, choice, place)?;
+        if !rows.is_empty() {
+            all.push(Chosen { choice, rows });
+        }
+    }
+    Ok(all)
+}
+
+fn windows<M: Measured>(rows: &[&Row<M>]) -> usize {
+    rows.iter().map(|row| (&row.source.text, row.measured.unit())).collect::<BTreeSet<_>>().len()
+}
+
+fn with_error((mean, error): (f64, Option<f64>), digits: usize) -> String {
+    match error {
+        Some(error) => format!("{mean:+.digits$} ± {error:.digits$}"),
+        None => format!("{mean:+.digits$}"),
+    }
+}
+
+fn point(x: f64, (y, error): (f64, Option<f64>)) -> Point {
+    Point { x, y, error: error.unwrap_or(0.0) }
+}
+
+/// Rows of the buckets that begin at `from` or later.
+fn late<'a>(rows: &[&'a Row<InWindow>], from: usize) -> Vec<&'a Row<InWindow>> {
+    rows.iter().filter(|row| row.measured.bucket.positions.start >= from).copied().collect()
+}
+
+/// What a table of perplexities says of one setting.
+fn perplexity_cells(
+    experiment: &Experiment,
+    rows: &[&Row<InWindow>],
+    first: &[&Row<InWindow>],
+) -> [String; 4] {
+    let all = Summary::of(0..experiment.width, rows.iter().copied());
+    let half = experiment.width / 2;
+    let nats = mean_and_error(&differences(rows, first));
+    let nats_late = mean_and_error(&differences(&late(rows, half), &late(first, half)));
+    [
+        format!("{:.2}", all.perplexity),
+        format!("{:.4}", all.bits_per_byte),
+        with_error(nats, 4),
+        with_error(nats_late, 4),
+    ]
+}
+
+/// Adds a point to the series of that name, which is new if there is none.
+fn add(series: &mut Vec<Series>, name: &str, joined: bool, at: Point) {
+    match series.iter_mut().find(|series| series.name == name) {
+        Some(series) => series.points.push(at),
+        None => series.push(Series { name: name.to_owned(), points: vec![at], joined }),
+    }
+}

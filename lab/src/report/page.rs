@@ -1,0 +1,125 @@
+//! The page that a report is written on: text, tables and pictures, and what was written.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::{Paths, Written};
+use crate::plots::{Axes, Panel, draw};
+use crate::study::Experiment;
+
+/// A report under way.
+pub struct Page<'a> {
+    paths: &'a Paths,
+    /// Whether `--quick` measures what is here.
+    pub quick: bool,
+    text: String,
+    written: Written,
+}
+
+impl<'a> Page<'a> {
+    /// An empty one.
+    pub fn new(paths: &'a Paths, quick: bool) -> Self {
+        Self { paths, quick, text: String::new(), written: Written::default() }
+    }
+
+    /// Writes it to its file, whole or not at all.
+    pub fn finish(mut self) -> Result<Written> {
+        let out = &self.paths.out;
+        if let Some(folder) = out.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        }
+        let at = || format!("writing {}", out.display());
+        let part = out.with_extension("part");
+        std::fs::write(&part, &self.text).with_context(at)?;
+        std::fs::rename(&part, out).with_context(at)?;
+        self.written.report = out.clone();
+        Ok(self.written)
+    }
+
+    /// A line of text.
+    pub fn line(&mut self, line: &str) {
+        self.text.push_str(line);
+        self.text.push('\n');
+    }
+
+    /// A table in Markdown: the first column is text, the others are numbers.
+    pub fn table(&mut self, header: &[&str], rows: &[Vec<String>]) {
+        if rows.is_empty() {
+            return;
+        }
+        self.line(&format!("| {} |", header.join(" | ")));
+        self.line(&format!("| --- |{}", " ---: |".repeat(header.len() - 1)));
+        for row in rows {
+            self.line(&format!("| {} |", row.join(" | ")));
+        }
+        self.line("");
+    }
+
+    /// What people wrote about a part, under a heading.
+    pub fn answer(&mut self, name: &str, title: &str) -> Result<()> {
+        if let Some(folder) = &self.paths.answers {
+            let path = folder.join(format!("{name}.md"));
+            let text =
+                std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+            self.line(&format!("## {title}\n"));
+            self.line(&format!("{}\n", text.trim_end()));
+        } else if name != "limits" {
+            self.line(&format!("## {title}\n"));
+        }
+        Ok(())
+    }
+
+    /// How much of a part there is, and the command that measures it.
+    pub fn coverage(&mut self, part: &[&Experiment], have: usize, asked: usize) {
+        self.written.measured += have;
+        self.written.asked += asked;
+        let Some(question) = part.first().map(|experiment| experiment.question.name()) else { return };
+        let lacking = match have {
+            0 => ". Nothing is measured yet".to_owned(),
+            _ if have < asked => {
+                format!(". {have} of {asked} measurements are there; tables and pictures show those")
+            }
+            _ => String::new(),
+        };
+        let command = match self.quick {
+            true => format!("`lab sweep --quick --only {question}`"),
+            false if part.iter().any(|experiment| experiment.width > 2048) => {
+                format!(
+                    "`lab sweep --only {question}`, long windows `lab sweep --size long --only {question}`"
+                )
+            }
+            false => format!("`lab sweep --only {question}`"),
+        };
+        self.line(&format!("Numbers: [{question}.csv]({}), by {command}{lacking}.\n", self.csv(question)));
+    }
+
+    /// The way from the report to a file of results: beside it, or in a folder beside it.
+    fn csv(&self, question: &str) -> String {
+        let results = &self.paths.results;
+        match results.file_name().filter(|_| self.paths.out.parent() != Some(results)) {
+            Some(folder) => format!("{}/{question}.csv", folder.to_string_lossy()),
+            None => format!("{question}.csv"),
+        }
+    }
+
+    /// Draws the panels that have anything in them, and shows the picture.
+    pub fn picture(&mut self, name: &str, caption: &str, axes: Axes<'_>, panels: &[Panel]) -> Result<()> {
+        let panels: Vec<Panel> = panels.iter().filter(|panel| !panel.series.is_empty()).cloned().collect();
+        if panels.is_empty() {
+            return Ok(());
+        }
+        let path = self.picture_at(name, caption)?;
+        draw(&path, axes, &panels)
+    }
+
+    /// Shows a picture, which is to be drawn to the path returned.
+    pub fn picture_at(&mut self, name: &str, caption: &str) -> Result<PathBuf> {
+        let folder = self.paths.out.parent().unwrap_or(Path::new("")).join("plots");
+        std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        let path = folder.join(format!("{name}.svg"));
+        self.written.pictures.push(path.clone());
+        self.line(&format!("![{caption}](plots/{name}.svg)\n\n*{caption}.*\n"));
+        Ok(path)
+    }
+}

@@ -1,0 +1,168 @@
+//! What a block costs and brings: Open Question 3.
+
+use anyhow::Result;
+
+use super::page::Page;
+use super::{Chosen, Data, add, chosen, late, perplexity_cells, point, windows, with_error};
+use crate::perplexity::buckets;
+use crate::plots::{Axes, Panel, Series};
+use crate::results::{InWindow, Row, Summary, differences, mean_and_error};
+use crate::speed::Timed;
+use crate::study::{Choice, Experiment};
+
+pub fn sampling(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Result<()> {
+    page.answer("sampling", "PrFlashAttention: what a block costs, and what it brings (Open Question 3)")?;
+    let (mut have, mut asked) = (0, 0);
+    let (mut frontier, mut by_position, mut tables) = (Vec::new(), Vec::new(), Vec::new());
+    let mut in_time = Vec::new();
+    for experiment in part {
+        let all = chosen(&data.sampling, experiment, |measured: &InWindow| measured.window)?;
+        asked += experiment.places.len() * experiment.choices.len();
+        have += all.iter().map(|chosen| windows(&chosen.rows)).sum::<usize>();
+        let Some(dense) = all.first().filter(|first| first.choice.name == "dense") else { continue };
+        let title = format!("{}, {} tokens", experiment.model.title(), experiment.width);
+        let (mut lines, mut kinds) = (Vec::new(), Vec::<Series>::new());
+        let (mut positions, mut timed) = (Vec::new(), Vec::new());
+        for Chosen { choice, rows } in &all {
+            let sums = Summary::of(0..experiment.width, rows.iter().copied());
+            let mut line =
+                vec![choice.name.clone(), windows(rows).to_string(), format!("{:.2}", sums.blocks)];
+            line.extend(perplexity_cells(experiment, rows, &dense.rows));
+            let times = time_ratios(&data.speed, experiment, choice)?;
+            let shown = |[low, middle, high]: [f64; 3]| format!("{middle:.3} ({low:.3} to {high:.3})");
+            line.push(times.map_or(String::new(), shown));
+            lines.push(line);
+            let kind = match choice.name.split(", ").collect::<Vec<_>>()[..] {
+                ["dense"] => continue,
+                [kind, blocks] if blocks.ends_with(" blocks") && !blocks.contains("rounds") => kind,
+                ["paper"] => "paper: 1/(1+d), β = 0",
+                _ => "recommended, other β, seed, rounds",
+            };
+            let nats = mean_and_error(&differences(rows, &dense.rows));
+            let at = point(sums.blocks, nats);
+            if let (Some([_, time, _]), true) = (times, choice.name.ends_with(" blocks")) {
+                add(&mut timed, kind, true, point(time, nats));
+            }
+            let joined = !kind.contains("paper") && !kind.contains("other");
+            add(&mut kinds, kind, joined, at);
+            if choice.name.ends_with(", 8 blocks") {
+                let points = buckets(experiment.width).into_iter().skip(2).map(|bucket| {
+                    let of = |rows: &[&'_ Row<InWindow>]| -> Vec<Row<InWindow>> {
+                        let here = |row: &&&Row<InWindow>| row.measured.bucket.positions == bucket;
+                        rows.iter().filter(here).map(|row| (*row).clone()).collect()
+                    };
+                    let (rows, dense) = (of(rows), of(&dense.rows));
+                    let nats =
+                        differences(&rows.iter().collect::<Vec<_>>(), &dense.iter().collect::<Vec<_>>());
+                    point(bucket.end as f64, mean_and_error(&nats))
+                });
+                positions.push(Series { name: kind.to_owned(), points: points.collect(), joined: true });
+            }
+        }
+        kinds.iter_mut().for_each(|series| series.points.sort_by(|a, b| a.x.total_cmp(&b.x)));
+        timed.iter_mut().for_each(|series| series.points.sort_by(|a, b| a.x.total_cmp(&b.x)));
+        in_time.push(Panel { title: title.clone(), series: timed });
+        frontier.push(Panel { title: title.clone(), series: kinds });
+        by_position.push(Panel { title: title.clone(), series: positions });
+        let sentences = duels(experiment, &all)?;
+        tables.push((title, lines, sentences));
+    }
+    let axes = Axes {
+        x: "key blocks per token and head",
+        y: "nats a token over dense",
+        powers_x: None,
+        log_y_from: None,
+        up: None,
+    };
+    page.picture("frontier", "Quality against cost: lower and further left is better", axes, &frontier)?;
+    let axes = Axes { x: "time of a layer's attention over dense", ..axes };
+    let caption = "Quality against time: a layer's attention, medians of rounds in turn with dense";
+    page.picture("frontier_time", caption, axes, &in_time)?;
+    let axes = Axes { x: "position (end of its octave)", powers_x: Some(2.0), ..axes };
+    page.picture("by_position", "What 8 blocks a row lose, by position", axes, &by_position)?;
+    for (title, lines, sentences) in tables {
+        page.line(&format!("### {title}\n"));
+        let late = "nats, second half";
+        let header = [
+            "setting",
+            "windows",
+            "blocks",
+            "perplexity",
+            "bits/byte",
+            "nats over dense",
+            late,
+            "time of dense",
+        ];
+        page.table(&header, &lines);
+        sentences.iter().for_each(|sentence| page.line(&format!("- {sentence}")));
+        page.line("");
+    }
+    page.coverage(part, have, asked);
+    Ok(())
+}
+
+/// Sampling against the patterns with as many blocks, window by window.
+fn duels(experiment: &Experiment, all: &[Chosen<'_, InWindow>]) -> Result<Vec<String>> {
+    let find = |name: &str| all.iter().find(|chosen| chosen.choice.name == name);
+    let mut sentences = Vec::new();
+    let mut pairs = Vec::new();
+    for blocks in [4, 8, 16, 32] {
+        for other in ["sink+window", "uniform"] {
+            pairs.push((blocks, format!("{other}, {blocks} blocks")));
+        }
+    }
+    for other in ["other seed", "β = 0", "β = 1"] {
+        pairs.push((8, format!("recommended, 8 blocks, {other}")));
+    }
+    for (blocks, other) in pairs {
+        let this = format!("recommended, {blocks} blocks");
+        let (Some(other), Some(this)) = (find(&other), find(&this)) else { continue };
+        let over = differences(&this.rows, &other.rows);
+        let better = over.iter().filter(|&&nats| nats < 0.0).count();
+        let half = experiment.width / 2;
+        let late = differences(&late(&this.rows, half), &late(&other.rows, half));
+        sentences.push(format!(
+            "At {blocks} blocks, *{}* over *{}*: {} nats (second half {}); better in {better} of {} windows.",
+            this.choice.name,
+            other.choice.name,
+            with_error(mean_and_error(&over), 4),
+            with_error(mean_and_error(&late), 4),
+            over.len(),
+        ));
+    }
+    Ok(sentences)
+}
+
+/// The times of a setting over those of dense attention, in the same rounds: quartiles.
+fn time_ratios(rows: &[Row<Timed>], experiment: &Experiment, choice: &Choice) -> Result<Option<[f64; 3]>> {
+    let setting = choice.setting()?.values();
+    let here = rows.iter().filter(|row| {
+        row.source.width == experiment.width
+            && row.source.model == experiment.model.file()
+            && row.setting == setting
+    });
+    let mut ratios: Vec<f64> = here.map(|row| row.measured.seconds / row.measured.dense_seconds).collect();
+    ratios.sort_by(f64::total_cmp);
+    let at = |quarter| ratios.get(quarter * ratios.len().saturating_sub(1) / 4).copied();
+    Ok(at(1).zip(at(2)).zip(at(3)).map(|((low, middle), high)| [low, middle, high]))
+}
+
+/// Its numbers stand in the tables before.
+pub fn speed(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Result<()> {
+    if part.is_empty() {
+        return Ok(());
+    }
+    let (mut have, mut asked) = (0, 0);
+    for experiment in part {
+        asked += experiment.choices.len();
+        for choice in &experiment.choices {
+            have += usize::from(time_ratios(&data.speed, experiment, choice)?.is_some());
+        }
+    }
+    page.line(
+        "*Time of dense*: one layer's attention over the whole window, on random numbers, over that of dense attention in the same round; the middle of 9 rounds, and their quartiles. It is this \
+         device's: GPUs have another.\n",
+    );
+    page.coverage(part, have, asked);
+    Ok(())
+}
