@@ -354,18 +354,15 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
         }
         Size::Long => {
             let more = [biases("harmonic", &[0.03, 0.1]), biases("alibi", &[0.001, 0.01])].concat();
-            let start = [place("emma", 0)];
+            let both = [place("emma", 0), place("wiki", 1)];
+            let mut sampling = with_dense(&[8, 16, 32]);
+            let options = "--profile recommended:32 --beta 0.5 --seed 1";
+            sampling.push(prflash("recommended, 32 blocks, other seed", options));
             vec![
-                experiment(
-                    Sampling,
-                    SmolLm2,
-                    &[place("emma", 0), place("wiki", 1)],
-                    8192,
-                    with_dense(&[8, 16, 32]),
-                ),
+                experiment(Sampling, SmolLm2, &both, 8192, sampling),
                 experiment(Speed, SmolLm2, &[NOWHERE], 8192, with_dense(&[8, 16, 32])),
-                experiment(Positions, SmolLm2, &start, 16_384, beyond(2, &more)),
-                experiment(Positions, SmolLm2, &start, 32_768, beyond(4, &more)),
+                experiment(Positions, SmolLm2, &both, 16_384, beyond(2, &more)),
+                experiment(Positions, SmolLm2, &both[..1], 32_768, beyond(4, &more)),
             ]
         }
     })

@@ -64,7 +64,7 @@ pub fn sampling(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Resul
         in_time.push(Panel { title: title.clone(), series: timed });
         frontier.push(Panel { title: title.clone(), series: kinds });
         by_position.push(Panel { title: title.clone(), series: positions });
-        let sentences = duels(experiment, &all)?;
+        let sentences = duels(experiment, &all);
         tables.push((title, lines, sentences));
     }
     let axes = Axes {
@@ -101,36 +101,40 @@ pub fn sampling(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Resul
     Ok(())
 }
 
-/// Sampling against the patterns with as many blocks, window by window.
-fn duels(experiment: &Experiment, all: &[Chosen<'_, InWindow>]) -> Result<Vec<String>> {
-    let find = |name: &str| all.iter().find(|chosen| chosen.choice.name == name);
+/// Sampling against the patterns with as many blocks, window by window, by each seed and by both; and against other seeds and corrections.
+fn duels(experiment: &Experiment, all: &[Chosen<'_, InWindow>]) -> Vec<String> {
+    let find = |name: &str| Some(all.iter().find(|chosen| chosen.choice.name == name)?.rows.as_slice());
     let mut sentences = Vec::new();
-    let mut pairs = Vec::new();
-    for blocks in [4, 8, 16, 32] {
-        for other in ["sink+window", "uniform"] {
-            pairs.push((blocks, format!("{other}, {blocks} blocks")));
-        }
-    }
-    for other in ["other seed", "β = 0", "β = 1"] {
-        pairs.push((8, format!("recommended, 8 blocks, {other}")));
-    }
-    for (blocks, other) in pairs {
-        let this = format!("recommended, {blocks} blocks");
-        let (Some(other), Some(this)) = (find(&other), find(&this)) else { continue };
-        let over = differences(&this.rows, &other.rows);
+    let mut duel = |at: usize, this: &str, these: &[&Row<InWindow>], other: &str| {
+        let Some(others) = find(other) else { return };
+        let over = differences(these, others);
         let better = over.iter().filter(|&&nats| nats < 0.0).count();
         let half = experiment.width / 2;
-        let late = differences(&late(&this.rows, half), &late(&other.rows, half));
+        let late = differences(&late(these, half), &late(others, half));
         sentences.push(format!(
-            "At {blocks} blocks, *{}* over *{}*: {} nats (second half {}); better in {better} of {} windows.",
-            this.choice.name,
-            other.choice.name,
+            "At {at} blocks, *{this}* over *{other}*: {} nats (second half {}); better in {better} of {} windows.",
             with_error(mean_and_error(&over), 4),
             with_error(mean_and_error(&late), 4),
             over.len(),
         ));
+    };
+    for blocks in [4, 8, 16, 32] {
+        let this = format!("recommended, {blocks} blocks");
+        let Some(rows) = find(&this) else { continue };
+        // A window's mean over seeds is that of all their rows.
+        let seeded = find(&format!("{this}, other seed")).map(|other| [rows, other].concat());
+        for pattern in ["sink+window", "uniform"] {
+            let pattern = format!("{pattern}, {blocks} blocks");
+            duel(blocks, &this, rows, &pattern);
+            if let Some(rows) = &seeded {
+                duel(blocks, &format!("{this}, mean of both seeds"), rows, &pattern);
+            }
+        }
+        for other in ["other seed", "β = 0", "β = 1"] {
+            duel(blocks, &this, rows, &format!("{this}, {other}"));
+        }
     }
-    Ok(sentences)
+    sentences
 }
 
 /// The times of a setting over those of dense attention, in the same rounds: quartiles.
