@@ -362,7 +362,14 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
                 experiment(Sampling, SmolLm2, &both, 8192, sampling),
                 experiment(Speed, SmolLm2, &[NOWHERE], 8192, with_dense(&[8, 16, 32])),
                 experiment(Positions, SmolLm2, &both, 16_384, beyond(2, &more)),
-                experiment(Positions, SmolLm2, &both[..1], 32_768, beyond(4, &more)),
+                // Thirteen minutes each: one weight of each bias.
+                experiment(
+                    Positions,
+                    SmolLm2,
+                    &both[..1],
+                    32_768,
+                    few(beyond(4, &more), &["λ = 0.03", "λ = 0.01"]),
+                ),
             ]
         }
     })
