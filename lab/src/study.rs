@@ -361,7 +361,7 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
             vec![
                 experiment(Sampling, SmolLm2, &both, 8192, sampling),
                 experiment(Speed, SmolLm2, &[NOWHERE], 8192, with_dense(&[8, 16, 32])),
-                experiment(Positions, SmolLm2, &both, 16_384, beyond(2, &more)),
+                experiment(Positions, SmolLm2, &both[..1], 16_384, beyond(2, &more)),
                 // Thirteen minutes each: one weight of each bias.
                 experiment(
                     Positions,
