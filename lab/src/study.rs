@@ -354,19 +354,19 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
         }
         Size::Long => {
             let more = [biases("harmonic", &[0.03, 0.1]), biases("alibi", &[0.001, 0.01])].concat();
-            let both = [place("emma", 0), place("wiki", 1)];
+            let four = [place("emma", 0), place("wiki", 1), place("brown", 1), place("hamlet", 2)];
             let mut sampling = with_dense(&[8, 16, 32]);
             let options = "--profile recommended:32 --beta 0.5 --seed 1";
             sampling.push(prflash("recommended, 32 blocks, other seed", options));
             vec![
-                experiment(Sampling, SmolLm2, &both, 8192, sampling),
+                experiment(Sampling, SmolLm2, &four, 8192, sampling),
                 experiment(Speed, SmolLm2, &[NOWHERE], 8192, with_dense(&[8, 16, 32])),
-                experiment(Positions, SmolLm2, &both[..1], 16_384, beyond(2, &more)),
+                experiment(Positions, SmolLm2, &four[..1], 16_384, beyond(2, &more)),
                 // Thirteen minutes each: one weight of each bias.
                 experiment(
                     Positions,
                     SmolLm2,
-                    &both[..1],
+                    &four[..1],
                     32_768,
                     few(beyond(4, &more), &["λ = 0.03", "λ = 0.01"]),
                 ),
