@@ -439,3 +439,39 @@ pub fn mean_and_error(values: &[f64]) -> (f64, Option<f64>) {
     let square: f64 = values.iter().map(|x| (x - mean).powi(2)).sum();
     (mean, (values.len() > 1).then(|| (square / (count - 1.0) / count).sqrt()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(seed: &str, text: &str, nll: f64) -> Row<InWindow> {
+        let source = Source {
+            model: "m".into(),
+            model_sha256: String::new(),
+            backend: "gpu".into(),
+            device: "d".into(),
+            text: text.into(),
+            text_sha256: String::new(),
+            width: 128,
+            revision: String::new(),
+        };
+        let bucket =
+            Bucket { positions: 0..128, tokens: 127, bytes: 500, nll, blocks: 1.0, dense_blocks: 1.5 };
+        let measured = InWindow { window: 0, bucket, kv_bytes: [1; 3], seconds: 1.0 };
+        Row { name: seed.into(), setting: vec![seed.into()], source, measured }
+    }
+
+    #[test]
+    fn differences_of_two_seeds_are_their_means_window_by_window() {
+        let dense = [row("dense", "a", 127.0), row("dense", "b", 254.0)];
+        let first = [row("0", "a", 254.0), row("0", "b", 254.0)];
+        let second = [row("1", "a", 127.0), row("1", "b", 508.0), row("1", "c", 999.0)];
+        let dense: Vec<_> = dense.iter().collect();
+        let both: Vec<_> = first.iter().chain(&second).collect();
+        // The window that dense attention lacks is left out.
+        assert_eq!(differences(&both, &dense), [0.5, 1.0]);
+        assert_eq!(differences(&first.iter().collect::<Vec<_>>(), &dense), [1.0, 0.0]);
+        assert_eq!(mean_and_error(&[0.5, 1.0]), (0.75, Some(0.25)));
+        assert_eq!(mean_and_error(&[0.5]), (0.5, None));
+    }
+}
