@@ -69,9 +69,9 @@ fn main() -> Result<()> {
     // prflash borrows the device. It installs no handler on it.
     let context = Context::from_wgpu(device.clone(), queue.clone())?;
     let plan = Attention::causal().plan(&context, &shape)?;
-    let view = |layout| TensorView::new(&fused, DType::F32, layout);
+    let view = |layout| TensorView::new(&context, &fused, DType::F32, layout);
     let (q, k, v) = (view(q)?, view(k)?, view(v)?);
-    let output = TensorView::new(&result, DType::F32, output)?;
+    let output = TensorView::new(&context, &result, DType::F32, output)?;
     let bound = plan.bind(&Operands { q: &q, k: &k, v: &v, output: &output, lse: None })?;
     let grid = BlockGrid::causal(&shape).with_granularity(Granularity::KvHead);
     let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(1))?;

@@ -99,7 +99,7 @@ pub use attention::{
     RoundsBound, RoundsPlan, Rows, Sequence, ShapeClass, TableBuffer, Tables, Tuned, TuningProfile,
 };
 pub use cache::{Chunk, KvCache, KvInput};
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Result};
 pub use gpu::choice::{Decode, Kernel, Matrix, Tile};
 pub use gpu::context::{Capabilities, Context, ContextOptions};
 pub use gpu::shaders;

@@ -111,10 +111,16 @@ fn a_destroyed_device_is_a_typed_error_everywhere() {
         let plan = problem.attention.plan(&context, &shape).unwrap();
         let [q, k, v] = problem.upload(&context, Storage::HeadsFirst).unwrap();
         let result = plan.run(&q, &k, &v, &Tables::new()).unwrap();
+        let output = result.output.view();
+        let bound = plan.bind(&Operands { q: &q, k: &k, v: &v, output, lse: None }).unwrap();
         context.check_alive().unwrap();
         context.device().destroy();
         let lost = |error: prflash::Error| assert!(error.is_device_lost(), "{error}");
         lost(context.check_alive().unwrap_err());
+        lost(context.wait().unwrap_err());
+        let call = Call::lengths(64, 64);
+        lost(plan.submit(&bound, &call).unwrap_err());
+        lost(plan.timings(&bound, &call, 2).unwrap_err());
         lost(result.output.read_blocking(&context).unwrap_err());
         lost(plan.run(&q, &k, &v, &Tables::new()).unwrap_err());
         lost(Tensor::zeros(&context, DType::F32, *q.layout()).unwrap_err());
@@ -189,7 +195,7 @@ fn a_tensor_that_cannot_be_split_is_refused() {
     // A view of part of a large buffer binds only that part.
     let part = |view: &TensorView| {
         let layout = Layout::with_strides([1, 1, 100, 64], 4800 * 64, [0, 0, 64]).unwrap();
-        TensorView::new(view.buffer(), DType::F32, layout).unwrap()
+        view.with_layout(layout).unwrap()
     };
     let got = plan.run(&part(&q), &part(&k), &part(&v), &Tables::new()).unwrap();
     let rows = |values: &[f32]| values[4800 * 64..4900 * 64].to_vec();
@@ -346,12 +352,12 @@ fn wrong_operands_are_named() {
     let both = zeros(&context, DType::F32, Layout::heads_first(2, 4, 32, 64).unwrap());
     let half_of = |offset| {
         let layout = Layout::with_strides([1, 4, 32, 64], offset, [0, 2048, 64]).unwrap();
-        TensorView::new(both.view().buffer(), DType::F32, layout).unwrap()
+        both.view().with_layout(layout).unwrap()
     };
     let (first, second) = (half_of(0), half_of(4 * 2048));
     assert_eq!(refused(Operands { q: &first, output: &second, ..good }), "output");
     let overlapping = Layout::with_strides([1, 4, 32, 64], 0, [0, 64, 64]).unwrap();
-    let overlapping = TensorView::new(output.view().buffer(), DType::F32, overlapping).unwrap();
+    let overlapping = output.view().with_layout(overlapping).unwrap();
     assert_eq!(refused(Operands { output: &overlapping, ..good }), "output", "overlaps itself");
 
     let refused_call = |call: Call<'_>| {
@@ -408,10 +414,14 @@ fn wrong_buffers_are_named() {
     };
     let layout = Layout::heads_first(1, 1, 4, 8).unwrap();
     let short = buffer(124, wgpu::BufferUsages::STORAGE);
-    assert_eq!(TensorView::new(&short, DType::F32, layout).unwrap_err().argument(), Some("buffer"));
+    assert_eq!(TensorView::new(&context, &short, DType::F32, layout).unwrap_err().argument(), Some("buffer"));
     let uniform = buffer(128, wgpu::BufferUsages::UNIFORM);
-    assert_eq!(TensorView::new(&uniform, DType::F32, layout).unwrap_err().argument(), Some("buffer"));
-    let unreadable = TensorView::new(&buffer(128, wgpu::BufferUsages::STORAGE), DType::F32, layout).unwrap();
+    assert_eq!(
+        TensorView::new(&context, &uniform, DType::F32, layout).unwrap_err().argument(),
+        Some("buffer")
+    );
+    let unreadable =
+        TensorView::new(&context, &buffer(128, wgpu::BufferUsages::STORAGE), DType::F32, layout).unwrap();
     assert_eq!(unreadable.read_blocking(&context).unwrap_err().argument(), Some("buffer"));
     let error = Tensor::upload(&context, DType::F32, layout, &[0.0; 31]).unwrap_err();
     assert_eq!(error.argument(), Some("source"));

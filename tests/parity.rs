@@ -8,7 +8,7 @@ use common::{Problem, Storage, by, gpu, matrix};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
     Attention, Bias, BlockGrid, DType, Decode, Documents, Granularity, Kernel, Key, Layout, Pairing,
-    Positions, Profile, Rope, Schedule, Shape, Systematic, Tables, Tensor, TensorView, Tile,
+    Positions, Profile, Rope, Schedule, Shape, Systematic, Tables, Tensor, Tile,
 };
 
 const DIMS: [usize; 6] = [32, 64, 80, 96, 128, 256];
@@ -297,7 +297,7 @@ fn rows_may_begin_anywhere() {
                 layout.scatter(values, &mut flat).unwrap();
                 let whole = Layout::heads_first(1, 1, 1, extent).unwrap();
                 let tensor = Tensor::upload(&context, storage, whole, &flat).unwrap();
-                TensorView::new(tensor.view().buffer(), storage, layout).unwrap()
+                tensor.view().with_layout(layout).unwrap()
             };
             let [q, k, v] = [&problem.q, &problem.k, &problem.v].map(|values| view(values));
             plan.run(&q, &k, &v, &Tables::new()).unwrap().output.read_blocking(&context).unwrap()

@@ -45,7 +45,7 @@ impl Stored {
         let before: Vec<f32> = numbers(seed, extent).into_iter().map(|x| dtype.round(2.0 * x)).collect();
         let flat = Layout::heads_first(1, 1, 1, extent).unwrap();
         let whole = Tensor::upload(context, dtype, flat, &before).unwrap();
-        let view = TensorView::new(whole.view().buffer(), dtype, layout).unwrap();
+        let view = whole.view().with_layout(layout).unwrap();
         Self { dtype, layout, before, whole, view }
     }
 

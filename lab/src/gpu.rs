@@ -177,7 +177,7 @@ impl Attend for GpuAttention {
         context.queue().submit([encoder.finish()]);
         // Tokens first, all heads of one behind each other: rows of one head, to the view that is read back.
         let rows = Layout::heads_first(1, 1, q_len, heads * head_dim)?;
-        Ok(TensorView::new(self.output.buffer(), DType::F32, rows)?.read_blocking(context)?)
+        Ok(self.output.with_layout(rows)?.read_blocking(context)?)
     }
 
     fn start(&mut self, sequence: u32) {

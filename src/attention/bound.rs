@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::call::Sequence;
 use super::plan::PlanInner;
+use super::split::Split;
 use crate::error::{Error, Result, ensure};
 use crate::gpu::context::Context;
 use crate::gpu::kernel::Pipeline;
@@ -58,6 +59,9 @@ pub(super) struct Part {
     pub(super) kv_heads: Range<usize>,
     pub(super) pipeline: Arc<Pipeline>,
     pub(super) groups: PartGroups,
+    /// What the groups bind beside states of shares: queries (keys, values), and output and log-sum-exp.
+    inputs: Vec<Binding>,
+    outputs: [Binding; 2],
     pub(super) q: Axis,
     pub(super) k: Axis,
     pub(super) v: Axis,
@@ -108,8 +112,8 @@ impl Bound {
         let PlanInner { context, attention, maxima, .. } = &**plan;
         let Operands { q, k, v, output, lse } = *operands;
         let kv_heads = maxima.kv_heads();
-        check_tensor("k", k, attention.storage(), kv_heads, maxima.head_dim())?;
-        check_tensor("v", v, attention.storage(), kv_heads, maxima.value_dim())?;
+        check_tensor(context, "k", k, attention.storage(), kv_heads, maxima.head_dim())?;
+        check_tensor(context, "v", v, attention.storage(), kv_heads, maxima.value_dim())?;
         let query_rows = plan.check_queries(q, &[("k", k), ("v", v)], output, lse)?;
         let key_rows = vec![size("k", k), size("v", v)];
         let batch = q.layout().dims()[0];
@@ -177,10 +181,10 @@ impl PlanInner {
         output: &TensorView,
         lse: Option<&TensorView>,
     ) -> Result<Vec<(&'static str, usize, usize)>> {
-        let (attention, maxima) = (&self.attention, &self.maxima);
+        let Self { context, attention, maxima, .. } = self;
         let heads = maxima.heads();
-        check_tensor("q", q, attention.storage(), heads, maxima.head_dim())?;
-        check_tensor("output", output, attention.output(), heads, maxima.value_dim())?;
+        check_tensor(context, "q", q, attention.storage(), heads, maxima.head_dim())?;
+        check_tensor(context, "output", output, attention.output(), heads, maxima.value_dim())?;
         let mut read = vec![("q", q)];
         read.extend_from_slice(keys);
         check_written("output", output, &read)?;
@@ -191,7 +195,7 @@ impl PlanInner {
                 "given, but the attention doesn't write one: use Attention::with_lse"
             );
             read.push(("output", output));
-            check_rows("lse", lse, heads, &read)?;
+            check_rows(context, "lse", lse, heads, &read)?;
         } else {
             ensure!(!attention.lse(), "lse", "expected a tensor, since the attention writes one; got none");
         }
@@ -231,36 +235,58 @@ impl Part {
             Some(lse) => Some(bind("lse", lse, &heads, 1, unused_output)?),
             None => None,
         };
-        let no_lse = unused_output.as_entire_binding();
-        let lse_resource = lse.as_ref().map_or(no_lse, |(binding, _)| binding.resource());
-        let mut inputs = vec![q_binding.resource()];
-        if let Some(((k_binding, _), (v_binding, _))) = &kv {
-            inputs.extend([k_binding.resource(), v_binding.resource()]);
+        let no_lse = || Binding::whole(unused_output);
+        let (lse_binding, lse) =
+            lse.map_or_else(|| (no_lse(), Axis::default()), |(binding, axis)| (binding, axis));
+        let mut inputs = vec![q_binding];
+        let (mut k, mut v) = (Axis::default(), Axis::default());
+        if let Some(((k_binding, k_axis), (v_binding, v_axis))) = kv {
+            inputs.extend([k_binding, v_binding]);
+            (k, v) = (k_axis, v_axis);
         }
-        let outputs = [o_binding.resource(), lse_resource];
-        let pipeline = match (variant.block_quads(), &kv) {
-            (Some(quads), Some(((_, k), (_, v)))) if !(k.is_aligned(quads) && v.is_aligned(quads)) => {
+        let outputs = [o_binding, lse_binding];
+        let pipeline = match variant.block_quads() {
+            Some(quads) if inputs.len() > 1 && !(k.is_aligned(quads) && v.is_aligned(quads)) => {
                 context.pipeline(variant)?
             }
             _ => pipeline.clone(),
         };
-        let groups = match &plan.split {
-            Some(split) => PartGroups {
-                tensors: {
-                    let resources = [&inputs[..], &[split.states()]].concat();
-                    pipeline.bind(context, "prflash tensors", TENSORS_GROUP, &resources)?
-                },
-                states: Some(split.bind(context, outputs)?),
-            },
-            None => {
-                let resources = [&inputs[..], &outputs].concat();
-                let tensors = pipeline.bind(context, "prflash tensors", TENSORS_GROUP, &resources)?;
-                PartGroups { tensors, states: None }
-            }
+        let groups =
+            PartGroups::new(plan, &pipeline, &inputs, &outputs, plan.split.as_ref().map(Split::states))?;
+        Ok(Self { batches, kv_heads, pipeline, groups, inputs, outputs, q, k, v, o, lse })
+    }
+
+    /// The same bindings around states of a call's own.
+    pub(super) fn groups_around(&self, plan: &PlanInner, states: &wgpu::Buffer) -> Result<PartGroups> {
+        PartGroups::new(plan, &self.pipeline, &self.inputs, &self.outputs, Some(states))
+    }
+}
+
+impl PartGroups {
+    fn new(
+        plan: &PlanInner,
+        pipeline: &Pipeline,
+        inputs: &[Binding],
+        outputs: &[Binding; 2],
+        states: Option<&wgpu::Buffer>,
+    ) -> Result<Self> {
+        let context = &plan.context;
+        let mut resources: Vec<_> = inputs.iter().map(Binding::resource).collect();
+        let outputs = outputs.each_ref().map(Binding::resource);
+        let bind = |resources: &[wgpu::BindingResource<'_>]| {
+            pipeline.bind(context, "prflash tensors", TENSORS_GROUP, resources)
         };
-        let lse = lse.map_or(Axis::default(), |(_, axis)| axis);
-        let (k, v) = kv.map_or((Axis::default(), Axis::default()), |((_, k), (_, v))| (k, v));
-        Ok(Self { batches, kv_heads, pipeline, groups, q, k, v, o, lse })
+        match (&plan.split, states) {
+            (Some(split), Some(states)) => {
+                resources.push(states.as_entire_binding());
+                let tensors = bind(&resources)?;
+                Ok(Self { tensors, states: Some(split.bind(context, states, outputs)?) })
+            }
+            _ => {
+                resources.extend(outputs);
+                Ok(Self { tensors: bind(&resources)?, states: None })
+            }
+        }
     }
 }
 
@@ -299,13 +325,16 @@ pub(crate) fn split(
     chunks(batch, b).flat_map(|batches| chunks(heads, h).map(move |heads| (batches.clone(), heads))).collect()
 }
 
+/// Refuses a tensor that can't be used on this device, or is of other sizes.
 pub(crate) fn check_tensor(
+    context: &Context,
     argument: &'static str,
     view: &TensorView,
     dtype: DType,
     heads: usize,
     dim: usize,
 ) -> Result<()> {
+    view.check(argument, context)?;
     let [_, has_heads, _, has_dim] = view.layout().dims();
     let got = (view.dtype(), has_heads, has_dim);
     if got == (dtype, heads, dim) {
@@ -320,12 +349,13 @@ pub(crate) fn check_tensor(
 
 /// One number per row, written: a log-sum-exp or a standard error.
 pub(crate) fn check_rows(
+    context: &Context,
     argument: &'static str,
     view: &TensorView,
     heads: usize,
     others: &[(&'static str, &TensorView)],
 ) -> Result<()> {
-    check_tensor(argument, view, DType::F32, heads, 1)?;
+    check_tensor(context, argument, view, DType::F32, heads, 1)?;
     check_written(argument, view, others)?;
     let contiguous = view.layout().strides()[2] == 1;
     ensure!(contiguous, argument, "expected contiguous rows (Layout::rows), got {:?}", view.layout());

@@ -261,6 +261,7 @@ impl CachePlan {
     ) -> Result<()> {
         let inner = &self.plan.inner;
         ensure!(Arc::ptr_eq(inner, &bound.plan.inner), "bound", "was made by another plan");
+        inner.context.check_device("cache", cache.context().device_id())?;
         ensure!(
             self.kind.is_of(cache),
             "cache",

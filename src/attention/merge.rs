@@ -101,7 +101,7 @@ impl Merger {
         let error = rows_of("standard_error", error, no_error)?;
         let resource = |rows: &Option<(Binding, Axis)>, unused: &wgpu::Buffer| match rows {
             Some((binding, _)) => binding.clone(),
-            None => Binding { buffer: unused.clone(), offset: 0, size: unused.size(), base: 0 },
+            None => Binding::whole(unused),
         };
         let (lse_binding, error_binding) = (resource(&lse, no_lse), resource(&error, no_error));
         let resources = [

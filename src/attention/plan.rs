@@ -3,7 +3,7 @@
 use std::f32::consts::LOG2_E;
 use std::sync::Arc;
 
-use super::bound::{Bound, Operands, Part};
+use super::bound::{Bound, Operands, Part, PartGroups};
 use super::call::{Call, Sequence};
 use super::gpu_sampler::GpuSampler;
 use super::pieces::{WorkRun, cut};
@@ -381,10 +381,11 @@ impl Plan {
     /// [submits](Plan::submit). It doesn't wait; [`Tensor::read`] does.
     ///
     /// # Errors
-    /// Those of [`bind`](Plan::bind), [`upload_tables`](Plan::upload_tables) and [`encode`](Plan::encode); out of memory; device lost.
+    /// Invalid argument (`k`, `v`) unless keys and values have as many batch entries as the queries, and values as many rows as keys. Those of [`bind`](Plan::bind), [`upload_tables`](Plan::upload_tables) and [`encode`](Plan::encode); out of memory; device lost.
     pub fn run(&self, q: &TensorView, k: &TensorView, v: &TensorView, tables: &Tables<'_>) -> Result<Output> {
         let PlanInner { context, attention, maxima, .. } = &*self.inner;
         let ([batch, heads, q_len, _], kv_len) = (q.layout().dims(), k.layout().dims()[2]);
+        check_whole(q, k, v)?;
         let results = Output::zeros(context, attention, [batch, heads, q_len, maxima.value_dim()])?;
         let lse = results.lse.as_ref().map(Tensor::view);
         let bound = self.bind(&Operands { q, k, v, output: results.output.view(), lse })?;
@@ -392,6 +393,17 @@ impl Plan {
         self.submit(&bound, &Call::lengths(q_len, kv_len).with_tables(&tables))?;
         Ok(results)
     }
+}
+
+/// Refuses keys and values that aren't those of all queries: whole tensors, of which nothing says which rows are meant.
+pub(super) fn check_whole(q: &TensorView, k: &TensorView, v: &TensorView) -> Result<()> {
+    let [batch, _, _, _] = q.layout().dims();
+    let [k_batch, _, rows, _] = k.layout().dims();
+    let [v_batch, _, v_rows, _] = v.layout().dims();
+    ensure!(k_batch == batch, "k", "expected {batch} batch entries, as q has, got {k_batch}");
+    ensure!(v_batch == batch, "v", "expected {batch} batch entries, as q has, got {v_batch}");
+    ensure!(v_rows == rows, "v", "expected {rows} rows, as k has, got {v_rows}");
+    Ok(())
 }
 
 /// What a kernel's scores are multiples of: the tiled one computes exponents of 2.
@@ -413,6 +425,8 @@ pub(super) enum Target<'e> {
 /// One dispatch of a call, its parameters on their way to the GPU.
 struct Dispatch<'p> {
     part: &'p Part,
+    /// In place of the part's, where the call has states of its own.
+    groups: Option<PartGroups>,
     /// What it reads of a cache.
     arena: Option<&'p wgpu::BindGroup>,
     slot: Slot,
@@ -484,13 +498,22 @@ impl PlanInner {
             Target::Queue => {
                 let context = &self.context;
                 let count = dispatches.len();
+                if count > 1
+                    && let Some(split) = &self.split
+                {
+                    // Commands of other threads may come between the pieces.
+                    let states = split.own_states(context)?;
+                    for dispatch in &mut dispatches {
+                        dispatch.groups = Some(dispatch.part.groups_around(self, &states)?);
+                    }
+                }
                 for (index, dispatch) in dispatches.into_iter().enumerate() {
                     let mut encoder = context.device().create_command_encoder(&Default::default());
                     let timestamps = call.timestamps_of(index == 0, index + 1 == count);
                     let mut pass = encoder.begin_compute_pass(&pass_of(timestamps));
                     self.dispatch(&mut pass, dispatch, tables, guard.clone());
                     drop(pass);
-                    context.capture(|| context.queue().submit([encoder.finish()]))?;
+                    context.submit([encoder.finish()])?;
                 }
             }
         }
@@ -504,19 +527,18 @@ impl PlanInner {
         tables: &wgpu::BindGroup,
         guard: Option<Arc<()>>,
     ) {
-        let Dispatch { part, arena, slot, workgroups: (x, y), merge_workgroups } = dispatch;
+        let Dispatch { part, groups, arena, slot, workgroups: (x, y), merge_workgroups } = dispatch;
+        let groups = groups.as_ref().unwrap_or(&part.groups);
         pass.set_pipeline(&part.pipeline.pipeline);
         // Until the GPU is done, the slot and the tables belong to this call.
         slot.bind(pass, guard);
         pass.set_bind_group(TABLES_GROUP as u32, tables, &[]);
-        pass.set_bind_group(TENSORS_GROUP as u32, &part.groups.tensors, &[]);
+        pass.set_bind_group(TENSORS_GROUP as u32, &groups.tensors, &[]);
         if let Some(arena) = arena {
             pass.set_bind_group(ARENA_GROUP as u32, arena, &[]);
         }
         pass.dispatch_workgroups(x, y, 1);
-        if let (Some(split), Some(states), Some((x, y))) =
-            (&self.split, &part.groups.states, merge_workgroups)
-        {
+        if let (Some(split), Some(states), Some((x, y))) = (&self.split, &groups.states, merge_workgroups) {
             pass.set_pipeline(&split.pipeline.pipeline);
             pass.set_bind_group(MergeSplits::TENSORS_GROUP as u32, states, &[]);
             pass.dispatch_workgroups(x, y, 1);
@@ -643,6 +665,7 @@ impl PlanInner {
                 self.slots.take(&self.context, bytemuck::bytes_of(&piece), bytemuck::cast_slice(&entries))?;
             dispatches.push(Dispatch {
                 part,
+                groups: None,
                 arena,
                 slot,
                 workgroups: dispatch::fold(end - first, limit)?,
@@ -730,10 +753,8 @@ impl PlanInner {
             None => NO_TABLE,
         };
         let id_base = match call.tables {
-            Some(tables) if self.attention.positions().is_some() => {
-                tables.position_ids(index, (q_len, kv_len))?
-            }
-            _ => NO_TABLE,
+            Some(tables) => tables.position_ids(index, (q_len, kv_len))?,
+            None => NO_TABLE,
         };
         let (q_position, k_position) = sequence.first_positions();
         let batch = batch - part.batches.start;

@@ -165,12 +165,12 @@ impl ReshapedPlan {
     /// # Errors
     /// Those of [`Plan::bind`]; too large where the state of a list group doesn't fit the device's binding size; out of memory.
     pub fn bind(&self, operands: &Operands<'_>) -> Result<ReshapedBound> {
-        let shape = &self.shape;
+        let (context, shape) = (self.triangle.context(), &self.shape);
         let Operands { q, k, v, output, lse } = *operands;
-        check_tensor("q", q, self.attention.storage(), shape.heads(), shape.head_dim())?;
-        check_tensor("k", k, self.attention.storage(), shape.kv_heads(), shape.head_dim())?;
-        check_tensor("v", v, self.attention.storage(), shape.kv_heads(), shape.value_dim())?;
-        check_tensor("output", output, self.attention.output(), shape.heads(), shape.value_dim())?;
+        check_tensor(context, "q", q, self.attention.storage(), shape.heads(), shape.head_dim())?;
+        check_tensor(context, "k", k, self.attention.storage(), shape.kv_heads(), shape.head_dim())?;
+        check_tensor(context, "v", v, self.attention.storage(), shape.kv_heads(), shape.value_dim())?;
+        check_tensor(context, "output", output, self.attention.output(), shape.heads(), shape.value_dim())?;
         let read = [("q", q), ("k", k), ("v", v)];
         check_written("output", output, &read)?;
         ensure!(
@@ -179,7 +179,7 @@ impl ReshapedPlan {
             "expected one if and only if the attention writes it (Attention::with_lse)"
         );
         if let Some(lse) = lse {
-            check_rows("lse", lse, shape.heads(), &[&read[..], &[("output", output)]].concat())?;
+            check_rows(context, "lse", lse, shape.heads(), &[&read[..], &[("output", output)]].concat())?;
         }
         let lengths = [
             ("q", q, shape.q_len()),
@@ -321,7 +321,7 @@ impl ReshapedPlan {
         let bound = self.bind(&Operands { q, k, v, output: output.output.view(), lse })?;
         let mut encoder = context.device().create_command_encoder(&Default::default());
         self.encode(&mut encoder, &bound, reshapings)?;
-        context.capture(|| context.queue().submit([encoder.finish()]))?;
+        context.submit([encoder.finish()])?;
         Ok(output)
     }
 

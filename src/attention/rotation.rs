@@ -244,6 +244,7 @@ impl RotationPlan {
     /// fits the device's binding size; device lost.
     pub fn bind(&self, tensor: &TensorView) -> Result<RotationBound> {
         let PlanInner { context, rope, kernel, pipeline, table, .. } = &*self.inner;
+        tensor.check("tensor", context)?;
         let [batch, heads, rows, dim] = tensor.layout().dims();
         let (dtype, want, got) = (kernel.storage, rope.head_dim(), tensor.dtype());
         ensure!(

@@ -6,7 +6,7 @@ use super::Attention;
 use super::bound::{Bound, Operands, check_rows, check_tensor, check_written};
 use super::call::Call;
 use super::merge::{Merger, MergerBound, Step};
-use super::plan::{Output, Plan};
+use super::plan::{Output, Plan, check_whole};
 use super::tables::{TableBuffer, Tables};
 use crate::error::{Result, ensure};
 use crate::gpu::context::{Context, lock};
@@ -108,9 +108,9 @@ impl RoundsPlan {
     /// Those of [`Plan::bind`]; invalid argument (`standard_error`) for partitions, which have none; too large where the running state doesn't fit the device's binding size;
     /// out of memory.
     pub fn bind(&self, operands: &Operands<'_>, standard_error: Option<&TensorView>) -> Result<RoundsBound> {
-        let maxima = self.plan.maxima();
+        let (context, maxima) = (self.plan.context(), self.plan.maxima());
         let Operands { q, k, v, output, lse } = *operands;
-        check_tensor("output", output, self.attention.output(), maxima.heads(), maxima.value_dim())?;
+        check_tensor(context, "output", output, self.attention.output(), maxima.heads(), maxima.value_dim())?;
         let read = [("q", q), ("k", k), ("v", v)];
         check_written("output", output, &read)?;
         ensure!(
@@ -126,7 +126,7 @@ impl RoundsPlan {
         let mut written = vec![("output", output)];
         for (argument, rows) in [("lse", lse), ("standard_error", standard_error)] {
             let Some(rows) = rows else { continue };
-            check_rows(argument, rows, maxima.heads(), &[&read[..], &written[..]].concat())?;
+            check_rows(context, argument, rows, maxima.heads(), &[&read[..], &written[..]].concat())?;
             let (want, got) = (output.layout().dims(), rows.layout().dims());
             ensure!(want[..3] == got[..3], argument, "expected {:?} rows, got {:?}", &want[..3], &got[..3]);
             written.push((argument, rows));
@@ -164,8 +164,7 @@ impl RoundsPlan {
         // The merge alone; what it merges is submitted before.
         let mut encoder = context.device().create_command_encoder(&Default::default());
         self.record_round(&mut encoder, bound, call, round, |_| self.plan.submit(&bound.bound, call))?;
-        context.capture(|| context.queue().submit([encoder.finish()]))?;
-        Ok(())
+        context.submit([encoder.finish()])
     }
 
     fn record_round(
@@ -197,10 +196,11 @@ impl RoundsPlan {
     /// Allocates the results of whole tensors, of any length up to the plan's maxima, for rounds that are then computed one by one.
     ///
     /// # Errors
-    /// Those of [`bind`](RoundsPlan::bind).
+    /// Those of [`bind`](RoundsPlan::bind); invalid argument (`k`, `v`) as in [`Plan::run`].
     pub fn start(&self, q: &TensorView, k: &TensorView, v: &TensorView) -> Result<Rounds<'_>> {
         let (context, maxima) = (self.plan.context(), self.plan.maxima());
         let ([batch, heads, q_len, _], kv_len) = (q.layout().dims(), k.layout().dims()[2]);
+        check_whole(q, k, v)?;
         let Output { output, lse } =
             Output::zeros(context, &self.attention, [batch, heads, q_len, maxima.value_dim()])?;
         let rows = || Tensor::zeros(context, DType::F32, Layout::rows(batch, heads, q_len)?);

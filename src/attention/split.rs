@@ -18,6 +18,9 @@ const SHARE: usize = 128;
 const WORKGROUPS: (usize, usize) = (16, 512);
 
 /// The second pass of a split call, and the states between the two.
+///
+/// A plan has one buffer of states for all calls that run as one: nothing comes between commands of one pass, so the next call finds them used up. A call that is submitted in
+/// pieces has [states of its own](Split::own_states), since calls of other threads may come between the pieces.
 #[derive(Debug)]
 pub(super) struct Split {
     pub(super) pipeline: Arc<Pipeline>,
@@ -68,7 +71,7 @@ impl Split {
         }
         let merge = MergeSplits { output: attention.output(), value_dim: maxima.value_dim() };
         let pipeline = context.pipeline(&merge)?;
-        let states = context.create_buffer("prflash split states", bytes, wgpu::BufferUsages::STORAGE)?;
+        let states = new_states(context, bytes)?;
         Ok(Self { pipeline, decode, states, room, workgroups, asked })
     }
 
@@ -81,17 +84,23 @@ impl Split {
         self.states.size()
     }
 
-    pub(super) fn states(&self) -> wgpu::BindingResource<'_> {
-        self.states.as_entire_binding()
+    pub(super) fn states(&self) -> &wgpu::Buffer {
+        &self.states
+    }
+
+    /// As many for one call alone.
+    pub(super) fn own_states(&self, context: &Context) -> Result<wgpu::Buffer> {
+        new_states(context, self.bytes())
     }
 
     /// The second pass's bind group.
     pub(super) fn bind(
         &self,
         context: &Context,
+        states: &wgpu::Buffer,
         [output, lse]: [wgpu::BindingResource<'_>; 2],
     ) -> Result<wgpu::BindGroup> {
-        let resources = [self.states(), output, lse];
+        let resources = [states.as_entire_binding(), output, lse];
         self.pipeline.bind(context, "prflash split states", MergeSplits::TENSORS_GROUP, &resources)
     }
 
@@ -123,4 +132,8 @@ impl Split {
         };
         Shares { params, items: groups * row_chunks * splits, merge_items }
     }
+}
+
+fn new_states(context: &Context, bytes: u64) -> Result<wgpu::Buffer> {
+    context.create_buffer("prflash split states", bytes, wgpu::BufferUsages::STORAGE)
 }

@@ -127,7 +127,7 @@ pub struct TableBuffer {
     row_blocks: Vec<Vec<u32>>,
     /// (queries, word offset) of each document mask.
     documents: Vec<(usize, u32)>,
-    /// (queries, keys, word offset) of each set of position ids.
+    /// (queries, keys, word offset) of each set of position ids; [`NO_TABLE`] for an offset where the plan has no positions.
     position_ids: Vec<(usize, usize, u32)>,
     writer: Option<Writer>,
     buffers: Vec<DeviceTables>,
@@ -222,9 +222,10 @@ impl TableBuffer {
         let mut position_ids = Vec::with_capacity(tables.position_ids.len());
         // Without positions in the attention nothing reads them.
         let read = self.plan.attention.positions().is_some();
-        for ids in tables.position_ids.iter().filter(|_| read) {
-            position_ids.push((ids.queries().len(), ids.keys().len(), words.len() as u32));
-            for list in [ids.queries(), ids.keys()] {
+        for ids in &tables.position_ids {
+            let base = if read { words.len() as u32 } else { NO_TABLE };
+            position_ids.push((ids.queries().len(), ids.keys().len(), base));
+            for list in [ids.queries(), ids.keys()].into_iter().filter(|_| read) {
                 let last = list.iter().copied().max().unwrap_or(0);
                 self.plan.position_table.check("position_ids", last.into())?;
                 words.extend_from_slice(list);

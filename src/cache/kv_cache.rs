@@ -286,8 +286,8 @@ impl KvCache {
     /// fits the device's binding size; device lost.
     pub fn input(&self, k: &TensorView, v: &TensorView) -> Result<KvInput> {
         let (context, heads) = (&self.context, self.kv_heads());
-        check_tensor("k", k, k.dtype(), heads, self.dim(Side::Keys))?;
-        check_tensor("v", v, k.dtype(), heads, self.dim(Side::Values))?;
+        check_tensor(context, "k", k, k.dtype(), heads, self.dim(Side::Keys))?;
+        check_tensor(context, "v", v, k.dtype(), heads, self.dim(Side::Values))?;
         let rows = [k, v].map(|view| view.layout().dims()[2]);
         let batches = [k, v].map(|view| view.layout().dims()[0]);
         ensure!(

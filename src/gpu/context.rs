@@ -7,7 +7,9 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
+use super::adapter;
 use super::choice::{Kernel, TILE_ROWS};
+use super::identity::{DeviceId, Identity, State, state_of};
 use super::kernel::{Pipeline, Program};
 use super::pipeline_cache;
 use crate::error::{Error, Result};
@@ -30,6 +32,7 @@ pub struct Context {
 struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
+    identity: Arc<Identity>,
     capabilities: Capabilities,
     max_dispatch_flops: Option<u64>,
     trusted_shaders: bool,
@@ -250,7 +253,7 @@ impl Context {
     /// # Errors
     /// As [`Context::new`].
     pub async fn with_options(options: &ContextOptions) -> Result<Self> {
-        let adapter = find_adapter(options).await?;
+        let adapter = adapter::find(options).await?;
         // Only what some kernel or report of ours can use.
         let mut wanted = wgpu::Features::SHADER_F16
             | wgpu::Features::SUBGROUP
@@ -295,7 +298,8 @@ impl Context {
     /// No handler is installed on it: uncaptured errors and device loss stay the caller's to observe.
     ///
     /// # Errors
-    /// Unsupported, where the device's limits are below what the plainest kernel needs (the message says which).
+    /// Unsupported, where the device's limits are below what the plainest kernel needs (the message says which); other device (`queue`) where the queue isn't
+    /// the device's.
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Result<Self> {
         Self::from_wgpu_with(device, queue, &ContextOptions::default())
     }
@@ -324,6 +328,17 @@ impl Context {
         let needs = [
             ("storage buffers per shader stage", limits.max_storage_buffers_per_shader_stage, 8),
             ("bind groups", limits.max_bind_groups, 4),
+            ("uniform buffers per shader stage", limits.max_uniform_buffers_per_shader_stage, 2),
+            (
+                "dynamic uniform buffers per pipeline layout",
+                limits.max_dynamic_uniform_buffers_per_pipeline_layout,
+                1,
+            ),
+            (
+                "bytes of a uniform binding",
+                u32::try_from(limits.max_uniform_buffer_binding_size).unwrap_or(u32::MAX),
+                1024,
+            ),
             (
                 "dynamic storage buffers per pipeline layout",
                 limits.max_dynamic_storage_buffers_per_pipeline_layout,
@@ -349,7 +364,12 @@ impl Context {
         }
         let usual = (!capabilities.is_software()).then_some(MAX_DISPATCH_FLOPS);
         let pipeline_cache = pipeline_cache::open(&device, options.pipeline_cache.as_deref());
+        let identity = Identity::of(&device);
+        if !identity.owns_queue(&queue) {
+            return Err(Error::other_device("queue", "expected the queue that came with the device"));
+        }
         let inner = Inner {
+            identity,
             pipeline_cache,
             trusted_shaders: options.trusted_shaders,
             device,
@@ -414,7 +434,56 @@ impl Context {
     /// # Errors
     /// Device lost.
     pub fn wait(&self) -> Result<()> {
-        self.poll(wgpu::PollType::wait_indefinitely())
+        self.poll(wgpu::PollType::wait_indefinitely())?;
+        // On a device that is gone there is nothing to wait for.
+        self.check_alive()
+    }
+
+    /// Submits commands of ours.
+    ///
+    /// # Errors
+    /// Device lost; invalid argument (`buffer`) where a buffer that they use was destroyed or is mapped.
+    pub(crate) fn submit(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> Result<()> {
+        self.capture(|| self.inner.queue.submit(commands))?;
+        // wgpu takes commands for a lost device without a word.
+        self.check_alive()
+    }
+
+    /// The number of the device.
+    pub(crate) fn device_id(&self) -> DeviceId {
+        self.inner.identity.id()
+    }
+
+    /// Refuses what is of another device.
+    pub(crate) fn check_device(&self, argument: &'static str, device: DeviceId) -> Result<()> {
+        if device == self.device_id() {
+            return Ok(());
+        }
+        Err(Error::other_device(argument, format!("expected one of {}", self.capabilities())))
+    }
+
+    /// Refuses a caller's buffer that is of another device, as far as that can be found out.
+    pub(crate) fn check_buffer(&self, argument: &'static str, buffer: &wgpu::Buffer) -> Result<()> {
+        if self.inner.identity.owns(buffer) {
+            return Ok(());
+        }
+        // A lost device answers nothing.
+        self.check_alive()?;
+        Err(Error::other_device(argument, format!("expected a buffer of {}", self.capabilities())))
+    }
+
+    /// Refuses a buffer that no command can use.
+    pub(crate) fn check_usable(&self, argument: &'static str, buffer: &wgpu::Buffer) -> Result<()> {
+        let state = match state_of(buffer) {
+            State::Usable => return Ok(()),
+            State::Mapped => "is mapped: unmap it first",
+            State::Destroyed => "was destroyed",
+        };
+        self.check_alive()?;
+        Err(Error::argument_error(
+            argument,
+            format!("expected a buffer that commands can use; this one {state}"),
+        ))
     }
 
     /// The one place that polls.
@@ -441,6 +510,17 @@ impl Context {
         if let Some(error) = errors.into_iter().flatten().next() {
             self.check_alive()?;
             return Err(match error {
+                // A buffer of the caller's, bound while it was good.
+                wgpu::Error::Validation { ref description, .. }
+                    if ["has been destroyed", "is still mapped"]
+                        .iter()
+                        .any(|what| description.contains(what)) =>
+                {
+                    Error::argument_error(
+                        "buffer",
+                        format!("a bound buffer was destroyed or is mapped: {description}"),
+                    )
+                }
                 wgpu::Error::OutOfMemory { source } => Error::out_of_memory(source.to_string()),
                 wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
                     Error::validation(description)
@@ -507,11 +587,12 @@ impl Context {
         }
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let staging = self.create_buffer("prflash readback", size, usage)?;
-        self.capture(|| {
+        let commands = self.capture(|| {
             let mut encoder = self.inner.device.create_command_encoder(&Default::default());
             encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, size);
-            self.inner.queue.submit([encoder.finish()]);
+            encoder.finish()
         })?;
+        self.submit([commands])?;
         let mapped = Arc::new(Mutex::new(Mapped::default()));
         let state = mapped.clone();
         staging.slice(..size).map_async(wgpu::MapMode::Read, move |result| {
@@ -572,44 +653,9 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The value of a future that is ready, as error scopes are on native backends.
-fn now<T>(future: impl Future<Output = Option<T>>) -> Option<T> {
+pub(super) fn now<T>(future: impl Future<Output = Option<T>>) -> Option<T> {
     match pin!(future).poll(&mut std::task::Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => value,
         Poll::Pending => None,
     }
-}
-
-async fn find_adapter(options: &ContextOptions) -> Result<wgpu::Adapter> {
-    if wgpu::Instance::enabled_backend_features().is_empty() {
-        return Err(Error::no_adapter(
-            "prflash was built without a backend for this platform: enable one of the features vulkan, metal, dx12, webgpu",
-        ));
-    }
-    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
-    if let Some(backends) = options.backends {
-        descriptor.backends = backends;
-    }
-    let backends = descriptor.backends;
-    let instance = wgpu::Instance::new(descriptor);
-    let name = options.adapter_name.clone().or_else(|| std::env::var("WGPU_ADAPTER_NAME").ok());
-    if let Some(name) = name {
-        let wanted = name.to_lowercase();
-        let mut found = Vec::new();
-        for adapter in instance.enumerate_adapters(backends).await {
-            let adapter_name = adapter.get_info().name;
-            if adapter_name.to_lowercase().contains(&wanted) {
-                return Ok(adapter);
-            }
-            found.push(adapter_name);
-        }
-        return Err(Error::no_adapter(format!("none is named like {name:?}; found {found:?}")));
-    }
-    let power_preference = options
-        .power_preference
-        .or_else(wgpu::PowerPreference::from_env)
-        .unwrap_or(wgpu::PowerPreference::HighPerformance);
-    instance
-        .request_adapter(&wgpu::RequestAdapterOptions { power_preference, ..Default::default() })
-        .await
-        .map_err(|error| Error::no_adapter(error.to_string()))
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::context::Context;
+use super::identity::DeviceId;
 use crate::error::{Error, Result};
 
 /// Two GPU timestamps around one call.
@@ -21,6 +22,7 @@ use crate::error::{Error, Result};
 /// ```
 #[derive(Debug)]
 pub struct GpuTimer {
+    device: DeviceId,
     queries: wgpu::QuerySet,
     resolved: wgpu::Buffer,
 }
@@ -43,7 +45,7 @@ impl GpuTimer {
         })?;
         let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
         let resolved = context.create_buffer("prflash timer", 16, usage)?;
-        Ok(Self { queries, resolved })
+        Ok(Self { device: context.device_id(), queries, resolved })
     }
 
     /// What to give to [`Call::with_timestamps`](crate::Call::with_timestamps).
@@ -63,8 +65,9 @@ impl GpuTimer {
     /// The time between the two timestamps of the last call that ran, once all work submitted so far is done.
     ///
     /// # Errors
-    /// Device lost.
+    /// Device lost; other device (`context`) than the timer's.
     pub async fn read(&self, context: &Context) -> Result<Duration> {
+        context.check_device("context", self.device)?;
         let bytes = context.read_buffer(&self.resolved, 0, 16).await?;
         let tick =
             |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
@@ -75,7 +78,7 @@ impl GpuTimer {
     /// [`read`](GpuTimer::read), blocking.
     ///
     /// # Errors
-    /// Device lost.
+    /// As [`read`](GpuTimer::read).
     #[cfg(not(target_arch = "wasm32"))]
     pub fn read_blocking(&self, context: &Context) -> Result<Duration> {
         pollster::block_on(self.read(context))
@@ -120,7 +123,7 @@ impl Timings {
             };
             let mut encoder = context.device().create_command_encoder(&Default::default());
             timer.resolve(&mut encoder);
-            context.capture(|| context.queue().submit([encoder.finish()]))?;
+            context.submit([encoder.finish()])?;
             let gpu = timer.read_blocking(context)?;
             if round > 0 {
                 timings.wall.push(wall);

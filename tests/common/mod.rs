@@ -113,17 +113,7 @@ impl Problem {
             Tensor::upload(context, dtype, layout, values).map(|tensor| tensor.view().clone())
         };
         if storage == Storage::Fused {
-            let layouts = Layout::fused_qkv(shape)?;
-            let extent = layouts.iter().map(Layout::extent).max().unwrap();
-            let mut flat = vec![0.0; extent];
-            for (layout, values) in layouts.iter().zip([&self.q, &self.k, &self.v]) {
-                layout.scatter(values, &mut flat)?;
-            }
-            let whole = Layout::heads_first(1, 1, 1, extent)?;
-            let buffer = Tensor::upload(context, dtype, whole, &flat)?;
-            let [q, k, v] = layouts;
-            let view = |layout| TensorView::new(buffer.view().buffer(), dtype, layout);
-            return Ok([view(q)?, view(k)?, view(v)?]);
+            return Tensor::upload_fused_qkv(context, dtype, shape, [&self.q, &self.k, &self.v]);
         }
         Ok([
             tensor(shape.heads(), shape.q_len(), shape.head_dim(), &self.q)?,
