@@ -19,6 +19,9 @@ fn append(
         return;
     }
     let own = moves[work.own];
+    if !is_due(own, work.head) {
+        return;
+    }
     let flags = own.flags;
     let words = row_words(flags);
     let row = work.unit / (words / 2u);

@@ -174,6 +174,9 @@ fn quantize(
         return;
     }
     let own = moves[work.own];
+    if !is_due(own, work.head) {
+        return;
+    }
     if is_values(own.flags) {
         quantize_values(own, work.head, work.unit);
     } else {

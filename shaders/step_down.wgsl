@@ -20,6 +20,9 @@ fn step_down(
         return;
     }
     let own = moves[work.own];
+    if !is_due(own, work.head) {
+        return;
+    }
     let flags = own.flags;
     let widths = own.widths;
     let wide = widths & 15u;

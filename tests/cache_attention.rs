@@ -73,7 +73,7 @@ fn check(
         .map(|(sequence, &len)| Queries::new(sequence, sequence, q_len.min(len)))
         .collect();
     let all = tables.iter().fold(Tables::new(), |all, tables| {
-        let all = tables.schedule(0).into_iter().fold(all, Tables::with_schedule);
+        let all = tables.schedule(0).into_iter().try_fold(all, Tables::with_schedule).unwrap();
         tables.position_ids(0).into_iter().fold(all, Tables::with_position_ids)
     });
     let got = plan.run(cache, q_tensor.view(), &queries, &all).unwrap();
@@ -331,7 +331,9 @@ fn decoding_step_by_step() {
         if let Some((earlier, _)) = before.filter(|&(_, bytes)| bytes == cache.capacity_bytes() && token > 2)
         {
             still += 1;
-            assert_eq!(objects, earlier, "token {token}");
+            // Fewer once the way to a larger arena is known to be gone.
+            let made = objects.iter().zip(earlier).any(|(now, before)| *now > before);
+            assert!(!made, "token {token}: {objects:?} after {earlier:?}");
         }
         before = Some((objects, cache.capacity_bytes()));
         if token % 61 == 0 || token + 1 == steps {

@@ -380,8 +380,10 @@ fn wrong_operands_are_named() {
     assert_eq!(refused_call(Call::lengths(32, 32).with_tables(&other)), "schedule");
     let mixed =
         [schedule(&shape), Schedule::dense(&BlockGrid::causal(&shape).with_block_size(8).unwrap()).unwrap()];
-    let error = plan.upload_tables(&Tables::from(&mixed[0]).with_schedule(&mixed[1])).unwrap_err();
-    assert_eq!(error.argument(), Some("schedules"));
+    let error = Tables::from(&mixed[0]).with_schedule(&mixed[1]).unwrap_err();
+    assert_eq!(error.argument(), Some("schedule"));
+    let whole = Tables::from(&mixed[0]).with_schedule(&mixed[0]).unwrap();
+    assert_eq!(whole.schedule(1), Some(&mixed[0]));
 
     let mask = Documents::from_lengths(&[30]).unwrap();
     let mask = plan.upload_tables(&Tables::from(&mask)).unwrap();
@@ -413,6 +415,7 @@ fn wrong_buffers_are_named() {
         })
     };
     let layout = Layout::heads_first(1, 1, 4, 8).unwrap();
+    let all = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
     let short = buffer(124, wgpu::BufferUsages::STORAGE);
     assert_eq!(TensorView::new(&context, &short, DType::F32, layout).unwrap_err().argument(), Some("buffer"));
     let uniform = buffer(128, wgpu::BufferUsages::UNIFORM);
@@ -429,6 +432,12 @@ fn wrong_buffers_are_named() {
     let output = zeros(&context, DType::F32, layout);
     let plan = Attention::causal().plan(&context, &Shape::new(1, 1, 4, 8).unwrap()).unwrap();
     plan.bind(&operands(&qkv, &output)).unwrap();
+
+    // What is read back is whole words, which this one doesn't end with.
+    let odd = Layout::rows(1, 1, 3).unwrap();
+    let odd = TensorView::new(&context, &buffer(6, all), DType::F16, odd).unwrap();
+    assert_eq!(odd.read_blocking(&context).unwrap_err().argument(), Some("buffer"));
+    assert_eq!(odd.write(&context, &[1.0; 3]).unwrap_err().argument(), Some("buffer"));
 }
 
 /// Without wgpu's checks in them kernels compute the same; also from lists that nobody has drawn.

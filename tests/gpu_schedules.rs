@@ -175,7 +175,7 @@ impl Run {
     }
 
     fn want(&self, context: &Context, schedules: &[Schedule]) -> Vec<u32> {
-        let tables = schedules.iter().fold(Tables::new(), Tables::with_schedule);
+        let tables = schedules.iter().try_fold(Tables::new(), Tables::with_schedule).unwrap();
         bits(&self.problem.run_on(context, self.plan.attention(), &self.qkv, &tables).output)
     }
 }

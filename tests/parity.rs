@@ -477,7 +477,7 @@ fn document_masks() {
             let problem = Problem::random(attention, shape, case as u64);
             let masked = Tables::from(&documents);
             problem.check(&context, Storage::TokensFirst, &masked, &format!("documents {lengths:?}"));
-            let both = masked.with_schedule(&schedule);
+            let both = masked.with_schedule(&schedule).unwrap();
             problem.check(&context, Storage::TokensFirst, &both, &format!("sampled documents {lengths:?}"));
         }
     }
@@ -504,7 +504,7 @@ fn a_mask_for_each_sequence_of_a_batch() {
         .map(|s| Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(1).sequence(s)).unwrap())
         .collect();
     let tables = masks.iter().fold(Tables::new(), Tables::with_documents);
-    let tables = schedules.iter().fold(tables, Tables::with_schedule);
+    let tables = schedules.iter().try_fold(tables, Tables::with_schedule).unwrap();
     let problem = Problem::random(Attention::causal().with_lse(true), shape, 6);
     problem.check(&context, Storage::HeadsFirst, &tables, "a mask each");
 }

@@ -363,7 +363,9 @@ fn sequences_of_different_lengths_share_a_call() {
         schedules.push(Schedule::sample(&grid, &Profile::harmonic(), &Systematic, key).unwrap());
         (q_start, kv_start) = (q_start + q_len, kv_start + kv_len);
     }
-    let uploaded = plan.upload_tables(&schedules.iter().fold(Tables::new(), Tables::with_schedule)).unwrap();
+    let uploaded = plan
+        .upload_tables(&schedules.iter().try_fold(Tables::new(), Tables::with_schedule).unwrap())
+        .unwrap();
     let mut encoder = context.device().create_command_encoder(&Default::default());
     plan.encode(&mut encoder, &bound, &Call::sequences(&sequences).with_tables(&uploaded)).unwrap();
     context.queue().submit([encoder.finish()]);

@@ -13,6 +13,7 @@ struct MoveParams {
     v_head_stride: u32,
     v_row_stride: u32,
     v_quads: u32,
+    number: u32,         // of the change that the dispatch is a part of
 }
 
 // A segment of one side that goes from where it lies, or from the input, to another rung; or rows that are copied. Words are counted from the start of a head.
@@ -28,6 +29,8 @@ struct Move {
     destination: u32,  // words: the block, or the ring of rows
     row: u32,          // of copies, the first row in it
     ring: u32,         // rows until it comes round
+    stamp: u32,        // words: where the sequence's stamp lies, in keys
+    expected: u32,     // what it must be for the move to take place; 0: anything
 }
 
 @group(0) @binding(0) var<uniform> params: MoveParams;
@@ -85,6 +88,19 @@ fn row_words(flags: u32) -> u32 {
 // Where a head of the arena begins.
 fn head_base(flags: u32, head: u32) -> u32 {
     return (params.arena_head + head) * select(cache.key_head_stride, cache.value_head_stride, is_values(flags));
+}
+
+fn stamp_at(own: Move, head: u32) -> u32 {
+    return (params.arena_head + head) * cache.key_head_stride + own.stamp;
+}
+
+// Whether the sequence is as the change found it when it was recorded. What the change before it would have done is missing where that was dropped, and then nothing
+// may move: rows would be overwritten that have never left for a block.
+fn is_due(own: Move, head: u32) -> bool {
+    if own.expected == 0u {
+        return true;
+    }
+    return keys[stamp_at(own, head)] == own.expected;
 }
 
 fn load(flags: u32, at: u32) -> u32 {

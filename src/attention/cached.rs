@@ -222,7 +222,7 @@ impl CachePlan {
     ///
     /// # Errors
     /// Invalid argument: `bound` or `tables` of another plan, a `cache` of another kind, unknown sequences, more queries than tokens; and those of [`Plan::encode`].
-    /// Nothing was recorded then.
+    /// Out of order, if commands of the cache were lost by it that no call has told of yet. Nothing was recorded then.
     pub fn encode(
         &self,
         encoder: &mut wgpu::CommandEncoder,
@@ -261,6 +261,7 @@ impl CachePlan {
     ) -> Result<()> {
         let inner = &self.plan.inner;
         ensure!(Arc::ptr_eq(inner, &bound.plan.inner), "bound", "was made by another plan");
+        cache.check_order()?;
         inner.context.check_device("cache", cache.context().device_id())?;
         ensure!(
             self.kind.is_of(cache),
@@ -282,7 +283,8 @@ impl CachePlan {
         let parts = bound.in_parts_of(cache)?;
         let Some((grid, query_blocks)) = inner.check(&parts, &call)? else { return Ok(()) };
         let bound = parts.parts.iter().zip(cache.parts()).map(|(part, arena)| (part, Some(&arena.read)));
-        inner.record(target, bound, &call, sequences.len(), &grid, query_blocks)
+        let reading = cache.reading(queries.iter().map(|queries| queries.sequence));
+        inner.record(target, bound, &call, sequences.len(), &grid, query_blocks, Some(reading))
     }
 
     /// Attention from queries `[batch, heads, rows, head_dim]`: allocates the results, uploads the tables, binds and submits, as [`Plan::submit`]

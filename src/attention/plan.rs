@@ -11,7 +11,7 @@ use super::position_table::{PositionTable, check_aligned};
 use super::split::Split;
 use super::tables::{ScheduleWords, TableBuffer, Tables, tables_bind_group};
 use super::{Attention, check_grid};
-use crate::cache::kv_cache::Region;
+use crate::cache::kv_cache::{Reading, Region};
 use crate::error::{Result, ensure};
 use crate::gpu::choice::{Kernel, TILE_ROWS, Task};
 use crate::gpu::context::Context;
@@ -353,7 +353,7 @@ impl Plan {
         let count = call.count(bound.batch);
         let Some((grid, query_blocks)) = self.check(bound, call)? else { return Ok(()) };
         let parts = bound.parts.iter().map(|part| (part, None));
-        inner.record(Target::Encoder(encoder), parts, call, count, &grid, query_blocks)
+        inner.record(Target::Encoder(encoder), parts, call, count, &grid, query_blocks, None)
     }
 
     /// Records one call and submits it, without waiting: [`encode`](Plan::encode) for programs whose encoder needn't hold anything else.
@@ -368,7 +368,7 @@ impl Plan {
         let count = call.count(bound.batch);
         let Some((grid, query_blocks)) = self.check(bound, call)? else { return Ok(()) };
         let parts = bound.parts.iter().map(|part| (part, None));
-        inner.record(Target::Queue, parts, call, count, &grid, query_blocks)
+        inner.record(Target::Queue, parts, call, count, &grid, query_blocks, None)
     }
 
     /// Everything that [`encode`](Plan::encode) refuses. A grid of the call's sequences, and the query blocks of the longest; nothing if there is nothing to do.
@@ -466,6 +466,7 @@ impl PlanInner {
     }
 
     /// Records a checked call on these parts, each with what it reads of a cache, if anything; submits it if that is the target.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn record<'p>(
         &self,
         target: Target<'_>,
@@ -474,6 +475,7 @@ impl PlanInner {
         count: usize,
         grid: &BlockGrid,
         query_blocks: usize,
+        mut reading: Option<Reading>,
     ) -> Result<()> {
         // Everything was checked; from here on only memory can run out, before anything is recorded.
         let mut dispatches = Vec::new();
@@ -490,9 +492,15 @@ impl PlanInner {
         };
         match target {
             Target::Encoder(encoder) => {
+                if let Some(reading) = &reading {
+                    reading.prepare(encoder);
+                }
                 let mut pass = encoder.begin_compute_pass(&pass_of(call.timestamps.clone()));
                 for dispatch in dispatches {
                     self.dispatch(&mut pass, dispatch, tables, guard.clone());
+                }
+                if let Some(Reading { token, .. }) = reading {
+                    pass.on_submitted_work_done(move || token.ran());
                 }
             }
             Target::Queue => {
@@ -510,8 +518,14 @@ impl PlanInner {
                 for (index, dispatch) in dispatches.into_iter().enumerate() {
                     let mut encoder = context.device().create_command_encoder(&Default::default());
                     let timestamps = call.timestamps_of(index == 0, index + 1 == count);
+                    if let Some(reading) = reading.as_ref().filter(|_| index == 0) {
+                        reading.prepare(&mut encoder);
+                    }
                     let mut pass = encoder.begin_compute_pass(&pass_of(timestamps));
                     self.dispatch(&mut pass, dispatch, tables, guard.clone());
+                    if let Some(Reading { token, .. }) = reading.take_if(|_| index + 1 == count) {
+                        pass.on_submitted_work_done(move || token.ran());
+                    }
                     drop(pass);
                     context.submit([encoder.finish()])?;
                 }

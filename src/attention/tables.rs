@@ -38,10 +38,22 @@ impl<'a> Tables<'a> {
         Self::default()
     }
 
-    /// One more schedule. Give one for all sequences or one for each, in order.
-    pub fn with_schedule(mut self, schedule: &'a Schedule) -> Self {
+    /// One more schedule. Give one for all sequences or one for each, in order: all of a call have blocks of one size and lists of one granularity, since a kernel walks them alike.
+    ///
+    /// # Errors
+    /// Invalid argument (`schedule`) if its block size or granularity is another than that of those before it.
+    pub fn with_schedule(mut self, schedule: &'a Schedule) -> Result<Self> {
+        let kind = |schedule: &Schedule| (schedule.grid().block_size(), schedule.grid().granularity());
+        if let Some(first) = self.schedules.first() {
+            let (want, got) = (kind(first), kind(schedule));
+            ensure!(
+                want == got,
+                "schedule",
+                "expected (block_size, granularity) = {want:?} as in the schedules before it, got {got:?}"
+            );
+        }
         self.schedules.push(schedule);
-        self
+        Ok(self)
     }
 
     /// One more document mask. Give one for all sequences or one for each, in order.
@@ -87,7 +99,7 @@ impl<'a> Tables<'a> {
 
 impl<'a> From<&'a Schedule> for Tables<'a> {
     fn from(schedule: &'a Schedule) -> Self {
-        Self::new().with_schedule(schedule)
+        Self { schedules: vec![schedule], ..Self::new() }
     }
 }
 
@@ -185,23 +197,9 @@ impl TableBuffer {
     /// Replaces the tables. Calls recorded before keep theirs. Nothing is allocated if a buffer that fits is free.
     ///
     /// # Errors
-    /// Invalid argument if the schedules' block sizes or granularities differ, or ids are past the plan's positions; too large for a binding; out of memory. The old
+    /// Invalid argument if ids are past the plan's positions; too large for a binding; out of memory. The old
     /// tables then stay.
     pub fn write(&mut self, tables: &Tables<'_>) -> Result<()> {
-        if let Some(first) = tables.schedules.first() {
-            for schedule in &tables.schedules {
-                let (want, got) = (first.grid(), schedule.grid());
-                ensure!(
-                    want.block_size() == got.block_size() && want.granularity() == got.granularity(),
-                    "schedules",
-                    "expected equal block sizes and granularities, got {} {:?} and {} {:?}",
-                    want.block_size(),
-                    want.granularity(),
-                    got.block_size(),
-                    got.granularity()
-                );
-            }
-        }
         let mut words = Vec::new();
         let mut schedules = Vec::with_capacity(tables.schedules.len());
         let mut row_blocks = Vec::with_capacity(tables.schedules.len());

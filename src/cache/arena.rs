@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::ledger::Account;
 use super::region::RegionLayout;
 use super::staircase::{Side, Staircase};
 use crate::attention::bound::split;
@@ -100,16 +101,34 @@ impl Arena {
     }
 }
 
+/// Words before a sequence's keys: its stamp, and what keeps rows aligned.
+const STAMP_WORDS: usize = 16;
+
 /// One sequence of a cache on a GPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
-    pub(super) len: usize,
-    /// Segments that have left the residual.
-    pub(super) segments: usize,
+    /// How far it is.
+    pub(super) account: Account,
     /// Tokens that its regions have room for; 0: it has none yet.
     pub(super) capacity: usize,
-    /// Where its regions begin, in words from the start of a head: keys and values.
+    /// Where its part of a head begins, in words: keys, with the stamp, and values.
     pub(super) bases: [usize; 2],
+}
+
+impl Held {
+    pub(super) fn len(&self) -> usize {
+        self.account.state.len
+    }
+
+    /// Segments that have left the residual.
+    pub(super) fn segments(&self) -> usize {
+        self.account.state.segments
+    }
+
+    /// Where its regions begin.
+    pub(super) fn regions(&self) -> [usize; 2] {
+        [self.bases[0] + STAMP_WORDS, self.bases[1]]
+    }
 }
 
 /// Sizes of regions.
@@ -125,22 +144,38 @@ impl Sizes<'_> {
     fn words(&self, capacity: usize) -> [usize; 2] {
         match capacity {
             0 => [0; 2],
-            _ => Side::ALL.map(|side| self.layout.words(self.staircase, side, capacity)),
+            _ => {
+                let [keys, values] = self.region_words(capacity);
+                [STAMP_WORDS + keys, values]
+            }
         }
     }
 
-    /// Words up to the last that a sequence holds.
+    /// The same without the stamp.
+    fn region_words(&self, capacity: usize) -> [usize; 2] {
+        Side::ALL.map(|side| self.layout.words(self.staircase, side, capacity))
+    }
+
+    /// Words of its regions up to the last that a sequence holds; none without tokens.
+    pub(super) fn live_region_words(&self, held: &Held) -> [usize; 2] {
+        match self.least(held) {
+            0 => [0; 2],
+            least => self.region_words(least),
+        }
+    }
+
+    /// Words up to the last that a sequence holds, the stamp included.
     pub(super) fn live_words(&self, held: &Held) -> [usize; 2] {
         self.words(self.least(held))
     }
 
     /// The least capacity for what is held. A truncated sequence may have blocks that its length alone doesn't need.
     pub(super) fn least(&self, held: &Held) -> usize {
-        let for_blocks = match held.segments {
+        let for_blocks = match held.segments() {
             0 => 0,
             segments => self.staircase.residual() + segments * self.staircase.segment(),
         };
-        held.len.max(for_blocks)
+        held.len().max(for_blocks)
     }
 
     /// Twice as much as before, or as much as is needed.
@@ -294,8 +329,11 @@ mod tests {
         let reused = grow_in_place(&sizes, &sequences, strides, &[(1, 1000)]).unwrap();
         apart(&reused, strides);
         // Those that are nearly full grow along; the least room is what is held.
-        let full: Vec<Option<Held>> =
-            reused.into_iter().map(|held| held.map(|held| Held { len: 1000, segments: 6, ..held })).collect();
+        let full_of = |mut held: Held| {
+            (held.account.state.len, held.account.state.segments) = (1000, 6);
+            held
+        };
+        let full: Vec<Option<Held>> = reused.into_iter().map(|held| held.map(full_of)).collect();
         let (along, wide) = repacked(&sizes, &full, strides, &[(0, 1025)], Room::Ample);
         assert!(along.iter().flatten().all(|held| held.capacity == 2048));
         assert!(wide[0] >= strides[0] * 3 / 2);

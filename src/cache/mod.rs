@@ -22,6 +22,8 @@ mod block;
 mod file;
 mod host_cache;
 pub(crate) mod kv_cache;
+pub(crate) mod ledger;
+mod migration;
 mod moves;
 mod planner;
 pub mod quantize;

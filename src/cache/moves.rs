@@ -21,6 +21,9 @@ pub(super) struct Appended {
     pub(super) tokens: usize,
     /// Words, of keys and of values.
     pub(super) bases: [usize; 2],
+    /// Where its stamp lies among the words of keys, and what it must be.
+    pub(super) stamp: usize,
+    pub(super) expected: u32,
     /// Quads of the input, keys and values: the first row that comes, and from one row to the next.
     pub(super) input: [InputRows; 2],
 }
@@ -91,7 +94,7 @@ impl Mover<'_> {
             let numbers = self.staircase.segment() * 2 * self.layout.sides[side as usize].row_words;
             if let Some(from) = from.filter(|_| coded) {
                 let source = (base + self.layout.block(side, from, segment)) as u32;
-                let step = Move { flags: flag(side), widths, source, destination, ..Move::default() };
+                let step = Move { flags: flag(side), widths, source, destination, ..sequence.guard() };
                 pass.step_down.push((step, numbers / 32));
                 continue;
             }
@@ -101,7 +104,7 @@ impl Mover<'_> {
                     held: self.staircase.segment() as u32,
                     source: (base + self.layout.block(side, from, segment)) as u32,
                     source_ring: u32::MAX,
-                    ..Move::default()
+                    ..sequence.guard()
                 },
                 None => self.rows_of(sequence, side, first),
             };
@@ -150,7 +153,7 @@ impl Mover<'_> {
             source_row: (first % self.layout.residual_rows) as u32,
             source_ring: self.layout.residual_rows as u32,
             input: rows.first.wrapping_add(before.wrapping_mul(rows.stride)),
-            ..Move::default()
+            ..sequence.guard()
         }
     }
 
@@ -194,6 +197,11 @@ impl Mover<'_> {
 }
 
 impl Appended {
+    /// What every move of the sequence has.
+    pub(super) fn guard(&self) -> Move {
+        Move { stamp: self.stamp as u32, expected: self.expected, ..Move::default() }
+    }
+
     /// Segments that have left the residual afterwards.
     pub(super) fn segments_after(&self, staircase: &Staircase) -> usize {
         self.segments.max(staircase.segments_after(self.len + self.tokens))

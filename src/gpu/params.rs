@@ -235,6 +235,7 @@ pub(crate) struct MoveParams {
     pub(crate) v_head_stride: u32,
     pub(crate) v_row_stride: u32,
     pub(crate) v_quads: u32,
+    pub(crate) number: u32,
 }
 
 /// `struct Move` of `shaders/shared/moves.wgsl`.
@@ -252,6 +253,29 @@ pub(crate) struct Move {
     pub(crate) destination: u32,
     pub(crate) row: u32,
     pub(crate) ring: u32,
+    pub(crate) stamp: u32,
+    pub(crate) expected: u32,
+}
+
+/// `struct MigrateParams` of `shaders/migrate.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct MigrateParams {
+    pub(crate) work_items: u32,
+    pub(crate) tiles: u32,
+    pub(crate) words: u32,
+    pub(crate) spans: u32,
+    pub(crate) old_stride: u32,
+    pub(crate) new_stride: u32,
+}
+
+/// `struct MigrateSpan` of `shaders/migrate.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct MigrateSpan {
+    pub(crate) first: u32,
+    pub(crate) source: u32,
+    pub(crate) destination: u32,
 }
 
 pub(crate) const FLAG_VALUES: u32 = 1;
@@ -349,13 +373,20 @@ pub(crate) fn layouts() -> Vec<super::shaders::HostLayout> {
         (
             "MoveParams",
             fields!(MoveParams: work_items, tiles, units, moves, arena_head, input_head, k_head_stride, k_row_stride, k_quads,
-                v_head_stride, v_row_stride, v_quads),
+                v_head_stride, v_row_stride, v_quads, number),
             size_of::<MoveParams>() as u32,
         ),
         (
             "Move",
-            fields!(Move: first, flags, widths, held, source, source_row, source_ring, input, destination, row, ring),
+            fields!(Move: first, flags, widths, held, source, source_row, source_ring, input, destination, row, ring,
+                stamp, expected),
             size_of::<Move>() as u32,
         ),
+        (
+            "MigrateParams",
+            fields!(MigrateParams: work_items, tiles, words, spans, old_stride, new_stride),
+            size_of::<MigrateParams>() as u32,
+        ),
+        ("MigrateSpan", fields!(MigrateSpan: first, source, destination), size_of::<MigrateSpan>() as u32),
     ]
 }

@@ -3,8 +3,8 @@
 use super::choice::{Kernel, TILE_ROWS};
 use super::kernel::{Binds, Program};
 use super::params::{
-    self, CACHE_RUNGS, CacheLayout, GatherParams, MergeParams, MergeSequence, Move, MoveParams, Params,
-    RotateParams, RotateRun, ScheduleParams, ScheduleSequence, SequenceEntry,
+    self, CACHE_RUNGS, CacheLayout, GatherParams, MergeParams, MergeSequence, MigrateParams, Move,
+    MoveParams, Params, RotateParams, RotateRun, ScheduleParams, ScheduleSequence, SequenceEntry,
 };
 use super::shaders;
 use crate::layout::DType;
@@ -436,6 +436,42 @@ pub(crate) enum CacheMove {
     Quantize(DType),
     /// `shaders/step_down.wgsl`.
     StepDown,
+    /// `shaders/commit.wgsl`.
+    Commit,
+}
+
+/// What takes a staircase cache's sequences to a larger arena: `shaders/migrate.wgsl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Migrate;
+
+impl Migrate {
+    /// The group of everything.
+    pub(crate) const GROUP: usize = 0;
+
+    /// Words that a workgroup copies.
+    pub(crate) const COPIES: usize = 1024;
+
+    const INVOCATIONS: usize = 64;
+}
+
+impl Program for Migrate {
+    fn label(&self) -> String {
+        self.entry_point().to_owned()
+    }
+
+    fn entry_point(&self) -> &'static str {
+        "migrate"
+    }
+
+    fn source(&self) -> String {
+        let values = [("INVOCATIONS", Self::INVOCATIONS as u32), ("COPIES", Self::COPIES as u32)];
+        shaders::plain(&self.label(), &values, &[include_str!("../../shaders/migrate.wgsl")])
+    }
+
+    fn groups(&self) -> Vec<Vec<Binds>> {
+        let params = Binds::Uniform(size_of::<MigrateParams>());
+        vec![vec![params, Binds::Read, Binds::Read, Binds::Read, Binds::Write]]
+    }
 }
 
 impl CacheMove {
@@ -450,7 +486,7 @@ impl CacheMove {
     fn input(&self) -> Option<DType> {
         match *self {
             CacheMove::Append(dtype) | CacheMove::Quantize(dtype) => Some(dtype),
-            CacheMove::StepDown => None,
+            CacheMove::StepDown | CacheMove::Commit => None,
         }
     }
 }
@@ -466,6 +502,7 @@ impl Program for CacheMove {
             CacheMove::Append(_) => "append",
             CacheMove::Quantize(_) => "quantize",
             CacheMove::StepDown => "step_down",
+            CacheMove::Commit => "commit",
         }
     }
 
@@ -491,6 +528,7 @@ impl Program for CacheMove {
             CacheMove::Append(_) => include_str!("../../shaders/append.wgsl"),
             CacheMove::Quantize(_) => include_str!("../../shaders/quantize.wgsl"),
             CacheMove::StepDown => include_str!("../../shaders/step_down.wgsl"),
+            CacheMove::Commit => include_str!("../../shaders/commit.wgsl"),
         };
         let pieces = [
             include_str!("../../shaders/shared/cache.wgsl"),

@@ -8,8 +8,8 @@ use super::choice::{Decode, Kernel, Matrix, TILE_ROWS, Tile};
 use super::kernel::Program;
 use super::params;
 use super::registry::{
-    BiasVariant, Blocks, CacheMove, CacheVariant, Draw, Gather, Merge, MergeSplits, PositionsVariant, Rotate,
-    Variant,
+    BiasVariant, Blocks, CacheMove, CacheVariant, Draw, Gather, Merge, MergeSplits, Migrate,
+    PositionsVariant, Rotate, Variant,
 };
 use super::template::{Numbers, expand};
 use crate::layout::DType;
@@ -654,6 +654,8 @@ pub fn sources() -> Vec<ShaderSource> {
         add(&CacheMove::Quantize(dtype));
     }
     add(&CacheMove::StepDown);
+    add(&CacheMove::Commit);
+    add(&Migrate);
     sources
 }
 
