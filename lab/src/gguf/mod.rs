@@ -1,8 +1,10 @@
 //! GGUF files: metadata and tensors, with errors that name the file.
 
+mod header;
+
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,12 +26,15 @@ impl ModelFile {
     /// # Errors
     /// Names the file: it can't be opened, or isn't a GGUF file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("model {}", path.display()))?;
-        let directory = file.metadata().is_ok_and(|metadata| metadata.is_dir());
-        ensure!(!directory, "model {}: expected a file, got a directory", path.display());
+        let at = || format!("model {}", path.display());
+        let file = File::open(path).with_context(at)?;
+        let metadata = file.metadata().with_context(at)?;
+        ensure!(!metadata.is_dir(), "{}: expected a file, got a directory", at());
         let mut reader = BufReader::new(file);
-        let content = Content::read(&mut reader)
-            .with_context(|| format!("model {}: not a readable GGUF file", path.display()))?;
+        let unreadable = || format!("{}: not a readable GGUF file", at());
+        header::check(&mut reader, metadata.len()).with_context(unreadable)?;
+        reader.rewind().with_context(at)?;
+        let content = Content::read(&mut reader).with_context(unreadable)?;
         Ok(Self { path: path.to_owned(), content, reader: RefCell::new(reader) })
     }
 
