@@ -1,23 +1,28 @@
 //! GGUF files: metadata and tensors, with errors that name the file.
 
 mod header;
+mod keys;
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{Device, Tensor};
 use sha2::{Digest, Sha256};
 
-/// An open GGUF file.
+/// An open GGUF file, which knows what of it was read: what wasn't may be what makes the model.
 pub struct ModelFile {
     path: PathBuf,
     content: Content,
     reader: RefCell<BufReader<File>>,
+    /// Keys and tensors that somebody asked for.
+    keys_read: RefCell<HashSet<String>>,
+    tensors_read: RefCell<HashSet<String>>,
 }
 
 impl ModelFile {
@@ -35,7 +40,13 @@ impl ModelFile {
         header::check(&mut reader, metadata.len()).with_context(unreadable)?;
         reader.rewind().with_context(at)?;
         let content = Content::read(&mut reader).with_context(unreadable)?;
-        Ok(Self { path: path.to_owned(), content, reader: RefCell::new(reader) })
+        Ok(Self {
+            path: path.to_owned(),
+            content,
+            reader: RefCell::new(reader),
+            keys_read: RefCell::default(),
+            tensors_read: RefCell::default(),
+        })
     }
 
     /// Where it lies.
@@ -50,15 +61,35 @@ impl ModelFile {
 
     /// A metadata value, if the file has it.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.content.metadata.get(key)
+        let value = self.content.metadata.get(key)?;
+        self.keys_read.borrow_mut().insert(key.to_owned());
+        Some(value)
     }
 
     fn require(&self, key: &str) -> Result<&Value> {
         self.get(key).with_context(|| format!("model {}: no metadata {key}", self.path.display()))
     }
 
-    fn wrong(&self, key: &str, expected: &str) -> String {
-        format!("model {}: metadata {key} is not {expected}", self.path.display())
+    /// An error that names the file, a key and its value.
+    pub fn refusal(&self, key: &str, why: &str) -> Error {
+        anyhow!("model {}: {}: {why}", self.path.display(), self.shown(key))
+    }
+
+    /// `key = value`.
+    fn shown(&self, key: &str) -> String {
+        self.content.metadata.get(key).map_or(key.to_owned(), |value| format!("{key} = {}", shown(value)))
+    }
+
+    /// What `read` makes of a key, if the file has it: `file.optional(key, ModelFile::number)`.
+    ///
+    /// # Errors
+    /// As `read`: a key of another type is no missing one.
+    pub fn optional<'a, T>(
+        &'a self,
+        key: &str,
+        read: impl Fn(&'a Self, &str) -> Result<T>,
+    ) -> Result<Option<T>> {
+        self.content.metadata.contains_key(key).then(|| read(self, key)).transpose()
     }
 
     /// A text.
@@ -66,7 +97,10 @@ impl ModelFile {
     /// # Errors
     /// Missing, or of another type.
     pub fn text(&self, key: &str) -> Result<&str> {
-        Ok(self.require(key)?.to_string().with_context(|| self.wrong(key, "a text"))?)
+        match self.require(key)? {
+            Value::String(text) => Ok(text),
+            _ => Err(self.refusal(key, "expected a text")),
+        }
     }
 
     /// A whole number.
@@ -74,32 +108,33 @@ impl ModelFile {
     /// # Errors
     /// Missing, or of another type.
     pub fn number(&self, key: &str) -> Result<usize> {
-        let value = self.require(key)?;
-        let number = match value {
-            Value::I32(number) => u64::try_from(*number).ok(),
-            value => value.to_u64().ok(),
-        };
-        number
-            .and_then(|number| usize::try_from(number).ok())
-            .with_context(|| self.wrong(key, "a whole number"))
+        let number = whole(self.require(key)?).and_then(|number| usize::try_from(number).ok());
+        number.ok_or_else(|| self.refusal(key, "expected a whole number of at least 0"))
     }
 
     /// A real number.
     ///
     /// # Errors
-    /// Missing, or of another type.
+    /// Missing, of another type, or not finite.
     pub fn float(&self, key: &str) -> Result<f64> {
-        let value = self.require(key)?;
-        let number = value.to_f32().map(f64::from).or_else(|_| value.to_f64());
-        number.ok().with_context(|| self.wrong(key, "a real number"))
+        let number = match *self.require(key)? {
+            Value::F32(number) => Some(f64::from(number)),
+            Value::F64(number) => Some(number),
+            _ => None,
+        };
+        let finite = number.filter(|number| number.is_finite());
+        finite.ok_or_else(|| self.refusal(key, "expected a finite real number"))
     }
 
-    /// A yes or no, if the file has it.
+    /// Yes or no.
     ///
     /// # Errors
-    /// Of another type.
-    pub fn flag(&self, key: &str) -> Result<Option<bool>> {
-        self.get(key).map(|value| value.to_bool().with_context(|| self.wrong(key, "a bool"))).transpose()
+    /// Missing, or of another type.
+    pub fn flag(&self, key: &str) -> Result<bool> {
+        match self.require(key)? {
+            Value::Bool(flag) => Ok(*flag),
+            _ => Err(self.refusal(key, "expected true or false")),
+        }
     }
 
     /// A list.
@@ -107,12 +142,61 @@ impl ModelFile {
     /// # Errors
     /// Missing, or an element that `each` doesn't take.
     pub fn list<T>(&self, key: &str, each: impl Fn(&Value) -> candle_core::Result<T>) -> Result<Vec<T>> {
-        let values = self.require(key)?.to_vec().with_context(|| self.wrong(key, "a list"))?;
+        let Value::Array(values) = self.require(key)? else {
+            return Err(self.refusal(key, "expected a list"));
+        };
         values
             .iter()
             .map(each)
             .collect::<candle_core::Result<_>>()
-            .with_context(|| self.wrong(key, "as expected"))
+            .with_context(|| format!("model {}: metadata {key}", self.path.display()))
+    }
+
+    /// Refuses the keys of a group that nobody read and that aren't known to change nothing.
+    ///
+    /// # Errors
+    /// Names them, with their values.
+    pub fn refuse_unread_keys(&self, group: KeyGroup) -> Result<()> {
+        let architecture = self.text("general.architecture")?;
+        let read = self.keys_read.borrow();
+        let unread = |(key, value): &(&String, &Value)| {
+            group == KeyGroup::of(key)
+                && !read.contains(key.as_str())
+                && !keys::is_harmless(key, value, architecture)
+        };
+        let unread = self.content.metadata.iter().filter(unread);
+        let unread: Vec<String> = unread.map(|(key, _)| self.shown(key)).collect();
+        self.refuse(unread, "metadata", "nothing in the lab applies it, and it may change the model")
+    }
+
+    /// Refuses tensors that nobody read.
+    ///
+    /// # Errors
+    /// Names them.
+    pub fn refuse_unread_tensors(&self) -> Result<()> {
+        let read = self.tensors_read.borrow();
+        let names = self.content.tensor_infos.keys();
+        let unread = names.filter(|name| !read.contains(name.as_str())).cloned().collect();
+        self.refuse(unread, "tensor", "nothing in the lab computes with it")
+    }
+
+    fn refuse(&self, mut unread: Vec<String>, what: &str, why: &str) -> Result<()> {
+        unread.sort();
+        let Some((first, more)) = unread.split_first() else { return Ok(()) };
+        let others = match more.len() {
+            0 => String::new(),
+            count => {
+                let listed = more.iter().take(4).cloned().collect::<Vec<_>>().join(", ");
+                let rest = if count > 4 { ", …" } else { "" };
+                format!(" ({count} more like it: {listed}{rest})")
+            }
+        };
+        bail!("model {}: {what} {first}: {why}{others}", self.path.display())
+    }
+
+    /// How many tensors there are.
+    pub fn tensor_count(&self) -> usize {
+        self.content.tensor_infos.len()
     }
 
     /// Whether there is a tensor of this name.
@@ -126,6 +210,7 @@ impl ModelFile {
         if info.shape.dims() != dims {
             bail!("{}: expected the shape {dims:?}, got {:?}", at(), info.shape.dims());
         }
+        self.tensors_read.borrow_mut().insert(name.to_owned());
         let mut reader = self.reader.borrow_mut();
         self.content.tensor(&mut *reader, name, &Device::Cpu).with_context(at)
     }
@@ -163,6 +248,56 @@ impl ModelFile {
             }
             hash.update(&chunk[..read]);
         }
+    }
+}
+
+/// Whose keys are whose to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyGroup {
+    /// Those of the tokenizer.
+    Tokenizer,
+    /// All others: those of the model, and any that are nobody's.
+    Model,
+}
+
+impl KeyGroup {
+    fn of(key: &str) -> Self {
+        if key.starts_with("tokenizer.") { KeyGroup::Tokenizer } else { KeyGroup::Model }
+    }
+}
+
+/// A whole number of any type, unless it is negative.
+fn whole(value: &Value) -> Option<u64> {
+    match *value {
+        Value::U8(number) => Some(number.into()),
+        Value::U16(number) => Some(number.into()),
+        Value::U32(number) => Some(number.into()),
+        Value::U64(number) => Some(number),
+        Value::I8(number) => number.try_into().ok(),
+        Value::I16(number) => number.try_into().ok(),
+        Value::I32(number) => number.try_into().ok(),
+        Value::I64(number) => number.try_into().ok(),
+        _ => None,
+    }
+}
+
+/// A value as an error shows it: long texts by their beginning, lists by their length.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::U8(number) => number.to_string(),
+        Value::I8(number) => number.to_string(),
+        Value::U16(number) => number.to_string(),
+        Value::I16(number) => number.to_string(),
+        Value::U32(number) => number.to_string(),
+        Value::I32(number) => number.to_string(),
+        Value::U64(number) => number.to_string(),
+        Value::I64(number) => number.to_string(),
+        Value::F32(number) => number.to_string(),
+        Value::F64(number) => number.to_string(),
+        Value::Bool(flag) => flag.to_string(),
+        Value::String(text) if text.chars().count() <= 60 => format!("{text:?}"),
+        Value::String(text) => format!("{:?}…", text.chars().take(50).collect::<String>()),
+        Value::Array(values) => format!("a list of {}", values.len()),
     }
 }
 

@@ -108,7 +108,7 @@ pub struct SettingArgs {
     /// Seed of the schedules [default: 0]
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Rotary frequencies: linear:FACTOR, ntk:FACTOR, yarn:FACTOR (from the model's own context) or yarn:FACTOR,TOKENS [default: the model's]
+    /// Rotary frequencies instead of the model's: linear:FACTOR, ntk:FACTOR, yarn:FACTOR (from the model's own context) or yarn:FACTOR,TOKENS [default: the model's]
     #[arg(long)]
     pub rope_scaling: Option<String>,
     /// A bias against distance on top of the model's positions: alibi, harmonic, log:RATE, capped:TOKENS [default: none]

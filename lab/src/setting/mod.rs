@@ -9,8 +9,8 @@ use prflash::sampling::{
     Bernoulli, Renewal, Sampler, Segment, partition_rounds, sink_window_like, uniform_like,
 };
 use prflash::{
-    Attention, Bias, BlockGrid, DType, Distance, Granularity, Key, Positions, Profile, Rope, Scaling,
-    Schedule, Slopes, Systematic,
+    Attention, Bias, BlockGrid, DType, Distance, Granularity, Key, Positions, Profile, Scaling, Schedule,
+    Slopes, Systematic,
 };
 
 pub use self::args::*;
@@ -22,7 +22,8 @@ use crate::staircase::{canonical, parse as parse_staircase};
 pub struct Setting {
     args: SettingArgs,
     sparse: Option<Sparse>,
-    scaling: RopeScaling,
+    /// Instead of the model's own.
+    scaling: Option<RopeScaling>,
     bias: Option<Bias>,
     staircase: Option<Staircase>,
 }
@@ -85,6 +86,9 @@ impl Setting {
     /// Names the option that is out of range, or needs another one.
     pub fn new(args: &SettingArgs, config: &Config) -> Result<Self> {
         let setting = Self::parse(args)?;
+        if (0..config.layers).all(|layer| config.window(layer).is_some()) {
+            setting.check_windows_only()?;
+        }
         // Positions and attention refuse what is out of range, in every layer alike.
         for layer in 0..config.layers {
             setting.attention(config, layer)?;
@@ -137,10 +141,7 @@ impl Setting {
             }
             _ => Some(Sparse::new(args, pattern)?),
         };
-        let scaling = match &args.rope_scaling {
-            Some(text) => parse_scaling(text).context("--rope-scaling")?,
-            None => RopeScaling::Fixed(Scaling::None),
-        };
+        let scaling = args.rope_scaling.as_deref().map(parse_scaling).transpose();
         let bias = args.bias.as_deref().map(|text| parse_bias(text, args.bias_weight)).transpose();
         let staircase = args.staircase.as_deref().map(parse_staircase).transpose().context("--staircase")?;
         let single = sparse.as_ref().is_none_or(|sparse| sparse.rounds == Rounds::One);
@@ -148,7 +149,24 @@ impl Setting {
             staircase.is_none() || single,
             "--rounds and --partition-rounds: a staircase cache is read in one pass"
         );
-        Ok(Self { args: args.clone(), sparse, scaling, bias: bias.context("--bias")?, staircase })
+        let (scaling, bias) = (scaling.context("--rope-scaling")?, bias.context("--bias")?);
+        Ok(Self { args: args.clone(), sparse, scaling, bias, staircase })
+    }
+
+    /// Refuses what would have no layer to apply to in a model whose every layer has a window.
+    fn check_windows_only(&self) -> Result<()> {
+        let all_stairs = self.args.staircase_layers == Some(StairLayers::All);
+        let given = [
+            ("--attention", self.sparse.is_some()),
+            ("--rope-scaling", self.scaling.is_some()),
+            ("--bias", self.bias.is_some()),
+            ("--harmonic-factor", self.args.harmonic_factor.is_some()),
+            ("--staircase without --staircase-layers all", self.staircase.is_some() && !all_stairs),
+        ];
+        if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
+            bail!("{name}: every layer of this model has a window of its own");
+        }
+        Ok(())
     }
 
     /// The seed of its schedules.
@@ -222,13 +240,21 @@ impl Setting {
     /// # Errors
     /// Numbers outside their range, named by option.
     pub fn attention(&self, config: &Config, layer: usize) -> Result<Attention> {
-        let rope = Rope::new(config.head_dim, config.rope_base(layer), config.pairing)?;
-        let attention = Attention::causal().with_storage(self.storage());
+        let mut rope = config.rope(layer)?;
+        let mut attention = Attention::causal().with_storage(self.storage());
+        if let Some(scale) = config.scale {
+            attention = attention.with_scale(scale)?;
+        }
+        if let Some(cap) = config.soft_cap {
+            attention = attention.with_soft_cap(cap)?;
+        }
         if let Some(window) = config.window(layer) {
             return Ok(attention.with_window(window)?.with_positions(rope.into()));
         }
-        let mut positions =
-            Positions::from(rope.with_scaling(self.scaling.of(config)).context("--rope-scaling")?);
+        if let Some(scaling) = self.scaling {
+            rope = rope.with_scaling(scaling.of(config)).context("--rope-scaling")?;
+        }
+        let mut positions = Positions::from(rope);
         if let Some(bias) = &self.bias {
             positions = positions.with_bias(bias.clone());
         }
