@@ -93,6 +93,7 @@ impl Attend for CpuAttention {
             let score = |&(key, ln_p): &(usize, f32)| {
                 let lag = (position - key) as u64;
                 let product = dot(query, &keys[row(keys, key)]) * attention.scale(head_dim);
+                let product = attention.soft_cap().map_or(product, |cap| cap * (product / cap).tanh());
                 let bias = slopes[head] * bias_at(&positions, lag);
                 product * positions.factor(lag) as f32 - bias as f32 - attention.correction() * ln_p
             };

@@ -81,8 +81,9 @@ impl GpuAttention {
         let mut kinds: Vec<Kind> = Vec::new();
         let mut layers: Vec<LayerState> = Vec::with_capacity(config.layers);
         for layer in 0..config.layers {
-            let kind = (config.window(layer), config.rope_base(layer));
-            let earlier = (0..layer).find(|&other| (config.window(other), config.rope_base(other)) == kind);
+            // With or without a window: nothing else differs between layers.
+            let window = config.window(layer);
+            let earlier = (0..layer).find(|&other| config.window(other) == window);
             let attention = setting.attention(config, layer)?;
             let memory = match setting.staircase(config, layer) {
                 None => {

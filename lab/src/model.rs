@@ -20,37 +20,62 @@ pub struct Model {
 
 struct Layer {
     attention_norm: Tensor,
-    q: QMatMul,
-    k: QMatMul,
-    v: QMatMul,
-    output: QMatMul,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    output: Linear,
     /// Gemma: on each head's queries and keys.
     q_norm: Option<Tensor>,
     k_norm: Option<Tensor>,
     /// Gemma: behind the attention.
     post_attention_norm: Option<Tensor>,
     feed_forward_norm: Tensor,
-    gate: QMatMul,
-    up: QMatMul,
-    down: QMatMul,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
     /// Gemma: behind the feed-forward part.
     post_feed_forward_norm: Option<Tensor>,
+}
+
+struct Linear {
+    weight: QMatMul,
+    /// If the file has one.
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// `NAME.weight`, `[outputs, inputs]`, and `NAME.bias`, if it is there.
+    fn load(file: &ModelFile, name: &str, [outputs, inputs]: [usize; 2]) -> Result<Self> {
+        let bias = format!("{name}.bias");
+        Ok(Self {
+            weight: file.matrix(&format!("{name}.weight"), [outputs, inputs])?,
+            bias: file.has(&bias).then(|| file.vector(&bias, outputs)).transpose()?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = self.weight.forward(x)?;
+        Ok(match &self.bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        })
+    }
 }
 
 impl Model {
     /// Loads the tensors of a file. `loaded` hears of each layer and may stop it.
     ///
     /// # Errors
-    /// What [`Config::read`] refuses; tensors that are missing, cut off or of another shape; and what `loaded` returns.
+    /// What [`Config::read`] refuses; tensors that are missing, cut off or of another shape; tensors of
+    /// the file that no part of the model reads; and what `loaded` returns.
     pub fn load(file: &ModelFile, mut loaded: impl FnMut(usize, usize) -> Result<()>) -> Result<Self> {
         let config = Config::read(file)?;
         let Config { width, hidden, heads, kv_heads, head_dim, vocabulary, .. } = config;
         let gemma = config.architecture == Architecture::Gemma3;
         let mut layers = Vec::with_capacity(config.layers);
         for index in 0..config.layers {
-            let name = |part: &str| format!("blk.{index}.{part}.weight");
-            let matrix = |part: &str, dims| file.matrix(&name(part), dims);
-            let vector = |part: &str, len| file.vector(&name(part), len);
+            let matrix = |part: &str, dims| Linear::load(file, &format!("blk.{index}.{part}"), dims);
+            let vector = |part: &str, len| file.vector(&format!("blk.{index}.{part}.weight"), len);
             let gemma_vector = |part: &str, len| gemma.then(|| vector(part, len)).transpose();
             layers.push(Layer {
                 attention_norm: vector("attn_norm", width)?,
@@ -70,13 +95,15 @@ impl Model {
             loaded(index + 1, config.layers)?;
         }
         let output = file.has("output.weight");
-        Ok(Self {
+        let model = Self {
             embedding: file.matrix("token_embd.weight", [vocabulary, width])?,
             layers,
             norm: file.vector("output_norm.weight", width)?,
             output: output.then(|| file.matrix("output.weight", [vocabulary, width])).transpose()?,
             config,
-        })
+        };
+        file.refuse_unread_tensors()?;
+        Ok(model)
     }
 
     /// Sizes and constants.
@@ -134,7 +161,11 @@ impl Model {
     /// # Errors
     /// Hidden states of another width.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        Ok(self.output.as_ref().unwrap_or(&self.embedding).forward(hidden)?)
+        let logits = self.output.as_ref().unwrap_or(&self.embedding).forward(hidden)?;
+        Ok(match self.config.logit_soft_cap {
+            Some(cap) => ((logits / cap)?.tanh()? * cap)?,
+            None => logits,
+        })
     }
 
     /// `x / √(mean(x²) + ε) · weight`, over the last axis.

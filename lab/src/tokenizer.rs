@@ -12,7 +12,7 @@ use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::{AddedToken, DecoderWrapper, PreTokenizerWrapper};
 
-use crate::gguf::ModelFile;
+use crate::gguf::{KeyGroup, ModelFile};
 
 /// Kinds of tokens in GGUF files.
 const CONTROL: i64 = 3;
@@ -35,7 +35,8 @@ impl Tokenizer {
     /// Builds it from the file's vocabulary.
     ///
     /// # Errors
-    /// A kind of vocabulary that the lab doesn't know; metadata that is missing or contradicts itself.
+    /// A kind of vocabulary that the lab doesn't know; metadata that is missing, contradicts itself, or may
+    /// turn texts into other tokens in a way that the lab doesn't apply. Each names the key.
     pub fn read(file: &ModelFile) -> Result<Self> {
         let tokens = file.list("tokenizer.ggml.tokens", |token| token.to_string().cloned())?;
         ensure!(!tokens.is_empty(), "model {}: an empty vocabulary", file.path().display());
@@ -53,7 +54,8 @@ impl Tokenizer {
             kinds.len(),
             tokens.len()
         );
-        let (mut inner, length): (_, fn(&str) -> usize) = match file.text("tokenizer.ggml.model")? {
+        let kind = file.text("tokenizer.ggml.model")?;
+        let (mut inner, length): (_, fn(&str) -> usize) = match kind {
             "gpt2" => (byte_level(file, &tokens)?, |token| token.chars().count()),
             "llama" => (sentence_piece(file, &tokens)?, |token| token.replace(SPACE, " ").len()),
             other => bail!(
@@ -74,18 +76,27 @@ impl Tokenizer {
             _ => length(token) as u16,
         });
         let bytes = bytes.collect();
-        let id = |key: &str| file.number(key).ok().map(|id| id as u32);
-        let adds_bos = file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(false);
-        let bos = if adds_bos {
-            let id = id("tokenizer.ggml.bos_token_id");
-            Some(id.with_context(|| format!("model {}: no id for its BOS token", file.path().display()))?)
+        let id = |name: &str| -> Result<Option<u32>> {
+            let key = format!("tokenizer.ggml.{name}_token_id");
+            let Some(id) = file.optional(&key, ModelFile::number)? else { return Ok(None) };
+            let id = u32::try_from(id).ok().filter(|&id| (id as usize) < tokens.len());
+            let inside = || file.refusal(&key, &format!("the vocabulary has {} tokens", tokens.len()));
+            Ok(Some(id.with_context(inside)?))
+        };
+        // A SentencePiece vocabulary that doesn't say has BOS in front, a byte-level one hasn't, as in
+        // llama.cpp.
+        let adds_bos = file.optional("tokenizer.ggml.add_bos_token", ModelFile::flag)?;
+        let bos = if adds_bos.unwrap_or(kind == "llama") {
+            let missing = || format!("model {}: no id for its BOS token", file.path().display());
+            Some(id("bos")?.with_context(missing)?)
         } else {
             None
         };
         // Beside the model's own, the marks that end a text or a turn in this family.
         let marks = ["<|endoftext|>", "<|im_end|>", "<eos>", "<end_of_turn>"];
         let ends = marks.iter().filter_map(|mark| inner.token_to_id(mark));
-        let ends = ends.chain(id("tokenizer.ggml.eos_token_id")).collect();
+        let ends = ends.chain(id("eos")?).chain(id("eot")?).chain(id("eom")?).collect();
+        file.refuse_unread_keys(KeyGroup::Tokenizer)?;
         Ok(Self { inner, bytes, bos, ends })
     }
 
@@ -179,11 +190,11 @@ fn byte_level(file: &ModelFile, tokens: &[String]) -> Result<tokenizers::Tokeniz
 
 /// SentencePiece's BPE, with `▁` for a space and single bytes for what the vocabulary lacks.
 fn sentence_piece(file: &ModelFile, tokens: &[String]) -> Result<tokenizers::Tokenizer> {
-    ensure!(
-        file.flag("tokenizer.ggml.add_space_prefix")? == Some(false),
-        "model {}: a vocabulary that wants a space in front of every text",
-        file.path().display()
-    );
+    // Without the key, llama.cpp puts one there.
+    let add_prefix = "tokenizer.ggml.add_space_prefix";
+    if file.optional(add_prefix, ModelFile::flag)? != Some(false) {
+        return Err(file.refusal(add_prefix, "expected false: a space in front of every text is not added"));
+    }
     let scores = file.list("tokenizer.ggml.scores", |score| score.to_f32())?;
     ensure!(
         scores.len() == tokens.len(),
@@ -205,8 +216,10 @@ fn sentence_piece(file: &ModelFile, tokens: &[String]) -> Result<tokenizers::Tok
     }
     merges.sort_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
     let merges = merges.iter().map(|&(.., left, right)| (left.to_owned(), right.to_owned())).collect();
-    let unknown = file.number("tokenizer.ggml.unknown_token_id").ok().and_then(|id| tokens.get(id)).cloned();
-    let unknown = unknown.with_context(|| format!("model {}: no unknown token", file.path().display()))?;
+    let unknown_id = "tokenizer.ggml.unknown_token_id";
+    let unknown = tokens.get(file.number(unknown_id)?).cloned();
+    let inside = || file.refusal(unknown_id, &format!("the vocabulary has {} tokens", tokens.len()));
+    let unknown = unknown.with_context(inside)?;
     let mut tokenizer = tokenizers::Tokenizer::new(build(ids, merges, Some(unknown))?);
     let replace =
         |from: &str, to: &str| Replace::new(from, to).map_err(|error| anyhow!("tokenizer: {error}"));

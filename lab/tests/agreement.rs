@@ -7,15 +7,12 @@ use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
 use clap::Parser;
-use common::{Tiny, WINDOW, candle, difference, ids, load};
-use lab::attend::{Attend, Qkv};
-use lab::config::Config;
+use common::{Tiny, WINDOW, attended, candle, difference, ids, load};
+use lab::attend::Attend;
 use lab::cpu::CpuAttention;
 use lab::gpu::GpuAttention;
 use lab::model::Model;
 use lab::setting::{Setting, SettingArgs};
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
 
 /// Logits of a small model are of the order of 10; two f32 computations that sum in another order may differ by this fraction of the largest.
 const TOLERANCE: f32 = 2e-5;
@@ -227,28 +224,6 @@ fn too_many_tokens_are_refused() {
     forward(16).unwrap();
     assert!(forward(5).unwrap_err().to_string().contains("made for 20"));
     forward(4).unwrap(); // what was refused left nothing behind
-}
-
-/// Random rows for one layer, handed over in these pieces: what comes back, token after token.
-fn attended(config: &Config, attention: &mut dyn Attend, layer: usize, pieces: &[Range<usize>]) -> Vec<f32> {
-    attention.start(0);
-    let mut random = SmallRng::seed_from_u64(5);
-    let tokens = pieces.last().unwrap().end;
-    let mut rows = |heads: usize| -> Vec<f32> {
-        (0..tokens * heads * config.head_dim).map(|_| random.random_range(-2.0f32..2.0)).collect()
-    };
-    let all = [rows(config.heads), rows(config.kv_heads), rows(config.kv_heads)];
-    let mut seen = Vec::new();
-    for piece in pieces {
-        let part = |rows: &'_ [f32]| -> Vec<f32> {
-            let row = rows.len() / tokens;
-            rows[piece.start * row..piece.end * row].to_vec()
-        };
-        let [q, k, v] = all.each_ref().map(|rows| part(rows));
-        seen.extend(attention.attend(layer, &Qkv { tokens: piece.len(), q: &q, k: &k, v: &v }).unwrap());
-    }
-    attention.check().unwrap();
-    seen
 }
 
 /// Segments of 32 tokens, so that few tokens climb down many rungs; each with what it is compared with afterwards.

@@ -196,6 +196,12 @@ fn broken_models_are_named() {
     assert!(refused("mamba.gguf", Some(&architecture)).contains("architecture \"mamba\""));
     let tensor = replaced(b"blk.1.ffn_up", b"blk.1.ffn_xx");
     assert!(refused("tensor.gguf", Some(&tensor)).contains("blk.1.ffn_up.weight is missing"));
+    // What candle's reader would divide by, and what would make another model.
+    for (key, number) in [("general.alignment", 0), ("llama.block_count", 0), ("llama.expert_count", 8)] {
+        let parts = Tiny::Llama.parts().key(key, candle_core::quantized::gguf_file::Value::U32(number));
+        parts.write(&folder.path("changed.gguf"), GgmlDType::Q8_0);
+        assert!(refused("changed.gguf", None).contains(&format!("{key} = {number}: ")));
+    }
 }
 
 #[test]

@@ -2,18 +2,23 @@
 #![allow(dead_code)] // each test file uses its part
 
 pub mod candle;
+pub mod oracle;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use lab::attend::{Attend, Qkv};
+use lab::config::Config;
 use lab::gguf::ModelFile;
 use lab::model::Model;
+use lab::tokenizer::Tokenizer;
 use prflash::Context;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -54,7 +59,7 @@ pub fn fetched_model(test: &str, name: &str) -> Option<PathBuf> {
 }
 
 /// The shape of a small model.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Tiny {
     /// 4 query heads on 2 key/value heads, 16 channels each, interleaved pairs.
     Llama,
@@ -86,10 +91,15 @@ impl Tiny {
 
     /// Writes the model, its matrices in `dtype`.
     pub fn write(self, path: &Path, dtype: GgmlDType) {
+        self.parts().write(path, dtype);
+    }
+
+    /// What the model's file says.
+    pub fn parts(self) -> Parts {
         let mut metadata = self.metadata();
         let tokens = vocabulary(self, &mut metadata);
         let mut random = SmallRng::seed_from_u64(7);
-        let mut tensors = Vec::new();
+        let mut tensors = BTreeMap::new();
         for (name, dims) in self.shapes(tokens) {
             let count = dims.iter().product();
             // Matrices keep the size of what they multiply; norms are near 1.
@@ -100,15 +110,9 @@ impl Tiny {
             };
             let values: Vec<f32> =
                 (0..count).map(|_| middle + size * random.random_range(-1.0f32..1.0)).collect();
-            let tensor = Tensor::from_vec(values, dims.clone(), &Device::Cpu).unwrap();
-            let dtype = if dims.len() == 2 { dtype } else { GgmlDType::F32 };
-            tensors.push((name, QTensor::quantize(&tensor, dtype).unwrap()));
+            tensors.insert(name, Tensor::from_vec(values, dims, &Device::Cpu).unwrap());
         }
-        let metadata: Vec<(&str, &Value)> =
-            metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
-        let tensors: Vec<(&str, &QTensor)> =
-            tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
-        gguf_file::write(&mut File::create(path).unwrap(), &metadata, &tensors).unwrap();
+        Parts { name: self.name(), metadata, tensors }
     }
 
     fn metadata(self) -> HashMap<String, Value> {
@@ -167,6 +171,69 @@ impl Tiny {
     }
 }
 
+/// A GGUF file before it is written, to be changed by a test.
+pub struct Parts {
+    name: &'static str,
+    pub metadata: HashMap<String, Value>,
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+impl Parts {
+    /// Sets a key of the architecture.
+    pub fn own(mut self, key: &str, value: Value) -> Self {
+        self.metadata.insert(format!("{}.{key}", self.name), value);
+        self
+    }
+
+    /// Sets a key by its whole name.
+    pub fn key(mut self, key: &str, value: Value) -> Self {
+        self.metadata.insert(key.into(), value);
+        self
+    }
+
+    /// Removes a key by its whole name.
+    pub fn without(mut self, key: &str) -> Self {
+        assert!(self.metadata.remove(key).is_some(), "{key}");
+        self
+    }
+
+    /// Adds a vector.
+    pub fn vector(mut self, name: &str, values: &[f32]) -> Self {
+        self.tensors.insert(name.into(), Tensor::new(values, &Device::Cpu).unwrap());
+        self
+    }
+
+    /// Adds random biases to every projection.
+    pub fn biases(mut self) -> Self {
+        let mut random = SmallRng::seed_from_u64(17);
+        let matrices: Vec<(String, usize)> = self
+            .tensors
+            .iter()
+            .filter(|(name, tensor)| name.starts_with("blk.") && tensor.rank() == 2)
+            .map(|(name, tensor)| (name.replace(".weight", ".bias"), tensor.dims()[0]))
+            .collect();
+        for (name, outputs) in matrices {
+            let values: Vec<f32> = (0..outputs).map(|_| random.random_range(-0.5f32..0.5)).collect();
+            self = self.vector(&name, &values);
+        }
+        self
+    }
+
+    /// Writes the file, its matrices in `dtype`.
+    pub fn write(&self, path: &Path, dtype: GgmlDType) {
+        let quantized = |(name, tensor): (&String, &Tensor)| {
+            let dtype = if tensor.rank() == 2 { dtype } else { GgmlDType::F32 };
+            (name.clone(), QTensor::quantize(tensor, dtype).unwrap())
+        };
+        let tensors: Vec<(String, QTensor)> = self.tensors.iter().map(quantized).collect();
+        let metadata: Vec<(&str, &Value)> =
+            self.metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
+        let tensors: Vec<(&str, &QTensor)> =
+            tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+        gguf_file::write(&mut File::create(path).unwrap(), &metadata, &tensors).unwrap();
+    }
+}
+
 /// Bytes, a few words, and the marks of each kind of vocabulary. Returns how many tokens there are.
 fn vocabulary(tiny: Tiny, metadata: &mut HashMap<String, Value>) -> usize {
     let text = |texts: Vec<String>| Value::Array(texts.into_iter().map(Value::String).collect());
@@ -215,9 +282,66 @@ fn vocabulary(tiny: Tiny, metadata: &mut HashMap<String, Value>) -> usize {
     count
 }
 
+/// A folder for one file, which goes when it is dropped.
+pub struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// Writes the file, all of it in f32.
+    pub fn write(&self, parts: &Parts) -> PathBuf {
+        let path = self.path("tiny.gguf");
+        parts.write(&path, GgmlDType::F32);
+        path
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+/// Reads everything of a file, as the program does.
+pub fn read(path: &Path) -> anyhow::Result<(Tokenizer, Model)> {
+    let file = ModelFile::open(path)?;
+    Ok((Tokenizer::read(&file)?, Model::load(&file, |_, _| Ok(()))?))
+}
+
+pub fn string(text: &str) -> Value {
+    Value::String(text.into())
+}
+
 /// A model of a file that a test wrote.
 pub fn load(path: &Path) -> Model {
     Model::load(&ModelFile::open(path).unwrap(), |_, _| Ok(())).unwrap()
+}
+
+/// Random rows for one layer, handed over in these pieces: what comes back, token after token.
+pub fn attended(
+    config: &Config,
+    attention: &mut dyn Attend,
+    layer: usize,
+    pieces: &[Range<usize>],
+) -> Vec<f32> {
+    attention.start(0);
+    let mut random = SmallRng::seed_from_u64(5);
+    let tokens = pieces.last().unwrap().end;
+    let mut rows = |heads: usize| -> Vec<f32> {
+        (0..tokens * heads * config.head_dim).map(|_| random.random_range(-2.0f32..2.0)).collect()
+    };
+    let all = [rows(config.heads), rows(config.kv_heads), rows(config.kv_heads)];
+    let mut seen = Vec::new();
+    for piece in pieces {
+        let part = |rows: &'_ [f32]| -> Vec<f32> {
+            let row = rows.len() / tokens;
+            rows[piece.start * row..piece.end * row].to_vec()
+        };
+        let [q, k, v] = all.each_ref().map(|rows| part(rows));
+        seen.extend(attention.attend(layer, &Qkv { tokens: piece.len(), q: &q, k: &k, v: &v }).unwrap());
+    }
+    attention.check().unwrap();
+    seen
 }
 
 /// Token ids that any of the small vocabularies has.

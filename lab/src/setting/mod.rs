@@ -1,158 +1,29 @@
 //! What attention computes in a run: named on the command line, checked here, and written into every row of results.
 
+mod args;
+
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Args, Parser as _, ValueEnum};
+use clap::{Parser as _, ValueEnum};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::sampling::{
     Bernoulli, Renewal, Sampler, Segment, partition_rounds, sink_window_like, uniform_like,
 };
 use prflash::{
-    Attention, Bias, BlockGrid, DType, Distance, Granularity, Key, Positions, Profile, Rope, Scaling,
-    Schedule, Slopes, Systematic,
+    Attention, Bias, BlockGrid, DType, Distance, Granularity, Key, Positions, Profile, Scaling, Schedule,
+    Slopes, Systematic,
 };
 
+pub use self::args::*;
 use crate::config::Config;
 use crate::staircase::{canonical, parse as parse_staircase};
-
-/// Which keys a query sees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Pattern {
-    /// All of them.
-    #[default]
-    Dense,
-    /// Blocks drawn from the profile by the sampler.
-    Prflash,
-    /// Sink blocks, then the nearest: as many a row as prflash would draw.
-    SinkWindow,
-    /// Pinned blocks, then uniformly random others: as many a row as prflash would draw.
-    Uniform,
-}
-
-/// How blocks are drawn.
-///
-/// `RowColumn` is left out: it draws the rows of one call together, so that reading in pieces and decoding would visit other blocks than one pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[allow(missing_docs, reason = "named after prflash::sampling")]
-pub enum SamplerName {
-    Systematic,
-    Bernoulli,
-    Renewal,
-    Segment,
-}
-
-/// Which heads share a list of blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[allow(missing_docs, reason = "named after prflash::Granularity")]
-pub enum ListPer {
-    Head,
-    KvHead,
-    Shared,
-    /// Heads of the same number in all layers: every layer draws the same lists.
-    HeadIndex,
-}
-
-/// How queries, keys and values are stored on the GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[allow(missing_docs, reason = "named after prflash::DType")]
-pub enum Storage {
-    F32,
-    F16,
-    Bf16,
-}
-
-/// Which layers have a staircase cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum StairLayers {
-    /// Those without a sliding window, as with all other choices.
-    Global,
-    /// Sliding-window layers too.
-    All,
-}
-
-/// What a staircase cache stores of keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum KeysStored {
-    /// Keys as attention uses them.
-    AfterRotation,
-    /// Keys as the projection gives them: the kernel turns them each time.
-    BeforeRotation,
-}
-
-/// The attention of a run.
-///
-/// What isn't given has the library's default. In models with sliding-window layers the pattern, rope scaling and bias apply to the other layers.
-#[derive(Args, Clone, Debug, Default, PartialEq)]
-#[command(next_help_heading = "Attention (in models with sliding-window layers, of the others)")]
-pub struct SettingArgs {
-    /// Which keys a query sees [default: dense]
-    #[arg(long, value_enum)]
-    pub attention: Option<Pattern>,
-    /// p(d): recommended:BLOCKS, harmonic, harmonic:A, harmonic:A,ALPHA ((A/(A+d))^ALPHA), budget:BLOCKS, budget:BLOCKS,ALPHA, deduction:C [default: harmonic]
-    #[arg(long)]
-    pub profile: Option<String>,
-    /// Key blocks at the start that always take part [default: 1]
-    #[arg(long)]
-    pub sinks: Option<usize>,
-    /// Nearest block distances that always take part, the diagonal included [default: 1]
-    #[arg(long)]
-    pub window_blocks: Option<usize>,
-    /// The least probability of any block [default: 0]
-    #[arg(long)]
-    pub floor: Option<f64>,
-    /// How blocks are drawn [default: systematic]
-    #[arg(long, value_enum)]
-    pub sampler: Option<SamplerName>,
-    /// The importance correction, 0 to 1 [default: 0]
-    #[arg(long)]
-    pub beta: Option<f32>,
-    /// Independent rounds, merged by log-sum-exp [default: 1]
-    #[arg(long)]
-    pub rounds: Option<usize>,
-    /// Rounds that visit every block exactly once between them: exact in the end
-    #[arg(long, conflicts_with_all = ["rounds", "sampler", "beta"])]
-    pub partition_rounds: Option<usize>,
-    /// Which heads share a list of blocks [default: head]
-    #[arg(long, value_enum)]
-    pub lists_per: Option<ListPer>,
-    /// Tokens per block [default: 64]
-    #[arg(long)]
-    pub block_size: Option<usize>,
-    /// Seed of the schedules [default: 0]
-    #[arg(long)]
-    pub seed: Option<u64>,
-    /// Rotary frequencies: linear:FACTOR, ntk:FACTOR, yarn:FACTOR (from the model's own context) or yarn:FACTOR,TOKENS [default: the model's]
-    #[arg(long)]
-    pub rope_scaling: Option<String>,
-    /// A bias against distance on top of the model's positions: alibi, harmonic, log:RATE, capped:TOKENS [default: none]
-    #[arg(long)]
-    pub bias: Option<String>,
-    /// λ, the weight of the bias [default: 1]
-    #[arg(long, requires = "bias")]
-    pub bias_weight: Option<f64>,
-    /// a(Δ) = 1/(1 + Δ/LENGTH) on scores, 1 − a on the bias [default: none]
-    #[arg(long)]
-    pub harmonic_factor: Option<f64>,
-    /// How queries, keys and values are stored [default: f32]
-    #[arg(long, value_enum)]
-    pub storage: Option<Storage>,
-    /// A cache that stores tokens in fewer bits as they age: recommended, paper, plain, kivi8, kivi4, kivi3, kivi2, streaming:WINDOW or two ladders as in
-    /// "K:8x2,4;V:8x2,4x16,2", each with ;residual=, ;sinks=, ;segment=, ;group= [default: none]
-    #[arg(long)]
-    pub staircase: Option<String>,
-    /// What it stores of keys [default: after-rotation]
-    #[arg(long, value_enum, requires = "staircase")]
-    pub stored_keys: Option<KeysStored>,
-    /// Which layers have it [default: global]
-    #[arg(long, value_enum, requires = "staircase")]
-    pub staircase_layers: Option<StairLayers>,
-}
 
 /// A checked [`SettingArgs`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Setting {
     args: SettingArgs,
     sparse: Option<Sparse>,
-    scaling: RopeScaling,
+    /// Instead of the model's own.
+    scaling: Option<RopeScaling>,
     bias: Option<Bias>,
     staircase: Option<Staircase>,
 }
@@ -215,6 +86,9 @@ impl Setting {
     /// Names the option that is out of range, or needs another one.
     pub fn new(args: &SettingArgs, config: &Config) -> Result<Self> {
         let setting = Self::parse(args)?;
+        if (0..config.layers).all(|layer| config.window(layer).is_some()) {
+            setting.check_windows_only()?;
+        }
         // Positions and attention refuse what is out of range, in every layer alike.
         for layer in 0..config.layers {
             setting.attention(config, layer)?;
@@ -267,10 +141,7 @@ impl Setting {
             }
             _ => Some(Sparse::new(args, pattern)?),
         };
-        let scaling = match &args.rope_scaling {
-            Some(text) => parse_scaling(text).context("--rope-scaling")?,
-            None => RopeScaling::Fixed(Scaling::None),
-        };
+        let scaling = args.rope_scaling.as_deref().map(parse_scaling).transpose();
         let bias = args.bias.as_deref().map(|text| parse_bias(text, args.bias_weight)).transpose();
         let staircase = args.staircase.as_deref().map(parse_staircase).transpose().context("--staircase")?;
         let single = sparse.as_ref().is_none_or(|sparse| sparse.rounds == Rounds::One);
@@ -278,7 +149,24 @@ impl Setting {
             staircase.is_none() || single,
             "--rounds and --partition-rounds: a staircase cache is read in one pass"
         );
-        Ok(Self { args: args.clone(), sparse, scaling, bias: bias.context("--bias")?, staircase })
+        let (scaling, bias) = (scaling.context("--rope-scaling")?, bias.context("--bias")?);
+        Ok(Self { args: args.clone(), sparse, scaling, bias, staircase })
+    }
+
+    /// Refuses what would have no layer to apply to in a model whose every layer has a window.
+    fn check_windows_only(&self) -> Result<()> {
+        let all_stairs = self.args.staircase_layers == Some(StairLayers::All);
+        let given = [
+            ("--attention", self.sparse.is_some()),
+            ("--rope-scaling", self.scaling.is_some()),
+            ("--bias", self.bias.is_some()),
+            ("--harmonic-factor", self.args.harmonic_factor.is_some()),
+            ("--staircase without --staircase-layers all", self.staircase.is_some() && !all_stairs),
+        ];
+        if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
+            bail!("{name}: every layer of this model has a window of its own");
+        }
+        Ok(())
     }
 
     /// The seed of its schedules.
@@ -352,13 +240,21 @@ impl Setting {
     /// # Errors
     /// Numbers outside their range, named by option.
     pub fn attention(&self, config: &Config, layer: usize) -> Result<Attention> {
-        let rope = Rope::new(config.head_dim, config.rope_base(layer), config.pairing)?;
-        let attention = Attention::causal().with_storage(self.storage());
+        let mut rope = config.rope(layer)?;
+        let mut attention = Attention::causal().with_storage(self.storage());
+        if let Some(scale) = config.scale {
+            attention = attention.with_scale(scale)?;
+        }
+        if let Some(cap) = config.soft_cap {
+            attention = attention.with_soft_cap(cap)?;
+        }
         if let Some(window) = config.window(layer) {
             return Ok(attention.with_window(window)?.with_positions(rope.into()));
         }
-        let mut positions =
-            Positions::from(rope.with_scaling(self.scaling.of(config)).context("--rope-scaling")?);
+        if let Some(scaling) = self.scaling {
+            rope = rope.with_scaling(scaling.of(config)).context("--rope-scaling")?;
+        }
+        let mut positions = Positions::from(rope);
         if let Some(bias) = &self.bias {
             positions = positions.with_bias(bias.clone());
         }
