@@ -115,9 +115,11 @@ impl Tensor {
     /// # Errors
     /// Invalid argument (`source`) if the number of values is wrong; and those of [`Tensor::zeros`].
     pub fn upload(context: &Context, dtype: DType, layout: Layout, values: &[f32]) -> Result<Self> {
+        layout.check_source(values.len())?;
+        // The device may refuse the size, before this machine allocates it.
+        let tensor = Self::zeros(context, dtype, layout)?;
         let mut flat = vec![0.0; layout.extent()];
         layout.scatter(values, &mut flat)?;
-        let tensor = Self::zeros(context, dtype, layout)?;
         let bytes = dtype.encode(&flat);
         context.capture(|| context.queue().write_buffer(&tensor.view.buffer, 0, &bytes))?;
         Ok(tensor)
