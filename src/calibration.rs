@@ -30,7 +30,8 @@
 //! over the rows of a list, averaged over the seeds. Where only attention mass was measured, [`calibrate_mass`] minimizes the variance that sampling adds.
 
 use crate::attention::{Attention, Tables};
-use crate::error::{Result, ensure};
+use crate::error::{Error, Result, ensure};
+use crate::limits::MAX_ROUNDS;
 use crate::random::Key;
 use crate::reference::{self, DistanceMass};
 use crate::sampling::{
@@ -65,12 +66,15 @@ impl Options {
         Self { sink_blocks, ..self }
     }
 
-    /// Another number of schedules to average over.
+    /// Another number of schedules to average over: for each of the hundreds of candidates.
     ///
     /// # Errors
-    /// Invalid argument if there are none.
+    /// Invalid argument if there are none; too large past [`MAX_ROUNDS`].
     pub fn with_seeds(self, seeds: u32) -> Result<Self> {
         ensure!(seeds > 0, "seeds", "expected at least 1, got 0");
+        if seeds as usize > MAX_ROUNDS {
+            return Err(Error::too_large("seeds", format!("expected at most {MAX_ROUNDS}, got {seeds}")));
+        }
         Ok(Self { seeds, ..self })
     }
 
@@ -86,8 +90,10 @@ impl Options {
     }
 
     /// (window, exponent): the default first, windows up to the whole budget, denser where small.
-    fn shapes(&self) -> Vec<(usize, f64)> {
-        let widest = (self.blocks as usize).saturating_sub(self.sink_blocks).max(1);
+    fn shapes(&self, grid: &BlockGrid) -> Vec<(usize, f64)> {
+        // A budget of more blocks than there are keeps all of them, whatever the window.
+        let blocks = (self.blocks as usize).min(grid.key_blocks());
+        let widest = blocks.saturating_sub(self.sink_blocks).max(1);
         let mut windows = Vec::new();
         let mut window = 1;
         while window < widest {
@@ -301,7 +307,12 @@ impl BlockStates {
                 *norm += f64::from(*want).powi(2);
             }
         }
-        let relative = |(off, norm): (f64, f64)| if off > 0.0 { (off / norm).sqrt() } else { 0.0 };
+        // Weights that overflow are no good estimate, and must not look like one.
+        let relative = |(off, norm): (f64, f64)| match off {
+            0.0 => 0.0,
+            _ if off.is_nan() => f64::INFINITY,
+            _ => (off / norm).sqrt(),
+        };
         squares.into_iter().map(relative).collect()
     }
 
@@ -351,7 +362,7 @@ impl BlockStates {
     /// None that making these options and states didn't meet.
     pub fn calibrate(&self, options: &Options) -> Result<Calibration> {
         let mut best: Vec<Option<(f64, HeadCalibration)>> = vec![None; self.grid.groups()];
-        for (window_blocks, alpha) in options.shapes() {
+        for (window_blocks, alpha) in options.shapes(&self.grid) {
             let profiles = vec![options.profile(window_blocks, alpha)?; self.grid.groups()];
             for (beta, errors) in self.mean_errors(&profiles, &BETAS, options)? {
                 for (best, error) in best.iter_mut().zip(errors) {
@@ -389,7 +400,7 @@ impl BlockStates {
                 let errors = self.errors_under(&choose(options.key.round(seed))?, beta);
                 means.iter_mut().zip(errors).for_each(|(mean, e)| *mean += e / f64::from(options.seeds));
             }
-            Ok::<_, crate::Error>(means)
+            Ok::<_, Error>(means)
         };
         let like = |key| Schedule::sample(&self.grid, &default, &Systematic, key);
         let calibrated = mean_of(&|key| calibration.schedule(&self.grid, &Systematic, key), 1.0)?;
@@ -477,7 +488,7 @@ pub fn variance_optimal(blocks: f64, masses: &[DistanceMass]) -> Result<Profile>
 ///
 /// Each kept block stands for 1/p blocks, so its contribution has the variance `m²·(1/p − 1)`. That of the output is proportional if blocks' values are about equally far from the output.
 pub fn mass_variance(grid: &BlockGrid, profile: &Profile, masses: &[DistanceMass]) -> f64 {
-    mean_over_rows(grid, profile, |distance, p| {
+    mean_over_rows(grid, profile, masses.len(), |distance, p| {
         let square = masses.get(distance).map_or(0.0, |mass| mass.mean_square);
         if square > 0.0 { square * (1.0 / p - 1.0) } else { 0.0 }
     })
@@ -499,7 +510,7 @@ pub fn calibrate_mass(
     let (groups, got) = (grid.groups(), masses.len());
     ensure!(got == groups, "masses", "expected one list per list group, {groups}, got {got}");
     ensure!((0.0..=1.0).contains(&beta), "beta", "expected 0 to 1, got {beta}");
-    let shapes = options.shapes();
+    let shapes = options.shapes(grid);
     let mut heads = Vec::with_capacity(groups);
     for masses in masses {
         check_masses(masses)?;

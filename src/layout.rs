@@ -5,6 +5,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 
 use crate::error::{Error, Result, ensure};
+use crate::limits::MAX_ELEMENTS;
 use crate::shape::Shape;
 
 /// How a number is stored. The kernels compute in f32 whatever the storage.
@@ -115,7 +116,7 @@ impl Layout {
     /// Contiguous `[batch, heads, len, dim]`.
     ///
     /// # Errors
-    /// Invalid argument unless `dim` is a positive multiple of 4; too large past 32-bit indices.
+    /// Invalid argument unless `dim` is a positive multiple of 4; too large past 32-bit indices (an empty dimension counts as 1).
     pub fn heads_first(batch: usize, heads: usize, len: usize, dim: usize) -> Result<Self> {
         let row = dim;
         let head = len.saturating_mul(row);
@@ -135,7 +136,7 @@ impl Layout {
     /// QKV projection. Needs `q_len = kv_len`.
     ///
     /// # Errors
-    /// Invalid argument if `q_len ≠ kv_len`.
+    /// Invalid argument if `q_len ≠ kv_len`; too large past 32-bit indices.
     pub fn fused_qkv(shape: &Shape) -> Result<[Self; 3]> {
         let (batch, len) = (shape.batch(), shape.q_len());
         ensure!(
@@ -164,7 +165,7 @@ impl Layout {
     ///
     /// # Errors
     /// Invalid argument unless `dim`, `offset` and every stride are multiples of 4 (`dim` positive); too large if the
-    /// last element lies past 32-bit indices.
+    /// last element lies past 32-bit indices, or a stride or the number of elements is (an empty dimension counts as 1).
     pub fn with_strides(dims: [usize; 4], offset: usize, strides: [usize; 3]) -> Result<Self> {
         let dim = dims[3];
         ensure!(dim > 0 && dim.is_multiple_of(4), "dim", "expected a positive multiple of 4, got {dim}");
@@ -188,16 +189,16 @@ impl Layout {
     }
 
     fn checked(self) -> Result<Self> {
-        match self.try_extent() {
-            Some(extent) if extent <= u32::MAX as usize => Ok(self),
-            _ => Err(Error::too_large(
-                "dims",
-                format!(
-                    "dims {:?} with strides {:?} are past 32-bit element indices",
-                    self.dims, self.strides
-                ),
-            )),
+        // Elements may share places (a stride of 0), so they aren't bounded by the extent.
+        let elements = self.dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim.max(1)));
+        let counts = [elements, self.try_extent()].into_iter().chain(self.strides.map(Some));
+        if counts.into_iter().all(|count| count.is_some_and(|count| count <= MAX_ELEMENTS)) {
+            return Ok(self);
         }
+        Err(Error::too_large(
+            "dims",
+            format!("dims {:?} with strides {:?} are past 32-bit element indices", self.dims, self.strides),
+        ))
     }
 
     fn try_extent(&self) -> Option<usize> {
@@ -258,9 +259,11 @@ impl Layout {
         self.try_extent().unwrap_or(usize::MAX)
     }
 
-    /// The element index of `[batch, head, token, channel]`.
+    /// The element index of `[batch, head, token, channel]`; of one that isn't there where it would be, and `usize::MAX` past that.
     pub fn index(&self, batch: usize, head: usize, token: usize, channel: usize) -> usize {
-        self.offset + batch * self.strides[0] + head * self.strides[1] + token * self.strides[2] + channel
+        let [batches, heads, rows] = self.strides;
+        let steps = [batch.saturating_mul(batches), head.saturating_mul(heads), token.saturating_mul(rows)];
+        steps.into_iter().fold(self.offset.saturating_add(channel), usize::saturating_add)
     }
 
     /// Whether no two elements share a place: what a tensor that is written to must satisfy.
@@ -299,20 +302,30 @@ impl Layout {
     /// The inverse of [`scatter`](Layout::scatter): the tensor as a contiguous `[batch, heads, len, dim]` vector.
     ///
     /// # Errors
-    /// Invalid argument if `buffer` has fewer than [`extent`](Layout::extent) values.
+    /// Invalid argument if `buffer` has fewer than [`extent`](Layout::extent) values; too large (`dims`) where elements that share places are more than fit into memory.
     pub fn gather(&self, buffer: &[f32]) -> Result<Vec<f32>> {
         self.check_slices(self.elements(), buffer.len())?;
         let dim = self.dims[3];
-        let mut values = Vec::with_capacity(self.elements());
+        let mut values = Vec::new();
+        let reserved = values.try_reserve_exact(self.elements());
+        reserved
+            .map_err(|_| Error::too_large("dims", format!("no memory for {} values", self.elements())))?;
         for at in self.row_starts() {
             values.extend_from_slice(&buffer[at..at + dim]);
         }
         Ok(values)
     }
 
+    /// Refuses another number of values than the tensor has.
+    pub(crate) fn check_source(&self, values: usize) -> Result<()> {
+        let elements = self.elements();
+        ensure!(values == elements, "source", "expected {elements} values, got {values}");
+        Ok(())
+    }
+
     fn check_slices(&self, tensor: usize, buffer: usize) -> Result<()> {
         let (elements, extent) = (self.elements(), self.extent());
-        ensure!(tensor == elements, "source", "expected {elements} values, got {tensor}");
+        self.check_source(tensor)?;
         ensure!(
             elements == 0 || buffer >= extent,
             "buffer",
@@ -364,6 +377,36 @@ mod tests {
         assert_eq!(named(Layout::with_strides([1, 1, 1, 4], 2, [4, 4, 4])), "offset");
         assert_eq!(named(Layout::with_strides([1, 1, 2, 4], 0, [8, 8, 5])), "strides");
         assert!(Layout::heads_first(1 << 20, 1 << 20, 1 << 20, 64).unwrap_err().is_too_large());
+    }
+
+    #[test]
+    fn no_empty_dimension_hides_others() {
+        let huge = usize::MAX / 8 * 4;
+        for refused in [
+            Layout::heads_first(huge, huge, 0, 4),
+            Layout::heads_first(0, 1, 1, huge),
+            Layout::tokens_first(huge, 0, 2, 4),
+            Layout::rows(huge, huge, 0),
+            Layout::with_strides([1, 1, 1, 4], 0, [huge, 4, 4]),
+            Layout::with_strides([1, 1, 0, 4], huge, [4, 4, 4]),
+            // One place for all of its 2³² elements and more.
+            Layout::with_strides([1 << 15, 1 << 15, 1, 4], 0, [0, 0, 4]),
+        ] {
+            assert!(refused.unwrap_err().is_too_large());
+        }
+        assert_eq!(Layout::heads_first(1, 1, 0, 4).unwrap().elements(), 0);
+        let empty = Shape::new(crate::limits::MAX_HEADS, 1, 0, 64).unwrap();
+        assert_eq!(Layout::fused_qkv(&empty).unwrap()[2].elements(), 0);
+    }
+
+    #[test]
+    fn indices_past_the_tensor_saturate() {
+        let layout = Layout::heads_first(2, 3, 5, 8).unwrap();
+        assert_eq!(layout.index(2, 0, 0, 0), layout.extent());
+        let huge = usize::MAX;
+        for [b, h, i, c] in [[huge, 1, 1, 1], [1, huge, 1, 1], [1, 1, huge, 1], [1, 1, 1, huge], [huge; 4]] {
+            assert_eq!(layout.index(b, h, i, c), huge);
+        }
     }
 
     #[test]

@@ -72,6 +72,12 @@
 //!
 //! Nothing panics on bad input: constructors validate, and an [`Error`] names the argument, what was expected and what came.
 //!
+//! # Limits
+//!
+//! Every count has a bound, chosen so that what is computed from an accepted value fits its type: [`limits`] has them all. Queries never panic either: an index that isn't there
+//! gives the empty answer, or that of the nearest index, as each says. Time and memory are proportional to what is asked for or to the size of the input; where they aren't, the
+//! docs say what they are.
+//!
 //! # Features
 //!
 //! `vulkan`, `metal`, `dx12` and `webgpu` (all on by default, each effective on its platforms) are wgpu's backends; `ndarray` adds upload from and
@@ -86,6 +92,7 @@ pub mod calibration;
 mod error;
 mod gpu;
 mod layout;
+pub mod limits;
 pub mod position;
 pub mod random;
 pub mod reference;
@@ -108,10 +115,11 @@ pub use gpu::timing::GpuTimer;
 #[cfg(not(target_arch = "wasm32"))]
 pub use gpu::timing::Timings;
 pub use layout::{DType, Layout};
+pub use limits::MAX_HEAD_DIM;
 pub use position::{Bias, Distance, Pairing, Positions, Rope, Scaling, Slopes};
 pub use random::Key;
 pub use sampling::{BlockGrid, Decay, Granularity, Profile, Schedule, Systematic};
-pub use shape::{MAX_HEAD_DIM, Shape};
+pub use shape::Shape;
 pub use wgpu;
 
 /// The README's example is a test too.

@@ -1,6 +1,8 @@
 //! The sizes of one attention problem.
 
 use crate::error::{Error, Result, ensure};
+pub(crate) use crate::limits::MAX_LEN;
+use crate::limits::{MAX_BATCH, MAX_ELEMENTS, MAX_HEAD_DIM, MAX_HEADS};
 
 /// The sizes of one attention problem, validated once.
 ///
@@ -36,18 +38,12 @@ pub struct Shape {
     value_dim: usize,
 }
 
-/// The largest head dimension of the kernels, in channels.
-pub const MAX_HEAD_DIM: usize = 256;
-
-/// Token positions are signed 32-bit numbers in the kernels.
-pub(crate) const MAX_LEN: usize = i32::MAX as usize / 2;
-
 impl Shape {
     /// Self-attention of one sequence: batch 1, `q_len = kv_len = len`, `value_dim = head_dim`.
     ///
     /// # Errors
     /// Invalid argument unless `heads ≥ 1`, `kv_heads` divides `heads`, and `head_dim` is a multiple of 4 from 4
-    /// to 256; too large where a tensor would need more than 2³² elements.
+    /// to 256; too large past the [limits](crate::limits): heads, tokens, or elements of a tensor (an empty one counts as if it had a token).
     pub fn new(heads: usize, kv_heads: usize, len: usize, head_dim: usize) -> Result<Self> {
         Self { batch: 1, heads, kv_heads, q_len: len, kv_len: len, head_dim, value_dim: head_dim }.validated()
     }
@@ -55,7 +51,7 @@ impl Shape {
     /// The same with `batch` sequences.
     ///
     /// # Errors
-    /// As [`Shape::new`]; `batch` must be at least 1.
+    /// As [`Shape::new`]; `batch` must be at least 1, and at most [`MAX_BATCH`].
     pub fn with_batch(self, batch: usize) -> Result<Self> {
         Self { batch, ..self }.validated()
     }
@@ -103,10 +99,16 @@ impl Shape {
             "value_dim",
             "expected a multiple of 4 from 4 to {MAX_HEAD_DIM}, got {value_dim}"
         );
+        for (argument, count, most) in [("batch", batch, MAX_BATCH), ("heads", heads, MAX_HEADS)] {
+            if count > most {
+                return Err(Error::too_large(argument, format!("expected at most {most}, got {count}")));
+            }
+        }
         let sized = |argument, len: usize, heads: usize, dim: usize| {
-            let elements = [batch, heads, len, dim].into_iter().try_fold(1usize, usize::checked_mul);
+            // Without tokens too the other dimensions' product is computed with.
+            let elements = [batch, heads, len.max(1), dim].into_iter().try_fold(1usize, usize::checked_mul);
             match elements {
-                Some(n) if n <= u32::MAX as usize && len <= MAX_LEN => Ok(()),
+                Some(n) if n <= MAX_ELEMENTS && len <= MAX_LEN => Ok(()),
                 _ => Err(Error::too_large(
                     argument,
                     format!(
@@ -168,13 +170,14 @@ impl Shape {
     /// FLOPs of dense attention by the usual convention `2·(D + D_v)` per visible (query, key) pair:
     /// `4·H·N²·D` for full square attention, about half of it if `causal`.
     pub fn dense_flops(&self, causal: bool) -> f64 {
+        let (queries, keys) = (self.q_len as u64, self.kv_len as u64);
         let pairs = if causal {
-            (0..self.q_len as i64)
-                .map(|i| (i + self.first_position() + 1).clamp(0, self.kv_len as i64) as f64)
-                .sum::<f64>()
+            // The last query sees all keys, each one before it a key less, down to none.
+            let rows = queries.min(keys);
+            rows * (2 * keys + 1 - rows) / 2
         } else {
-            self.q_len as f64 * self.kv_len as f64
-        };
+            queries * keys
+        } as f64;
         2.0 * (self.head_dim + self.value_dim) as f64 * (self.batch * self.heads) as f64 * pairs
     }
 }
@@ -198,6 +201,27 @@ mod tests {
         let huge = good.with_q_len(1 << 31).unwrap_err();
         assert!(huge.is_too_large() && huge.argument() == Some("q_len"));
         assert!(good.with_kv_len(usize::MAX).unwrap_err().is_too_large());
+    }
+
+    #[test]
+    fn no_length_of_zero_hides_other_counts() {
+        let too_large = |r: Result<Shape>| {
+            let error = r.unwrap_err();
+            assert!(error.is_too_large(), "{error}");
+            error.argument().unwrap()
+        };
+        for len in [0, 1] {
+            assert_eq!(too_large(Shape::new(usize::MAX, 1, len, 4)), "heads");
+            assert_eq!(too_large(Shape::new(MAX_HEADS + 1, 1, len, 4)), "heads");
+            let one = Shape::new(1, 1, len, 4).unwrap();
+            assert_eq!(too_large(one.with_batch(usize::MAX)), "batch");
+            assert_eq!(too_large(one.with_batch(MAX_BATCH + 1)), "batch");
+            let many = Shape::new(MAX_HEADS, MAX_HEADS, len, MAX_HEAD_DIM).unwrap();
+            assert_eq!(too_large(many.with_batch(MAX_BATCH)), "q_len");
+            assert_eq!(many.dense_flops(true), if len == 0 { 0.0 } else { 4.0 * f64::from(1 << 24) });
+        }
+        let longest = Shape::new(1, 1, MAX_LEN, 4).unwrap();
+        assert_eq!(longest.dense_flops(true), 16.0 * (MAX_LEN as f64 * (MAX_LEN as f64 + 1.0) / 2.0));
     }
 
     #[test]

@@ -125,7 +125,7 @@ fn the_kernel_visits_exactly_the_blocks_of_the_schedule() {
         }
         let got = problem.run(&context, Storage::HeadsFirst, &Tables::from(&schedule));
         for head in 0..4 {
-            let kept = schedule.to_dense(grid.group_of_head(head));
+            let kept = schedule.to_dense(grid.group_of_head(head)).unwrap();
             for token in 0..len {
                 let row = &got.output[(head * len + token) * 16..][..16];
                 let visited: Vec<bool> = row.iter().map(|&x| x > 0.0).collect();

@@ -160,7 +160,7 @@ impl CachePlan {
     /// Times these queries, as [`Plan::timings`] does.
     ///
     /// # Errors
-    /// As [`encode`](CachePlan::encode); device lost.
+    /// As [`encode`](CachePlan::encode); device lost; too large past [`MAX_ROUNDS`](crate::limits::MAX_ROUNDS).
     #[cfg(not(target_arch = "wasm32"))]
     pub fn timings(
         &self,

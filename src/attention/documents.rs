@@ -9,6 +9,8 @@ use crate::error::{Result, ensure};
 /// For several documents packed into one sequence, so that no query sees another document's keys. Ranges ascend with the
 /// query, so a workgroup knows from its first and last row what all of them see.
 ///
+/// Memory is proportional to the number of different ranges.
+///
 /// ```
 /// use prflash::Documents;
 /// let documents = Documents::from_lengths(&[3, 2])?;
@@ -18,7 +20,15 @@ use crate::error::{Result, ensure};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Documents {
-    ranges: Vec<[u32; 2]>,
+    /// Neighbours differ.
+    runs: Vec<Run>,
+}
+
+/// Queries with the same range, up to the end of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Run {
+    end: usize,
+    range: [u32; 2],
 }
 
 /// Past every key: kernels compare it as a signed number.
@@ -37,14 +47,25 @@ impl Documents {
             "lengths",
             "expected a sum below {END}, got {total:?}"
         );
-        let mut ranges = Vec::new();
         let mut start = 0;
-        for &len in lengths {
+        Ok(Self::of(lengths.iter().map(|&len| {
             let range = [start as u32, (start + len) as u32];
-            ranges.extend(std::iter::repeat_n(range, len));
             start += len;
+            (range, len)
+        })))
+    }
+
+    /// Of ranges, each for so many queries.
+    fn of(ranges: impl Iterator<Item = ([u32; 2], usize)>) -> Self {
+        let mut runs: Vec<Run> = Vec::new();
+        for (range, queries) in ranges.filter(|&(_, queries)| queries > 0) {
+            let end = runs.last().map_or(0, |run| run.end) + queries;
+            match runs.last_mut() {
+                Some(run) if run.range == range => run.end = end,
+                _ => runs.push(Run { end, range }),
+            }
         }
-        Ok(Self { ranges })
+        Self { runs }
     }
 
     /// The first visible key of each query; with a causal mask that isolates documents, also where `q_len ≠ kv_len`.
@@ -61,27 +82,33 @@ impl Documents {
             );
             least = start;
         }
-        Ok(Self { ranges: starts.iter().map(|&start| [start as u32, END]).collect() })
+        Ok(Self::of(starts.iter().map(|&start| ([start as u32, END], 1))))
     }
 
     /// Queries that the mask is for.
     pub fn len(&self) -> usize {
-        self.ranges.len()
+        self.runs.last().map_or(0, |run| run.end)
     }
 
     /// Whether it is for no query.
     pub fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
+        self.runs.is_empty()
     }
 
     /// The keys that `query` may see (the end may be past the last key); empty where out of range.
     pub fn range(&self, query: usize) -> Range<usize> {
-        self.ranges.get(query).map_or(0..0, |&[start, end]| start as usize..end as usize)
+        let run = self.runs.partition_point(|run| run.end <= query);
+        self.runs.get(run).map_or(0..0, |run| run.range[0] as usize..run.range[1] as usize)
     }
 
     /// [`range`](Documents::range) of every query.
     pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> + '_ {
-        self.ranges.iter().map(|&[start, end]| start as usize..end as usize)
+        let mut first = 0;
+        self.runs.iter().flat_map(move |run| {
+            let [start, end] = run.range.map(|key| key as usize);
+            let queries = run.end - std::mem::replace(&mut first, run.end);
+            std::iter::repeat_n(start..end, queries)
+        })
     }
 }
 
@@ -102,6 +129,18 @@ mod tests {
         let documents = Documents::from_lengths(&[0, 2, 0, 1]).unwrap();
         assert_eq!(documents.ranges().collect::<Vec<_>>(), [0..2, 0..2, 2..3]);
         assert!(Documents::from_lengths(&[]).unwrap().is_empty());
-        assert_eq!(documents.range(9), 0..0);
+        assert_eq!((documents.len(), documents.range(1), documents.range(2)), (3, 0..2, 2..3));
+        assert_eq!((documents.range(3), documents.range(usize::MAX)), (0..0, 0..0));
+        assert_eq!(documents, Documents::from_lengths(&[2, 1]).unwrap());
+    }
+
+    #[test]
+    fn a_long_document_takes_no_memory() {
+        let last = END as usize - 2;
+        let documents = Documents::from_lengths(&[1, last]).unwrap();
+        assert_eq!((documents.len(), documents.range(last)), (last + 1, 1..last + 1));
+        let starts = Documents::from_starts(&[0, 0, 2, 2, 5]).unwrap();
+        assert_eq!(starts.ranges().map(|range| range.start).collect::<Vec<_>>(), [0, 0, 2, 2, 5]);
+        assert_eq!((starts.range(3), starts.len()), (2..END as usize, 5));
     }
 }

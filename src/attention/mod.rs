@@ -251,12 +251,15 @@ impl Attention {
         self.output
     }
 
-    /// The visible keys `lo..hi` of a query at absolute `position`, before any schedule.
+    /// The visible keys `lo..hi` of a query at absolute `position`, before any schedule; none past `kv_len`, wherever the query is.
     pub fn visible(&self, position: i64, kv_len: usize) -> std::ops::Range<usize> {
-        let clamp = |x: i64| x.clamp(0, kv_len as i64) as usize;
-        let window = self.window.map_or(i64::MAX / 4, |w| i64::try_from(w).unwrap_or(i64::MAX / 4));
-        let ahead = if self.causal { 1 } else { window };
-        let (lo, hi) = (clamp(position - window + 1), clamp(position + ahead));
+        let keys = i64::try_from(kv_len).unwrap_or(i64::MAX);
+        let clamp = |x: i64| x.clamp(0, keys) as usize;
+        // Past an i64 it hides nothing.
+        let window = self.window.and_then(|window| i64::try_from(window).ok());
+        let lo = window.map_or(0, |window| clamp(position.saturating_sub(window - 1)));
+        let ahead = if self.causal { Some(1) } else { window };
+        let hi = ahead.map_or(clamp(keys), |ahead| clamp(position.saturating_add(ahead)));
         lo..hi.max(lo)
     }
 }
@@ -301,5 +304,26 @@ mod tests {
         assert_eq!(full.clone().with_window(2).unwrap().visible(3, 10), 2..5);
         assert_eq!(full.clone().with_window(2).unwrap().visible(-2, 10), 0..0);
         assert_eq!(full.visible(3, 0), 0..0);
+    }
+
+    #[test]
+    fn visibility_at_positions_that_no_sequence_has() {
+        let all = i64::MAX as usize;
+        assert_eq!(Attention::causal().visible(i64::MAX, usize::MAX), 0..all);
+        assert_eq!(Attention::full().visible(0, usize::MAX), 0..all);
+        for attention in [Attention::causal(), Attention::full()] {
+            for attention in [attention.clone().with_window(usize::MAX).unwrap(), attention.clone()] {
+                assert_eq!(attention.visible(4, 9), if attention.is_causal() { 0..5 } else { 0..9 });
+                for position in [i64::MIN, i64::MAX] {
+                    let none = attention.is_causal() && position < 0;
+                    assert_eq!(attention.visible(position, 5), if none { 0..0 } else { 0..5 });
+                }
+            }
+            let near = attention.with_window(3).unwrap();
+            for (position, kv_len) in [(i64::MIN, 5), (i64::MAX, 5), (i64::MIN, usize::MAX)] {
+                assert!(near.visible(position, kv_len).is_empty());
+            }
+            assert_eq!(near.visible(i64::MAX, usize::MAX).start, all - 2);
+        }
     }
 }

@@ -274,7 +274,7 @@ impl Plan {
     /// Times a call: submits it once to warm up and then `rounds` times, each after the one before is done.
     ///
     /// # Errors
-    /// As [`submit`](Plan::submit).
+    /// As [`submit`](Plan::submit); too large past [`MAX_ROUNDS`](crate::limits::MAX_ROUNDS).
     #[cfg(not(target_arch = "wasm32"))]
     pub fn timings(&self, bound: &Bound, call: &Call<'_>, rounds: usize) -> Result<Timings> {
         Timings::measure(self.context(), rounds, |timestamps| {

@@ -65,7 +65,7 @@ impl PositionTable {
                 }
             }
             if table.phi_cap > 0 {
-                let phi = bias.distance().table(PHI_WINDOWS);
+                let phi = bias.distance().table(PHI_WINDOWS)?;
                 let window = |i: usize| [0, 1, 2, 3].map(|t| phi[i.abs_diff(t)]);
                 table.phi_base =
                     table.append((0..PHI_WINDOWS).map(window).collect::<Vec<_>>().as_flattened());

@@ -2,8 +2,8 @@
 
 use super::quantize::{self, Extremes};
 use super::staircase::{Side, Staircase};
-use crate::error::{Result, ensure};
-use crate::shape::MAX_HEAD_DIM;
+use crate::error::{Error, Result, ensure};
+use crate::limits::{MAX_ELEMENTS, MAX_HEAD_DIM};
 
 /// The words of a *block*: one segment (S tokens) of one key/value head of one sequence, keys or values, at one width. The same on host and GPU.
 ///
@@ -79,7 +79,8 @@ impl BlockLayout {
     /// Of a staircase's keys or values at `bits`, for `dim` channels.
     ///
     /// # Errors
-    /// Invalid argument (`bits`) unless 16, 8, 4, 3, 2 or 0; (`dim`) unless 1 to 256; (`group`) unless it divides the padded channels, where values are grouped along them.
+    /// Invalid argument (`bits`) unless 16, 8, 4, 3, 2 or 0; (`dim`) unless 1 to 256; (`group`) unless it divides the padded channels, where values are grouped along them; too large
+    /// (`segment`) where the numbers of a block are past 32-bit indices.
     pub fn new(staircase: &Staircase, side: Side, bits: u32, dim: usize) -> Result<Self> {
         ensure!(matches!(bits, 16 | 8 | 4 | 3 | 2 | 0), "bits", "expected 16, 8, 4, 3, 2 or 0, got {bits}");
         ensure!((1..=MAX_HEAD_DIM).contains(&dim), "dim", "expected 1 to {MAX_HEAD_DIM}, got {dim}");
@@ -90,7 +91,12 @@ impl BlockLayout {
             "expected a divisor of {} (value channels, padded to a multiple of 32), got {group}",
             padded(dim)
         );
-        Ok(Self { side, bits, segment: staircase.segment(), group, dim })
+        let segment = staircase.segment();
+        if segment as u64 * padded(dim) as u64 > MAX_ELEMENTS as u64 {
+            let message = format!("{segment} tokens of {} channels are past 32-bit indices", padded(dim));
+            return Err(Error::too_large("segment", message));
+        }
+        Ok(Self { side, bits, segment, group, dim })
     }
 
     /// The same at another width.
@@ -115,16 +121,20 @@ impl BlockLayout {
 
     /// Words of its codes (or f16 numbers); the extremes follow.
     pub fn code_words(&self) -> usize {
-        self.segment * padded(self.dim) * self.bits as usize / 32
+        self.segment * (padded(self.dim) / 32 * self.bits as usize)
     }
 
-    /// Which code of the block (or f16 number) belongs to a token of the segment and a channel.
+    /// Which code of the block (or f16 number) belongs to a token of the segment and a channel, padding included; `usize::MAX` where the block has no such token or channel.
     pub fn index(&self, token: usize, channel: usize) -> usize {
+        let dim = padded(self.dim);
+        if token >= self.segment || channel >= dim {
+            return usize::MAX;
+        }
         match self.side {
             Side::Keys if self.is_coded() => {
-                (token / self.group * padded(self.dim) + channel) * self.group + token % self.group
+                (token / self.group * dim + channel) * self.group + token % self.group
             }
-            _ => token * padded(self.dim) + channel,
+            _ => token * dim + channel,
         }
     }
 

@@ -137,7 +137,7 @@ pub(super) fn read_sequence(
     for index in 0..2 * shape.kv_heads() {
         let (side, layout) = (Side::ALL[index % 2], layouts[index % 2]);
         let row = padded([shape.head_dim(), shape.value_dim()][index % 2]) / 2;
-        let sinks = words.take(standing.sinks().len() * row)?;
+        let sinks = words.take(standing.sinks().len().saturating_mul(row))?;
         let mut blocks = std::collections::VecDeque::new();
         for segment in standing.dropped_segments()..segments {
             let rung = standing.segment_rung(side, segment).unwrap_or(0);
@@ -146,7 +146,8 @@ pub(super) fn read_sequence(
                 blocks.push_back(words.take(layout.with_bits(bits).words())?);
             }
         }
-        stores.push(Store { sinks, blocks, residual: words.take(standing.residual().len() * row)? });
+        let residual = words.take(standing.residual().len().saturating_mul(row))?;
+        stores.push(Store { sinks, blocks, residual });
     }
     if !words.0.is_empty() {
         return Err(Error::corrupt("the content is longer than its header says"));

@@ -70,13 +70,13 @@ impl HostCache {
     /// Without sequences, for the key/value heads and channels of `shape` (its lengths, batch and query heads don't matter).
     ///
     /// # Errors
-    /// Invalid argument (`group`) unless the staircase's group divides the value channels padded to a multiple of 32; (`kv_heads`) if there are more than 65,536.
+    /// Invalid argument (`group`) unless the staircase's group divides the value channels padded to a multiple of 32; too large where the numbers of a
+    /// segment are past 32-bit indices.
     pub fn new(staircase: Staircase, shape: &Shape, keys: StoredKeys) -> Result<Self> {
         let shape = Shape::new(shape.kv_heads(), shape.kv_heads(), 0, shape.head_dim())?
             .with_value_dim(shape.value_dim())?;
         BlockLayout::new(&staircase, Side::Values, 16, shape.value_dim())?;
-        let heads = shape.kv_heads();
-        ensure!(heads <= 1 << 16, "kv_heads", "expected at most 65536, got {heads}");
+        BlockLayout::new(&staircase, Side::Keys, 16, shape.head_dim())?;
         Ok(Self { staircase, shape, keys, sequences: Vec::new() })
     }
 
@@ -166,8 +166,12 @@ impl HostCache {
             "expected a multiple of {key_row} numbers, got {}",
             k.len()
         );
-        let want = tokens * value_row;
-        ensure!(v.len() == want, "v", "expected {want} numbers, as many tokens as in k, got {}", v.len());
+        ensure!(
+            tokens.checked_mul(value_row) == Some(v.len()),
+            "v",
+            "expected {tokens} tokens of {value_row} numbers, as many as in k, got {}",
+            v.len()
+        );
         let len = self.get(sequence)?.len;
         self.shape.with_kv_len(len.saturating_add(tokens))?;
         let halves = [halves("k", k)?, halves("v", v)?];

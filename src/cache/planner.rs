@@ -1,7 +1,10 @@
 //! Which ladders fit a budget.
 
+use std::ops::Range;
+
 use super::staircase::{Ladder, Rung, Side, Staircase};
-use crate::shape::Shape;
+use crate::position::harmonic_number;
+use crate::shape::{MAX_LEN, Shape};
 
 /// A staircase that fits a budget: see [`Staircase::fitting`].
 #[derive(Clone, Debug, PartialEq)]
@@ -24,7 +27,7 @@ struct Candidate {
 }
 
 impl Staircase {
-    /// Staircases that hold `len` tokens in `bytes` per sequence, least loss first; none if the residual and the sinks alone take more.
+    /// Staircases that hold `len` tokens (at most 2³⁰ − 1, the longest sequence) in `bytes` per sequence, least loss first; none if the residual and the sinks alone take more.
     ///
     /// They have this one's S, G, sinks and W, and the nested ladders `16`, `8`, `8×a → 4` and `8×a → 4×b → 2` with a and b 0 (no such rung) or a power of
     /// two up to the length, values never at more bits in the end than keys (2-bit keys hurt most). For every key ladder, the value ladder of least loss that fits.
@@ -40,6 +43,7 @@ impl Staircase {
     /// # Ok::<(), prflash::Error>(())
     /// ```
     pub fn fitting(&self, bytes: u64, len: usize, shape: &Shape) -> Vec<Fit> {
+        let len = len.min(MAX_LEN);
         let precise = self.standing(len).memory(shape);
         let Some(left) = bytes.checked_sub(precise.residual + precise.sinks) else { return Vec::new() };
         let mut candidates: Vec<Candidate> =
@@ -67,16 +71,24 @@ impl Staircase {
         let standing = staircase.standing(len);
         let memory = standing.memory(shape);
         let bounds = ladder.error_bounds();
-        let (mut lost, mut total) = (0.0, 0.0);
-        for segment in 0..len.div_ceil(self.segment()) {
-            let distance = (len - 1) / self.segment() - segment;
-            let weight = 1.0 / (1.0 + distance as f64);
-            total += weight;
-            lost += standing.segment_rung(Side::Keys, segment).map_or(0.0, |rung| weight * bounds[rung]);
-        }
+        // Of n segments, segment s has the weight 1/(n − s).
+        let count = len.div_ceil(self.segment());
+        let rungs = standing.rung_segments(Side::Keys).zip(bounds);
+        let lost: f64 =
+            rungs.map(|(segments, e)| e * reciprocals(count - segments.end..count - segments.start)).sum();
+        let total = reciprocals(0..count);
         let bytes = [memory.keys.iter().sum(), memory.values.iter().sum()];
         Candidate { ladder, bytes, loss: if total > 0.0 { lost / total } else { 0.0 } }
     }
+}
+
+/// `1/(a+1) + … + 1/b`.
+fn reciprocals(range: Range<usize>) -> f64 {
+    // Few of them term by term, since a difference of large sums would lose digits.
+    if range.len() <= 64 {
+        return range.map(|n| 1.0 / (n + 1) as f64).sum();
+    }
+    harmonic_number(range.end as u64) - harmonic_number(range.start as u64)
 }
 
 fn family(segments: usize) -> Vec<Ladder> {
@@ -92,4 +104,47 @@ fn family(segments: usize) -> Vec<Ladder> {
         ladders.extend(dwells.iter().map(|&b| ladder(&[(8, a), (4, b)], 2)));
     }
     ladders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sum that the docs state, segment by segment.
+    fn loss(staircase: &Staircase, ladder: &Ladder, len: usize) -> f64 {
+        let staircase = staircase.with_ladders(ladder.clone(), ladder.clone());
+        let (standing, bounds) = (staircase.standing(len), ladder.error_bounds());
+        let (mut lost, mut total) = (0.0, 0.0);
+        for segment in 0..len.div_ceil(staircase.segment()) {
+            let distance = (len - 1) / staircase.segment() - segment;
+            let weight = 1.0 / (1.0 + distance as f64);
+            total += weight;
+            lost += standing.segment_rung(Side::Keys, segment).map_or(0.0, |rung| weight * bounds[rung]);
+        }
+        if total > 0.0 { lost / total } else { 0.0 }
+    }
+
+    #[test]
+    fn losses_are_sums_over_segments() {
+        let shape = Shape::new(8, 1, 1, 128).unwrap();
+        let staircase = Staircase::recommended().with_segment(32).unwrap().with_residual(100).unwrap();
+        for len in [0usize, 1, 99, 100, 131, 132, 500, 4097, 100_000] {
+            for ladder in family(len.div_ceil(32)) {
+                let want = loss(&staircase, &ladder, len);
+                let got = staircase.candidate(ladder, len, &shape).loss;
+                assert!((got - want).abs() <= 1e-13 * want, "{len}: {got} against {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_sequence_is_planned_at_once() {
+        let shape = Shape::new(8, 1, 1, 128).unwrap();
+        let start = std::time::Instant::now();
+        for len in [MAX_LEN, usize::MAX] {
+            let fits = Staircase::recommended().fitting(u64::MAX, len, &shape);
+            assert!(fits.len() > 500 && fits[0].loss == 0.0);
+        }
+        assert!(start.elapsed().as_secs() < 5);
+    }
 }

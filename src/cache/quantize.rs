@@ -2,9 +2,7 @@
 //!
 //! f16 numbers are u16 bit patterns and words are u32, as in a kernel. Nothing here divides or rounds a float to decide a code.
 //!
-//! # Panics
-//!
-//! `bits` is one of [`WIDTHS`] wherever it is asked for; others may overflow.
+//! `bits` is one of [`WIDTHS`] wherever it is asked for, and groups hold finite numbers; other widths and groups give codes that mean nothing.
 //!
 //! # A group and its codes
 //!
@@ -50,9 +48,9 @@
 /// The widths a code may have, in bits.
 pub const WIDTHS: [u32; 4] = [8, 4, 3, 2];
 
-/// The largest code: `2^bits − 1`.
+/// The largest code: `2^bits − 1` (all ones from 32 bits on).
 pub const fn levels(bits: u32) -> u32 {
-    (1 << bits) - 1
+    if bits < 32 { (1 << bits) - 1 } else { u32::MAX }
 }
 
 /// Whether an f16 is a number: neither NaN nor infinite.
@@ -111,11 +109,12 @@ impl Extremes {
     /// What a code needs of the group.
     pub fn scaled(self) -> Scaled {
         let coarse = parts(self.min).1.max(parts(self.max).1).saturating_sub(10);
-        let range = aligned(self.max, coarse) - aligned(self.min, coarse);
-        let spare = (range.leading_zeros() - 10).min(2);
+        let range = aligned(self.max, coarse).wrapping_sub(aligned(self.min, coarse));
+        // Of finite extremes, 10 bits are always zeros.
+        let spare = range.leading_zeros().saturating_sub(10).min(2);
         let shift = coarse - coarse.min(spare);
         let low = aligned(self.min, shift);
-        Scaled { shift, low, range: (aligned(self.max, shift) - low).unsigned_abs() }
+        Scaled { shift, low, range: aligned(self.max, shift).wrapping_sub(low).unsigned_abs() }
     }
 }
 
@@ -133,17 +132,21 @@ pub struct Scaled {
 impl Scaled {
     /// The code of a value of the group.
     pub fn code(self, half: u16, bits: u32) -> u32 {
-        if self.range == 0 {
-            return 0;
-        }
-        let t = (aligned(half, self.shift) - self.low).unsigned_abs();
-        (2 * t * levels(bits) + self.range) / (2 * self.range)
+        let t = aligned(half, self.shift).wrapping_sub(self.low).unsigned_abs();
+        // In range for values of the group; the quotient is 0 where R = 0.
+        let product = t.wrapping_mul(2).wrapping_mul(levels(bits)).wrapping_add(self.range);
+        product.checked_div(self.range.wrapping_mul(2)).unwrap_or(0)
     }
 }
 
 /// The code at `to` bits of a value that has this code at `from` bits: the nearest level. See the [module](self).
 pub const fn step_down(code: u32, from: u32, to: u32) -> u32 {
-    (2 * code * levels(to) + levels(from)) / (2 * levels(from))
+    let (from, to) = (levels(from), levels(to));
+    let product = code.wrapping_mul(2).wrapping_mul(to).wrapping_add(from);
+    match product.checked_div(from.wrapping_mul(2)) {
+        Some(code) => code,
+        None => 0,
+    }
 }
 
 /// Whether stepping down from one width to the next gives the codes of direct quantization: 16 bits hold the value itself, and 0 bits nothing.
@@ -193,10 +196,11 @@ fn aligned(half: u16, shift: u32) -> i32 {
     let magnitude = if e >= shift {
         m << (e - shift)
     } else {
+        // Shifts of a group drop less than 32 bits; more leave nothing.
         let drop = shift - e;
-        (m + (1 << (drop - 1))) >> drop
+        1u32.checked_shl(drop - 1).and_then(|half| (m + half).checked_shr(drop)).unwrap_or(0)
     } as i32;
-    if half & 0x8000 != 0 { -magnitude } else { magnitude }
+    if half & 0x8000 != 0 { magnitude.wrapping_neg() } else { magnitude }
 }
 
 pub(crate) fn to_f32(half: u16) -> f32 {
@@ -258,6 +262,24 @@ mod tests {
         assert_eq!(Extremes::of([0x3c00, 0xc000, 0xbc00]), Extremes { min: 0xc000, max: 0x3c00 });
         assert_eq!(Extremes::of([]), Extremes::default());
         assert_eq!(Extremes::from_word(Extremes { min: 1, max: 2 }.to_word()), Extremes { min: 1, max: 2 });
+    }
+
+    /// Widths that there aren't, and numbers that no group may hold, give some number.
+    #[test]
+    fn nonsense_is_total() {
+        for (min, max) in [(0xfc00, 0x7c00), (0x7fff, 0xffff), (0x7c00, 0x0000), (0x3c00, 0xbc00)] {
+            let group = Extremes { min, max };
+            let forged = Scaled { shift: u32::MAX, low: i32::MIN, range: u32::MAX };
+            for bits in [0, 1, 16, 31, 32, 33, u32::MAX] {
+                for half in [0x0000, 0x7bff, 0x7c00, 0xffff] {
+                    let _ = (group.scaled().code(half, bits), forged.code(half, bits));
+                }
+                let _ = (group.value(u32::MAX, bits), group.exact(u32::MAX, bits), group.range());
+                for to in [0, 2, 32, u32::MAX] {
+                    let _ = (step_down(u32::MAX, bits, to), nests(bits, to));
+                }
+            }
+        }
     }
 
     proptest! {

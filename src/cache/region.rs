@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::block::{BlockLayout, padded};
 use super::host_cache::Store;
 use super::staircase::{Side, Staircase, Standing};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::params::{CACHE_RUNGS, CacheLayout, CacheRung};
 use crate::shape::Shape;
 
@@ -58,14 +58,22 @@ pub(crate) struct RungLayout {
 
 impl RegionLayout {
     /// For sequences of up to `max_len` tokens with the channels of `shape`.
+    ///
+    /// # Errors
+    /// Too large (`kv_len`) where the rings of such sequences are past what this machine can address.
     pub(crate) fn new(staircase: &Staircase, shape: &Shape, max_len: usize) -> Result<Self> {
+        let too_long =
+            || Error::too_large("kv_len", format!("a cache of {max_len} tokens can't be addressed"));
+        let after = |base: usize, count: usize, words: usize| {
+            count.checked_mul(words).and_then(|words| words.checked_add(base)).ok_or_else(too_long)
+        };
         let max_segments = staircase.segments_after(max_len);
         let residual_rows =
             (staircase.residual() + staircase.segment()).min(max_len.max(1)).next_multiple_of(32);
         let sinks = staircase.sinks().min(max_len);
         let side = |side: Side, dim: usize| {
             let row_words = padded(dim) / 2;
-            let mut base = (sinks + residual_rows) * row_words;
+            let mut base = after(0, sinks + residual_rows, row_words)?;
             let mut age = 0;
             let mut rungs = Vec::new();
             for rung in staircase.ladder(side).rungs() {
@@ -75,7 +83,8 @@ impl RegionLayout {
                 age += rung.segments.unwrap_or(0);
                 let end = rung.segments.map(|_| age);
                 rungs.push(RungLayout { base, blocks, block_words, bits: rung.bits, end });
-                base += blocks * block_words;
+                // Behind the last rung nothing follows.
+                base = if rung.segments.is_some() { after(base, blocks, block_words)? } else { base };
             }
             Ok(SideLayout { row_words, residual: sinks * row_words, rungs })
         };

@@ -588,9 +588,11 @@ impl<'a> Standing<'a> {
 
     /// Maximal runs of tokens that are read at the same widths, oldest first: `(tokens, key bits, value bits)`.
     pub fn stretches(&self) -> Vec<(Range<usize>, u32, u32)> {
-        let segment = self.staircase.segment;
-        let mut starts: Vec<usize> = (0..=self.segments).map(|s| s * segment).collect();
-        starts.push(self.sinks().end);
+        // Widths change only behind the sinks, where a rung's tokens begin, and at the residual.
+        let mut starts = vec![0, self.sinks().end, self.residual().start];
+        for side in Side::ALL {
+            starts.extend(self.rung_tokens(side).map(|tokens| tokens.start));
+        }
         starts.sort_unstable();
         let mut stretches: Vec<(Range<usize>, u32, u32)> = Vec::new();
         for (index, &start) in starts.iter().enumerate() {
@@ -607,14 +609,23 @@ impl<'a> Standing<'a> {
 
     /// n_k: how many tokens each rung holds, precise copies not counted.
     pub fn tokens_by_rung(&self, side: Side) -> Vec<usize> {
-        let ladder = self.staircase.ladder(side);
-        let ends = ladder.ends().map(|end| end.min(self.segments)).chain([self.segments]);
-        let segments = ends.scan(0, |before, end| {
-            let count = end - *before;
-            *before = end;
-            Some(count * self.staircase.segment)
-        });
-        segments.collect()
+        self.rung_tokens(side).map(|tokens| tokens.len()).collect()
+    }
+
+    /// The segments on each rung, the youngest rung first.
+    pub(super) fn rung_segments(&self, side: Side) -> impl Iterator<Item = Range<usize>> + use<'a> {
+        let all = self.segments;
+        let ends = self.staircase.ladder(side).ends().map(move |end| end.min(all)).chain([all]);
+        ends.scan(0, move |before, end| {
+            let ages = std::mem::replace(before, end)..end;
+            Some(all - ages.end..all - ages.start)
+        })
+    }
+
+    /// Their tokens.
+    fn rung_tokens(&self, side: Side) -> impl Iterator<Item = Range<usize>> + use<'a> {
+        let length = self.staircase.segment;
+        self.rung_segments(side).map(move |segments| segments.start * length..segments.end * length)
     }
 
     /// The memory of what is held, for the key/value heads and channels of `shape` (its lengths and batch don't matter).
@@ -644,32 +655,30 @@ impl<'a> Standing<'a> {
     ///
     /// A group's extremes count as read if one of its tokens is.
     pub fn bytes_read(&self, shape: &Shape) -> u64 {
-        let (group, segment, sinks) = (self.staircase.group, self.staircase.segment, self.sinks().end);
+        let (group, sinks) = (self.staircase.group as u64, self.sinks().end);
         let rows = sinks + self.len - self.residual().start.clamp(sinks, self.len);
         let bits = |side: Side, dim: usize| {
-            let numbers = |tokens: usize| (tokens * shape.kv_heads() * padded(dim)) as u64;
-            let rungs = self.tokens_by_rung(side).into_iter().zip(self.staircase.ladder(side).rungs());
-            let coded = rungs.enumerate().map(|(index, (tokens, rung))| {
-                let copied = (0..sinks.div_ceil(segment))
-                    .filter(|&s| self.segment_rung(side, s) == Some(index))
-                    .map(|s| segment.min(sinks - s * segment));
-                let read = tokens - copied.sum::<usize>();
+            let numbers = |tokens: u64| tokens * (shape.kv_heads() * padded(dim)) as u64;
+            let rungs = self.rung_tokens(side).zip(self.staircase.ladder(side).rungs());
+            let coded = rungs.map(|(tokens, rung)| {
+                let read = tokens.end.saturating_sub(tokens.start.max(sinks)) as u64;
                 // A word of extremes serves G tokens of a channel, or G channels of a token.
                 let grouped = match side {
                     _ if matches!(rung.bits, 16 | 0) => 0,
                     Side::Keys => read.next_multiple_of(group),
                     Side::Values => read,
                 };
-                numbers(read) * u64::from(rung.bits) + numbers(grouped) * 32 / group as u64
+                numbers(read) * u64::from(rung.bits) + numbers(grouped) * 32 / group
             });
-            16 * numbers(rows) + coded.sum::<u64>()
+            16 * numbers(rows as u64) + coded.sum::<u64>()
         };
         (bits(Side::Keys, shape.head_dim()) + bits(Side::Values, shape.value_dim())) / 8
     }
 
     /// Bits per number of K and V, padding and dropped tokens counted as what they take up; 16 for a plain f16 cache of 32·k channels, 0 without tokens.
     pub fn bits_per_element(&self, shape: &Shape) -> f64 {
-        let numbers = self.len * shape.kv_heads() * (shape.head_dim() + shape.value_dim());
+        let channels = shape.kv_heads() * (shape.head_dim() + shape.value_dim());
+        let numbers = self.len as u64 * channels as u64;
         if numbers == 0 { 0.0 } else { self.memory(shape).total() as f64 * 8.0 / numbers as f64 }
     }
 }
@@ -831,6 +840,28 @@ mod tests {
         );
         assert_eq!(bounds(&[(8, 1)], 0)[1], f64::INFINITY);
         assert!((output_error_bound(0.1, 2.0, 0.25) - (2.0 * (0.2f64.exp() - 1.0) + 0.25)).abs() < 1e-15);
+    }
+
+    #[test]
+    fn the_longest_sequence_costs_nothing_to_ask_about() {
+        let shape = Shape::new(1 << 16, 1 << 16, 0, 256).unwrap();
+        for staircase in [staircase(), Staircase::plain(), Staircase::streaming(1).unwrap()] {
+            let staircase = staircase.with_segment(32).unwrap().with_sinks(usize::MAX);
+            let standing = staircase.standing(usize::MAX);
+            assert_eq!((standing.len(), standing.sinks()), (MAX_LEN, 0..MAX_LEN));
+            assert_eq!(standing.stretches(), [(0..MAX_LEN, 16, 16)]);
+            let row = 2 * 2 * (256 << 16);
+            assert_eq!(standing.bytes_read(&shape), MAX_LEN as u64 * row);
+            assert!(standing.memory(&shape).total() >= MAX_LEN as u64 * row);
+            assert_eq!(
+                (standing.bits(Side::Keys, usize::MAX), standing.rung_of(Side::Values, usize::MAX)),
+                (0, None)
+            );
+            assert_eq!(
+                (staircase.on_append(usize::MAX), staircase.aging(usize::MAX).leaves),
+                (None, usize::MAX)
+            );
+        }
     }
 
     #[test]

@@ -240,9 +240,8 @@ impl Tensor {
     /// # Errors
     /// Invalid argument (`source`) if the number of values is wrong; and those of [`Tensor::zeros`].
     pub fn upload(context: &Context, dtype: DType, layout: Layout, values: &[f32]) -> Result<Self> {
-        let elements = layout.elements();
-        ensure!(values.len() == elements, "source", "expected {elements} values, got {}", values.len());
-        // Before memory of the host's is taken for gaps: the device has limits, and may refuse.
+        layout.check_source(values.len())?;
+        // The device may refuse the size, before this machine allocates it.
         let tensor = Self::zeros(context, dtype, layout)?;
         let mut flat = vec![0.0; layout.extent()];
         layout.scatter(values, &mut flat)?;

@@ -1,6 +1,7 @@
 //! Biases that grow with the lag.
 
-use crate::error::{Result, ensure};
+use crate::error::{Error, Result, ensure};
+use crate::limits::{MAX_HEADS, MAX_LEN};
 
 /// What a bias grows with: `φ(Δ)` of the lag Δ in tokens. `φ(0) = 0`, and it never falls.
 ///
@@ -41,8 +42,14 @@ impl Distance {
     }
 
     /// `φ(0) … φ(len − 1)`, each computed in f64 and rounded once.
-    pub fn table(self, len: usize) -> Vec<f32> {
-        (0..len as u64).map(|lag| self.at(lag) as f32).collect()
+    ///
+    /// # Errors
+    /// Too large (`len`) past [`MAX_LEN`]: no lag is longer.
+    pub fn table(self, len: usize) -> Result<Vec<f32>> {
+        if len > MAX_LEN {
+            return Err(Error::too_large("len", format!("expected at most {MAX_LEN} lags, got {len}")));
+        }
+        Ok((0..len as u64).map(|lag| self.at(lag) as f32).collect())
     }
 
     fn check(self) -> Result<()> {
@@ -92,8 +99,9 @@ impl Slopes {
     /// The slopes of `heads` query heads.
     ///
     /// # Errors
-    /// Invalid argument (`slopes`) if they are given for another number of heads.
+    /// Invalid argument (`slopes`) if they are given for another number of heads; too large (`heads`) past [`MAX_HEADS`].
     pub fn values(&self, heads: usize) -> Result<Vec<f64>> {
+        check_heads(heads)?;
         Ok(match self {
             Slopes::Alibi => {
                 let power = if heads > 0 { 1 << heads.ilog2() } else { 1 };
@@ -110,6 +118,13 @@ impl Slopes {
             }
         })
     }
+}
+
+pub(super) fn check_heads(heads: usize) -> Result<()> {
+    if heads <= MAX_HEADS {
+        return Ok(());
+    }
+    Err(Error::too_large("heads", format!("expected at most {MAX_HEADS}, got {heads}")))
 }
 
 /// With lags below 2³⁰ every product of weight, slope and distance is then finite in f32.
@@ -174,7 +189,7 @@ impl Bias {
     /// `λ·m_h` of each of `heads` query heads.
     ///
     /// # Errors
-    /// Invalid argument (`slopes`) if slopes are given for another number of heads.
+    /// As [`Slopes::values`].
     pub fn slopes(&self, heads: usize) -> Result<Vec<f64>> {
         let mut slopes = self.slopes.values(heads)?;
         slopes.iter_mut().for_each(|slope| *slope *= self.weight);
@@ -221,7 +236,7 @@ mod tests {
     fn harmonic_numbers_are_exact_to_a_million() {
         let mut exact = Exact::default();
         let mut worst: f64 = 0.0;
-        let table = Distance::Harmonic.table(1_000_001);
+        let table = Distance::Harmonic.table(1_000_001).unwrap();
         for n in 0..=1_000_000u64 {
             if n > 0 {
                 exact.add_reciprocal(n as f64);
@@ -253,7 +268,7 @@ mod tests {
             Distance::CappedHarmonic { cap: 100 },
         ];
         for distance in all {
-            let table = distance.table(70_000);
+            let table = distance.table(70_000).unwrap();
             assert_eq!(table[0], 0.0);
             assert!(table.is_sorted(), "{distance:?}");
             let far = [1u64 << 20, 1 << 25, (1 << 30) - 1].map(|lag| distance.at(lag));
@@ -283,5 +298,13 @@ mod tests {
         assert_eq!(named(Bias::alibi().with_weight(f64::INFINITY)), "weight");
         let given = Bias::new(Distance::Linear, Slopes::Given(vec![1.0])).unwrap();
         assert_eq!(given.slopes(2).unwrap_err().argument(), Some("slopes"));
+        for slopes in [Slopes::Alibi, Slopes::Harmonic] {
+            assert_eq!(slopes.values(MAX_HEADS).unwrap().len(), MAX_HEADS);
+            let error = slopes.values(usize::MAX).unwrap_err();
+            assert!(error.is_too_large() && error.argument() == Some("heads"));
+        }
+        let error = Distance::Harmonic.table(usize::MAX).unwrap_err();
+        assert!(error.is_too_large() && error.argument() == Some("len"));
+        assert_eq!(Distance::Log { rate: 1e6 }.at(u64::MAX), (1e6 * u64::MAX as f64).ln_1p());
     }
 }

@@ -147,8 +147,9 @@ impl Positions {
     /// `λ·m_h` of each of `heads` query heads: 0 without a bias.
     ///
     /// # Errors
-    /// Invalid argument (`slopes`) if slopes are given for another number of heads.
+    /// As [`Slopes::values`].
     pub fn slopes(&self, heads: usize) -> Result<Vec<f64>> {
+        bias::check_heads(heads)?;
         self.bias.as_ref().map_or_else(|| Ok(vec![0.0; heads]), |bias| bias.slopes(heads))
     }
 
@@ -204,5 +205,6 @@ mod tests {
         assert_eq!(named(Positions::from(rope).check(64, 4)), "positions");
         let bias = Bias::new(Distance::Linear, Slopes::Given(vec![1.0; 2])).unwrap();
         assert_eq!(named(Positions::from(bias).check(64, 4)), "slopes");
+        assert_eq!(Positions::new().slopes(usize::MAX).unwrap_err().argument(), Some("heads"));
     }
 }

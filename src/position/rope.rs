@@ -2,7 +2,8 @@
 
 use std::f64::consts::TAU;
 
-use crate::error::{Result, ensure};
+use crate::error::{Error, Result, ensure};
+use crate::limits::{MAX_ROPE_ENTRIES, MAX_ROTARY_DIM};
 
 /// Which channels a rotation turns together. Checkpoints differ: the wrong choice gives fluent nonsense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -188,13 +189,17 @@ impl Rope {
     /// A rotation of every channel of a head.
     ///
     /// # Errors
-    /// Invalid argument unless `head_dim` is even and positive and `base` finite and positive.
+    /// Invalid argument unless `head_dim` is even and positive and `base` finite and positive, with finite frequencies; too large past [`MAX_ROTARY_DIM`].
     pub fn new(head_dim: usize, base: f64, pairing: Pairing) -> Result<Self> {
         ensure!(
             head_dim > 0 && head_dim.is_multiple_of(2),
             "head_dim",
             "expected a positive even number, got {head_dim}"
         );
+        if head_dim > MAX_ROTARY_DIM {
+            let message = format!("expected at most {MAX_ROTARY_DIM} channels, got {head_dim}");
+            return Err(Error::too_large("head_dim", message));
+        }
         ensure!(base.is_finite() && base > 0.0, "base", "expected a finite positive number, got {base}");
         let (scaling, frequencies) = (Scaling::None, Vec::new());
         Self { head_dim, rotary_dim: head_dim, base, pairing, scaling, frequencies, temperature: 1.0 }
@@ -225,6 +230,13 @@ impl Rope {
 
     fn updated(self) -> Result<Self> {
         let (frequencies, temperature) = self.scaling.frequencies(self.base, self.rotary_dim)?;
+        ensure!(
+            frequencies.iter().all(|frequency| frequency.is_finite()),
+            "base",
+            "expected finite frequencies, got base {} with {:?}",
+            self.base,
+            self.scaling
+        );
         Ok(Self { frequencies, temperature, ..self })
     }
 
@@ -291,7 +303,7 @@ impl Rope {
     /// Invalid argument unless `rows` holds one row for each position.
     pub fn rotate_at(&self, rows: &mut [f32], positions: &[i64]) -> Result<()> {
         ensure!(
-            rows.len() == positions.len() * self.head_dim,
+            positions.len().checked_mul(self.head_dim) == Some(rows.len()),
             "rows",
             "expected {} rows of head_dim = {} values, got {} values",
             positions.len(),
@@ -327,10 +339,18 @@ impl Rope {
     /// Cosines and sines for the positions `0..positions`, in two levels: see [`RopeTable`]. A `stride` of at least `positions` makes one level.
     ///
     /// # Errors
-    /// Invalid argument unless `stride` is positive and `positions` at most 2³⁰.
+    /// Invalid argument unless `stride` is positive and `positions` at most 2³⁰; too large (`stride`) past [`MAX_ROPE_ENTRIES`] of both levels.
     pub fn table(&self, positions: usize, stride: usize) -> Result<RopeTable> {
         ensure!(positions <= 1 << 30, "positions", "expected at most 2^30, got {positions}");
         ensure!(stride >= 1, "stride", "expected at least 1, got 0");
+        let counts = [stride.min(positions), positions.div_ceil(stride)];
+        let entries = counts.map(|rows| rows as u64 * self.frequencies.len() as u64).iter().sum::<u64>();
+        if entries > MAX_ROPE_ENTRIES as u64 {
+            let message = format!(
+                "{positions} positions in strides of {stride} take {entries} entries, past {MAX_ROPE_ENTRIES}"
+            );
+            return Err(Error::too_large("stride", message));
+        }
         let rows = |count: usize, step: usize, size: f64| {
             let mut rows = Vec::with_capacity(count * self.frequencies.len());
             for row in 0..count {
@@ -344,8 +364,8 @@ impl Rope {
         Ok(RopeTable {
             stride,
             pairs: self.frequencies.len(),
-            low: rows(stride.min(positions), 1, self.temperature),
-            high: rows(positions.div_ceil(stride), stride, 1.0),
+            low: rows(counts[0], 1, self.temperature),
+            high: rows(counts[1], stride, 1.0),
         })
     }
 }
@@ -534,5 +554,10 @@ mod tests {
         assert_eq!(rope().rotate_at(&mut [0.0; 8], &[0, 1]).unwrap_err().argument(), Some("rows"));
         assert_eq!(rope().table(8, 0).unwrap_err().argument(), Some("stride"));
         assert_eq!(rope().table(usize::MAX, 1).unwrap_err().argument(), Some("positions"));
+        assert_eq!(rope().table(1 << 30, 1).unwrap_err().argument(), Some("stride"));
+        assert_eq!(named(Rope::new(usize::MAX - 1, 1e4, Pairing::Half)), "head_dim");
+        assert_eq!(named(Rope::new(MAX_ROTARY_DIM + 2, 1e4, Pairing::Half)), "head_dim");
+        assert_eq!(named(Rope::new(1 << 12, 5e-324, Pairing::Half)), "base");
+        assert_eq!(rope().table(0, usize::MAX).unwrap().rotation(0, 0), None);
     }
 }

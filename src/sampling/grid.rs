@@ -1,6 +1,7 @@
 //! The absolute block grid of one sequence.
 
-use crate::error::{Result, ensure};
+use crate::error::{Error, Result, ensure};
+use crate::limits::MAX_BLOCKS;
 use crate::shape::Shape;
 
 /// Tokens per block of a schedule unless set.
@@ -58,13 +59,18 @@ impl BlockGrid {
     /// The same with blocks of `block_size` tokens.
     ///
     /// # Errors
-    /// Invalid argument unless `block_size` is between 1 and 65,536.
+    /// Invalid argument unless `block_size` is between 1 and 65,536; too large where queries or keys would fill more than [`MAX_BLOCKS`] of them.
     pub fn with_block_size(self, block_size: usize) -> Result<Self> {
         ensure!(
             (1..=1 << 16).contains(&block_size),
             "block_size",
             "expected 1 to 65536 tokens, got {block_size}"
         );
+        let blocks = self.q_len.max(self.kv_len).div_ceil(block_size);
+        if blocks > MAX_BLOCKS {
+            let message = format!("blocks of {block_size} tokens would be {blocks}, past {MAX_BLOCKS}");
+            return Err(Error::too_large("block_size", message));
+        }
         Ok(Self { block_size, ..self })
     }
 
@@ -117,7 +123,7 @@ impl BlockGrid {
         }
     }
 
-    /// The list group of query head `head`.
+    /// The list group of query head `head`; [`groups`](BlockGrid::groups) or more where there is no such head.
     pub fn group_of_head(&self, head: usize) -> usize {
         head / self.heads_per_group()
     }
@@ -149,7 +155,7 @@ impl BlockGrid {
     /// How many key blocks dense attention visits for (absolute) query block `query_block`.
     pub fn dense_row(&self, query_block: i64) -> usize {
         if self.causal {
-            (query_block + 1).clamp(0, self.key_blocks() as i64) as usize
+            query_block.saturating_add(1).clamp(0, self.key_blocks() as i64) as usize
         } else {
             self.key_blocks()
         }
@@ -157,9 +163,16 @@ impl BlockGrid {
 
     /// How many (query block, key block) pairs dense attention visits, over all list groups.
     pub fn dense_blocks(&self) -> u64 {
-        let first = self.first_query_block();
-        let rows = first..first + self.query_blocks() as i64;
-        self.groups() as u64 * rows.map(|row| self.dense_row(row) as u64).sum::<u64>()
+        let (rows, most) = (self.query_blocks() as u64, self.key_blocks() as u64);
+        let pairs = if self.causal {
+            // The last row is that of the last key block, or comes before any. Each row before it has a block less, down to none.
+            let last = self.dense_row(self.first_query_block() + rows as i64 - 1) as u64;
+            let longest = rows.min(last);
+            longest * (2 * last + 1 - longest) / 2
+        } else {
+            rows * most
+        };
+        self.groups() as u64 * pairs
     }
 }
 
@@ -181,6 +194,32 @@ mod tests {
         assert_eq!((grid(3, 0).first_query_block(), grid(3, 0).query_blocks()), (-1, 1));
         assert_eq!((grid(0, 9).query_blocks(), grid(0, 9).dense_blocks()), (0, 0));
         assert_eq!((grid(3, 0).key_blocks(), grid(3, 0).dense_blocks()), (0, 0));
+    }
+
+    #[test]
+    fn dense_counts_are_sums_of_rows() {
+        for (q_len, kv_len) in (0..14).flat_map(|q| (0..14).map(move |kv| (q, kv))) {
+            for causal in [true, false] {
+                let grid = BlockGrid { causal, ..grid(q_len, kv_len) };
+                let first = grid.first_query_block();
+                let rows = (first..).take(grid.query_blocks()).map(|row| grid.dense_row(row) as u64);
+                assert_eq!(grid.dense_blocks(), 2 * rows.sum::<u64>(), "{q_len} {kv_len} {causal}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_sequences() {
+        let shape = Shape::new(1, 1, crate::limits::MAX_LEN, 4).unwrap();
+        let grid = BlockGrid::causal(&shape);
+        assert_eq!(grid.query_blocks(), MAX_BLOCKS);
+        assert_eq!(grid.dense_blocks(), (MAX_BLOCKS as u64 * (MAX_BLOCKS as u64 + 1)) / 2);
+        assert_eq!((grid.dense_row(i64::MAX), grid.dense_row(i64::MIN)), (MAX_BLOCKS, 0));
+        let refused = grid.with_block_size(63).unwrap_err();
+        assert!(refused.is_too_large() && refused.argument() == Some("block_size"));
+        // Queries of which all but one come before the keys, in blocks that are ragged at both ends.
+        let ahead = BlockGrid::full(&shape.with_kv_len(1).unwrap());
+        assert_eq!((ahead.query_blocks(), ahead.dense_blocks()), (MAX_BLOCKS + 1, MAX_BLOCKS as u64 + 1));
     }
 
     #[test]

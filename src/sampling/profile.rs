@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Result, ensure};
+use crate::limits::MAX_DISTANCES;
 
 /// Probabilities are unsigned 32.32 fixed-point numbers, so that no rounding of a float decides a draw (and 1 is exact).
 pub(crate) const ONE: u64 = 1 << 32;
@@ -73,6 +74,14 @@ impl Decay {
             harmonic_number += if d > 0 { 1.0 / d as f64 } else { 0.0 };
             (1.0 - c * harmonic_number).max(0.0)
         })
+    }
+
+    /// The very number that [`values`](Decay::values) has at this distance; past every table [`at`](Decay::at), which differs from it by rounding.
+    fn single(&self, distance: usize) -> f64 {
+        match self {
+            Decay::Deduction { .. } if distance < MAX_DISTANCES => self.values().nth(distance).unwrap_or(0.0),
+            _ => self.at(distance as u64),
+        }
     }
 
     /// The expected blocks of a row, for the families whose factor γ is solved row by row so that this is met.
@@ -166,7 +175,8 @@ impl Profile {
     /// [`budget`](Profile::budget) with another exponent: `min(1, γ/(1+d)^alpha)`. With as many pinned blocks as the budget has (say
     /// [`with_window_blocks(blocks − 1)`](Profile::with_window_blocks) beside one sink) it is the sink + window pattern.
     ///
-    /// Weights below 2⁻³³ are 0: such blocks are never drawn, and a budget beyond the blocks of positive weight isn't met.
+    /// Weights below 2⁻³³ are 0: such blocks are never drawn, in short rows neither, unless they are pinned or there is a [floor](Profile::with_floor); so a budget beyond the blocks of
+    /// positive weight isn't met.
     ///
     /// # Errors
     /// Invalid argument unless `blocks` is finite and at least 1 and `alpha` finite and not negative.
@@ -177,7 +187,7 @@ impl Profile {
     }
 
     /// `min(1, γ·w_d)` with your own weights by distance, γ solved for each row as in [`budget`](Profile::budget). Only ratios of weights matter; every
-    /// distance past the end has the last one. Weights below 2⁻³³ of the first are 0, as in [`budget_with`](Profile::budget_with).
+    /// distance past the end has the last one. Weights below 2⁻³³ of the first are 0, and such blocks are never drawn, as in [`budget_with`](Profile::budget_with).
     ///
     /// # Errors
     /// Invalid argument unless `blocks` is finite and at least 1 and `weights` are finite, not negative and not increasing, the first one positive.
@@ -258,20 +268,29 @@ impl Profile {
         self.window_blocks
     }
 
-    /// `p(d)` of a block that is no sink, as it is drawn: a multiple of 2⁻³². (For a budget: in a row of `distance + 1` blocks.)
+    /// `p(d)` of a block that is no sink, as it is drawn: a multiple of 2⁻³².
+    ///
+    /// For a budget: in a row of `distance + 1` blocks, for which these are tabulated ([`cumulative`](Profile::cumulative)). No row has more than
+    /// [`MAX_DISTANCES`]: past them it is what it is in the longest.
     pub fn probability(&self, distance: usize) -> f64 {
-        let table = self.cumulative(distance + 1);
-        let sinks = self.sink_blocks.min(distance);
-        table.row(&(0..distance + 1 - sinks), &(0..0), sinks).probability(distance) as f64 / ONE as f64
+        let p = if self.decay.budget().is_some() {
+            let distance = distance.min(MAX_DISTANCES - 1);
+            let table = self.cumulative(distance + 1);
+            let sinks = self.sink_blocks.min(distance);
+            table.row(&(0..distance + 1 - sinks), &(0..0), sinks).probability(distance)
+        } else {
+            self.clipped(distance, self.decay.single(distance))
+        };
+        p as f64 / ONE as f64
     }
 
-    /// `p` and its running sum for the distances below `distances`.
+    /// `p` and its running sum for the distances below `distances`, or below [`MAX_DISTANCES`] if that is less: no grid has more. Takes 16 bytes for each.
     pub fn cumulative(&self, distances: usize) -> CumulativeProfile {
+        let distances = distances.min(MAX_DISTANCES);
         let clip = |(distance, f): (usize, f64)| match self.decay.budget() {
             // Clipped row by row, once γ is known.
             Some(_) => fixed(f),
-            None if distance < self.window_blocks => ONE,
-            None => fixed(f.clamp(self.floor, 1.0)),
+            None => self.clipped(distance, f),
         };
         let probabilities: Vec<u64> = (0..distances).zip(self.decay.values()).map(clip).collect();
         let mut sums = Vec::with_capacity(distances + 1);
@@ -282,6 +301,11 @@ impl Profile {
             sums.push(sum);
         }
         CumulativeProfile { profile: self.clone(), probabilities, sums }
+    }
+
+    /// `p` at a distance where the family has `f`.
+    fn clipped(&self, distance: usize, f: f64) -> u64 {
+        if distance < self.window_blocks { ONE } else { fixed(f.clamp(self.floor, 1.0)) }
     }
 }
 
@@ -327,7 +351,7 @@ impl std::fmt::Display for Profile {
     }
 }
 
-/// A [`Profile`] tabulated over the distances of one grid.
+/// A [`Profile`] tabulated over the distances of one grid. Past the table p is 0.
 #[derive(Clone, Debug)]
 pub struct CumulativeProfile {
     profile: Profile,
@@ -346,15 +370,18 @@ impl CumulativeProfile {
         self.probabilities.len()
     }
 
-    /// The profile of one row, whose candidates are these distances before and after the diagonal, beside `pinned` sink blocks.
+    /// The profile of one row, whose candidates are these distances before and after the diagonal (those that are tabulated), beside `pinned` sink blocks.
     pub fn row(&self, before: &Range<usize>, after: &Range<usize>, pinned: usize) -> RowProfile<'_> {
         let row = RowProfile { table: self, gamma: ONE, certain: 0, floor_from: usize::MAX, floor: 0 };
         let Some(blocks) = self.profile.decay.budget() else { return row };
+        let (before, after) = (&self.within(before), &self.within(after));
         let candidates = before.len() + after.len();
         // At least the diagonal, which is a candidate unless it is a sink itself.
         let target = libm::round((blocks - pinned as f64).max(0.0) * ONE as f64) as u64;
         if target >= candidates as u64 * ONE {
-            return RowProfile { certain: usize::MAX, ..row };
+            // All but those of weight 0.
+            let positive = self.probabilities.partition_point(|&weight| weight > 0);
+            return row.with_certain(positive);
         }
         let cost = |gamma: u64| {
             let row = row.with_gamma(gamma);
@@ -367,6 +394,11 @@ impl CumulativeProfile {
             if cost(middle) >= target { high = middle } else { low = middle + 1 }
         }
         row.with_gamma(low)
+    }
+
+    /// The part of a range that is tabulated.
+    fn within(&self, range: &Range<usize>) -> Range<usize> {
+        range.start.min(self.distances())..range.end.min(self.distances())
     }
 
     /// A γ that makes every block of positive weight below `end` certain. Of the row alone, not of the table, so that the search for its γ
@@ -410,6 +442,19 @@ impl<'a> RowProfile<'a> {
         &self.table.profile
     }
 
+    /// The same where distances below this have p = 1, and further ones the floor's.
+    fn with_certain(&self, distance: usize) -> Self {
+        let Profile { floor, window_blocks, .. } = self.table.profile;
+        let certain = distance.max(window_blocks);
+        let floor_from = if floor > 0.0 { certain } else { usize::MAX };
+        Self { certain, floor_from, floor: fixed(floor), ..*self }
+    }
+
+    /// The tabulated part of a range of distances: past it p is 0.
+    pub(super) fn within(&self, range: &Range<usize>) -> Range<usize> {
+        self.table.within(range)
+    }
+
     fn with_gamma(&self, gamma: u64) -> Self {
         let profile = &self.table.profile;
         let certain = self.table.certain_below(gamma).max(profile.window_blocks);
@@ -422,13 +467,14 @@ impl<'a> RowProfile<'a> {
         Self { gamma, certain, floor_from, floor, ..*self }
     }
 
-    /// `p(d)`.
+    /// `p(d)`; 0 past the table.
     pub fn probability(&self, distance: usize) -> u64 {
-        self.sum_below(distance + 1) - self.sum_below(distance)
+        self.sum_below(distance.saturating_add(1)) - self.sum_below(distance)
     }
 
     /// `p(0) + … + p(distances − 1)`.
     pub fn sum_below(&self, distances: usize) -> u64 {
+        let distances = distances.min(self.table.distances());
         let certain = distances.min(self.certain);
         let scaled_end = distances.clamp(certain, self.floor_from.max(certain));
         let sums = &self.table.sums;
@@ -451,6 +497,10 @@ impl<'a> RowProfile<'a> {
     ///
     /// Gallops, so that a run of certain blocks costs one step each and a long gap costs the logarithm of its length.
     pub(super) fn first_reaching(&self, target: u64, from: usize, end: usize) -> Option<usize> {
+        let end = end.min(self.table.distances());
+        if from >= end {
+            return None;
+        }
         let reaches = |distance: usize| self.sum_below(distance + 1) >= target;
         let (mut low, mut width) = (from, 1);
         while low + width <= end && !reaches(low + width - 1) {
@@ -582,6 +632,80 @@ mod tests {
         let table = profile.cumulative(100);
         let row = table.row(&(0..99), &(0..0), 1);
         assert_eq!((row.probability(4), row.probability(5), row.sum_below(99)), (ONE, 0, 5 * ONE));
+    }
+
+    /// Short rows too: what has no weight isn't drawn unless it is pinned or there is a floor.
+    #[test]
+    fn no_weight_is_no_block() {
+        let given = Profile::allocated(4.0, &[1.0, 0.5, 0.0]).unwrap();
+        let steep = Profile::budget_with(4.0, 25.0).unwrap();
+        for profile in [given, steep] {
+            let of = |profile: &Profile, blocks: usize| -> Vec<u64> {
+                let table = profile.cumulative(40);
+                let row = table.row(&(0..blocks), &(0..0), 0);
+                (0..blocks).map(|d| row.probability(d)).collect()
+            };
+            let second = of(&profile, 2)[1];
+            assert!(second > 0 && of(&profile, 2)[0] == ONE);
+            for blocks in [3, 4, 5, 40] {
+                let row = of(&profile, blocks);
+                assert!(row[1] > 0 && row[2..].iter().all(|&p| p == 0), "{profile}: {row:?}");
+                let pinned = of(&profile.clone().with_window_blocks(3).unwrap(), blocks);
+                assert!(pinned[2] == ONE && pinned[3..].iter().all(|&p| p == 0), "{pinned:?}");
+                let raised = of(&profile.clone().with_floor(0.25).unwrap(), blocks);
+                assert!(raised[2..].iter().all(|&p| p == ONE / 4), "{raised:?}");
+            }
+        }
+    }
+
+    /// A single probability is that of the table, at whatever distance there is one.
+    #[test]
+    fn single_probabilities_are_those_of_tables() {
+        let profiles = [
+            Profile::dense(),
+            Profile::harmonic(),
+            Profile::harmonic_with(2.5, 1.75).unwrap().with_window_blocks(3).unwrap(),
+            Profile::harmonic().with_floor(0.01).unwrap().with_sink_blocks(5),
+            Profile::deduction(0.1).unwrap(),
+            Profile::deduction(1e-3).unwrap().with_floor(1e-4).unwrap(),
+            Profile::budget(6.0).unwrap(),
+            Profile::budget_with(6.0, 2.5).unwrap().with_sink_blocks(3),
+            Profile::allocated(4.0, &[1.0, 0.5, 0.0]).unwrap(),
+        ];
+        for profile in profiles {
+            for distance in (0..70).chain([100, 999, 5000, 100_000]) {
+                let table = profile.cumulative(distance + 1);
+                let sinks = profile.sink_blocks().min(distance);
+                let row = table.row(&(0..distance + 1 - sinks), &(0..0), sinks);
+                let want = row.probability(distance) as f64 / ONE as f64;
+                assert_eq!(profile.probability(distance), want, "{profile} at {distance}");
+            }
+        }
+    }
+
+    #[test]
+    fn distances_that_no_grid_has() {
+        assert_eq!(Profile::harmonic().probability(1 << 31), 1.0 / f64::from(1u32 << 31));
+        assert_eq!(Profile::harmonic().probability(usize::MAX), 0.0);
+        assert!((Profile::deduction(0.01).unwrap().probability(1 << 31) - 0.779_35).abs() < 1e-5);
+        let budget = Profile::budget(8.0).unwrap();
+        assert_eq!(budget.probability(usize::MAX), budget.probability(MAX_DISTANCES - 1));
+        for profile in [Profile::dense(), budget.with_floor(0.1).unwrap()] {
+            let table = profile.cumulative(5);
+            for (before, after) in [
+                (0..5, 0..0),
+                (0..usize::MAX, usize::MAX..usize::MAX),
+                (Range { start: 7, end: 3 }, 1..usize::MAX),
+            ] {
+                let row = table.row(&before, &after, usize::MAX);
+                assert_eq!((row.probability(5), row.probability(usize::MAX)), (0, 0));
+                assert_eq!(row.sum_below(usize::MAX), row.sum_below(5));
+                assert_eq!(row.sum_of(&Range { start: usize::MAX, end: 2 }), 0);
+                assert_eq!(row.first_reaching(u64::MAX, 0, usize::MAX), None);
+                assert_eq!(row.first_reaching(0, usize::MAX, usize::MAX), None);
+            }
+        }
+        assert_eq!(Profile::dense().cumulative(0).row(&(0..9), &(0..9), 0).sum_below(9), 0);
     }
 
     #[test]

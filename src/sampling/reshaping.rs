@@ -6,7 +6,8 @@ use super::grid::BlockGrid;
 use super::profile::Profile;
 use super::sampler::{Cut, IndexSet, RowColumn, Sampler, Segment, unclipped};
 use super::schedule::Schedule;
-use crate::error::{Result, ensure};
+use crate::error::{Error, Result, ensure};
+use crate::limits::MAX_ELEMENTS;
 use crate::random::Key;
 
 /// PrFlashAttention's re-shaping, literally: instead of block lists, which dense causal triangles the tensor is cut or gathered into.
@@ -48,17 +49,14 @@ impl Reshaping {
     /// Cuts the block axis of every list group into segments, as [`Segment`] does with the same key.
     ///
     /// # Errors
-    /// Invalid argument (`profile`) for what [`Segment`] refuses, and for a window of more than the diagonal, which is no triangle; (`grid`) unless causal with `q_len ≤ kv_len`.
+    /// Invalid argument (`profile`) for what [`Segment`] refuses, and for a window of more than the diagonal, which is no triangle; (`grid`) unless causal with `q_len ≤ kv_len`; too large
+    /// (`grid`) past 2³² − 1 key blocks of all list groups.
     pub fn segments(grid: &BlockGrid, profile: &Profile, key: Key) -> Result<Self> {
         check(grid, profile)?;
         let table = profile.cumulative(grid.key_blocks() + 1);
         Segment.prepare(&table)?;
         let cut = Cut { decay: unclipped(&table, "a segment cut")?.clone() };
-        let starts = |group: usize| {
-            (0..grid.key_blocks())
-                .filter(|&block| cut.starts(group as u32, key, block) || block == 0)
-                .collect()
-        };
+        let starts = |group: usize| cut.starts(group as u32, key, grid.key_blocks()).collect();
         Ok(Self::new(grid, profile, key, Lists::Segments((0..grid.groups()).map(starts).collect())))
     }
 
@@ -99,7 +97,7 @@ impl Reshaping {
         self.profile.sink_blocks().min(self.grid.key_blocks())
     }
 
-    /// The key blocks of each segment of a list group, in order; empty for an index set.
+    /// The key blocks of each segment of a list group, in order; empty for an index set, or where there is no such group.
     pub fn segments_of(&self, group: usize) -> Vec<Range<usize>> {
         let Lists::Segments(starts) = &self.lists else { return Vec::new() };
         let Some(starts) = starts.get(group) else { return Vec::new() };
@@ -107,7 +105,7 @@ impl Reshaping {
         starts.iter().copied().zip(ends).map(|(start, end)| start..end).collect()
     }
 
-    /// The index set of a list group with the sinks, ascending; empty for segments.
+    /// The index set of a list group with the sinks, ascending; empty for segments, or where there is no such group.
     pub fn index_set(&self, group: usize) -> &[usize] {
         match &self.lists {
             Lists::RowColumn(sets) => sets.get(group).map_or(&[], Vec::as_slice),
@@ -134,6 +132,10 @@ fn check(grid: &BlockGrid, profile: &Profile) -> Result<()> {
         grid.q_len(),
         grid.kv_len()
     );
+    let blocks = grid.groups() as u64 * grid.key_blocks() as u64;
+    if blocks > MAX_ELEMENTS as u64 {
+        return Err(Error::too_large("grid", format!("{blocks} key blocks of all lists are past 2³² − 1")));
+    }
     ensure!(
         profile.window_blocks() == 1,
         "profile",

@@ -2,8 +2,9 @@
 
 use super::grid::BlockGrid;
 use super::profile::Profile;
-use super::schedule::{Schedule, rows};
-use crate::error::{Result, ensure};
+use super::schedule::{Builder, Schedule, rows, tabulate};
+use crate::error::{Error, Result, ensure};
+use crate::limits::{MAX_ELEMENTS, MAX_ROUNDS};
 use crate::random::{Key, pcg_hash};
 
 /// The purpose word that keeps these draws apart from those of the samplers.
@@ -16,8 +17,11 @@ const PARTITION: u32 = 0x7061_7274;
 /// ([`reference::merge`](crate::reference::merge) without the mean), the rounds are *exactly* dense attention. Lists may be empty. Stopped
 /// early, the estimate is truncated attention, without a standard error.
 ///
+/// Takes time for every block pair of dense attention, and for every round that it waits for.
+///
 /// # Errors
-/// Invalid argument (`rounds`) if there are none; (`profile`) for a budget, whose probabilities belong to whole rows.
+/// Invalid argument (`rounds`) if there are none; too large (`rounds`) past [`MAX_ROUNDS`], or where they have more than 2³² − 1 rows together; too large (`grid`) if dense attention has more
+/// than 2³² − 1 block pairs; invalid argument (`profile`) for a budget, whose probabilities belong to whole rows.
 pub fn partition_rounds(
     grid: &BlockGrid,
     profile: &Profile,
@@ -27,27 +31,37 @@ pub fn partition_rounds(
     ensure!(rounds >= 1, "rounds", "expected at least 1, got 0");
     let budget = profile.decay().budget();
     ensure!(budget.is_none(), "profile", "partition rounds need a profile without budget, got {profile}");
-    let first = grid.first_query_block();
-    let distances = first.unsigned_abs() as usize + grid.query_blocks() + grid.key_blocks() + 1;
-    let table = profile.cumulative(distances);
-    let probabilities = table.row(&(0..distances), &(0..0), 0);
-    let mut lists = vec![Vec::new(); rounds];
+    let lists = (grid.groups() * grid.query_blocks()) as u64;
+    if rounds > MAX_ROUNDS || lists.saturating_mul(rounds as u64) > MAX_ELEMENTS as u64 {
+        let message =
+            format!("expected at most {MAX_ROUNDS}, and less where each has {lists} rows, got {rounds}");
+        return Err(Error::too_large("rounds", message));
+    }
+    if grid.dense_blocks() > MAX_ELEMENTS as u64 {
+        return Err(Error::too_large(
+            "grid",
+            format!("{} block pairs are past 2³² − 1", grid.dense_blocks()),
+        ));
+    }
+    let table = tabulate(grid, profile);
+    let probabilities = table.row(&(0..table.distances()), &(0..0), 0);
+    let mut schedules: Vec<Builder> = (0..rounds).map(|_| Builder::new(grid)).collect();
     for (group, query_block) in rows(grid) {
         let uniform = key.uniform(group as u32, query_block, PARTITION);
-        let mut row = vec![Vec::new(); rounds];
         for block in 0..grid.dense_row(query_block) {
             let distance = (query_block - block as i64).unsigned_abs() as usize;
             let pinned = block < profile.sink_blocks() || distance < profile.window_blocks();
-            let draw = |round: usize| {
-                let uniform = pcg_hash(pcg_hash(uniform ^ block as u32) ^ round as u32);
-                u64::from(uniform) < probabilities.probability(distance)
+            let p = probabilities.probability(distance);
+            let draw =
+                |round: &usize| u64::from(pcg_hash(pcg_hash(uniform ^ block as u32) ^ *round as u32)) < p;
+            let taken = match (pinned, p) {
+                (true, _) => 0,
+                (_, 0) => rounds - 1,
+                _ => (0..rounds - 1).find(draw).unwrap_or(rounds - 1),
             };
-            let taken = if pinned { 0 } else { (0..rounds - 1).find(|&r| draw(r)).unwrap_or(rounds - 1) };
-            row[taken].push(block);
+            schedules[taken].push(block, 0.0);
         }
-        for (lists, row) in lists.iter_mut().zip(row) {
-            lists.push(row);
-        }
+        schedules.iter_mut().try_for_each(Builder::end_row)?;
     }
-    lists.iter().map(|lists| Schedule::from_block_lists(grid, lists)).collect()
+    Ok(schedules.into_iter().map(Builder::finish).collect())
 }

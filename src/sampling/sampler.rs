@@ -18,7 +18,8 @@ use std::fmt::Debug;
 use std::ops::Range;
 
 use super::profile::{CumulativeProfile, Decay, ONE, RowProfile, fixed};
-use crate::error::{Result, ensure};
+use crate::error::{Error, Result, ensure};
+use crate::limits::MAX_WALK;
 use crate::random::{Key, pcg_hash};
 
 /// The candidates of one row: one head group, one query block, without the pinned sink blocks.
@@ -77,7 +78,7 @@ impl GpuRule {
 
 /// A [`Sampler`] made ready for a profile.
 pub trait RowSampler: Debug {
-    /// Calls `keep` with each kept distance at or before the diagonal (`after = false`) in ascending order, then with each one after it (`after = true`)
+    /// Distances that the profile isn't tabulated for aren't kept. Calls `keep` with each kept distance at or before the diagonal (`after = false`) in ascending order, then with each one after it (`after = true`)
     /// in ascending order.
     fn sample_row(
         &self,
@@ -128,8 +129,9 @@ impl RowSampler for Bernoulli {
     ) {
         let uniform = key.uniform(row.group, row.query_block, purpose::BERNOULLI);
         for (after, range) in [(false, &row.before), (true, &row.after)] {
-            for d in range.clone() {
-                let block = if after { row.query_block + d as i64 } else { row.query_block - d as i64 };
+            for d in profile.within(range) {
+                let (at, d_blocks) = (row.query_block, d as i64);
+                let block = if after { at.wrapping_add(d_blocks) } else { at.wrapping_sub(d_blocks) };
                 if u64::from(pcg_hash(uniform ^ block as u32)) < profile.probability(d) {
                     keep(after, d);
                 }
@@ -187,7 +189,7 @@ impl RowSampler for Systematic {
 ///
 /// The gaps have the pmf f with `p(n) = Σₖ f(k)·p(n−k)`; at `p = 1/(1+d)` that is 1/2, 1/12, 1/24, 19/720 … (the Gregory coefficients, generating function
 /// `1 + z/ln(1−z)`). It exists for log-convex p with p(0) = 1 (Kaluza 1928). Pinned window blocks are kept beside the walk. Cost of a row: what it keeps,
-/// times a logarithm; once per schedule: the square of the number of distances (at 16,384 of them about 0.1 s).
+/// times a logarithm; once per schedule: the square of the number of distances (at 16,384 of them about 0.1 s), of which there may be at most [`MAX_WALK`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Renewal;
 
@@ -214,8 +216,9 @@ impl Walk {
         (gap < self.gaps.len()).then_some(at + gap + 1)
     }
 
-    /// The positions 0 = x₀ < x₁ < … below `end`.
+    /// The positions 0 = x₀ < x₁ < … below `end`, as far as distances are tabulated.
     fn positions(&self, end: usize, uniform: impl Fn(u32) -> u32) -> impl Iterator<Item = usize> {
+        let end = end.min(self.gaps.len() + 1);
         let mut next = (end > 0).then_some(0);
         let mut index = 0;
         std::iter::from_fn(move || {
@@ -238,8 +241,9 @@ impl RowSampler for Walk {
         let window = profile.profile().window_blocks();
         for (after, range) in [(false, &row.before), (true, &row.after)] {
             let seed = key.uniform(row.group, row.query_block, purpose::RENEWAL + u32::from(after));
+            let range = profile.within(range);
             let walk = self.positions(range.end, |index| pcg_hash(seed ^ index));
-            with_window(walk, window, range, &mut |d| keep(after, d));
+            with_window(walk, window, &range, &mut |d| keep(after, d));
         }
     }
 }
@@ -257,6 +261,10 @@ fn with_window(
 
 fn gap_distribution(profile: &CumulativeProfile) -> Result<Vec<u64>> {
     let decay = unclipped(profile, "a renewal walk")?;
+    if profile.distances() > MAX_WALK {
+        let message = format!("a renewal walk takes up to {MAX_WALK} distances, got {}", profile.distances());
+        return Err(Error::too_large("profile", message));
+    }
     let p: Vec<f64> = decay.values().take(profile.distances() + 1).collect();
     for triple in p.windows(3) {
         ensure!(
@@ -341,10 +349,19 @@ impl Cut {
         (high, ((u128::from(offset) * u128::from(high)) >> 32) as u64)
     }
 
-    /// Whether a segment starts at this block.
-    pub(super) fn starts(&self, group: u32, key: Key, block: usize) -> bool {
+    /// The blocks where segments start: block 0, and those that are cut before.
+    pub(super) fn starts(&self, group: u32, key: Key, blocks: usize) -> impl Iterator<Item = usize> + use<> {
         let (length, offset) = self.draw(group, key);
-        length != UNCUT && (block as u64 + offset).is_multiple_of(length)
+        // The first is cut before, or inside of, the sequence; a step past a usize ends it.
+        let (first, step) = match length {
+            UNCUT => (usize::MAX, usize::MAX),
+            _ => {
+                let whole = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+                (whole(length - offset), whole(length))
+            }
+        };
+        let cuts = std::iter::successors(Some(first), move |start| start.checked_add(step));
+        (0..blocks.min(1)).chain(cuts.take_while(move |&start| start < blocks))
     }
 
     /// P(ℓ ≤ m) in 32.32.
@@ -366,14 +383,17 @@ impl RowSampler for Cut {
         let window = profile.profile().window_blocks();
         // How many blocks of the segment lie at or before this one, and after it.
         let (before, after) = match length {
-            UNCUT => (row.before.end, row.after.end),
+            UNCUT => (UNCUT, UNCUT),
             _ => {
-                let at = (row.query_block + offset as i64).rem_euclid(length as i64) as usize;
-                (at + 1, length as usize - at)
+                let at = (row.query_block.rem_euclid(length as i64) as u64 + offset) % length;
+                (at + 1, length - at)
             }
         };
-        with_window(0..before.min(row.before.end), window, &row.before, &mut |d| keep(false, d));
-        with_window(1..after.min(row.after.end), window, &row.after, &mut |d| keep(true, d));
+        for (end, range, is_after) in [(before, &row.before, false), (after, &row.after, true)] {
+            let range = profile.within(range);
+            let end = usize::try_from(end).map_or(range.end, |end| end.min(range.end));
+            with_window(usize::from(is_after)..end, window, &range, &mut |d| keep(is_after, d));
+        }
     }
 }
 
@@ -421,15 +441,16 @@ impl RowSampler for IndexSet {
         let set = || self.blocks(row.group, key, row.key_blocks).map(|block| block as i64);
         let inside = set().any(|block| block == row.query_block);
         let window = profile.profile().window_blocks();
-        let before = set().map(|block| row.query_block - block).filter(|&d| inside && d >= 0);
-        with_window(before.map(|d| d as usize), window, &row.before, &mut |d| keep(false, d));
+        let before = set().map(|block| row.query_block.saturating_sub(block));
+        let before = before.filter(|&d| inside && d >= 0).map(|d| d as usize);
+        with_window(before, window, &profile.within(&row.before), &mut |d| keep(false, d));
         let mut after: Vec<usize> = set()
-            .map(|block| block - row.query_block)
+            .map(|block| block.saturating_sub(row.query_block))
             .filter(|&d| inside && d > 0)
             .map(|d| d as usize)
             .collect();
         after.reverse();
-        with_window(after.into_iter(), window, &row.after, &mut |d| keep(true, d));
+        with_window(after.into_iter(), window, &profile.within(&row.after), &mut |d| keep(true, d));
     }
 }
 
@@ -459,6 +480,48 @@ mod tests {
         }
         let never = Cut { decay: Decay::Dense };
         assert_eq!(never.draw(0, Key::new(1)), (UNCUT, 0));
+    }
+
+    /// What a caller of [`RowSampler`] may make up: rows that no grid has.
+    #[test]
+    fn rows_that_no_grid_has() {
+        let samplers = [&Bernoulli as &dyn Sampler, &Systematic, &Renewal, &Segment, &RowColumn];
+        for (sampler, profile) in samplers.into_iter().flat_map(|s| {
+            [
+                Profile::harmonic(),
+                Profile::dense(),
+                Profile::harmonic().with_window_blocks(usize::MAX).unwrap(),
+            ]
+            .map(|profile| (s, profile))
+        }) {
+            let table = profile.cumulative(9);
+            let rows = sampler.prepare(&table).unwrap();
+            let huge = usize::MAX;
+            for query_block in [i64::MIN, -1, 0, 3, i64::MAX] {
+                for range in [0..huge, huge - 1..huge, huge..3, 0..0, 2..7] {
+                    let row = table.row(&range, &range, huge);
+                    let span = RowSpan {
+                        group: u32::MAX,
+                        query_block,
+                        before: range.clone(),
+                        after: range,
+                        key_blocks: huge,
+                    };
+                    let mut kept = 0;
+                    rows.sample_row(&row, &span, Key::new(u64::MAX), &mut |_, d| {
+                        assert!(d < 9, "{}", sampler.name());
+                        kept += 1;
+                    });
+                    assert!(kept <= 18);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn walks_have_a_bound() {
+        let error = Renewal.prepare(&Profile::harmonic().cumulative(MAX_WALK + 1)).unwrap_err();
+        assert!(error.is_too_large() && error.argument() == Some("profile"), "{error}");
     }
 
     #[test]

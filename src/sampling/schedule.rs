@@ -1,12 +1,15 @@
 //! The schedule: sorted key-block lists with weights.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
 use super::grid::BlockGrid;
 use super::profile::{CumulativeProfile, Profile};
 use super::sampler::{RowSampler, RowSpan, Sampler};
+use super::statistics::mean_blocks;
 use crate::error::{Error, Result, ensure};
+use crate::limits::MAX_ELEMENTS;
 use crate::random::Key;
 
 /// One kept block of a list.
@@ -37,10 +40,10 @@ pub struct Schedule {
 impl Schedule {
     /// Draws a schedule, with one profile for all lists.
     ///
-    /// Memory and time are proportional to the kept blocks.
+    /// Memory and time are proportional to the kept blocks, and to the longest block distance.
     ///
     /// # Errors
-    /// Invalid argument (`profile`) where the sampler can't have such marginals; too large if more than 2³² − 1 blocks are kept.
+    /// Invalid argument (`profile`) where the sampler can't have such marginals; too large (`grid`) if more than 2³² − 1 blocks are kept, at once where twice as many are expected.
     pub fn sample(grid: &BlockGrid, profile: &Profile, sampler: &dyn Sampler, key: Key) -> Result<Self> {
         Self::draw(grid, |_| profile, sampler, key)
     }
@@ -68,6 +71,7 @@ impl Schedule {
         sampler: &dyn Sampler,
         key: Key,
     ) -> Result<Self> {
+        check_expected(grid, &profile_of)?;
         let mut builder = Builder::new(grid);
         let mut far = Vec::new();
         let mut ready: Option<(CumulativeProfile, Box<dyn RowSampler>)> = None;
@@ -130,6 +134,9 @@ impl Schedule {
     /// # Errors
     /// Too large if the grid has more than 2³² − 1 pairs.
     pub fn dense(grid: &BlockGrid) -> Result<Self> {
+        if grid.dense_blocks() > MAX_ELEMENTS as u64 {
+            return Err(too_many_blocks());
+        }
         let mut builder = Builder::new(grid);
         for (_, query_block) in rows(grid) {
             for block in 0..grid.dense_row(query_block) {
@@ -254,29 +261,34 @@ impl Schedule {
         }
     }
 
-    /// The schedule of one list group as a `query_blocks × key_blocks` table.
-    pub fn to_dense(&self, group: usize) -> Vec<Vec<bool>> {
+    /// The schedule of one list group as a `query_blocks × key_blocks` table; nothing is kept in it if there is no such group.
+    ///
+    /// # Errors
+    /// Too large (`grid`) if the table would have more than 2³² − 1 cells, a byte each.
+    pub fn to_dense(&self, group: usize) -> Result<Vec<Vec<bool>>> {
+        let (rows, columns) = (self.grid.query_blocks(), self.grid.key_blocks());
+        if rows as u64 * columns as u64 > MAX_ELEMENTS as u64 {
+            return Err(Error::too_large("grid", format!("a table of {rows} × {columns} cells")));
+        }
         let table = |row| {
-            let mut kept = vec![false; self.grid.key_blocks()];
+            let mut kept = vec![false; columns];
             self.row(group, row).for_each(|entry| kept[entry.block] = true);
             kept
         };
-        (0..self.grid.query_blocks()).map(table).collect()
+        Ok((0..rows).map(table).collect())
     }
 
     /// The same pairs by key block: which query rows visit it (a backward pass walks these).
     pub fn transpose(&self) -> KeyBlockRows {
-        let (groups, key_blocks, query_blocks) =
-            (self.grid.groups(), self.grid.key_blocks(), self.grid.query_blocks());
-        let mut lists = vec![Vec::new(); groups * key_blocks];
-        for group in 0..groups {
-            for row in 0..query_blocks {
+        let mut columns = BTreeMap::<_, Vec<_>>::new();
+        for group in 0..self.grid.groups() {
+            for row in 0..self.grid.query_blocks() {
                 for Entry { block, ln_p } in self.row(group, row) {
-                    lists[group * key_blocks + block].push((row, ln_p));
+                    columns.entry((group, block)).or_default().push((row, ln_p));
                 }
             }
         }
-        KeyBlockRows { key_blocks, lists }
+        KeyBlockRows { columns }
     }
 
     /// Appends the words that a kernel reads: `rows + 1` offsets, then (block, bits of ln p) pairs.
@@ -308,14 +320,14 @@ impl Schedule {
 /// A [`Schedule`] by key block, from [`Schedule::transpose`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeyBlockRows {
-    key_blocks: usize,
-    lists: Vec<Vec<(usize, f32)>>,
+    /// By (list group, key block); those that no row visits are absent.
+    columns: BTreeMap<(usize, usize), Vec<(usize, f32)>>,
 }
 
 impl KeyBlockRows {
-    /// The (row, ln p) pairs that visit `key_block`, rows ascending.
+    /// The (row, ln p) pairs that visit `key_block`, rows ascending; empty where there is no such group or block.
     pub fn column(&self, group: usize, key_block: usize) -> &[(usize, f32)] {
-        self.lists.get(group * self.key_blocks + key_block).map_or(&[], Vec::as_slice)
+        self.columns.get(&(group, key_block)).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -361,26 +373,46 @@ pub(crate) fn candidates(
     (sinks, span)
 }
 
-struct Builder(Schedule);
+/// Refuses what certainly won't fit, before memory fills up with it.
+fn check_expected<'a>(grid: &BlockGrid, profile_of: &impl Fn(usize) -> &'a Profile) -> Result<()> {
+    if grid.dense_blocks() <= MAX_ELEMENTS as u64 {
+        return Ok(());
+    }
+    let mut last: Option<(&Profile, f64)> = None;
+    let mut expected = 0.0;
+    for profile in (0..grid.groups()).map(profile_of) {
+        let mean = last.filter(|(known, _)| *known == profile).map(|(_, mean)| mean);
+        let mean = mean.unwrap_or_else(|| mean_blocks(grid, profile));
+        expected += mean * grid.query_blocks() as f64;
+        last = Some((profile, mean));
+    }
+    if expected <= 2.0 * MAX_ELEMENTS as f64 { Ok(()) } else { Err(too_many_blocks()) }
+}
+
+fn too_many_blocks() -> Error {
+    Error::too_large("grid", "the schedule keeps more than 2³² − 1 blocks")
+}
+
+/// A schedule in the making, row by row.
+pub(super) struct Builder(Schedule);
 
 impl Builder {
-    fn new(grid: &BlockGrid) -> Self {
+    pub(super) fn new(grid: &BlockGrid) -> Self {
         Self(Schedule { grid: *grid, offsets: vec![0], blocks: Vec::new(), ln_p: Vec::new() })
     }
 
-    fn push(&mut self, block: usize, ln_p: f32) {
+    pub(super) fn push(&mut self, block: usize, ln_p: f32) {
         self.0.blocks.push(block as u32);
         self.0.ln_p.push(ln_p);
     }
 
-    fn end_row(&mut self) -> Result<()> {
-        let end = u32::try_from(self.0.blocks.len())
-            .map_err(|_| Error::too_large("grid", "the schedule keeps more than 2³² − 1 blocks"))?;
+    pub(super) fn end_row(&mut self) -> Result<()> {
+        let end = u32::try_from(self.0.blocks.len()).map_err(|_| too_many_blocks())?;
         self.0.offsets.push(end);
         Ok(())
     }
 
-    fn finish(mut self) -> Schedule {
+    pub(super) fn finish(mut self) -> Schedule {
         self.0.offsets.shrink_to_fit();
         self.0.blocks.shrink_to_fit();
         self.0.ln_p.shrink_to_fit();
@@ -405,17 +437,17 @@ impl fmt::Display for Schedule {
             100.0 * self.density()
         )?;
         let cell = rows.max(columns).div_ceil(CELLS).max(1);
-        let kept = self.to_dense(0);
         for top in (0..rows).step_by(cell) {
-            for left in (0..columns).step_by(cell) {
-                let (mut visited, mut allowed) = (0, 0);
-                for (row, kept) in kept.iter().enumerate().skip(top).take(cell) {
-                    let limit = grid.dense_row(grid.first_query_block() + row as i64);
-                    let cells = kept.get(left..(left + cell).min(limit)).unwrap_or(&[]);
-                    allowed += cells.len();
-                    visited += cells.iter().filter(|&&kept| kept).count();
+            let mut cells = vec![(0u64, 0u64); columns.div_ceil(cell)];
+            for row in (top..rows).take(cell) {
+                let limit = grid.dense_row(grid.first_query_block() + row as i64);
+                for (index, (_, allowed)) in cells.iter_mut().enumerate() {
+                    *allowed += limit.saturating_sub(index * cell).min(cell) as u64;
                 }
-                f.write_str(match (visited, allowed) {
+                self.row(0, row).for_each(|entry| cells[entry.block / cell].0 += 1);
+            }
+            for counts in cells {
+                f.write_str(match counts {
                     (_, 0) => " ",
                     (0, _) => "·",
                     (v, a) if v == a => "█",

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use super::grid::BlockGrid;
-use super::profile::{ONE, Profile};
+use super::profile::{CumulativeProfile, ONE, Profile};
 use super::schedule::{Schedule, candidates, query_blocks, rows, tabulate};
 use crate::error::{Result, ensure};
 
@@ -23,26 +23,45 @@ use crate::error::{Result, ensure};
 /// ```
 pub fn expected_blocks(grid: &BlockGrid, profile: &Profile) -> f64 {
     let table = tabulate(grid, profile);
-    let expected = |query_block| {
-        let (sinks, span) = candidates(grid, profile, 0, query_block);
-        let row = table.row(&span.before, &span.after, sinks);
-        sinks as f64 + (row.sum_of(&span.before) + row.sum_of(&span.after)) as f64 / ONE as f64
-    };
-    query_blocks(grid).map(expected).sum()
+    query_blocks(grid).map(|query_block| expected_row(&table, grid, profile, query_block)).sum()
 }
 
-/// The mean over rows of `Σ of(d, p(d))` over the candidates beside the sinks. Past 64 query blocks only so many evenly spaced ones count.
-pub(crate) fn mean_over_rows(grid: &BlockGrid, profile: &Profile, of: impl Fn(usize, f64) -> f64) -> f64 {
+/// The mean over rows of `Σ of(d, p(d))` over the candidates beside the sinks at distances below `end`. Past 64 query blocks only so many evenly spaced ones count.
+pub(crate) fn mean_over_rows(
+    grid: &BlockGrid,
+    profile: &Profile,
+    end: usize,
+    of: impl Fn(usize, f64) -> f64,
+) -> f64 {
     let table = tabulate(grid, profile);
-    let step = grid.query_blocks().div_ceil(64).max(1);
-    let count = grid.query_blocks().div_ceil(step).max(1);
+    let (rows, count) = spaced_rows(grid);
     let mean_of = |query_block| {
         let (sinks, span) = candidates(grid, profile, 0, query_block);
         let row = table.row(&span.before, &span.after, sinks);
-        let distances = span.before.chain(span.after);
+        let near = |range: std::ops::Range<usize>| range.start..range.end.min(end);
+        let distances = near(span.before).chain(near(span.after));
         distances.map(|d| of(d, row.probability(d) as f64 / ONE as f64)).sum::<f64>()
     };
-    query_blocks(grid).rev().step_by(step).map(mean_of).sum::<f64>() / count as f64
+    rows.map(mean_of).sum::<f64>() / count as f64
+}
+
+/// The mean blocks of a row, sinks included, over at most 64 evenly spaced ones.
+pub(super) fn mean_blocks(grid: &BlockGrid, profile: &Profile) -> f64 {
+    let table = tabulate(grid, profile);
+    let (rows, count) = spaced_rows(grid);
+    rows.map(|query_block| expected_row(&table, grid, profile, query_block)).sum::<f64>() / count as f64
+}
+
+/// At most 64 evenly spaced rows, and how many.
+fn spaced_rows(grid: &BlockGrid) -> (impl Iterator<Item = i64> + use<>, usize) {
+    let step = grid.query_blocks().div_ceil(64).max(1);
+    (query_blocks(grid).rev().step_by(step), grid.query_blocks().div_ceil(step).max(1))
+}
+
+fn expected_row(table: &CumulativeProfile, grid: &BlockGrid, profile: &Profile, query_block: i64) -> f64 {
+    let (sinks, span) = candidates(grid, profile, 0, query_block);
+    let row = table.row(&span.before, &span.after, sinks);
+    sinks as f64 + (row.sum_of(&span.before) + row.sum_of(&span.after)) as f64 / ONE as f64
 }
 
 /// In which order the rows of a schedule are handed to workgroups. Within a row, heads run fastest.
@@ -89,7 +108,7 @@ impl LoadBalance {
 }
 
 impl Schedule {
-    /// The number of blocks kept in the lists of one group: what [`expected_blocks`] expects.
+    /// The number of blocks kept in the lists of one group: what [`expected_blocks`] expects; 0 where there is no such group.
     pub fn list_blocks(&self, group: usize) -> u64 {
         (0..self.grid().query_blocks()).map(|row| self.row(group, row).len() as u64).sum()
     }
@@ -116,7 +135,7 @@ impl Schedule {
         }
     }
 
-    /// One workgroup for every query head and row, as long as the row's list, in this order, on these workers (at least one).
+    /// One workgroup for every query head and row, as long as the row's list, in this order, on these workers (at least one; any number, those without work cost nothing).
     pub fn load_balance(&self, workers: Workers, order: RowOrder) -> LoadBalance {
         let grid = self.grid();
         let lengths: Vec<u64> = self
@@ -128,7 +147,9 @@ impl Schedule {
         let (workers, makespan) = match workers {
             Workers::Dynamic(workers) => {
                 let workers = workers.max(1);
-                let mut free_at: BinaryHeap<Reverse<u64>> = vec![Reverse(0); workers].into();
+                // The others never get any work.
+                let busy = workers.min(lengths.len().max(1));
+                let mut free_at: BinaryHeap<Reverse<u64>> = vec![Reverse(0); busy].into();
                 for length in &lengths {
                     if let Some(mut next) = free_at.peek_mut() {
                         next.0 += length;
@@ -208,16 +229,27 @@ pub struct DistanceFrequency {
 impl DistanceFrequencies {
     /// Counts nothing yet. Pairs with the first `sink_blocks` key blocks are left out, since they are pinned at any distance.
     pub fn new(grid: &BlockGrid, sink_blocks: usize) -> Self {
-        let mut counts: Vec<Count> = Vec::new();
-        for (_, query_block) in rows(grid) {
-            for block in sink_blocks..grid.dense_row(query_block) {
-                let distance = (query_block - block as i64).unsigned_abs() as usize;
-                if distance >= counts.len() {
-                    counts.resize(distance + 1, Count::default());
-                }
-                counts[distance].candidates += 1;
-            }
+        // The distances of a row are two runs, at or before the diagonal and after it: where more of them begin than end, by distance.
+        let profile = Profile::dense().with_sink_blocks(sink_blocks);
+        let runs = || {
+            let of_row = |row| {
+                let (_, span) = candidates(grid, &profile, 0, row);
+                [span.before, span.after]
+            };
+            query_blocks(grid).flat_map(of_row).filter(|run| !run.is_empty())
+        };
+        let distances = runs().map(|run| run.end).max().unwrap_or(0);
+        let mut steps = vec![0i64; distances + 1];
+        for run in runs() {
+            steps[run.start] += 1;
+            steps[run.end] -= 1;
         }
+        let mut rows = 0;
+        let count = |step: &i64| {
+            rows += step;
+            Count { candidates: rows as u64 * grid.groups() as u64, ..Count::default() }
+        };
+        let counts = steps[..distances].iter().map(count).collect();
         Self { grid: *grid, sink_blocks, schedules: 0, counts }
     }
 
@@ -252,15 +284,16 @@ impl DistanceFrequencies {
     /// The frequencies of all distances that occur, with bounds that *all* hold with probability at least `1 − false_alarm`.
     ///
     /// With n schedules, whose own frequencies at a distance have the sample variance V, and `L = ln(4·distances/false_alarm)`, a bound is `√(2VL/n) + 7L/(3(n−1))` away: the empirical
-    /// Bernstein inequality of Maurer and Pontil (2009) with a Bonferroni correction. Below two schedules it is 0 and 1.
+    /// Bernstein inequality of Maurer and Pontil (2009) with a Bonferroni correction. Below two schedules, and unless `false_alarm` is positive, it is 0 and 1.
     pub fn rows(&self, false_alarm: f64) -> Vec<DistanceFrequency> {
         let n = self.schedules as f64;
         let occurring = self.counts.iter().filter(|count| count.candidates > 0).count();
-        let log = (4.0 * occurring as f64 / false_alarm).ln().max(0.0);
+        let sure = false_alarm > 0.0;
+        let log = if sure { (4.0 * occurring as f64 / false_alarm).ln().max(0.0) } else { 0.0 };
         let row = |(distance, count): (usize, &Count)| {
             let all = count.candidates as f64;
             let frequency = if n > 0.0 { count.kept as f64 / (all * n) } else { 0.0 };
-            let margin = if self.schedules < 2 {
+            let margin = if self.schedules < 2 || !sure {
                 1.0
             } else {
                 let spread = count.squares as f64 / (all * all) - n * frequency * frequency;
