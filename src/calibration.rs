@@ -31,7 +31,7 @@
 
 use crate::attention::{Attention, Tables};
 use crate::error::{Error, Result, ensure};
-use crate::limits::MAX_ROUNDS;
+use crate::limits::{MAX_ROUNDS, at_most};
 use crate::random::Key;
 use crate::reference::{self, DistanceMass};
 use crate::sampling::{
@@ -72,9 +72,7 @@ impl Options {
     /// Invalid argument if there are none; too large past [`MAX_ROUNDS`].
     pub fn with_seeds(self, seeds: u32) -> Result<Self> {
         ensure!(seeds > 0, "seeds", "expected at least 1, got 0");
-        if seeds as usize > MAX_ROUNDS {
-            return Err(Error::too_large("seeds", format!("expected at most {MAX_ROUNDS}, got {seeds}")));
-        }
+        at_most("seeds", seeds as usize, MAX_ROUNDS)?;
         Ok(Self { seeds, ..self })
     }
 

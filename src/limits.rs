@@ -19,6 +19,8 @@
 //!
 //! Workers of [`Schedule::load_balance`](crate::Schedule::load_balance) need no bound: those without work cost nothing.
 
+use crate::error::{Error, Result};
+
 /// Elements of a tensor, the gaps of its layout included: kernels index them by u32.
 ///
 /// An empty tensor counts as if each of its empty dimensions were 1, so that a length of 0 doesn't let other dimensions past this.
@@ -54,6 +56,14 @@ pub const MAX_WALK: usize = 1 << 17;
 /// Rounds of one problem: of [partition rounds](crate::sampling::partition_rounds), seeds of a [calibration](crate::calibration::Options::with_seeds), calls of a
 /// [measurement](crate::Plan::timings).
 pub const MAX_ROUNDS: usize = 1 << 16;
+
+/// Refuses a count that is past its bound.
+pub(crate) fn at_most(argument: &'static str, count: usize, most: usize) -> Result<()> {
+    if count <= most {
+        return Ok(());
+    }
+    Err(Error::too_large(argument, format!("expected at most {most}, got {count}")))
+}
 
 #[cfg(test)]
 mod tests {

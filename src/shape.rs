@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result, ensure};
 pub(crate) use crate::limits::MAX_LEN;
-use crate::limits::{MAX_BATCH, MAX_ELEMENTS, MAX_HEAD_DIM, MAX_HEADS};
+use crate::limits::{MAX_BATCH, MAX_ELEMENTS, MAX_HEAD_DIM, MAX_HEADS, at_most};
 
 /// The sizes of one attention problem, validated once.
 ///
@@ -99,11 +99,8 @@ impl Shape {
             "value_dim",
             "expected a multiple of 4 from 4 to {MAX_HEAD_DIM}, got {value_dim}"
         );
-        for (argument, count, most) in [("batch", batch, MAX_BATCH), ("heads", heads, MAX_HEADS)] {
-            if count > most {
-                return Err(Error::too_large(argument, format!("expected at most {most}, got {count}")));
-            }
-        }
+        at_most("batch", batch, MAX_BATCH)?;
+        at_most("heads", heads, MAX_HEADS)?;
         let sized = |argument, len: usize, heads: usize, dim: usize| {
             // Without tokens too the other dimensions' product is computed with.
             let elements = [batch, heads, len.max(1), dim].into_iter().try_fold(1usize, usize::checked_mul);

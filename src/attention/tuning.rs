@@ -173,6 +173,7 @@ impl Attention {
     ) -> Result<TuningProfile> {
         ensure!(!shapes.is_empty(), "shapes", "expected at least one, got none");
         ensure!(rounds >= 1, "rounds", "expected at least 1, got 0");
+        crate::limits::at_most("rounds", rounds, crate::limits::MAX_ROUNDS)?;
         ensure!(self.kernel().is_none(), "kernel", "expected none, got {:?}", self.kernel());
         let capabilities = context.capabilities();
         let mut profile = TuningProfile {

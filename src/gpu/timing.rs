@@ -5,8 +5,6 @@ use std::time::Duration;
 use super::context::Context;
 use super::identity::DeviceId;
 use crate::error::{Error, Result};
-#[cfg(not(target_arch = "wasm32"))]
-use crate::limits::MAX_ROUNDS;
 
 /// Two GPU timestamps around one call.
 ///
@@ -108,9 +106,7 @@ impl Timings {
         rounds: usize,
         mut submit: impl FnMut(Option<wgpu::ComputePassTimestampWrites<'_>>) -> Result<()>,
     ) -> Result<Self> {
-        if rounds > MAX_ROUNDS {
-            return Err(Error::too_large("rounds", format!("expected at most {MAX_ROUNDS}, got {rounds}")));
-        }
+        crate::limits::at_most("rounds", rounds, crate::limits::MAX_ROUNDS)?;
         let timer = match context.capabilities().timestamps {
             true => Some(GpuTimer::new(context)?),
             false => None,

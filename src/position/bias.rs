@@ -1,7 +1,7 @@
 //! Biases that grow with the lag.
 
-use crate::error::{Error, Result, ensure};
-use crate::limits::{MAX_HEADS, MAX_LEN};
+use crate::error::{Result, ensure};
+use crate::limits::{MAX_HEADS, MAX_LEN, at_most};
 
 /// What a bias grows with: `φ(Δ)` of the lag Δ in tokens. `φ(0) = 0`, and it never falls.
 ///
@@ -46,9 +46,7 @@ impl Distance {
     /// # Errors
     /// Too large (`len`) past [`MAX_LEN`]: no lag is longer.
     pub fn table(self, len: usize) -> Result<Vec<f32>> {
-        if len > MAX_LEN {
-            return Err(Error::too_large("len", format!("expected at most {MAX_LEN} lags, got {len}")));
-        }
+        at_most("len", len, MAX_LEN)?;
         Ok((0..len as u64).map(|lag| self.at(lag) as f32).collect())
     }
 
@@ -101,7 +99,7 @@ impl Slopes {
     /// # Errors
     /// Invalid argument (`slopes`) if they are given for another number of heads; too large (`heads`) past [`MAX_HEADS`].
     pub fn values(&self, heads: usize) -> Result<Vec<f64>> {
-        check_heads(heads)?;
+        at_most("heads", heads, MAX_HEADS)?;
         Ok(match self {
             Slopes::Alibi => {
                 let power = if heads > 0 { 1 << heads.ilog2() } else { 1 };
@@ -118,13 +116,6 @@ impl Slopes {
             }
         })
     }
-}
-
-pub(super) fn check_heads(heads: usize) -> Result<()> {
-    if heads <= MAX_HEADS {
-        return Ok(());
-    }
-    Err(Error::too_large("heads", format!("expected at most {MAX_HEADS}, got {heads}")))
 }
 
 /// With lags below 2³⁰ every product of weight, slope and distance is then finite in f32.

@@ -14,6 +14,7 @@ pub use bias::{Bias, Distance, Slopes, harmonic_number};
 pub use rope::{Pairing, Rope, RopeTable, Scaling};
 
 use crate::error::{Result, ensure};
+use crate::limits::{MAX_HEADS, at_most};
 
 /// How scores depend on positions: a rotation, a bias, both, or neither.
 ///
@@ -149,7 +150,7 @@ impl Positions {
     /// # Errors
     /// As [`Slopes::values`].
     pub fn slopes(&self, heads: usize) -> Result<Vec<f64>> {
-        bias::check_heads(heads)?;
+        at_most("heads", heads, MAX_HEADS)?;
         self.bias.as_ref().map_or_else(|| Ok(vec![0.0; heads]), |bias| bias.slopes(heads))
     }
 

@@ -3,7 +3,7 @@
 use std::f64::consts::TAU;
 
 use crate::error::{Error, Result, ensure};
-use crate::limits::{MAX_ROPE_ENTRIES, MAX_ROTARY_DIM};
+use crate::limits::{MAX_ROPE_ENTRIES, MAX_ROTARY_DIM, at_most};
 
 /// Which channels a rotation turns together. Checkpoints differ: the wrong choice gives fluent nonsense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -196,10 +196,7 @@ impl Rope {
             "head_dim",
             "expected a positive even number, got {head_dim}"
         );
-        if head_dim > MAX_ROTARY_DIM {
-            let message = format!("expected at most {MAX_ROTARY_DIM} channels, got {head_dim}");
-            return Err(Error::too_large("head_dim", message));
-        }
+        at_most("head_dim", head_dim, MAX_ROTARY_DIM)?;
         ensure!(base.is_finite() && base > 0.0, "base", "expected a finite positive number, got {base}");
         let (scaling, frequencies) = (Scaling::None, Vec::new());
         Self { head_dim, rotary_dim: head_dim, base, pairing, scaling, frequencies, temperature: 1.0 }

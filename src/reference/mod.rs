@@ -251,8 +251,9 @@ impl BlockMass {
             (grid.query_blocks(), grid.key_blocks(), grid.block_size() as i64);
         let queries = grid.kv_len() as i64 - grid.q_len() as i64..grid.kv_len() as i64;
         let mut masses = Vec::new();
-        for sequence_head in (0..self.batch).map(|batch| batch * grid.heads() + head) {
-            for row in (0..query_blocks).filter(|_| head < grid.heads()) {
+        for sequence_head in (0..self.batch).filter(|_| head < grid.heads()).map(|b| b * grid.heads() + head)
+        {
+            for row in 0..query_blocks {
                 let query_block = grid.first_query_block() + row as i64;
                 let rows =
                     ((query_block + 1) * block).min(queries.end) - (query_block * block).max(queries.start);

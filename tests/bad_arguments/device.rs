@@ -1,0 +1,343 @@
+//! Tensors, plans, rotations, GPU samplers and the cache on a device.
+
+use std::sync::OnceLock;
+
+use prflash::cache::{HostCache, Ladder, Staircase, StoredKeys};
+use prflash::limits::MAX_ELEMENTS;
+use prflash::{
+    Attention, BlockGrid, Bound, Call, Chunk, Context, ContextOptions, DType, Error, Key, KvCache, Layout,
+    Operands, Pairing, PositionIds, Positions, Profile, Queries, Result, Rope, Rows, Sequence, Shape,
+    Systematic, Tables, Tensor, TensorView, wgpu,
+};
+
+use super::caches::{flat, spoilt, tokens};
+use super::common::gpu;
+use super::runner::{Case, tell};
+use super::sampling::profile;
+use super::sizes::small_grid;
+
+const AREAS: [fn(&mut Case, &Context); 8] =
+    [contexts, tensors, tensors, plans, plans, rotations, cache, cache];
+
+pub fn case(case: &mut Case) {
+    static DEVICE: OnceLock<Option<Context>> = OnceLock::new();
+    let Some(context) = DEVICE.get_or_init(|| gpu("bad arguments on the device")) else { return };
+    let area = case.numbers.below(AREAS.len());
+    AREAS[area](case, context);
+    tell!(case, "wait for the device");
+    context.wait().unwrap();
+    context.check_alive().unwrap();
+}
+
+/// What was asked for, if it wasn't refused: by prflash, not by the API.
+fn accepted<T>(result: Result<T>) -> Option<T> {
+    let refused = |error: &Error| {
+        let typed = error.is_invalid_argument() || error.is_too_large() || error.is_corrupt();
+        typed || error.is_unknown_version() || error.is_unsupported() || error.is_out_of_memory()
+    };
+    match result {
+        Ok(value) => Some(value),
+        Err(error) if refused(&error) => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Records and submits what isn't refused.
+fn submit<T>(context: &Context, work: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<T>) -> Option<T> {
+    let mut encoder = context.device().create_command_encoder(&Default::default());
+    let result = accepted(work(&mut encoder));
+    context.queue().submit([encoder.finish()]);
+    result
+}
+
+fn contexts(case: &mut Case, context: &Context) {
+    let n = &mut case.numbers;
+    let (flops, count) = (n.u64(), n.below(40));
+    let bytes: Vec<u8> = (0..count).map(|_| n.bits() as u8).collect();
+    tell!(case, "a context of at most {flops} operations, pipelines of {bytes:?}");
+    let options =
+        ContextOptions::new().max_dispatch_flops(flops).pipeline_cache(bytes).adapter_name("no such");
+    let other = Context::from_wgpu_with(context.device().clone(), context.queue().clone(), &options);
+    if let Some(other) = accepted(other) {
+        plans(case, &other);
+    }
+}
+
+/// Layouts whose tensors are small, or larger than any buffer.
+fn layout(case: &mut Case, context: &Context) -> Option<Layout> {
+    let n = &mut case.numbers;
+    let [a, b, c] = [(); 3].map(|()| n.size());
+    let (d, strides) = (n.dim(), [(); 3].map(|()| n.size() & !3));
+    tell!(case, "Layout: {a}, {b}, {c}, {d}; strides {strides:?}");
+    let layout = match case.numbers.below(3) {
+        0 => Layout::heads_first(a, b, c, d),
+        1 => Layout::tokens_first(a, b, c, d),
+        _ => Layout::with_strides([a, b, c, d], 0, strides),
+    };
+    let layout = accepted(layout)?;
+    let large = context.capabilities().max_buffer_bytes / 2;
+    // Copies of it share no memory either.
+    let small = layout.extent() < 1 << 18 && layout.elements() < 1 << 18;
+    (small || layout.extent() as u64 > large).then_some(layout)
+}
+
+fn tensors(case: &mut Case, context: &Context) {
+    let Some(layout) = layout(case, context) else { return };
+    let dtype = case.numbers.pick(&DType::ALL);
+    let bytes = layout.extent() as u64 * dtype.size() as u64;
+    tell!(case, "zeros of {layout:?}, {dtype}");
+    let Some(zeros) = accepted(Tensor::zeros(context, dtype, layout)) else {
+        assert!(bytes > 1 << 20);
+        // Few numbers, far apart.
+        if layout.elements() < 1 << 20 {
+            tell!(case, "upload");
+            let values = vec![1.0; layout.elements()];
+            assert!(accepted(Tensor::upload(context, dtype, layout, &values)).is_none());
+        }
+        return;
+    };
+    if bytes > 1 << 20 {
+        return;
+    }
+    let count = case.numbers.mild(layout.elements()).min(1 << 20);
+    tell!(case, "upload of {count}");
+    let values = case.numbers.values(count);
+    let tensor = accepted(Tensor::upload(context, dtype, layout, &values));
+    assert_eq!(tensor.is_some(), count == layout.elements());
+    for tensor in tensor.iter().chain([&zeros]) {
+        tell!(case, "read");
+        assert_eq!(tensor.read_blocking(context).unwrap().len(), layout.elements());
+    }
+    if let Some(other) = self::layout(case, context) {
+        tell!(case, "a view of it as {other:?}");
+        let view = accepted(TensorView::new(zeros.view().buffer(), dtype, other));
+        assert!(view.is_none() || other.extent() as u64 * dtype.size() as u64 <= bytes.next_multiple_of(4));
+    }
+}
+
+/// Zeros `[batch, heads, len, 8]`.
+fn rows(context: &Context, batch: usize, heads: usize, len: usize) -> Tensor {
+    let layout = Layout::heads_first(batch, heads, len, 8).unwrap();
+    Tensor::zeros(context, DType::F32, layout).unwrap()
+}
+
+/// Few kinds of plans, since each is a kernel to compile.
+fn plans(case: &mut Case, context: &Context) {
+    let n = &mut case.numbers;
+    let (heads, batch, q_len, kv_len) = (1 + n.below(3), 1 + n.below(2), n.pick(&[1, 20, 70]), n.below(90));
+    let (windowed, causal, turned) = (n.size(), n.bool(), n.once_in(3));
+    let mut attention = if causal { Attention::causal() } else { Attention::full() };
+    tell!(
+        case,
+        "{heads} heads, {batch} × {q_len} queries on {kv_len} keys; causal {causal}, window {windowed}"
+    );
+    attention = accepted(attention.clone().with_window(windowed)).unwrap_or(attention);
+    if turned {
+        let rope = Rope::new(8, 1e4, Pairing::Half).unwrap();
+        attention = attention.with_positions(Positions::from(rope));
+    }
+    let shape = Shape::new(heads, 1, q_len, 8)
+        .and_then(|shape| shape.with_kv_len(kv_len)?.with_batch(batch))
+        .unwrap();
+    let Some(plan) = accepted(attention.plan(context, &shape)) else { return };
+    let (q, k, v) = (
+        rows(context, batch, heads, q_len),
+        rows(context, batch, 1, kv_len),
+        rows(context, batch, 1, kv_len),
+    );
+    let output = rows(context, batch, heads, q_len);
+    let operands = Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
+    let bound: Bound = plan.bind(&operands).unwrap();
+    let grid = small_grid(case);
+    let n = &mut case.numbers;
+    let ids: Vec<u32> = (0..q_len).map(|_| n.u32() >> 2).collect();
+    tell!(case, "tables of a schedule of another grid, and ids {ids:?}");
+    let schedule = prflash::Schedule::dense(&grid).unwrap();
+    let ids = PositionIds::new(&ids, &vec![0; kv_len]).unwrap();
+    let tables = [
+        accepted(plan.upload_tables(&Tables::from(&schedule))),
+        accepted(plan.upload_tables(&Tables::from(&ids))),
+        None,
+    ];
+    for _ in 0..6 {
+        let n = &mut case.numbers;
+        let count = n.below(4);
+        let sequences: Vec<Sequence> = (0..count)
+            .map(|_| {
+                let [batch, start, first] = [(); 3].map(|()| n.mild(2));
+                let sequence = Sequence::new(batch, n.mild(q_len), n.mild(kv_len)).starting_at(start, first);
+                if n.once_in(3) { sequence.at_positions(n.i64(), n.i64()) } else { sequence }
+            })
+            .collect();
+        let (a, b, equal) = (n.mild(q_len), n.mild(kv_len), n.bool());
+        let table = n.pick(&[0, 1, 2, 2, 2]);
+        tell!(case, "encode {a} × {b} ({equal}), or {sequences:?}; tables {table}");
+        let call = if equal { Call::lengths(a, b) } else { Call::sequences(&sequences) };
+        let call = tables[table].iter().fold(call, Call::with_tables);
+        submit(context, |encoder| plan.encode(encoder, &bound, &call));
+        let rounds = case.numbers.size();
+        if !(3..=1 << 16).contains(&rounds) {
+            tell!(case, "timings of {rounds} rounds");
+            let timings = accepted(plan.timings(&bound, &call, rounds));
+            assert!(timings.is_none_or(|timings| timings.wall.len() == rounds));
+        }
+    }
+    samplers(case, context, &plan, &shape);
+}
+
+fn samplers(case: &mut Case, context: &Context, plan: &prflash::Plan, shape: &Shape) {
+    let Some(profile) = profile(case) else { return };
+    let n = &mut case.numbers;
+    let (capacity, key) = (n.size(), Key::new(n.bits()));
+    let grid = match plan.attention().is_causal() {
+        true => BlockGrid::causal(shape),
+        false => BlockGrid::full(shape),
+    };
+    let block = n.mild(20);
+    let Some(grid) = accepted(grid.with_block_size(block)) else { return };
+    // What fits is allocated.
+    let capacity = if capacity > 1 << 20 && capacity <= MAX_ELEMENTS { 1 << 20 } else { capacity };
+    tell!(case, "gpu_sampler of {profile}, blocks of {block}, capacity {capacity}");
+    let sampler = plan.gpu_sampler_with_capacity(&grid, &profile, &Systematic, capacity);
+    let Some(mut sampler) = accepted(sampler) else { return };
+    let other = small_grid(case);
+    for sequences in [vec![], vec![(grid, key)], vec![(other, key)], vec![(grid, key); 9]] {
+        tell!(case, "draw {sequences:?}");
+        submit(context, |encoder| sampler.encode(encoder, &sequences).map(drop));
+        accepted(sampler.check_blocking());
+    }
+}
+
+fn rotations(case: &mut Case, context: &Context) {
+    let n = &mut case.numbers;
+    let (batch, len, most) = (1 + n.below(2), 1 + n.below(40), n.mild(1 << 12));
+    // A table of positions, which may be long.
+    let most = if (1 << 22..=1 << 30).contains(&most) { 1 << 22 } else { most };
+    tell!(case, "rotation of {batch} × {len} rows, {most} positions");
+    let rope = Rope::new(8, 1e4, Pairing::Half).unwrap();
+    let Some(plan) = accepted(rope.plan_rotation(context, DType::F32, most)) else { return };
+    let tensor = rows(context, batch, 2, len);
+    let bound = plan.bind(tensor.view()).unwrap();
+    for _ in 0..6 {
+        let n = &mut case.numbers;
+        let ids: Vec<u32> = (0..n.below(5)).map(|_| n.u32()).collect();
+        let mut row = || {
+            let rows = Rows::new(n.mild(batch), n.mild(len)).starting_at(n.mild(len));
+            match n.below(4) {
+                0 => rows,
+                1 => rows.at_position(n.i64()),
+                2 => rows.all_at(n.i64()),
+                _ => rows.at_ids(&ids),
+            }
+        };
+        let rows = [row(), row()];
+        let rows = &rows[..1 + case.numbers.below(2)];
+        tell!(case, "turn {rows:?}");
+        submit(context, |encoder| plan.encode(encoder, &bound, rows));
+        submit(context, |encoder| plan.encode_inverse(encoder, &bound, rows));
+    }
+}
+
+/// Any operations on the cache, against the one in host memory: the same are refused, and the words are the same.
+fn cache(case: &mut Case, context: &Context) {
+    const LEN: usize = 400;
+    let n = &mut case.numbers;
+    let ladder = |steps: &[(u32, usize)], last| Ladder::new(steps, last).unwrap();
+    let drops = n.once_in(3);
+    let (k, v) = match drops {
+        true => (ladder(&[(8, 1)], 0), ladder(&[(8, 1)], 0)),
+        false => (ladder(&[(8, 1)], 4), ladder(&[(8, 1), (4, 1)], 2)),
+    };
+    let (residual, sinks) = (1 + n.below(70), n.below(40));
+    tell!(case, "cache: drops {drops}, residual {residual}, {sinks} sinks");
+    let staircase = Staircase::new(k, v).and_then(|s| s.with_segment(32)?.with_residual(residual)).unwrap();
+    let staircase = staircase.with_sinks(sinks);
+    let (heads, dim) = (2, 8);
+    let shape = Shape::new(heads, heads, LEN, dim).unwrap();
+    let keys = StoredKeys::AfterRotation;
+    let mut cache = KvCache::new(context, staircase.clone(), &shape, keys).unwrap();
+    let mut host = HostCache::new(staircase, &shape, keys).unwrap();
+    let rows = tokens(case, 96, heads, [dim; 2]);
+    let upload = |side| {
+        let layout = Layout::heads_first(1, heads, 96, dim).unwrap();
+        Tensor::upload(context, DType::F32, layout, &flat(&rows, heads, side)).unwrap()
+    };
+    let input = cache.input(upload(0).view(), upload(1).view()).unwrap();
+    let attention = Attention::causal();
+    let plan = attention.plan_cached(&cache, &shape.with_q_len(3).unwrap()).unwrap();
+    let (q, output) = (self::rows(context, 1, heads, 3), self::rows(context, 1, heads, 3));
+    let bound = plan.bind(q.view(), output.view(), None).unwrap();
+    for _ in 0..4 + case.numbers.below(20) {
+        let n = &mut case.numbers;
+        let all = host.sequences().count();
+        let sequence = if n.once_in(10) { n.size() } else { n.below(all + 1) };
+        let len = host.len(sequence).unwrap_or(0);
+        let (kind, at) = (n.below(9), n.size());
+        match kind {
+            0 => {
+                tell!(case, "add");
+                assert_eq!(cache.add(), host.add());
+            }
+            1..=3 => {
+                let (batch, count, row) = (n.mild(0), n.mild(96), n.mild(20));
+                let chunks = vec![
+                    Chunk::new(sequence, batch, count).starting_at(row);
+                    if n.once_in(9) { 2 } else { 1 }
+                ];
+                tell!(case, "append {chunks:?}");
+                let appended = submit(context, |encoder| cache.append(encoder, &input, &chunks)).is_some();
+                let inside = batch == 0 && row.checked_add(count).is_some_and(|end| end <= 96);
+                let fits = (inside || count == 0) && len.saturating_add(count) <= LEN && chunks.len() == 1;
+                assert_eq!(appended, fits && host.len(sequence).is_ok());
+                if appended && count > 0 {
+                    let [k, v] = [0, 1].map(|side| flat(&rows[row..row + count], heads, side));
+                    host.append(sequence, &k, &v).unwrap();
+                }
+            }
+            4 => {
+                let to = if n.bool() { len.saturating_sub(at % 100) } else { at };
+                tell!(case, "truncate {sequence} of {len} to {to}");
+                let same = accepted(host.truncate(sequence, to)).is_some();
+                assert_eq!(accepted(cache.truncate(sequence, to)).is_some(), same);
+            }
+            5 => {
+                tell!(case, "reserve {at} tokens of {sequence}");
+                let there = host.len(sequence).is_ok();
+                let reserved = submit(context, |encoder| cache.reserve(encoder, sequence, at)).is_some();
+                assert_eq!(reserved, there && at <= LEN);
+            }
+            6 if n.bool() => {
+                tell!(case, "remove {sequence}");
+                let same = accepted(host.remove(sequence)).is_some();
+                assert_eq!(accepted(cache.remove(sequence)).is_some(), same);
+            }
+            7 => {
+                tell!(case, "save {sequence}");
+                let saved = accepted(host.save(sequence));
+                assert!(accepted(cache.save_blocking(sequence)) == saved);
+                let Some(saved) = saved else { continue };
+                tell!(case, "restore it");
+                let restored = submit(context, |encoder| cache.restore(encoder, &saved)).unwrap();
+                assert_eq!(restored, host.restore(&saved).unwrap());
+                let bytes = spoilt(case, saved);
+                tell!(case, "restore {bytes:?}");
+                // Both take it, or neither; then it goes on as the others do.
+                if let Some(restored) = submit(context, |encoder| cache.restore(encoder, &bytes)) {
+                    assert_eq!(restored, host.restore(&bytes).unwrap());
+                }
+            }
+            _ => {
+                let queries = Queries::new(sequence, n.mild(0), n.mild(3)).starting_at(n.mild(2));
+                let queries = if n.once_in(3) { queries.at_positions(n.i64(), n.i64()) } else { queries };
+                tell!(case, "attend {queries:?}");
+                submit(context, |encoder| plan.encode(encoder, &cache, &bound, &[queries], None));
+            }
+        }
+    }
+    tell!(case, "compare all");
+    assert!(cache.sequences().eq(host.sequences()));
+    assert_eq!(cache.live_bytes(), host.live_bytes());
+    for sequence in host.sequences() {
+        assert!(cache.save_blocking(sequence).unwrap() == host.save(sequence).unwrap());
+    }
+}
