@@ -166,7 +166,9 @@ impl Sizes<'_> {
 
     /// Words up to the last that a sequence holds, the stamp included.
     pub(super) fn live_words(&self, held: &Held) -> [usize; 2] {
-        self.words(self.least(held))
+        let [keys, values] = self.live_region_words(held);
+        // The stamp counts without tokens, too: changes may come that rely on it.
+        if held.capacity > 0 { [STAMP_WORDS + keys, values] } else { [0; 2] }
     }
 
     /// The least capacity for what is held. A truncated sequence may have blocks that its length alone doesn't need.
@@ -272,7 +274,8 @@ pub(super) fn repacked(
         let least = sizes.least(held).max(needed);
         let soon = held.capacity > 0 && 4 * least >= 3 * held.capacity && held.capacity < sizes.max_len;
         held.capacity = match room {
-            Room::Least => least,
+            // A stamp needs its place.
+            Room::Least => least.max(usize::from(held.account.state.stamp != 0)),
             _ if least > held.capacity || soon => sizes.doubled(held, least),
             _ => held.capacity,
         };

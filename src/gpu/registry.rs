@@ -427,7 +427,7 @@ impl Program for Draw {
     }
 }
 
-/// What moves tokens of a staircase cache to where they are to lie. All have the same bindings, so that they share their bind groups.
+/// What moves tokens of a staircase cache to where they are to lie. All have the same bindings (the last without those of input), so that they share their bind groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CacheMove {
     /// `shaders/append.wgsl`, for input of this type.
@@ -542,11 +542,15 @@ impl Program for CacheMove {
     }
 
     fn groups(&self) -> Vec<Vec<Binds>> {
-        vec![
+        let mut groups = vec![
             vec![Binds::CallParams(size_of::<MoveParams>()), Binds::CallTable(size_of::<Move>())],
             vec![Binds::Write, Binds::Write, Binds::Uniform(size_of::<CacheLayout>()), Binds::Write],
-            vec![Binds::Read, Binds::Read],
-        ]
+        ];
+        // Also where a kernel reads no input, so that it shares a pass with those that do; but stamps are written without any, too.
+        if *self != CacheMove::Commit {
+            groups.push(vec![Binds::Read, Binds::Read]);
+        }
+        groups
     }
 }
 

@@ -231,7 +231,7 @@ pub fn tables(case: &mut Case) {
     let schedule = Schedule::dense(&grid).unwrap();
     let mut tables = Tables::new().with_row_order(RowOrder::Paired);
     for _ in 0..copies {
-        tables = tables.with_schedule(&schedule).with_documents(&documents);
+        tables = tables.with_schedule(&schedule).unwrap().with_documents(&documents);
         tables = ids.iter().fold(tables, |tables, ids| tables.with_position_ids(ids));
     }
     assert_eq!(tables.schedule(sequence).is_some(), copies == 1 || sequence < copies);

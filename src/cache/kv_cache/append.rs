@@ -96,7 +96,9 @@ impl KvCache {
         // Nothing can fail any more.
         let arena = book.adopt(encoder, grown);
         for &(sequence, len) in &needs {
-            let segments = this.staircase().segments_after(len);
+            // Not fewer than before, though it may have been truncated.
+            let before = book.get(sequence).map_or(0, Held::segments);
+            let segments = before.max(this.staircase().segments_after(len));
             book.change(&mut draft, sequence, len, segments);
         }
         let token = book.enter(draft);

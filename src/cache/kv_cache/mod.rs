@@ -274,10 +274,10 @@ impl KvCache {
     pub fn truncate(&mut self, sequence: usize, len: usize) -> Result<()> {
         check_truncation(&self.standing(sequence)?.residual(), len)?;
         let mut book = self.book();
-        if let Some(Some(held)) = book.sequences.get_mut(sequence) {
-            held.account.state.len = len;
+        let Book { sequences, ledger, .. } = &mut *book;
+        if let Some(Some(held)) = sequences.get_mut(sequence) {
+            ledger.truncate(sequence, &mut held.account, len);
         }
-        book.ledger.truncate(sequence, len);
         Ok(())
     }
 
@@ -395,7 +395,30 @@ impl KvCache {
     fn book(&self) -> MutexGuard<'_, Book> {
         let mut book = lock(&self.book);
         book.settle();
+        #[cfg(not(target_arch = "wasm32"))]
+        for sequence in book.ledger.suspects() {
+            // Where the device is lost, nothing is found out and nothing matters any more.
+            if let Ok(stamp) = self.stamp(&book, sequence) {
+                let Book { sequences, ledger, .. } = &mut *book;
+                if let Some(Some(held)) = sequences.get_mut(sequence) {
+                    ledger.resolve(sequence, &mut held.account, stamp);
+                }
+            }
+        }
         book
+    }
+
+    /// A sequence's stamp on the GPU, once all that was submitted is done. Threads may tell of two submissions in another order than that in which they ran, and then this does.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn stamp(&self, book: &Book, sequence: usize) -> Result<u32> {
+        let at = 4 * book.get(sequence)?.bases[0] as u64;
+        if !book.migrations.is_empty() {
+            let mut encoder = self.context.device().create_command_encoder(&Default::default());
+            book.migrations.iter().for_each(|migration| migration.record(&mut encoder));
+            self.context.submit([encoder.finish()])?;
+        }
+        let bytes = pollster::block_on(self.context.read_buffer(&self.arena.buffers[0], at, 4))?;
+        Ok(bytemuck::pod_read_unaligned(&bytes))
     }
 
     fn sizes(&self) -> Sizes<'_> {

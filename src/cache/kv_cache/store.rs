@@ -24,7 +24,8 @@ impl KvCache {
         let mut regions = Vec::new();
         if all > 0 {
             let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-            let copy = self.context.create_buffer("prflash saved sequence", all, usage)?;
+            // And its stamp behind.
+            let copy = self.context.create_buffer("prflash saved sequence", all + 4, usage)?;
             let reading = self.reading(std::iter::once(sequence));
             let commands = self.context.capture(|| {
                 let mut encoder = self.context.device().create_command_encoder(&Default::default());
@@ -33,14 +34,21 @@ impl KvCache {
                     let bytes = 4 * words[index % 2] as u64;
                     encoder.copy_buffer_to_buffer(&self.arena.buffers[side], from, &copy, to, bytes);
                 }
+                let stamp = 4 * held.bases[0] as u64;
+                encoder.copy_buffer_to_buffer(&self.arena.buffers[0], stamp, &copy, all, 4);
                 record(&mut encoder, Vec::new(), reading.token);
                 encoder.finish()
             })?;
             self.context.submit([commands])?;
-            let bytes = self.context.read_buffer(&copy, 0, all).await?;
+            let bytes = self.context.read_buffer(&copy, 0, all + 4).await?;
             regions = bytemuck::pod_collect_to_vec::<u8, u32>(&bytes);
             // What was read is of use only if the sequence was as it was taken to be.
             self.check_order()?;
+            if regions.pop() != Some(held.account.state.stamp) {
+                return Err(Error::out_of_order(format!(
+                    "sequence {sequence} was copied in another state: submit what was recorded for it first"
+                )));
+            }
         }
         let mut rest = &regions[..];
         for index in 0..2 * self.kv_heads() {
@@ -131,7 +139,6 @@ impl KvCache {
         };
 
         let added = book.add();
-        grown.sequences.truncate(book.sequences.len());
         if let (Some(to), Some(Some(new))) = (&mut grown.sequences[added], book.sequences.get(added)) {
             to.account = new.account;
         }
