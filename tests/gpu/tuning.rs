@@ -1,8 +1,6 @@
 //! Tuning: what it chooses, what it gives back, and where it has no say.
 
-mod common;
-
-use common::{Problem, Storage, gpu};
+use crate::common::{Problem, Storage, gpu};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
     Attention, DType, Decode, Kernel, KvCache, Matrix, Pairing, Positions, Rope, Shape, Tables, Tile,

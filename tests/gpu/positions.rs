@@ -1,8 +1,6 @@
 //! Rotation and bias inside the kernels against the oracle: every pairing, distance and factor, with everything else that shapes a score.
 
-mod common;
-
-use common::{Problem, Storage, by, gpu, matrix, zeros};
+use crate::common::{Problem, Storage, by, gpu, matrix, zeros};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
     Attention, Bias, BlockGrid, Call, DType, Distance, Documents, Kernel, Key, Layout, Pairing, PositionIds,
@@ -208,7 +206,7 @@ fn offsets_are_ids_that_count_up() {
         let plan = attention.plan(&context, &shape).unwrap();
         let run = |sequence: Sequence| {
             let output = zeros(&context, DType::F32, Layout::heads_first(1, 4, 64, 64).unwrap());
-            let bound = plan.bind(&common::operands(&qkv, &output)).unwrap();
+            let bound = plan.bind(&crate::common::operands(&qkv, &output)).unwrap();
             let mut encoder = context.device().create_command_encoder(&Default::default());
             plan.encode(&mut encoder, &bound, &Call::sequences(&[sequence])).unwrap();
             context.queue().submit([encoder.finish()]);
@@ -256,7 +254,7 @@ fn refusals_name_the_argument() {
     let problem = Problem::random(Attention::causal(), shape(8, 8, 64), 1);
     let qkv = problem.upload(&context, Storage::HeadsFirst).unwrap();
     let output = zeros(&context, DType::F32, Layout::heads_first(1, 4, 8, 64).unwrap());
-    let bound = good.bind(&common::operands(&qkv, &output)).unwrap();
+    let bound = good.bind(&crate::common::operands(&qkv, &output)).unwrap();
     let mut encoder = context.device().create_command_encoder(&Default::default());
     let far = [Sequence::new(0, 8, 8).at_positions(1, 1)];
     let refused = good.encode(&mut encoder, &bound, &Call::sequences(&far)).unwrap_err();

@@ -1,8 +1,6 @@
 //! Rotation in place against the oracle: every type, pairing, scaling and layout; what isn't named keeps its bits; attention over rows that were turned.
 
-mod common;
-
-use common::{Problem, Storage, gpu, numbers};
+use crate::common::{Problem, Storage, gpu, numbers};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
     Attention, Context, DType, Layout, Pairing, Positions, Result, Rope, RotationPlan, Rows, Scaling, Shape,

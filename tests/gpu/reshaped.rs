@@ -1,8 +1,6 @@
 //! Re-shaped tensors against the block lists of the same schedule, by the oracle.
 
-mod common;
-
-use common::{Problem, Storage, gpu};
+use crate::common::{Problem, Storage, gpu};
 use prflash::sampling::Reshaping;
 use prflash::verify::{Tolerance, compare};
 use prflash::{

@@ -1,8 +1,6 @@
 //! Work that is cut into several dispatches gives the bits of work that isn't.
 
-mod common;
-
-use common::{Problem, Storage, gpu, numbers, zeros};
+use crate::common::{Problem, Storage, gpu, numbers, zeros};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
     Attention, BlockGrid, Call, Chunk, Combine, Context, ContextOptions, DType, Decode, Documents,
@@ -75,7 +73,7 @@ fn prefill_has_the_same_bits() {
                     let (run, run_lse) =
                         (run.output.read_blocking(context), run.lse.unwrap().read_blocking(context));
                     let rows = Layout::rows(2, 6, 500).unwrap();
-                    let output = zeros(context, attention.output(), common::output_layout(&shape));
+                    let output = zeros(context, attention.output(), crate::common::output_layout(&shape));
                     let lse = zeros(context, DType::F32, rows);
                     let operands =
                         Operands { q: &q, k: &k, v: &v, output: output.view(), lse: Some(lse.view()) };
@@ -112,7 +110,7 @@ fn packed_sequences_have_the_same_bits() {
     let results = contexts.each_ref().map(|context| {
         let plan = attention.plan(context, &shape).unwrap();
         let [q, k, v] = problem.upload(context, Storage::TokensFirst).unwrap();
-        let output = zeros(context, DType::F32, common::output_layout(&packed));
+        let output = zeros(context, DType::F32, crate::common::output_layout(&packed));
         let operands = Operands { q: &q, k: &k, v: &v, output: output.view(), lse: None };
         plan.submit(&plan.bind(&operands).unwrap(), &Call::sequences(&sequences)).unwrap();
         output.read_blocking(context).unwrap()
@@ -178,7 +176,7 @@ fn timestamps_span_the_pieces() {
     let problem = Problem::random(Attention::causal(), shape, 11);
     let plan = problem.attention.plan(&context, &shape).unwrap();
     let [q, k, v] = problem.upload(&context, Storage::HeadsFirst).unwrap();
-    let output = zeros(&context, DType::F32, common::output_layout(&shape));
+    let output = zeros(&context, DType::F32, crate::common::output_layout(&shape));
     let bound = plan.bind(&Operands { q: &q, k: &k, v: &v, output: output.view(), lse: None }).unwrap();
     let started = std::time::Instant::now();
     plan.submit(&bound, &Call::lengths(500, 500).with_timestamps(timer.writes())).unwrap();

@@ -7,10 +7,6 @@ use prflash::reference::{self, DistanceMass};
 use prflash::sampling::expected_blocks;
 use prflash::{Attention, BlockGrid, Granularity, Key, Profile, Schedule, Shape, Systematic, Tables, random};
 
-#[path = "../examples/support/fixture.rs"]
-#[allow(dead_code)] // its uses differ from file to file
-mod fixture;
-
 /// Q, K and V of one sequence.
 struct Sample {
     attention: Attention,
@@ -185,7 +181,7 @@ fn the_variance_optimal_allocation_adds_the_least_variance() {
 /// On the real layers' first half the calibration, from values or from masses, loses no more than the default does; the former by its criterion, the latter by measurement.
 #[test]
 fn real_layers_gain() {
-    for layer in fixture::load(1920).unwrap() {
+    for layer in crate::fixture::load(1920).unwrap() {
         let grid = BlockGrid::causal(&layer.shape);
         let attention = Attention::causal();
         let states =

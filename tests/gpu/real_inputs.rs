@@ -1,17 +1,13 @@
 //! The numbers that the project promises, on the attention inputs of a real model.
 
-mod common;
-#[path = "../examples/support/fixture.rs"]
-mod fixture;
-
-use common::{Problem, Storage, gpu};
+use crate::common::{Problem, Storage, gpu};
 use prflash::verify::{Tolerance, compare};
 use prflash::{Attention, DType, Kernel, Tables, reference};
 
 /// With queries and keys that the host rotated, or that the kernel rotates.
 fn check(storage: DType, output: DType, fused: bool, bound: f64) {
     let Some(context) = gpu(&format!("real inputs in {storage}")) else { return };
-    for layer in fixture::load(3840).unwrap() {
+    for layer in crate::fixture::load(3840).unwrap() {
         let (attention, q, k) = match fused {
             true => (layer.attention(), &layer.unrotated_q, &layer.unrotated_k),
             false => (Attention::causal(), &layer.q, &layer.k),
@@ -58,7 +54,7 @@ fn half_precision_storage() {
 /// What rounding Q, K and V to f16 *after* the rotation costs, against the unrounded inputs: a matter of the inputs, not of a kernel.
 #[test]
 fn half_precision_against_the_unrounded_inputs() {
-    for layer in fixture::load(512).unwrap() {
+    for layer in crate::fixture::load(512).unwrap() {
         let round = |values: &[f32]| values.iter().map(|&x| DType::F16.round(x)).collect::<Vec<f32>>();
         let (attention, shape) = (Attention::causal(), &layer.shape);
         let exact =

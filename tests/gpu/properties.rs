@@ -1,8 +1,6 @@
 //! What must hold of every kernel, whatever the numbers: bit-exact where it can be.
 
-mod common;
-
-use common::{Problem, Storage, by, gpu, matrix, numbers, operands, zeros};
+use crate::common::{Problem, Storage, by, gpu, matrix, numbers, operands, zeros};
 use prflash::{
     Attention, BlockGrid, Call, Context, DType, Granularity, Kernel, Key, Layout, Plan, Profile, Schedule,
     Sequence, Shape, Systematic, Tables, Tensor,
@@ -377,7 +375,8 @@ fn sequences_of_different_lengths_share_a_call() {
             let head = |h: usize| &values[(h * q_rows + start) * dim..(h * q_rows + start + len) * dim];
             (0..4).flat_map(head).copied().collect::<Vec<f32>>()
         };
-        let got = common::Got { kernel: plan.kernel(), output: take(&output, 64), lse: Some(take(&lse, 1)) };
+        let got =
+            crate::common::Got { kernel: plan.kernel(), output: take(&output, 64), lse: Some(take(&lse, 1)) };
         for report in part.judge(&got, &Tables::from(schedule)) {
             assert!(report.passed(), "{:?}: {report}", part.shape);
         }

@@ -1,8 +1,6 @@
 //! Tensors of the caller and ours: writing, fused upload, buffers that can't be used, tensors that don't belong together.
 
-mod common;
-
-use common::{gpu, numbers, zeros};
+use crate::common::{gpu, numbers, zeros};
 use prflash::{
     Attention, Call, Combine, DType, Layout, Operands, PositionIds, Shape, Tables, Tensor, TensorView, wgpu,
 };

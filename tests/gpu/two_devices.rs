@@ -1,8 +1,6 @@
 //! Two devices in one program: what belongs to one is refused on the other, by a typed error, whichever instances of wgpu they come from.
 
-mod common;
-
-use common::gpu;
+use crate::common::gpu;
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
     Attention, Chunk, Combine, Context, DType, ErrorKind, GpuTimer, KvCache, Layout, Operands, Pairing,

@@ -1,8 +1,6 @@
 //! Schedules drawn on the GPU: bit for bit those of the host, and read by attention in the same submit.
 
-mod common;
-
-use common::{Problem, Storage, gpu, operands, zeros};
+use crate::common::{Problem, Storage, gpu, operands, zeros};
 use prflash::sampling::{Bernoulli, Renewal, Sampler};
 use prflash::{
     Attention, BlockGrid, Call, Combine, Context, DType, GpuSampler, Granularity, Key, Layout, Plan, Profile,

@@ -1,8 +1,6 @@
 //! The staircase cache on the host: codes, ladders, layouts, files, and the oracle over them. No GPU.
 
-#[path = "common/staircases.rs"]
-mod staircases;
-
+use crate::staircases::{ladder, short, staircases};
 use half::f16;
 use prflash::cache::quantize::{Extremes, WIDTHS, is_finite, levels, nests, step_down};
 use prflash::cache::{BlockLayout, HostCache, Ladder, Row, Side, Staircase, StoredKeys};
@@ -12,7 +10,6 @@ use prflash::{Shape, Systematic, Tables};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use staircases::{ladder, short, staircases};
 
 fn rounded(x: f32) -> f32 {
     f16::from_f32(x).to_f32()

@@ -1,8 +1,6 @@
 //! Devices as they come: a caller's own, a small one, none, one that is gone. And everything that a plan must refuse.
 
-mod common;
-
-use common::{Problem, Storage, gpu, operands, zeros};
+use crate::common::{Problem, Storage, gpu, operands, zeros};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
     Attention, Bias, BlockGrid, Call, Context, ContextOptions, DType, Decode, Distance, Documents,
@@ -206,8 +204,11 @@ fn a_tensor_that_cannot_be_split_is_refused() {
         k: rows(&problem.k),
         v: rows(&problem.v),
     };
-    let got =
-        common::Got { kernel: plan.kernel(), output: got.output.read_blocking(&context).unwrap(), lse: None };
+    let got = crate::common::Got {
+        kernel: plan.kernel(),
+        output: got.output.read_blocking(&context).unwrap(),
+        lse: None,
+    };
     let [report, _] = small.judge(&got, &Tables::new());
     assert!(report.passed(), "{report}");
 }
@@ -302,7 +303,7 @@ fn matrix_units_are_used_where_they_can_be() {
     let context = Context::from_wgpu_with(device, queue, &options).unwrap();
     assert!(context.capabilities().cooperative_matrices.is_empty());
     // What it doesn't compute is refused, emulated or not; what needs more memory than there is, too: 16 KiB on such a device.
-    let emulated = common::matrix(16, false);
+    let emulated = crate::common::matrix(16, false);
     let refused = |attention: Attention, dim| {
         let shape = Shape::new(2, 1, 100, dim).unwrap();
         attention.with_kernel(emulated).plan(&context, &shape).unwrap_err()
@@ -316,7 +317,7 @@ fn matrix_units_are_used_where_they_can_be() {
     }
     // Small heads fit.
     let problem = Problem::random(
-        f16.clone().with_kernel(common::matrix(8, false)),
+        f16.clone().with_kernel(crate::common::matrix(8, false)),
         Shape::new(2, 1, 70, 8).unwrap(),
         3,
     );
@@ -467,7 +468,7 @@ fn shaders_with_and_without_checks() {
             let mut sampler = plan.gpu_sampler(&grid, &Profile::harmonic(), &Systematic).unwrap();
             let problem = Problem::random(attention, shape, 3);
             let qkv = problem.upload(&context, Storage::HeadsFirst).unwrap();
-            let output = zeros(&context, DType::F32, common::output_layout(&shape));
+            let output = zeros(&context, DType::F32, crate::common::output_layout(&shape));
             let bound = plan.bind(&operands(&qkv, &output)).unwrap();
             let mut encoder = context.device().create_command_encoder(&Default::default());
             sampler.encode(&mut encoder, &[(grid, Key::new(1))]).unwrap();

@@ -1,10 +1,8 @@
 //! Every kernel against the f64 oracle, over the grid of shapes, types and layouts.
 
-mod common;
-
 use std::io::Write;
 
-use common::{Problem, Storage, by, gpu, matrix};
+use crate::common::{Problem, Storage, by, gpu, matrix};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
     Attention, Bias, BlockGrid, DType, Decode, Documents, Granularity, Kernel, Key, Layout, Pairing,
@@ -555,7 +553,8 @@ fn adversarial_logits() {
             (dtype == DType::F16).then(|| ("±65504 in f16", filled(65_504.0), peaks(65_504.0, -65_504.0))),
         );
         for (name, q, k) in cases {
-            let v: Vec<f32> = common::numbers(1, len * dim).into_iter().map(|x| dtype.round(x)).collect();
+            let v: Vec<f32> =
+                crate::common::numbers(1, len * dim).into_iter().map(|x| dtype.round(x)).collect();
             let matrices = [Some(matrix(16, true)), Some(matrix(8, false))];
             let matrices = matrices.into_iter().filter(|_| dtype == DType::F16);
             for kernel in [None, Some(Kernel::Naive)].into_iter().chain(matrices) {

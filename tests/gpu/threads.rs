@@ -1,8 +1,6 @@
 //! Plans that several threads use at once, and calls that are submitted in pieces.
 
-mod common;
-
-use common::gpu;
+use crate::common::gpu;
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
     Attention, Call, Chunk, Context, ContextOptions, DType, KvCache, Layout, Operands, Queries, Shape,

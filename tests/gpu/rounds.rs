@@ -1,8 +1,6 @@
 //! Attention in rounds: the running merge on the GPU against the oracle's, partition rounds against dense attention, standard errors against the spread they claim.
 
-mod common;
-
-use common::{Problem, Storage, gpu, zeros};
+use crate::common::{Problem, Storage, gpu, zeros};
 use prflash::sampling::{Entry, partition_rounds};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
@@ -198,7 +196,7 @@ fn packed_sequences_merge_for_themselves() {
     let maxima = shape.with_batch(2).unwrap();
     let plan = Attention::causal().plan_rounds(&context, &maxima, Combine::Independent).unwrap();
     let output = zeros(&context, DType::F32, Layout::heads_first(1, 2, 96, 32).unwrap());
-    let bound = plan.bind(&common::operands(&qkv, &output), None).unwrap();
+    let bound = plan.bind(&crate::common::operands(&qkv, &output), None).unwrap();
     // Rows 0..40 and 56..96; the rows between are of no sequence.
     let sequences = [Sequence::new(0, 40, 40), Sequence::new(0, 40, 30).starting_at(56, 60)];
     let mut encoder = context.device().create_command_encoder(&Default::default());
@@ -209,7 +207,7 @@ fn packed_sequences_merge_for_themselves() {
     let got = output.read_blocking(&context).unwrap();
     let single = Attention::causal().plan(&context, &maxima).unwrap();
     let want = zeros(&context, DType::F32, Layout::heads_first(1, 2, 96, 32).unwrap());
-    let bound = single.bind(&common::operands(&qkv, &want)).unwrap();
+    let bound = single.bind(&crate::common::operands(&qkv, &want)).unwrap();
     let mut encoder = context.device().create_command_encoder(&Default::default());
     single.encode(&mut encoder, &bound, &Call::sequences(&sequences)).unwrap();
     context.queue().submit([encoder.finish()]);
@@ -230,7 +228,7 @@ fn refusals_name_the_argument() {
     let output = zeros(&context, DType::F32, Layout::heads_first(1, 2, 32, 32).unwrap());
     let rows = zeros(&context, DType::F32, Layout::rows(1, 2, 32).unwrap());
     let few = zeros(&context, DType::F32, Layout::rows(1, 2, 31).unwrap());
-    let operands = common::operands(&qkv, &output);
+    let operands = crate::common::operands(&qkv, &output);
     let named =
         |result: prflash::Result<prflash::RoundsBound>| result.unwrap_err().argument().map(str::to_owned);
     let independent = plan(&context, &problem, Combine::Independent);

@@ -1,8 +1,6 @@
 //! What a cache holds when encoders are dropped, come in another order, or the device goes away: nothing that was stored before is lost.
 
-mod common;
-
-use common::{gpu, numbers};
+use crate::common::{gpu, numbers};
 use prflash::cache::{HostCache, Staircase, StoredKeys};
 use prflash::{
     Attention, Chunk, Context, DType, KvCache, KvInput, Layout, Queries, Shape, Tables, Tensor, wgpu,

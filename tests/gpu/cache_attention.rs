@@ -1,10 +1,7 @@
 //! Attention over a cache on the GPU, against the oracle that reads the same packed words.
 
-mod common;
-#[path = "common/staircases.rs"]
-mod staircases;
-
-use common::{gpu, numbers};
+use crate::common::{gpu, numbers};
+use crate::staircases::{ladder, short, staircases};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
@@ -12,7 +9,6 @@ use prflash::{
     Layout, Pairing, PositionIds, Positions, Profile, Queries, Rope, Schedule, Shape, Systematic, Tables,
     Tensor, reference,
 };
-use staircases::{ladder, short, staircases};
 
 /// A cache with these many tokens in each sequence, appended in chunks of 100.
 fn filled(

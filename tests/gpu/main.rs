@@ -1,0 +1,28 @@
+//! All tests that need a device, in one program: they share its context and the pipelines that were compiled in it.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../../examples/support/fixture.rs"]
+#[allow(dead_code)]
+mod fixture;
+#[path = "../common/staircases.rs"]
+#[allow(dead_code)]
+mod staircases;
+
+mod cache_attention;
+mod device;
+mod dropped_encoders;
+mod kv_cache;
+mod long_work;
+mod parity;
+mod positions;
+mod properties;
+mod real_inputs;
+mod reshaped;
+mod rotation;
+mod rounds;
+mod schedules;
+mod tensors;
+mod threads;
+mod tuning;
+mod two_devices;
