@@ -50,8 +50,29 @@ use crate::sampling::BlockGrid;
 /// o(i)    = Σⱼ e^s(i, j)·vⱼ / Σⱼ e^s(i, j)                       LSE(i) = ln Σⱼ e^s(i, j)
 /// ```
 ///
-/// over the visible keys j: those that causality, the window and the schedule leave. A row that sees no key has output 0 and
-/// LSE −∞. `scale` is `1/√D` unless set. The rotation R, the factor a and the bias are those of [`Positions`]; without, `R = 1`, `a = 1` and the bias is 0.
+/// over the visible keys j: those that causality, the window and the schedule leave. `scale` is
+/// `1/√D` unless set. The rotation R, the factor a and the bias are those of [`Positions`];
+/// without, `R = 1`, `a = 1` and the bias is 0.
+///
+/// # Rows without a result, and numbers that aren't finite
+/// By every kernel, by the [oracle](crate::reference), and through every merge of states (split
+/// keys, [rounds](RoundsPlan), [re-shaped tensors](ReshapedPlan)):
+///
+/// - A row that sees no key is *empty*: output 0 and LSE −∞.
+/// - A key whose score is −∞ weighs `e^−∞ = 0`, as one that isn't seen. A row whose keys all are
+///   such is empty too. (So masks given as scores work, and the parts of a row's keys, in whatever
+///   way they are divided, merge into what the whole row gives; PyTorch's
+///   `scaled_dot_product_attention` has zeros there as well.)
+/// - A row that sees a score that is NaN or +∞ has NaN in every channel and as LSE, whatever its
+///   other keys are. LSE is −∞ for empty rows alone.
+/// - A score past what f32 holds (±3.4·10³⁸), before or after the soft-cap and the bias, is
+///   infinite with its sign. Where only parts of an inner product's sum are past it, the score may
+///   be infinite or NaN. Queries that hold infinities over a [cache](CachePlan), and infinities
+///   that are rotated, may give NaN instead of ±∞.
+/// - A value that isn't finite makes its channel of the output infinite or NaN in every row that
+///   sees it, be its weight 0 (`0·∞` is NaN); it changes no other channel and no LSE.
+///
+/// What a row doesn't see, masked or not scheduled, may hold anything.
 ///
 /// ```
 /// use prflash::{Attention, DType};
@@ -119,12 +140,14 @@ impl Attention {
         Ok(Self { scale: Some(scale), ..self })
     }
 
-    /// Bounds the scores to ±`cap` by `cap·tanh(s/cap)` (Gemma 2).
+    /// Bounds the scores to ±`cap` by `cap·tanh(s/cap)` (Gemma 2), with a relative error of a few
+    /// units in the last place however far the cap is from the scores.
     ///
     /// # Errors
-    /// Invalid argument unless finite and positive.
+    /// Invalid argument unless from 10⁻³⁰ to 10³⁰: beyond, quotients of a score and a cap leave the
+    /// range of f32. Attention without a cap has none.
     pub fn with_soft_cap(self, cap: f32) -> Result<Self> {
-        ensure!(cap.is_finite() && cap > 0.0, "soft_cap", "expected a finite positive number, got {cap}");
+        ensure!((1e-30..=1e30).contains(&cap), "soft_cap", "expected 1e-30 to 1e30, got {cap:e}");
         Ok(Self { soft_cap: Some(cap), ..self })
     }
 
@@ -285,7 +308,10 @@ mod tests {
         assert_eq!(named(Attention::causal().with_window(0)), "window");
         assert_eq!(named(Attention::causal().with_splits(0)), "splits");
         assert_eq!(named(Attention::causal().with_scale(f32::NAN)), "scale");
-        assert_eq!(named(Attention::causal().with_soft_cap(0.0)), "soft_cap");
+        for cap in [0.0, -1.0, 0.9e-30, 1.1e30, f32::INFINITY, f32::NAN] {
+            assert_eq!(named(Attention::causal().with_soft_cap(cap)), "soft_cap");
+        }
+        assert!([1e-30, 1e30].map(|cap| Attention::causal().with_soft_cap(cap)).iter().all(Result::is_ok));
         assert_eq!(named(Attention::causal().with_correction(1.5)), "beta");
         assert_eq!(named(Attention::causal().with_correction(f32::NAN)), "beta");
     }

@@ -406,11 +406,13 @@ pub(super) fn check_whole(q: &TensorView, k: &TensorView, v: &TensorView) -> Res
     Ok(())
 }
 
-/// What a kernel's scores are multiples of: the tiled one computes exponents of 2.
+/// What a kernel's scores are multiples of: all but the naive one compute powers of four. (Of two
+/// would be the same with one multiplication less, but f32 has no room for scores below −2.36·10³⁸
+/// then: in powers of four it has more than for natural ones.)
 fn score_unit(kernel: Kernel) -> f32 {
     match kernel {
         Kernel::Naive => 1.0,
-        Kernel::Tiled(_) | Kernel::Decode(_) | Kernel::Matrix(_) => LOG2_E,
+        Kernel::Tiled(_) | Kernel::Decode(_) | Kernel::Matrix(_) => 0.5 * LOG2_E,
     }
 }
 
@@ -811,13 +813,9 @@ impl PlanInner {
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
         let (scale, soft_cap, beta) =
             (attention.scale(self.maxima.head_dim()), attention.soft_cap(), attention.correction());
-        // The tiled kernel takes tanh of the bare inner product.
         let unit = score_unit(self.variant.kernel);
-        let (scale, soft_cap) = match (self.variant.kernel, soft_cap) {
-            (Kernel::Naive, _) => (scale, soft_cap.unwrap_or(0.0)),
-            (_, None) => (scale * unit, 0.0),
-            (_, Some(cap)) => (scale / cap, cap * unit),
-        };
+        let (soft_cap, soft_cap_inverse) =
+            soft_cap.map_or((0.0, 0.0), |cap| (cap * unit, 1.0 / (cap * unit)));
         let params = Params {
             q_head_stride: part.q.head_stride,
             q_row_stride: part.q.row_stride,
@@ -836,8 +834,9 @@ impl PlanInner {
                 | flag(self.row_order() == RowOrder::Paired, FLAG_PAIRED),
             // A window past every key is no window; the clamp keeps position ± window within 32 bits.
             window: attention.window().map_or(0, |w| w.min(1 << 30) as u32),
-            scale,
+            scale: scale * unit,
             soft_cap,
+            soft_cap_inverse,
             beta: beta * unit,
             ..Params::default()
         };

@@ -101,6 +101,7 @@ impl Pipeline {
 /// | document ranges, position ids | uploaded with their lengths, which the call's must equal; what they say is clamped to kv_len, or was checked against the position table |
 /// | position table | `PositionTable::check`, before a call is recorded; windows of φ are clamped |
 /// | words of a cache | addresses are functions of lengths the host keeps, never of what lies there (`cache::region`): steps of four tokens stay inside a ring, whose rows are a multiple of 32, and past the sinks comes the residual |
+/// | stamps, spans of a migration | the host writes where they lie: each sequence with room has a stamp before its keys (`cache::arena`), and spans end within the sequence's old and new room |
 /// | moves, runs, gathered blocks | written by the host with their number, which bounds the search for them |
 /// | fragments of matrices | in workgroup memory, at strides and offsets that `Matrix::layout` fixes; tasks are counted by constants |
 /// | states of shares and rounds | `Split::shares` and `Merger` keep within what was reserved |

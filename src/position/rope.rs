@@ -16,7 +16,7 @@ pub enum Pairing {
 
 /// How a [`Rope`] is stretched to contexts longer than the model was trained on.
 ///
-/// Below, `ωᵢ = base^(−2i/r)` are the frequencies of r rotated channels, s is the factor and n the length in training. `tests/positions.rs` compares every kind with
+/// Below, `ωᵢ = base^(−2i/r)` are the frequencies of r rotated channels, s is the factor and n the length in training. `tests/host/positions.rs` compares every kind with
 /// Hugging Face transformers 5.23.
 ///
 /// ```

@@ -14,6 +14,7 @@ mod device;
 mod dropped_encoders;
 mod kv_cache;
 mod long_work;
+mod numerics;
 mod parity;
 mod positions;
 mod properties;
