@@ -11,6 +11,7 @@ use super::adapter;
 use super::choice::{Kernel, TILE_ROWS};
 use super::identity::{DeviceId, Identity, State, state_of};
 use super::kernel::{Pipeline, Program};
+use super::params::UNIFORM_BYTES;
 use super::pipeline_cache;
 use crate::error::{Error, Result};
 use crate::layout::DType;
@@ -337,7 +338,7 @@ impl Context {
             (
                 "bytes of a uniform binding",
                 u32::try_from(limits.max_uniform_buffer_binding_size).unwrap_or(u32::MAX),
-                1024,
+                UNIFORM_BYTES,
             ),
             (
                 "dynamic storage buffers per pipeline layout",

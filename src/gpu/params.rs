@@ -220,6 +220,11 @@ pub(crate) struct CacheLayout {
     pub(crate) value_rungs: [CacheRung; CACHE_RUNGS],
 }
 
+/// No uniform struct of ours is larger.
+pub(crate) const UNIFORM_BYTES: u32 = 512;
+const _: () = assert!(size_of::<CacheLayout>() <= UNIFORM_BYTES as usize);
+const _: () = assert!(size_of::<Params>() <= UNIFORM_BYTES as usize);
+
 /// `struct MoveParams` of `shaders/shared/moves.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]

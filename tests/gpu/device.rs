@@ -84,6 +84,12 @@ fn a_device_below_the_needs_is_refused() {
     let (device, queue) = borrowed(wgpu::Features::empty(), |_| wgpu::Limits::downlevel_webgl2_defaults());
     let error = Context::from_wgpu(device, queue).unwrap_err();
     assert!(error.is_unsupported() && error.to_string().contains("storage buffers"), "{error}");
+    let (device, queue) = borrowed(wgpu::Features::empty(), |limits| wgpu::Limits {
+        max_uniform_buffers_per_shader_stage: 0,
+        ..limits
+    });
+    let error = Context::from_wgpu(device, queue).unwrap_err();
+    assert!(error.is_unsupported() && error.to_string().contains("uniform buffers"), "{error}");
 }
 
 #[test]

@@ -147,6 +147,44 @@ fn segments_that_did_not_leave_are_still_there() {
     assert!(cache.save_blocking(a).unwrap() == host.save(index).unwrap(), "the words differ");
 }
 
+/// What the host alone does stays done, whatever becomes of encoders before and after.
+#[test]
+fn truncation_and_removal_go_with_dropped_encoders() {
+    let Some(context) = gpu("truncated and dropped") else { return };
+    let mut cache = new_cache(&context, Staircase::recommended());
+    let source = Source::new(&context, &cache, 11);
+    let (a, b) = (cache.add(), cache.add());
+    append(&context, &mut cache, &source, a, 0, 200);
+    append(&context, &mut cache, &source, b, 0, 100);
+    let kept = cache.save_blocking(b).unwrap();
+    // Truncated while an append is waiting, which is then dropped: to what was there before, or less.
+    for (to, len) in [(220, 200), (150, 150), (0, 0)] {
+        let mut dropped = encoder(&context);
+        cache.append(&mut dropped, &source.input, &[Chunk::new(a, 0, 40)]).unwrap();
+        cache.truncate(a, to).unwrap();
+        drop(dropped);
+        assert_eq!(cache.len(a).unwrap(), len);
+        let mut host =
+            HostCache::new(cache.staircase().clone(), &shape(), StoredKeys::AfterRotation).unwrap();
+        let index = host.add();
+        host.append(index, &source.part(0, len), &source.part(0, len)).unwrap();
+        assert!(cache.save_blocking(a).unwrap() == host.save(index).unwrap(), "truncated to {to}");
+    }
+    // Removed while an append is waiting; the next sequence takes its number and maybe its memory.
+    let mut dropped = encoder(&context);
+    cache.append(&mut dropped, &source.input, &[Chunk::new(a, 0, 300)]).unwrap();
+    cache.remove(a).unwrap();
+    assert_eq!(cache.add(), a);
+    drop(dropped);
+    assert_eq!(cache.len(a).unwrap(), 0);
+    append(&context, &mut cache, &source, a, 500, 300);
+    let mut host = HostCache::new(cache.staircase().clone(), &shape(), StoredKeys::AfterRotation).unwrap();
+    let index = host.add();
+    host.append(index, &source.part(500, 300), &source.part(500, 300)).unwrap();
+    assert!(cache.save_blocking(a).unwrap() == host.save(index).unwrap());
+    assert!(cache.save_blocking(b).unwrap() == kept);
+}
+
 /// An encoder that relies on a dropped one, or comes before the one that it relies on, changes nothing, and that is said once.
 #[test]
 fn what_relies_on_a_dropped_encoder_is_left_out_and_told() {
