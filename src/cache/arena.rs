@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use super::ladder::Side;
 use super::ledger::Account;
 use super::region::RegionLayout;
-use super::staircase::{Side, Staircase};
+use super::staircase::Staircase;
 use crate::attention::bound::split;
 use crate::error::{Error, Result};
 use crate::gpu::context::Context;

@@ -1,7 +1,8 @@
 //! Where the words of one segment lie.
 
+use super::ladder::Side;
 use super::quantize::{self, Extremes};
-use super::staircase::{Side, Staircase};
+use super::staircase::Staircase;
 use crate::error::{Error, Result, ensure};
 use crate::limits::{MAX_ELEMENTS, MAX_HEAD_DIM};
 

@@ -2,7 +2,8 @@
 
 use super::block::{BlockLayout, padded};
 use super::host_cache::{Sequence, Store, StoredKeys};
-use super::staircase::{Ladder, Rung, Side, Staircase};
+use super::ladder::{Ladder, Rung, Side};
+use super::staircase::Staircase;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 

@@ -7,8 +7,10 @@ use half::f16;
 
 use super::block::{BlockLayout, Element, half_at, padded};
 use super::file;
+use super::ladder::Side;
 use super::quantize::is_finite;
-use super::staircase::{Aging, Side, Staircase, Standing};
+use super::staircase::{Aging, Staircase};
+use super::standing::Standing;
 use crate::error::{Error, Result, ensure};
 use crate::shape::Shape;
 

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use super::ladder::Side;
 use super::quantize::nests;
 use super::region::RegionLayout;
-use super::staircase::{Side, Staircase};
+use super::staircase::Staircase;
 use crate::gpu::params::{FLAG_COUNT, FLAG_VALUES, Move};
 
 /// Rows of one copy, at most: so that the units of any dispatch can be counted in 32 bits.

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::staircase::{Ladder, Rung, Side, Staircase};
+use super::ladder::{Ladder, Rung, Side};
+use super::staircase::Staircase;
 use crate::position::harmonic_number;
 use crate::shape::{MAX_LEN, Shape};
 

@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use super::block::{BlockLayout, padded};
 use super::host_cache::Store;
-use super::staircase::{Side, Staircase, Standing};
+use super::ladder::Side;
+use super::staircase::Staircase;
+use super::standing::Standing;
 use crate::error::{Error, Result};
 use crate::gpu::params::{CACHE_RUNGS, CacheLayout, CacheRung};
 use crate::shape::Shape;

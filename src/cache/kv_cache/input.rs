@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::KvCache;
 use crate::attention::bound::{Axis, check_tensor, fits, split};
-use crate::cache::staircase::Side;
+use crate::cache::ladder::Side;
 use crate::error::{Error, Result, ensure};
 use crate::gpu::kernel::Pipeline;
 use crate::gpu::registry::CacheMove;

@@ -10,10 +10,12 @@ pub use input::{Chunk, KvInput};
 
 use super::arena::{Arena, ArenaPart, Binding, Held, Sizes};
 use super::host_cache::{HostCache, StoredKeys, absent, check_truncation};
+use super::ladder::Side;
 use super::ledger::{Account, Draft, Ledger, Token};
 use super::migration::Migration;
 use super::region::RegionLayout;
-use super::staircase::{Memory, Side, Staircase, Standing};
+use super::staircase::Staircase;
+use super::standing::{Memory, Standing};
 use crate::error::{Result, ensure};
 use crate::gpu::context::{Context, lock};
 use crate::gpu::kernel::{Binds, Pipeline, group_layout};

@@ -4,7 +4,7 @@ use super::KvCache;
 use super::append::record;
 use crate::cache::arena::{Arena, Held};
 use crate::cache::host_cache::{HostCache, Sequence, absent};
-use crate::cache::staircase::Side;
+use crate::cache::ladder::Side;
 use crate::error::{Error, Result};
 
 impl KvCache {
