@@ -93,10 +93,7 @@ fn attention_naive(
 #end
             }
             var score = (products.x + products.y) + (products.z + products.w);
-            if (params.flags & FLAG_SOFT_CAP) != 0u {
-                // Beyond ±15 tanh is ±1 in f32, and some implementations of it overflow.
-                score = params.soft_cap * tanh(clamp(score / params.soft_cap, -15.0, 15.0));
-            }
+            score = capped(score);
 #if SCORED
             score = positioned(score, position - at, phi_of(position - at), slope);
 #end

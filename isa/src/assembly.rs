@@ -35,6 +35,8 @@ pub struct Counts {
     pub duals: f64,
     /// Of `salu` and `valu`: selects, `v_mov` and `s_mov`.
     pub moves: f64,
+    /// Of `transcendental`: reciprocals.
+    pub reciprocals: f64,
     /// Multiply-adds of one lane: as `fma`, with 2 for packed ones and those of matrix instructions per lane of a wave of 32.
     pub multiply_adds: f64,
     /// Bytes loaded per wave by scalar loads.
@@ -93,6 +95,7 @@ impl Counts {
             waits,
             duals,
             moves,
+            reciprocals,
             multiply_adds,
             scalar_bytes,
             vector_bytes,
@@ -112,6 +115,7 @@ impl Counts {
             (&mut self.waits, waits),
             (&mut self.duals, duals),
             (&mut self.moves, moves),
+            (&mut self.reciprocals, reciprocals),
             (&mut self.multiply_adds, multiply_adds),
             (&mut self.scalar_bytes, scalar_bytes),
             (&mut self.vector_bytes, vector_bytes),
@@ -144,7 +148,8 @@ impl Counts {
                 () if is(&["fma", "mac_f", "mad_f", "madmk", "madak", "mad_mix"]) => {
                     Self { fma: 1.0, multiply_adds: 1.0, ..one }
                 }
-                () if is(&["exp_", "log_", "rcp_", "rsq_", "sqrt_", "sin_", "cos_"]) => {
+                () if is(&["rcp_"]) => Self { transcendental: 1.0, reciprocals: 1.0, ..one },
+                () if is(&["exp_", "log_", "rsq_", "sqrt_", "sin_", "cos_"]) => {
                     Self { transcendental: 1.0, ..one }
                 }
                 () if is(&["mov_b", "cndmask"]) => Self { valu: 1.0, moves: 1.0, ..one },
@@ -305,7 +310,8 @@ impl Program {
     /// The loop over keys, or nothing where no loop has multiply-adds.
     ///
     /// The *step loop* is the one with the most multiply-adds on its hot path, inner loops left out. A hot path is, of all paths through a loop, the one with
-    /// the most multiply-adds, then the one with the fewest instructions.
+    /// the most multiply-adds, then the one with the fewest instructions. A soft-cap, which has a
+    /// few besides its division, is no part of it.
     pub fn key_loop(&self, steps: &Steps) -> Option<KeyLoop> {
         let own = |at: &usize| {
             let path = self.hot_path(*at, &|_| Some(0.0));
@@ -419,7 +425,9 @@ impl Program {
 
 /// Whether a path is taken rather than another one.
 fn hotter(this: &Counts, other: &Counts) -> bool {
-    let key = |counts: &Counts| (counts.fma + counts.wmma, -counts.instructions());
+    // No softmax divides in its loop, so this outweighs what a soft-cap has of multiply-adds and
+    // nothing else.
+    let key = |counts: &Counts| (counts.fma + counts.wmma - 8.0 * counts.reciprocals, -counts.instructions());
     key(this) > key(other)
 }
 

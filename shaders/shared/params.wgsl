@@ -26,7 +26,8 @@ struct Params {
     flags: u32,           // FLAG_*
     window: u32,          // tokens; read only with FLAG_WINDOW
     scale: f32,
-    soft_cap: f32,        // read only with FLAG_SOFT_CAP
+    soft_cap: f32,        // read only with FLAG_SOFT_CAP, as its reciprocal
+    soft_cap_inverse: f32,
     beta: f32,            // importance correction
     rope_low: u32,        // quads of the position table, as all that follow
     rope_high: u32,

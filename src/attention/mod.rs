@@ -119,12 +119,14 @@ impl Attention {
         Ok(Self { scale: Some(scale), ..self })
     }
 
-    /// Bounds the scores to ±`cap` by `cap·tanh(s/cap)` (Gemma 2).
+    /// Bounds the scores to ±`cap` by `cap·tanh(s/cap)` (Gemma 2), with a relative error of a few
+    /// units in the last place however far the cap is from the scores.
     ///
     /// # Errors
-    /// Invalid argument unless finite and positive.
+    /// Invalid argument unless from 10⁻³⁰ to 10³⁰: beyond, quotients of a score and a cap leave the
+    /// range of f32. Attention without a cap has none.
     pub fn with_soft_cap(self, cap: f32) -> Result<Self> {
-        ensure!(cap.is_finite() && cap > 0.0, "soft_cap", "expected a finite positive number, got {cap}");
+        ensure!((1e-30..=1e30).contains(&cap), "soft_cap", "expected 1e-30 to 1e30, got {cap:e}");
         Ok(Self { soft_cap: Some(cap), ..self })
     }
 
@@ -282,7 +284,10 @@ mod tests {
         assert_eq!(named(Attention::causal().with_window(0)), "window");
         assert_eq!(named(Attention::causal().with_splits(0)), "splits");
         assert_eq!(named(Attention::causal().with_scale(f32::NAN)), "scale");
-        assert_eq!(named(Attention::causal().with_soft_cap(0.0)), "soft_cap");
+        for cap in [0.0, -1.0, 0.9e-30, 1.1e30, f32::INFINITY, f32::NAN] {
+            assert_eq!(named(Attention::causal().with_soft_cap(cap)), "soft_cap");
+        }
+        assert!([1e-30, 1e30].map(|cap| Attention::causal().with_soft_cap(cap)).iter().all(Result::is_ok));
         assert_eq!(named(Attention::causal().with_correction(1.5)), "beta");
         assert_eq!(named(Attention::causal().with_correction(f32::NAN)), "beta");
     }

@@ -776,13 +776,9 @@ impl PlanInner {
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
         let (scale, soft_cap, beta) =
             (attention.scale(self.maxima.head_dim()), attention.soft_cap(), attention.correction());
-        // The tiled kernel takes tanh of the bare inner product.
         let unit = score_unit(self.variant.kernel);
-        let (scale, soft_cap) = match (self.variant.kernel, soft_cap) {
-            (Kernel::Naive, _) => (scale, soft_cap.unwrap_or(0.0)),
-            (_, None) => (scale * unit, 0.0),
-            (_, Some(cap)) => (scale / cap, cap * unit),
-        };
+        let (soft_cap, soft_cap_inverse) =
+            soft_cap.map_or((0.0, 0.0), |cap| (cap * unit, 1.0 / (cap * unit)));
         let params = Params {
             q_head_stride: part.q.head_stride,
             q_row_stride: part.q.row_stride,
@@ -801,8 +797,9 @@ impl PlanInner {
                 | flag(self.row_order() == RowOrder::Paired, FLAG_PAIRED),
             // A window past every key is no window; the clamp keeps position ± window within 32 bits.
             window: attention.window().map_or(0, |w| w.min(1 << 30) as u32),
-            scale,
+            scale: scale * unit,
             soft_cap,
+            soft_cap_inverse,
             beta: beta * unit,
             ..Params::default()
         };

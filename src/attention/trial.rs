@@ -201,7 +201,6 @@ impl Trial {
 fn magnitudes(attention: &Attention, shape: &Shape) -> Result<Exact> {
     const MOST: f64 = 1.01;
     let products = MOST * f64::from(attention.scale(shape.head_dim()).abs()) * shape.head_dim() as f64;
-    let products = products.max(f64::from(attention.soft_cap().unwrap_or(0.0)));
     let mut exact = Exact {
         output: Vec::new(),
         lse: Vec::new(),

@@ -23,8 +23,8 @@ pub struct Exact {
     pub output: Vec<f64>,
     /// Natural-log log-sum-exp, `[batch, heads, q_len]`; −∞ for rows without a visible key.
     pub lse: Vec<f64>,
-    /// The largest `a·Σ_c |q_c·k_c|·|scale| + |bias|` of a visible pair (with the soft-cap instead of the sum, if larger): what rounding errors of
-    /// scores are relative to. Of rotated channels it counts the lengths of the pairs, `|q_pair|·|k_pair|`, which the rotation keeps.
+    /// The largest `a·Σ_c |q_c·k_c|·|scale| + |bias|` of a visible pair: what rounding errors of
+    /// scores are relative to (a soft-cap lessens them). Of rotated channels it counts the lengths of the pairs, `|q_pair|·|k_pair|`, which the rotation keeps.
     pub max_score_magnitude: f64,
     /// The largest part of it that comes from rotated channels: what rounding errors of the rotation are relative to. 0 without one.
     pub max_rotated_magnitude: f64,
@@ -410,7 +410,7 @@ pub(crate) fn for_each_row<'k, T: Copy + Into<f64> + 'k>(
                         }
                         let lag = query_at.abs_diff(k_at[j]);
                         let (a, bias) = (positions.factor(lag), slope * positions.bias_at(lag));
-                        magnitude = f64::max(magnitude, a * (size * scale.abs()).max(cap) + bias);
+                        magnitude = f64::max(magnitude, a * size * scale.abs() + bias);
                         rotated = f64::max(rotated, a * turned * scale.abs());
                         let score = if cap > 0.0 { cap * (dot * scale / cap).tanh() } else { dot * scale };
                         weights.push((j, a * score - bias - beta * ln_p));
