@@ -1,8 +1,9 @@
 // attention_decode: FlashDecoding, for a few queries. The same function as attention_naive, which explains it, over a share of the keys:
 //
-//   m = max s      l = Σ 2^(s−m)      o = Σ 2^(s−m)·v         (scores s in powers of two)
+//   m = max s      l = Σ 4^(s−m)      o = Σ 4^(s−m)·v         (scores s in powers of four)
 //
-// Where a row's keys are split, merge_splits makes one row of the shares.
+// merge_splits makes one row of the shares, and decides what it comes to (ending.wgsl). Why powers
+// of four: attention_tiled says it.
 //
 // Shapes      q (batch, H, q_len, D) · k (batch, H_kv, kv_len, D) · v (batch, H_kv, kv_len, D_v), or a staircase cache · states (rows × splits, D_v + 4), f32
 // Workgroups  one per (sequence, row tile, heads that share keys and a block list, ROWS_HELD of its rows, share of the list's blocks)
@@ -233,9 +234,9 @@ fn attention_decode(
 #end
                     s$r = select(vec4<f32>(LOWEST), s$r - block.bias, seen$r);
                     let raised$r = max(max(max(s$r.x, s$r.y), max(s$r.z, s$r.w)), maximum$r);
-                    let shrink$r = exp2(maximum$r - raised$r);
+                    let shrink$r = exp2(2.0 * (maximum$r - raised$r));
                     maximum$r = raised$r;
-                    let p$r = select(vec4<f32>(0.0), exp2(s$r - raised$r), seen$r);
+                    let p$r = select(vec4<f32>(0.0), exp2(2.0 * (s$r - raised$r)), seen$r);
                     sum$r *= shrink$r;
                     block_sum$r = block_sum$r * shrink$r + p$r.x + p$r.y + p$r.z + p$r.w;
 #for c in VALUE_QUADS
@@ -299,9 +300,9 @@ fn attention_decode(
 #end
             s$r = select(LOWEST, s$r - block.bias, seen$r);
             let raised$r = max(maximum$r, s$r);
-            let shrink$r = exp2(maximum$r - raised$r);
+            let shrink$r = exp2(2.0 * (maximum$r - raised$r));
             maximum$r = raised$r;
-            let p$r = select(0.0, exp2(s$r - raised$r), seen$r);
+            let p$r = select(0.0, exp2(2.0 * (s$r - raised$r)), seen$r);
             sum$r *= shrink$r;
             block_sum$r = block_sum$r * shrink$r + p$r;
 #end

@@ -1,12 +1,13 @@
 // attention_matrix: FlashAttention on matrix units. The same function as attention_naive, which explains it, of f16 storage, with both products taken of f16 operands and added up in f32:
 //
 //   S = Q·Kᵀ                       64 rows × KEYS keys at a time
-//   s(i, j) = a(Δ)·cap·tanh(S·scale / cap) − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d), in powers of two
-//   m' = max(m, s)      p = 2^(s − m' + 15)      p̃ = p rounded to f16
-//   l' = l·2^(m−m') + Σ p      w' = w·2^(m−m') + Σ p̃      o' = o·2^(m−m') + P̃·V
+//   s(i, j) = a(Δ)·cap·tanh(S·scale / cap) − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d), in powers of four
+//   m' = max(m, s)      p = 2¹⁵·4^(s − m')      p̃ = p rounded to f16
+//   l' = l·4^(m−m') + Σ p      w' = w·4^(m−m') + Σ p̃      o' = o·4^(m−m') + P̃·V
 //
-// Output o / w, LSE m·ln 2 + ln(2⁻¹⁵·l). Dividing by the sum of what was multiplied keeps the weights of a row summing to 1, so rounding moves them but loses nothing. The 15 puts the largest p at 2¹⁵, within f16, and
-// those that become subnormal there below 2⁻²⁹ of it.
+// Output o / w, LSE m·ln 4 + ln(2⁻¹⁵·l). Dividing by the sum of what was multiplied keeps the
+// weights of a row summing to 1, so rounding moves them but loses nothing. The 2¹⁵ puts the largest
+// p there, within f16, and those that become subnormal there below 2⁻²⁹ of it.
 //
 // Shapes      as attention_naive; head and value dimension filled up with zeros to whole fragments
 // Workgroups  one per (sequence, row tile, head), late tiles first. LANES_EACH lanes share a row of the tile: each has a part of its scores, and of each chunk of its output.
@@ -235,14 +236,16 @@ fn attention_matrix(
             for (var other = 0u; other < LANES_EACH; other++) {
                 raised = max(raised, sums[own_row * SUM_STRIDE + other * KEYS_EACH]);
             }
-            let shrink = exp2(maximum - raised);
+            let shrink = exp2(2.0 * (maximum - raised));
             maximum = raised;
 
             var step_sum = 0.0;
             var step_weight = 0.0;
 #for u in KEY_QUADS_EACH
-            let exponents$u = vec4<f32>(s$u_0, s$u_1, s$u_2, s$u_3) - raised + 15.0;
-            let p$u = select(vec4<f32>(0.0), exp2(exponents$u), vec4<bool>(seen$u_0, seen$u_1, seen$u_2, seen$u_3));
+            // Times 2¹⁵ afterwards: added to the exponent, a compiler may add it to the maximum
+            // first, which rounds where that is large, and then p may be past f16.
+            let below$u = vec4<f32>(s$u_0, s$u_1, s$u_2, s$u_3) - raised;
+            let p$u = select(vec4<f32>(0.0), exp2(2.0 * below$u) * 32768.0, vec4<bool>(seen$u_0, seen$u_1, seen$u_2, seen$u_3));
             let kept$u = rounded(p$u);
             step_sum += (p$u.x + p$u.y) + (p$u.z + p$u.w);
             step_weight += (kept$u.x + kept$u.y) + (kept$u.z + kept$u.w);
@@ -320,8 +323,8 @@ fn attention_matrix(
         weight += sums[own_row * SUM_STRIDE + 2u * other + 1u];
     }
     if has_row {
-        // A row that saw no key has sum 0: its output is 0 by selection, never 0/0.
-        let normalizer = select(0.0, 1.0 / weight, weight > 0.0);
+        let kind = row_kind(maximum * LN_4, sum);
+        let normalizer = row_normalizer(kind, weight);
         let o_at = sequence.o_base + head * params.o_head_stride + u32(row) * params.o_row_stride;
 #for h in CHUNKS
 #for u in CHUNK_QUADS_EACH
@@ -332,8 +335,7 @@ fn attention_matrix(
 #end
         if (params.flags & FLAG_LSE) != 0u && part == 0u {
             let at = sequence.lse_base + head * params.lse_head_stride + u32(row);
-            let value = bitcast<u32>((maximum + log2(sum * 0.000030517578125)) * LN_2);
-            lse[at] = select(NEGATIVE_INFINITY_BITS, value, sum > 0.0);
+            lse[at] = row_lse(kind, (maximum + 0.5 * log2(sum * 0.000030517578125)) * LN_4);
         }
     }
 }

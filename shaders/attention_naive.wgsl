@@ -9,7 +9,11 @@
 //   m' = max(m, s)     l' = l·e^(m−m') + e^(s−m')     o' = o·e^(m−m') + e^(s−m')·v
 //
 // Shapes      q (batch, H, q_len, D) · k (batch, H_kv, kv_len, D) · v (batch, H_kv, kv_len, D_v) · output (batch, H, q_len, D_v)
-//             lse (batch, H, q_len), natural logarithm, as bits: −∞ for a row that sees no key, whose output is 0
+//             lse (batch, H, q_len), natural logarithm, as bits
+// Rows        that see no key, or none with a score above −∞, have output 0 and log-sum-exp −∞;
+//             those that see a score that is NaN or +∞ have NaN for both (ending.wgsl). Values that
+//             aren't finite spoil their channel of the rows that see them, whatever their weights:
+//             0·∞ is NaN.
 // Workgroups  one per (sequence, row tile, head), numbered in one line and folded into x and y past the limit of one dimension;
 //             late tiles first, since causal rows grow longer. A tile is up to ROWS rows of *one* query block, so that all
 //             its rows walk the same block list and the loads of K and V are at uniform addresses.
@@ -121,16 +125,15 @@ fn attention_naive(
     }
 
     if has_row {
-        // A row that saw no key has sum 0: its output is 0 by selection, never 0/0.
-        let normalizer = select(0.0, 1.0 / row_state.sum, row_state.sum > 0.0);
+        let kind = row_kind(row_state.maximum, row_state.sum);
+        let normalizer = row_normalizer(kind, row_state.sum);
         let o_at = sequence.o_base + head * params.o_head_stride + u32(row) * params.o_row_stride;
         for (var c = 0u; c < VALUE_QUADS; c++) {
             output[o_at + c] = store_quad(row_state.numerator[c] * normalizer);
         }
         if (params.flags & FLAG_LSE) != 0u {
             let at = sequence.lse_base + head * params.lse_head_stride + u32(row);
-            let value = bitcast<u32>(row_state.maximum + log(row_state.sum));
-            lse[at] = select(NEGATIVE_INFINITY_BITS, value, row_state.sum > 0.0);
+            lse[at] = row_lse(kind, row_state.maximum + log(row_state.sum));
         }
     }
 }

@@ -1,7 +1,10 @@
 // attention_tiled: FlashAttention in registers. The same function as attention_naive, which explains it.
 //
-//   s(i, j) = a(Δ)·⟨R_i qᵢ, R_j kⱼ⟩·scale − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d), KEYS keys at a time; then with m' = max(m, s₁ … s_KEYS), in powers of two,
-//   l' = l·2^(m−m') + Σ 2^(s−m')      o' = o·2^(m−m') + Σ 2^(s−m')·v
+//   s(i, j) = a(Δ)·⟨R_i qᵢ, R_j kⱼ⟩·scale − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d), KEYS keys at a time; then with m' = max(m, s₁ … s_KEYS), in powers of four,
+//   l' = l·4^(m−m') + Σ 4^(s−m')      o' = o·4^(m−m') + Σ 4^(s−m')·v
+//
+// Powers of four, since scores in powers of two overflow before natural ones do. The factor of 2 in
+// exponents is exact.
 //
 // Shapes      as attention_naive
 // Workgroups  one per (sequence, row tile, head), late tiles first. A tile is ROW_LANES × ROWS_EACH rows of one query block:
@@ -406,7 +409,7 @@ fn attention_tiled(
 #end
 #if LAZY
                 if raised$r > maximum$r + RAISE_ABOVE {
-                    let shrink$r = exp2(maximum$r - raised$r);
+                    let shrink$r = exp2(2.0 * (maximum$r - raised$r));
                     maximum$r = raised$r;
                     sum$r *= shrink$r;
                     block_sum$r *= shrink$r;
@@ -415,13 +418,13 @@ fn attention_tiled(
 #end
                 }
 #else
-                let shrink$r = exp2(maximum$r - raised$r);
+                let shrink$r = exp2(2.0 * (maximum$r - raised$r));
                 maximum$r = raised$r;
                 sum$r *= shrink$r;
                 block_sum$r *= shrink$r;
 #end
 #for t in KEYS
-                let p$r_$t = exp2(s$r_$t - maximum$r);
+                let p$r_$t = exp2(2.0 * (s$r_$t - maximum$r));
                 block_sum$r += p$r_$t;
                 let weight$r_$t = Number(p$r_$t);
 #end
@@ -492,8 +495,8 @@ fn attention_tiled(
                     s$r = select(s$r, s$r_$t, t == $t);
 #end
                     let raised$r = select(maximum$r, max(maximum$r, s$r), seen$r);
-                    let shrink$r = exp2(maximum$r - raised$r);
-                    let p$r = select(0.0, exp2(s$r - raised$r), seen$r);
+                    let shrink$r = exp2(2.0 * (maximum$r - raised$r));
+                    let p$r = select(0.0, exp2(2.0 * (s$r - raised$r)), seen$r);
                     sum$r *= shrink$r;
                     block_sum$r = block_sum$r * shrink$r + p$r;
                     maximum$r = raised$r;
@@ -529,7 +532,8 @@ fn attention_tiled(
 
 #for r in ROWS_EACH
     if has_row$r {
-        let normalizer = select(0.0, 1.0 / sum$r, sum$r > 0.0);
+        let kind = row_kind(maximum$r * LN_4, sum$r);
+        let normalizer = row_normalizer(kind, sum$r);
         let o_at = sequence.o_base + head * params.o_head_stride + u32(row$r) * params.o_row_stride;
 #for c in OWN_VALUE_QUADS
         output[o_at + own_value + $cu] = store_quad(o$r_$c * normalizer);
@@ -541,8 +545,7 @@ fn attention_tiled(
 #end
         if writes_lse {
             let at = sequence.lse_base + head * params.lse_head_stride + u32(row$r);
-            let value = bitcast<u32>((maximum$r + log2(sum$r)) * LN_2);
-            lse[at] = select(NEGATIVE_INFINITY_BITS, value, sum$r > 0.0);
+            lse[at] = row_lse(kind, (maximum$r + 0.5 * log2(sum$r)) * LN_4);
         }
     }
 #end

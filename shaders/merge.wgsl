@@ -10,9 +10,14 @@
 //   SE² = R/(R−1) · Σᵣ wᵣ²·|Oᵣ − Ô|² / (Σᵣ wᵣ)²  =  R/(R−1) · B/W² · (q + |M − Ô|²)
 //
 // W = Σ w, B = Σ w², M = Σ w²·O / B and q = Σ w²·|O − M|² / B are kept up to date by West's recurrence (1979), which subtracts no large numbers.
-// All w are kept as logarithms, so that no scale overflows.
+// W is kept as its logarithm and B as B/W², so that no scale overflows.
 //
-// Shapes      round_output (rows, D_v) · round_lse (rows), bits · state (rows of Ô, [M,] and (ln W, ln B, q, 0))
+// A state that is empty (L = −∞, O = 0) adds nothing, and where all are, so is the merged one. A
+// state that is NaN makes the merged one NaN, and its error: told by bits, since compilers may take
+// every number for finite.
+//
+// Shapes      round_output (rows, D_v) · round_lse (rows), bits · state (rows of Ô, [M,] and (ln W,
+//             B/W², q, 0))
 //             output (batch, H, q_len, D_v), any strides · lse, standard_error (batch, H, q_len), bits
 // Workgroups  one per (sequence, head, tile of ROWS rows), one row per invocation, numbered in one line and folded into x and y
 // Barriers    none
@@ -49,12 +54,17 @@ struct MergeSequence {
 @group(1) @binding(4) var<storage, read_write> lse: array<u32>;
 @group(1) @binding(5) var<storage, read_write> standard_error: array<u32>;
 
-// A logarithm at or below this is that of 0. (WGSL need not know infinities.)
+// The logarithm of 0. (WGSL need not know infinities.)
 const NONE: f32 = LOWEST;
 
-// e^(a − b) where a isn't the logarithm of 0.
+// By bits: a comparison is false of NaN, or true.
+fn is_none(logarithm: f32) -> bool {
+    return bitcast<u32>(logarithm) == bitcast<u32>(NONE);
+}
+
+// e^(a − b), and 0 where a is the logarithm of 0.
 fn ratio(a: f32, b: f32) -> f32 {
-    return select(0.0, exp(a - b), a > NONE);
+    return select(exp(a - b), 0.0, is_none(a));
 }
 
 @compute @workgroup_size(ROWS)
@@ -87,23 +97,24 @@ fn merge(
         new_log = NONE;
     }
     let first = (params.flags & FLAG_FIRST) != 0u;
-    var logs = state[log_at];
+    var sums = state[log_at];
     if first {
-        logs = vec4<f32>(NONE, NONE, 0.0, 0.0);
+        sums = vec4<f32>(NONE, 0.0, 0.0, 0.0);
     }
-    let highest = max(logs.x, new_log);
-    let old_weight = ratio(logs.x, highest);
+    let highest = max(sums.x, new_log);
+    let old_weight = ratio(sums.x, highest);
     let new_weight = ratio(new_log, highest);
     let weight = old_weight + new_weight;
     // Where every state is empty, so is the merged one.
-    let empty = highest <= NONE;
+    let empty = is_none(sums.x) && is_none(new_log);
     let old_share = select(old_weight / weight, 0.0, empty);
     let new_share = select(new_weight / weight, 0.0, empty);
     let log_weight = select(highest + log(weight), NONE, empty);
 
-    // Shares by squared weight, for the spread.
-    let old_square = ratio(logs.y, 2.0 * highest);
-    let new_square = new_weight * new_weight;
+    // Shares by squared weight, for the spread. B/W² is at least one over the number of states, so
+    // it may be divided by.
+    let old_square = sums.y * old_share * old_share;
+    let new_square = new_share * new_share;
     let square = old_square + new_square;
     let old_part = select(old_square / square, 0.0, empty);
     let new_part = select(new_square / square, 0.0, empty);
@@ -126,9 +137,8 @@ fn merge(
             apart += dot(offset, offset);
         }
     }
-    let spread = old_part * (logs.z + new_part * moved);
-    let log_square = select(2.0 * highest + log(square), NONE, empty);
-    state[log_at] = vec4<f32>(log_weight, log_square, spread, 0.0);
+    let spread = old_part * (sums.z + new_part * moved);
+    state[log_at] = vec4<f32>(log_weight, square, spread, 0.0);
 
     if (params.flags & FLAG_LSE) != 0u {
         var value = log_weight;
@@ -142,9 +152,8 @@ fn merge(
         // One round says nothing of its error.
         var error = INFINITY_BITS;
         if params.rounds > 1.5 {
-            let share = select(exp(log_square - 2.0 * log_weight), 0.0, empty);
-            let variance = params.rounds / (params.rounds - 1.0) * share * (spread + apart);
-            error = bitcast<u32>(sqrt(max(variance, 0.0)));
+            // No factor is negative. (A maximum with 0 would make 0 of NaN.)
+            error = bitcast<u32>(sqrt(params.rounds / (params.rounds - 1.0) * square * (spread + apart)));
         }
         standard_error[sequence.error_base + head * params.error_head_stride + row] = error;
     }

@@ -1,8 +1,10 @@
-// merge_splits: one row from the shares that attention_decode has computed. With M = max m over the shares, in powers of two,
+// merge_splits: one row from the shares that attention_decode has computed. With M = max m over the
+// shares, in powers of four,
 //
-//   O = Σ 2^(m−M)·o / Σ 2^(m−M)·l        LSE = (M + log₂ Σ 2^(m−M)·l)·ln 2
+//   O = Σ 4^(m−M)·o / Σ 4^(m−M)·l        LSE = (M + log₄ Σ 4^(m−M)·l)·ln 4
 //
-// A row that sees no key has output 0 and LSE −∞.
+// Shares that saw nothing have l = 0; one that saw a NaN has l = NaN, and so has the row
+// (ending.wgsl).
 //
 // Shapes      states (rows × splits, D_v + 4), f32 · output (batch, H, q_len, D_v), any strides · lse (batch, H, q_len), bits
 // Workgroups  a line of invocations, one per (sequence, row, head, quad), folded into x and y
@@ -41,15 +43,16 @@ fn merge_splits(
     for (var split = 0u; split < params.splits; split++) {
         let at = first + split * stride;
         let state = states[at + VALUE_QUADS];
-        let weight = exp2(state.x - highest);
+        let weight = exp2(2.0 * (state.x - highest));
         sum += weight * state.y;
         total += weight * states[at + quad];
     }
-    let normalizer = select(0.0, 1.0 / sum, sum > 0.0);
+    let kind = row_kind(highest * LN_4, sum);
+    let normalizer = row_normalizer(kind, sum);
     let o_at = sequence.o_base + head * params.o_head_stride + row * params.o_row_stride;
     output[o_at + quad] = store_quad(total * normalizer);
     if quad == 0u && (params.flags & FLAG_LSE) != 0u {
-        let value = bitcast<u32>((highest + log2(sum)) * LN_2);
-        lse[sequence.lse_base + head * params.lse_head_stride + row] = select(NEGATIVE_INFINITY_BITS, value, sum > 0.0);
+        let value = (highest + 0.5 * log2(sum)) * LN_4;
+        lse[sequence.lse_base + head * params.lse_head_stride + row] = row_lse(kind, value);
     }
 }

@@ -50,8 +50,29 @@ use crate::sampling::BlockGrid;
 /// o(i)    = Σⱼ e^s(i, j)·vⱼ / Σⱼ e^s(i, j)                       LSE(i) = ln Σⱼ e^s(i, j)
 /// ```
 ///
-/// over the visible keys j: those that causality, the window and the schedule leave. A row that sees no key has output 0 and
-/// LSE −∞. `scale` is `1/√D` unless set. The rotation R, the factor a and the bias are those of [`Positions`]; without, `R = 1`, `a = 1` and the bias is 0.
+/// over the visible keys j: those that causality, the window and the schedule leave. `scale` is
+/// `1/√D` unless set. The rotation R, the factor a and the bias are those of [`Positions`];
+/// without, `R = 1`, `a = 1` and the bias is 0.
+///
+/// # Rows without a result, and numbers that aren't finite
+/// By every kernel, by the [oracle](crate::reference), and through every merge of states (split
+/// keys, [rounds](RoundsPlan), [re-shaped tensors](ReshapedPlan)):
+///
+/// - A row that sees no key is *empty*: output 0 and LSE −∞.
+/// - A key whose score is −∞ weighs `e^−∞ = 0`, as one that isn't seen. A row whose keys all are
+///   such is empty too. (So masks given as scores work, and the parts of a row's keys, in whatever
+///   way they are divided, merge into what the whole row gives; PyTorch's
+///   `scaled_dot_product_attention` has zeros there as well.)
+/// - A row that sees a score that is NaN or +∞ has NaN in every channel and as LSE, whatever its
+///   other keys are. LSE is −∞ for empty rows alone.
+/// - A score past what f32 holds (±3.4·10³⁸), before or after the soft-cap and the bias, is
+///   infinite with its sign. Where only parts of an inner product's sum are past it, the score may
+///   be infinite or NaN. Queries that hold infinities over a [cache](CachePlan), and infinities
+///   that are rotated, may give NaN instead of ±∞.
+/// - A value that isn't finite makes its channel of the output infinite or NaN in every row that
+///   sees it, be its weight 0 (`0·∞` is NaN); it changes no other channel and no LSE.
+///
+/// What a row doesn't see, masked or not scheduled, may hold anything.
 ///
 /// ```
 /// use prflash::{Attention, DType};

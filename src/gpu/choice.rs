@@ -246,7 +246,9 @@ impl Tile {
 
     /// Whether products are taken in f16, two at a time where hardware does that, and summed in f32 after at most 8 of them. It needs storage in f16 and a device with f16 arithmetic.
     ///
-    /// Scores (times the scale and log₂e) and their parts must stay within ±65,504, values within ±16,000 divided by the keys at a time; what rounding adds is in
+    /// Scores (times the scale and ½·log₂e, before a soft-cap) and their parts must stay within
+    /// ±65,504, else they are infinite; values within ±16,000 divided by the keys at a time; what
+    /// rounding adds is in
     /// [`Tolerance::of_kernel_output`](crate::verify::Tolerance::of_kernel_output).
     pub fn with_half_products(self, halves: bool) -> Self {
         Self { halves, ..self }

@@ -251,7 +251,6 @@ impl Program for Merge {
         let values = [
             ("ROWS", TILE_ROWS as u32),
             ("SPREAD", u32::from(self.spread)),
-            ("INFINITY_BITS", f32::INFINITY.to_bits()),
             ("FLAG_LSE", params::FLAG_LSE),
             ("FLAG_FIRST", params::FLAG_FIRST),
             ("FLAG_MEAN", params::FLAG_MEAN),

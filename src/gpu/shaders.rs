@@ -20,6 +20,7 @@ const ENABLE_F16: &str = "enable f16;\n";
 const ENABLE_MATRICES: &str = "enable wgpu_cooperative_matrix;\n";
 
 const ROPE_PIECE: &str = include_str!("../../shaders/shared/rope.wgsl");
+const ENDING_PIECE: &str = include_str!("../../shaders/shared/ending.wgsl");
 
 /// The text of an attention kernel, which takes keys and values in blocks of this many quads, or quad by quad (0).
 pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
@@ -162,6 +163,8 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
         include_str!("../../shaders/shared/work.wgsl"),
         include_str!("../../shaders/shared/walk.wgsl"),
         include_str!("../../shaders/shared/scores.wgsl"),
+        // Rows of the split kernel end in the merge of their shares.
+        if matches!(kernel, Kernel::Decode(_)) { "" } else { ENDING_PIECE },
         if positions.any() { ROPE_PIECE } else { "" },
         if positions.any() { include_str!("../../shaders/shared/positions.wgsl") } else { "" },
         match matrix {
@@ -185,7 +188,8 @@ struct Form {
     halves: bool,
     /// Whether products are summed by channel modulo 4 first: no add but those of multiply-adds, for four times the registers.
     by_channel: bool,
-    /// What a score must exceed the maximum by before the maximum follows: then o is rarely rescaled, and weights may be as large as 2 to this power.
+    /// What a score must exceed the maximum by before the maximum follows: then o is rarely
+    /// rescaled, and weights may be as large as 4 to this power.
     raise_above: Option<f32>,
     /// Whether the keys of a step are summed before they are added to o.
     in_parts: bool,
@@ -201,7 +205,7 @@ impl Form {
         Self {
             halves,
             by_channel: halves || gpu,
-            raise_above: if halves { Some(2.0) } else { gpu.then_some(8.0) },
+            raise_above: if halves { Some(1.0) } else { gpu.then_some(4.0) },
             in_parts: halves || !gpu,
         }
     }
@@ -280,6 +284,7 @@ pub(crate) fn merge_splits(program: &MergeSplits) -> String {
     let pieces = [
         include_str!("../../shaders/shared/params.wgsl"),
         store_piece(program.output),
+        ENDING_PIECE,
         include_str!("../../shaders/merge_splits.wgsl"),
     ];
     plain(&program.label(), &values, &pieces)
@@ -395,10 +400,16 @@ pub(crate) fn plain(label: &str, values: &[(&str, u32)], pieces: &[&str]) -> Str
 /// The label, and the numbers that every kernel may need.
 fn header(label: &str) -> String {
     let mut wgsl = format!("// {label}\n");
-    constants(&mut wgsl, &[("NEGATIVE_INFINITY_BITS", f32::NEG_INFINITY.to_bits())]);
-    wgsl.push_str("// The start of a running maximum: finite, so that differences with it are never NaN.\n");
-    wgsl.push_str("const LOWEST: f32 = -3.0e38;\n");
-    for (name, value) in [("LN_2", std::f32::consts::LN_2), ("EULER_GAMMA", 0.577_215_7)] {
+    let bits = [
+        ("INFINITY_BITS", f32::INFINITY),
+        ("NEGATIVE_INFINITY_BITS", f32::NEG_INFINITY),
+        ("NAN_BITS", f32::from_bits(0x7fc0_0000)),
+    ];
+    constants(&mut wgsl, &bits.map(|(name, value)| (name, value.to_bits())));
+    wgsl.push_str("// The start of a running maximum: finite, so that differences with it are never NaN, and below every score.\n");
+    wgsl.push_str("const LOWEST: f32 = -0x1.fffffep+127;\n");
+    let ln_2 = std::f32::consts::LN_2;
+    for (name, value) in [("LN_2", ln_2), ("LN_4", 2.0 * ln_2), ("EULER_GAMMA", 0.577_215_7)] {
         let _ = writeln!(wgsl, "const {name}: f32 = {value:?};");
     }
     wgsl

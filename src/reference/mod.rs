@@ -19,16 +19,19 @@ use crate::shape::Shape;
 /// Attention computed in f64, and the magnitudes from which error bounds follow.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exact {
-    /// `[batch, heads, q_len, value_dim]`; 0 for rows without a visible key.
+    /// `[batch, heads, q_len, value_dim]`; 0 for rows without a visible key, NaN where the LSE is.
     pub output: Vec<f64>,
-    /// Natural-log log-sum-exp, `[batch, heads, q_len]`; −∞ for rows without a visible key.
+    /// Natural-log log-sum-exp, `[batch, heads, q_len]`; −∞ for rows without a visible key whose
+    /// score is above −∞, NaN for those that see a score that is NaN or +∞
+    /// ([`Attention`](Attention#rows-without-a-result-and-numbers-that-arent-finite)).
     pub lse: Vec<f64>,
-    /// The largest `a·Σ_c |q_c·k_c|·|scale| + |bias|` of a visible pair: what rounding errors of
-    /// scores are relative to (a soft-cap lessens them). Of rotated channels it counts the lengths of the pairs, `|q_pair|·|k_pair|`, which the rotation keeps.
+    /// The largest `a·Σ_c |q_c·k_c|·|scale| + |bias|` of a visible pair with a finite score: what
+    /// rounding errors of scores are relative to (a soft-cap lessens them). Of rotated channels it
+    /// counts the lengths of the pairs, `|q_pair|·|k_pair|`, which the rotation keeps.
     pub max_score_magnitude: f64,
     /// The largest part of it that comes from rotated channels: what rounding errors of the rotation are relative to. 0 without one.
     pub max_rotated_magnitude: f64,
-    /// The largest |v| of any value.
+    /// The largest |v| of any finite value.
     pub max_value: f64,
 }
 
@@ -64,7 +67,7 @@ fn attend<T: Copy + Into<f64>>(
         lse: Vec::with_capacity(shape.batch() * shape.heads() * shape.q_len()),
         max_score_magnitude: 0.0,
         max_rotated_magnitude: 0.0,
-        max_value: v.iter().fold(0.0, |max, &x| f64::max(max, x.into().abs())),
+        max_value: v.iter().map(|&x| x.into().abs()).filter(|x| x.is_finite()).fold(0.0, f64::max),
     };
     for_each_row(attention, shape, q, k, tables, every, |row| {
         exact.max_score_magnitude = exact.max_score_magnitude.max(row.magnitude);
@@ -111,7 +114,8 @@ fn check_all<T>(
 /// Merges attention states over different keys, or over several rounds, by log-sum-exp.
 ///
 /// With `L = ln Σᵣ e^Lᵣ`, the output is `Σᵣ e^(Lᵣ − L)·Oᵣ` and the log-sum-exp is L; for independent rounds of sampling (`mean`), L is lowered by `ln R`, the
-/// mean of the sums being what a single round estimates. Where every state is empty (LSE −∞), so is the result: output 0, LSE −∞, never NaN.
+/// mean of the sums being what a single round estimates. Where every state is empty (LSE −∞), so is
+/// the result: output 0, LSE −∞, never NaN. Where one is NaN, so is the result.
 ///
 /// # Errors
 /// Invalid argument (`states`) if there are none or their sizes differ.
@@ -134,20 +138,35 @@ pub fn merge(states: &[Exact], mean: bool) -> Result<Exact> {
         max_value: largest(|state| state.max_value),
     };
     for row in 0..rows {
-        let max = states.iter().map(|state| state.lse[row]).fold(f64::NEG_INFINITY, f64::max);
-        if max == f64::NEG_INFINITY {
-            continue;
-        }
-        let total: f64 = states.iter().map(|state| (state.lse[row] - max).exp()).sum();
-        for state in states {
-            let share = (state.lse[row] - max).exp() / total;
+        let logs: Vec<f64> = states.iter().map(|state| state.lse[row]).collect();
+        let (shares, lse) = softmax(&logs);
+        for (state, share) in states.iter().zip(shares) {
             for channel in row * dim..(row + 1) * dim {
                 merged.output[channel] += share * state.output[channel];
             }
         }
-        merged.lse[row] = max + total.ln() - if mean { (states.len() as f64).ln() } else { 0.0 };
+        merged.lse[row] = lse - if mean { (states.len() as f64).ln() } else { 0.0 };
     }
     Ok(merged)
+}
+
+/// `e^s / Σ e^s` of each score, and `ln Σ e^s`. NaN if a score is NaN or +∞; 0 and −∞ if there are
+/// none above −∞.
+fn softmax(scores: &[f64]) -> (Vec<f64>, f64) {
+    // The maximum passes over NaNs, but the sum doesn't.
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if scores.iter().all(|&score| score == f64::NEG_INFINITY) {
+        return (vec![0.0; scores.len()], f64::NEG_INFINITY);
+    }
+    let mut weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter_mut().for_each(|weight| *weight /= sum);
+    (weights, max + sum.ln())
+}
+
+/// A number that the kernels have in f32: infinite past its range.
+fn in_range(x: f64) -> f64 {
+    if x.abs() > f64::from(f32::MAX) { f64::INFINITY.copysign(x) } else { x }
 }
 
 /// The softmax mass of exact attention by block: how much of it each (query row, key block) pair carries.
@@ -182,7 +201,7 @@ pub fn block_mass(
         for &(j, p) in row.weights {
             mass[at + j / block] += p;
         }
-        rows += f64::from(u8::from(!row.weights.is_empty()));
+        rows += f64::from(u8::from(row.lse != f64::NEG_INFINITY));
     })?;
     Ok(BlockMass { grid: *grid, batch: shape.batch(), mass, rows })
 }
@@ -410,24 +429,23 @@ pub(crate) fn for_each_row<'k, T: Copy + Into<f64> + 'k>(
                         }
                         let lag = query_at.abs_diff(k_at[j]);
                         let (a, bias) = (positions.factor(lag), slope * positions.bias_at(lag));
-                        magnitude = f64::max(magnitude, a * size * scale.abs() + bias);
-                        rotated = f64::max(rotated, a * turned * scale.abs());
-                        let score = if cap > 0.0 { cap * (dot * scale / cap).tanh() } else { dot * scale };
-                        weights.push((j, a * score - bias - beta * ln_p));
+                        let product = in_range(dot * scale);
+                        let capped = if cap > 0.0 { cap * (product / cap).tanh() } else { product };
+                        let score = in_range(a * capped - bias - beta * ln_p);
+                        if score.is_finite() {
+                            // A cap makes an infinite product a finite score, which nothing rounds.
+                            let (size, turned) =
+                                if product.is_finite() { (size * scale.abs(), turned) } else { (cap, 0.0) };
+                            magnitude = f64::max(magnitude, a * size + bias);
+                            rotated = f64::max(rotated, a * turned * scale.abs());
+                        }
+                        weights.push((j, score));
                     }
                 }
                 scores.clear();
                 scores.extend(weights.iter().map(|&(_, score)| score));
-                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let mut sum = 0.0;
-                for (_, weight) in &mut weights {
-                    *weight = (*weight - max).exp();
-                    sum += *weight;
-                }
-                for (_, weight) in &mut weights {
-                    *weight /= sum;
-                }
-                let lse = if weights.is_empty() { f64::NEG_INFINITY } else { max + sum.ln() };
+                let (shares, lse) = softmax(&scores);
+                weights.iter_mut().zip(shares).for_each(|((_, weight), share)| *weight = share);
                 let (weights, scores) = (&weights, &scores);
                 visit(Row { head_row, kv_row, position, weights, scores, lse, magnitude, rotated });
             }
