@@ -1,10 +1,9 @@
 // attention_decode: FlashDecoding, for a few queries. The same function as attention_naive, which explains it, over a share of the keys:
 //
-//   m = max s      l = Σ 4^(s−m)      o = Σ 4^(s−m)·v         (scores s in powers of four, see
-//   attention_tiled)
+//   m = max s      l = Σ 4^(s−m)      o = Σ 4^(s−m)·v         (scores s in powers of four)
 //
-// merge_splits makes one row of the shares, and says what it comes to where it saw nothing or a
-// NaN.
+// merge_splits makes one row of the shares, and decides what it comes to (ending.wgsl). Why powers
+// of four: attention_tiled says it.
 //
 // Shapes      q (batch, H, q_len, D) · k (batch, H_kv, kv_len, D) · v (batch, H_kv, kv_len, D_v), or a staircase cache · states (rows × splits, D_v + 4), f32
 // Workgroups  one per (sequence, row tile, heads that share keys and a block list, ROWS_HELD of its rows, share of the list's blocks)

@@ -1,14 +1,13 @@
 // attention_matrix: FlashAttention on matrix units. The same function as attention_naive, which explains it, of f16 storage, with both products taken of f16 operands and added up in f32:
 //
 //   S = Q·Kᵀ                       64 rows × KEYS keys at a time
-//   s(i, j) = a(Δ)·cap·tanh(S·scale / cap) − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d), in powers of four (see attention_tiled)
+//   s(i, j) = a(Δ)·cap·tanh(S·scale / cap) − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d), in powers of four
 //   m' = max(m, s)      p = 2¹⁵·4^(s − m')      p̃ = p rounded to f16
 //   l' = l·4^(m−m') + Σ p      w' = w·4^(m−m') + Σ p̃      o' = o·4^(m−m') + P̃·V
 //
 // Output o / w, LSE m·ln 4 + ln(2⁻¹⁵·l). Dividing by the sum of what was multiplied keeps the
-// weights of a row summing to 1, so rounding moves them but loses nothing. The 15 puts the largest
-// p at 2¹⁵, within f16, and
-// those that become subnormal there below 2⁻²⁹ of it.
+// weights of a row summing to 1, so rounding moves them but loses nothing. The 2¹⁵ puts the largest
+// p there, within f16, and those that become subnormal there below 2⁻²⁹ of it.
 //
 // Shapes      as attention_naive; head and value dimension filled up with zeros to whole fragments
 // Workgroups  one per (sequence, row tile, head), late tiles first. LANES_EACH lanes share a row of the tile: each has a part of its scores, and of each chunk of its output.
