@@ -6,8 +6,8 @@ use prflash::cache::{HostCache, Ladder, Staircase, StoredKeys};
 use prflash::limits::MAX_ELEMENTS;
 use prflash::{
     Attention, BlockGrid, Bound, Call, Chunk, Context, ContextOptions, DType, Error, Key, KvCache, Layout,
-    Operands, Pairing, PositionIds, Positions, Profile, Queries, Result, Rope, Rows, Sequence, Shape,
-    Systematic, Tables, Tensor, TensorView, wgpu,
+    Operands, Pairing, PositionIds, Positions, Queries, Result, Rope, Rows, Sequence, Shape, Systematic,
+    Tables, Tensor, TensorView, wgpu,
 };
 
 use super::caches::{flat, spoilt, tokens};
