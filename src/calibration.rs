@@ -495,6 +495,8 @@ pub fn mass_variance(grid: &BlockGrid, profile: &Profile, masses: &[DistanceMass
 /// Chooses window and exponent for every list group from its mass by block distance alone ([`BlockMass::by_distance`](reference::BlockMass::by_distance), [`BlockStates::by_distance`], or measured elsewhere),
 /// by the least [`mass_variance`]; β is as given.
 ///
+/// Takes time for every candidate, list group and block distance of the grid.
+///
 /// Masses say nothing about values, so β can't be chosen, and a pure window is no candidate, having no unbiased weights. With values at hand, [`BlockStates::calibrate`] is better.
 ///
 /// # Errors

@@ -336,6 +336,8 @@ impl Layout {
 
     fn row_starts(&self) -> impl Iterator<Item = usize> + use<'_> {
         let [batch, heads, len, _] = self.dims;
+        // Of an empty tensor there are none to go through the batch for.
+        let batch = if self.elements() > 0 { batch } else { 0 };
         (0..batch)
             .flat_map(move |b| (0..heads).flat_map(move |h| (0..len).map(move |i| self.index(b, h, i, 0))))
     }

@@ -61,7 +61,8 @@ pub fn ladders(case: &mut Case) {
 }
 
 pub fn standings(case: &mut Case) {
-    let (Some(staircase), Some(shape)) = (staircase(case), shape(case)) else { return };
+    let Some(staircase) = staircase(case) else { return };
+    let shape = shape(case).unwrap_or(Shape::new(8, 2, 0, 64).unwrap());
     let n = &mut case.numbers;
     let ([len, token, segment, dim], bytes) = ([(); 4].map(|()| n.size()), n.u64());
     let bits = n.pick(&[0, 2, 3, 4, 8, 16, 5, u32::MAX]);
@@ -98,7 +99,7 @@ pub fn standings(case: &mut Case) {
         let numbers = staircase.segment() * dim.next_multiple_of(32);
         assert!(layout.index(token, segment) < numbers || layout.index(token, segment) == usize::MAX);
     }
-    if case.numbers.once_in(8) {
+    if case.numbers.once_in(3) {
         tell!(case, "fitting({bytes}, {len})");
         let fits = staircase.fitting(bytes, len, &shape);
         assert!(fits.iter().all(|fit| fit.bytes <= bytes && fit.loss >= 0.0));
@@ -204,7 +205,9 @@ pub fn operations(case: &mut Case) {
             0 => {
                 tell!(case, "add");
                 let index = cache.add();
-                assert!(models.get(index).is_none_or(Option::is_none));
+                // Numbers of removed ones are used again.
+                let free = models.iter().position(Option::is_none).unwrap_or(models.len());
+                assert_eq!(index, free);
                 models.resize(models.len().max(index + 1), None);
                 models[index] = Some(Model::new());
             }
@@ -354,6 +357,7 @@ fn use_it(case: &mut Case, cache: &mut HostCache) {
     let sequence = cache.sequences().last().unwrap();
     let standing = cache.standing(sequence).unwrap();
     let (len, residual) = (standing.len(), standing.residual());
+    assert!(len <= MAX_LEN);
     tell!(case, "what it holds: {len} tokens, {residual:?} in rows, {heads} heads of {dims:?}");
     // A file of few bytes may say that very many tokens were dropped.
     if len < 1 << 16 {

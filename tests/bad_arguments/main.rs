@@ -24,10 +24,10 @@ use runner::{Case, Suite};
 const HOST: Suite = Suite { name: "host", cases: 10_000, bytes: 4 << 30, runner: false, run: host_case };
 
 /// On the device, whose driver is a compiler too.
-const DEVICE: Suite = Suite { name: "device", cases: 60, bytes: 24 << 30, runner: true, run: device::case };
+const DEVICE: Suite = Suite { name: "device", cases: 400, bytes: 24 << 30, runner: true, run: device::case };
 
 fn host_case(case: &mut Case) {
-    const AREAS: [fn(&mut Case); 28] = [
+    const AREAS: [fn(&mut Case); 30] = [
         sizes::shapes,
         sizes::layouts,
         sizes::types,
@@ -49,6 +49,8 @@ fn host_case(case: &mut Case) {
         positions::biases,
         positions::positions,
         caches::ladders,
+        caches::standings,
+        caches::standings,
         caches::standings,
         caches::codes,
         caches::operations,

@@ -21,13 +21,17 @@ pub fn accepted<T>(result: Result<T>) -> Option<T> {
     }
 }
 
-/// Any shape that isn't refused.
+/// Any shape that isn't refused. Mostly one or two of its counts are extreme, since hardly any product of more is in range.
 pub fn shape(case: &mut Case) -> Option<Shape> {
     let n = &mut case.numbers;
-    let (heads, len, dim) = (n.size(), n.size(), n.dim());
-    let kv_heads = if n.bool() { heads } else { n.size() };
-    let (batch, q_len, kv_len, value_dim) = (n.size(), n.size(), n.size(), n.dim());
-    let steps = n.below(32);
+    let mut counts = [1 + n.below(4), n.below(100), 1 + n.below(3), n.below(100), n.below(100)];
+    for _ in 0..n.below(4) {
+        let at = n.below(counts.len());
+        counts[at] = n.size();
+    }
+    let [heads, len, batch, q_len, kv_len] = counts;
+    let kv_heads = if n.once_in(9) { n.size() } else { n.pick(&[1, heads]) };
+    let (dim, value_dim, steps) = (n.dim(), n.dim(), n.below(32));
     tell!(case, "Shape::new({heads}, {kv_heads}, {len}, {dim})");
     let mut shape = accepted(Shape::new(heads, kv_heads, len, dim))?;
     let mut apply = |step: usize, name: &str, change: &dyn Fn(Shape) -> Result<Shape>| {
@@ -73,7 +77,12 @@ pub fn shapes(case: &mut Case) {
 
 pub fn layouts(case: &mut Case) {
     let n = &mut case.numbers;
-    let [a, b, c] = [(); 3].map(|()| n.size());
+    let mut counts = [(); 3].map(|()| n.size());
+    // An empty dimension makes every product 0.
+    if n.once_in(4) {
+        counts[n.below(3)] = 0;
+    }
+    let [a, b, c] = counts;
     let (d, offset, kind) = (n.dim(), 4 * n.below(3), n.below(4));
     // Multiples of four, or what comes.
     let mut stride = || if n.once_in(5) { n.size() } else { n.size() & !3 };

@@ -546,6 +546,11 @@ fn partition_rounds_visit_every_pair_once() {
             }
         }
     }
+    // What is never drawn is left to the last round: from distance 3 on, but for the sink.
+    let grid = BlockGrid::causal(&shape(1, 1, 640, 640));
+    let schedules = partition_rounds(&grid, &Profile::deduction(0.7).unwrap(), Key::new(4), 3).unwrap();
+    let far: Vec<usize> = (1..=6).collect();
+    assert!(schedules[2].blocks(0, 9).starts_with(&far) && schedules[0].blocks(0, 9)[0] == 0);
     let grid = BlockGrid::causal(&shape(1, 1, 64, 64));
     let named = |profile: &Profile, rounds| {
         partition_rounds(&grid, profile, Key::new(1), rounds).unwrap_err().argument().map(str::to_owned)
