@@ -35,7 +35,7 @@ const MOVES: usize = 256;
 /// **Submit encoders in the order in which they were recorded.** What the host knows of the cache ([`len`](KvCache::len), [`truncate`](KvCache::truncate), …) runs
 /// ahead of the GPU: it counts what was recorded. An encoder that is dropped unused takes with it what it would have appended, and nothing else: sequences are again as they
 /// were before. Where a later encoder relied on a dropped one, or encoders come in another order, what can't be stored any more is left out, the tokens stored before stay as they are,
-/// and the next call says so, once ([`Error::is_out_of_order`]).
+/// and the next call says so, once ([`Error::is_out_of_order`](crate::Error::is_out_of_order)).
 ///
 /// Memory grows as sequences do: a region doubles when it is outgrown, where there is room behind it, else all regions move to a larger pair of buffers,
 /// by commands that are recorded into the same encoder (and into those after it, until they have run). Appends, after which nothing has grown, allocate nothing once as many calls
