@@ -138,7 +138,8 @@ fn bindings_are_those_of_the_architecture() {
                 (2, 0, "k", false),
                 (2, 1, "v", false),
             ],
-            "step_down" => &[
+            "migrate" => &[(0, 2, "todo", false), (0, 3, "old", false), (0, 4, "new_words", true)],
+            "step_down" | "commit" => &[
                 (1, 0, "keys", true),
                 (1, 1, "values", true),
                 (1, 2, "cache", false),
@@ -152,7 +153,10 @@ fn bindings_are_those_of_the_architecture() {
         if shader.entry_point == "rotate" {
             want[1].2 = "runs";
         }
-        if matches!(shader.entry_point, "append" | "quantize" | "step_down") {
+        if shader.entry_point == "migrate" {
+            want[1].2 = "spans";
+        }
+        if matches!(shader.entry_point, "append" | "quantize" | "step_down" | "commit") {
             want[1].2 = "moves";
         }
         if shader.entry_point.starts_with("attention_") {

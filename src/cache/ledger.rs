@@ -277,11 +277,13 @@ impl Ledger {
     }
 
     /// The sequences of which the order of changes isn't sure.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code))] // where there is one thread
     pub(super) fn suspects(&self) -> Vec<usize> {
         self.chains.iter().filter(|chain| chain.suspect).map(|chain| chain.index).collect()
     }
 
     /// What a suspect's stamp is, after everything that was submitted.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code))]
     pub(super) fn resolve(&mut self, index: usize, account: &mut Account, stamp: u32) {
         let chain = self.chains.iter_mut().find(|chain| (chain.index, chain.life) == (index, account.life));
         let Some(chain) = chain else { return };
