@@ -4,7 +4,7 @@
 
 use std::io::Write;
 
-use crate::common::{Got, Problem, Storage, gpu, matrix, numbers};
+use crate::common::{Got, Problem, Storage, gpu, matrix, numbers, subgroups_only, uses_subgroups};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::reference::Exact;
 use prflash::sampling::{Reshaping, partition_rounds};
@@ -41,6 +41,10 @@ fn kernels(context: &Context) -> Vec<Kernel> {
         kernels.push(Kernel::Tiled(tile(2, 2, true).with_half_products(true)));
     } else {
         let _ = writeln!(std::io::stderr(), "SKIPPED half products: the device has no f16 arithmetic");
+    }
+    if subgroups_only() {
+        kernels.retain(|&kernel| uses_subgroups(kernel));
+        assert!(!kernels.is_empty(), "the device has no subgroups");
     }
     kernels
 }
