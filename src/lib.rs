@@ -90,16 +90,18 @@ mod attention;
 pub mod cache;
 pub mod calibration;
 mod error;
-mod gpu;
 mod layout;
 pub mod limits;
 pub mod position;
 pub mod random;
 pub mod reference;
+mod runtime;
 pub mod sampling;
+pub mod shaders;
 mod shape;
 pub mod verify;
 
+pub use attention::kernels::shapes::{Decode, Kernel, Matrix, Tile};
 pub use attention::{
     Attention, Bound, CacheBound, CachePlan, Call, Combine, Documents, Estimate, GpuSampler, Operands,
     Output, Plan, PositionIds, Queries, ReshapedBound, ReshapedPlan, RotationBound, RotationPlan, Rounds,
@@ -107,17 +109,17 @@ pub use attention::{
 };
 pub use cache::{Chunk, KvCache, KvInput};
 pub use error::{Error, ErrorKind, Result};
-pub use gpu::choice::{Decode, Kernel, Matrix, Tile};
-pub use gpu::context::{Capabilities, Context, ContextOptions};
-pub use gpu::shaders;
-pub use gpu::tensor::{Tensor, TensorView};
-pub use gpu::timing::GpuTimer;
-#[cfg(not(target_arch = "wasm32"))]
-pub use gpu::timing::Timings;
 pub use layout::{DType, Layout};
 pub use limits::MAX_HEAD_DIM;
 pub use position::{Bias, Distance, Pairing, Positions, Rope, Scaling, Slopes};
 pub use random::Key;
+pub use runtime::capabilities::Capabilities;
+pub use runtime::context::Context;
+pub use runtime::options::ContextOptions;
+pub use runtime::tensor::{Tensor, TensorView};
+pub use runtime::timing::GpuTimer;
+#[cfg(not(target_arch = "wasm32"))]
+pub use runtime::timing::Timings;
 pub use sampling::{BlockGrid, Decay, Granularity, Profile, Schedule, Systematic};
 pub use shape::Shape;
 pub use wgpu;

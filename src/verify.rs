@@ -13,8 +13,8 @@
 
 use std::fmt;
 
+use crate::attention::kernels::shapes::Kernel;
 use crate::error::{Result, ensure};
-use crate::gpu::choice::Kernel;
 use crate::layout::DType;
 use crate::reference::Exact;
 use crate::shape::Shape;

@@ -8,13 +8,14 @@ use super::call::{Call, Sequence};
 use super::gpu_sampler::GpuSampler;
 use super::plan::{Output, Plan, Target};
 use super::tables::{TableBuffer, Tables};
+use crate::attention::kernels::shapes::Kernel;
 use crate::cache::{KvCache, StoredKeys};
 use crate::error::{Result, ensure};
-use crate::gpu::choice::Kernel;
-use crate::gpu::context::{Context, lock};
-use crate::gpu::tensor::{Tensor, TensorView};
+use crate::runtime::context::Context;
+use crate::runtime::sync::lock;
+use crate::runtime::tensor::{Tensor, TensorView};
 #[cfg(not(target_arch = "wasm32"))]
-use crate::gpu::timing::Timings;
+use crate::runtime::timing::Timings;
 use crate::sampling::{BlockGrid, Profile, Sampler};
 use crate::shape::Shape;
 

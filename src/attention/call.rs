@@ -1,7 +1,7 @@
 //! One call on bound tensors: lengths, tables, timestamps.
 
 use super::tables::TableBuffer;
-use crate::cache::kv_cache::Region;
+use crate::cache::gpu::kv_cache::Region;
 use crate::error::{Result, ensure};
 
 /// One sequence of a [`Call`]: which rows of the bound tensors are its queries and its keys.

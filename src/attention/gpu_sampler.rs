@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use super::plan::PlanInner;
 use super::tables::{ScheduleWords, TableBuffer, Writer};
+use crate::attention::kernels::params::NO_TABLE;
+use crate::attention::kernels::shapes::TILE_ROWS;
 use crate::error::{Error, Result, ensure};
-use crate::gpu::choice::TILE_ROWS;
-use crate::gpu::dispatch;
-use crate::gpu::kernel::Pipeline;
-use crate::gpu::params::{Distance, FLAG_CAUSAL, NO_TABLE, ScheduleParams, ScheduleSequence};
-use crate::gpu::registry::Draw;
-use crate::gpu::slots::SlotPool;
 use crate::random::Key;
+use crate::runtime::dispatch;
+use crate::runtime::program::Pipeline;
+use crate::runtime::slots::SlotPool;
+use crate::sampling::gpu::draw::Draw;
+use crate::sampling::gpu::params::{Distance, FLAG_CAUSAL, ScheduleParams, ScheduleSequence};
 use crate::sampling::{BlockGrid, CumulativeProfile, GpuRule, ONE, Profile, Sampler, Schedule, candidates};
 
 /// Draws schedules on the GPU, from [`Plan::gpu_sampler`](crate::Plan::gpu_sampler): what [`Schedule::sample`] draws, bit for bit.

@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
-use super::bound::Axis;
 use super::call::Sequence;
+use crate::attention::kernels::merge::Merge;
+use crate::attention::kernels::params::{
+    FLAG_ERROR, FLAG_FIRST, FLAG_LSE, FLAG_MEAN, MergeParams, MergeSequence,
+};
+use crate::attention::kernels::shapes::TILE_ROWS;
 use crate::error::{Error, Result};
-use crate::gpu::choice::TILE_ROWS;
-use crate::gpu::context::Context;
-use crate::gpu::dispatch;
-use crate::gpu::kernel::Pipeline;
-use crate::gpu::params::{FLAG_ERROR, FLAG_FIRST, FLAG_LSE, FLAG_MEAN, MergeParams, MergeSequence};
-use crate::gpu::registry::Merge;
-use crate::gpu::slots::{Slot, SlotPool};
-use crate::gpu::tensor::{Binding, Tensor, TensorView};
 use crate::layout::{DType, Layout};
+use crate::runtime::binding::Axis;
+use crate::runtime::context::Context;
+use crate::runtime::dispatch;
+use crate::runtime::program::Pipeline;
+use crate::runtime::slots::{Slot, SlotPool};
+use crate::runtime::tensor::{Binding, Tensor, TensorView};
 
 /// The merge kernel, ready for states of one value dimension.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ mod cached;
 mod call;
 mod documents;
 mod gpu_sampler;
+pub(crate) mod kernels;
 mod merge;
 mod pieces;
 mod plan;
@@ -34,8 +35,8 @@ pub use tuning::{ShapeClass, Tuned, TuningProfile};
 
 use std::sync::Arc;
 
+use crate::attention::kernels::shapes::Kernel;
 use crate::error::{Result, ensure};
-use crate::gpu::choice::Kernel;
 use crate::layout::DType;
 use crate::position::Positions;
 use crate::sampling::BlockGrid;

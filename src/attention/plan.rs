@@ -11,23 +11,26 @@ use super::position_table::{PositionTable, check_aligned};
 use super::split::Split;
 use super::tables::{ScheduleWords, TableBuffer, Tables, tables_bind_group};
 use super::{Attention, check_grid};
-use crate::cache::kv_cache::{Reading, Region};
-use crate::error::{Result, ensure};
-use crate::gpu::choice::{Kernel, TILE_ROWS, Task};
-use crate::gpu::context::Context;
-use crate::gpu::dispatch;
-use crate::gpu::kernel::Pipeline;
-use crate::gpu::params::{
+use crate::attention::kernels::merge::MergeSplits;
+use crate::attention::kernels::params::{
     FLAG_CAUSAL, FLAG_LSE, FLAG_PAIRED, FLAG_SOFT_CAP, FLAG_WINDOW, NO_TABLE, Params, SequenceEntry,
 };
-use crate::gpu::registry::{
-    ARENA_GROUP, Blocks, CacheVariant, MergeSplits, PositionsVariant, TABLES_GROUP, TENSORS_GROUP, Variant,
+use crate::attention::kernels::rule::Task;
+use crate::attention::kernels::shapes::{Kernel, TILE_ROWS};
+use crate::attention::kernels::variant::{
+    ARENA_GROUP, Blocks, PositionsVariant, TABLES_GROUP, TENSORS_GROUP, Variant,
 };
-use crate::gpu::slots::{Slot, SlotPool};
-use crate::gpu::tensor::{Tensor, TensorView};
-#[cfg(not(target_arch = "wasm32"))]
-use crate::gpu::timing::Timings;
+use crate::cache::gpu::kv_cache::{Reading, Region};
+use crate::cache::gpu::variant::CacheVariant;
+use crate::error::{Result, ensure};
 use crate::layout::{DType, Layout};
+use crate::runtime::context::Context;
+use crate::runtime::dispatch;
+use crate::runtime::program::Pipeline;
+use crate::runtime::slots::{Slot, SlotPool};
+use crate::runtime::tensor::{Tensor, TensorView};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::runtime::timing::Timings;
 use crate::sampling::{BlockGrid, DEFAULT_BLOCK_SIZE, Profile, RowOrder, Sampler};
 use crate::shape::Shape;
 
@@ -157,7 +160,8 @@ impl Attention {
             #[cfg(not(target_arch = "wasm32"))]
             let found = {
                 let of = (kernel, task.storage, task.head_dim, task.value_dim);
-                context.trial(of, || super::trial::find_wrong(context, of))
+                let what = format!("{kernel}_{}_d{}_v{}", task.storage, task.head_dim, task.value_dim);
+                context.trial(what, || super::trial::find_wrong(context, of))
             };
             #[cfg(target_arch = "wasm32")]
             let found = Some(format!("a browser can't wait for the self-check of {kernel}"));

@@ -1,10 +1,10 @@
 //! What kernels read of positions: rotations, φ and slopes, as quads of f32 in one buffer.
 
+use crate::attention::kernels::params::{PHI_WINDOWS, Params, ROPE_STRIDE};
+use crate::attention::kernels::variant::{BiasVariant, PositionsVariant};
 use crate::error::{Error, Result, ensure};
-use crate::gpu::context::Context;
-use crate::gpu::params::{PHI_WINDOWS, Params, ROPE_STRIDE};
-use crate::gpu::registry::{BiasVariant, PositionsVariant};
 use crate::position::{Distance, Positions, Rope, harmonic_number};
+use crate::runtime::context::Context;
 
 /// Rotations from a step's first key: those within the longest step of a kernel, and that to the next.
 const STEPS: usize = 8 + 1;

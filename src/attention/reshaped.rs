@@ -3,22 +3,24 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::bound::{Axis, Bound, Operands, check_rows, check_tensor, check_written};
+use super::bound::{Bound, Operands};
 use super::call::{Call, Sequence};
 use super::merge::{Merger, MergerBound, Prepared, Step};
 use super::plan::{Output, Plan};
 use super::position_ids::PositionIds;
 use super::tables::Tables;
 use super::{Attention, check_grid};
+use crate::attention::kernels::gather::Gather;
+use crate::attention::kernels::merge::Merge;
+use crate::attention::kernels::params::{FLAG_SCATTER, GatherParams};
 use crate::error::{Error, Result, ensure};
-use crate::gpu::context::Context;
-use crate::gpu::dispatch;
-use crate::gpu::kernel::Pipeline;
-use crate::gpu::params::{FLAG_SCATTER, GatherParams};
-use crate::gpu::registry::{Gather, Merge};
-use crate::gpu::slots::{Slot, SlotPool};
-use crate::gpu::tensor::{Binding, Tensor, TensorView};
 use crate::layout::{DType, Layout};
+use crate::runtime::binding::{Axis, check_rows, check_tensor, check_written};
+use crate::runtime::context::Context;
+use crate::runtime::dispatch;
+use crate::runtime::program::Pipeline;
+use crate::runtime::slots::{Slot, SlotPool};
+use crate::runtime::tensor::{Binding, Tensor, TensorView};
 use crate::sampling::{BlockGrid, Granularity, Reshaping};
 use crate::shape::Shape;
 

@@ -3,18 +3,18 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::bound::{Axis, check_written, fits, split};
 use super::position_table::{PositionTable, check_aligned};
+use crate::attention::kernels::params::{RotateParams, RotateRun};
+use crate::attention::kernels::rotate::Rotate;
 use crate::error::{Result, ensure};
-use crate::gpu::context::Context;
-use crate::gpu::dispatch;
-use crate::gpu::kernel::Pipeline;
-use crate::gpu::params::{RotateParams, RotateRun};
-use crate::gpu::registry::Rotate;
-use crate::gpu::slots::{Slot, SlotPool};
-use crate::gpu::tensor::{Binding, TensorView};
 use crate::layout::DType;
 use crate::position::{Positions, Rope};
+use crate::runtime::binding::{Axis, check_written, fits, split};
+use crate::runtime::context::Context;
+use crate::runtime::dispatch;
+use crate::runtime::program::Pipeline;
+use crate::runtime::slots::{Slot, SlotPool};
+use crate::runtime::tensor::{Binding, TensorView};
 
 /// Runs of one dispatch, at most: calls with more dispatch again.
 const RUNS: usize = 512;

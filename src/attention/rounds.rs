@@ -3,16 +3,18 @@
 use std::sync::Mutex;
 
 use super::Attention;
-use super::bound::{Bound, Operands, check_rows, check_tensor, check_written};
+use super::bound::{Bound, Operands};
 use super::call::Call;
 use super::merge::{Merger, MergerBound, Step};
 use super::plan::{Output, Plan, check_whole};
 use super::tables::{TableBuffer, Tables};
+use crate::attention::kernels::merge::Merge;
 use crate::error::{Result, ensure};
-use crate::gpu::context::{Context, lock};
-use crate::gpu::registry::Merge;
-use crate::gpu::tensor::{Tensor, TensorView};
 use crate::layout::{DType, Layout};
+use crate::runtime::binding::{check_rows, check_tensor, check_written};
+use crate::runtime::context::Context;
+use crate::runtime::sync::lock;
+use crate::runtime::tensor::{Tensor, TensorView};
 use crate::shape::Shape;
 
 /// What the rounds of a [`RoundsPlan`] are to each other.

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::Attention;
+use crate::attention::kernels::merge::MergeSplits;
+use crate::attention::kernels::params::Params;
+use crate::attention::kernels::shapes::Decode;
 use crate::error::{Error, Result};
-use crate::gpu::choice::Decode;
-use crate::gpu::context::Context;
-use crate::gpu::kernel::Pipeline;
-use crate::gpu::params::Params;
-use crate::gpu::registry::MergeSplits;
+use crate::runtime::context::Context;
+use crate::runtime::program::Pipeline;
 use crate::shape::Shape;
 
 /// Keys that are worth a workgroup of their own, at least.

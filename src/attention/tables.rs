@@ -5,11 +5,12 @@ use std::sync::Arc;
 use super::documents::Documents;
 use super::plan::PlanInner;
 use super::position_ids::PositionIds;
+use crate::attention::kernels::params::NO_TABLE;
+use crate::attention::kernels::variant::TABLES_GROUP;
 use crate::error::{Error, Result, ensure};
-use crate::gpu::context::Context;
-use crate::gpu::kernel::Pipeline;
-use crate::gpu::params::NO_TABLE;
-use crate::gpu::registry::{Draw, TABLES_GROUP};
+use crate::runtime::context::Context;
+use crate::runtime::program::Pipeline;
+use crate::sampling::gpu::draw::Draw;
 use crate::sampling::{BlockGrid, RowOrder, Schedule};
 
 /// The schedules, document masks and position ids of a call: none, one for all of its sequences, or one for each in order.

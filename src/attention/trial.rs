@@ -8,20 +8,23 @@ use super::cached::{CacheBound, CachePlan, Queries};
 use super::call::Call;
 use super::plan::Plan;
 use super::tables::Tables;
+use crate::attention::kernels::shapes::{Kernel, Tile};
+use crate::cache::gpu::variant::CacheVariant;
 use crate::cache::{Chunk, KvCache};
 use crate::error::{Error, Result};
-use crate::gpu::choice::{Kernel, Tile};
-use crate::gpu::context::{Context, Tried};
-use crate::gpu::registry::CacheVariant;
-use crate::gpu::tensor::Tensor;
-use crate::layout::Layout;
+use crate::layout::{DType, Layout};
 use crate::reference::Exact;
+use crate::runtime::context::Context;
+use crate::runtime::tensor::Tensor;
 use crate::shape::Shape;
 use crate::verify::{Tolerance, compare};
 
 /// What is wrong with a kernel for this storage and these dimensions on this device, if anything: it is compared with the portable one on a few small causal problems, of lengths that end inside tiles
 /// and steps.
-pub(super) fn find_wrong(context: &Context, (kernel, storage, head_dim, value_dim): Tried) -> Option<String> {
+pub(super) fn find_wrong(
+    context: &Context,
+    (kernel, storage, head_dim, value_dim): (Kernel, DType, usize, usize),
+) -> Option<String> {
     let attention = Attention::causal().with_storage(storage);
     let agrees = |(q_len, kv_len)| {
         let shape = Shape::new(4, 2, q_len, head_dim)?.with_value_dim(value_dim)?.with_kv_len(kv_len)?;

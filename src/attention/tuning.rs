@@ -4,14 +4,15 @@ use std::fmt;
 
 #[cfg(not(target_arch = "wasm32"))]
 use super::trial::Trial;
+use crate::attention::kernels::rule::Task;
+use crate::attention::kernels::shapes::{Decode, Kernel};
 use crate::error::{Result, ensure};
-use crate::gpu::choice::{Decode, Kernel, Task};
-use crate::gpu::context::Capabilities;
 use crate::layout::DType;
+use crate::runtime::capabilities::Capabilities;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::{
     Attention, Context, KvCache, Shape,
-    gpu::choice::{Matrix, Tile},
+    attention::kernels::shapes::{Matrix, Tile},
 };
 
 /// The kernels that [`Attention::tune`] found fastest on a device, by class of shape: a plain value to store (feature `serde`) and to give to

@@ -1,8 +1,9 @@
 //! A saved sequence: see [`HostCache::save`](super::HostCache::save).
 
 use super::block::{BlockLayout, padded};
-use super::host_cache::{Sequence, Store, StoredKeys};
+
 use super::ladder::{Ladder, Rung, Side};
+use super::sequence::{Sequence, Store, StoredKeys};
 use super::staircase::Staircase;
 use crate::error::{Error, Result};
 use crate::shape::Shape;

@@ -1,6 +1,5 @@
 //! The cache in host memory, in the words that a GPU holds.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 
 use half::f16;
@@ -9,19 +8,11 @@ use super::block::{BlockLayout, Element, half_at, padded};
 use super::file;
 use super::ladder::Side;
 use super::quantize::is_finite;
+use super::sequence::{Sequence, Store, StoredKeys};
 use super::staircase::{Aging, Staircase};
 use super::standing::Standing;
 use crate::error::{Error, Result, ensure};
 use crate::shape::Shape;
-
-/// Whether a cache's keys were turned to their positions ([`Rope`](crate::Rope)) before they were stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StoredKeys {
-    /// Attention turns them when it reads them. Positions may then still change, and per-channel groups see unturned channels.
-    BeforeRotation,
-    /// Attention turns queries only.
-    AfterRotation,
-}
 
 /// A staircase KV cache of many sequences in host memory: the reference for the one on the GPU.
 ///
@@ -34,27 +25,6 @@ pub struct HostCache {
     shape: Shape,
     keys: StoredKeys,
     sequences: Vec<Option<Sequence>>,
-}
-
-/// One sequence.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Sequence {
-    pub(super) len: usize,
-    /// Segments that have left the residual.
-    pub(super) segments: usize,
-    /// `[kv_heads, side]`.
-    pub(super) stores: Vec<Store>,
-}
-
-/// Keys or values of one head.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Store {
-    /// Rows of D' f16 numbers.
-    pub(super) sinks: Vec<u32>,
-    /// Of the segments that were not dropped, oldest first.
-    pub(super) blocks: VecDeque<Vec<u32>>,
-    /// Rows of D' f16 numbers.
-    pub(super) residual: Vec<u32>,
 }
 
 /// One token of one head as a cache holds it.

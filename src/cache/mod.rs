@@ -17,25 +17,22 @@
 //! # Ok::<(), prflash::Error>(())
 //! ```
 
-mod arena;
 mod block;
 mod file;
+pub(crate) mod gpu;
 mod host_cache;
-pub(crate) mod kv_cache;
 mod ladder;
-pub(crate) mod ledger;
-mod migration;
-mod moves;
 mod planner;
 pub mod quantize;
-pub(crate) mod region;
+mod sequence;
 mod staircase;
 mod standing;
 
 pub use block::{BlockLayout, Element};
-pub use host_cache::{HostCache, Row, StoredKeys};
-pub use kv_cache::{Chunk, KvCache, KvInput};
+pub use gpu::kv_cache::{Chunk, KvCache, KvInput};
+pub use host_cache::{HostCache, Row};
 pub use ladder::{Ladder, Rung, Side, output_error_bound};
 pub use planner::Fit;
+pub use sequence::StoredKeys;
 pub use staircase::{Aging, Staircase, Step};
 pub use standing::{Memory, Standing};

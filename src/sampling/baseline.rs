@@ -1,7 +1,8 @@
 //! What a sampled schedule is compared with, at the same number of blocks in every row.
 
 use super::profile::Profile;
-use super::schedule::{Schedule, rows};
+use super::rows::rows;
+use super::schedule::Schedule;
 use crate::error::Result;
 use crate::random::Key;
 

@@ -28,10 +28,12 @@
 //! ```
 
 mod baseline;
+pub(crate) mod gpu;
 mod grid;
 mod profile;
 mod reshaping;
 mod rounds;
+mod rows;
 mod sampler;
 mod schedule;
 mod statistics;
@@ -42,10 +44,10 @@ pub(crate) use profile::ONE;
 pub use profile::{CumulativeProfile, Decay, Profile, RowProfile};
 pub use reshaping::Reshaping;
 pub use rounds::partition_rounds;
+pub(crate) use rows::candidates;
 pub use sampler::{
     Bernoulli, GpuRule, Renewal, RowColumn, RowSampler, RowSpan, Sampler, Segment, Systematic,
 };
-pub(crate) use schedule::candidates;
 pub use schedule::{Entry, KeyBlockRows, Schedule};
 pub(crate) use statistics::mean_over_rows;
 pub use statistics::{

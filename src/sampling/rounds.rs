@@ -2,7 +2,8 @@
 
 use super::grid::BlockGrid;
 use super::profile::Profile;
-use super::schedule::{Builder, Schedule, rows, tabulate};
+use super::rows::{rows, tabulate};
+use super::schedule::{Builder, Schedule};
 use crate::error::{Error, Result, ensure};
 use crate::limits::{MAX_ELEMENTS, MAX_ROUNDS};
 use crate::random::{Key, pcg_hash};

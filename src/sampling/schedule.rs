@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 
 use super::grid::BlockGrid;
 use super::profile::{CumulativeProfile, Profile};
-use super::sampler::{RowSampler, RowSpan, Sampler};
-use super::statistics::mean_blocks;
+use super::rows::{candidates, mean_blocks, query_blocks, rows, tabulate};
+use super::sampler::{RowSampler, Sampler};
 use crate::error::{Error, Result, ensure};
 use crate::limits::MAX_ELEMENTS;
 use crate::random::Key;
@@ -329,48 +328,6 @@ impl KeyBlockRows {
     pub fn column(&self, group: usize, key_block: usize) -> &[(usize, f32)] {
         self.columns.get(&(group, key_block)).map_or(&[], Vec::as_slice)
     }
-}
-
-/// (group, absolute query block) of every row, in order.
-pub(super) fn rows(grid: &BlockGrid) -> impl Iterator<Item = (usize, i64)> + use<> {
-    let query_blocks = query_blocks(grid);
-    (0..grid.groups()).flat_map(move |group| query_blocks.clone().map(move |row| (group, row)))
-}
-
-/// The absolute query blocks.
-pub(super) fn query_blocks(grid: &BlockGrid) -> Range<i64> {
-    let first = grid.first_query_block();
-    first..first + grid.query_blocks() as i64
-}
-
-/// The profile over every distance that occurs in the grid.
-pub(super) fn tabulate(grid: &BlockGrid, profile: &Profile) -> CumulativeProfile {
-    // The farthest is between the last key block and the first query block, or the other way round.
-    let rows = query_blocks(grid);
-    let distances = rows.end.max(grid.key_blocks() as i64) - rows.start.min(0);
-    profile.cumulative(distances.max(0) as usize + 1)
-}
-
-/// The pinned sink blocks of a row (the first so many), and its other candidates.
-pub(crate) fn candidates(
-    grid: &BlockGrid,
-    profile: &Profile,
-    group: usize,
-    query_block: i64,
-) -> (usize, RowSpan) {
-    let row_blocks = grid.dense_row(query_block) as i64;
-    let sinks = profile.sink_blocks().min(row_blocks as usize);
-    let least = sinks as i64;
-    let span = RowSpan {
-        group: group as u32,
-        query_block,
-        // J = I − d for sinks ≤ J < row_blocks and d ≥ 0.
-        before: (query_block - row_blocks + 1).max(0) as usize..(query_block - least + 1).max(0) as usize,
-        // J = I + d for sinks ≤ J < row_blocks and d ≥ 1.
-        after: (least - query_block).max(1) as usize..(row_blocks - query_block).max(1) as usize,
-        key_blocks: grid.key_blocks(),
-    };
-    (sinks, span)
 }
 
 /// Refuses what certainly won't fit, before memory fills up with it.

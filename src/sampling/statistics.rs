@@ -4,8 +4,9 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 use super::grid::BlockGrid;
-use super::profile::{CumulativeProfile, ONE, Profile};
-use super::schedule::{Schedule, candidates, query_blocks, rows, tabulate};
+use super::profile::{ONE, Profile};
+use super::rows::{candidates, expected_row, query_blocks, rows, spaced_rows, tabulate};
+use super::schedule::Schedule;
 use crate::error::{Result, ensure};
 
 /// The expected blocks of one list: Σ p(d) over its rows, pinned blocks included, in closed form from the profile's tables.
@@ -43,25 +44,6 @@ pub(crate) fn mean_over_rows(
         distances.map(|d| of(d, row.probability(d) as f64 / ONE as f64)).sum::<f64>()
     };
     rows.map(mean_of).sum::<f64>() / count as f64
-}
-
-/// The mean blocks of a row, sinks included, over at most 64 evenly spaced ones.
-pub(super) fn mean_blocks(grid: &BlockGrid, profile: &Profile) -> f64 {
-    let table = tabulate(grid, profile);
-    let (rows, count) = spaced_rows(grid);
-    rows.map(|query_block| expected_row(&table, grid, profile, query_block)).sum::<f64>() / count as f64
-}
-
-/// At most 64 evenly spaced rows, and how many.
-fn spaced_rows(grid: &BlockGrid) -> (impl Iterator<Item = i64> + use<>, usize) {
-    let step = grid.query_blocks().div_ceil(64).max(1);
-    (query_blocks(grid).rev().step_by(step), grid.query_blocks().div_ceil(step).max(1))
-}
-
-fn expected_row(table: &CumulativeProfile, grid: &BlockGrid, profile: &Profile, query_block: i64) -> f64 {
-    let (sinks, span) = candidates(grid, profile, 0, query_block);
-    let row = table.row(&span.before, &span.after, sinks);
-    sinks as f64 + (row.sum_of(&span.before) + row.sum_of(&span.after)) as f64 / ONE as f64
 }
 
 /// In which order the rows of a schedule are handed to workgroups. Within a row, heads run fastest.

@@ -1,0 +1,98 @@
+//! The kernels that merge attention states: shares of one call's keys, and rounds.
+
+use super::params::{self, MergeParams, MergeSequence};
+use super::shapes::TILE_ROWS;
+use super::text::ENDING_PIECE;
+use super::variant::attention_call;
+use crate::layout::DType;
+use crate::runtime::program::{Binds, Program};
+use crate::runtime::text;
+
+/// The rows of which attention_decode has computed shares (`shaders/attention/merge_splits.wgsl`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MergeSplits {
+    pub(crate) output: DType,
+    pub(crate) value_dim: usize,
+}
+
+impl MergeSplits {
+    /// The group of the states and results, after that of the call.
+    pub(crate) const TENSORS_GROUP: usize = 1;
+}
+
+impl Program for MergeSplits {
+    fn label(&self) -> String {
+        format!("merge_splits_{}_v{}", self.output, self.value_dim)
+    }
+
+    fn entry_point(&self) -> &'static str {
+        "merge_splits"
+    }
+
+    fn source(&self) -> String {
+        let values = [
+            ("ROWS", TILE_ROWS as u32),
+            ("VALUE_QUADS", (self.value_dim / 4) as u32),
+            ("FLAG_LSE", params::FLAG_LSE),
+            ("NO_TABLE", params::NO_TABLE),
+        ];
+        let pieces = [
+            include_str!("../../../shaders/attention/params.wgsl"),
+            text::store_piece(self.output),
+            ENDING_PIECE,
+            include_str!("../../../shaders/attention/merge_splits.wgsl"),
+        ];
+        text::plain(&self.label(), &values, &pieces)
+    }
+
+    fn groups(&self) -> Vec<Vec<Binds>> {
+        vec![attention_call(), vec![Binds::Read, Binds::Write, Binds::Write]]
+    }
+}
+
+/// The merge of attention states (`shaders/attention/merge.wgsl`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Merge {
+    pub(crate) output: DType,
+    /// Whether the spread of independent rounds is kept.
+    pub(crate) spread: bool,
+}
+
+impl Merge {
+    /// The group of the tensors, after that of the call.
+    pub(crate) const TENSORS_GROUP: usize = 1;
+
+    /// f32 values per row of the running state.
+    pub(crate) fn state_row(&self, value_dim: usize) -> usize {
+        value_dim * (1 + usize::from(self.spread)) + 4
+    }
+}
+
+impl Program for Merge {
+    fn label(&self) -> String {
+        format!("merge_{}{}", self.output, if self.spread { "_spread" } else { "" })
+    }
+
+    fn entry_point(&self) -> &'static str {
+        "merge"
+    }
+
+    fn source(&self) -> String {
+        let values = [
+            ("ROWS", TILE_ROWS as u32),
+            ("SPREAD", u32::from(self.spread)),
+            ("FLAG_LSE", params::FLAG_LSE),
+            ("FLAG_FIRST", params::FLAG_FIRST),
+            ("FLAG_MEAN", params::FLAG_MEAN),
+            ("FLAG_ERROR", params::FLAG_ERROR),
+        ];
+        let pieces = [text::store_piece(self.output), include_str!("../../../shaders/attention/merge.wgsl")];
+        text::plain(&self.label(), &values, &pieces)
+    }
+
+    fn groups(&self) -> Vec<Vec<Binds>> {
+        let call =
+            vec![Binds::CallParams(size_of::<MergeParams>()), Binds::CallTable(size_of::<MergeSequence>())];
+        vec![call, vec![Binds::Read, Binds::Read, Binds::Write, Binds::Write, Binds::Write, Binds::Write]]
+    }
+}

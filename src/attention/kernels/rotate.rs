@@ -1,0 +1,78 @@
+//! The kernel that rotates stored rows.
+
+use super::params::{ROPE_STRIDE, RotateParams, RotateRun};
+use super::text::ROPE_PIECE;
+use super::variant::PositionsVariant;
+use crate::layout::DType;
+use crate::position::Pairing;
+use crate::runtime::program::{Binds, Program};
+use crate::runtime::template::{Numbers, expand};
+use crate::runtime::text;
+
+/// The rotation of stored rows (`shaders/attention/rotate.wgsl`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rotate {
+    pub(crate) storage: DType,
+    pub(crate) pairing: Pairing,
+    pub(crate) rotary_dim: usize,
+}
+
+impl Rotate {
+    /// The group of the tensor and the table, after that of the call.
+    pub(crate) const TENSOR_GROUP: usize = 1;
+
+    /// Turns per workgroup, in each of its heads.
+    pub(crate) const INVOCATIONS: usize = 64;
+
+    /// Heads per workgroup, at most: they share the reading of rotations, which on lavapipe halves the time of one head each; 32 gain 10% more at best, and
+    /// leave less to do at once.
+    pub(crate) const HEADS_EACH: usize = 4;
+
+    /// Quads that hold the channels of whole pairs.
+    fn quads_each(&self) -> usize {
+        match self.pairing {
+            Pairing::Interleaved => 1,
+            Pairing::Half => 2,
+        }
+    }
+
+    /// Units of work per row and head.
+    pub(crate) fn turns(&self) -> usize {
+        self.rotary_dim / 4 / self.quads_each()
+    }
+}
+
+impl Program for Rotate {
+    fn label(&self) -> String {
+        let rope = Some((self.pairing, self.rotary_dim));
+        format!("rotate_{}{}", self.storage, PositionsVariant { rope, ..Default::default() })
+    }
+
+    fn entry_point(&self) -> &'static str {
+        "rotate"
+    }
+
+    fn source(&self) -> String {
+        let quads = self.rotary_dim / 4;
+        let values = [
+            ("INVOCATIONS", Self::INVOCATIONS),
+            ("HEADS_EACH", Self::HEADS_EACH),
+            ("TURNS", self.turns()),
+            ("ROPE_STRIDE", ROPE_STRIDE),
+            ("ROTARY_QUADS", quads),
+            ("HALF_QUADS", quads / 2),
+        ];
+        let half = usize::from(self.pairing == Pairing::Half);
+        let numbers = Numbers::from([("ROPE", 1), ("ROPE_HALF", half)]);
+        let [rope, kernel] = [ROPE_PIECE, include_str!("../../../shaders/attention/rotate.wgsl")]
+            .map(|piece| expand(piece, &numbers));
+        let pieces = [text::load_piece(self.storage), text::store_piece(self.storage), &rope, &kernel];
+        text::plain(&self.label(), &values.map(|(name, value)| (name, value as u32)), &pieces)
+    }
+
+    fn groups(&self) -> Vec<Vec<Binds>> {
+        let call =
+            vec![Binds::CallParams(size_of::<RotateParams>()), Binds::CallTable(size_of::<RotateRun>())];
+        vec![call, vec![Binds::Write, Binds::Read]]
+    }
+}

@@ -1,0 +1,192 @@
+//! The kernels that compute attention, with what is rendered into their text.
+
+use super::params::{Params, SequenceEntry};
+use super::shapes::Kernel;
+use super::text;
+use crate::cache::gpu::params::CacheLayout;
+use crate::cache::gpu::variant::CacheVariant;
+use crate::layout::DType;
+use crate::position::Pairing;
+use crate::runtime::program::{Binds, Program};
+
+/// A kernel with everything that is rendered into its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Variant {
+    pub(crate) kernel: Kernel,
+    pub(crate) storage: DType,
+    pub(crate) output: DType,
+    pub(crate) head_dim: usize,
+    pub(crate) value_dim: usize,
+    pub(crate) positions: PositionsVariant,
+    /// `None`: keys and values are tensors.
+    pub(crate) cache: Option<CacheVariant>,
+}
+
+/// What of positions is rendered into a kernel's text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct PositionsVariant {
+    /// The rotation: how channels pair, and how many of them turn.
+    pub(crate) rope: Option<(Pairing, usize)>,
+    pub(crate) bias: BiasVariant,
+    /// Whether scores have a factor that depends on the lag.
+    pub(crate) factor: bool,
+}
+
+/// Where a kernel takes φ from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum BiasVariant {
+    #[default]
+    None,
+    /// It is the lag.
+    Linear,
+    /// A logarithm.
+    Log,
+    /// Harmonic numbers: a table near by, a formula far off.
+    Harmonic,
+    /// Harmonic numbers up to a lag, then flat.
+    CappedHarmonic,
+}
+
+impl PositionsVariant {
+    /// Whether there are any.
+    pub(crate) fn any(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+impl std::fmt::Display for PositionsVariant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.rope {
+            Some((Pairing::Interleaved, dim)) => write!(f, "_interleaved{dim}")?,
+            Some((Pairing::Half, dim)) => write!(f, "_half{dim}")?,
+            None => {}
+        }
+        f.write_str(match self.bias {
+            BiasVariant::None => "",
+            BiasVariant::Linear => "_linear",
+            BiasVariant::Log => "_log",
+            BiasVariant::Harmonic => "_harmonic",
+            BiasVariant::CappedHarmonic => "_capped",
+        })?;
+        f.write_str(if self.factor { "_factor" } else { "" })
+    }
+}
+
+/// The bind groups of the attention kernels, after that of the call.
+pub(crate) const TABLES_GROUP: usize = 1;
+pub(crate) const TENSORS_GROUP: usize = 2;
+/// Of a cache.
+pub(crate) const ARENA_GROUP: usize = 3;
+
+impl Program for Variant {
+    fn label(&self) -> String {
+        let Self { kernel, storage, output, head_dim, value_dim, positions, cache } = self;
+        let cache = cache.map(|cache| cache.to_string()).unwrap_or_default();
+        match kernel {
+            // It writes states, whatever the output.
+            Kernel::Decode(_) => format!("{kernel}_{storage}_d{head_dim}_v{value_dim}{positions}{cache}"),
+            _ => format!("{kernel}_{storage}_{output}_d{head_dim}_v{value_dim}{positions}{cache}"),
+        }
+    }
+
+    fn entry_point(&self) -> &'static str {
+        self.kernel.name()
+    }
+
+    fn source(&self) -> String {
+        text::attention(self, 0)
+    }
+
+    /// Those of `shaders/attention/params.wgsl`, `tensors.wgsl` and `arena.wgsl`.
+    fn groups(&self) -> Vec<Vec<Binds>> {
+        let (read, write) = (Binds::Read, Binds::Write);
+        let mut tensors = vec![read];
+        if self.cache.is_none() {
+            tensors.extend([read, read]);
+        }
+        tensors.push(write);
+        if !matches!(self.kernel, Kernel::Decode(_)) {
+            tensors.push(write);
+        }
+        let mut groups = vec![attention_call(), vec![read, read], tensors];
+        if self.cache.is_some() {
+            groups.push(vec![read, read, Binds::Uniform(size_of::<CacheLayout>())]);
+        }
+        groups
+    }
+}
+
+impl Variant {
+    /// Without positions and cache, and with an output of the storage's type.
+    pub(crate) fn new(kernel: Kernel, storage: DType, [head_dim, value_dim]: [usize; 2]) -> Self {
+        let positions = PositionsVariant::default();
+        Self { kernel, storage, output: storage, head_dim, value_dim, positions, cache: None }
+    }
+
+    /// Quads of a block in which the kernel can take keys and values, if rows begin at multiples of it: the largest power of two that divides rows. None where that is 1, or
+    /// where they pass through workgroup memory.
+    pub(crate) fn block_quads(&self) -> Option<usize> {
+        let direct = matches!(self.kernel, Kernel::Tiled(tile) if !tile.is_staged());
+        let parts = match self.kernel {
+            Kernel::Tiled(tile) => tile.parts(),
+            _ => 1,
+        };
+        let each = [self.head_dim, self.value_dim].map(|dim| (dim / 4 / parts).trailing_zeros());
+        let power = each[0].min(each[1]);
+        (direct && power > 0).then_some(1 << power)
+    }
+}
+
+/// A variant that takes keys and values in blocks ([`Variant::block_quads`]). Its bindings are those of the variant itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Blocks(pub(crate) Variant);
+
+impl Program for Blocks {
+    fn label(&self) -> String {
+        format!("{}_blocks", self.0.label())
+    }
+
+    fn entry_point(&self) -> &'static str {
+        self.0.entry_point()
+    }
+
+    fn source(&self) -> String {
+        text::attention(&self.0, self.0.block_quads().unwrap_or(0))
+    }
+
+    fn groups(&self) -> Vec<Vec<Binds>> {
+        self.0.groups()
+    }
+}
+
+/// What changes with each call of attention.
+pub(super) fn attention_call() -> Vec<Binds> {
+    vec![Binds::CallParams(size_of::<Params>()), Binds::CallTable(size_of::<SequenceEntry>())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::shapes::Matrix;
+    use super::*;
+
+    /// What a kernel says that it needs is what its text declares.
+    #[test]
+    fn workgroup_memory_is_what_the_text_declares() {
+        for (edge, padded) in [(16, true), (16, false), (8, true), (8, false)] {
+            for emulated in [true, false] {
+                for dim in [4, 20, 64, 80, 128, 256] {
+                    let kernel = Kernel::Matrix(Matrix::new(edge, padded, emulated).unwrap());
+                    let variant = Variant::new(kernel, DType::F16, [dim; 2]);
+                    let module = naga::front::wgsl::parse_str(&variant.source()).unwrap();
+                    let shared = module
+                        .global_variables
+                        .iter()
+                        .filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
+                    let bytes: u32 =
+                        shared.map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx())).sum();
+                    assert_eq!(bytes as usize, kernel.workgroup_bytes(dim, dim), "{kernel}, D = {dim}");
+                }
+            }
+        }
+    }
+}

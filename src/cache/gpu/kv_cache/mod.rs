@@ -1,0 +1,445 @@
+//! The cache on the GPU.
+
+mod append;
+mod input;
+mod store;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+pub use input::{Chunk, KvInput};
+
+use super::arena::{Arena, ArenaPart, Binding, Held, Sizes};
+use super::ledger::{Account, Draft, Ledger, Token};
+use super::migration::Migration;
+use super::region::RegionLayout;
+use crate::cache::gpu::params::{CacheLayout, Move, MoveParams};
+use crate::cache::gpu::programs::CacheMove;
+use crate::cache::gpu::variant::CacheVariant;
+use crate::cache::host_cache::{HostCache, absent, check_truncation};
+use crate::cache::ladder::Side;
+use crate::cache::sequence::StoredKeys;
+use crate::cache::staircase::Staircase;
+use crate::cache::standing::{Memory, Standing};
+use crate::error::{Result, ensure};
+use crate::runtime::context::Context;
+use crate::runtime::program::{Binds, Pipeline, group_layout};
+use crate::runtime::slots::SlotPool;
+use crate::runtime::sync::lock;
+use crate::shape::Shape;
+
+/// Moves of one dispatch, at most.
+const MOVES: usize = 256;
+
+/// A staircase KV cache of many sequences on the GPU, word for word what a [`HostCache`] holds.
+///
+/// [`append`](KvCache::append) records commands into your encoder, and never submits or waits: whole prompts or single tokens, of any number of sequences in one call. Segments that leave
+/// the residual are quantized and older ones step down there and then, in integers.
+///
+/// **Submit encoders in the order in which they were recorded.** What the host knows of the cache ([`len`](KvCache::len), [`truncate`](KvCache::truncate), …) runs
+/// ahead of the GPU: it counts what was recorded. An encoder that is dropped unused takes with it what it would have appended, and nothing else: sequences are again as they
+/// were before. Where a later encoder relied on a dropped one, or encoders come in another order, what can't be stored any more is left out, the tokens stored before stay as they are,
+/// and the next call says so, once ([`Error::is_out_of_order`](crate::Error::is_out_of_order)).
+///
+/// Memory grows as sequences do: a region doubles when it is outgrown, where there is room behind it, else all regions move to a larger pair of buffers,
+/// by commands that are recorded into the same encoder (and into those after it, until they have run). Appends, after which nothing has grown, allocate nothing once as many calls
+/// have been in flight before.
+///
+/// ```no_run
+/// # fn main() -> Result<(), prflash::Error> {
+/// use prflash::cache::{Staircase, StoredKeys};
+/// use prflash::{Chunk, Context, DType, KvCache, Layout, Shape, Tensor};
+/// let context = Context::new_blocking()?;
+/// let shape = Shape::new(32, 8, 32_768, 128)?; // no sequence becomes longer than 32,768 tokens
+/// let mut cache = KvCache::new(&context, Staircase::recommended(), &shape, StoredKeys::AfterRotation)?;
+/// let conversation = cache.add();
+/// let layout = Layout::heads_first(1, 8, 2048, 128)?;
+/// let (k, v) = (Tensor::zeros(&context, DType::F32, layout)?, Tensor::zeros(&context, DType::F32, layout)?);
+/// let input = cache.input(k.view(), v.view())?;
+/// let mut encoder = context.device().create_command_encoder(&Default::default());
+/// cache.append(&mut encoder, &input, &[Chunk::new(conversation, 0, 2048)])?; // a prompt
+/// context.queue().submit([encoder.finish()]);
+/// // … k and v are written again, and then one more token:
+/// let mut encoder = context.device().create_command_encoder(&Default::default());
+/// cache.append(&mut encoder, &input, &[Chunk::new(conversation, 0, 1)])?;
+/// context.queue().submit([encoder.finish()]);
+/// cache.check_blocking()?; // all numbers were finite
+/// println!("{} bytes of {}", cache.live_bytes(), cache.capacity_bytes());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct KvCache {
+    context: Context,
+    /// A cache like this one, without sequences.
+    form: HostCache,
+    /// One query head per key/value head, and the longest sequence.
+    shape: Shape,
+    layout: RegionLayout,
+    arena: Arena,
+    /// What changes when it becomes known what encoders did, whoever asks.
+    book: Mutex<Book>,
+    step_down: Arc<Pipeline>,
+    commit: Arc<Pipeline>,
+    slots: SlotPool,
+    read_layout: wgpu::BindGroupLayout,
+    /// How many numbers of keys and of values weren't finite.
+    unsound: wgpu::Buffer,
+    /// What inputs of this cache share.
+    owner: Arc<()>,
+}
+
+/// The sequences of a cache and what is under way.
+#[derive(Debug, Default)]
+struct Book {
+    sequences: Vec<Option<Held>>,
+    ledger: Ledger,
+    /// The number of the arena, counted from 0.
+    arena: u32,
+    /// The ways to it that aren't known to have been gone.
+    migrations: Vec<Arc<Migration>>,
+    /// Sequences so far.
+    lives: u32,
+    /// Tokens that removed sequences had quantized or stepped down, less what restored ones came with.
+    earlier_work: i64,
+}
+
+impl Book {
+    /// Takes into account what encoders are known to have done.
+    fn settle(&mut self) {
+        let Self { sequences, ledger, migrations, .. } = self;
+        ledger.settle(sequences, |held| held.as_mut().map(|held| &mut held.account));
+        migrations.retain(|migration| migration.arena > ledger.arena());
+    }
+
+    fn get(&self, sequence: usize) -> Result<&Held> {
+        self.sequences.get(sequence).and_then(Option::as_ref).ok_or_else(|| absent(sequence))
+    }
+
+    /// A sequence without tokens, at the first index that is free.
+    fn add(&mut self) -> usize {
+        let free = self.sequences.iter().position(Option::is_none);
+        let index = free.unwrap_or(self.sequences.len());
+        if free.is_none() {
+            self.sequences.push(None);
+        }
+        self.lives = self.lives.wrapping_add(1);
+        self.sequences[index] = Some(Held { account: Account::new(self.lives), ..Held::default() });
+        index
+    }
+
+    /// Enters that a sequence is brought to this length.
+    fn change(&mut self, draft: &mut Draft, sequence: usize, len: usize, segments: usize) {
+        if let Some(Some(held)) = self.sequences.get_mut(sequence) {
+            draft.change(sequence, &mut held.account, len, segments);
+        }
+    }
+}
+
+/// Where the regions of a sequence begin, in words from the start of a head of the arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Region {
+    pub(crate) key_base: u32,
+    pub(crate) value_base: u32,
+    pub(crate) len: usize,
+    /// That have left the residual.
+    pub(crate) segments: usize,
+}
+
+/// What goes into an encoder that reads a cache.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    /// To be told when the commands have run.
+    pub(crate) token: Token,
+    migrations: Vec<Arc<Migration>>,
+}
+
+impl Reading {
+    /// Records what has to come before the cache is read.
+    pub(crate) fn prepare(&self, encoder: &mut wgpu::CommandEncoder) {
+        self.migrations.iter().for_each(|migration| migration.record(encoder));
+    }
+}
+
+impl KvCache {
+    /// Without sequences, for the key/value heads and channels of `shape`; its `kv_len` is the longest that any sequence may become (its other lengths, batch and query heads don't
+    /// matter).
+    ///
+    /// # Errors
+    /// Those of [`HostCache::new`]; device lost; out of memory.
+    pub fn new(context: &Context, staircase: Staircase, shape: &Shape, keys: StoredKeys) -> Result<Self> {
+        let form = HostCache::new(staircase, shape, keys)?;
+        let shape = Shape::new(shape.kv_heads(), shape.kv_heads(), 0, shape.head_dim())?
+            .with_value_dim(shape.value_dim())?
+            .with_kv_len(shape.kv_len())?;
+        let layout = RegionLayout::new(form.staircase(), &shape, shape.kv_len())?;
+        let step_down = context.pipeline(&CacheMove::StepDown)?;
+        let commit = context.pipeline(&CacheMove::Commit)?;
+        let slots = SlotPool::new::<MoveParams, Move>(context, &step_down, MOVES)?;
+        let read = [Binds::Read, Binds::Read, Binds::Uniform(size_of::<CacheLayout>())];
+        let read_layout = context.capture(|| group_layout(context.device(), "prflash cache", &read))?;
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
+        let unsound = context.create_buffer("prflash cache counters", 8, usage)?;
+        let binding = Binding {
+            context,
+            read: &read_layout,
+            write: &step_down,
+            counters: &unsound,
+            staircase: form.staircase(),
+            layout: &layout,
+            kv_heads: shape.kv_heads(),
+        };
+        let arena = Arena::new(&binding, [0; 2])?;
+        Ok(Self {
+            context: context.clone(),
+            form,
+            shape,
+            layout,
+            arena,
+            book: Mutex::default(),
+            step_down,
+            commit,
+            slots,
+            read_layout,
+            unsound,
+            owner: Arc::default(),
+        })
+    }
+
+    /// At how many bits tokens are stored.
+    pub fn staircase(&self) -> &Staircase {
+        self.form.staircase()
+    }
+
+    /// Key/value heads.
+    pub fn kv_heads(&self) -> usize {
+        self.form.kv_heads()
+    }
+
+    /// Channels of a key or of a value.
+    pub fn dim(&self, side: Side) -> usize {
+        self.form.dim(side)
+    }
+
+    /// Whether keys are stored before or after rotation.
+    pub fn stored_keys(&self) -> StoredKeys {
+        self.form.stored_keys()
+    }
+
+    /// The longest that a sequence may become, in tokens.
+    pub fn max_len(&self) -> usize {
+        self.shape.kv_len()
+    }
+
+    /// One more sequence, empty and without memory yet. Numbers of removed ones are used again.
+    pub fn add(&mut self) -> usize {
+        self.book().add()
+    }
+
+    /// Removes a sequence. Commands recorded before still find its words; its memory serves those that come.
+    ///
+    /// # Errors
+    /// Invalid argument if there is no such sequence.
+    pub fn remove(&mut self, sequence: usize) -> Result<()> {
+        let mut book = self.book();
+        let segments = book.get(sequence)?.segments();
+        book.earlier_work += self.staircase().work_of(segments) as i64;
+        book.sequences[sequence] = None;
+        Ok(())
+    }
+
+    /// The sequences there are.
+    pub fn sequences(&self) -> impl Iterator<Item = usize> + '_ {
+        let book = self.book();
+        let there = |&index: &usize| book.sequences[index].is_some();
+        (0..book.sequences.len()).filter(there).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Where the tokens of a sequence stand, once all that was recorded is done.
+    ///
+    /// # Errors
+    /// Invalid argument if there is no such sequence.
+    pub fn standing(&self, sequence: usize) -> Result<Standing<'_>> {
+        let book = self.book();
+        let held = book.get(sequence)?;
+        Ok(self.staircase().standing_at(held.len(), held.segments()))
+    }
+
+    /// Tokens of a sequence, dropped ones included.
+    ///
+    /// # Errors
+    /// Invalid argument if there is no such sequence.
+    pub fn len(&self, sequence: usize) -> Result<usize> {
+        Ok(self.book().get(sequence)?.len())
+    }
+
+    /// Forgets the tokens of a sequence from `len` on. Nothing has to be recorded for that.
+    ///
+    /// # Errors
+    /// Those of [`HostCache::truncate`].
+    pub fn truncate(&mut self, sequence: usize, len: usize) -> Result<()> {
+        check_truncation(&self.standing(sequence)?.residual(), len)?;
+        let mut book = self.book();
+        let Book { sequences, ledger, .. } = &mut *book;
+        if let Some(Some(held)) = sequences.get_mut(sequence) {
+            ledger.truncate(sequence, &mut held.account, len);
+        }
+        Ok(())
+    }
+
+    /// Tells whether all numbers that were ever appended were finite, and whether commands ran as they were recorded, once all work submitted so far is done. Native backends
+    /// wait inside.
+    ///
+    /// Numbers of tokens that were dropped as they came aren't looked at, unless they are sinks.
+    ///
+    /// # Errors
+    /// Out of order, if commands were lost by it that no call has told of yet. Invalid argument (`k` or `v`) if some were NaN, infinite or past f16's ±65,504; the message says how many (modulo 2³²). Device lost; out of memory.
+    pub async fn check(&self) -> Result<()> {
+        let bytes = self.context.read_buffer(&self.unsound, 0, 8).await?;
+        self.book().ledger.check()?;
+        let counts: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
+        for (argument, count) in ["k", "v"].into_iter().zip(counts) {
+            ensure!(
+                count == 0,
+                argument,
+                "expected numbers within f16's ±65504, got {count} others, which were stored as 0"
+            );
+        }
+        Ok(())
+    }
+
+    /// [`check`](KvCache::check), blocking.
+    ///
+    /// # Errors
+    /// As [`check`](KvCache::check).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn check_blocking(&self) -> Result<()> {
+        pollster::block_on(self.check())
+    }
+
+    /// The memory of what a sequence holds, by where it is.
+    ///
+    /// # Errors
+    /// Invalid argument if there is no such sequence.
+    pub fn memory(&self, sequence: usize) -> Result<Memory> {
+        Ok(self.standing(sequence)?.memory(&self.shape))
+    }
+
+    /// Bytes of what all sequences hold: the sum of their [`Standing::memory`].
+    pub fn live_bytes(&self) -> u64 {
+        let book = self.book();
+        let held = book.sequences.iter().flatten();
+        held.map(|held| self.staircase().standing_at(held.len(), held.segments()).memory(&self.shape).total())
+            .sum()
+    }
+
+    /// Bytes of GPU memory that keys and values take up, gaps and room to grow included. Until commands that move them to a larger pair of buffers are known to have run, the old pair
+    /// is held beside it.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.arena.bytes()
+    }
+
+    /// Tokens quantized or stepped down so far, keys and values together: over the sequences, the [`Staircase::work`] of what was appended to them.
+    pub fn work(&self) -> u64 {
+        let book = self.book();
+        let work = |held: &Held| self.staircase().work_of(held.segments()) as i64;
+        (book.earlier_work + book.sequences.iter().flatten().map(work).sum::<i64>()) as u64
+    }
+
+    /// What of it is rendered into a kernel's text.
+    pub(crate) fn variant(&self) -> CacheVariant {
+        let rungs = |side| self.staircase().ladder(side).rungs().iter();
+        let widths = |side| rungs(side).fold(0, |widths, rung| widths | 1 << rung.bits) & !(1 << 16 | 1);
+        CacheVariant {
+            widths: Side::ALL.map(widths),
+            group: self.staircase().group(),
+            keys_turn: self.stored_keys() == StoredKeys::BeforeRotation,
+        }
+    }
+
+    /// The key/value heads and channels, and the longest sequence.
+    pub(crate) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The arena as it can be bound.
+    pub(crate) fn parts(&self) -> &[ArenaPart] {
+        &self.arena.parts
+    }
+
+    /// Where a sequence lies in every head.
+    pub(crate) fn region(&self, sequence: usize) -> Result<Region> {
+        let book = self.book();
+        let held = book.get(sequence)?;
+        let [key_base, value_base] = held.regions().map(|base| base as u32);
+        Ok(Region { key_base, value_base, len: held.len(), segments: held.segments() })
+    }
+
+    pub(crate) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Says once what was lost since encoders ran out of order.
+    pub(crate) fn check_order(&self) -> Result<()> {
+        self.book().ledger.check()
+    }
+
+    /// Enters that these sequences are read as they are.
+    pub(crate) fn reading(&self, sequences: impl Iterator<Item = usize>) -> Reading {
+        let mut book = self.book();
+        let mut draft = book.ledger.draft();
+        for index in sequences {
+            if let Some(Some(held)) = book.sequences.get(index) {
+                draft.read(index, &held.account);
+            }
+        }
+        let arena = book.arena;
+        Reading { token: book.ledger.enter(draft, arena), migrations: book.migrations.clone() }
+    }
+
+    /// The sequences, as far as is known now.
+    fn book(&self) -> MutexGuard<'_, Book> {
+        let mut book = lock(&self.book);
+        book.settle();
+        #[cfg(not(target_arch = "wasm32"))]
+        for sequence in book.ledger.suspects() {
+            // Where the device is lost, nothing is found out and nothing matters any more.
+            if let Ok(stamp) = self.stamp(&book, sequence) {
+                let Book { sequences, ledger, .. } = &mut *book;
+                if let Some(Some(held)) = sequences.get_mut(sequence) {
+                    ledger.resolve(sequence, &mut held.account, stamp);
+                }
+            }
+        }
+        book
+    }
+
+    /// A sequence's stamp on the GPU, once all that was submitted is done. Threads may tell of two submissions in another order than that in which they ran, and then this does.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn stamp(&self, book: &Book, sequence: usize) -> Result<u32> {
+        let at = 4 * book.get(sequence)?.bases[0] as u64;
+        if !book.migrations.is_empty() {
+            let mut encoder = self.context.device().create_command_encoder(&Default::default());
+            book.migrations.iter().for_each(|migration| migration.record(&mut encoder));
+            self.context.submit([encoder.finish()])?;
+        }
+        let bytes = pollster::block_on(self.context.read_buffer(&self.arena.buffers[0], at, 4))?;
+        Ok(bytemuck::pod_read_unaligned(&bytes))
+    }
+
+    fn sizes(&self) -> Sizes<'_> {
+        Sizes { staircase: self.staircase(), layout: &self.layout, max_len: self.max_len() }
+    }
+
+    /// What the bind groups of an arena are made of.
+    fn binding(&self) -> Binding<'_> {
+        Binding {
+            context: &self.context,
+            read: &self.read_layout,
+            write: &self.step_down,
+            counters: &self.unsound,
+            staircase: self.staircase(),
+            layout: &self.layout,
+            kv_heads: self.kv_heads(),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! The kernels that fill a cache and move what is in it.
+
+use super::params::{CACHE_RUNGS, CacheLayout, FLAG_COUNT, FLAG_VALUES, MigrateParams, Move, MoveParams};
+use crate::layout::DType;
+use crate::runtime::program::{Binds, Program};
+use crate::runtime::text;
+
+/// What moves tokens of a staircase cache to where they are to lie. All have the same bindings (the last without those of input), so that they share their bind groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CacheMove {
+    /// `shaders/cache/append.wgsl`, for input of this type.
+    Append(DType),
+    /// `shaders/cache/quantize.wgsl`, for input of this type.
+    Quantize(DType),
+    /// `shaders/cache/step_down.wgsl`.
+    StepDown,
+    /// `shaders/cache/commit.wgsl`.
+    Commit,
+}
+
+/// What takes a staircase cache's sequences to a larger arena: `shaders/cache/migrate.wgsl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Migrate;
+
+impl Migrate {
+    /// The group of everything.
+    pub(crate) const GROUP: usize = 0;
+
+    /// Words that a workgroup copies.
+    pub(crate) const COPIES: usize = 1024;
+
+    const INVOCATIONS: usize = 64;
+}
+
+impl Program for Migrate {
+    fn label(&self) -> String {
+        self.entry_point().to_owned()
+    }
+
+    fn entry_point(&self) -> &'static str {
+        "migrate"
+    }
+
+    fn source(&self) -> String {
+        let values = [("INVOCATIONS", Self::INVOCATIONS as u32), ("COPIES", Self::COPIES as u32)];
+        text::plain(&self.label(), &values, &[include_str!("../../../shaders/cache/migrate.wgsl")])
+    }
+
+    fn groups(&self) -> Vec<Vec<Binds>> {
+        let params = Binds::Uniform(size_of::<MigrateParams>());
+        vec![vec![params, Binds::Read, Binds::Read, Binds::Read, Binds::Write]]
+    }
+}
+
+impl CacheMove {
+    /// The group of the arena, after that of the call.
+    pub(crate) const ARENA_GROUP: usize = 1;
+    /// The group of appended keys and values.
+    pub(crate) const INPUT_GROUP: usize = 2;
+
+    /// Invocations of a workgroup.
+    pub(crate) const INVOCATIONS: usize = 64;
+
+    fn input(&self) -> Option<DType> {
+        match *self {
+            CacheMove::Append(dtype) | CacheMove::Quantize(dtype) => Some(dtype),
+            CacheMove::StepDown | CacheMove::Commit => None,
+        }
+    }
+}
+
+impl Program for CacheMove {
+    fn label(&self) -> String {
+        let name = self.entry_point();
+        self.input().map_or(name.to_owned(), |dtype| format!("{name}_{dtype}"))
+    }
+
+    fn entry_point(&self) -> &'static str {
+        match self {
+            CacheMove::Append(_) => "append",
+            CacheMove::Quantize(_) => "quantize",
+            CacheMove::StepDown => "step_down",
+            CacheMove::Commit => "commit",
+        }
+    }
+
+    fn source(&self) -> String {
+        let values = [
+            ("INVOCATIONS", Self::INVOCATIONS as u32),
+            ("CACHE_RUNGS", CACHE_RUNGS as u32),
+            ("FLAG_VALUES", FLAG_VALUES),
+            ("FLAG_COUNT", FLAG_COUNT),
+        ];
+        let halves = match self.input() {
+            Some(DType::F32) => include_str!("../../../shaders/cache/halves_f32.wgsl"),
+            Some(DType::F16) => include_str!("../../../shaders/cache/halves_f16.wgsl"),
+            Some(DType::Bf16) => include_str!("../../../shaders/cache/halves_bf16.wgsl"),
+            None => "",
+        };
+        let rounding = match self.input() {
+            Some(DType::F32 | DType::Bf16) => include_str!("../../../shaders/cache/round_to_half.wgsl"),
+            _ => "",
+        };
+        let rows = self.input().map_or("", |_| include_str!("../../../shaders/cache/rows.wgsl"));
+        let kernel = match self {
+            CacheMove::Append(_) => include_str!("../../../shaders/cache/append.wgsl"),
+            CacheMove::Quantize(_) => include_str!("../../../shaders/cache/quantize.wgsl"),
+            CacheMove::StepDown => include_str!("../../../shaders/cache/step_down.wgsl"),
+            CacheMove::Commit => include_str!("../../../shaders/cache/commit.wgsl"),
+        };
+        let pieces = [
+            include_str!("../../../shaders/cache/cache.wgsl"),
+            include_str!("../../../shaders/cache/moves.wgsl"),
+            rounding,
+            halves,
+            rows,
+            kernel,
+        ];
+        text::plain(&self.label(), &values, &pieces)
+    }
+
+    fn groups(&self) -> Vec<Vec<Binds>> {
+        let mut groups = vec![
+            vec![Binds::CallParams(size_of::<MoveParams>()), Binds::CallTable(size_of::<Move>())],
+            vec![Binds::Write, Binds::Write, Binds::Uniform(size_of::<CacheLayout>()), Binds::Write],
+        ];
+        // Also where a kernel reads no input, so that it shares a pass with those that do; but stamps are written without any, too.
+        if *self != CacheMove::Commit {
+            groups.push(vec![Binds::Read, Binds::Read]);
+        }
+        groups
+    }
+}
+
+/// Every move, of every type of input.
+pub(crate) fn moves() -> Vec<CacheMove> {
+    let of_input =
+        DType::ALL.into_iter().flat_map(|dtype| [CacheMove::Append(dtype), CacheMove::Quantize(dtype)]);
+    of_input.chain([CacheMove::StepDown, CacheMove::Commit]).collect()
+}
+
+/// Those whose machine code is worth a look.
+pub(crate) fn counted() -> [CacheMove; 3] {
+    [CacheMove::Append(DType::F32), CacheMove::Quantize(DType::F32), CacheMove::StepDown]
+}

@@ -1,0 +1,4 @@
+//! Schedules drawn on the GPU: the kernels, and what they read.
+
+pub(crate) mod draw;
+pub(crate) mod params;
