@@ -7,7 +7,7 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use prflash::{
     Attention, BlockGrid, Call, Context, DType, Granularity, Key, Layout, Operands, Profile, Schedule, Shape,
-    Systematic, Tables, Tensor,
+    Systematic, TableBuffer, Tables, Tensor,
 };
 
 fn attention(criterion: &mut Criterion) {
@@ -34,7 +34,7 @@ fn attention(criterion: &mut Criterion) {
         let grid = BlockGrid::causal(&shape).with_granularity(Granularity::KvHead);
         let schedule =
             Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(1)).expect("it fits");
-        let uploaded = plan.upload_tables(&Tables::from(&schedule)).expect("enough memory");
+        let uploaded = TableBuffer::new(plan.context(), &Tables::from(&schedule)).expect("enough memory");
         let run = |call: &Call<'_>| {
             let mut encoder = context.device().create_command_encoder(&Default::default());
             plan.encode(&mut encoder, &bound, call).expect("a valid call");

@@ -9,8 +9,7 @@ use anyhow::Result;
 use clap::Parser;
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
-    Attention, Bound, CacheBound, CachePlan, Call, Chunk, Context, DType, KvCache, Layout, Operands, Plan,
-    Queries, Shape, Tensor,
+    Attention, Bound, Call, Chunk, Context, DType, KvCache, Layout, Operands, Plan, Queries, Shape, Tensor,
 };
 use support::{Work, interleave, median, median_ratio, milliseconds};
 
@@ -45,19 +44,20 @@ struct Way {
 }
 
 enum Held {
-    Tensors(Plan, Bound),
-    Cache(Box<(KvCache, CachePlan, CacheBound)>),
+    Tensors(Box<(Plan, Bound)>),
+    Cache(Box<(KvCache, Plan, Bound)>),
 }
 
 impl Way {
     fn work(&self, queries: usize, len: usize) -> Work<'_> {
         match &self.held {
-            Held::Tensors(plan, bound) => {
-                Box::new(move |encoder| Ok(plan.encode(encoder, bound, &Call::lengths(queries, len))?))
-            }
+            Held::Tensors(held) => Box::new(move |encoder| {
+                let (plan, bound) = &**held;
+                Ok(plan.encode(encoder, bound, &Call::lengths(queries, len))?)
+            }),
             Held::Cache(held) => Box::new(move |encoder| {
                 let (cache, plan, bound) = &**held;
-                Ok(plan.encode(encoder, cache, bound, &[Queries::new(0, 0, queries)], None)?)
+                Ok(plan.encode(encoder, bound, &Call::cached(cache, &[Queries::new(0, 0, queries)]))?)
             }),
         }
     }
@@ -87,7 +87,7 @@ fn tensors(context: &Context, shape: &Shape, dtype: DType, splits: Option<usize>
         Some(splits) => format!("{dtype} tensors, {splits} split"),
         None => format!("{dtype} tensors"),
     };
-    Ok(Way { name, bytes, held: Held::Tensors(plan, bound) })
+    Ok(Way { name, bytes, held: Held::Tensors(Box::new((plan, bound))) })
 }
 
 fn cached(context: &Context, shape: &Shape, name: &str, staircase: Staircase) -> Result<Way> {
@@ -108,7 +108,7 @@ fn cached(context: &Context, shape: &Shape, name: &str, staircase: Staircase) ->
     let q = tensor(context, DType::F32, shape.heads(), shape.q_len(), dim)?;
     let output =
         Tensor::zeros(context, DType::F32, Layout::heads_first(1, shape.heads(), shape.q_len(), dim)?)?;
-    let bound = plan.bind(q.view(), output.view(), None)?;
+    let bound = plan.bind_queries(q.view(), output.view(), None)?;
     let bytes = cache.memory(sequence)?.total();
     Ok(Way { name: name.to_owned(), bytes, held: Held::Cache(Box::new((cache, plan, bound))) })
 }

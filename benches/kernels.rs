@@ -111,7 +111,8 @@ fn shape(
             let operands =
                 Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
             let bound = plan.bind(&operands)?;
-            let tables = plan.upload_tables(&schedule.as_ref().map_or(Tables::new(), Tables::from))?;
+            let tables =
+                TableBuffer::new(plan.context(), &schedule.as_ref().map_or(Tables::new(), Tables::from))?;
             variants.push(Variant { kernel, schedule, plan, bound, tables, wall: vec![], gpu: vec![] });
         }
     }

@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use prflash::sampling::{Reshaping, RowOrder, Workers};
 use prflash::{
-    Attention, BlockGrid, Call, Combine, Context, Key, Operands, Profile, Schedule, Shape, Systematic, Tables,
+    Attention, BlockGrid, Call, Combine, Context, Key, Operands, Profile, Schedule, Shape, Systematic,
+    TableBuffer, Tables,
 };
 use serde_json::json;
 use support::{Work, interleave, median, median_ratio, milliseconds, tensor};
@@ -121,7 +122,7 @@ fn row_orders(context: &Context, rounds: usize) -> Result<Vec<Table>> {
         let orders = [RowOrder::LongestFirst, RowOrder::Paired, RowOrder::AsIs];
         let mut uploaded = Vec::new();
         for order in orders {
-            uploaded.push(plan.upload_tables(&Tables::from(schedule).with_row_order(order))?);
+            uploaded.push(TableBuffer::new(plan.context(), &Tables::from(schedule).with_row_order(order))?);
         }
         let mut works: Vec<Work<'_>> = Vec::new();
         for tables in &uploaded {
@@ -163,7 +164,7 @@ fn re_shaped(context: &Context, rounds: usize, len: usize) -> Result<Table> {
         let density = schedule.density();
         names.push(format!("{name}, block lists (density {density:.3})"));
         names.push(format!("{name}, re-shaped"));
-        kept.push((lists.upload_tables(&Tables::from(&schedule))?, reshaping));
+        kept.push((TableBuffer::new(lists.context(), &Tables::from(&schedule))?, reshaping));
     }
     let mut works: Vec<Work<'_>> = Vec::new();
     for (tables, reshaping) in &kept {
@@ -199,10 +200,10 @@ fn rounds_and_merge(context: &Context, rounds: usize) -> Result<Table> {
     let (partition, independent) = (partition?, independent?);
     let bound = plain.bind(&operands)?;
     let bounds = [partition.bind(&operands, None)?, independent.bind(&operands, None)?];
-    let plain_tables = plain.upload_tables(&Tables::from(&schedule))?;
+    let plain_tables = TableBuffer::new(plain.context(), &Tables::from(&schedule))?;
     let tables = [
-        partition.round_plan().upload_tables(&Tables::from(&schedule))?,
-        independent.round_plan().upload_tables(&Tables::from(&schedule))?,
+        TableBuffer::new(partition.round_plan().context(), &Tables::from(&schedule))?,
+        TableBuffer::new(independent.round_plan().context(), &Tables::from(&schedule))?,
     ];
     let mut works: Vec<Work<'_>> = vec![Box::new(|encoder| {
         Ok(plain.encode(encoder, &bound, &Call::lengths(len, len).with_tables(&plain_tables))?)

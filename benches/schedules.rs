@@ -6,7 +6,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use prflash::{
-    Attention, BlockGrid, Context, Key, Profile, Schedule, Shape, Systematic, TableBuffer, Tables,
+    Attention, BlockGrid, Context, GpuSampler, Key, Profile, Schedule, Shape, Systematic, TableBuffer, Tables,
 };
 
 fn schedules(criterion: &mut Criterion) {
@@ -34,14 +34,19 @@ fn schedules(criterion: &mut Criterion) {
                 let schedule = draw(next());
                 match &mut tables {
                     Some(tables) => tables.write(&Tables::from(&schedule)).expect("it fits"),
-                    none => *none = Some(plan.upload_tables(&Tables::from(&schedule)).expect("it fits")),
+                    none => {
+                        *none =
+                            Some(TableBuffer::new(plan.context(), &Tables::from(&schedule)).expect("it fits"))
+                    }
                 }
                 context.queue().submit([]);
                 context.wait().expect("the device lives");
             });
         });
         drop(tables);
-        let mut sampler = plan.gpu_sampler(&grid, &profile, &Systematic).expect("it fits");
+        let mut sampler =
+            GpuSampler::new(plan.context(), &grid, plan.maxima().batch(), &profile, &Systematic)
+                .expect("it fits");
         group.bench_function(format!("T = {blocks}, GPU"), |bencher| {
             bencher.iter(|| {
                 let mut encoder = context.device().create_command_encoder(&Default::default());

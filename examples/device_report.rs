@@ -207,14 +207,14 @@ fn cached(context: &Context, shape: &Shape, rounds: usize) -> Result<Speed> {
     let plan = Attention::causal().plan_cached(&cache, shape)?;
     let q = tensor(context, DType::F32, shape.heads(), 1, dim)?;
     let output = Tensor::zeros(context, DType::F32, Layout::heads_first(1, shape.heads(), 1, dim)?)?;
-    let bound = plan.bind(q.view(), output.view(), None)?;
+    let bound = plan.bind_queries(q.view(), output.view(), None)?;
     Ok(Speed {
         case: format!(
             "S4: {} / {heads} heads, 1 of {len} tokens, D = {dim}, recommended cache",
             shape.heads()
         ),
         kernel: plan.kernel(),
-        timings: plan.timings(&cache, &bound, &[Queries::new(sequence, 0, 1)], None, rounds)?,
+        timings: plan.timings(&bound, &Call::cached(&cache, &[Queries::new(sequence, 0, 1)]), rounds)?,
         flops: shape.dense_flops(true),
         bytes: cache.memory(sequence)?.total() as f64 + (8 * shape.heads() * dim) as f64,
     })

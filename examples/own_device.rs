@@ -12,7 +12,7 @@ use clap::Parser;
 use prflash::verify::{Tolerance, compare};
 use prflash::{
     Attention, BlockGrid, Call, Context, DType, Granularity, Key, Layout, Operands, Profile, Schedule, Shape,
-    Systematic, Tables, TensorView, reference, wgpu,
+    Systematic, TableBuffer, Tables, TensorView, reference, wgpu,
 };
 use serde_json::json;
 
@@ -75,7 +75,7 @@ fn main() -> Result<()> {
     let bound = plan.bind(&Operands { q: &q, k: &k, v: &v, output: &output, lse: None })?;
     let grid = BlockGrid::causal(&shape).with_granularity(Granularity::KvHead);
     let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(1))?;
-    let uploaded = plan.upload_tables(&Tables::from(&schedule))?;
+    let uploaded = TableBuffer::new(plan.context(), &Tables::from(&schedule))?;
 
     // One encoder, three steps, one submit.
     let project = pipeline(&device, "project");

@@ -217,7 +217,7 @@ impl Engine<'_> {
     fn ready(&self, beta: f32, schedule: Option<Schedule>) -> Result<Ready> {
         let uploaded = match (self, &schedule) {
             (Engine::Gpu(gpu), Some(schedule)) => {
-                Some(gpu.plan(beta)?.1.upload_tables(&Tables::from(schedule))?)
+                Some(TableBuffer::new(gpu.plan(beta)?.1.context(), &Tables::from(schedule))?)
             }
             _ => None,
         };

@@ -20,7 +20,7 @@ use prflash::sampling::{
 use prflash::verify::{Tolerance, compare};
 use prflash::{
     Attention, BlockGrid, Call, Context, DType, Key, Layout, Operands, Profile, Schedule, Shape, Systematic,
-    Tables, Tensor,
+    TableBuffer, Tables, Tensor,
 };
 use serde_json::json;
 use support::fixture;
@@ -91,7 +91,7 @@ fn main() -> Result<()> {
                     };
                     for seed in 0..u64::from(arguments.seeds) {
                         let schedule = choose(Key::new(seed).layer(layer.index))?;
-                        let tables = plan.upload_tables(&Tables::from(&schedule))?;
+                        let tables = TableBuffer::new(plan.context(), &Tables::from(&schedule))?;
                         let mut encoder = context.device().create_command_encoder(&Default::default());
                         plan.encode(&mut encoder, &bound, &call.clone().with_tables(&tables))?;
                         context.queue().submit([encoder.finish()]);

@@ -15,7 +15,7 @@ use clap::Parser;
 use prflash::cache::{HostCache, Ladder, Side, Staircase, StoredKeys};
 use prflash::reference::{self, AgeLoss, cache_loss};
 use prflash::{
-    Attention, CachePlan, Chunk, Context, DType, KvCache, KvInput, Layout, Queries, Shape, Tables, Tensor,
+    Attention, Chunk, Context, DType, KvCache, KvInput, Layout, Plan, Queries, Shape, Tables, Tensor,
 };
 use serde_json::{Value, json};
 use support::fixture::{self, Layer};
@@ -53,7 +53,7 @@ struct OnGpu<'a> {
     context: &'a Context,
     cache: KvCache,
     input: KvInput,
-    plan: CachePlan,
+    plan: Plan,
     sequence: usize,
 }
 
@@ -85,7 +85,7 @@ impl<'a> OnGpu<'a> {
         let layout = Layout::heads_first(1, shape.heads(), 1, shape.head_dim())?;
         let q = Tensor::upload(self.context, DType::F32, layout, q)?;
         let queries = [Queries::new(self.sequence, 0, 1)];
-        let result = self.plan.run(&self.cache, q.view(), &queries, &Tables::new())?;
+        let result = self.plan.run_cached(&self.cache, q.view(), &queries, &Tables::new())?;
         Ok(result.output.read_blocking(self.context)?)
     }
 }

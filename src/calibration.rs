@@ -222,7 +222,7 @@ impl BlockStates {
     ) -> Result<Self> {
         reference::check_inputs(shape, q, k)?;
         reference::check_len("v", v, shape.batch() * shape.kv_heads() * shape.kv_len() * shape.value_dim())?;
-        reference::check_grid_for(attention, shape, grid)?;
+        grid.check(attention.is_causal(), shape)?;
         let (block, dim) = (grid.block_size(), shape.value_dim());
         let mut chosen = vec![false; shape.q_len()];
         let positions = shape.first_position()..shape.kv_len() as i64;

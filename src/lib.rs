@@ -103,9 +103,9 @@ pub mod verify;
 
 pub use attention::kernels::shapes::{Decode, Kernel, Matrix, Tile};
 pub use attention::{
-    Attention, Bound, CacheBound, CachePlan, Call, Combine, Documents, Estimate, GpuSampler, Operands,
-    Output, Plan, PositionIds, Queries, ReshapedBound, ReshapedPlan, RotationBound, RotationPlan, Rounds,
-    RoundsBound, RoundsPlan, Rows, Sequence, ShapeClass, TableBuffer, Tables, Tuned, TuningProfile,
+    Attention, Bound, Call, Combine, Documents, Estimate, GpuSampler, Operands, Output, Plan, PositionIds,
+    Queries, ReshapedBound, ReshapedPlan, RotationBound, RotationPlan, Rounds, RoundsBound, RoundsPlan, Rows,
+    Sequence, ShapeClass, TableBuffer, Tables, Tuned, TuningProfile,
 };
 pub use cache::{Chunk, KvCache, KvInput};
 pub use error::{Error, ErrorKind, Result};

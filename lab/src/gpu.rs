@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result, ensure};
 use prflash::{
-    Attention, BlockGrid, Bound, CacheBound, CachePlan, Call, Combine, Context, DType, Layout, Operands,
-    Plan, Queries, RoundsBound, RoundsPlan, Schedule, Shape, TableBuffer, Tables, Tensor, TensorView, wgpu,
+    Attention, BlockGrid, Bound, Call, Combine, Context, DType, Layout, Operands, Plan, Queries, RoundsBound,
+    RoundsPlan, Schedule, Shape, TableBuffer, Tables, Tensor, TensorView, wgpu,
 };
 
 use crate::attend::{Attend, Qkv, Usage};
@@ -38,17 +38,15 @@ struct Planned {
     tables: Option<TableBuffer>,
 }
 
-/// In one pass, in rounds, or over a staircase cache.
+/// In one pass or in rounds.
 enum AnyPlan {
     Once(Plan),
     Rounds(Box<RoundsPlan>),
-    Cached(CachePlan),
 }
 
 enum AnyBound {
-    Once(Bound),
+    Once(Box<Bound>),
     Rounds(Box<RoundsBound>),
-    Cached(Box<CacheBound>),
 }
 
 struct LayerState {
@@ -171,7 +169,7 @@ impl Attend for GpuAttention {
                     tables.write(&given)?;
                     tables
                 }
-                empty => empty.insert(plan.upload_tables(&given)?),
+                empty => empty.insert(TableBuffer::new(context, &given)?),
             };
             plan.encode(&mut encoder, bound, memory, [q_len, kv_len], Some(tables), round)?;
         }
@@ -222,7 +220,7 @@ impl AnyPlan {
         let in_rounds =
             |combine| attention.plan_rounds(context, maxima, combine).map(Box::new).map(AnyPlan::Rounds);
         Ok(match (memory, rounds) {
-            (Memory::Staircase(stairs), _) => AnyPlan::Cached(attention.plan_cached(stairs.cache(), maxima)?),
+            (Memory::Staircase(stairs), _) => AnyPlan::Once(attention.plan_cached(stairs.cache(), maxima)?),
             (_, Rounds::One) => AnyPlan::Once(attention.plan(context, maxima)?),
             (_, Rounds::Independent(_)) => in_rounds(Combine::Independent)?,
             (_, Rounds::Partition(_)) => in_rounds(Combine::Partition)?,
@@ -235,19 +233,13 @@ impl AnyPlan {
             let [k, v] = plain.views().context("a layer was bound before its first token")?;
             Ok(Operands { q, k, v, output, lse: None })
         };
-        Ok(match self {
-            AnyPlan::Once(plan) => AnyBound::Once(plan.bind(&operands()?)?),
-            AnyPlan::Rounds(plan) => AnyBound::Rounds(Box::new(plan.bind(&operands()?, None)?)),
-            AnyPlan::Cached(plan) => AnyBound::Cached(Box::new(plan.bind(q, output, None)?)),
+        Ok(match (self, memory) {
+            (AnyPlan::Once(plan), Memory::Staircase(_)) => {
+                AnyBound::Once(Box::new(plan.bind_queries(q, output, None)?))
+            }
+            (AnyPlan::Once(plan), Memory::Plain(_)) => AnyBound::Once(Box::new(plan.bind(&operands()?)?)),
+            (AnyPlan::Rounds(plan), _) => AnyBound::Rounds(Box::new(plan.bind(&operands()?, None)?)),
         })
-    }
-
-    fn upload_tables(&self, tables: &Tables<'_>) -> prflash::Result<TableBuffer> {
-        match self {
-            AnyPlan::Once(plan) => plan.upload_tables(tables),
-            AnyPlan::Rounds(plan) => plan.round_plan().upload_tables(tables),
-            AnyPlan::Cached(plan) => plan.upload_tables(tables),
-        }
     }
 
     fn encode(
@@ -259,16 +251,19 @@ impl AnyPlan {
         tables: Option<&TableBuffer>,
         round: usize,
     ) -> Result<()> {
-        let call = Call::lengths(q_len, kv_len);
-        let call = tables.map_or(call.clone(), |tables| call.with_tables(tables));
-        match (self, bound, memory) {
-            (AnyPlan::Once(plan), AnyBound::Once(bound), _) => plan.encode(encoder, bound, &call)?,
-            (AnyPlan::Rounds(plan), AnyBound::Rounds(bound), _) => {
-                plan.encode_round(encoder, bound, &call, round)?
+        let queries;
+        let call = match memory {
+            Memory::Staircase(stairs) => {
+                queries = [Queries::new(stairs.sequence(), 0, q_len)];
+                Call::cached(stairs.cache(), &queries)
             }
-            (AnyPlan::Cached(plan), AnyBound::Cached(bound), Memory::Staircase(stairs)) => {
-                let queries = [Queries::new(stairs.sequence(), 0, q_len)];
-                plan.encode(encoder, stairs.cache(), bound, &queries, tables)?
+            Memory::Plain(_) => Call::lengths(q_len, kv_len),
+        };
+        let call = tables.map_or(call.clone(), |tables| call.with_tables(tables));
+        match (self, bound) {
+            (AnyPlan::Once(plan), AnyBound::Once(bound)) => plan.encode(encoder, bound, &call)?,
+            (AnyPlan::Rounds(plan), AnyBound::Rounds(bound)) => {
+                plan.encode_round(encoder, bound, &call, round)?
             }
             _ => anyhow::bail!("{MISMATCH}"),
         }

@@ -74,7 +74,7 @@ impl Repeated {
         let bound = plan.bind(&operands)?;
         let schedules = setting.schedules(config, &BlockGrid::causal(&shape), 0, layer)?;
         ensure!(schedules.len() <= 1, "a setting with rounds is no single call");
-        let upload = |schedule| plan.upload_tables(&Tables::from(schedule));
+        let upload = |schedule| TableBuffer::new(plan.context(), &Tables::from(schedule));
         let tables = schedules.first().map(upload).transpose()?;
         Ok(Self { plan, bound, tables, tokens })
     }

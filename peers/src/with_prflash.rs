@@ -5,7 +5,7 @@ use std::rc::Rc;
 use anyhow::Result;
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
-    Attention, Bound, CacheBound, CachePlan, Call, Chunk, Context, DType, KvCache, Layout, Operands, Plan,
+    Attention, Bound, Call, Chunk, Context, DType, KvCache, Layout, Operands, Plan,
     Queries, TableBuffer, Tables, Tensor,
 };
 
@@ -52,7 +52,7 @@ impl Tensors {
             plan: self.plan.clone(),
             bound: self.bound.clone(),
             output: self.output.clone(),
-            tables: Some(self.plan.upload_tables(tables)?),
+            tables: Some(TableBuffer::new(self.plan.context(), tables)?),
         })
     }
 
@@ -83,8 +83,8 @@ impl Work for Tensors {
 pub struct Cached {
     context: Context,
     cache: KvCache,
-    plan: CachePlan,
-    bound: CacheBound,
+    plan: Plan,
+    bound: Bound,
     output: Tensor,
     queries: usize,
     /// What the history takes.
@@ -112,7 +112,7 @@ impl Cached {
         let q = Tensor::upload(context, DType::F32, layout, &problem.values(Input::Queries))?;
         let output = output(context, problem)?;
         let plan = Attention::causal().plan_cached(&cache, &shape)?;
-        let bound = plan.bind(q.view(), output.view(), None)?;
+        let bound = plan.bind_queries(q.view(), output.view(), None)?;
         let bytes = cache.memory(sequence)?.total();
         Ok(Self { context: context.clone(), cache, plan, bound, output, queries: problem.q_len, bytes })
     }
@@ -122,7 +122,7 @@ impl Work for Cached {
     fn call(&mut self) -> Result<()> {
         let mut encoder = self.context.device().create_command_encoder(&Default::default());
         let queries = [Queries::new(0, 0, self.queries)];
-        self.plan.encode(&mut encoder, &self.cache, &self.bound, &queries, None)?;
+        self.plan.encode(&mut encoder, &self.bound, &Call::cached(&self.cache, &queries))?;
         self.context.queue().submit([encoder.finish()]);
         Ok(self.context.wait()?)
     }

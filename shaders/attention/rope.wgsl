@@ -1,7 +1,7 @@
 // Rotations, tabulated by the host (src/attention/position_table.rs): a quad is (cos, sin) of two pairs, times the temperature. Positions are
 // high·ROPE_STRIDE + low, and the rotations of the two levels are multiplied as complex numbers (high 0 is no turn).
 
-@group(1) @binding(1) var<storage, read> position_table: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> position_table: array<vec4<f32>>;
 
 #if ROPE
 // Two complex products.

@@ -1,15 +1,17 @@
 //! Tensors that a plan has checked and bound.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::call::Sequence;
-use super::plan::PlanInner;
+use super::prepared::Prepared;
 use super::split::Split;
 use crate::attention::kernels::variant::TENSORS_GROUP;
+use crate::cache::gpu::arena::ArenaPart;
 use crate::error::{Error, Result, ensure};
 use crate::runtime::binding::{Axis, check_rows, check_tensor, check_written, fits, split};
 use crate::runtime::program::Pipeline;
+use crate::runtime::sync::lock;
 use crate::runtime::tensor::{Binding, TensorView};
 
 /// The tensors of a call.
@@ -43,12 +45,22 @@ pub struct Operands<'a> {
 /// once per part.
 #[derive(Debug)]
 pub struct Bound {
-    pub(super) plan: Arc<PlanInner>,
-    pub(super) parts: Vec<Part>,
+    pub(super) prepared: Arc<Prepared>,
+    parts: Mutex<Arc<Vec<Part>>>,
+    /// What is bound again when a cache comes to be bound in other parts.
+    queries: Option<QueryTensors>,
     /// (argument, batch entries, rows) of the tensors, to check lengths against: queries, then keys.
     query_rows: Vec<(&'static str, usize, usize)>,
     key_rows: Vec<(&'static str, usize, usize)>,
     pub(super) batch: usize,
+}
+
+/// The tensors of queries whose keys are in a cache.
+#[derive(Debug)]
+struct QueryTensors {
+    q: TensorView,
+    output: TensorView,
+    lse: Option<TensorView>,
 }
 
 /// Some batch entries and key/value heads of the tensors.
@@ -78,8 +90,8 @@ pub(super) struct PartGroups {
 
 impl Bound {
     /// Checks the operands against the plan and binds them.
-    pub(super) fn new(plan: &Arc<PlanInner>, operands: &Operands<'_>) -> Result<Self> {
-        let PlanInner { context, attention, maxima, .. } = &**plan;
+    pub(super) fn new(plan: &Arc<Prepared>, operands: &Operands<'_>) -> Result<Self> {
+        let Prepared { context, attention, maxima, .. } = &**plan;
         let Operands { q, k, v, output, lse } = *operands;
         let kv_heads = maxima.kv_heads();
         check_tensor(context, "k", k, attention.storage(), kv_heads, maxima.head_dim())?;
@@ -98,23 +110,50 @@ impl Bound {
             parts.push(Part::new(plan, q, Some((k, v)), output, lse, batches, kv_heads)?);
         }
         context.check_alive()?;
-        Ok(Self { plan: plan.clone(), parts, query_rows, key_rows, batch })
+        let parts = Mutex::new(Arc::new(parts));
+        Ok(Self { prepared: plan.clone(), parts, queries: None, query_rows, key_rows, batch })
     }
 
-    /// Of queries only: keys and values come from a cache whose heads are bound in these ranges.
+    /// Of queries only: keys and values come from a cache.
     pub(super) fn queries(
-        plan: &Arc<PlanInner>,
+        plan: &Arc<Prepared>,
         q: &TensorView,
         output: &TensorView,
         lse: Option<&TensorView>,
-        kv_heads: impl Iterator<Item = Range<usize>>,
     ) -> Result<Self> {
         let query_rows = plan.check_queries(q, &[], output, lse)?;
-        let batch = q.layout().dims()[0];
-        let parts = kv_heads.map(|kv_heads| Part::new(plan, q, None, output, lse, 0..batch, kv_heads));
-        let parts = parts.collect::<Result<_>>()?;
+        let queries = QueryTensors { q: q.clone(), output: output.clone(), lse: lse.cloned() };
+        let parts = queries.parts(plan, std::iter::once(0..plan.maxima.kv_heads()))?;
         plan.context.check_alive()?;
-        Ok(Self { plan: plan.clone(), parts, query_rows, key_rows: Vec::new(), batch })
+        Ok(Self {
+            prepared: plan.clone(),
+            parts: Mutex::new(Arc::new(parts)),
+            queries: Some(queries),
+            query_rows,
+            key_rows: Vec::new(),
+            batch: q.layout().dims()[0],
+        })
+    }
+
+    /// The parts; those in which a cache is bound now, if the keys are in one.
+    pub(super) fn parts(&self, arenas: Option<&[ArenaPart]>) -> Result<Arc<Vec<Part>>> {
+        let mut parts = lock(&self.parts);
+        if let (Some(queries), Some(arenas)) = (&self.queries, arenas) {
+            let wanted = || arenas.iter().map(|arena| arena.kv_heads.clone());
+            if !parts.iter().map(|part| part.kv_heads.clone()).eq(wanted()) {
+                *parts = Arc::new(queries.parts(&self.prepared, wanted())?);
+            }
+        }
+        Ok(parts.clone())
+    }
+
+    /// The programs that calls on these tensors run, as the device knows them: kernel, sizes, types; `_blocks` where keys and values are read in blocks, which takes rows that all
+    /// begin at multiples of one.
+    pub fn programs(&self) -> Vec<String> {
+        let mut programs: Vec<String> =
+            lock(&self.parts).iter().map(|part| part.pipeline.label.clone()).collect();
+        programs.dedup();
+        programs
     }
 
     /// Refuses a sequence that doesn't lie inside the tensors.
@@ -136,13 +175,23 @@ impl Bound {
     }
 }
 
+impl QueryTensors {
+    fn parts(&self, plan: &Prepared, kv_heads: impl Iterator<Item = Range<usize>>) -> Result<Vec<Part>> {
+        let batches = 0..self.q.layout().dims()[0];
+        let part = |kv_heads| {
+            Part::new(plan, &self.q, None, &self.output, self.lse.as_ref(), batches.clone(), kv_heads)
+        };
+        kv_heads.map(part).collect()
+    }
+}
+
 /// (argument, batch entries, rows) of a tensor.
 fn size(argument: &'static str, view: &TensorView) -> (&'static str, usize, usize) {
     let [batch, _, rows, _] = view.layout().dims();
     (argument, batch, rows)
 }
 
-impl PlanInner {
+impl Prepared {
     /// Checks the tensors that belong to queries, and gives their sizes.
     fn check_queries(
         &self,
@@ -177,8 +226,8 @@ impl PlanInner {
 
 impl Part {
     /// Without keys and values where they come from a cache.
-    pub(super) fn new(
-        plan: &PlanInner,
+    fn new(
+        plan: &Prepared,
         q: &TensorView,
         kv: Option<(&TensorView, &TensorView)>,
         output: &TensorView,
@@ -186,7 +235,7 @@ impl Part {
         batches: Range<usize>,
         kv_heads: Range<usize>,
     ) -> Result<Self> {
-        let PlanInner { context, maxima, variant, pipeline, unused, unused_output, .. } = plan;
+        let Prepared { context, maxima, variant, pipeline, unused, unused_output, .. } = plan;
         let per_kv = maxima.heads_per_kv_head();
         let heads = kv_heads.start * per_kv..kv_heads.end * per_kv;
         let bind = |argument, view: &TensorView, heads: &Range<usize>, granule, empty: &wgpu::Buffer| {
@@ -227,14 +276,14 @@ impl Part {
     }
 
     /// The same bindings around states of a call's own.
-    pub(super) fn groups_around(&self, plan: &PlanInner, states: &wgpu::Buffer) -> Result<PartGroups> {
+    pub(super) fn groups_around(&self, plan: &Prepared, states: &wgpu::Buffer) -> Result<PartGroups> {
         PartGroups::new(plan, &self.pipeline, &self.inputs, &self.outputs, Some(states))
     }
 }
 
 impl PartGroups {
     fn new(
-        plan: &PlanInner,
+        plan: &Prepared,
         pipeline: &Pipeline,
         inputs: &[Binding],
         outputs: &[Binding; 2],

@@ -1,13 +1,13 @@
-//! Schedules drawn on the GPU: `shaders/schedule_count.wgsl`, `schedule_scan.wgsl`, `schedule_fill.wgsl`.
+//! Schedules drawn on the GPU: `shaders/sampling/schedule_count.wgsl`, `schedule_scan.wgsl`, `schedule_fill.wgsl`.
 
 use std::sync::Arc;
 
-use super::plan::PlanInner;
-use super::tables::{ScheduleWords, TableBuffer, Writer};
+use super::table_buffer::{ScheduleWords, TableBuffer, Writer};
 use crate::attention::kernels::params::NO_TABLE;
-use crate::attention::kernels::shapes::TILE_ROWS;
 use crate::error::{Error, Result, ensure};
+use crate::limits::{MAX_BATCH, at_most};
 use crate::random::Key;
+use crate::runtime::context::Context;
 use crate::runtime::dispatch;
 use crate::runtime::program::Pipeline;
 use crate::runtime::slots::SlotPool;
@@ -15,13 +15,13 @@ use crate::sampling::gpu::draw::Draw;
 use crate::sampling::gpu::params::{Distance, FLAG_CAUSAL, ScheduleParams, ScheduleSequence};
 use crate::sampling::{BlockGrid, CumulativeProfile, GpuRule, ONE, Profile, Sampler, Schedule, candidates};
 
-/// Draws schedules on the GPU, from [`Plan::gpu_sampler`](crate::Plan::gpu_sampler): what [`Schedule::sample`] draws, bit for bit.
+/// Draws schedules on the GPU: what [`Schedule::sample`] draws, bit for bit.
 ///
 /// The lists never leave the GPU, and the host does nothing that grows with the sequence: record the drawing, then the calls that read it, into one encoder.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), prflash::Error> {
-/// # use prflash::{Attention, BlockGrid, Call, Context, DType, Key, Layout, Operands, Profile, Shape, Systematic, Tensor};
+/// # use prflash::{Attention, BlockGrid, Call, Context, DType, GpuSampler, Key, Layout, Operands, Profile, Shape, Systematic, Tensor};
 /// # let context = Context::new_blocking()?;
 /// # let shape = Shape::new(9, 3, 1024, 64)?;
 /// # let zeros = |heads| Tensor::zeros(&context, DType::F32, Layout::heads_first(1, heads, 1024, 64)?);
@@ -29,7 +29,7 @@ use crate::sampling::{BlockGrid, CumulativeProfile, GpuRule, ONE, Profile, Sampl
 /// let plan = Attention::causal().plan(&context, &shape)?;
 /// # let bound = plan.bind(&Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None })?;
 /// let grid = BlockGrid::causal(&shape);
-/// let mut sampler = plan.gpu_sampler(&grid, &Profile::harmonic(), &Systematic)?;
+/// let mut sampler = GpuSampler::new(&context, &grid, 1, &Profile::harmonic(), &Systematic)?;
 /// let mut encoder = context.device().create_command_encoder(&Default::default());
 /// for layer in 0..4 {
 ///     let tables = sampler.encode(&mut encoder, &[(grid, Key::new(42).layer(layer))])?;
@@ -44,8 +44,10 @@ use crate::sampling::{BlockGrid, CumulativeProfile, GpuRule, ONE, Profile, Sampl
 /// row begins, the entries.
 #[derive(Debug)]
 pub struct GpuSampler {
-    plan: Arc<PlanInner>,
+    context: Context,
     maxima: BlockGrid,
+    /// The most of a call.
+    sequences: usize,
     profile: Profile,
     /// Count, scan, fill.
     pipelines: [Arc<Pipeline>; 3],
@@ -67,7 +69,7 @@ impl Room {
     fn new(maxima: &BlockGrid, capacity: u64) -> Self {
         let rows = (maxima.groups() * most_query_blocks(maxima)) as u64;
         let sums = (rows + 1).saturating_add(capacity.saturating_mul(2));
-        Self { sums, all: sums.saturating_add(rows.div_ceil(TILE_ROWS as u64)) }
+        Self { sums, all: sums.saturating_add(rows.div_ceil(Draw::ROWS as u64)) }
     }
 
     /// Bytes for so many sequences, with the total of each.
@@ -77,14 +79,49 @@ impl Room {
 }
 
 impl GpuSampler {
-    pub(super) fn new(
-        plan: &Arc<PlanInner>,
+    /// Makes ready to draw schedules of at most so many sequences at a time, for any grid up to the lengths of `maxima`: what [`Schedule::sample`](crate::Schedule::sample)
+    /// draws, bit for bit.
+    ///
+    /// Reserves for as many blocks as the sampler can keep (Bernoulli: will keep, but for a probability below 10⁻¹²), which takes the host
+    /// a time proportional to the query blocks of `maxima`.
+    ///
+    /// # Errors
+    /// Invalid argument: `sampler` that has no [GPU rule](Sampler::gpu_rule), `profile` that is a budget (solved row by row, on the host). Too large (`maxima`)
+    /// where the device can't bind such lists at once; out of memory; device lost.
+    pub fn new(
+        context: &Context,
         maxima: &BlockGrid,
+        sequences: usize,
+        profile: &Profile,
+        sampler: &dyn Sampler,
+    ) -> Result<Self> {
+        Self::with(context, maxima, sequences, profile, sampler, None)
+    }
+
+    /// The same with room for `capacity` blocks of each sequence. A schedule that keeps more loses the rest, and [`check`](GpuSampler::check) says so.
+    ///
+    /// # Errors
+    /// As [`new`](GpuSampler::new), but too large names `capacity`.
+    pub fn with_capacity(
+        context: &Context,
+        maxima: &BlockGrid,
+        sequences: usize,
+        profile: &Profile,
+        sampler: &dyn Sampler,
+        capacity: usize,
+    ) -> Result<Self> {
+        Self::with(context, maxima, sequences, profile, sampler, Some(capacity))
+    }
+
+    fn with(
+        context: &Context,
+        maxima: &BlockGrid,
+        sequences: usize,
         profile: &Profile,
         sampler: &dyn Sampler,
         capacity: Option<usize>,
     ) -> Result<Self> {
-        let context = &plan.context;
+        at_most("sequences", sequences, MAX_BATCH)?;
         let Some(rule) = sampler.gpu_rule() else {
             let message = format!("{} has no GPU rule; draw it on the host", sampler.name());
             return Err(Error::argument_error("sampler", message));
@@ -94,10 +131,6 @@ impl GpuSampler {
             "profile",
             "a budget is solved row by row, on the host; got {profile}"
         );
-        let want = (plan.attention.is_causal(), plan.maxima.heads(), plan.maxima.kv_heads());
-        let got = (maxima.is_causal(), maxima.heads(), maxima.kv_heads());
-        ensure!(want == got, "maxima", "expected (causal, heads, kv_heads) = {want:?}, got {got:?}");
-
         // Past the farthest distance of any grid within the maxima, since sums end there.
         let distances = maxima.key_blocks().max(most_query_blocks(maxima)) + 1;
         let table = profile.cumulative(distances);
@@ -124,12 +157,14 @@ impl GpuSampler {
             context.create_buffer("prflash distances", size_of_val(entries.as_slice()) as u64, usage)?;
         context.capture(|| context.queue().write_buffer(&distances, 0, bytemuck::cast_slice(&entries)))?;
         let slots =
-            SlotPool::new::<ScheduleParams, ScheduleSequence>(context, &pipelines[0], plan.maxima.batch())?;
-        let mut tables = TableBuffer::empty(plan, Some(Writer { pipeline: pipelines[0].clone(), distances }));
+            SlotPool::new::<ScheduleParams, ScheduleSequence>(context, &pipelines[0], sequences, Vec::new())?;
+        let mut tables =
+            TableBuffer::empty(context, Some(Writer { pipeline: pipelines[0].clone(), distances }));
         tables.take(room.bytes(1))?;
         Ok(Self {
-            plan: plan.clone(),
+            context: context.clone(),
             maxima: *maxima,
+            sequences,
             profile: profile.clone(),
             pipelines,
             slots,
@@ -166,26 +201,22 @@ impl GpuSampler {
     /// without them takes for lists whatever the buffer held.
     ///
     /// # Errors
-    /// Invalid argument: `sequences` that are none or more than the plan's batch, `grid` that is past the maxima or of another block size, mask or granularity; too large (`tables`) where lists for so many
+    /// Invalid argument: `sequences` that are none or more than was made ready for, `grid` that is past the maxima or of another block size, mask or granularity; too large (`tables`) where lists for so many
     /// sequences can't be bound at once; out of memory. Then nothing was recorded.
     pub fn encode(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         sequences: &[(BlockGrid, Key)],
     ) -> Result<&TableBuffer> {
-        let (count, batch) = (sequences.len(), self.plan.maxima.batch());
-        ensure!(
-            (1..=batch).contains(&count),
-            "sequences",
-            "expected 1 to the plan's batch of {batch}, got {count}"
-        );
+        let (count, most) = (sequences.len(), self.sequences);
+        ensure!((1..=most).contains(&count), "sequences", "expected 1 to {most}, got {count}");
         for (grid, _) in sequences {
             self.check_grid(grid)?;
         }
         let rows = sequences.iter().map(|(grid, _)| grid.groups() * grid.query_blocks()).max();
-        let chunks = rows.unwrap_or(0).div_ceil(TILE_ROWS);
+        let chunks = rows.unwrap_or(0).div_ceil(Draw::ROWS);
         let work_items = (count * chunks) as u64;
-        let limit = self.plan.context.capabilities().max_workgroups_per_dimension;
+        let limit = self.context.capabilities().max_workgroups_per_dimension;
         let (per_chunk, per_sequence) =
             (dispatch::fold(work_items, limit)?, dispatch::fold(count as u64, limit)?);
         let params = ScheduleParams {
@@ -217,11 +248,8 @@ impl GpuSampler {
             lists: base(index),
         };
         let schedules = sequences.iter().enumerate().map(words).collect();
-        let slot = self.slots.take(
-            &self.plan.context,
-            bytemuck::bytes_of(&params),
-            bytemuck::cast_slice(&entries),
-        )?;
+        let slot =
+            self.slots.take(&self.context, bytemuck::bytes_of(&params), bytemuck::cast_slice(&entries))?;
         let tables = self.tables.take(self.room.bytes(count))?;
 
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
@@ -305,7 +333,7 @@ impl GpuSampler {
     }
 
     async fn words(&self, buffer: &wgpu::Buffer, from: u64, count: u64) -> Result<Vec<u32>> {
-        let bytes = self.plan.context.read_buffer(buffer, 4 * from, 4 * count).await?;
+        let bytes = self.context.read_buffer(buffer, 4 * from, 4 * count).await?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
     }
 

@@ -1,4 +1,4 @@
-//! Merging attention states on the GPU: `shaders/merge.wgsl`.
+//! Merging attention states on the GPU: `shaders/attention/merge.wgsl`.
 
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ impl Merger {
     /// For calls of at most `sequences` sequences.
     pub(super) fn new(context: &Context, merge: Merge, value_dim: usize, sequences: usize) -> Result<Self> {
         let pipeline = context.pipeline(&merge)?;
-        let slots = SlotPool::new::<MergeParams, MergeSequence>(context, &pipeline, sequences)?;
+        let slots = SlotPool::new::<MergeParams, MergeSequence>(context, &pipeline, sequences, Vec::new())?;
         let unused = || context.create_buffer("prflash unused output", 16, wgpu::BufferUsages::STORAGE);
         let unused = [unused()?, unused()?];
         Ok(Self { context: context.clone(), merge, value_dim, pipeline, slots, unused })
@@ -127,7 +127,7 @@ impl Merger {
         bound: &'a MergerBound,
         sequences: impl Iterator<Item = Sequence>,
         step: Step,
-    ) -> Result<Option<Prepared<'a>>> {
+    ) -> Result<Option<PreparedStep<'a>>> {
         let row_axis = |axis: Option<Axis>, sequence: &Sequence| {
             axis.map_or(0, |axis| axis.at(sequence.batch, sequence.q_start))
         };
@@ -170,20 +170,20 @@ impl Merger {
         };
         let slot =
             self.slots.take(&self.context, bytemuck::bytes_of(&params), bytemuck::cast_slice(&table))?;
-        Ok(Some(Prepared { merger: self, bound, slot, workgroups }))
+        Ok(Some(PreparedStep { merger: self, bound, slot, workgroups }))
     }
 }
 
 /// A merge that can't fail any more.
 #[derive(Debug)]
-pub(super) struct Prepared<'a> {
+pub(super) struct PreparedStep<'a> {
     merger: &'a Merger,
     bound: &'a MergerBound,
     slot: Slot,
     workgroups: (u32, u32),
 }
 
-impl Prepared<'_> {
+impl PreparedStep<'_> {
     pub(super) fn record(self, encoder: &mut wgpu::CommandEncoder) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
             label: Some("prflash merge"),

@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use super::bound::{Bound, Operands};
 use super::call::{Call, Sequence};
-use super::merge::{Merger, MergerBound, Prepared, Step};
+use super::choosing;
+use super::merge::{Merger, MergerBound, PreparedStep, Step};
+use super::options::Attention;
 use super::plan::{Output, Plan};
 use super::position_ids::PositionIds;
+use super::prepared::Wanted;
+use super::table_buffer::TableBuffer;
 use super::tables::Tables;
-use super::{Attention, check_grid};
 use crate::attention::kernels::gather::Gather;
 use crate::attention::kernels::merge::Merge;
 use crate::attention::kernels::params::{FLAG_SCATTER, GatherParams};
@@ -23,58 +26,6 @@ use crate::runtime::slots::{Slot, SlotPool};
 use crate::runtime::tensor::{Binding, Tensor, TensorView};
 use crate::sampling::{BlockGrid, Granularity, Reshaping};
 use crate::shape::Shape;
-
-impl Attention {
-    /// Makes this attention ready for [`Reshaping`]s of `grid`: PrFlashAttention by re-shaping the tensor instead of walking block lists.
-    ///
-    /// The same result as the block lists of [`Reshaping::schedule`] give, computed by dense kernels alone. Lengths are those of `shape`.
-    ///
-    /// # Errors
-    /// Invalid argument (`grid`) if it is for another shape; unsupported for what dense triangles can't express: a token window, a correction β ≠ 0, attention that isn't causal. And those of
-    /// [`plan`](Attention::plan).
-    pub fn plan_reshaped(&self, context: &Context, shape: &Shape, grid: &BlockGrid) -> Result<ReshapedPlan> {
-        for (has, what) in [
-            (!self.is_causal(), "attention that isn't causal"),
-            (self.window().is_some(), "a token window"),
-            (self.correction() != 0.0, "an importance correction, which weighs blocks"),
-        ] {
-            if has {
-                return Err(Error::unsupported(format!("re-shaped triangles don't express {what}")));
-            }
-        }
-        check_grid(grid, (true, shape.heads(), shape.kv_heads(), shape.q_len(), shape.kv_len()))?;
-        let per_kv = shape.heads_per_kv_head();
-        // How heads become batch entries, one per list group, so that each can have lengths of its own.
-        let (views, heads, kv_heads, groups) = match grid.granularity() {
-            Granularity::Head => (per_kv, 1, 1, shape.kv_heads()),
-            Granularity::KvHead => (1, per_kv, 1, shape.kv_heads()),
-            Granularity::Shared => (1, shape.heads(), shape.kv_heads(), 1),
-        };
-        let of_group = Shape::new(heads, kv_heads, shape.q_len(), shape.head_dim())?
-            .with_kv_len(shape.kv_len())?
-            .with_value_dim(shape.value_dim())?
-            .with_batch(groups)?;
-        // Each block may be a segment.
-        let sequences = grid.key_blocks().max(1);
-        let state = self.clone().with_lse(true).with_output(DType::F32);
-        let strip = Self { causal: false, ..state.clone() };
-        let merge = Merge { output: self.output(), spread: false };
-        let gather = context.pipeline(&Gather)?;
-        Ok(ReshapedPlan {
-            attention: self.clone(),
-            shape: *shape,
-            grid: *grid,
-            views,
-            of_group,
-            triangle: self.plan_sequences(context, &of_group, sequences, shape.heads(), None)?,
-            triangle_state: state.plan_sequences(context, &of_group, sequences, shape.heads(), None)?,
-            strip_state: strip.plan_sequences(context, &of_group, sequences, shape.heads(), None)?,
-            merger: Merger::new(context, merge, shape.value_dim(), sequences)?,
-            slots: SlotPool::new::<GatherParams, u32>(context, &gather, sequences)?,
-            gather,
-        })
-    }
-}
 
 /// An [`Attention`] made ready for re-shaped tensors.
 ///
@@ -152,6 +103,59 @@ struct Copier {
 }
 
 impl ReshapedPlan {
+    pub(super) fn new(
+        attention: &Attention,
+        context: &Context,
+        shape: &Shape,
+        grid: &BlockGrid,
+    ) -> Result<Self> {
+        for (has, what) in [
+            (!attention.is_causal(), "attention that isn't causal"),
+            (attention.window().is_some(), "a token window"),
+            (attention.correction() != 0.0, "an importance correction, which weighs blocks"),
+        ] {
+            if has {
+                return Err(Error::unsupported(format!("re-shaped triangles don't express {what}")));
+            }
+        }
+        grid.check(true, shape)?;
+        let per_kv = shape.heads_per_kv_head();
+        // How heads become batch entries, one per list group, so that each can have lengths of its own.
+        let (views, heads, kv_heads, groups) = match grid.granularity() {
+            Granularity::Head => (per_kv, 1, 1, shape.kv_heads()),
+            Granularity::KvHead => (1, per_kv, 1, shape.kv_heads()),
+            Granularity::Shared => (1, shape.heads(), shape.kv_heads(), 1),
+        };
+        let of_group = Shape::new(heads, kv_heads, shape.q_len(), shape.head_dim())?
+            .with_kv_len(shape.kv_len())?
+            .with_value_dim(shape.value_dim())?
+            .with_batch(groups)?;
+        // Each block may be a segment.
+        let sequences = grid.key_blocks().max(1);
+        let state = attention.clone().with_lse(true).with_output(DType::F32);
+        let strip = state.clone().with_causality(false);
+        let merge = Merge { output: attention.output(), spread: false };
+        let gather = context.pipeline(&Gather)?;
+        let plan = |attention: &Attention| {
+            let slope_heads = shape.heads();
+            let wanted = Wanted { sequences, slope_heads, ..Wanted::new(context, attention, &of_group) };
+            choosing::plan(&wanted)
+        };
+        Ok(Self {
+            attention: attention.clone(),
+            shape: *shape,
+            grid: *grid,
+            views,
+            of_group,
+            triangle: plan(attention)?,
+            triangle_state: plan(&state)?,
+            strip_state: plan(&strip)?,
+            merger: Merger::new(context, merge, shape.value_dim(), sequences)?,
+            slots: SlotPool::new::<GatherParams, u32>(context, &gather, sequences, Vec::new())?,
+            gather,
+        })
+    }
+
     /// What is computed.
     pub fn attention(&self) -> &Attention {
         &self.attention
@@ -406,7 +410,7 @@ impl ReshapedPlan {
             (&self.strip_state, &view.strip_state, &strips, merge(&strips, 1)?),
         ] {
             plan.encode(encoder, bound, &Call::sequences(sequences))?;
-            merge.into_iter().for_each(|merge: Prepared<'_>| merge.record(encoder));
+            merge.into_iter().for_each(|merge: PreparedStep<'_>| merge.record(encoder));
         }
         Ok(())
     }
@@ -441,7 +445,7 @@ impl ReshapedPlan {
                 let places = set.iter().flat_map(|&block| self.tokens(block..block + 1));
                 let keys: Vec<u32> = places.map(|token| token as u32).collect();
                 let ids = PositionIds::new(&keys[keys.len() - rows..], &keys)?;
-                Some(self.triangle.upload_tables(&Tables::from(&ids))?)
+                Some(TableBuffer::new(self.triangle.context(), &Tables::from(&ids))?)
             }
             None => None,
         };

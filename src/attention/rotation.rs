@@ -40,10 +40,10 @@ impl Rope {
         let mut table = PositionTable::new(&Positions::from(self.clone()), 1, max_positions, 1.0)?;
         let kernel = Rotate { storage: dtype, pairing: self.pairing(), rotary_dim: self.rotary_dim() };
         let pipeline = context.pipeline(&kernel)?;
-        let slots = SlotPool::new::<RotateParams, RotateRun>(context, &pipeline, RUNS)?;
         let [rope_low, rope_high] = table.rope_levels();
         let params = RotateParams { rope_low, rope_high, ..RotateParams::default() };
         let table = table.upload("max_positions", context)?;
+        let slots = SlotPool::new::<RotateParams, RotateRun>(context, &pipeline, RUNS, vec![table.clone()])?;
         let (context, rope) = (context.clone(), self.clone());
         Ok(RotationPlan {
             inner: Arc::new(PlanInner {
@@ -257,8 +257,8 @@ impl RotationPlan {
             let view = tensor.part(batches.clone(), heads.clone());
             // Not empty, so nothing stands in for it.
             let binding = Binding::new("tensor", &view, 4, context, table)?;
-            let resources = [binding.resource(), table.as_entire_binding()];
-            let bind_group = pipeline.bind(context, "prflash rotate", Rotate::TENSOR_GROUP, &resources)?;
+            let bind_group =
+                pipeline.bind(context, "prflash rotate", Rotate::TENSOR_GROUP, &[binding.resource()])?;
             Ok(Part { batches, heads: heads.len(), bind_group, axis: Axis::new(&view, binding.base, 4) })
         };
         let parts = match tensor.layout().elements() {

@@ -1,13 +1,18 @@
 //! Attention in rounds: each visits some of the blocks, and their merge is there after every one of them.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
-use super::Attention;
 use super::bound::{Bound, Operands};
 use super::call::Call;
-use super::merge::{Merger, MergerBound, Step};
+use super::check::CheckedCall;
+use super::choosing;
+use super::merge::{Merger, MergerBound, PreparedStep, Step};
+use super::options::Attention;
 use super::plan::{Output, Plan, check_whole};
-use super::tables::{TableBuffer, Tables};
+use super::prepared::Wanted;
+use super::record::Target;
+use super::table_buffer::TableBuffer;
+use super::tables::Tables;
 use crate::attention::kernels::merge::Merge;
 use crate::error::{Result, ensure};
 use crate::layout::{DType, Layout};
@@ -25,21 +30,6 @@ pub enum Combine {
     Independent,
     /// Rounds without a common block, as [`partition_rounds`](crate::sampling::partition_rounds) draws them: their sum, exact once all are in.
     Partition,
-}
-
-impl Attention {
-    /// Makes this attention ready for rounds: anytime attention, whose estimate is complete after every round and better after the next.
-    ///
-    /// `maxima` as in [`plan`](Attention::plan).
-    ///
-    /// # Errors
-    /// Those of [`plan`](Attention::plan).
-    pub fn plan_rounds(&self, context: &Context, maxima: &Shape, combine: Combine) -> Result<RoundsPlan> {
-        let plan = self.clone().with_lse(true).with_output(DType::F32).plan(context, maxima)?;
-        let merge = Merge { output: self.output(), spread: combine == Combine::Independent };
-        let merger = Merger::new(context, merge, maxima.value_dim(), maxima.batch())?;
-        Ok(RoundsPlan { attention: self.clone(), plan, merger, combine })
-    }
 }
 
 /// An [`Attention`] made ready for rounds.
@@ -84,6 +74,19 @@ pub struct RoundsBound {
 }
 
 impl RoundsPlan {
+    pub(super) fn new(
+        attention: &Attention,
+        context: &Context,
+        maxima: &Shape,
+        combine: Combine,
+    ) -> Result<Self> {
+        let of_round = attention.clone().with_lse(true).with_output(DType::F32);
+        let plan = choosing::plan(&Wanted::new(context, &of_round, maxima))?;
+        let merge = Merge { output: attention.output(), spread: combine == Combine::Independent };
+        let merger = Merger::new(context, merge, maxima.value_dim(), maxima.batch())?;
+        Ok(Self { attention: attention.clone(), plan, merger, combine })
+    }
+
     /// What is computed.
     pub fn attention(&self) -> &Attention {
         &self.attention
@@ -153,8 +156,14 @@ impl RoundsPlan {
         call: &Call<'_>,
         round: usize,
     ) -> Result<()> {
-        let attend = |encoder: &mut wgpu::CommandEncoder| self.plan.encode(encoder, &bound.bound, call);
-        self.record_round(encoder, bound, call, round, attend)
+        let mut recorded = bound.check_round(round)?;
+        let (checked, merge) = self.prepare_round(bound, call, round)?;
+        self.plan.record(Target::Encoder(encoder), checked)?;
+        if let Some(merge) = merge {
+            merge.record(encoder);
+        }
+        *recorded = round + 1;
+        Ok(())
     }
 
     /// Records and submits one round, without waiting: [`encode_round`](RoundsPlan::encode_round) for programs whose encoder needn't hold anything else. Long work is submitted in pieces, as by [`Plan::submit`].
@@ -163,36 +172,30 @@ impl RoundsPlan {
     /// As [`encode_round`](RoundsPlan::encode_round); device lost.
     pub fn submit_round(&self, bound: &RoundsBound, call: &Call<'_>, round: usize) -> Result<()> {
         let context = self.plan.context();
-        // The merge alone; what it merges is submitted before.
-        let mut encoder = context.device().create_command_encoder(&Default::default());
-        self.record_round(&mut encoder, bound, call, round, |_| self.plan.submit(&bound.bound, call))?;
-        context.submit([encoder.finish()])
-    }
-
-    fn record_round(
-        &self,
-        encoder: &mut wgpu::CommandEncoder,
-        bound: &RoundsBound,
-        call: &Call<'_>,
-        round: usize,
-        attend: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>,
-    ) -> Result<()> {
-        let mut recorded = lock(&bound.recorded);
-        ensure!(
-            round <= *recorded,
-            "round",
-            "expected at most {recorded}, the rounds before it, got {round}"
-        );
-        let sequences = (0..call.count(bound.bound.batch)).map(|index| call.sequence(index));
-        let step = Step { earlier: round, mean: self.combine == Combine::Independent };
-        self.plan.check(&bound.bound, call)?;
-        let merge = self.merger.prepare(&bound.merger, sequences, step)?;
-        attend(encoder)?;
+        let mut recorded = bound.check_round(round)?;
+        let (checked, merge) = self.prepare_round(bound, call, round)?;
+        self.plan.record(Target::Queue, checked)?;
         if let Some(merge) = merge {
-            merge.record(encoder);
+            let mut encoder = context.device().create_command_encoder(&Default::default());
+            merge.record(&mut encoder);
+            context.submit([encoder.finish()])?;
         }
         *recorded = round + 1;
         Ok(())
+    }
+
+    /// The call, checked, and the merge of what it computes, if that is anything.
+    fn prepare_round<'a>(
+        &'a self,
+        bound: &'a RoundsBound,
+        call: &Call<'a>,
+        round: usize,
+    ) -> Result<(CheckedCall<'a>, Option<PreparedStep<'a>>)> {
+        let checked = self.plan.check(&bound.bound, call)?;
+        let rows = checked.sequences.iter().map(|sequence| sequence.rows);
+        let step = Step { earlier: round, mean: self.combine == Combine::Independent };
+        let merge = self.merger.prepare(&bound.merger, rows, step)?;
+        Ok((checked, merge))
     }
 
     /// Allocates the results of whole tensors, of any length up to the plan's maxima, for rounds that are then computed one by one.
@@ -211,6 +214,19 @@ impl RoundsPlan {
         let bound = self.bind(&operands, standard_error.as_ref().map(Tensor::view))?;
         let estimate = Estimate { rounds: 0, output, lse, standard_error };
         Ok(Rounds { plan: self, bound, tables: None, lengths: (q_len, kv_len), estimate })
+    }
+}
+
+impl RoundsBound {
+    /// Refuses a round before which others are missing. Whoever holds the result says which round is the next.
+    fn check_round(&self, round: usize) -> Result<MutexGuard<'_, usize>> {
+        let recorded = lock(&self.recorded);
+        ensure!(
+            round <= *recorded,
+            "round",
+            "expected at most {recorded}, the rounds before it, got {round}"
+        );
+        Ok(recorded)
     }
 }
 
@@ -244,12 +260,11 @@ impl Rounds<'_> {
     /// Submits one more round with these tables, and returns the estimate that it leads to. It doesn't wait; [`Tensor::read`] does.
     ///
     /// # Errors
-    /// Those of [`Plan::upload_tables`] and [`RoundsPlan::encode_round`]; device lost.
+    /// Those of [`TableBuffer::new`] and [`RoundsPlan::encode_round`]; device lost.
     pub fn step(&mut self, tables: &Tables<'_>) -> Result<&Estimate> {
-        let plan = &self.plan.plan;
         match &mut self.tables {
             Some(buffer) => buffer.write(tables)?,
-            None => self.tables = Some(plan.upload_tables(tables)?),
+            None => self.tables = Some(TableBuffer::new(self.plan.plan.context(), tables)?),
         }
         let (q_len, kv_len) = self.lengths;
         let mut call = Call::lengths(q_len, kv_len);

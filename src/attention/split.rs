@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Attention;
+use super::options::Attention;
 use crate::attention::kernels::merge::MergeSplits;
 use crate::attention::kernels::params::Params;
 use crate::attention::kernels::shapes::Decode;

@@ -2,32 +2,36 @@
 
 use std::time::Duration;
 
-use super::Attention;
 use super::bound::{Bound, Operands};
-use super::cached::{CacheBound, CachePlan, Queries};
-use super::call::Call;
+use super::call::{Call, Queries};
+use super::options::Attention;
 use super::plan::Plan;
+use super::prepared::{Prepared, Wanted};
 use super::tables::Tables;
+use crate::attention::kernels::rule::Task;
 use crate::attention::kernels::shapes::{Kernel, Tile};
 use crate::cache::gpu::variant::CacheVariant;
 use crate::cache::{Chunk, KvCache};
 use crate::error::{Error, Result};
-use crate::layout::{DType, Layout};
+use crate::layout::Layout;
 use crate::reference::Exact;
 use crate::runtime::context::Context;
 use crate::runtime::tensor::Tensor;
 use crate::shape::Shape;
 use crate::verify::{Tolerance, compare};
 
-/// What is wrong with a kernel for this storage and these dimensions on this device, if anything: it is compared with the portable one on a few small causal problems, of lengths that end inside tiles
-/// and steps.
-pub(super) fn find_wrong(
-    context: &Context,
-    (kernel, storage, head_dim, value_dim): (Kernel, DType, usize, usize),
-) -> Option<String> {
-    let attention = Attention::causal().with_storage(storage);
+/// What is wrong with a kernel on this device, if anything, for the storage and the dimensions of a task: found out the first time.
+pub(super) fn wrong_once(context: &Context, kernel: Kernel, task: &Task) -> Option<String> {
+    let what = format!("{kernel}_{}_d{}_v{}", task.storage, task.head_dim, task.value_dim);
+    context.trial(what, || find_wrong(context, kernel, task))
+}
+
+/// The kernel is compared with the portable one on a few small causal problems, of lengths that end inside tiles and steps.
+fn find_wrong(context: &Context, kernel: Kernel, task: &Task) -> Option<String> {
+    let attention = Attention::causal().with_storage(task.storage);
     let agrees = |(q_len, kv_len)| {
-        let shape = Shape::new(4, 2, q_len, head_dim)?.with_value_dim(value_dim)?.with_kv_len(kv_len)?;
+        let shape = Shape::new(4, 2, q_len, task.head_dim)?.with_value_dim(task.value_dim)?;
+        let shape = shape.with_kv_len(kv_len)?;
         Trial::new(context, &attention, &shape, None)?.agrees(&attention, kernel)
     };
     for lens in [(65, 65), (70, 333), (130, 77), (9, 40)] {
@@ -56,12 +60,6 @@ pub(super) struct Trial {
 enum Keys {
     Tensors { k: Tensor, v: Tensor },
     Cache { cache: Box<KvCache>, queries: Queries },
-}
-
-/// A plan for one kernel, with what it needs for calls.
-enum Run {
-    Tensors(Plan, Bound),
-    Cache(Box<(CachePlan, CacheBound)>),
 }
 
 impl Trial {
@@ -113,12 +111,18 @@ impl Trial {
         Ok(trial)
     }
 
-    /// The kernel that a plan chooses.
-    pub(super) fn rule(&self, attention: &Attention) -> Result<Kernel> {
+    /// What a plan for it is to be.
+    pub(super) fn wanted<'a>(&'a self, attention: &'a Attention) -> Result<Wanted<'a>> {
         match &self.keys {
-            Keys::Tensors { .. } => Ok(attention.plan(&self.context, &self.shape)?.kernel()),
-            Keys::Cache { cache, .. } => Ok(attention.plan_cached(cache, &self.shape)?.kernel()),
+            Keys::Tensors { .. } => Ok(Wanted::new(&self.context, attention, &self.shape)),
+            Keys::Cache { cache, .. } => Wanted::over(attention, cache, &self.shape),
         }
+    }
+
+    /// By this kernel.
+    fn plan(&self, attention: &Attention, kernel: Kernel) -> Result<Plan> {
+        let attention = attention.clone().with_lse(false).with_kernel(kernel);
+        Prepared::new(&self.wanted(&attention)?, kernel, "on trial".to_owned()).map(Plan::of)
     }
 
     /// Whether a kernel computes what the portable one does.
@@ -133,15 +137,11 @@ impl Trial {
     }
 
     fn result(&self, attention: &Attention, kernel: Kernel) -> Result<Vec<f32>> {
-        let attention = attention.clone().with_lse(false).with_kernel(kernel);
+        let plan = self.plan(attention, kernel)?;
         let got = match &self.keys {
-            Keys::Tensors { k, v } => {
-                let plan = attention.plan(&self.context, &self.shape)?;
-                plan.run(self.q.view(), k.view(), v.view(), &Tables::new())?
-            }
+            Keys::Tensors { k, v } => plan.run(self.q.view(), k.view(), v.view(), &Tables::new())?,
             Keys::Cache { cache, queries } => {
-                let plan = attention.plan_cached(cache, &self.shape)?;
-                plan.run(cache, self.q.view(), &[*queries], &Tables::new())?
+                plan.run_cached(cache, self.q.view(), &[*queries], &Tables::new())?
             }
         };
         got.output.read_blocking(&self.context)
@@ -154,38 +154,23 @@ impl Trial {
         kernels: &[Kernel],
         rounds: usize,
     ) -> Result<Vec<Duration>> {
-        let Self { context, shape, q, .. } = self;
+        let Self { context, shape, .. } = self;
         let output = Layout::heads_first(shape.batch(), shape.heads(), shape.q_len(), shape.value_dim())?;
         let output = Tensor::zeros(context, attention.output(), output)?;
         let mut runs = Vec::new();
         for &kernel in kernels {
-            let attention = attention.clone().with_lse(false).with_kernel(kernel);
-            let run = match &self.keys {
-                Keys::Tensors { k, v } => {
-                    let plan = attention.plan(context, shape)?;
-                    let (q, k, v) = (q.view(), k.view(), v.view());
-                    let bound = plan.bind(&Operands { q, k, v, output: output.view(), lse: None })?;
-                    Run::Tensors(plan, bound)
-                }
-                Keys::Cache { cache, .. } => {
-                    let plan = attention.plan_cached(cache, shape)?;
-                    let bound = plan.bind(q.view(), output.view(), None)?;
-                    Run::Cache(Box::new((plan, bound)))
-                }
-            };
-            runs.push((run, Vec::new()));
+            let plan = self.plan(attention, kernel)?;
+            runs.push((self.bind(&plan, &output)?, plan, Vec::new()));
         }
         for _ in 0..rounds {
-            for (run, times) in &mut runs {
-                let timings = match (run, &self.keys) {
-                    (Run::Tensors(plan, bound), _) => {
+            for (bound, plan, times) in &mut runs {
+                let timings = match &self.keys {
+                    Keys::Tensors { .. } => {
                         plan.timings(bound, &Call::lengths(shape.q_len(), shape.kv_len()), 1)?
                     }
-                    (Run::Cache(run), Keys::Cache { cache, queries }) => {
-                        let (plan, bound) = &**run;
-                        plan.timings(cache, bound, &[*queries], None, 1)?
+                    Keys::Cache { cache, queries } => {
+                        plan.timings(bound, &Call::cached(cache, &[*queries]), 1)?
                     }
-                    (Run::Cache(..), Keys::Tensors { .. }) => continue,
                 };
                 let gpu = timings.median_gpu().filter(|_| !context.capabilities().is_software());
                 times.push(gpu.unwrap_or(timings.median_wall()));
@@ -196,7 +181,15 @@ impl Trial {
             times.get(times.len() / 2).copied()
         };
         let lost = || Error::argument_error("rounds", "expected at least 1, got 0");
-        runs.into_iter().map(|(_, times)| median(times).ok_or_else(lost)).collect()
+        runs.into_iter().map(|(.., times)| median(times).ok_or_else(lost)).collect()
+    }
+
+    fn bind(&self, plan: &Plan, output: &Tensor) -> Result<Bound> {
+        let (q, output) = (self.q.view(), output.view());
+        match &self.keys {
+            Keys::Tensors { k, v } => plan.bind(&Operands { q, k: k.view(), v: v.view(), output, lse: None }),
+            Keys::Cache { .. } => plan.bind_queries(q, output, None),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ pub use cache::{AgeLoss, CacheLoss, attention_cached, cache_loss};
 use std::f64::consts::FRAC_1_SQRT_2;
 use std::ops::Range;
 
-use crate::attention::{Attention, Tables, check_grid};
+use crate::attention::{Attention, Tables};
 use crate::error::{Result, ensure};
 use crate::position::{Positions, Rope};
 use crate::sampling::{BlockGrid, Schedule};
@@ -97,7 +97,7 @@ fn check_all<T>(
     tables.check_count(shape.batch())?;
     for sequence in 0..shape.batch() {
         if let Some(schedule) = tables.schedule(sequence) {
-            check_grid_for(attention, shape, schedule.grid())?;
+            schedule.grid().check(attention.is_causal(), shape)?;
         }
         if let Some(documents) = tables.documents(sequence) {
             let (want, got) = (shape.q_len(), documents.len());
@@ -191,7 +191,7 @@ pub fn block_mass(
     grid: &BlockGrid,
 ) -> Result<BlockMass> {
     check_inputs(shape, q, k)?;
-    check_grid_for(attention, shape, grid)?;
+    grid.check(attention.is_causal(), shape)?;
     let (query_blocks, key_blocks, block) = (grid.query_blocks(), grid.key_blocks(), grid.block_size());
     let mut mass = vec![0.0; shape.batch() * shape.heads() * query_blocks * key_blocks];
     let mut rows = 0.0;
@@ -493,11 +493,6 @@ fn visible_runs(
 pub(crate) fn check_inputs<T>(shape: &Shape, q: &[f32], k: &[T]) -> Result<()> {
     check_len("q", q, shape.batch() * shape.heads() * shape.q_len() * shape.head_dim())?;
     check_len("k", k, shape.batch() * shape.kv_heads() * shape.kv_len() * shape.head_dim())
-}
-
-pub(crate) fn check_grid_for(attention: &Attention, shape: &Shape, grid: &BlockGrid) -> Result<()> {
-    let sizes = (attention.is_causal(), shape.heads(), shape.kv_heads(), shape.q_len(), shape.kv_len());
-    check_grid(grid, sizes)
 }
 
 pub(crate) fn check_len<T>(argument: &'static str, values: &[T], expected: usize) -> Result<()> {

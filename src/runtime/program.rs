@@ -41,6 +41,8 @@ pub(crate) enum Binds {
 /// A pipeline and the layouts of its bind groups.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
+    /// Of the program.
+    pub(crate) label: String,
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) groups: Vec<wgpu::BindGroupLayout>,
 }

@@ -15,7 +15,7 @@ use crate::error::Result;
 const SLOTS_PER_PAGE: u64 = 32;
 const PAGE_BYTES: u64 = 1 << 20;
 
-/// The group of a pipeline that a slot is bound to: its parameters at binding 0, its table at binding 1.
+/// The group of a pipeline that a slot is bound to: its parameters at binding 0, its table at binding 1, and what all calls read behind them.
 pub(crate) const CALL_GROUP: usize = 0;
 
 /// A growing pool of slots, each for the parameters and the table of one call.
@@ -24,6 +24,8 @@ pub(crate) struct SlotPool {
     pipeline: Arc<Pipeline>,
     pages: Mutex<Vec<Page>>,
     free: FreeList,
+    /// Whole buffers that every call reads.
+    constant: Vec<wgpu::Buffer>,
     params_bytes: u64,
     table_bytes: u64,
     /// Bytes from one slot to the next, and from a slot's parameters to its table.
@@ -73,8 +75,13 @@ impl Slot {
 }
 
 impl SlotPool {
-    /// A pool with its first page, for parameters of type `P` and tables of at most `entries` entries of type `T`.
-    pub(crate) fn new<P, T>(context: &Context, pipeline: &Arc<Pipeline>, entries: usize) -> Result<Self> {
+    /// A pool with its first page, for parameters of type `P` and tables of at most `entries` entries of type `T`, beside buffers that are the same for all calls.
+    pub(crate) fn new<P, T>(
+        context: &Context,
+        pipeline: &Arc<Pipeline>,
+        entries: usize,
+        constant: Vec<wgpu::Buffer>,
+    ) -> Result<Self> {
         let limits = context.device().limits();
         let alignment = u64::from(
             limits.min_uniform_buffer_offset_alignment.max(limits.min_storage_buffer_offset_alignment),
@@ -86,6 +93,7 @@ impl SlotPool {
             pipeline: pipeline.clone(),
             pages: Mutex::default(),
             free: FreeList::default(),
+            constant,
             params_bytes,
             table_bytes,
             slot_stride: table_offset + table_bytes.next_multiple_of(alignment),
@@ -131,7 +139,8 @@ impl SlotPool {
                 size: std::num::NonZeroU64::new(size),
             })
         };
-        let resources = [part(self.params_bytes), part(self.table_bytes)];
+        let mut resources = vec![part(self.params_bytes), part(self.table_bytes)];
+        resources.extend(self.constant.iter().map(wgpu::Buffer::as_entire_binding));
         let bind_group = self.pipeline.bind(context, "prflash call slots", CALL_GROUP, &resources)?;
         let mut pages = lock(&self.pages);
         let page = pages.len();

@@ -152,6 +152,18 @@ impl BlockGrid {
         self.kv_len.div_ceil(self.block_size)
     }
 
+    /// Refuses a grid that was made for other attention than this, or for other heads and lengths than those of `shape`.
+    pub(crate) fn check(&self, causal: bool, shape: &Shape) -> Result<()> {
+        let of = |grid: &Self| (grid.causal, grid.heads, grid.kv_heads, grid.q_len, grid.kv_len);
+        let (want, got) = (of(&Self { causal, ..Self::causal(shape) }), of(self));
+        ensure!(
+            want == got,
+            "schedule",
+            "expected one for (causal, heads, kv_heads, q_len, kv_len) = {want:?}, got {got:?}"
+        );
+        Ok(())
+    }
+
     /// How many key blocks dense attention visits for (absolute) query block `query_block`.
     pub fn dense_row(&self, query_block: i64) -> usize {
         if self.causal {

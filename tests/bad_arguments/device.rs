@@ -5,9 +5,9 @@ use std::sync::OnceLock;
 use prflash::cache::{HostCache, Ladder, Staircase, StoredKeys};
 use prflash::limits::MAX_ELEMENTS;
 use prflash::{
-    Attention, BlockGrid, Bound, Call, Chunk, Context, ContextOptions, DType, Error, Key, KvCache, Layout,
-    Operands, Pairing, PositionIds, Positions, Queries, Result, Rope, Rows, Sequence, Shape, Systematic,
-    Tables, Tensor, wgpu,
+    Attention, BlockGrid, Bound, Call, Chunk, Context, ContextOptions, DType, Error, GpuSampler, Key,
+    KvCache, Layout, Operands, Pairing, PositionIds, Positions, Queries, Result, Rope, Rows, Sequence, Shape,
+    Systematic, TableBuffer, Tables, Tensor, wgpu,
 };
 
 use super::caches::{flat, spoilt, tokens};
@@ -155,8 +155,8 @@ fn plans(case: &mut Case, context: &Context) {
     let schedule = prflash::Schedule::dense(&grid).unwrap();
     let ids = PositionIds::new(&ids, &vec![0; kv_len]).unwrap();
     let tables = [
-        accepted(plan.upload_tables(&Tables::from(&schedule))),
-        accepted(plan.upload_tables(&Tables::from(&ids))),
+        accepted(TableBuffer::new(plan.context(), &Tables::from(&schedule))),
+        accepted(TableBuffer::new(plan.context(), &Tables::from(&ids))),
         None,
     ];
     for _ in 0..6 {
@@ -198,7 +198,14 @@ fn samplers(case: &mut Case, context: &Context, plan: &prflash::Plan, shape: &Sh
     // What fits is allocated.
     let capacity = if capacity > 1 << 20 && capacity <= MAX_ELEMENTS { 1 << 20 } else { capacity };
     tell!(case, "gpu_sampler of {profile}, blocks of {block}, capacity {capacity}");
-    let sampler = plan.gpu_sampler_with_capacity(&grid, &profile, &Systematic, capacity);
+    let sampler = GpuSampler::with_capacity(
+        plan.context(),
+        &grid,
+        plan.maxima().batch(),
+        &profile,
+        &Systematic,
+        capacity,
+    );
     let Some(mut sampler) = accepted(sampler) else { return };
     let other = small_grid(case);
     for sequences in [vec![], vec![(grid, key)], vec![(other, key)], vec![(grid, key); 9]] {
@@ -266,7 +273,7 @@ fn cache(case: &mut Case, context: &Context) {
     let attention = Attention::causal();
     let plan = attention.plan_cached(&cache, &shape.with_q_len(3).unwrap()).unwrap();
     let (q, output) = (self::rows(context, 1, heads, 3), self::rows(context, 1, heads, 3));
-    let bound = plan.bind(q.view(), output.view(), None).unwrap();
+    let bound = plan.bind_queries(q.view(), output.view(), None).unwrap();
     for _ in 0..4 + case.numbers.below(20) {
         let n = &mut case.numbers;
         let all = host.sequences().count();
@@ -330,7 +337,7 @@ fn cache(case: &mut Case, context: &Context) {
                 let queries = Queries::new(sequence, n.mild(0), n.mild(3)).starting_at(n.mild(2));
                 let queries = if n.once_in(3) { queries.at_positions(n.i64(), n.i64()) } else { queries };
                 tell!(case, "attend {queries:?}");
-                submit(context, |encoder| plan.encode(encoder, &cache, &bound, &[queries], None));
+                submit(context, |encoder| plan.encode(encoder, &bound, &Call::cached(&cache, &[queries])));
             }
         }
     }

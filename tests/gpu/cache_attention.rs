@@ -5,9 +5,9 @@ use crate::staircases::{ladder, short, staircases};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, Bias, BlockGrid, Chunk, Context, DType, Decode, Error, Granularity, Kernel, Key, KvCache,
-    Layout, Pairing, PositionIds, Positions, Profile, Queries, Rope, Schedule, Shape, Systematic, Tables,
-    Tensor, reference,
+    Attention, Bias, BlockGrid, Call, Chunk, Context, DType, Decode, Error, Granularity, Kernel, Key,
+    KvCache, Layout, Operands, Pairing, PositionIds, Positions, Profile, Queries, Rope, Schedule, Shape,
+    Systematic, Tables, Tensor, reference,
 };
 
 /// A cache with these many tokens in each sequence, appended in chunks of 100.
@@ -72,7 +72,7 @@ fn check(
         let all = tables.schedule(0).into_iter().try_fold(all, Tables::with_schedule).unwrap();
         tables.position_ids(0).into_iter().fold(all, Tables::with_position_ids)
     });
-    let got = plan.run(cache, q_tensor.view(), &queries, &all).unwrap();
+    let got = plan.run_cached(cache, q_tensor.view(), &queries, &all).unwrap();
     let (output, lse) =
         (got.output.read_blocking(context).unwrap(), got.lse.unwrap().read_blocking(context).unwrap());
     for (sequence, &len) in lens.iter().enumerate() {
@@ -306,14 +306,14 @@ fn decoding_step_by_step() {
     let output = Tensor::zeros(&context, DType::F32, one).unwrap();
     let input = cache.input(k.view(), v.view()).unwrap();
     let plan = Attention::causal().plan_cached(&cache, &long).unwrap();
-    let bound = plan.bind(q.view(), output.view(), None).unwrap();
+    let bound = plan.bind_queries(q.view(), output.view(), None).unwrap();
     let mut still = 0;
     let mut before: Option<([isize; 5], u64)> = None;
     for token in 0..steps {
         let mut encoder = context.device().create_command_encoder(&Default::default());
         let chunk = Chunk::new(sequence, 0, 1).starting_at(token);
         cache.append(&mut encoder, &input, &[chunk]).unwrap();
-        plan.encode(&mut encoder, &cache, &bound, &[Queries::new(sequence, 0, 1)], None).unwrap();
+        plan.encode(&mut encoder, &bound, &Call::cached(&cache, &[Queries::new(sequence, 0, 1)])).unwrap();
         context.queue().submit([encoder.finish()]);
         context.wait().unwrap();
         let hal = context.device().get_internal_counters().hal;
@@ -367,12 +367,12 @@ fn refusals_name_the_argument() {
         Tensor::zeros(&context, DType::F32, Layout::heads_first(2, heads, rows, dim).unwrap()).unwrap()
     };
     let (q, output) = (zeros(4, 4, 64), zeros(4, 4, 64));
-    assert_eq!(named(plan.bind(zeros(2, 4, 64).view(), output.view(), None).unwrap_err()), "q");
-    assert_eq!(named(plan.bind(q.view(), q.view(), None).unwrap_err()), "output");
-    let bound = plan.bind(q.view(), output.view(), None).unwrap();
+    assert_eq!(named(plan.bind_queries(zeros(2, 4, 64).view(), output.view(), None).unwrap_err()), "q");
+    assert_eq!(named(plan.bind_queries(q.view(), q.view(), None).unwrap_err()), "output");
+    let bound = plan.bind_queries(q.view(), output.view(), None).unwrap();
     let refused = |cache: &KvCache, queries: &[Queries]| {
         let mut encoder = context.device().create_command_encoder(&Default::default());
-        named(plan.encode(&mut encoder, cache, &bound, queries, None).unwrap_err())
+        named(plan.encode(&mut encoder, &bound, &Call::cached(cache, queries)).unwrap_err())
     };
     assert_eq!(refused(&cache, &[Queries::new(7, 0, 1)]), "sequence");
     assert_eq!(refused(&cache, &[Queries::new(1, 0, 4)]), "queries");
@@ -381,4 +381,16 @@ fn refusals_name_the_argument() {
     assert_eq!(refused(&cache, &[Queries::new(0, 0, 2), Queries::new(1, 0, 1)]), "sequences");
     let another = filled(&context, Staircase::recommended(), &shape, StoredKeys::AfterRotation, &[9], 1);
     assert_eq!(refused(&another, &[Queries::new(0, 0, 1)]), "cache");
+    // Tensors and caches aren't mixed up.
+    let of_tensors = attention.plan(&context, &maxima.with_kv_len(9).unwrap()).unwrap();
+    let (k, v) = (zeros(2, 9, 64), zeros(2, 9, 64));
+    let operands = Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
+    assert_eq!(named(plan.bind(&operands).unwrap_err()), "k");
+    assert_eq!(named(of_tensors.bind_queries(q.view(), output.view(), None).unwrap_err()), "k");
+    let mut encoder = context.device().create_command_encoder(&Default::default());
+    assert_eq!(named(plan.encode(&mut encoder, &bound, &Call::lengths(1, 1)).unwrap_err()), "call");
+    let bound = of_tensors.bind(&operands).unwrap();
+    let over_cache = [Queries::new(0, 0, 1)];
+    let call = Call::cached(&cache, &over_cache);
+    assert_eq!(named(of_tensors.encode(&mut encoder, &bound, &call).unwrap_err()), "cache");
 }

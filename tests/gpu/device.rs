@@ -4,8 +4,8 @@ use crate::common::{Problem, Storage, gpu, operands, zeros};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
     Attention, Bias, BlockGrid, Call, Context, ContextOptions, DType, Decode, Distance, Documents,
-    Granularity, Kernel, Key, KvCache, Layout, Matrix, Operands, Pairing, Positions, Profile, Rope, Schedule,
-    Sequence, Shape, Slopes, Systematic, Tables, Tensor, TensorView, Tile, wgpu,
+    GpuSampler, Granularity, Kernel, Key, KvCache, Layout, Matrix, Operands, Pairing, Positions, Profile,
+    Rope, Schedule, Sequence, Shape, Slopes, Systematic, TableBuffer, Tables, Tensor, TensorView, Tile, wgpu,
 };
 
 /// A caller's device, with the limits and features that the caller chose.
@@ -383,7 +383,8 @@ fn wrong_operands_are_named() {
         let grid = BlockGrid::causal(shape);
         Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(1)).unwrap()
     };
-    let other = plan.upload_tables(&Tables::from(&schedule(&shape.with_kv_len(31).unwrap()))).unwrap();
+    let other =
+        TableBuffer::new(plan.context(), &Tables::from(&schedule(&shape.with_kv_len(31).unwrap()))).unwrap();
     assert_eq!(refused_call(Call::lengths(32, 32).with_tables(&other)), "schedule");
     let mixed =
         [schedule(&shape), Schedule::dense(&BlockGrid::causal(&shape).with_block_size(8).unwrap()).unwrap()];
@@ -393,11 +394,11 @@ fn wrong_operands_are_named() {
     assert_eq!(whole.schedule(1), Some(&mixed[0]));
 
     let mask = Documents::from_lengths(&[30]).unwrap();
-    let mask = plan.upload_tables(&Tables::from(&mask)).unwrap();
+    let mask = TableBuffer::new(plan.context(), &Tables::from(&mask)).unwrap();
     assert_eq!(refused_call(Call::lengths(32, 32).with_tables(&mask)), "documents");
     let full = Documents::from_lengths(&[32]).unwrap();
     let three = Tables::from(&full).with_documents(&full).with_documents(&full);
-    let three = plan.upload_tables(&three).unwrap();
+    let three = TableBuffer::new(plan.context(), &three).unwrap();
     assert_eq!(refused_call(Call::lengths(32, 32).with_tables(&three)), "documents");
 
     let second_plan = Attention::causal().plan(&context, &shape).unwrap();
@@ -471,7 +472,14 @@ fn shaders_with_and_without_checks() {
         for kernel in [None, Some(Kernel::Naive), Some(Kernel::Decode(Decode::new(2, false).unwrap()))] {
             let attention = kernel.map_or(Attention::causal(), |k| Attention::causal().with_kernel(k));
             let plan = attention.plan(&context, &shape).unwrap();
-            let mut sampler = plan.gpu_sampler(&grid, &Profile::harmonic(), &Systematic).unwrap();
+            let mut sampler = GpuSampler::new(
+                plan.context(),
+                &grid,
+                plan.maxima().batch(),
+                &Profile::harmonic(),
+                &Systematic,
+            )
+            .unwrap();
             let problem = Problem::random(attention, shape, 3);
             let qkv = problem.upload(&context, Storage::HeadsFirst).unwrap();
             let output = zeros(&context, DType::F32, crate::common::output_layout(&shape));

@@ -5,7 +5,7 @@ use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
     Attention, BlockGrid, Call, Chunk, Combine, Context, ContextOptions, DType, Decode, Documents,
     Granularity, Kernel, Key, KvCache, Layout, Operands, Profile, Queries, Schedule, Sequence, Shape,
-    Systematic, Tables, Tensor,
+    Systematic, TableBuffer, Tables, Tensor,
 };
 
 /// The device under test without a cap, and one on the same adapter that gives each tile a dispatch of its own.
@@ -78,7 +78,7 @@ fn prefill_has_the_same_bits() {
                     let operands =
                         Operands { q: &q, k: &k, v: &v, output: output.view(), lse: Some(lse.view()) };
                     let bound = plan.bind(&operands).unwrap();
-                    let uploaded = plan.upload_tables(&tables).unwrap();
+                    let uploaded = TableBuffer::new(plan.context(), &tables).unwrap();
                     let call = Call::lengths(shape.q_len(), shape.kv_len()).with_tables(&uploaded);
                     let mut encoder = context.device().create_command_encoder(&Default::default());
                     plan.encode(&mut encoder, &bound, &call).unwrap();
@@ -160,7 +160,7 @@ fn caches_have_the_same_bits() {
             let maxima = shape.with_q_len(q_len).unwrap();
             let plan = Attention::causal().with_lse(true).plan_cached(&cache, &maxima).unwrap();
             let queries = [0, 1].map(|sequence| Queries::new(sequence, sequence, q_len));
-            let got = plan.run(&cache, q.view(), &queries, &Tables::new()).unwrap();
+            let got = plan.run_cached(&cache, q.view(), &queries, &Tables::new()).unwrap();
             [got.output, got.lse.unwrap()].map(|tensor| tensor.read_blocking(context).unwrap())
         });
         assert_eq!(results[0], results[1], "{q_len} queries");

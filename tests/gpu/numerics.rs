@@ -699,8 +699,9 @@ fn caches_keep_nan_rows_and_large_scores() {
                 let plan = attention.plan_cached(&cache, &sizes).unwrap();
                 let layout = Layout::heads_first(1, 2, q_len, 32).unwrap();
                 let tensor = Tensor::upload(&context, DType::F32, layout, &q).unwrap();
-                let got =
-                    plan.run(&cache, tensor.view(), &[Queries::new(id, 0, q_len)], &Tables::new()).unwrap();
+                let got = plan
+                    .run_cached(&cache, tensor.view(), &[Queries::new(id, 0, q_len)], &Tables::new())
+                    .unwrap();
                 let of = sizes.with_kv_len(len).unwrap();
                 let exact =
                     reference::attention_cached(&attention, &of, &q, &host, 0, &Tables::new()).unwrap();

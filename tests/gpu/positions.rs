@@ -4,7 +4,8 @@ use crate::common::{Problem, Storage, by, gpu, matrix, zeros};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
     Attention, Bias, BlockGrid, Call, DType, Distance, Documents, Kernel, Key, Layout, Pairing, PositionIds,
-    Positions, Profile, Rope, Scaling, Schedule, Sequence, Shape, Slopes, Systematic, Tables, Tile,
+    Positions, Profile, Rope, Scaling, Schedule, Sequence, Shape, Slopes, Systematic, TableBuffer, Tables,
+    Tile,
 };
 
 fn rope(dim: usize, rotary: usize, pairing: Pairing) -> Rope {
@@ -264,7 +265,10 @@ fn refusals_name_the_argument() {
     assert!(plan(whole(), Some(direct)).unwrap_err().is_unsupported());
     let good = plan(whole(), None).unwrap();
     let late = PositionIds::new(&[0; 8], &[8; 8]).unwrap();
-    assert_eq!(good.upload_tables(&Tables::from(&late)).unwrap_err().argument(), Some("position_ids"));
+    assert_eq!(
+        TableBuffer::new(good.context(), &Tables::from(&late)).unwrap_err().argument(),
+        Some("position_ids")
+    );
     let problem = Problem::random(Attention::causal(), shape(8, 8, 64), 1);
     let qkv = problem.upload(&context, Storage::HeadsFirst).unwrap();
     let output = zeros(&context, DType::F32, Layout::heads_first(1, 4, 8, 64).unwrap());
@@ -282,7 +286,7 @@ fn refusals_name_the_argument() {
     let empty = [Sequence::new(0, 0, 0).at_positions(0, 0)];
     good.encode(&mut encoder, &bound, &Call::sequences(&empty)).unwrap();
     let few = PositionIds::new(&[0; 7], &[0; 8]).unwrap();
-    let tables = good.upload_tables(&Tables::from(&few)).unwrap();
+    let tables = TableBuffer::new(good.context(), &Tables::from(&few)).unwrap();
     let refused = good.encode(&mut encoder, &bound, &Call::lengths(8, 8).with_tables(&tables)).unwrap_err();
     assert_eq!(refused.argument(), Some("position_ids"));
 }

@@ -3,7 +3,7 @@
 use crate::common::{Problem, Storage, by, gpu, matrix, numbers, operands, zeros};
 use prflash::{
     Attention, BlockGrid, Call, Context, DType, Granularity, Kernel, Key, Layout, Plan, Profile, Schedule,
-    Sequence, Shape, Systematic, Tables, Tensor,
+    Sequence, Shape, Systematic, TableBuffer, Tables, Tensor,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -361,9 +361,11 @@ fn sequences_of_different_lengths_share_a_call() {
         schedules.push(Schedule::sample(&grid, &Profile::harmonic(), &Systematic, key).unwrap());
         (q_start, kv_start) = (q_start + q_len, kv_start + kv_len);
     }
-    let uploaded = plan
-        .upload_tables(&schedules.iter().try_fold(Tables::new(), Tables::with_schedule).unwrap())
-        .unwrap();
+    let uploaded = TableBuffer::new(
+        plan.context(),
+        &schedules.iter().try_fold(Tables::new(), Tables::with_schedule).unwrap(),
+    )
+    .unwrap();
     let mut encoder = context.device().create_command_encoder(&Default::default());
     plan.encode(&mut encoder, &bound, &Call::sequences(&sequences).with_tables(&uploaded)).unwrap();
     context.queue().submit([encoder.finish()]);
@@ -395,7 +397,7 @@ fn schedules_can_be_replaced_between_recording_and_submitting() {
     let layout = Layout::heads_first(1, 1, 512, 64).unwrap();
     let outputs: Vec<Tensor> = schedules.iter().map(|_| zeros(&context, DType::F32, layout)).collect();
     let mut encoder = context.device().create_command_encoder(&Default::default());
-    let mut uploaded = plan.upload_tables(&Tables::from(&schedules[0])).unwrap();
+    let mut uploaded = TableBuffer::new(plan.context(), &Tables::from(&schedules[0])).unwrap();
     for (schedule, output) in schedules.iter().zip(&outputs) {
         // The calls recorded before keep what they were given, though nothing is submitted yet.
         uploaded.write(&Tables::from(schedule)).unwrap();

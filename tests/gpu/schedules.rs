@@ -72,7 +72,9 @@ fn every_grid_profile_and_sampler_draws_the_bits_of_the_host() {
             let plan = plan_of(&context, &maxima, lengths.len());
             for (profile_index, profile) in profiles().iter().enumerate() {
                 for sampler in SAMPLERS {
-                    let mut device = plan.gpu_sampler(&maxima, profile, sampler).unwrap();
+                    let mut device =
+                        GpuSampler::new(plan.context(), &maxima, plan.maxima().batch(), profile, sampler)
+                            .unwrap();
                     // One sequence each, of different lengths and keys, all in one dispatch.
                     let sequences: Vec<(BlockGrid, Key)> = (0..)
                         .zip(lengths)
@@ -107,7 +109,10 @@ fn the_capacity_is_enough_for_every_grid_within_the_maxima() {
             let maxima = sized(q_max, kv_max);
             let plan = plan_of(&context, &maxima, 1);
             for (profile, sampler) in [(Profile::dense(), SAMPLERS[1]), (Profile::harmonic(), SAMPLERS[0])] {
-                let capacity = plan.gpu_sampler(&maxima, &profile, sampler).unwrap().capacity();
+                let capacity =
+                    GpuSampler::new(plan.context(), &maxima, plan.maxima().batch(), &profile, sampler)
+                        .unwrap()
+                        .capacity();
                 for (q_len, kv_len) in (0..=q_max).flat_map(|q| (0..=kv_max).map(move |kv| (q, kv))) {
                     for seed in 0..4 {
                         let schedule =
@@ -127,7 +132,9 @@ fn frozen_seeds_are_the_same_on_the_gpu() {
     let Some(context) = gpu("frozen_seeds_are_the_same_on_the_gpu") else { return };
     let grid = grid(true, (2, 1), 1024, 1024);
     let plan = plan_of(&context, &grid, 1);
-    let mut sampler = plan.gpu_sampler(&grid, &Profile::harmonic(), &Systematic).unwrap();
+    let mut sampler =
+        GpuSampler::new(plan.context(), &grid, plan.maxima().batch(), &Profile::harmonic(), &Systematic)
+            .unwrap();
     let schedule = draw(&context, &mut sampler, &[(grid, Key::new(2024))]).remove(0);
     let rows = |group| [3, 9, 15].map(|row| schedule.blocks(group, row));
     assert_eq!(rows(0), [vec![0, 1, 3], vec![0, 5, 8, 9], vec![0, 8, 13, 15]]);
@@ -140,7 +147,8 @@ fn a_million_tokens() {
     let grid = grid(true, (3, 1), 64 * 16_384, 64 * 16_384);
     let plan = plan_of(&context, &grid, 1);
     let profile = Profile::harmonic();
-    let mut sampler = plan.gpu_sampler(&grid, &profile, &Systematic).unwrap();
+    let mut sampler =
+        GpuSampler::new(plan.context(), &grid, plan.maxima().batch(), &profile, &Systematic).unwrap();
     for key in [Key::new(1), Key::new(u64::MAX).layer(31).round(7)] {
         let got = draw(&context, &mut sampler, &[(grid, key)]).remove(0);
         assert!(got == Schedule::sample(&grid, &profile, &Systematic, key).unwrap(), "{key:?}");
@@ -195,7 +203,14 @@ fn attention_reads_what_was_drawn_in_the_same_submit() {
         };
         let grid = grid.with_block_size(16).unwrap();
         for sampler in SAMPLERS {
-            let mut device = run.plan.gpu_sampler(&grid, &Profile::harmonic(), sampler).unwrap();
+            let mut device = GpuSampler::new(
+                run.plan.context(),
+                &grid,
+                run.plan.maxima().batch(),
+                &Profile::harmonic(),
+                sampler,
+            )
+            .unwrap();
             let keys = [1, 2, 3].map(|seed| Key::new(seed).layer(4));
             let outputs = keys.map(|_| run.output(&context));
             // Three layers in one submit: none of them overwrites the lists of another.
@@ -223,7 +238,14 @@ fn each_sequence_of_a_batch_has_its_own_schedule() {
     let run = Run::new(&context, Attention::causal(), shape);
     let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap();
     let sequences = [0, 1, 2].map(|sequence| (grid, Key::new(9).sequence(sequence)));
-    let mut sampler = run.plan.gpu_sampler(&grid, &Profile::harmonic(), &Systematic).unwrap();
+    let mut sampler = GpuSampler::new(
+        run.plan.context(),
+        &grid,
+        run.plan.maxima().batch(),
+        &Profile::harmonic(),
+        &Systematic,
+    )
+    .unwrap();
     let output = run.output(&context);
     let bound = run.plan.bind(&operands(&run.qkv, &output)).unwrap();
     let mut encoder = context.device().create_command_encoder(&Default::default());
@@ -251,8 +273,14 @@ fn each_sequence_of_a_batch_has_its_own_schedule() {
 fn drawings_run_in_any_order() {
     let Some(context) = gpu("drawings_run_in_any_order") else { return };
     let grid = grid(true, (2, 1), 1024, 1024);
-    let mut sampler =
-        plan_of(&context, &grid, 1).gpu_sampler(&grid, &Profile::harmonic(), &Systematic).unwrap();
+    let mut sampler = GpuSampler::new(
+        plan_of(&context, &grid, 1).context(),
+        &grid,
+        plan_of(&context, &grid, 1).maxima().batch(),
+        &Profile::harmonic(),
+        &Systematic,
+    )
+    .unwrap();
     let mut encoders = [1, 2].map(|seed| {
         let mut encoder = context.device().create_command_encoder(&Default::default());
         sampler.encode(&mut encoder, &[(grid, Key::new(seed))]).unwrap();
@@ -278,7 +306,15 @@ fn what_does_not_fit_is_left_out_and_reported() {
         let whole = Schedule::sample(&grid, &profile, sampler, key).unwrap();
         let kept = whole.visited_blocks() as usize;
         for capacity in [0, 1, 2, 500, kept - 1, kept] {
-            let mut device = run.plan.gpu_sampler_with_capacity(&grid, &profile, sampler, capacity).unwrap();
+            let mut device = GpuSampler::with_capacity(
+                run.plan.context(),
+                &grid,
+                run.plan.maxima().batch(),
+                &profile,
+                sampler,
+                capacity,
+            )
+            .unwrap();
             let output = run.output(&context);
             let bound = run.plan.bind(&operands(&run.qkv, &output)).unwrap();
             let mut encoder = context.device().create_command_encoder(&Default::default());
@@ -321,7 +357,14 @@ fn nothing_is_allocated_after_warm_up() {
     let shape = Shape::new(2, 1, 256, 64).unwrap();
     let run = Run::new(&context, Attention::causal(), shape);
     let maxima = BlockGrid::causal(&shape).with_block_size(16).unwrap();
-    let mut sampler = run.plan.gpu_sampler(&maxima, &Profile::harmonic(), &Systematic).unwrap();
+    let mut sampler = GpuSampler::new(
+        run.plan.context(),
+        &maxima,
+        run.plan.maxima().batch(),
+        &Profile::harmonic(),
+        &Systematic,
+    )
+    .unwrap();
     let output = run.output(&context);
     let bound = run.plan.bind(&operands(&run.qkv, &output)).unwrap();
     let mut step = |len: usize| {
@@ -351,7 +394,8 @@ fn refusals_name_the_argument() {
     let plan = plan_of(&context, &maxima, 2);
     let harmonic = Profile::harmonic();
     let refused = |maxima: &BlockGrid, profile: &Profile, sampler: &dyn Sampler| {
-        let error = plan.gpu_sampler(maxima, profile, sampler).unwrap_err();
+        let error =
+            GpuSampler::new(plan.context(), maxima, plan.maxima().batch(), profile, sampler).unwrap_err();
         assert!(error.is_invalid_argument());
         error.argument().unwrap()
     };
@@ -362,12 +406,22 @@ fn refusals_name_the_argument() {
 
     // Past any binding: a dense list of a million tokens in blocks of one.
     let huge = grid(true, (4, 2), 1 << 20, 1 << 20).with_block_size(1).unwrap();
-    let error = plan.gpu_sampler(&huge, &Profile::dense(), &Bernoulli).unwrap_err();
+    let error = GpuSampler::new(plan.context(), &huge, plan.maxima().batch(), &Profile::dense(), &Bernoulli)
+        .unwrap_err();
     assert!(error.is_too_large() && error.argument() == Some("maxima"), "{error}");
-    let capacity = plan.gpu_sampler_with_capacity(&maxima, &harmonic, &Systematic, usize::MAX).unwrap_err();
+    let capacity = GpuSampler::with_capacity(
+        plan.context(),
+        &maxima,
+        plan.maxima().batch(),
+        &harmonic,
+        &Systematic,
+        usize::MAX,
+    )
+    .unwrap_err();
     assert!(capacity.is_too_large() && capacity.argument() == Some("capacity"), "{capacity}");
 
-    let mut sampler = plan.gpu_sampler(&maxima, &harmonic, &Systematic).unwrap();
+    let mut sampler =
+        GpuSampler::new(plan.context(), &maxima, plan.maxima().batch(), &harmonic, &Systematic).unwrap();
     assert!(sampler.tables().is_none() && sampler.read_blocking().unwrap().is_empty());
     let mut encoder = context.device().create_command_encoder(&Default::default());
     let mut refused = |grids: &[BlockGrid]| {
@@ -417,7 +471,14 @@ fn rounds_take_schedules_that_the_gpu_draws() {
 
     let output = zeros(&context, DType::F32, Layout::heads_first(1, 4, 300, 32).unwrap());
     let bound = plan.bind(&operands(&qkv, &output), None).unwrap();
-    let mut sampler = plan.round_plan().gpu_sampler(&grid, &profile, &Systematic).unwrap();
+    let mut sampler = GpuSampler::new(
+        plan.round_plan().context(),
+        &grid,
+        plan.round_plan().maxima().batch(),
+        &profile,
+        &Systematic,
+    )
+    .unwrap();
     let mut encoder = context.device().create_command_encoder(&Default::default());
     for round in 0..3 {
         let tables = sampler.encode(&mut encoder, &[(grid, key(round))]).unwrap();

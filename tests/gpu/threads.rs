@@ -82,7 +82,7 @@ fn cached_calls_in_pieces_keep_apart() {
                 let q = upload(context, 1, 4, 1, value);
                 for step in 0..STEPS {
                     let queries = [Queries::new(sequence, 0, 1)];
-                    let result = plan.run(&cache, q.view(), &queries, &Tables::new()).unwrap();
+                    let result = plan.run_cached(&cache, q.view(), &queries, &Tables::new()).unwrap();
                     let got = result.output.read_blocking(context).unwrap();
                     assert!(all(&got, value), "step {step}: {:?} instead of {value}", &got[..4]);
                 }

@@ -77,7 +77,7 @@ fn tensors_of_another_device_are_refused() {
         other_cache.append(&mut encoder, &input, &[Chunk::new(sequence, 0, 32)]).unwrap();
         there.queue().submit([encoder.finish()]);
         let queries = [Queries::new(sequence, 0, 32)];
-        other(cached.run(&other_cache, q.view(), &queries, &Tables::new()).unwrap_err(), "cache");
+        other(cached.run_cached(&other_cache, q.view(), &queries, &Tables::new()).unwrap_err(), "cache");
 
         // After all of that both devices work.
         let rows = run(&q, &k, &v).unwrap().output.read_blocking(&here).unwrap();

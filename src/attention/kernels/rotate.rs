@@ -18,7 +18,7 @@ pub(crate) struct Rotate {
 }
 
 impl Rotate {
-    /// The group of the tensor and the table, after that of the call.
+    /// The group of the tensor, after that of the call.
     pub(crate) const TENSOR_GROUP: usize = 1;
 
     /// Turns per workgroup, in each of its heads.
@@ -71,8 +71,12 @@ impl Program for Rotate {
     }
 
     fn groups(&self) -> Vec<Vec<Binds>> {
-        let call =
-            vec![Binds::CallParams(size_of::<RotateParams>()), Binds::CallTable(size_of::<RotateRun>())];
-        vec![call, vec![Binds::Write, Binds::Read]]
+        let call = vec![
+            Binds::CallParams(size_of::<RotateParams>()),
+            Binds::CallTable(size_of::<RotateRun>()),
+            // The plan's position table.
+            Binds::Read,
+        ];
+        vec![call, vec![Binds::Write]]
     }
 }

@@ -108,7 +108,7 @@ impl Program for Variant {
         if !matches!(self.kernel, Kernel::Decode(_)) {
             tensors.push(write);
         }
-        let mut groups = vec![attention_call(), vec![read, read], tensors];
+        let mut groups = vec![attention_call(), vec![read], tensors];
         if self.cache.is_some() {
             groups.push(vec![read, read, Binds::Uniform(size_of::<CacheLayout>())]);
         }
@@ -159,9 +159,14 @@ impl Program for Blocks {
     }
 }
 
-/// What changes with each call of attention.
+/// What changes with each call of attention, and what no call of a plan changes.
 pub(super) fn attention_call() -> Vec<Binds> {
-    vec![Binds::CallParams(size_of::<Params>()), Binds::CallTable(size_of::<SequenceEntry>())]
+    vec![
+        Binds::CallParams(size_of::<Params>()),
+        Binds::CallTable(size_of::<SequenceEntry>()),
+        // The plan's position table.
+        Binds::Read,
+    ]
 }
 
 #[cfg(test)]

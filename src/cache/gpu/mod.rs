@@ -1,6 +1,6 @@
 //! The cache in GPU memory: its kernels, where its words lie, and what becomes of them.
 
-mod arena;
+pub(crate) mod arena;
 pub(crate) mod kv_cache;
 pub(crate) mod ledger;
 mod migration;

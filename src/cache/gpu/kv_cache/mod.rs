@@ -174,7 +174,7 @@ impl KvCache {
         let layout = RegionLayout::new(form.staircase(), &shape, shape.kv_len())?;
         let step_down = context.pipeline(&CacheMove::StepDown)?;
         let commit = context.pipeline(&CacheMove::Commit)?;
-        let slots = SlotPool::new::<MoveParams, Move>(context, &step_down, MOVES)?;
+        let slots = SlotPool::new::<MoveParams, Move>(context, &step_down, MOVES, Vec::new())?;
         let read = [Binds::Read, Binds::Read, Binds::Uniform(size_of::<CacheLayout>())];
         let read_layout = context.capture(|| group_layout(context.device(), "prflash cache", &read))?;
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;

@@ -1,0 +1,180 @@
+//! Calls checked against their plan and their tensors.
+
+use std::sync::Arc;
+
+use super::bound::{Bound, Part};
+use super::call::{Call, Sequence};
+use super::prepared::Prepared;
+use super::table_buffer::{ScheduleWords, TableBuffer};
+use crate::attention::kernels::params::NO_TABLE;
+use crate::cache::KvCache;
+use crate::cache::gpu::arena::ArenaPart;
+use crate::cache::gpu::kv_cache::{Reading, Region};
+use crate::error::{Result, ensure};
+use crate::sampling::BlockGrid;
+
+/// A call that nothing is wrong with: to record it, only memory may lack.
+pub(super) struct CheckedCall<'a> {
+    /// The tensors, in the parts in which they are bound.
+    pub(super) parts: Arc<Vec<Part>>,
+    /// What each part reads of the cache, if there is one.
+    pub(super) arenas: &'a [ArenaPart],
+    pub(super) sequences: Vec<CheckedSequence>,
+    /// Of the longest sequence; 0 where there is nothing to do.
+    pub(super) query_blocks: usize,
+    pub(super) tables: Option<&'a TableBuffer>,
+    pub(super) timestamps: Option<wgpu::ComputePassTimestampWrites<'a>>,
+    cache: Option<(&'a KvCache, Vec<usize>)>,
+}
+
+/// One sequence, with where everything of it begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CheckedSequence {
+    /// Its place in the call.
+    pub(super) index: usize,
+    pub(super) rows: Sequence,
+    /// Its keys, if in a cache.
+    pub(super) region: Option<Region>,
+    /// The block grid of its schedule, or the dense one.
+    pub(super) schedule: ScheduleWords,
+    /// Words of its document mask and of its position ids, or [`NO_TABLE`].
+    pub(super) documents: u32,
+    pub(super) ids: u32,
+}
+
+impl<'a> CheckedCall<'a> {
+    /// Refuses everything that a call can be refused for.
+    pub(super) fn new(prepared: &Arc<Prepared>, bound: &Bound, call: &Call<'a>) -> Result<Self> {
+        ensure!(Arc::ptr_eq(prepared, &bound.prepared), "bound", "was made by another plan");
+        let count = call.count(bound.batch);
+        ensure!(
+            count <= prepared.sequences,
+            "sequences",
+            "expected at most the plan's batch of {}, got {count}",
+            prepared.sequences
+        );
+        let cache = call.cache();
+        prepared.check_cache(cache)?;
+        if let Some(tables) = call.tables {
+            prepared.context.check_device("tables", tables.context().device_id())?;
+            tables.check_count(count)?;
+        }
+        let rows = call.rows(bound.batch)?;
+        call.check_apart(&rows)?;
+        let sequences = rows.into_iter().enumerate();
+        let sequences = sequences
+            .map(|(index, (rows, region))| prepared.check_sequence(bound, call, index, rows, region))
+            .collect::<Result<Vec<_>>>()?;
+        let blocks = sequences.iter().map(|sequence| sequence.schedule.grid.query_blocks());
+        let query_blocks = blocks.max().unwrap_or(0);
+        Ok(Self {
+            parts: bound.parts(cache.map(KvCache::parts))?,
+            arenas: cache.map(KvCache::parts).unwrap_or_default(),
+            sequences,
+            query_blocks,
+            tables: call.tables,
+            timestamps: call.timestamps.clone(),
+            cache: cache.map(|cache| (cache, call.cached_sequences().collect())),
+        })
+    }
+
+    /// Enters into the cache, if there is one, that it is read as it is now.
+    pub(super) fn reading(&self) -> Option<Reading> {
+        self.cache.as_ref().map(|(cache, sequences)| cache.reading(sequences.iter().copied()))
+    }
+
+    /// What the first and the last of several passes write of the timestamps.
+    pub(super) fn timestamps_of(
+        &self,
+        first: bool,
+        last: bool,
+    ) -> Option<wgpu::ComputePassTimestampWrites<'a>> {
+        let timestamps = self.timestamps.clone().filter(|_| first || last)?;
+        let begin = timestamps.beginning_of_pass_write_index.filter(|_| first);
+        let end = timestamps.end_of_pass_write_index.filter(|_| last);
+        (begin.is_some() || end.is_some()).then_some(wgpu::ComputePassTimestampWrites {
+            query_set: timestamps.query_set,
+            beginning_of_pass_write_index: begin,
+            end_of_pass_write_index: end,
+        })
+    }
+}
+
+impl Prepared {
+    /// Refuses a cache that the plan can't read, or none where it needs one.
+    fn check_cache(&self, cache: Option<&KvCache>) -> Result<()> {
+        match (&self.cache, cache) {
+            (None, None) => Ok(()),
+            (None, Some(_)) => {
+                ensure!(false, "cache", "the plan reads tensors: make one with Attention::plan_cached");
+                Ok(())
+            }
+            (Some(_), None) => {
+                ensure!(false, "call", "the plan reads a cache: use Call::cached");
+                Ok(())
+            }
+            (Some(kind), Some(cache)) => {
+                cache.check_order()?;
+                self.context.check_device("cache", cache.context().device_id())?;
+                ensure!(
+                    kind.is_of(cache),
+                    "cache",
+                    "expected one of the staircase, the sizes and the rotation that the plan was made for"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// Refuses a sequence that is past the maxima or the tensors, or whose tables aren't for its lengths.
+    fn check_sequence(
+        &self,
+        bound: &Bound,
+        call: &Call<'_>,
+        index: usize,
+        rows: Sequence,
+        region: Option<Region>,
+    ) -> Result<CheckedSequence> {
+        let maxima = &self.maxima;
+        let Sequence { q_len, kv_len, .. } = rows;
+        let (most_q, most_kv) = (maxima.q_len(), maxima.kv_len());
+        ensure!(q_len <= most_q, "q_len", "expected at most the plan's {most_q}, got {q_len}");
+        ensure!(kv_len <= most_kv, "kv_len", "expected at most the plan's {most_kv}, got {kv_len}");
+        // Unless given, positions count up from the default, within the maxima.
+        if self.attention.positions().is_some() && rows.positions.is_some() {
+            let (query, key) = rows.first_positions();
+            for (first, len) in [(query, q_len), (key, kv_len)].into_iter().filter(|&(_, len)| len > 0) {
+                self.position_table.check("sequences", first)?;
+                self.position_table.check("sequences", first.saturating_add(len as i64 - 1))?;
+            }
+        }
+        bound.check(index, &rows)?;
+        let schedule = self.schedule(call.tables.and_then(|tables| tables.schedule(index)), q_len, kv_len)?;
+        let documents = call.tables.map_or(Ok(NO_TABLE), |tables| tables.documents(index, q_len))?;
+        let ids = match call.tables.map(|tables| tables.position_ids(index, (q_len, kv_len))) {
+            None => None,
+            Some(ids) => ids?,
+        };
+        let ids = match (ids, self.attention.positions()) {
+            (Some((base, last)), Some(_)) => {
+                self.position_table.check("position_ids", last.into())?;
+                base
+            }
+            // Without positions nothing reads them.
+            _ => NO_TABLE,
+        };
+        Ok(CheckedSequence { index, rows, region, schedule, documents, ids })
+    }
+
+    /// The block grid of one sequence and where its tables begin: those of its schedule, checked against its lengths, or the dense grid.
+    fn schedule(&self, given: Option<ScheduleWords>, q_len: usize, kv_len: usize) -> Result<ScheduleWords> {
+        let maxima = self.maxima.with_q_len(q_len)?.with_kv_len(kv_len)?;
+        match given {
+            Some(schedule) => {
+                schedule.grid.check(self.attention.is_causal(), &maxima)?;
+                Ok(schedule)
+            }
+            None => Ok(ScheduleWords { grid: BlockGrid::full(&maxima), order: NO_TABLE, lists: NO_TABLE }),
+        }
+    }
+}

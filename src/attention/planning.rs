@@ -1,0 +1,123 @@
+//! What an attention is made ready for: [`Attention`]'s plans, all in one place.
+
+use super::choosing;
+use super::options::Attention;
+use super::plan::Plan;
+use super::prepared::Wanted;
+use super::reshaped::ReshapedPlan;
+use super::rounds::{Combine, RoundsPlan};
+#[cfg(not(target_arch = "wasm32"))]
+use super::tuner;
+#[cfg(not(target_arch = "wasm32"))]
+use super::tuning::TuningProfile;
+use crate::cache::KvCache;
+use crate::error::Result;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::error::ensure;
+use crate::runtime::context::Context;
+use crate::sampling::BlockGrid;
+use crate::shape::Shape;
+
+impl Attention {
+    /// Makes this attention ready for a device: compiles its kernel and reserves what calls up to the sizes of `maxima` need.
+    ///
+    /// Heads and head dimensions of later calls are those of `maxima`; batch and lengths may be smaller.
+    ///
+    /// # Errors
+    /// Invalid argument: positions for another head dimension (`positions`), or slopes for another number of heads (`slopes`). Too large (`shape`) if the device
+    /// can't dispatch that much at once; unsupported, where a kernel was asked for that the device can't run, or the rotary dimension isn't
+    /// [aligned](crate::Rope::is_quad_aligned); out of memory; device lost.
+    pub fn plan(&self, context: &Context, maxima: &Shape) -> Result<Plan> {
+        choosing::plan(&Wanted::new(context, self, maxima))
+    }
+
+    /// [`plan`](Attention::plan) for keys and values in a staircase cache, which are read as they lie, packed. The plan serves every cache of the same staircase and sizes.
+    ///
+    /// `maxima` gives the query heads, the batch and the most queries of a sequence; its `kv_len` doesn't matter. The storage of this attention is that of the queries.
+    /// With at most 8 queries a sequence (decode, speculative decode) the keys of a row are split over workgroups and each is read once for all query heads that share it.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), prflash::Error> {
+    /// use prflash::cache::{Staircase, StoredKeys};
+    /// use prflash::{Attention, Chunk, Context, DType, KvCache, Layout, Queries, Shape, Tables, Tensor};
+    /// let context = Context::new_blocking()?;
+    /// // 8 query heads on 2 key/value heads, one query a step, conversations of up to 8,192 tokens.
+    /// let shape = Shape::new(8, 2, 8192, 64)?.with_q_len(1)?;
+    /// let mut cache = KvCache::new(&context, Staircase::recommended(), &shape, StoredKeys::AfterRotation)?;
+    /// let plan = Attention::causal().plan_cached(&cache, &shape)?;
+    /// let row = |heads| Tensor::upload(&context, DType::F32, Layout::heads_first(1, heads, 1, 64)?, &vec![0.1; heads * 64]);
+    /// let (q, k, v) = (row(8)?, row(2)?, row(2)?);
+    /// let conversation = cache.add();
+    /// let input = cache.input(k.view(), v.view())?;
+    /// let mut encoder = context.device().create_command_encoder(&Default::default());
+    /// cache.append(&mut encoder, &input, &[Chunk::new(conversation, 0, 1)])?;
+    /// context.queue().submit([encoder.finish()]);
+    /// let result = plan.run_cached(&cache, q.view(), &[Queries::new(conversation, 0, 1)], &Tables::new())?;
+    /// # let _ = result;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Invalid argument (`maxima`) unless its key/value heads and dimensions are the cache's; and those of [`plan`](Attention::plan).
+    pub fn plan_cached(&self, cache: &KvCache, maxima: &Shape) -> Result<Plan> {
+        choosing::plan(&Wanted::over(self, cache, maxima)?)
+    }
+
+    /// Makes this attention ready for rounds: anytime attention, whose estimate is complete after every round and better after the next.
+    ///
+    /// `maxima` as in [`plan`](Attention::plan).
+    ///
+    /// # Errors
+    /// Those of [`plan`](Attention::plan).
+    pub fn plan_rounds(&self, context: &Context, maxima: &Shape, combine: Combine) -> Result<RoundsPlan> {
+        RoundsPlan::new(self, context, maxima, combine)
+    }
+
+    /// Makes this attention ready for [`Reshaping`]s of `grid`: PrFlashAttention by re-shaping the tensor instead of walking block lists.
+    ///
+    /// The same result as the block lists of [`Reshaping::schedule`] give, computed by dense kernels alone. Lengths are those of `shape`.
+    ///
+    /// # Errors
+    /// Invalid argument (`grid`) if it is for another shape; unsupported for what dense triangles can't express: a token window, a correction β ≠ 0, attention that isn't causal. And those of
+    /// [`plan`](Attention::plan).
+    pub fn plan_reshaped(&self, context: &Context, shape: &Shape, grid: &BlockGrid) -> Result<ReshapedPlan> {
+        ReshapedPlan::new(self, context, shape, grid)
+    }
+
+    /// Measures which kernels are fastest for these shapes on this device, with this attention's storage and positions; takes seconds to minutes.
+    ///
+    /// Shapes are put into classes ([`ShapeClass`]). A candidate of a class is first compared with the portable kernel ([`Kernel::Naive`]) on every shape of the class and on short
+    /// and ragged ones beside, within what its arithmetic may deviate; the right ones are then timed in turn, `rounds` times, by GPU timestamps or, on CPU adapters, where these lie, by the wall. The
+    /// fastest in the geometric mean over the shapes is chosen, and the rule's own choice unless another gains 3%.
+    ///
+    /// [`TuningProfile::with`] puts the profiles of several attentions together.
+    ///
+    /// # Errors
+    /// Invalid argument: no `shapes`, no `rounds`, or an attention with a `kernel` of its own; those of [`plan`](Attention::plan) for the rule's choice.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn tune(&self, context: &Context, shapes: &[Shape], rounds: usize) -> Result<TuningProfile> {
+        tuner::tune(self, context, None, shapes, rounds)
+    }
+
+    /// The same for calls over staircase caches like `cache`: of its device, staircase and stored keys, but of their own, filled with random tokens up to the `kv_len` of each shape. The
+    /// portable kernel is then the smallest tile that reads a cache.
+    ///
+    /// # Errors
+    /// As [`tune`](Attention::tune); invalid argument (`shapes`) for another number of key/value heads or other dimensions than the cache's.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn tune_cached(&self, cache: &KvCache, shapes: &[Shape], rounds: usize) -> Result<TuningProfile> {
+        let want = cache.shape();
+        let sizes = |shape: &Shape| [shape.kv_heads(), shape.head_dim(), shape.value_dim()];
+        for shape in shapes {
+            ensure!(
+                sizes(shape) == sizes(want),
+                "shapes",
+                "expected (kv_heads, head_dim, value_dim) = {:?} as in the cache, got {:?}",
+                sizes(want),
+                sizes(shape)
+            );
+        }
+        tuner::tune(self, cache.context(), Some(cache), shapes, rounds)
+    }
+}

@@ -1,0 +1,210 @@
+//! An attention made ready for a device: what its plan, the tensors that it binds and their calls share.
+
+use std::f32::consts::LOG2_E;
+use std::sync::Arc;
+
+use super::options::Attention;
+use super::position_table::{PositionTable, check_aligned};
+use super::split::Split;
+use super::table_buffer::no_tables;
+use crate::attention::kernels::params::{Params, SequenceEntry};
+use crate::attention::kernels::rule::Task;
+use crate::attention::kernels::shapes::{Kernel, TILE_ROWS};
+use crate::attention::kernels::variant::{Blocks, PositionsVariant, Variant};
+use crate::cache::gpu::variant::CacheVariant;
+use crate::cache::{KvCache, Staircase, StoredKeys};
+use crate::error::{Result, ensure};
+use crate::runtime::context::Context;
+use crate::runtime::dispatch;
+use crate::runtime::program::Pipeline;
+use crate::runtime::slots::SlotPool;
+use crate::shape::Shape;
+
+/// What is to be made ready.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) context: &'a Context,
+    pub(super) attention: &'a Attention,
+    pub(super) maxima: Shape,
+    /// The most sequences of a call.
+    pub(super) sequences: usize,
+    /// Of how many heads there are slopes.
+    pub(super) slope_heads: usize,
+    /// Keys and values are tensors, or in caches of this one's kind.
+    pub(super) cache: Option<&'a KvCache>,
+}
+
+impl<'a> Wanted<'a> {
+    /// For whole batches of tensors.
+    pub(super) fn new(context: &'a Context, attention: &'a Attention, maxima: &Shape) -> Self {
+        let (sequences, slope_heads) = (maxima.batch(), maxima.heads());
+        Self { context, attention, maxima: *maxima, sequences, slope_heads, cache: None }
+    }
+
+    /// For caches of this one's kind.
+    pub(super) fn over(attention: &'a Attention, cache: &'a KvCache, maxima: &Shape) -> Result<Self> {
+        let want = cache.shape();
+        let sizes = |shape: &Shape| [shape.kv_heads(), shape.head_dim(), shape.value_dim()];
+        ensure!(
+            sizes(maxima) == sizes(want),
+            "maxima",
+            "expected (kv_heads, head_dim, value_dim) = {:?} as in the cache, got {:?}",
+            sizes(want),
+            sizes(maxima)
+        );
+        let maxima = maxima.with_kv_len(want.kv_len())?;
+        Ok(Self { cache: Some(cache), ..Self::new(cache.context(), attention, &maxima) })
+    }
+
+    /// What a kernel is chosen for.
+    pub(super) fn task(&self) -> Task {
+        let Self { attention, maxima, cache, .. } = self;
+        Task {
+            head_dim: maxima.head_dim(),
+            value_dim: maxima.value_dim(),
+            positions: attention.positions().map_or(PositionsVariant::default(), PositionsVariant::of),
+            q_len: maxima.q_len(),
+            heads_per_kv: maxima.heads_per_kv_head(),
+            storage: attention.storage(),
+            cache: cache.map(KvCache::variant),
+            half_products: attention.allows_half_products(),
+        }
+    }
+}
+
+/// What needs to be the same in every cache that a plan reads.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct CacheKind {
+    staircase: Staircase,
+    shape: Shape,
+    keys: StoredKeys,
+}
+
+impl CacheKind {
+    fn of(cache: &KvCache) -> Self {
+        Self { staircase: cache.staircase().clone(), shape: *cache.shape(), keys: cache.stored_keys() }
+    }
+
+    pub(super) fn is_of(&self, cache: &KvCache) -> bool {
+        self.shape == *cache.shape()
+            && self.keys == cache.stored_keys()
+            && self.staircase == *cache.staircase()
+    }
+}
+
+/// One kernel, maxima for the sizes, and everything that calls need.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) context: Context,
+    pub(super) attention: Attention,
+    pub(super) maxima: Shape,
+    /// The most sequences of a call.
+    pub(super) sequences: usize,
+    pub(super) cache: Option<CacheKind>,
+    pub(super) variant: Variant,
+    pub(super) kernel_reason: String,
+    /// The one that takes keys and values in blocks, where the variant has it. Tensors whose rows lie otherwise get another, with the same bindings.
+    pub(super) pipeline: Arc<Pipeline>,
+    /// Where the keys of a row are split.
+    pub(super) split: Option<Split>,
+    pub(super) slots: SlotPool,
+    /// Bound where a tensor is empty.
+    pub(super) unused: wgpu::Buffer,
+    /// Bound where no log-sum-exp is asked for: a buffer of its own, since it is bound for writing.
+    pub(super) unused_output: wgpu::Buffer,
+    pub(super) no_tables: wgpu::BindGroup,
+    pub(super) position_table: PositionTable,
+    position_bytes: u64,
+}
+
+impl Prepared {
+    /// By this kernel, for this reason.
+    pub(super) fn new(wanted: &Wanted<'_>, kernel: Kernel, kernel_reason: String) -> Result<Self> {
+        let Wanted { context, attention, maxima, sequences, slope_heads, cache } = wanted;
+        if let Some(positions) = attention.positions() {
+            positions.check(maxima.head_dim(), *slope_heads)?;
+            positions.rope().map_or(Ok(()), check_aligned)?;
+        }
+        let task = wanted.task();
+        kernel.check(context.capabilities(), &task)?;
+        // The most tiles that q_len rows can make, wherever they start and however small a schedule's blocks are.
+        let dense = maxima.q_len().div_ceil(TILE_ROWS) as u64 + 1;
+        let limit = context.capabilities().max_workgroups_per_dimension;
+        dispatch::fold(dense * (maxima.heads() * maxima.batch()) as u64, limit)?;
+        let variant = variant(&task, attention, kernel);
+        let pipeline = match variant.block_quads() {
+            Some(_) => context.pipeline(&Blocks(variant))?,
+            None => context.pipeline(&variant)?,
+        };
+        let split = match kernel {
+            Kernel::Decode(decode) => Some(Split::new(context, attention, maxima, *sequences, decode)?),
+            _ => None,
+        };
+        // The largest block of keys that a kernel declares: a row of 256 in f32.
+        let unused = context.create_buffer("prflash unused binding", 1024, wgpu::BufferUsages::STORAGE)?;
+        let unused_output =
+            context.create_buffer("prflash unused output", 16, wgpu::BufferUsages::STORAGE)?;
+        let mut position_table = match attention.positions() {
+            Some(positions) => {
+                let extent = maxima.q_len().max(maxima.kv_len());
+                PositionTable::new(positions, *slope_heads, extent, score_unit(kernel).into())?
+            }
+            None => PositionTable::default(),
+        };
+        let position_buffer = position_table.upload("positions", context)?;
+        let position_bytes = position_buffer.size();
+        let slots =
+            SlotPool::new::<Params, SequenceEntry>(context, &pipeline, *sequences, vec![position_buffer])?;
+        Ok(Self {
+            context: (*context).clone(),
+            attention: (*attention).clone(),
+            maxima: *maxima,
+            sequences: *sequences,
+            cache: cache.map(CacheKind::of),
+            variant,
+            kernel_reason,
+            pipeline,
+            split,
+            slots,
+            no_tables: no_tables(context, &unused)?,
+            unused,
+            unused_output,
+            position_table,
+            position_bytes,
+        })
+    }
+
+    /// Bytes of GPU memory held.
+    pub(super) fn bytes(&self) -> u64 {
+        let states = self.split.as_ref().map_or(0, Split::bytes);
+        self.slots.bytes() + self.unused.size() + self.unused_output.size() + self.position_bytes + states
+    }
+}
+
+/// What is rendered into the text of a kernel for a task.
+fn variant(task: &Task, attention: &Attention, kernel: Kernel) -> Variant {
+    // The widths are written out in the split kernel only.
+    let widths = |cache: CacheVariant| match kernel {
+        Kernel::Decode(_) => cache,
+        _ => CacheVariant { widths: [0; 2], ..cache },
+    };
+    Variant {
+        cache: task.cache.map(widths),
+        positions: task.positions,
+        kernel,
+        storage: task.storage,
+        output: attention.output(),
+        head_dim: task.head_dim,
+        value_dim: task.value_dim,
+    }
+}
+
+/// What a kernel's scores are multiples of: all but the naive one compute powers of four. (Of two
+/// would be the same with one multiplication less, but f32 has no room for scores below −2.36·10³⁸
+/// then: in powers of four it has more than for natural ones.)
+pub(super) fn score_unit(kernel: Kernel) -> f32 {
+    match kernel {
+        Kernel::Naive => 1.0,
+        Kernel::Tiled(_) | Kernel::Decode(_) | Kernel::Matrix(_) => 0.5 * LOG2_E,
+    }
+}

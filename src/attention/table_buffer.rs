@@ -1,0 +1,292 @@
+//! Tables in GPU memory.
+
+use std::sync::Arc;
+
+use super::tables::{Tables, check_count, nth};
+use crate::attention::kernels::params::NO_TABLE;
+use crate::error::{Error, Result, ensure};
+use crate::runtime::context::Context;
+use crate::runtime::pipeline::bind;
+use crate::runtime::program::{Binds, Pipeline, group_layout};
+use crate::sampling::gpu::draw::Draw;
+use crate::sampling::{BlockGrid, RowOrder, Schedule};
+
+/// [`Tables`] in GPU memory, copied there or drawn there ([`GpuSampler`](crate::GpuSampler)).
+///
+/// They belong to no plan: any call of the device may have them whose lengths and heads are theirs.
+///
+/// Writing new ones is safe at any time: calls that were recorded or submitted before keep what they were given.
+#[derive(Debug)]
+pub struct TableBuffer {
+    context: Context,
+    layout: wgpu::BindGroupLayout,
+    schedules: Vec<ScheduleWords>,
+    /// Of each schedule that the host wrote: the mean length of a query block's lists, in the order of its rows.
+    row_blocks: Vec<Vec<u32>>,
+    /// (queries, word offset) of each document mask.
+    documents: Vec<(usize, u32)>,
+    position_ids: Vec<IdWords>,
+    writer: Option<Writer>,
+    buffers: Vec<DeviceTables>,
+    current: usize,
+}
+
+/// Where the words of a schedule begin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ScheduleWords {
+    pub(super) grid: BlockGrid,
+    /// The order of its query blocks, or [`NO_TABLE`].
+    pub(super) order: u32,
+    /// Its lists, or [`NO_TABLE`].
+    pub(super) lists: u32,
+}
+
+/// A set of position ids.
+#[derive(Clone, Copy, Debug)]
+struct IdWords {
+    queries: usize,
+    keys: usize,
+    /// Where its words begin.
+    base: u32,
+    /// The largest.
+    last: u32,
+}
+
+/// The kernels that write tables in place of the host.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) distances: wgpu::Buffer,
+}
+
+#[derive(Debug)]
+pub(super) struct DeviceTables {
+    pub(super) buffer: wgpu::Buffer,
+    bind_group: wgpu::BindGroup,
+    /// Of the writer's pipelines.
+    pub(super) written: Option<wgpu::BindGroup>,
+    /// Cloned into every call that uses this buffer; it may be written again when no clone is left.
+    pub(super) in_use: Arc<()>,
+}
+
+impl TableBuffer {
+    /// Copies tables to the GPU.
+    ///
+    /// # Errors
+    /// Those of [`write`](TableBuffer::write).
+    pub fn new(context: &Context, tables: &Tables<'_>) -> Result<Self> {
+        let mut buffer = Self::empty(context, None);
+        buffer.write(tables)?;
+        Ok(buffer)
+    }
+
+    /// Without tables and memory yet; written by the host, or else by kernels.
+    pub(super) fn empty(context: &Context, writer: Option<Writer>) -> Self {
+        Self {
+            context: context.clone(),
+            layout: tables_layout(context),
+            schedules: Vec::new(),
+            row_blocks: Vec::new(),
+            documents: Vec::new(),
+            position_ids: Vec::new(),
+            writer,
+            buffers: Vec::new(),
+            current: 0,
+        }
+    }
+
+    /// Replaces the tables. Calls recorded before keep theirs. Nothing is allocated if a buffer that fits is free.
+    ///
+    /// # Errors
+    /// Too large for a binding; out of memory. The old tables then stay.
+    pub fn write(&mut self, tables: &Tables<'_>) -> Result<()> {
+        let mut words = Vec::new();
+        let mut schedules = Vec::with_capacity(tables.schedules.len());
+        let mut row_blocks = Vec::with_capacity(tables.schedules.len());
+        for schedule in &tables.schedules {
+            let order = words.len() as u32;
+            let row_order = tables.row_order.unwrap_or_else(|| row_order(&self.context));
+            let rows = schedule.row_order(row_order);
+            row_blocks.push(rows.iter().map(|&row| mean_blocks(schedule, row as usize)).collect());
+            words.extend(rows);
+            schedules.push(ScheduleWords { grid: *schedule.grid(), order, lists: words.len() as u32 });
+            schedule.append_words(&mut words);
+        }
+        let mut documents = Vec::with_capacity(tables.documents.len());
+        for mask in &tables.documents {
+            documents.push((mask.len(), words.len() as u32));
+            words.extend(mask.ranges().flat_map(|range| [range.start as u32, range.end as u32]));
+        }
+        let mut position_ids = Vec::with_capacity(tables.position_ids.len());
+        for ids in &tables.position_ids {
+            let (queries, keys) = (ids.queries(), ids.keys());
+            position_ids.push(IdWords {
+                queries: queries.len(),
+                keys: keys.len(),
+                base: words.len() as u32,
+                last: queries.iter().chain(keys).copied().max().unwrap_or(0),
+            });
+            words.extend(queries.iter().chain(keys));
+        }
+        let bytes: &[u8] = bytemuck::cast_slice(&words);
+        let buffer = self.take(bytes.len() as u64)?.buffer.clone();
+        let context = &self.context;
+        context.capture(|| context.queue().write_buffer(&buffer, 0, bytes))?;
+        self.schedules = schedules;
+        self.row_blocks = row_blocks;
+        self.documents = documents;
+        self.position_ids = position_ids;
+        Ok(())
+    }
+
+    /// Makes a buffer of at least `bytes` that no recorded call uses the current one.
+    pub(super) fn take(&mut self, bytes: u64) -> Result<&DeviceTables> {
+        let limit = self.context.capabilities().max_binding_bytes;
+        if bytes > limit {
+            return Err(Error::too_large(
+                "tables",
+                format!("{bytes} bytes are past the {limit} that this device can bind at once"),
+            ));
+        }
+        let fits = |tables: &DeviceTables| tables.buffer.size() >= bytes;
+        let free = self.buffers.iter().position(|t| Arc::strong_count(&t.in_use) == 1 && fits(t));
+        self.current = match free {
+            Some(index) => index,
+            None => {
+                let new = self.allocate(bytes)?;
+                // Those that are too small now stay alive in the calls that use them.
+                self.buffers.retain(fits);
+                self.buffers.push(new);
+                self.buffers.len() - 1
+            }
+        };
+        Ok(&self.buffers[self.current])
+    }
+
+    /// Says which schedules, at which words, the current buffer will hold.
+    pub(super) fn describe(&mut self, schedules: Vec<ScheduleWords>) {
+        self.schedules = schedules;
+        self.row_blocks.clear();
+    }
+
+    /// The schedules that it holds, and the buffer; nothing before the first.
+    pub(super) fn described(&self) -> Option<(&[ScheduleWords], &wgpu::Buffer)> {
+        let tables = self.buffers.get(self.current)?;
+        (!self.schedules.is_empty()).then_some((&self.schedules, &tables.buffer))
+    }
+
+    /// Bytes of GPU memory held, beside that of buffers that only calls in flight still use.
+    pub(super) fn bytes(&self) -> u64 {
+        let distances = self.writer.as_ref().map_or(0, |writer| writer.distances.size());
+        distances + self.buffers.iter().map(|tables| tables.buffer.size()).sum::<u64>()
+    }
+
+    fn allocate(&self, bytes: u64) -> Result<DeviceTables> {
+        let context = &self.context;
+        let (size, usage) = match self.writer {
+            // Reserved for the largest.
+            Some(_) => (bytes, wgpu::BufferUsages::COPY_SRC),
+            // Room for the next tables, which are a little longer or shorter; but no more than can be bound.
+            None => {
+                let limit = context.capabilities().max_binding_bytes & !15;
+                ((bytes + bytes / 4).min(limit).max(bytes), wgpu::BufferUsages::COPY_DST)
+            }
+        };
+        let buffer = context.create_buffer("prflash tables", size, usage | wgpu::BufferUsages::STORAGE)?;
+        let bind_group = bind_tables(context, &self.layout, &buffer)?;
+        let written = match &self.writer {
+            Some(Writer { pipeline, distances }) => {
+                let resources = [distances.as_entire_binding(), buffer.as_entire_binding()];
+                Some(pipeline.bind(context, "prflash written tables", Draw::TABLES_GROUP, &resources)?)
+            }
+            None => None,
+        };
+        Ok(DeviceTables { buffer, bind_group, written, in_use: Arc::default() })
+    }
+
+    /// The device.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// What a call needs of the current tables: the bind group, and a guard to keep until it is done.
+    pub(super) fn current(&self) -> (&wgpu::BindGroup, Arc<()>) {
+        let tables = &self.buffers[self.current];
+        (&tables.bind_group, tables.in_use.clone())
+    }
+
+    /// Refuses a number of tables that doesn't fit the sequences of a call.
+    pub(super) fn check_count(&self, sequences: usize) -> Result<()> {
+        check_count("schedules", self.schedules.len(), sequences)?;
+        check_count("documents", self.documents.len(), sequences)?;
+        check_count("position_ids", self.position_ids.len(), sequences)
+    }
+
+    /// The schedule of a sequence.
+    pub(super) fn schedule(&self, sequence: usize) -> Option<ScheduleWords> {
+        nth(&self.schedules, sequence).copied()
+    }
+
+    /// How many blocks each row of a sequence's schedule keeps, in the order of the rows; nothing where a device drew it.
+    pub(super) fn row_blocks(&self, sequence: usize) -> Option<&[u32]> {
+        nth(&self.row_blocks, sequence).map(Vec::as_slice)
+    }
+
+    /// The position ids of a sequence with these lengths: the offset of their words, and the largest.
+    pub(super) fn position_ids(
+        &self,
+        sequence: usize,
+        lengths: (usize, usize),
+    ) -> Result<Option<(u32, u32)>> {
+        let Some(&IdWords { queries, keys, base, last }) = nth(&self.position_ids, sequence) else {
+            return Ok(None);
+        };
+        let got = (queries, keys);
+        ensure!(
+            got == lengths,
+            "position_ids",
+            "expected ids for (q_len, kv_len) = {lengths:?}, got {got:?}"
+        );
+        Ok(Some((base, last)))
+    }
+
+    /// The word offset of the document mask of a sequence with `q_len` queries, or [`NO_TABLE`].
+    pub(super) fn documents(&self, sequence: usize, q_len: usize) -> Result<u32> {
+        let Some(&(queries, base)) = nth(&self.documents, sequence) else { return Ok(NO_TABLE) };
+        ensure!(queries == q_len, "documents", "expected a mask for {q_len} queries, got {queries}");
+        Ok(base)
+    }
+}
+
+/// Key blocks of a row's lists, on average over the groups, rounded up.
+fn mean_blocks(schedule: &Schedule, row: usize) -> u32 {
+    let groups = schedule.grid().groups();
+    let blocks: usize = (0..groups).map(|group| schedule.row(group, row).len()).sum();
+    blocks.div_ceil(groups.max(1)) as u32
+}
+
+/// The order in which rows are best handed to a device.
+pub(super) fn row_order(context: &Context) -> RowOrder {
+    match context.capabilities().is_software() {
+        true => RowOrder::Paired,
+        false => RowOrder::LongestFirst,
+    }
+}
+
+/// Of the group of tables, the same in all kernels.
+fn tables_layout(context: &Context) -> wgpu::BindGroupLayout {
+    group_layout(context.device(), "prflash tables", &[Binds::Read])
+}
+
+fn bind_tables(
+    context: &Context,
+    layout: &wgpu::BindGroupLayout,
+    buffer: &wgpu::Buffer,
+) -> Result<wgpu::BindGroup> {
+    bind(context, "prflash tables", layout, &[buffer.as_entire_binding()])
+}
+
+/// What a call without tables binds in their place.
+pub(super) fn no_tables(context: &Context, unused: &wgpu::Buffer) -> Result<wgpu::BindGroup> {
+    bind_tables(context, &tables_layout(context), unused)
+}
