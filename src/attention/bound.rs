@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::call::Sequence;
 use super::prepared::Prepared;
 use super::split::Split;
-use crate::attention::kernels::variant::TENSORS_GROUP;
+use crate::attention::kernels::programs::TENSORS_GROUP;
 use crate::cache::gpu::arena::ArenaPart;
 use crate::error::{Error, Result, ensure};
 use crate::runtime::binding::{Axis, check_rows, check_tensor, check_written, fits, split};

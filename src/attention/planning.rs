@@ -1,15 +1,15 @@
 //! What an attention is made ready for: [`Attention`]'s plans, all in one place.
 
 use super::choosing;
-use super::options::Attention;
+use super::inputs::options::Attention;
+#[cfg(not(target_arch = "wasm32"))]
+use super::inputs::tuning::TuningProfile;
 use super::plan::Plan;
 use super::prepared::Wanted;
 use super::reshaped::ReshapedPlan;
 use super::rounds::{Combine, RoundsPlan};
 #[cfg(not(target_arch = "wasm32"))]
 use super::tuner;
-#[cfg(not(target_arch = "wasm32"))]
-use super::tuning::TuningProfile;
 use crate::cache::KvCache;
 use crate::error::Result;
 #[cfg(not(target_arch = "wasm32"))]

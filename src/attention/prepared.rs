@@ -3,7 +3,7 @@
 use std::f32::consts::LOG2_E;
 use std::sync::Arc;
 
-use super::options::Attention;
+use super::inputs::options::Attention;
 use super::position_table::{PositionTable, check_aligned};
 use super::split::Split;
 use super::table_buffer::no_tables;

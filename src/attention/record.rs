@@ -7,7 +7,7 @@ use super::prepared::Prepared;
 use super::table_buffer::TableBuffer;
 use super::work::Dispatch;
 use crate::attention::kernels::merge::MergeSplits;
-use crate::attention::kernels::variant::{ARENA_GROUP, TABLES_GROUP, TENSORS_GROUP};
+use crate::attention::kernels::programs::{ARENA_GROUP, TABLES_GROUP, TENSORS_GROUP};
 use crate::cache::gpu::kv_cache::Reading;
 use crate::error::Result;
 

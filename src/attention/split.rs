@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::options::Attention;
+use super::inputs::options::Attention;
 use crate::attention::kernels::merge::MergeSplits;
 use crate::attention::kernels::params::Params;
 use crate::attention::kernels::shapes::Decode;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::tables::{Tables, check_count, nth};
+use super::inputs::tables::{Tables, check_count, nth};
 use crate::attention::kernels::params::NO_TABLE;
 use crate::error::{Error, Result, ensure};
 use crate::runtime::context::Context;

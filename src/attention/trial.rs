@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::bound::{Bound, Operands};
 use super::call::{Call, Queries};
-use super::options::Attention;
+use super::inputs::options::Attention;
+use super::inputs::tables::Tables;
 use super::plan::Plan;
 use super::prepared::{Prepared, Wanted};
-use super::tables::Tables;
 use crate::attention::kernels::rule::Task;
 use crate::attention::kernels::shapes::{Kernel, Tile};
 use crate::cache::gpu::variant::CacheVariant;

@@ -1,10 +1,10 @@
 //! Kernels measured on a device.
 
 use super::choosing;
-use super::options::Attention;
+use super::inputs::options::Attention;
+use super::inputs::tuning::{ShapeClass, Tuned, TuningProfile};
 use super::prepared::Wanted;
 use super::trial::Trial;
-use super::tuning::{ShapeClass, Tuned, TuningProfile};
 use crate::attention::kernels::shapes::{Decode, Kernel, Matrix, Tile};
 use crate::cache::KvCache;
 use crate::error::{Result, ensure};

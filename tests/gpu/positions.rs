@@ -265,15 +265,14 @@ fn refusals_name_the_argument() {
     assert!(plan(whole(), Some(direct)).unwrap_err().is_unsupported());
     let good = plan(whole(), None).unwrap();
     let late = PositionIds::new(&[0; 8], &[8; 8]).unwrap();
-    assert_eq!(
-        TableBuffer::new(good.context(), &Tables::from(&late)).unwrap_err().argument(),
-        Some("position_ids")
-    );
+    let late = TableBuffer::new(&context, &Tables::from(&late)).unwrap();
     let problem = Problem::random(Attention::causal(), shape(8, 8, 64), 1);
     let qkv = problem.upload(&context, Storage::HeadsFirst).unwrap();
     let output = zeros(&context, DType::F32, Layout::heads_first(1, 4, 8, 64).unwrap());
     let bound = good.bind(&crate::common::operands(&qkv, &output)).unwrap();
     let mut encoder = context.device().create_command_encoder(&Default::default());
+    let refused = good.encode(&mut encoder, &bound, &Call::lengths(8, 8).with_tables(&late)).unwrap_err();
+    assert_eq!(refused.argument(), Some("position_ids"));
     let far = [Sequence::new(0, 8, 8).at_positions(1, 1)];
     let refused = good.encode(&mut encoder, &bound, &Call::sequences(&far)).unwrap_err();
     assert_eq!(refused.argument(), Some("sequences"));

@@ -3,8 +3,8 @@
 use crate::common::{Problem, Storage, gpu, operands, zeros};
 use prflash::sampling::{Bernoulli, Renewal, Sampler};
 use prflash::{
-    Attention, BlockGrid, Call, Combine, Context, DType, GpuSampler, Granularity, Key, Layout, Plan, Profile,
-    Schedule, Sequence, Shape, Systematic, Tables, Tensor,
+    Attention, Bias, BlockGrid, Call, Combine, Context, DType, GpuSampler, Granularity, Key, Layout, Plan,
+    Positions, Profile, Schedule, Sequence, Shape, Systematic, Tables, Tensor,
 };
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -401,8 +401,18 @@ fn refusals_name_the_argument() {
     };
     assert_eq!(refused(&maxima, &harmonic, &Renewal), "sampler");
     assert_eq!(refused(&maxima, &Profile::budget(8.0).unwrap(), &Systematic), "profile");
-    assert_eq!(refused(&grid(false, (4, 2), 256, 256), &harmonic, &Systematic), "maxima");
-    assert_eq!(refused(&grid(true, (4, 4), 256, 256), &harmonic, &Systematic), "maxima");
+    // Lists for other attention than the plan's are drawn, and refused where they are to be read.
+    let run = Run::new(&context, Attention::causal(), Shape::new(4, 2, 256, 4).unwrap());
+    let output = run.output(&context);
+    let bound = run.plan.bind(&operands(&run.qkv, &output)).unwrap();
+    for other in [grid(false, (4, 2), 256, 256), grid(true, (4, 4), 256, 256)] {
+        let mut sampler = GpuSampler::new(&context, &other, 1, &harmonic, &Systematic).unwrap();
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        let tables = sampler.encode(&mut encoder, &[(other, Key::new(1))]).unwrap();
+        let call = Call::lengths(256, 256).with_tables(tables);
+        let error = run.plan.encode(&mut encoder, &bound, &call).unwrap_err();
+        assert_eq!(error.argument(), Some("schedule"));
+    }
 
     // Past any binding: a dense list of a million tokens in blocks of one.
     let huge = grid(true, (4, 2), 1 << 20, 1 << 20).with_block_size(1).unwrap();
@@ -440,15 +450,34 @@ fn refusals_name_the_argument() {
     ] {
         assert_eq!(refused(&[maxima, other]), "grid", "{other:?}");
     }
-    // After all these refusals the encoder and the sampler still work, and tables belong to their plan.
+    // After all these refusals the encoder and the sampler still work. Tables belong to no plan, but to so many sequences.
     let tables = sampler.encode(&mut encoder, &[(maxima, Key::new(1)); 2]).unwrap();
     let run = Run::new(&context, Attention::causal(), Shape::new(4, 2, 256, 4).unwrap());
     let output = run.output(&context);
     let bound = run.plan.bind(&operands(&run.qkv, &output)).unwrap();
     let call = Call::lengths(256, 256).with_tables(tables);
-    assert_eq!(run.plan.encode(&mut encoder, &bound, &call).unwrap_err().argument(), Some("tables"));
+    assert_eq!(run.plan.encode(&mut encoder, &bound, &call).unwrap_err().argument(), Some("schedules"));
     context.queue().submit([encoder.finish()]);
     assert_eq!(sampler.read_blocking().unwrap().len(), 2);
+
+    // Plans with positions and without read the same ones.
+    let turned = Attention::causal().with_positions(Positions::from(Bias::alibi()));
+    let turned = Run::new(&context, turned, Shape::new(4, 2, 256, 4).unwrap());
+    let mut encoder = context.device().create_command_encoder(&Default::default());
+    let tables = sampler.encode(&mut encoder, &[(maxima, Key::new(1))]).unwrap();
+    let call = Call::lengths(256, 256).with_tables(tables);
+    let outputs = [run, turned].map(|run| {
+        let output = run.output(&context);
+        let bound = run.plan.bind(&operands(&run.qkv, &output)).unwrap();
+        run.plan.encode(&mut encoder, &bound, &call).unwrap();
+        (run, output)
+    });
+    context.queue().submit([encoder.finish()]);
+    let drawn = sampler.read_blocking().unwrap();
+    for (run, output) in outputs {
+        let got: Vec<u32> = output.read_blocking(&context).unwrap().iter().map(|x| x.to_bits()).collect();
+        assert_eq!(got, run.want(&context, &drawn));
+    }
 }
 
 /// Anytime attention without a list on the host: every round draws its own, in the same submit.

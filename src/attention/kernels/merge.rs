@@ -1,9 +1,9 @@
 //! The kernels that merge attention states: shares of one call's keys, and rounds.
 
 use super::params::{self, MergeParams, MergeSequence};
+use super::programs::attention_call;
 use super::shapes::TILE_ROWS;
 use super::text::ENDING_PIECE;
-use super::variant::attention_call;
 use crate::layout::DType;
 use crate::runtime::program::{Binds, Program};
 use crate::runtime::text;

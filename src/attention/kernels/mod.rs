@@ -4,6 +4,7 @@ pub(crate) mod catalogue;
 pub(crate) mod gather;
 pub(crate) mod merge;
 pub(crate) mod params;
+pub(crate) mod programs;
 pub(crate) mod rotate;
 pub(crate) mod rule;
 pub(crate) mod shapes;

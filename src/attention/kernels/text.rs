@@ -9,7 +9,6 @@ use crate::cache::gpu::params::CACHE_RUNGS;
 use crate::cache::gpu::variant::CacheVariant;
 use crate::cache::quantize::WIDTHS;
 use crate::position::Pairing;
-use crate::runtime::program::Program;
 use crate::runtime::template::{Numbers, expand};
 use crate::runtime::text::{ENABLE_F16, ENABLE_MATRICES, constants, header, load_piece, store_piece};
 
@@ -88,7 +87,7 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
     if cooperative {
         wgsl.push_str(ENABLE_MATRICES);
     }
-    wgsl.push_str(&header(&if block_quads > 0 { Blocks(*variant).label() } else { variant.label() }));
+    wgsl.push_str(&header(&if block_quads > 0 { Blocks(*variant).name() } else { variant.name() }));
     if let Some(above) = form.raise_above {
         let _ = writeln!(wgsl, "const RAISE_ABOVE: f32 = {above:?};");
     }

@@ -203,12 +203,12 @@ impl Attention {
     }
 
     /// The same with or without the keys after each query.
-    pub(super) fn with_causality(self, causal: bool) -> Self {
+    pub(in crate::attention) fn with_causality(self, causal: bool) -> Self {
         Self { causal, ..self }
     }
 
     /// The same without measurements of kernels.
-    pub(super) fn untuned(self) -> Self {
+    pub(in crate::attention) fn untuned(self) -> Self {
         Self { tuning: None, ..self }
     }
 

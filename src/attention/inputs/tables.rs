@@ -19,10 +19,10 @@ use crate::sampling::{RowOrder, Schedule};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Tables<'a> {
-    pub(super) schedules: Vec<&'a Schedule>,
-    pub(super) documents: Vec<&'a Documents>,
-    pub(super) row_order: Option<RowOrder>,
-    pub(super) position_ids: Vec<&'a PositionIds>,
+    pub(in crate::attention) schedules: Vec<&'a Schedule>,
+    pub(in crate::attention) documents: Vec<&'a Documents>,
+    pub(in crate::attention) row_order: Option<RowOrder>,
+    pub(in crate::attention) position_ids: Vec<&'a PositionIds>,
 }
 
 impl<'a> Tables<'a> {
@@ -108,7 +108,11 @@ impl<'a> From<&'a Documents> for Tables<'a> {
     }
 }
 
-pub(super) fn check_count(argument: &'static str, given: usize, sequences: usize) -> Result<()> {
+pub(in crate::attention) fn check_count(
+    argument: &'static str,
+    given: usize,
+    sequences: usize,
+) -> Result<()> {
     if given <= 1 || given == sequences {
         return Ok(());
     }
@@ -117,6 +121,6 @@ pub(super) fn check_count(argument: &'static str, given: usize, sequences: usize
 }
 
 /// The only one, or the one of this sequence.
-pub(super) fn nth<T>(values: &[T], sequence: usize) -> Option<&T> {
+pub(in crate::attention) fn nth<T>(values: &[T], sequence: usize) -> Option<&T> {
     if values.len() == 1 { values.first() } else { values.get(sequence) }
 }

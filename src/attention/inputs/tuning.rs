@@ -59,7 +59,7 @@ pub struct ShapeClass {
 }
 
 impl ShapeClass {
-    pub(super) fn of(task: &Task) -> Self {
+    pub(in crate::attention) fn of(task: &Task) -> Self {
         let few = (1..=Decode::QUERIES).contains(&task.q_len);
         let name = |text: String| text.trim_start_matches('_').to_owned();
         Self {
@@ -89,7 +89,7 @@ impl fmt::Display for ShapeClass {
 
 impl TuningProfile {
     /// The kernel for a task, if the profile has one for it on this device.
-    pub(super) fn choice(&self, capabilities: &Capabilities, task: &Task) -> Option<Kernel> {
+    pub(in crate::attention) fn choice(&self, capabilities: &Capabilities, task: &Task) -> Option<Kernel> {
         let here = self.adapter == capabilities.adapter && self.driver == capabilities.driver;
         if !here {
             return None;
