@@ -112,6 +112,9 @@ fn bindings_are_those_of_the_architecture() {
             bindings.iter().map(|(group, binding, name, w)| (*group, *binding, name.as_str(), *w)).collect();
         let mut want = vec![(0, 0, "params", false), (0, 1, "sequences", false)];
         let cached = shader.wgsl.contains("var<uniform> cache:");
+        if shader.wgsl.contains("position_table") {
+            want.push((0, 2, "position_table", false));
+        }
         want.extend_from_slice(match shader.entry_point {
             "attention_naive" | "attention_tiled" | "attention_decode" | "attention_matrix" => {
                 &[(1, 0, "tables", false)]
@@ -126,7 +129,7 @@ fn bindings_are_those_of_the_architecture() {
                 (1, 5, "standard_error", true),
             ],
             "gather" => &[(1, 0, "source", false), (1, 1, "copy", true)],
-            "rotate" => &[(1, 0, "tensor", true), (1, 1, "position_table", false)],
+            "rotate" => &[(1, 0, "tensor", true)],
             "schedule_count" | "schedule_scan" | "schedule_fill" => {
                 &[(1, 0, "distances", false), (1, 1, "tables", true)]
             }
@@ -160,9 +163,6 @@ fn bindings_are_those_of_the_architecture() {
             want[1].2 = "moves";
         }
         if shader.entry_point.starts_with("attention_") {
-            if shader.wgsl.contains("position_table") {
-                want.push((1, 1, "position_table", false));
-            }
             let decode = shader.entry_point == "attention_decode";
             let tensors: &[(&str, bool)] = match (cached, decode) {
                 (false, false) => {

@@ -74,9 +74,9 @@ impl Attention {
         RoundsPlan::new(self, context, maxima, combine)
     }
 
-    /// Makes this attention ready for [`Reshaping`]s of `grid`: PrFlashAttention by re-shaping the tensor instead of walking block lists.
+    /// Makes this attention ready for [`Reshaping`](crate::sampling::Reshaping)s of `grid`: PrFlashAttention by re-shaping the tensor instead of walking block lists.
     ///
-    /// The same result as the block lists of [`Reshaping::schedule`] give, computed by dense kernels alone. Lengths are those of `shape`.
+    /// The same result as the block lists of [`Reshaping::schedule`](crate::sampling::Reshaping::schedule) give, computed by dense kernels alone. Lengths are those of `shape`.
     ///
     /// # Errors
     /// Invalid argument (`grid`) if it is for another shape; unsupported for what dense triangles can't express: a token window, a correction β ≠ 0, attention that isn't causal. And those of
@@ -87,7 +87,7 @@ impl Attention {
 
     /// Measures which kernels are fastest for these shapes on this device, with this attention's storage and positions; takes seconds to minutes.
     ///
-    /// Shapes are put into classes ([`ShapeClass`]). A candidate of a class is first compared with the portable kernel ([`Kernel::Naive`]) on every shape of the class and on short
+    /// Shapes are put into classes ([`ShapeClass`](crate::ShapeClass)). A candidate of a class is first compared with the portable kernel ([`Kernel::Naive`](crate::Kernel::Naive)) on every shape of the class and on short
     /// and ragged ones beside, within what its arithmetic may deviate; the right ones are then timed in turn, `rounds` times, by GPU timestamps or, on CPU adapters, where these lie, by the wall. The
     /// fastest in the geometric mean over the shapes is chosen, and the rule's own choice unless another gains 3%.
     ///

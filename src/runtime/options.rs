@@ -1,6 +1,6 @@
 //! What a context is asked for.
 
-/// Which adapter [`Context::with_options`] takes, and how it is used.
+/// Which adapter [`Context::with_options`](crate::Context::with_options) takes, and how it is used.
 ///
 /// An adapter that isn't set comes from wgpu's environment variables (`WGPU_BACKEND`, `WGPU_ADAPTER_NAME`, `WGPU_POWER_PREF`), else the fastest is taken.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -63,7 +63,7 @@ impl ContextOptions {
         Self { trusted_shaders: trusted, ..self }
     }
 
-    /// Compiled pipelines of an earlier run, from [`Context::pipeline_cache_data`]: what is in it isn't compiled again. Bytes that are damaged, or of another device, driver or
+    /// Compiled pipelines of an earlier run, from [`Context::pipeline_cache_data`](crate::Context::pipeline_cache_data): what is in it isn't compiled again. Bytes that are damaged, or of another device, driver or
     /// version, are no error and have no effect. Only Vulkan devices have such a cache.
     ///
     /// Keep the bytes where nobody else can write: drivers don't defend themselves against forged ones.
@@ -79,7 +79,7 @@ impl ContextOptions {
         Self { cooperative_matrices: wanted, ..self }
     }
 
-    /// What the adapter of a borrowed device lists ([`wgpu::Adapter::cooperative_matrix_properties`]): [`Context::from_wgpu_with`] can't ask the device for it, and without uses no matrix units. The
+    /// What the adapter of a borrowed device lists ([`wgpu::Adapter::cooperative_matrix_properties`]): [`Context::from_wgpu_with`](crate::Context::from_wgpu_with) can't ask the device for it, and without uses no matrix units. The
     /// device must have been opened with [`EXPERIMENTAL_COOPERATIVE_MATRIX`](wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX), [`SHADER_F16`](wgpu::Features::SHADER_F16) and
     /// [`SUBGROUP`](wgpu::Features::SUBGROUP). A context that opens its device itself asks the adapter.
     pub fn cooperative_matrix_properties(self, listed: Vec<wgpu::CooperativeMatrixProperties>) -> Self {
