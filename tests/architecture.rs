@@ -70,7 +70,7 @@ fn files() -> Vec<File> {
             let below = |name| [module.clone(), vec![name]].concat();
             if path.is_dir() {
                 walk(&path, &below(name), files);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|extension| extension == "rs") && name != "tests" {
                 let module = if name == "mod" || name == "lib" { module.clone() } else { below(name) };
                 let syntax = syn::parse_file(&fs::read_to_string(&path).unwrap()).unwrap();
                 files.push(File { module, syntax });

@@ -4,6 +4,7 @@ mod bound;
 mod call;
 mod check;
 mod choosing;
+mod gathered;
 mod gpu_sampler;
 pub(crate) mod inputs;
 pub(crate) mod kernels;

@@ -1,11 +1,11 @@
 //! Re-shaping, literally: dense causal triangles over a tensor that was cut or gathered, without block lists.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::bound::{Bound, Operands};
 use super::call::{Call, Sequence};
 use super::choosing;
+use super::gathered::{Copier, Gatherer};
 use super::inputs::options::Attention;
 use super::inputs::position_ids::PositionIds;
 use super::inputs::tables::Tables;
@@ -13,17 +13,12 @@ use super::merge::{Merger, MergerBound, PreparedStep, Step};
 use super::plan::{Output, Plan};
 use super::prepared::Wanted;
 use super::table_buffer::TableBuffer;
-use crate::attention::kernels::gather::Gather;
 use crate::attention::kernels::merge::Merge;
-use crate::attention::kernels::params::{FLAG_SCATTER, GatherParams};
 use crate::error::{Error, Result, ensure};
 use crate::layout::{DType, Layout};
-use crate::runtime::binding::{Axis, check_rows, check_tensor, check_written};
+use crate::runtime::binding::{check_rows, check_tensor, check_written};
 use crate::runtime::context::Context;
-use crate::runtime::dispatch;
-use crate::runtime::program::Pipeline;
-use crate::runtime::slots::{Slot, SlotPool};
-use crate::runtime::tensor::{Binding, Tensor, TensorView};
+use crate::runtime::tensor::{Tensor, TensorView};
 use crate::sampling::{BlockGrid, Granularity, Reshaping};
 use crate::shape::Shape;
 
@@ -60,8 +55,7 @@ pub struct ReshapedPlan {
     triangle_state: Plan,
     strip_state: Plan,
     merger: Merger,
-    gather: Arc<Pipeline>,
-    slots: SlotPool,
+    gatherer: Gatherer,
 }
 
 /// Tensors that a [`ReshapedPlan`] has checked and bound.
@@ -89,17 +83,6 @@ struct Packed {
     output: Copier,
     lse: Option<Copier>,
     bound: Bound,
-}
-
-/// A tensor and its packed twin.
-#[derive(Debug)]
-struct Copier {
-    bind_group: wgpu::BindGroup,
-    whole: Axis,
-    packed: Axis,
-    heads: usize,
-    row_words: usize,
-    scatter: bool,
 }
 
 impl ReshapedPlan {
@@ -135,7 +118,6 @@ impl ReshapedPlan {
         let state = attention.clone().with_lse(true).with_output(DType::F32);
         let strip = state.clone().with_causality(false);
         let merge = Merge { output: attention.output(), spread: false };
-        let gather = context.pipeline(&Gather)?;
         let plan = |attention: &Attention| {
             let slope_heads = shape.heads();
             let wanted = Wanted { sequences, slope_heads, ..Wanted::new(context, attention, &of_group) };
@@ -151,8 +133,7 @@ impl ReshapedPlan {
             triangle_state: plan(&state)?,
             strip_state: plan(&strip)?,
             merger: Merger::new(context, merge, shape.value_dim(), sequences)?,
-            slots: SlotPool::new::<GatherParams, u32>(context, &gather, sequences, Vec::new())?,
-            gather,
+            gatherer: Gatherer::new(context, sequences, grid.block_size())?,
         })
     }
 
@@ -236,7 +217,7 @@ impl ReshapedPlan {
         let packed_output = twin(output)?;
         let packed_lse = lse.as_ref().map(twin).transpose()?;
         let copier = |argument, whole: &TensorView, packed: &Tensor, scatter| {
-            Copier::new(context, &self.gather, argument, whole, packed.view(), scatter)
+            self.gatherer.bind(argument, whole, packed.view(), scatter)
         };
         let packed = Packed {
             q: copier("q", q, &packed_q, false)?,
@@ -430,14 +411,19 @@ impl ReshapedPlan {
         let mut copies = Vec::new();
         let query_first = self.shape.kv_len() - self.shape.q_len();
         for (copier, rows, first) in [(q, rows, query_first), (k, keys, 0), (v, keys, 0)] {
-            copies.push(self.copy(copier, place.entry, set, (rows, keys - rows.min(keys), first))?);
+            copies.push(self.gatherer.copy(
+                copier,
+                place.entry,
+                set,
+                (rows, keys - rows.min(keys), first),
+            )?);
         }
         let back = [Some(output), lse.as_ref()].into_iter().flatten();
         let back = back
-            .map(|copier| self.copy(copier, place.entry, set, (rows, keys - rows, query_first)))
+            .map(|copier| self.gatherer.copy(copier, place.entry, set, (rows, keys - rows, query_first)))
             .collect::<Result<Vec<_>>>()?;
         for copy in copies.into_iter().flatten() {
-            copy.record(encoder, &self.gather);
+            copy.record(encoder);
         }
         // Gathered rows keep the positions that they had.
         let tables = match self.attention.positions() {
@@ -456,49 +442,13 @@ impl ReshapedPlan {
         }
         self.triangle.encode(encoder, bound, &call)?;
         for copy in back.into_iter().flatten() {
-            copy.record(encoder, &self.gather);
+            copy.record(encoder);
         }
         let left_out = || (0..self.grid.key_blocks()).filter(|block| set.binary_search(block).is_err());
         let triangles: Vec<_> = left_out().map(|block| self.triangle_of(place, block..block + 1)).collect();
         let sinks = reshaping.sink_blocks();
         let strips: Vec<_> = left_out().map(|block| self.strip_of(place, block..block + 1, sinks)).collect();
         self.merged(encoder, view, &triangles, &strips)
-    }
-
-    /// Makes ready to copy `rows` rows, of which the first lies at `place` among the tokens of the blocks, of a tensor whose row 0 is token `first`.
-    fn copy<'a>(
-        &self,
-        copier: &'a Copier,
-        entry: usize,
-        set: &[usize],
-        (rows, place, first): (usize, usize, usize),
-    ) -> Result<Option<Copy<'a>>> {
-        if rows == 0 {
-            return Ok(None);
-        }
-        let context = self.triangle.context();
-        let tiles = (rows * copier.row_words).div_ceil(Gather::COPIES);
-        let work_items = (copier.heads * tiles) as u64;
-        let workgroups = dispatch::fold(work_items, context.capabilities().max_workgroups_per_dimension)?;
-        let params = GatherParams {
-            work_items: work_items as u32,
-            tiles: tiles as u32,
-            rows: rows as u32,
-            row_words: copier.row_words as u32,
-            block_size: self.grid.block_size() as u32,
-            packed_first: place as u32,
-            whole_first: first as u32,
-            whole_base: copier.whole.at(entry, 0),
-            whole_head_stride: copier.whole.head_stride,
-            whole_row_stride: copier.whole.row_stride,
-            packed_base: copier.packed.at(entry, 0),
-            packed_head_stride: copier.packed.head_stride,
-            packed_row_stride: copier.packed.row_stride,
-            flags: if copier.scatter { FLAG_SCATTER } else { 0 },
-        };
-        let blocks: Vec<u32> = set.iter().map(|&block| block as u32).collect();
-        let slot = self.slots.take(context, bytemuck::bytes_of(&params), bytemuck::cast_slice(&blocks))?;
-        Ok(Some(Copy { copier, slot, workgroups }))
     }
 }
 
@@ -507,54 +457,4 @@ impl ReshapedPlan {
 struct Place {
     entry: usize,
     first_head: usize,
-}
-
-/// A copy that can't fail any more.
-struct Copy<'a> {
-    copier: &'a Copier,
-    slot: Slot,
-    workgroups: (u32, u32),
-}
-
-impl Copy<'_> {
-    fn record(self, encoder: &mut wgpu::CommandEncoder, pipeline: &Pipeline) {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-            label: Some("prflash gather"),
-            timestamp_writes: None,
-        });
-        pass.set_pipeline(&pipeline.pipeline);
-        self.slot.bind(&mut pass, None);
-        pass.set_bind_group(Gather::TENSORS_GROUP as u32, &self.copier.bind_group, &[]);
-        let (x, y) = self.workgroups;
-        pass.dispatch_workgroups(x, y, 1);
-    }
-}
-
-impl Copier {
-    fn new(
-        context: &Context,
-        pipeline: &Pipeline,
-        argument: &'static str,
-        whole: &TensorView,
-        packed: &TensorView,
-        scatter: bool,
-    ) -> Result<Self> {
-        // Elements per word: rows of 16-bit tensors are whole words, since they are multiples of four channels.
-        let per_word = 4 / whole.dtype().size();
-        let empty = context.create_buffer("prflash unused binding", 16, wgpu::BufferUsages::STORAGE)?;
-        let bind = |view: &TensorView| -> Result<(Binding, Axis)> {
-            let binding = Binding::new(argument, view, per_word, context, &empty)?;
-            let axis = Axis::new(view, binding.base, per_word);
-            Ok((binding, axis))
-        };
-        let ((whole_binding, whole_axis), (packed_binding, packed_axis)) = (bind(whole)?, bind(packed)?);
-        let resources = match scatter {
-            true => [packed_binding.resource(), whole_binding.resource()],
-            false => [whole_binding.resource(), packed_binding.resource()],
-        };
-        let bind_group = pipeline.bind(context, "prflash gather", Gather::TENSORS_GROUP, &resources)?;
-        let [_, heads, _, dim] = whole.layout().dims();
-        let row_words = dim.div_ceil(per_word);
-        Ok(Self { bind_group, whole: whole_axis, packed: packed_axis, heads, row_words, scatter })
-    }
 }

@@ -9,9 +9,11 @@
 
 mod bias;
 mod rope;
+mod rope_table;
 
 pub use bias::{Bias, Distance, Slopes, harmonic_number};
-pub use rope::{Pairing, Rope, RopeTable, Scaling};
+pub use rope::{Pairing, Rope, Scaling};
+pub use rope_table::RopeTable;
 
 use crate::error::{Result, ensure};
 use crate::limits::{MAX_HEADS, at_most};

@@ -28,6 +28,7 @@
 //! ```
 
 mod baseline;
+mod cumulative;
 pub(crate) mod gpu;
 mod grid;
 mod profile;
@@ -37,19 +38,20 @@ mod rows;
 mod sampler;
 mod schedule;
 mod statistics;
+mod walks;
 
 pub use baseline::{sink_window_like, uniform_like};
+pub use cumulative::{CumulativeProfile, RowProfile};
 pub use grid::{BlockGrid, DEFAULT_BLOCK_SIZE, Granularity};
 pub(crate) use profile::ONE;
-pub use profile::{CumulativeProfile, Decay, Profile, RowProfile};
+pub use profile::{Decay, Profile};
 pub use reshaping::Reshaping;
 pub use rounds::partition_rounds;
 pub(crate) use rows::candidates;
-pub use sampler::{
-    Bernoulli, GpuRule, Renewal, RowColumn, RowSampler, RowSpan, Sampler, Segment, Systematic,
-};
+pub use sampler::{Bernoulli, GpuRule, RowSampler, RowSpan, Sampler, Systematic};
 pub use schedule::{Entry, KeyBlockRows, Schedule};
 pub(crate) use statistics::mean_over_rows;
 pub use statistics::{
     DistanceFrequencies, DistanceFrequency, LoadBalance, RowOrder, Workers, expected_blocks,
 };
+pub use walks::{Renewal, RowColumn, Segment};

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use super::grid::BlockGrid;
 use super::profile::Profile;
-use super::sampler::{Cut, IndexSet, RowColumn, Sampler, Segment, unclipped};
+use super::sampler::{Sampler, unclipped};
 use super::schedule::Schedule;
+use super::walks::{Cut, IndexSet, RowColumn, Segment};
 use crate::error::{Error, Result, ensure};
 use crate::limits::MAX_ELEMENTS;
 use crate::random::Key;

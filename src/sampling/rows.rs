@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
+use super::cumulative::CumulativeProfile;
 use super::grid::BlockGrid;
-use super::profile::{CumulativeProfile, ONE, Profile};
+use super::profile::{ONE, Profile};
 use super::sampler::RowSpan;
 
 /// (group, absolute query block) of every row, in order.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::cumulative::CumulativeProfile;
 use super::grid::BlockGrid;
-use super::profile::{CumulativeProfile, Profile};
+use super::profile::Profile;
 use super::rows::{candidates, mean_blocks, query_blocks, rows, tabulate};
 use super::sampler::{RowSampler, Sampler};
 use crate::error::{Error, Result, ensure};
