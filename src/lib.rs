@@ -89,6 +89,7 @@
 mod attention;
 pub mod cache;
 pub mod calibration;
+mod checksum;
 mod error;
 mod layout;
 pub mod limits;

@@ -12,7 +12,7 @@
 // Parts       where rows are too long for the registers, PARTS × ROW_LANES invocations share them: each part has some channels of q, k, v and o, and the shares of the
 //             inner products are added up through workgroup memory. The softmax is computed by every part.
 // Registers   q and o of ROWS_EACH rows, and ROWS_EACH × KEYS scores, all named: no array, so nothing is indexed at run time. The
-//             loops marked # are written out by Rust (src/gpu/template.rs).
+//             loops marked # are written out by Rust (src/runtime/template.rs).
 // Softmax     the maximum may stay behind the scores by up to RAISE_ABOVE before o is rescaled (forms with one row an invocation): results are the same, and rescaling is rare.
 // Masks       a step of KEYS keys that every row sees is computed without one; only the others (the diagonal, a window's or a
 //             document's edge, the ragged end) look at each element.
@@ -20,6 +20,7 @@
 //             the rotation of the step's first key (from the table, or one product on from the step before) times that of the key within the step, which stays in registers.
 // Cache       a staircase cache is walked in runs of tokens that lie together (cache.wgsl), four tokens at a time, expanded on their way through workgroup memory.
 // Barriers    with staging two per step, with parts one, in the list's loop: its bounds depend on the workgroup alone.
+// Length      one file, though a long one: the forms (staged, direct, shared, with halves, over a cache) differ by a few lines each, in the middle of the same loops.
 
 #if SHARED
 // Shares of the inner products of a step, two steps in turn: [step % 2][part][row of a lane × key][lane of a part].

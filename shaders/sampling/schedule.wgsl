@@ -1,7 +1,7 @@
 // What the three kernels that draw a schedule are bound to, and the rows that they draw: design §2.2, `Schedule::sample` in Rust.
 //
 // Numbers are 32.32 fixed point, as on the host: a probability is p_low, or 1 where ln p is 0; a cumulative sum is two words.
-// Rust fills these structs (src/gpu/params.rs); a test compares the two layouts field by field.
+// Rust fills these structs (src/sampling/gpu/params.rs); a test compares the two layouts field by field.
 
 struct ScheduleParams {
     sequences: u32,

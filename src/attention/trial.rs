@@ -17,6 +17,7 @@ use crate::layout::Layout;
 use crate::reference::Exact;
 use crate::runtime::context::Context;
 use crate::runtime::tensor::Tensor;
+use crate::runtime::timing::median;
 use crate::shape::Shape;
 use crate::verify::{Tolerance, compare};
 
@@ -176,12 +177,8 @@ impl Trial {
                 times.push(gpu.unwrap_or(timings.median_wall()));
             }
         }
-        let median = |mut times: Vec<Duration>| {
-            times.sort_unstable();
-            times.get(times.len() / 2).copied()
-        };
         let lost = || Error::argument_error("rounds", "expected at least 1, got 0");
-        runs.into_iter().map(|(.., times)| median(times).ok_or_else(lost)).collect()
+        runs.into_iter().map(|(.., times)| median(&times).ok_or_else(lost)).collect()
     }
 
     fn bind(&self, plan: &Plan, output: &Tensor) -> Result<Bound> {

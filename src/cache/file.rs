@@ -5,6 +5,7 @@ use super::block::{BlockLayout, padded};
 use super::ladder::{Ladder, Rung, Side};
 use super::sequence::{Sequence, Store, StoredKeys};
 use super::staircase::Staircase;
+use crate::checksum::fnv1a;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 
@@ -155,24 +156,4 @@ pub(super) fn read_sequence(
         return Err(Error::corrupt("the content is longer than its header says"));
     }
     Ok(Sequence { len, segments, stores })
-}
-
-/// The 64-bit FNV-1a hash. A change of a single byte always changes it.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Published test vectors of FNV-1a.
-    #[test]
-    fn checksums() {
-        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(fnv1a(b"a"), 0xaf63_dc4c_8601_ec8c);
-        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
-    }
 }

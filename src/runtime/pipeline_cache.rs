@@ -2,6 +2,8 @@
 
 use wgpu::util::pipeline_cache_key;
 
+use crate::checksum::fnv1a;
+
 const MAGIC: &[u8] = b"prflash pipelines 1\n";
 
 /// A cache on a device that has them, with earlier data if it is whole and for this adapter; else empty.
@@ -42,10 +44,9 @@ fn unseal<'a>(sealed: &'a [u8], key: &str) -> Option<&'a [u8]> {
     (u64::from_le_bytes(*sum) == hash(data, key)).then_some(data)
 }
 
-/// FNV-1a of the key and the data.
+/// Of the key and the data.
 fn hash(data: &[u8], key: &str) -> u64 {
-    let step = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    key.as_bytes().iter().chain(&[0]).chain(data).fold(0xcbf2_9ce4_8422_2325, step)
+    fnv1a(key.as_bytes().iter().chain(&[0]).chain(data))
 }
 
 #[cfg(test)]

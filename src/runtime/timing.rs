@@ -145,8 +145,9 @@ impl Timings {
     }
 }
 
+/// The middle one; the later of two.
 #[cfg(not(target_arch = "wasm32"))]
-fn median(times: &[Duration]) -> Option<Duration> {
+pub(crate) fn median(times: &[Duration]) -> Option<Duration> {
     let mut times = times.to_vec();
     times.sort_unstable();
     times.get(times.len() / 2).copied()
