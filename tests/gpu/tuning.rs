@@ -99,9 +99,9 @@ fn a_profile_is_used_on_its_device_and_for_its_classes() {
 #[test]
 fn positions_and_caches_are_classes_of_their_own() {
     let Some(context) = gpu("tuning of caches") else { return };
-    let prefill = Shape::new(4, 2, 70, 32).unwrap().with_kv_len(200).unwrap();
+    let prefill = Shape::new(4, 2, 70, 16).unwrap().with_kv_len(200).unwrap();
     let decode = prefill.with_q_len(1).unwrap();
-    let rope = Rope::new(32, 1e4, Pairing::Half).unwrap();
+    let rope = Rope::new(16, 1e4, Pairing::Half).unwrap();
     let plain = Attention::causal();
     let turned = plain.clone().with_positions(Positions::recommended(rope));
     let cache = |keys| KvCache::new(&context, Staircase::recommended(), &decode, keys).unwrap();
