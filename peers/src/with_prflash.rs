@@ -5,8 +5,8 @@ use std::rc::Rc;
 use anyhow::Result;
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
-    Attention, Bound, Call, Chunk, Context, DType, KvCache, Layout, Operands, Plan,
-    Queries, TableBuffer, Tables, Tensor,
+    Attention, Bound, Call, Chunk, Context, DType, KvCache, Layout, Operands, Plan, Queries, TableBuffer,
+    Tables, Tensor,
 };
 
 use crate::measure::Work;
