@@ -14,8 +14,9 @@ pub fn host_layouts() -> Vec<HostLayout> {
     [kernels::params::layouts(), sampling::params::layouts(), cache::params::layouts()].concat()
 }
 
-/// Every kernel and tile shape that a plan chooses by itself, with every storage type, at head dimensions that models use (any multiple of 4 up to 256 is
-/// rendered on demand), and every kernel beside attention.
+/// Every kernel and tile shape that a plan chooses by itself, with every storage type, at head
+/// dimensions that models use (any multiple of 4 up to 256 is rendered on demand), and every kernel
+/// beside attention.
 pub fn sources() -> Vec<ShaderSource> {
     let mut sources = Vec::new();
     let mut add = |program: &dyn Program| sources.push(ShaderSource::of(program));
@@ -46,7 +47,8 @@ pub struct Candidate {
     pub head_dim: usize,
 }
 
-/// Kernels to count instructions of (`scripts/isa`): what plans choose on GPUs, and other tile shapes that compute the same, at some head dimensions.
+/// Kernels to count instructions of (`scripts/isa`): what plans choose on GPUs, and other tile
+/// shapes that compute the same, at some head dimensions.
 pub fn candidates() -> Vec<Candidate> {
     let mut candidates = Vec::new();
     let mut add = |program: &dyn Program, counted: catalogue::Counted| {

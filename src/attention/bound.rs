@@ -147,8 +147,9 @@ impl Bound {
         Ok(parts.clone())
     }
 
-    /// The programs that calls on these tensors run, as the device knows them: kernel, sizes, types; `_blocks` where keys and values are read in blocks, which takes rows that all
-    /// begin at multiples of one.
+    /// The programs that calls on these tensors run, as the device knows them: kernel, sizes,
+    /// types; `_blocks` where keys and values are read in blocks, which takes rows that all begin
+    /// at multiples of one.
     pub fn programs(&self) -> Vec<String> {
         let mut programs: Vec<String> =
             lock(&self.parts).iter().map(|part| part.pipeline.label.clone()).collect();

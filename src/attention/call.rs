@@ -48,7 +48,8 @@ impl Sequence {
     }
 }
 
-/// Queries of one sequence of a cache: which rows of the bound tensors they are. They are the last tokens of the sequence: append a token before attending from it.
+/// Queries of one sequence of a cache: which rows of the bound tensors they are. They are the last
+/// tokens of the sequence: append a token before attending from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Queries {
     sequence: usize,
@@ -123,8 +124,8 @@ impl<'a> Call<'a> {
         Self { lengths: Lengths::Each(sequences), tables: None, timestamps: None }
     }
 
-    /// These queries over their sequences in a cache, as it stands after what was recorded into it so far; at most as many as the plan's batch. Their output rows
-    /// must not overlap.
+    /// These queries over their sequences in a cache, as it stands after what was recorded into it
+    /// so far; at most as many as the plan's batch. Their output rows must not overlap.
     pub const fn cached(cache: &'a KvCache, queries: &'a [Queries]) -> Self {
         Self { lengths: Lengths::Cached { cache, queries }, tables: None, timestamps: None }
     }

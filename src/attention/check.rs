@@ -10,7 +10,7 @@ use crate::attention::kernels::params::NO_TABLE;
 use crate::cache::KvCache;
 use crate::cache::gpu::arena::ArenaPart;
 use crate::cache::gpu::kv_cache::{Reading, Region};
-use crate::error::{Result, ensure};
+use crate::error::{Error, Result, ensure};
 use crate::sampling::BlockGrid;
 
 /// A call that nothing is wrong with: to record it, only memory may lack.
@@ -106,12 +106,12 @@ impl Prepared {
         match (&self.cache, cache) {
             (None, None) => Ok(()),
             (None, Some(_)) => {
-                ensure!(false, "cache", "the plan reads tensors: make one with Attention::plan_cached");
-                Ok(())
+                let message = "the plan reads tensors: make one with Attention::plan_cached";
+                Err(Error::argument_error("cache", message.to_owned()))
             }
             (Some(_), None) => {
-                ensure!(false, "call", "the plan reads a cache: use Call::cached");
-                Ok(())
+                let message = "the plan reads a cache: use Call::cached";
+                Err(Error::argument_error("call", message.to_owned()))
             }
             (Some(kind), Some(cache)) => {
                 cache.check_order()?;
@@ -166,7 +166,8 @@ impl Prepared {
         Ok(CheckedSequence { index, rows, region, schedule, documents, ids })
     }
 
-    /// The block grid of one sequence and where its tables begin: those of its schedule, checked against its lengths, or the dense grid.
+    /// The block grid of one sequence and where its tables begin: those of its schedule, checked
+    /// against its lengths, or the dense grid.
     fn schedule(&self, given: Option<ScheduleWords>, q_len: usize, kv_len: usize) -> Result<ScheduleWords> {
         let maxima = self.maxima.with_q_len(q_len)?.with_kv_len(kv_len)?;
         match given {

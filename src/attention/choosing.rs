@@ -1,4 +1,5 @@
-//! Which kernel a plan gets: what was asked for, what was measured to be fastest, else the rule; what needs a trial on the device only once it has passed.
+//! Which kernel a plan gets: what was asked for, what was measured to be fastest, else the rule;
+//! what needs a trial on the device only once it has passed.
 
 use super::plan::Plan;
 use super::prepared::{Prepared, Wanted};

@@ -67,7 +67,8 @@ impl Gatherer {
         Ok(Copier { bind_group, whole: whole_axis, packed: packed_axis, heads, row_words, scatter })
     }
 
-    /// Makes ready to copy `rows` rows, of which the first lies at `place` among the tokens of the blocks, of a tensor whose row 0 is token `first`.
+    /// Makes ready to copy `rows` rows, of which the first lies at `place` among the tokens of the
+    /// blocks, of a tensor whose row 0 is token `first`.
     pub(super) fn copy<'a>(
         &'a self,
         copier: &'a Copier,

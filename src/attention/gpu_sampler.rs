@@ -79,15 +79,17 @@ impl Room {
 }
 
 impl GpuSampler {
-    /// Makes ready to draw schedules of at most so many sequences at a time, for any grid up to the lengths of `maxima`: what [`Schedule::sample`](crate::Schedule::sample)
-    /// draws, bit for bit.
+    /// Makes ready to draw schedules of at most so many sequences at a time, for any grid up to the
+    /// lengths of `maxima`: what [`Schedule::sample`](crate::Schedule::sample) draws, bit for bit.
     ///
-    /// Reserves for as many blocks as the sampler can keep (Bernoulli: will keep, but for a probability below 10⁻¹²), which takes the host
-    /// a time proportional to the query blocks of `maxima`.
+    /// Reserves for as many blocks as the sampler can keep (Bernoulli: will keep, but for a
+    /// probability below 10⁻¹²), which takes the host a time proportional to the query blocks of
+    /// `maxima`.
     ///
     /// # Errors
-    /// Invalid argument: `sampler` that has no [GPU rule](Sampler::gpu_rule), `profile` that is a budget (solved row by row, on the host). Too large (`maxima`)
-    /// where the device can't bind such lists at once; out of memory; device lost.
+    /// Invalid argument: no `sequences`, `sampler` that has no [GPU rule](Sampler::gpu_rule), `profile` that is a
+    /// budget (solved row by row, on the host). Too large (`maxima`) where the device can't bind
+    /// such lists at once; out of memory; device lost.
     pub fn new(
         context: &Context,
         maxima: &BlockGrid,
@@ -98,7 +100,8 @@ impl GpuSampler {
         Self::with(context, maxima, sequences, profile, sampler, None)
     }
 
-    /// The same with room for `capacity` blocks of each sequence. A schedule that keeps more loses the rest, and [`check`](GpuSampler::check) says so.
+    /// The same with room for `capacity` blocks of each sequence. A schedule that keeps more loses
+    /// the rest, and [`check`](GpuSampler::check) says so.
     ///
     /// # Errors
     /// As [`new`](GpuSampler::new), but too large names `capacity`.
@@ -121,6 +124,7 @@ impl GpuSampler {
         sampler: &dyn Sampler,
         capacity: Option<usize>,
     ) -> Result<Self> {
+        ensure!(sequences > 0, "sequences", "expected at least 1, got 0");
         at_most("sequences", sequences, MAX_BATCH)?;
         let Some(rule) = sampler.gpu_rule() else {
             let message = format!("{} has no GPU rule; draw it on the host", sampler.name());
@@ -201,8 +205,10 @@ impl GpuSampler {
     /// without them takes for lists whatever the buffer held.
     ///
     /// # Errors
-    /// Invalid argument: `sequences` that are none or more than was made ready for, `grid` that is past the maxima or of another block size, mask or granularity; too large (`tables`) where lists for so many
-    /// sequences can't be bound at once; out of memory. Then nothing was recorded.
+    /// Invalid argument: `sequences` that are none or more than was made ready for, `grid` that is
+    /// past the maxima or of another block size, mask or granularity; too large (`tables`) where
+    /// lists for so many sequences can't be bound at once; out of memory. Then nothing was
+    /// recorded.
     pub fn encode(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,

@@ -29,8 +29,10 @@ use crate::shape::Shape;
 ///
 /// [`run`](Plan::run) does both, and submits.
 ///
-/// A plan whose keys and values are in a [staircase cache](KvCache), from [`Attention::plan_cached`](crate::Attention::plan_cached), takes the same steps:
-/// [`bind_queries`](Plan::bind_queries), then calls that say which queries are whose ([`Call::cached`]), or [`run_cached`](Plan::run_cached).
+/// A plan whose keys and values are in a [staircase cache](KvCache), from
+/// [`Attention::plan_cached`](crate::Attention::plan_cached), takes the same steps:
+/// [`bind_queries`](Plan::bind_queries), then calls that say which queries are whose
+/// ([`Call::cached`]), or [`run_cached`](Plan::run_cached).
 ///
 /// ```no_run
 /// # fn main() -> Result<(), prflash::Error> {
@@ -105,7 +107,8 @@ impl Plan {
         &self.prepared.kernel_reason
     }
 
-    /// Bytes of GPU memory that the plan holds, beside tensors and caches. It grows only when more calls are in flight than ever before.
+    /// Bytes of GPU memory that the plan holds, beside tensors and caches. It grows only when more
+    /// calls are in flight than ever before.
     pub fn device_bytes(&self) -> u64 {
         self.prepared.bytes()
     }
@@ -113,18 +116,22 @@ impl Plan {
     /// Checks tensors against the plan and binds them.
     ///
     /// # Errors
-    /// Invalid argument naming the tensor: wrong type, heads or dimensions, no log-sum-exp where one is written, an output that overlaps itself, or a
-    /// buffer that would be both read and written; `k`, where the plan's keys are in a cache. Too large, where not even one key/value head of one batch entry fits the device's binding size.
+    /// Invalid argument naming the tensor: wrong type, heads or dimensions, no log-sum-exp where
+    /// one is written, an output that overlaps itself, or a buffer that would be both read and
+    /// written; `k`, where the plan's keys are in a cache. Too large, where not even one key/value
+    /// head of one batch entry fits the device's binding size.
     pub fn bind(&self, operands: &Operands<'_>) -> Result<Bound> {
         ensure!(self.prepared.cache.is_none(), "k", "the plan's keys are in a cache: use Plan::bind_queries");
         Bound::new(&self.prepared, operands)
     }
 
-    /// Checks tensors of queries, whose keys and values are in caches, and binds them: queries `[batch, heads, rows, head_dim]`, results
-    /// `[batch, heads, rows, value_dim]` and, if the attention writes it, the natural log-sum-exp `[batch, heads, rows]`.
+    /// Checks tensors of queries, whose keys and values are in caches, and binds them: queries
+    /// `[batch, heads, rows, head_dim]`, results `[batch, heads, rows, value_dim]` and, if the
+    /// attention writes it, the natural log-sum-exp `[batch, heads, rows]`.
     ///
     /// # Errors
-    /// As [`bind`](Plan::bind); invalid argument (`k`) where the plan's keys are tensors; too large where they don't fit the device's binding size.
+    /// As [`bind`](Plan::bind); invalid argument (`k`) where the plan's keys are tensors; too large
+    /// where they don't fit the device's binding size.
     pub fn bind_queries(
         &self,
         q: &TensorView,
@@ -142,9 +149,11 @@ impl Plan {
     /// [`Context::max_dispatch_flops`] takes several dispatches.
     ///
     /// # Errors
-    /// Invalid argument: tensors of another plan, tables of another device or for other sizes, lengths past the plan's maxima or the tensors' rows, sequences whose outputs
-    /// overlap; a `cache` of another kind, unknown sequences of it, more queries than tokens. Out of order, if commands of the cache were lost by it that no call has told
-    /// of yet. Then nothing was recorded.
+    /// Invalid argument: tensors of another plan, tables of another device or for other sizes,
+    /// lengths past the plan's maxima or the tensors' rows, sequences whose outputs overlap; a
+    /// `cache` of another kind, unknown sequences of it, more queries than tokens. Out of order, if
+    /// commands of the cache were lost by it that no call has told of yet. Then nothing was
+    /// recorded.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, bound: &Bound, call: &Call<'_>) -> Result<()> {
         self.record(Target::Encoder(encoder), self.check(bound, call)?)
     }
@@ -187,7 +196,9 @@ impl Plan {
     /// [submits](Plan::submit). It doesn't wait; [`Tensor::read`] does.
     ///
     /// # Errors
-    /// Invalid argument (`k`, `v`) unless keys and values have as many batch entries as the queries, and values as many rows as keys. Those of [`bind`](Plan::bind), [`TableBuffer::new`] and [`encode`](Plan::encode); out of memory; device lost.
+    /// Invalid argument (`k`, `v`) unless keys and values have as many batch entries as the
+    /// queries, and values as many rows as keys. Those of [`bind`](Plan::bind),
+    /// [`TableBuffer::new`] and [`encode`](Plan::encode); out of memory; device lost.
     pub fn run(&self, q: &TensorView, k: &TensorView, v: &TensorView, tables: &Tables<'_>) -> Result<Output> {
         let (q_len, kv_len) = (q.layout().dims()[2], k.layout().dims()[2]);
         check_whole(q, k, v)?;
@@ -199,11 +210,13 @@ impl Plan {
         Ok(results)
     }
 
-    /// Computes attention from queries `[batch, heads, rows, head_dim]` over a cache: allocates the results, uploads the tables, binds and [submits](Plan::submit). It
-    /// doesn't wait; [`Tensor::read`] does.
+    /// Computes attention from queries `[batch, heads, rows, head_dim]` over a cache: allocates the
+    /// results, uploads the tables, binds and [submits](Plan::submit). It doesn't wait;
+    /// [`Tensor::read`] does.
     ///
     /// # Errors
-    /// Those of [`bind_queries`](Plan::bind_queries), [`TableBuffer::new`] and [`encode`](Plan::encode); out of memory; device lost.
+    /// Those of [`bind_queries`](Plan::bind_queries), [`TableBuffer::new`] and
+    /// [`encode`](Plan::encode); out of memory; device lost.
     pub fn run_cached(
         &self,
         cache: &KvCache,

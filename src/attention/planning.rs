@@ -19,22 +19,27 @@ use crate::sampling::BlockGrid;
 use crate::shape::Shape;
 
 impl Attention {
-    /// Makes this attention ready for a device: compiles its kernel and reserves what calls up to the sizes of `maxima` need.
+    /// Makes this attention ready for a device: compiles its kernel and reserves what calls up to
+    /// the sizes of `maxima` need.
     ///
     /// Heads and head dimensions of later calls are those of `maxima`; batch and lengths may be smaller.
     ///
     /// # Errors
-    /// Invalid argument: positions for another head dimension (`positions`), or slopes for another number of heads (`slopes`). Too large (`shape`) if the device
-    /// can't dispatch that much at once; unsupported, where a kernel was asked for that the device can't run, or the rotary dimension isn't
-    /// [aligned](crate::Rope::is_quad_aligned); out of memory; device lost.
+    /// Invalid argument: positions for another head dimension (`positions`), or slopes for another
+    /// number of heads (`slopes`). Too large (`shape`) if the device can't dispatch that much at
+    /// once; unsupported, where a kernel was asked for that the device can't run, or the rotary
+    /// dimension isn't [aligned](crate::Rope::is_quad_aligned); out of memory; device lost.
     pub fn plan(&self, context: &Context, maxima: &Shape) -> Result<Plan> {
         choosing::plan(&Wanted::new(context, self, maxima))
     }
 
-    /// [`plan`](Attention::plan) for keys and values in a staircase cache, which are read as they lie, packed. The plan serves every cache of the same staircase and sizes.
+    /// [`plan`](Attention::plan) for keys and values in a staircase cache, which are read as they
+    /// lie, packed. The plan serves every cache of the same staircase and sizes.
     ///
-    /// `maxima` gives the query heads, the batch and the most queries of a sequence; its `kv_len` doesn't matter. The storage of this attention is that of the queries.
-    /// With at most 8 queries a sequence (decode, speculative decode) the keys of a row are split over workgroups and each is read once for all query heads that share it.
+    /// `maxima` gives the query heads, the batch and the most queries of a sequence; its `kv_len`
+    /// doesn't matter. The storage of this attention is that of the queries. With at most 8 queries
+    /// a sequence (decode, speculative decode) the keys of a row are split over workgroups and each
+    /// is read once for all query heads that share it.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), prflash::Error> {
@@ -59,12 +64,14 @@ impl Attention {
     /// ```
     ///
     /// # Errors
-    /// Invalid argument (`maxima`) unless its key/value heads and dimensions are the cache's; and those of [`plan`](Attention::plan).
+    /// Invalid argument (`maxima`) unless its key/value heads and dimensions are the cache's; and
+    /// those of [`plan`](Attention::plan).
     pub fn plan_cached(&self, cache: &KvCache, maxima: &Shape) -> Result<Plan> {
         choosing::plan(&Wanted::over(self, cache, maxima)?)
     }
 
-    /// Makes this attention ready for rounds: anytime attention, whose estimate is complete after every round and better after the next.
+    /// Makes this attention ready for rounds: anytime attention, whose estimate is complete after
+    /// every round and better after the next.
     ///
     /// `maxima` as in [`plan`](Attention::plan).
     ///
@@ -74,37 +81,48 @@ impl Attention {
         RoundsPlan::new(self, context, maxima, combine)
     }
 
-    /// Makes this attention ready for [`Reshaping`](crate::sampling::Reshaping)s of `grid`: PrFlashAttention by re-shaping the tensor instead of walking block lists.
+    /// Makes this attention ready for [`Reshaping`](crate::sampling::Reshaping)s of `grid`:
+    /// PrFlashAttention by re-shaping the tensor instead of walking block lists.
     ///
-    /// The same result as the block lists of [`Reshaping::schedule`](crate::sampling::Reshaping::schedule) give, computed by dense kernels alone. Lengths are those of `shape`.
+    /// The same result as the block lists of
+    /// [`Reshaping::schedule`](crate::sampling::Reshaping::schedule) give, computed by dense
+    /// kernels alone. Lengths are those of `shape`.
     ///
     /// # Errors
-    /// Invalid argument (`grid`) if it is for another shape; unsupported for what dense triangles can't express: a token window, a correction β ≠ 0, attention that isn't causal. And those of
+    /// Invalid argument (`grid`) if it is for another shape; unsupported for what dense triangles
+    /// can't express: a token window, a correction β ≠ 0, attention that isn't causal. And those of
     /// [`plan`](Attention::plan).
     pub fn plan_reshaped(&self, context: &Context, shape: &Shape, grid: &BlockGrid) -> Result<ReshapedPlan> {
         ReshapedPlan::new(self, context, shape, grid)
     }
 
-    /// Measures which kernels are fastest for these shapes on this device, with this attention's storage and positions; takes seconds to minutes.
+    /// Measures which kernels are fastest for these shapes on this device, with this attention's
+    /// storage and positions; takes seconds to minutes.
     ///
-    /// Shapes are put into classes ([`ShapeClass`](crate::ShapeClass)). A candidate of a class is first compared with the portable kernel ([`Kernel::Naive`](crate::Kernel::Naive)) on every shape of the class and on short
-    /// and ragged ones beside, within what its arithmetic may deviate; the right ones are then timed in turn, `rounds` times, by GPU timestamps or, on CPU adapters, where these lie, by the wall. The
-    /// fastest in the geometric mean over the shapes is chosen, and the rule's own choice unless another gains 3%.
+    /// Shapes are put into classes ([`ShapeClass`](crate::ShapeClass)). A candidate of a class is
+    /// first compared with the portable kernel ([`Kernel::Naive`](crate::Kernel::Naive)) on every
+    /// shape of the class and on short and ragged ones beside, within what its arithmetic may
+    /// deviate; the right ones are then timed in turn, `rounds` times, by GPU timestamps or, on CPU
+    /// adapters, where these lie, by the wall. The fastest in the geometric mean over the shapes is
+    /// chosen, and the rule's own choice unless another gains 3%.
     ///
     /// [`TuningProfile::with`] puts the profiles of several attentions together.
     ///
     /// # Errors
-    /// Invalid argument: no `shapes`, no `rounds`, or an attention with a `kernel` of its own; those of [`plan`](Attention::plan) for the rule's choice.
+    /// Invalid argument: no `shapes`, no `rounds`, or an attention with a `kernel` of its own;
+    /// those of [`plan`](Attention::plan) for the rule's choice.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn tune(&self, context: &Context, shapes: &[Shape], rounds: usize) -> Result<TuningProfile> {
         tuner::tune(self, context, None, shapes, rounds)
     }
 
-    /// The same for calls over staircase caches like `cache`: of its device, staircase and stored keys, but of their own, filled with random tokens up to the `kv_len` of each shape. The
+    /// The same for calls over staircase caches like `cache`: of its device, staircase and stored
+    /// keys, but of their own, filled with random tokens up to the `kv_len` of each shape. The
     /// portable kernel is then the smallest tile that reads a cache.
     ///
     /// # Errors
-    /// As [`tune`](Attention::tune); invalid argument (`shapes`) for another number of key/value heads or other dimensions than the cache's.
+    /// As [`tune`](Attention::tune); invalid argument (`shapes`) for another number of key/value
+    /// heads or other dimensions than the cache's.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn tune_cached(&self, cache: &KvCache, shapes: &[Shape], rounds: usize) -> Result<TuningProfile> {
         let want = cache.shape();

@@ -103,7 +103,8 @@ pub(super) struct Prepared {
     pub(super) cache: Option<CacheKind>,
     pub(super) variant: Variant,
     pub(super) kernel_reason: String,
-    /// The one that takes keys and values in blocks, where the variant has it. Tensors whose rows lie otherwise get another, with the same bindings.
+    /// The one that takes keys and values in blocks, where the variant has it. Tensors whose rows
+    /// lie otherwise get another, with the same bindings.
     pub(super) pipeline: Arc<Pipeline>,
     /// Where the keys of a row are split.
     pub(super) split: Option<Split>,

@@ -21,13 +21,15 @@ use crate::runtime::timing::median;
 use crate::shape::Shape;
 use crate::verify::{Tolerance, compare};
 
-/// What is wrong with a kernel on this device, if anything, for the storage and the dimensions of a task: found out the first time.
+/// What is wrong with a kernel on this device, if anything, for the storage and the dimensions of a
+/// task: found out the first time.
 pub(super) fn wrong_once(context: &Context, kernel: Kernel, task: &Task) -> Option<String> {
     let what = format!("{kernel}_{}_d{}_v{}", task.storage, task.head_dim, task.value_dim);
     context.trial(what, || find_wrong(context, kernel, task))
 }
 
-/// The kernel is compared with the portable one on a few small causal problems, of lengths that end inside tiles and steps.
+/// The kernel is compared with the portable one on a few small causal problems, of lengths that end
+/// inside tiles and steps.
 fn find_wrong(context: &Context, kernel: Kernel, task: &Task) -> Option<String> {
     let attention = Attention::causal().with_storage(task.storage);
     let agrees = |(q_len, kv_len)| {

@@ -118,7 +118,8 @@ impl Prepared {
         Ok(())
     }
 
-    /// Where the line of a dispatch's work items is cut, and its end: one piece unless the device is to be given less at once. Sequences, then tiles, then items.
+    /// Where the line of a dispatch's work items is cut, and its end: one piece unless the device
+    /// is to be given less at once. Sequences, then tiles, then items.
     fn cuts(
         &self,
         sequences: &[CheckedSequence],

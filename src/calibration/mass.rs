@@ -5,9 +5,11 @@ use crate::error::{Result, ensure};
 use crate::reference::DistanceMass;
 use crate::sampling::{BlockGrid, Profile, mean_over_rows};
 
-/// The allocation that adds the least variance at a given number of blocks: `p(d) ∝` the root mean square of the mass at that distance, made non-increasing.
+/// The allocation that adds the least variance at a given number of blocks: `p(d) ∝` the root mean
+/// square of the mass at that distance, made non-increasing.
 ///
-/// It minimizes `Σ n_d·m_d²/p_d` while `Σ n_d·p_d` stays (Neyman's allocation), where n_d blocks at distance d have the mean square mass m_d². Where m_d² grows with d, neighbouring distances are
+/// It minimizes `Σ n_d·m_d²/p_d` while `Σ n_d·p_d` stays (Neyman's allocation), where n_d blocks at
+/// distance d have the mean square mass m_d². Where m_d² grows with d, neighbouring distances are
 /// pooled until it doesn't (the constrained minimum). Pinned sink blocks must not be in the masses.
 ///
 /// # Errors
@@ -37,10 +39,12 @@ pub fn variance_optimal(blocks: f64, masses: &[DistanceMass]) -> Result<Profile>
     Profile::allocated(blocks, if some { &weights } else { &[1.0] })
 }
 
-/// The variance that sampling adds to the mass of a row, unbiased at β = 1: `Σ m_d²·(1/p − 1)` over its blocks, as a mean over the rows of one list; infinite where a block with mass is
-/// never drawn.
+/// The variance that sampling adds to the mass of a row, unbiased at β = 1: `Σ m_d²·(1/p − 1)` over
+/// its blocks, as a mean over the rows of one list; infinite where a block with mass is never
+/// drawn.
 ///
-/// Each kept block stands for 1/p blocks, so its contribution has the variance `m²·(1/p − 1)`. That of the output is proportional if blocks' values are about equally far from the output.
+/// Each kept block stands for 1/p blocks, so its contribution has the variance `m²·(1/p − 1)`. That
+/// of the output is proportional if blocks' values are about equally far from the output.
 pub fn mass_variance(grid: &BlockGrid, profile: &Profile, masses: &[DistanceMass]) -> f64 {
     mean_over_rows(grid, profile, masses.len(), |distance, p| {
         let square = masses.get(distance).map_or(0.0, |mass| mass.mean_square);
@@ -48,15 +52,20 @@ pub fn mass_variance(grid: &BlockGrid, profile: &Profile, masses: &[DistanceMass
     })
 }
 
-/// Chooses window and exponent for every list group from its mass by block distance alone ([`BlockMass::by_distance`](crate::reference::BlockMass::by_distance), [`BlockStates::by_distance`](super::BlockStates::by_distance), or measured elsewhere),
-/// by the least [`mass_variance`]; β is as given.
+/// Chooses window and exponent for every list group from its mass by block distance alone
+/// ([`BlockMass::by_distance`](crate::reference::BlockMass::by_distance),
+/// [`BlockStates::by_distance`](super::BlockStates::by_distance), or measured elsewhere), by the
+/// least [`mass_variance`]; β is as given.
 ///
 /// Takes time for every candidate, list group and block distance of the grid.
 ///
-/// Masses say nothing about values, so β can't be chosen, and a pure window is no candidate, having no unbiased weights. With values at hand, [`BlockStates::calibrate`](super::BlockStates::calibrate) is better.
+/// Masses say nothing about values, so β can't be chosen, and a pure window is no candidate, having
+/// no unbiased weights. With values at hand,
+/// [`BlockStates::calibrate`](super::BlockStates::calibrate) is better.
 ///
 /// # Errors
-/// Invalid argument (`masses`) unless there is one list of finite masses for every list group; (`beta`) unless `0 ≤ beta ≤ 1`.
+/// Invalid argument (`masses`) unless there is one list of finite masses for every list group;
+/// (`beta`) unless `0 ≤ beta ≤ 1`.
 pub fn calibrate_mass(
     grid: &BlockGrid,
     masses: &[Vec<DistanceMass>],

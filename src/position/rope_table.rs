@@ -5,10 +5,12 @@ use crate::error::{Error, Result, ensure};
 use crate::limits::MAX_ROPE_ENTRIES;
 
 impl Rope {
-    /// Cosines and sines for the positions `0..positions`, in two levels: see [`RopeTable`]. A `stride` of at least `positions` makes one level.
+    /// Cosines and sines for the positions `0..positions`, in two levels: see [`RopeTable`]. A
+    /// `stride` of at least `positions` makes one level.
     ///
     /// # Errors
-    /// Invalid argument unless `stride` is positive and `positions` at most 2³⁰; too large (`stride`) past [`MAX_ROPE_ENTRIES`] of both levels.
+    /// Invalid argument unless `stride` is positive and `positions` at most 2³⁰; too large
+    /// (`stride`) past [`MAX_ROPE_ENTRIES`] of both levels.
     pub fn table(&self, positions: usize, stride: usize) -> Result<RopeTable> {
         ensure!(positions <= 1 << 30, "positions", "expected at most 2^30, got {positions}");
         ensure!(stride >= 1, "stride", "expected at least 1, got 0");
@@ -39,20 +41,23 @@ impl Rope {
     }
 }
 
-/// The rotations of a [`Rope`] in f32, small enough for a million positions: `p = high·stride + low`, and the angles of the two add up.
+/// The rotations of a [`Rope`] in f32, small enough for a million positions: `p = high·stride +
+/// low`, and the angles of the two add up.
 ///
 /// ```text
 /// cos p = cos(high)·cos(low) − sin(high)·sin(low)        sin p = sin(high)·cos(low) + cos(high)·sin(low)
 /// ```
 ///
-/// With a stride of 1,024 a million positions take 2 × 1,024 rows, where one level takes 2²⁰ (268 MB at 64 channels). The temperature is in the low
-/// rows only; the first high row is (1, 0), so a table of one level needs no addition. A negative position turns as its mirror image: sin changes
+/// With a stride of 1,024 a million positions take 2 × 1,024 rows, where one level takes 2²⁰ (268
+/// MB at 64 channels). The temperature is in the low rows only; the first high row is (1, 0), so a
+/// table of one level needs no addition. A negative position turns as its mirror image: sin changes
 /// sign.
 ///
 /// # Precision
-/// Every entry is rounded once from f64, `u = 2⁻²⁴`. In the sums above the entries contribute 2u and the products u, both relative to
-/// `|cos·cos| + |sin·sin| ≤ 1`, and the last addition u: the error of cos p and sin p is at most `4u = 2⁻²² ≈ 2.4e-7` (times the temperature) to first order, at any
-/// position up to 2²⁰, where the f64 angles add less than 1e-9.
+/// Every entry is rounded once from f64, `u = 2⁻²⁴`. In the sums above the entries contribute 2u
+/// and the products u, both relative to `|cos·cos| + |sin·sin| ≤ 1`, and the last addition u: the
+/// error of cos p and sin p is at most `4u = 2⁻²² ≈ 2.4e-7` (times the temperature) to first order,
+/// at any position up to 2²⁰, where the f64 angles add less than 1e-9.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeTable {
     stride: usize,

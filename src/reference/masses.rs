@@ -16,7 +16,8 @@ pub struct BlockMass {
     rows: f64,
 }
 
-/// Sums the softmax weights of dense attention over the blocks of `grid`. `q` and `k` as in [`attention`](super::attention()).
+/// Sums the softmax weights of dense attention over the blocks of `grid`. `q` and `k` as in
+/// [`attention`](super::attention()).
 ///
 /// # Errors
 /// Invalid argument if a slice has the wrong length or the grid is for other sizes.
@@ -68,7 +69,8 @@ impl DistanceMass {
 }
 
 impl BlockMass {
-    /// The schedule that visits the heaviest blocks of every query block, as many as `like` has in that row: the ceiling for any choice of blocks by mass.
+    /// The schedule that visits the heaviest blocks of every query block, as many as `like` has in
+    /// that row: the ceiling for any choice of blocks by mass.
     ///
     /// Lists that heads share rank blocks by the sum over these heads, and over the batch.
     ///
@@ -99,8 +101,10 @@ impl BlockMass {
         Schedule::from_block_lists(&grid, &lists)
     }
 
-    /// The mass of one query head by block distance |I − J|, as the mean over the rows of a query block (and the batch), without the first `sink_blocks` key blocks: what
-    /// [`calibrate_mass`](crate::calibration::calibrate_mass) takes where a list is this head's alone. Empty for a head that isn't there.
+    /// The mass of one query head by block distance |I − J|, as the mean over the rows of a query
+    /// block (and the batch), without the first `sink_blocks` key blocks: what
+    /// [`calibrate_mass`](crate::calibration::calibrate_mass) takes where a list is this head's
+    /// alone. Empty for a head that isn't there.
     pub fn by_distance(&self, head: usize, sink_blocks: usize) -> Vec<DistanceMass> {
         let grid = &self.grid;
         let (query_blocks, key_blocks, block) =
@@ -130,8 +134,8 @@ impl BlockMass {
         Ok(grid)
     }
 
-    /// The mean share, over all rows that see a key, of a row's attention mass that lies in blocks which `schedule` visits: 1 is
-    /// dense.
+    /// The mean share, over all rows that see a key, of a row's attention mass that lies in blocks
+    /// which `schedule` visits: 1 is dense.
     ///
     /// # Errors
     /// Invalid argument if the schedule's grid has other sizes than the one the mass was summed over.

@@ -29,7 +29,8 @@ impl Axis {
         [base, batch_stride, head_stride, row_stride].into_iter().all(|at| at.is_multiple_of(quads as u32))
     }
 
-    /// The first element of a row. Inside the tensor it fits 32 bits; for an empty sequence it may be anything, and is never used.
+    /// The first element of a row. Inside the tensor it fits 32 bits; for an empty sequence it may
+    /// be anything, and is never used.
     pub(crate) fn at(&self, batch: usize, row: usize) -> u32 {
         let offset = (batch as u32).wrapping_mul(self.batch_stride);
         self.base.wrapping_add(offset).wrapping_add((row as u32).wrapping_mul(self.row_stride))
@@ -52,7 +53,8 @@ pub(crate) fn fits(context: &Context, view: &TensorView, batches: usize, heads: 
         || (bytes <= limit && part.layout().dims() == view.layout().dims())
 }
 
-/// The fewest parts (of batch entries × heads) of which all fit; one part if none does, so that binding it says what is too large.
+/// The fewest parts (of batch entries × heads) of which all fit; one part if none does, so that
+/// binding it says what is too large.
 pub(crate) fn split(
     batch: usize,
     heads: usize,

@@ -30,8 +30,10 @@ pub struct Capabilities {
     pub max_workgroup_invocations: u32,
     /// Memory of a workgroup, bytes.
     pub max_workgroup_bytes: u32,
-    /// Rows and columns of the square matrices of f16 with f32 sums that kernels may multiply on matrix units: 8, 16 or both. None unless
-    /// [`ContextOptions::cooperative_matrices`](crate::ContextOptions::cooperative_matrices) asked for them, on CPU adapters, and without f16 arithmetic or subgroups.
+    /// Rows and columns of the square matrices of f16 with f32 sums that kernels may multiply on
+    /// matrix units: 8, 16 or both. None unless
+    /// [`ContextOptions::cooperative_matrices`](crate::ContextOptions::cooperative_matrices) asked
+    /// for them, on CPU adapters, and without f16 arithmetic or subgroups.
     pub cooperative_matrices: Vec<u32>,
 }
 

@@ -13,7 +13,8 @@ use super::program::{INVOCATIONS, Pipeline, UNIFORM_BYTES};
 use super::sync::{lock, now};
 use crate::error::{Error, Result};
 
-/// [`ContextOptions::max_dispatch_flops`] of devices that aren't the CPU: 0.2 s at 1 TFLOP/s, and no more than Windows' 2 s at a tenth of that.
+/// [`ContextOptions::max_dispatch_flops`] of devices that aren't the CPU: 0.2 s at 1 TFLOP/s, and
+/// no more than Windows' 2 s at a tenth of that.
 const MAX_DISPATCH_FLOPS: u64 = 200_000_000_000;
 
 /// A GPU device to compute on, with the pipelines compiled for it. Cheap to clone: clones share everything.

@@ -1,4 +1,5 @@
-//! Where the fields of a struct lie that a shader reads as it lies in host memory: `tests/shaders.rs` compares with naga's.
+//! Where the fields of a struct lie that a shader reads as it lies in host memory:
+//! `tests/shaders.rs` compares with naga's.
 
 /// A Rust struct that a shader reads: name, (field, byte offset) pairs, size in bytes.
 pub type HostLayout = (&'static str, Vec<(&'static str, u32)>, u32);

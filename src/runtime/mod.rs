@@ -1,4 +1,5 @@
-//! What any part that computes on a GPU needs, and nothing of what it computes: the device, programs and their text, bindings, parameters, tensors, timing.
+//! What any part that computes on a GPU needs, and nothing of what it computes: the device,
+//! programs and their text, bindings, parameters, tensors, timing.
 
 mod adapter;
 pub(crate) mod binding;

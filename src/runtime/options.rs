@@ -2,7 +2,8 @@
 
 /// Which adapter [`Context::with_options`](crate::Context::with_options) takes, and how it is used.
 ///
-/// An adapter that isn't set comes from wgpu's environment variables (`WGPU_BACKEND`, `WGPU_ADAPTER_NAME`, `WGPU_POWER_PREF`), else the fastest is taken.
+/// An adapter that isn't set comes from wgpu's environment variables (`WGPU_BACKEND`,
+/// `WGPU_ADAPTER_NAME`, `WGPU_POWER_PREF`), else the fastest is taken.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ContextOptions {
@@ -45,43 +46,56 @@ impl ContextOptions {
         Self { power_preference: Some(preference), ..self }
     }
 
-    /// Cuts attention that would take more floating-point operations than this into several dispatches, since watchdogs reset GPUs that are busy with one for seconds (2 s on
-    /// Windows). Results don't depend on it. Counted are the 2·(D + D_v) operations of each pair of query and key in the tiles that are visited; a tile of rows is never
-    /// cut, and schedules drawn on the GPU count as dense attention.
+    /// Cuts attention that would take more floating-point operations than this into several
+    /// dispatches, since watchdogs reset GPUs that are busy with one for seconds (2 s on Windows).
+    /// Results don't depend on it. Counted are the 2·(D + D_v) operations of each pair of query and
+    /// key in the tiles that are visited; a tile of rows is never cut, and schedules drawn on the
+    /// GPU count as dense attention.
     ///
     /// Unless set: 2·10¹¹ (0.2 s at 1 TFLOP/s), and no limit on CPU adapters, which nothing watches.
     pub fn max_dispatch_flops(self, flops: u64) -> Self {
         Self { max_dispatch_flops: Some(flops), ..self }
     }
 
-    /// Whether kernels run without the checks of indices and loops that wgpu writes into shaders, and without clearing workgroup memory. Not unless set.
+    /// Whether kernels run without the checks of indices and loops that wgpu writes into shaders,
+    /// and without clearing workgroup memory. Not unless set.
     ///
-    /// They stay inside their buffers by themselves: `shader_module` in `src/runtime/pipeline.rs` says why, index by index, and the tests run in both modes. What it gains depends on the
-    /// device (`examples/device_report.rs --trusted`); on CPU adapters only the clearing
-    /// is left out, and in browsers nothing.
+    /// They stay inside their buffers by themselves: `shader_module` in `src/runtime/pipeline.rs`
+    /// says why, index by index, and the tests run in both modes. What it gains depends on the
+    /// device (`examples/device_report.rs --trusted`); on CPU adapters only the clearing is left
+    /// out, and in browsers nothing.
     pub fn trusted_shaders(self, trusted: bool) -> Self {
         Self { trusted_shaders: trusted, ..self }
     }
 
-    /// Compiled pipelines of an earlier run, from [`Context::pipeline_cache_data`](crate::Context::pipeline_cache_data): what is in it isn't compiled again. Bytes that are damaged, or of another device, driver or
-    /// version, are no error and have no effect. Only Vulkan devices have such a cache.
+    /// Compiled pipelines of an earlier run, from
+    /// [`Context::pipeline_cache_data`](crate::Context::pipeline_cache_data): what is in it isn't
+    /// compiled again. Bytes that are damaged, or of another device, driver or version, are no
+    /// error and have no effect. Only Vulkan devices have such a cache.
     ///
     /// Keep the bytes where nobody else can write: drivers don't defend themselves against forged ones.
     pub fn pipeline_cache(self, data: impl Into<Vec<u8>>) -> Self {
         Self { pipeline_cache: Some(data.into()), ..self }
     }
 
-    /// Whether kernels may use matrix units ([`Kernel::Matrix`](crate::Kernel::Matrix)), where the adapter lists them. Not unless set: wgpu calls its cooperative matrices experimental and promises no soundness for them,
-    /// and there are drivers that list them and crash in them (lavapipe in Mesa 26.1).
+    /// Whether kernels may use matrix units ([`Kernel::Matrix`](crate::Kernel::Matrix)), where the
+    /// adapter lists them. Not unless set: wgpu calls its cooperative matrices experimental and
+    /// promises no soundness for them, and there are drivers that list them and crash in them
+    /// (lavapipe in Mesa 26.1).
     ///
-    /// CPU adapters are never asked for them. Even where they are enabled, a plan chooses such a kernel only after it agreed with the portable one on that device.
+    /// CPU adapters are never asked for them. Even where they are enabled, a plan chooses such a
+    /// kernel only after it agreed with the portable one on that device.
     pub fn cooperative_matrices(self, wanted: bool) -> Self {
         Self { cooperative_matrices: wanted, ..self }
     }
 
-    /// What the adapter of a borrowed device lists ([`wgpu::Adapter::cooperative_matrix_properties`]): [`Context::from_wgpu_with`](crate::Context::from_wgpu_with) can't ask the device for it, and without uses no matrix units. The
-    /// device must have been opened with [`EXPERIMENTAL_COOPERATIVE_MATRIX`](wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX), [`SHADER_F16`](wgpu::Features::SHADER_F16) and
-    /// [`SUBGROUP`](wgpu::Features::SUBGROUP). A context that opens its device itself asks the adapter.
+    /// What the adapter of a borrowed device lists
+    /// ([`wgpu::Adapter::cooperative_matrix_properties`]):
+    /// [`Context::from_wgpu_with`](crate::Context::from_wgpu_with) can't ask the device for it, and
+    /// without uses no matrix units. The device must have been opened with
+    /// [`EXPERIMENTAL_COOPERATIVE_MATRIX`](wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+    /// [`SHADER_F16`](wgpu::Features::SHADER_F16) and [`SUBGROUP`](wgpu::Features::SUBGROUP). A
+    /// context that opens its device itself asks the adapter.
     pub fn cooperative_matrix_properties(self, listed: Vec<wgpu::CooperativeMatrixProperties>) -> Self {
         Self { cooperative_matrix_properties: Some(listed), ..self }
     }

@@ -77,10 +77,10 @@ impl Pipeline {
 /// | rows of k, v | whatever a list says, `listed_block` clamps to what the tile sees, 0 ≤ j < kv_len; keys of a step past the end are its last one |
 /// | blocks of k, v (`Blocks`) | the same rows: the plan takes this text only where `Part::new` has found every row to begin at a multiple of a block, which divides a part's channels |
 /// | shares of inner products | in workgroup memory, by lane, part, row and key, all below the sizes of its type: `Tile::parts` whole subgroups make up the workgroup |
-/// | block lists, orders | the host writes them from a `Schedule`, which is checked where it is made, and `check_grid` compares its lengths; lists that a device drew, or should have (nobody may have submitted the drawing), are clamped to the table in `block_list` |
+/// | block lists, orders | the host writes them from a `Schedule`, which is checked where it is made, and `BlockGrid::check` compares its lengths; lists that a device drew, or should have (nobody may have submitted the drawing), are clamped to the table in `block_list` |
 /// | document ranges, position ids | uploaded with their lengths, which the call's must equal; what they say is clamped to kv_len, or was checked against the position table |
 /// | position table | `PositionTable::check`, before a call is recorded; windows of φ are clamped |
-/// | words of a cache | addresses are functions of lengths the host keeps, never of what lies there (`cache::region`): steps of four tokens stay inside a ring, whose rows are a multiple of 32, and past the sinks comes the residual |
+/// | words of a cache | addresses are functions of lengths the host keeps, never of what lies there (`cache::gpu::region`): steps of four tokens stay inside a ring, whose rows are a multiple of 32, and past the sinks comes the residual |
 /// | stamps, spans of a migration | the host writes where they lie: each sequence with room has a stamp before its keys (`cache::arena`), and spans end within the sequence's old and new room |
 /// | moves, runs, gathered blocks | written by the host with their number, which bounds the search for them |
 /// | fragments of matrices | in workgroup memory, at strides and offsets that `Matrix::layout` fixes; tasks are counted by constants |

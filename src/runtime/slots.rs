@@ -15,7 +15,8 @@ use crate::error::Result;
 const SLOTS_PER_PAGE: u64 = 32;
 const PAGE_BYTES: u64 = 1 << 20;
 
-/// The group of a pipeline that a slot is bound to: its parameters at binding 0, its table at binding 1, and what all calls read behind them.
+/// The group of a pipeline that a slot is bound to: its parameters at binding 0, its table at
+/// binding 1, and what all calls read behind them.
 pub(crate) const CALL_GROUP: usize = 0;
 
 /// A growing pool of slots, each for the parameters and the table of one call.
@@ -75,7 +76,8 @@ impl Slot {
 }
 
 impl SlotPool {
-    /// A pool with its first page, for parameters of type `P` and tables of at most `entries` entries of type `T`, beside buffers that are the same for all calls.
+    /// A pool with its first page, for parameters of type `P` and tables of at most `entries`
+    /// entries of type `T`, beside buffers that are the same for all calls.
     pub(crate) fn new<P, T>(
         context: &Context,
         pipeline: &Arc<Pipeline>,

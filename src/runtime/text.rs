@@ -1,4 +1,5 @@
-//! Programs as WGSL text: a rendered header of `const` lines, then shared pieces, then the kernel's own file. Sizes are written once, in Rust.
+//! Programs as WGSL text: a rendered header of `const` lines, then shared pieces, then the kernel's
+//! own file. Sizes are written once, in Rust.
 
 use std::fmt::Write;
 
@@ -76,7 +77,8 @@ pub struct ShaderSource {
     pub subgroups: bool,
     /// Whether it needs f16 arithmetic; it says `enable f16;` itself.
     pub f16: bool,
-    /// Whether it needs cooperative matrices, wgpu's own extension, which it enables itself: browsers' compilers don't know it.
+    /// Whether it needs cooperative matrices, wgpu's own extension, which it enables itself:
+    /// browsers' compilers don't know it.
     pub cooperative: bool,
 }
 

@@ -6,7 +6,8 @@ use super::profile::{Decay, ONE, Profile, fixed};
 use crate::limits::MAX_DISTANCES;
 
 impl Profile {
-    /// `p` and its running sum for the distances below `distances`, or below [`MAX_DISTANCES`] if that is less: no grid has more. Takes 16 bytes for each.
+    /// `p` and its running sum for the distances below `distances`, or below [`MAX_DISTANCES`] if
+    /// that is less: no grid has more. Takes 16 bytes for each.
     pub fn cumulative(&self, distances: usize) -> CumulativeProfile {
         let distances = distances.min(MAX_DISTANCES);
         let clip = |(distance, f): (usize, f64)| match self.decay().budget() {
@@ -45,7 +46,8 @@ impl CumulativeProfile {
         self.probabilities.len()
     }
 
-    /// The profile of one row, whose candidates are these distances before and after the diagonal (those that are tabulated), beside `pinned` sink blocks.
+    /// The profile of one row, whose candidates are these distances before and after the diagonal
+    /// (those that are tabulated), beside `pinned` sink blocks.
     pub fn row(&self, before: &Range<usize>, after: &Range<usize>, pinned: usize) -> RowProfile<'_> {
         let row = RowProfile { table: self, gamma: ONE, certain: 0, floor_from: usize::MAX, floor: 0 };
         let Some(blocks) = self.profile.decay().budget() else { return row };
@@ -76,8 +78,9 @@ impl CumulativeProfile {
         range.start.min(self.distances())..range.end.min(self.distances())
     }
 
-    /// A γ that makes every block of positive weight below `end` certain. Of the row alone, not of the table, so that the search for its γ
-    /// takes the same steps in every grid that has this row.
+    /// A γ that makes every block of positive weight below `end` certain. Of the row alone, not of
+    /// the table, so that the search for its γ takes the same steps in every grid that has this
+    /// row.
     fn largest_gamma(&self, end: usize) -> u64 {
         if let Decay::Budget { alpha: 1.0, .. } = *self.profile.decay() {
             return (end as u64 + 1) * ONE;
@@ -168,7 +171,8 @@ impl<'a> RowProfile<'a> {
         libm::log(self.probability(distance) as f64 / ONE as f64).min(0.0) as f32
     }
 
-    /// The smallest distance `≥ from` whose cumulative sum (its own p included) reaches `target`, if there is one below `end`.
+    /// The smallest distance `≥ from` whose cumulative sum (its own p included) reaches `target`,
+    /// if there is one below `end`.
     ///
     /// Gallops, so that a run of certain blocks costs one step each and a long gap costs the logarithm of its length.
     pub(super) fn first_reaching(&self, target: u64, from: usize, end: usize) -> Option<usize> {

@@ -152,7 +152,8 @@ impl BlockGrid {
         self.kv_len.div_ceil(self.block_size)
     }
 
-    /// Refuses a grid that was made for other attention than this, or for other heads and lengths than those of `shape`.
+    /// Refuses a grid that was made for other attention than this, or for other heads and lengths
+    /// than those of `shape`.
     pub(crate) fn check(&self, causal: bool, shape: &Shape) -> Result<()> {
         let of = |grid: &Self| (grid.causal, grid.heads, grid.kv_heads, grid.q_len, grid.kv_len);
         let (want, got) = (of(&Self { causal, ..Self::causal(shape) }), of(self));

@@ -9,11 +9,14 @@ use crate::error::{Error, Result, ensure};
 use crate::limits::MAX_WALK;
 use crate::random::{Key, pcg_hash};
 
-/// A renewal walk: from the diagonal in steps whose lengths are drawn so that a block at distance d is hit with probability exactly p(d).
+/// A renewal walk: from the diagonal in steps whose lengths are drawn so that a block at distance d
+/// is hit with probability exactly p(d).
 ///
-/// The gaps have the pmf f with `p(n) = Σₖ f(k)·p(n−k)`; at `p = 1/(1+d)` that is 1/2, 1/12, 1/24, 19/720 … (the Gregory coefficients, generating function
-/// `1 + z/ln(1−z)`). It exists for log-convex p with p(0) = 1 (Kaluza 1928). Pinned window blocks are kept beside the walk. Cost of a row: what it keeps,
-/// times a logarithm; once per schedule: the square of the number of distances (at 16,384 of them about 0.1 s), of which there may be at most [`MAX_WALK`].
+/// The gaps have the pmf f with `p(n) = Σₖ f(k)·p(n−k)`; at `p = 1/(1+d)` that is 1/2, 1/12, 1/24,
+/// 19/720 … (the Gregory coefficients, generating function `1 + z/ln(1−z)`). It exists for
+/// log-convex p with p(0) = 1 (Kaluza 1928). Pinned window blocks are kept beside the walk. Cost of
+/// a row: what it keeps, times a logarithm; once per schedule: the square of the number of
+/// distances (at 16,384 of them about 0.1 s), of which there may be at most [`MAX_WALK`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Renewal;
 
@@ -114,10 +117,13 @@ fn gap_distribution(profile: &CumulativeProfile) -> Result<Vec<u64>> {
         .collect())
 }
 
-/// Re-shaping, literally: the block axis is cut into segments of one random length, at a random offset, and every segment is a dense causal triangle.
+/// Re-shaping, literally: the block axis is cut into segments of one random length, at a random
+/// offset, and every segment is a dense causal triangle.
 ///
-/// Two blocks share a segment with probability exactly p(d): the length ℓ has `P(ℓ ≤ m) = 1 − (m+1)·p(m) + m·p(m+1)`, which is a distribution for convex p; at
-/// `p = 1/(1+d)`, `P(ℓ > m) = 2/(m+2)`. One cut serves all rows of a head group, so rows are strongly dependent and the cost varies much. Cost of a row: what it keeps.
+/// Two blocks share a segment with probability exactly p(d): the length ℓ has `P(ℓ ≤ m) = 1 −
+/// (m+1)·p(m) + m·p(m+1)`, which is a distribution for convex p; at `p = 1/(1+d)`, `P(ℓ > m) =
+/// 2/(m+2)`. One cut serves all rows of a head group, so rows are strongly dependent and the cost
+/// varies much. Cost of a row: what it keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Segment;
 
@@ -213,11 +219,14 @@ impl RowSampler for Cut {
     }
 }
 
-/// The paper's "rows and columns": one index set for queries, keys and values alike, so that the kept pairs are a principal submatrix of the lower triangle, and hence
-/// a lower triangle themselves.
+/// The paper's "rows and columns": one index set for queries, keys and values alike, so that the
+/// kept pairs are a principal submatrix of the lower triangle, and hence a lower triangle
+/// themselves.
 ///
-/// The set is a [`Renewal`] walk from the last key block backwards. A query block outside it sees its own block alone (and the pinned ones). Given that a row is in
-/// the set, a block at distance d is too with probability p(d); but a row I itself is in only with probability `p(T − 1 − I)`, so early rows rarely are.
+/// The set is a [`Renewal`] walk from the last key block backwards. A query block outside it sees
+/// its own block alone (and the pinned ones). Given that a row is in the set, a block at distance d
+/// is too with probability p(d); but a row I itself is in only with probability `p(T − 1 − I)`, so
+/// early rows rarely are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct RowColumn;
 

@@ -15,8 +15,9 @@ use rand::{RngExt, SeedableRng};
 
 /// The device under test. `None` only where a run without one was asked for by name; no adapter is a failure.
 ///
-/// Each test that runs has a context to itself, and hands it with all its pipelines to one that comes later: a device compiles and computes in one thread of its
-/// driver, so that tests on one would leave the other cores idle.
+/// Each test that runs has a context to itself, and hands it with all its pipelines to one that
+/// comes later: a device compiles and computes in one thread of its driver, so that tests on one
+/// would leave the other cores idle.
 pub fn gpu(test: &str) -> Option<Context> {
     if std::env::var_os("PRFLASH_NO_GPU").is_some_and(|value| value != "0") {
         // Past the test harness, which swallows what println! says in a test that passes.

@@ -110,8 +110,9 @@ fn matrix_kernels_take_positions() {
         "paper",
         "factored log",
     ];
-    let chosen = combinations(32).into_iter().filter(|(name, _)| some.contains(name));
-    for (case, (name, positions)) in chosen.enumerate() {
+    let chosen: Vec<_> = combinations(32).into_iter().filter(|(name, _)| some.contains(name)).collect();
+    assert_eq!(chosen.len(), some.len(), "each by its name");
+    for (case, (name, positions)) in chosen.into_iter().enumerate() {
         let attention = Attention::causal().with_lse(true).with_storage(DType::F16).with_positions(positions);
         let problem = Problem::random(attention, shape(70, 150, 32), 21);
         let kernels = &kernels[case % 2..][..1];

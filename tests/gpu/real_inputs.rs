@@ -6,7 +6,8 @@ use prflash::{Attention, DType, Kernel, Tables, reference};
 
 /// With queries and keys that the host rotated, or that the kernel rotates.
 fn check(storage: DType, output: DType, fused: bool, bound: f64) {
-    // All tokens by the kernel that a plan chooses; a quarter by the plainest, of which a software device takes most of the time.
+    // All tokens by the kernel that a plan chooses; a quarter by the plainest, of which a software
+    // device takes most of the time.
     check_tokens(3840, None, storage, output, fused, bound);
     check_tokens(960, Some(Kernel::Naive), storage, output, fused, bound);
 }

@@ -401,6 +401,8 @@ fn refusals_name_the_argument() {
     };
     assert_eq!(refused(&maxima, &harmonic, &Renewal), "sampler");
     assert_eq!(refused(&maxima, &Profile::budget(8.0).unwrap(), &Systematic), "profile");
+    let none = GpuSampler::new(&context, &maxima, 0, &harmonic, &Systematic).unwrap_err();
+    assert_eq!(none.argument(), Some("sequences"));
     // Lists for other attention than the plan's are drawn, and refused where they are to be read.
     let run = Run::new(&context, Attention::causal(), Shape::new(4, 2, 256, 4).unwrap());
     let output = run.output(&context);
@@ -450,7 +452,8 @@ fn refusals_name_the_argument() {
     ] {
         assert_eq!(refused(&[maxima, other]), "grid", "{other:?}");
     }
-    // After all these refusals the encoder and the sampler still work. Tables belong to no plan, but to so many sequences.
+    // After all these refusals the encoder and the sampler still work. Tables belong to no plan,
+    // but to so many sequences.
     let tables = sampler.encode(&mut encoder, &[(maxima, Key::new(1)); 2]).unwrap();
     let run = Run::new(&context, Attention::causal(), Shape::new(4, 2, 256, 4).unwrap());
     let output = run.output(&context);

@@ -121,8 +121,9 @@ impl Attention {
 
     /// The importance correction β: `−β·ln p` is added to the scores of a sampled block.
     ///
-    /// At β = 1 numerator and denominator of the softmax are unbiased over schedules (Horvitz–Thompson) and their ratio is
-    /// consistent; β = 0, the default, is the paper's literal form.
+    /// At β = 1 numerator and denominator of the softmax are unbiased over schedules
+    /// (Horvitz–Thompson) and their ratio is consistent; β = 0, the default, is the paper's literal
+    /// form.
     ///
     /// # Errors
     /// Invalid argument unless `0 ≤ beta ≤ 1`.
@@ -151,7 +152,8 @@ impl Attention {
         Self { kernel: Some(kernel), ..self }
     }
 
-    /// Computes with the kernels that were measured to be the fastest ([`tune`](Attention::tune)), on the device and for the classes of shapes that the profile knows.
+    /// Computes with the kernels that were measured to be the fastest ([`tune`](Attention::tune)),
+    /// on the device and for the classes of shapes that the profile knows.
     pub fn with_tuning(self, tuning: impl Into<Arc<TuningProfile>>) -> Self {
         Self { tuning: Some(tuning.into()), ..self }
     }
@@ -161,8 +163,9 @@ impl Attention {
         self.tuning.as_deref()
     }
 
-    /// Splits each row's keys over this many workgroups where queries are few ([`Decode`](crate::Decode)), instead of as many as the plan would choose from
-    /// the shape and the device. Results differ by rounding.
+    /// Splits each row's keys over this many workgroups where queries are few
+    /// ([`Decode`](crate::Decode)), instead of as many as the plan would choose from the shape and
+    /// the device. Results differ by rounding.
     ///
     /// # Errors
     /// Invalid argument unless 1 to 1,024.
@@ -171,8 +174,10 @@ impl Attention {
         Ok(Self { splits: Some(splits), ..self })
     }
 
-    /// Allows kernels that take products in f16 ([`Tile::with_half_products`](crate::Tile::with_half_products) says what that costs and what numbers must stay within), where inputs are stored in f16 and the device gains by it. Not unless
-    /// allowed; on CPU adapters never.
+    /// Allows kernels that take products in f16
+    /// ([`Tile::with_half_products`](crate::Tile::with_half_products) says what that costs and what
+    /// numbers must stay within), where inputs are stored in f16 and the device gains by it. Not
+    /// unless allowed; on CPU adapters never.
     pub fn with_half_products(self, allowed: bool) -> Self {
         Self { half_products: allowed, ..self }
     }
@@ -253,7 +258,8 @@ impl Attention {
         self.output
     }
 
-    /// The visible keys `lo..hi` of a query at absolute `position`, before any schedule; none past `kv_len`, wherever the query is.
+    /// The visible keys `lo..hi` of a query at absolute `position`, before any schedule; none past
+    /// `kv_len`, wherever the query is.
     pub fn visible(&self, position: i64, kv_len: usize) -> std::ops::Range<usize> {
         let keys = i64::try_from(kv_len).unwrap_or(i64::MAX);
         let clamp = |x: i64| x.clamp(0, keys) as usize;

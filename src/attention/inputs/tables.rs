@@ -5,7 +5,8 @@ use super::position_ids::PositionIds;
 use crate::error::{Error, Result, ensure};
 use crate::sampling::{RowOrder, Schedule};
 
-/// The schedules, document masks and position ids of a call: none, one for all of its sequences, or one for each in order.
+/// The schedules, document masks and position ids of a call: none, one for all of its sequences, or
+/// one for each in order.
 ///
 /// ```
 /// use prflash::{BlockGrid, Documents, Schedule, Shape, Tables};
@@ -31,7 +32,8 @@ impl<'a> Tables<'a> {
         Self::default()
     }
 
-    /// One more schedule. Give one for all sequences or one for each, in order: all of a call have blocks of one size and lists of one granularity, since a kernel walks them alike.
+    /// One more schedule. Give one for all sequences or one for each, in order: all of a call have
+    /// blocks of one size and lists of one granularity, since a kernel walks them alike.
     ///
     /// # Errors
     /// Invalid argument (`schedule`) if its block size or granularity is another than that of those before it.
@@ -61,7 +63,8 @@ impl<'a> Tables<'a> {
         self
     }
 
-    /// In which order the rows of schedules are handed to workgroups: unless set, [`RowOrder::LongestFirst`] on GPUs, so that a long row isn't still running when all else is
+    /// In which order the rows of schedules are handed to workgroups: unless set,
+    /// [`RowOrder::LongestFirst`] on GPUs, so that a long row isn't still running when all else is
     /// done, and [`RowOrder::Paired`] on CPU adapters. Results don't depend on it.
     pub fn with_row_order(self, row_order: RowOrder) -> Self {
         Self { row_order: Some(row_order), ..self }

@@ -8,7 +8,8 @@ use crate::error::{Result, ensure};
 use crate::layout::DType;
 use crate::runtime::capabilities::Capabilities;
 
-/// The kernels that [`Attention::tune`](crate::Attention::tune) found fastest on a device, by class of shape: a plain value to store (feature `serde`) and to give to
+/// The kernels that [`Attention::tune`](crate::Attention::tune) found fastest on a device, by class
+/// of shape: a plain value to store (feature `serde`) and to give to
 /// [`Attention::with_tuning`](crate::Attention::with_tuning).
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -31,7 +32,8 @@ pub struct Tuned {
     pub class: ShapeClass,
     /// The kernel.
     pub kernel: Kernel,
-    /// Its time over that of the rule's choice, the geometric mean over the shapes of the class; 1 for the rule's choice itself.
+    /// Its time over that of the rule's choice, the geometric mean over the shapes of the class; 1
+    /// for the rule's choice itself.
     pub ratio: f64,
     /// Candidates whose results were wrong on some shape of the class, and so weren't considered.
     pub refused: Vec<Kernel>,
@@ -53,7 +55,8 @@ pub struct ShapeClass {
     /// The kind of positions: what of them is rendered into a kernel. Empty without any.
     #[cfg_attr(feature = "serde", serde(default))]
     pub positions: String,
-    /// The kind of staircase cache: widths of keys and values, group, and whether keys are stored before rotation. Empty for tensors.
+    /// The kind of staircase cache: widths of keys and values, group, and whether keys are stored
+    /// before rotation. Empty for tensors.
     #[cfg_attr(feature = "serde", serde(default))]
     pub cache: String,
 }

@@ -1,4 +1,5 @@
-//! The kernels of attention that a plan chooses, to validate and to compile elsewhere, and those whose machine code is worth a look.
+//! The kernels of attention that a plan chooses, to validate and to compile elsewhere, and those
+//! whose machine code is worth a look.
 
 use super::gather::Gather;
 use super::merge::{Merge, MergeSplits};
@@ -27,7 +28,8 @@ const HARMONIC: PositionsVariant =
 const PARTIAL: PositionsVariant =
     PositionsVariant { bias: BiasVariant::Linear, factor: true, ..rope(Pairing::Interleaved, 32) };
 
-/// Every kernel and tile shape that a plan chooses by itself, with every storage type, at head dimensions that models use.
+/// Every kernel and tile shape that a plan chooses by itself, with every storage type, at head
+/// dimensions that models use.
 pub(crate) fn chosen(add: &mut Visit<'_>) {
     plain(add);
     blocks_and_shared_rows(add);
@@ -63,7 +65,8 @@ fn plain(add: &mut Visit<'_>) {
             for output in DType::ALL {
                 add(&Variant { output, ..Variant::new(Kernel::Naive, storage, dims) });
             }
-            // The output's type is a store function of its own, seen in every combination above; written-out kernels are long.
+            // The output's type is a store function of its own, seen in every combination above;
+            // written-out kernels are long.
             for software in [true, false] {
                 let kernel = Kernel::Tiled(Tile::choose(software, dims, false, false));
                 add(&Variant::new(kernel, storage, dims));
@@ -162,7 +165,8 @@ fn decode_over_caches(add: &mut Visit<'_>) {
     }
 }
 
-/// On matrix units and without: both edges, rows padded and not; with every output, whole fragments and not, with and without positions.
+/// On matrix units and without: both edges, rows padded and not; with every output, whole fragments
+/// and not, with and without positions.
 fn matrices(add: &mut Visit<'_>) {
     let half = rope(Pairing::Half, 128);
     let problems = [
@@ -202,7 +206,8 @@ fn beside_attention(add: &mut Visit<'_>) {
     add(&Rotate { storage: DType::F32, pairing: Pairing::Interleaved, rotary_dim: 20 });
 }
 
-/// A program whose machine code is worth a look, and what its inner loop does ([`shaders::Candidate`](crate::shaders::Candidate)).
+/// A program whose machine code is worth a look, and what its inner loop does
+/// ([`shaders::Candidate`](crate::shaders::Candidate)).
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counted {
     pub(crate) chosen: bool,
@@ -238,7 +243,8 @@ impl Counted {
     }
 }
 
-/// Kernels to count instructions of: what plans choose on GPUs, and other tile shapes that compute the same, at some head dimensions.
+/// Kernels to count instructions of: what plans choose on GPUs, and other tile shapes that compute
+/// the same, at some head dimensions.
 pub(crate) fn counted(add: &mut dyn FnMut(&dyn Program, Counted)) {
     let mut attention = |variant: Variant, chosen| {
         let counted = Counted::of(&variant, chosen);

@@ -18,7 +18,8 @@ pub(crate) const FLAG_PAIRED: u32 = 256;
 /// Positions of the lower level of rotations: the higher one has a row per as many.
 pub(crate) const ROPE_STRIDE: usize = 4096;
 
-/// Lags below this take harmonic numbers from a table of windows, which reach as far as a tile of rows and a step of keys that starts below; others from a formula.
+/// Lags below this take harmonic numbers from a table of windows, which reach as far as a tile of
+/// rows and a step of keys that starts below; others from a formula.
 pub(crate) const PHI_NEAR: usize = 32;
 pub(crate) const PHI_WINDOWS: usize = 128;
 
@@ -175,12 +176,29 @@ const _: () = assert!(size_of::<Params>() <= UNIFORM_BYTES as usize);
 /// Where the fields lie, for the layout test.
 pub(crate) fn layouts() -> Vec<HostLayout> {
     vec![
-        host_layout!("Params", Params: q_head_stride, q_row_stride, k_head_stride, k_row_stride, v_head_stride, v_row_stride, o_head_stride, o_row_stride, lse_head_stride, heads, first_head, heads_per_kv, heads_per_list, list_groups, first_item, work_items, tiles, tiles_per_block, block_size, flags, window, scale, soft_cap, soft_cap_inverse, beta, rope_low, rope_high, rope_steps, phi_base, slope_base, phi_cap, phi_flat, phi_rate, factor_length, splits, row_chunks, heads_each, heads_here, all_heads, max_rows, merge_items),
-        host_layout!("Sequence", SequenceEntry: q_base, k_base, v_base, o_base, lse_base, q_len, kv_len, first_block, query_blocks, list_base, order_base, document_base, id_base, q_position, k_position, slope_head, segments),
-        host_layout!("MergeParams", MergeParams: heads, tiles, work_items, value_quads, state_head_stride, o_head_stride, o_row_stride, lse_head_stride, error_head_stride, flags, rounds, log_rounds),
+        host_layout!("Params", Params:
+            q_head_stride, q_row_stride, k_head_stride, k_row_stride, v_head_stride, v_row_stride,
+            o_head_stride, o_row_stride, lse_head_stride, heads, first_head, heads_per_kv,
+            heads_per_list, list_groups, first_item, work_items, tiles, tiles_per_block,
+            block_size, flags, window, scale, soft_cap, soft_cap_inverse, beta, rope_low,
+            rope_high, rope_steps, phi_base, slope_base, phi_cap, phi_flat, phi_rate,
+            factor_length, splits, row_chunks, heads_each, heads_here, all_heads, max_rows,
+            merge_items),
+        host_layout!("Sequence", SequenceEntry:
+            q_base, k_base, v_base, o_base, lse_base, q_len, kv_len, first_block, query_blocks,
+            list_base, order_base, document_base, id_base, q_position, k_position, slope_head,
+            segments),
+        host_layout!("MergeParams", MergeParams:
+            heads, tiles, work_items, value_quads, state_head_stride, o_head_stride, o_row_stride,
+            lse_head_stride, error_head_stride, flags, rounds, log_rounds),
         host_layout!("MergeSequence", MergeSequence: state_row, o_base, lse_base, error_base, rows),
-        host_layout!("GatherParams", GatherParams: work_items, tiles, rows, row_words, block_size, packed_first, whole_first, whole_base, whole_head_stride, whole_row_stride, packed_base, packed_head_stride, packed_row_stride, flags),
-        host_layout!("RotateParams", RotateParams: work_items, tiles, rows, runs, heads, head_stride, row_stride, rope_low, rope_high, scale),
+        host_layout!("GatherParams", GatherParams:
+            work_items, tiles, rows, row_words, block_size, packed_first, whole_first, whole_base,
+            whole_head_stride, whole_row_stride, packed_base, packed_head_stride,
+            packed_row_stride, flags),
+        host_layout!("RotateParams", RotateParams:
+            work_items, tiles, rows, runs, heads, head_stride, row_stride, rope_low, rope_high,
+            scale),
         host_layout!("RotateRun", RotateRun: base, first, position, step),
     ]
 }

@@ -24,8 +24,8 @@ impl Rotate {
     /// Turns per workgroup, in each of its heads.
     pub(crate) const INVOCATIONS: usize = 64;
 
-    /// Heads per workgroup, at most: they share the reading of rotations, which on lavapipe halves the time of one head each; 32 gain 10% more at best, and
-    /// leave less to do at once.
+    /// Heads per workgroup, at most: they share the reading of rotations, which on lavapipe halves
+    /// the time of one head each; 32 gain 10% more at best, and leave less to do at once.
     pub(crate) const HEADS_EACH: usize = 4;
 
     /// Quads that hold the channels of whole pairs.

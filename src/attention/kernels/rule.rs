@@ -31,7 +31,9 @@ impl Task {
 }
 
 impl Kernel {
-    /// The rule of [`Kernel`]'s documentation, and what it says of this task: what to take, and what instead where that [doesn't pass a trial](Kernel::needs_trial) on the device. The last needs none.
+    /// The rule of [`Kernel`]'s documentation, and what it says of this task: what to take, and
+    /// what instead where that [doesn't pass a trial](Kernel::needs_trial) on the device. The last
+    /// needs none.
     pub(crate) fn choices(capabilities: &Capabilities, task: &Task) -> Vec<(Self, String)> {
         let mut choices = Vec::new();
         let few = (1..=Decode::QUERIES).contains(&task.q_len);
@@ -50,7 +52,8 @@ impl Kernel {
         choices
     }
 
-    /// Whether it takes more of a device than WebGPU promises: a plan chooses it only where it has agreed with the portable kernel on that device.
+    /// Whether it takes more of a device than WebGPU promises: a plan chooses it only where it has
+    /// agreed with the portable kernel on that device.
     pub(crate) fn needs_trial(&self) -> bool {
         match self {
             Kernel::Matrix(_) => true,

@@ -263,7 +263,8 @@ impl Tile {
         Self { keys: keys as u8, ..self }
     }
 
-    /// What fits a device that the tile itself doesn't: one row a lane, and one key at a time in workgroup memory, where keys must pass through it; else without that memory.
+    /// What fits a device that the tile itself doesn't: one row a lane, and one key at a time in
+    /// workgroup memory, where keys must pass through it; else without that memory.
     pub(super) fn smallest(self, staged: bool) -> Self {
         let keys = if staged { 1 } else { self.keys };
         Self { rows_each: 1, keys, staged: staged && self.staged, parts: 1, ..self }

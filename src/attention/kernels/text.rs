@@ -1,4 +1,5 @@
-//! The text of the kernels that compute attention: a variant is a rendered header, then shared pieces, then the kernel's own file.
+//! The text of the kernels that compute attention: a variant is a rendered header, then shared
+//! pieces, then the kernel's own file.
 
 use std::fmt::Write;
 
@@ -179,7 +180,8 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
 /// How the tiled kernel's inner loop is written.
 struct Form {
     halves: bool,
-    /// Whether products are summed by channel modulo 4 first: no add but those of multiply-adds, for four times the registers.
+    /// Whether products are summed by channel modulo 4 first: no add but those of multiply-adds,
+    /// for four times the registers.
     by_channel: bool,
     /// What a score must exceed the maximum by before the maximum follows: then o is rarely
     /// rescaled, and weights may be as large as 4 to this power.
@@ -204,7 +206,8 @@ impl Form {
     }
 }
 
-/// The sizes of the kernel on matrix units: what a lane has of a step and of a chunk, and where everything lies in workgroup memory.
+/// The sizes of the kernel on matrix units: what a lane has of a step and of a chunk, and where
+/// everything lies in workgroup memory.
 fn matrix_sizes(matrix: Matrix, head_dim: usize, value_dim: usize) -> [(&'static str, usize); 16] {
     let layout = matrix.layout(head_dim);
     let each = |columns: usize| columns / 4 / Matrix::LANES_EACH;

@@ -86,8 +86,9 @@ impl Variant {
         Self { kernel, storage, output: storage, head_dim, value_dim, positions, cache: None }
     }
 
-    /// Quads of a block in which the kernel can take keys and values, if rows begin at multiples of it: the largest power of two that divides rows. None where that is 1, or
-    /// where they pass through workgroup memory.
+    /// Quads of a block in which the kernel can take keys and values, if rows begin at multiples of
+    /// it: the largest power of two that divides rows. None where that is 1, or where they pass
+    /// through workgroup memory.
     pub(crate) fn block_quads(&self) -> Option<usize> {
         let direct = matches!(self.kernel, Kernel::Tiled(tile) if !tile.is_staged());
         let parts = match self.kernel {
@@ -100,7 +101,8 @@ impl Variant {
     }
 }
 
-/// A variant that takes keys and values in blocks ([`Variant::block_quads`]). Its bindings are those of the variant itself.
+/// A variant that takes keys and values in blocks ([`Variant::block_quads`]). Its bindings are
+/// those of the variant itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Blocks(pub(crate) Variant);
 

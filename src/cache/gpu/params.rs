@@ -109,11 +109,20 @@ const _: () = assert!(size_of::<CacheLayout>() <= UNIFORM_BYTES as usize);
 /// Where the fields lie, for the layout test.
 pub(crate) fn layouts() -> Vec<HostLayout> {
     vec![
-        host_layout!("CacheRung", CacheRung: end, bits, base, blocks, block_words, unused_a, unused_b, unused_c),
-        host_layout!("CacheLayout", CacheLayout: segment, group, sinks, residual_rows, key_row_words, value_row_words, key_residual, value_residual, key_head_stride, value_head_stride, unused_a, unused_b, key_rungs, value_rungs),
-        host_layout!("MoveParams", MoveParams: work_items, tiles, units, moves, arena_head, input_head, k_head_stride, k_row_stride, k_quads, v_head_stride, v_row_stride, v_quads, number),
-        host_layout!("Move", Move: first, flags, widths, held, source, source_row, source_ring, input, destination, row, ring, stamp, expected),
-        host_layout!("MigrateParams", MigrateParams: work_items, tiles, words, spans, old_stride, new_stride),
+        host_layout!("CacheRung", CacheRung:
+            end, bits, base, blocks, block_words, unused_a, unused_b, unused_c),
+        host_layout!("CacheLayout", CacheLayout:
+            segment, group, sinks, residual_rows, key_row_words, value_row_words, key_residual,
+            value_residual, key_head_stride, value_head_stride, unused_a, unused_b, key_rungs,
+            value_rungs),
+        host_layout!("MoveParams", MoveParams:
+            work_items, tiles, units, moves, arena_head, input_head, k_head_stride, k_row_stride,
+            k_quads, v_head_stride, v_row_stride, v_quads, number),
+        host_layout!("Move", Move:
+            first, flags, widths, held, source, source_row, source_ring, input, destination, row,
+            ring, stamp, expected),
+        host_layout!("MigrateParams", MigrateParams:
+            work_items, tiles, words, spans, old_stride, new_stride),
         host_layout!("MigrateSpan", MigrateSpan: first, source, destination),
     ]
 }

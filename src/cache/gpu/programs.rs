@@ -5,7 +5,8 @@ use crate::layout::DType;
 use crate::runtime::program::{Binds, Program};
 use crate::runtime::text;
 
-/// What moves tokens of a staircase cache to where they are to lie. All have the same bindings (the last without those of input), so that they share their bind groups.
+/// What moves tokens of a staircase cache to where they are to lie. All have the same bindings (the
+/// last without those of input), so that they share their bind groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CacheMove {
     /// `shaders/cache/append.wgsl`, for input of this type.
@@ -124,7 +125,8 @@ impl Program for CacheMove {
             vec![Binds::CallParams(size_of::<MoveParams>()), Binds::CallTable(size_of::<Move>())],
             vec![Binds::Write, Binds::Write, Binds::Uniform(size_of::<CacheLayout>()), Binds::Write],
         ];
-        // Also where a kernel reads no input, so that it shares a pass with those that do; but stamps are written without any, too.
+        // Also where a kernel reads no input, so that it shares a pass with those that do; but
+        // stamps are written without any, too.
         if *self != CacheMove::Commit {
             groups.push(vec![Binds::Read, Binds::Read]);
         }

@@ -5,7 +5,8 @@ use crate::cache::quantize::WIDTHS;
 /// What of a staircase cache is rendered into a kernel's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct CacheVariant {
-    /// The widths of the ladders of keys and of values, beside the 16 bits of the residual: bit b is set where there is a rung of b bits.
+    /// The widths of the ladders of keys and of values, beside the 16 bits of the residual: bit b
+    /// is set where there is a rung of b bits.
     pub(crate) widths: [u32; 2],
     /// G.
     pub(crate) group: usize,

@@ -45,8 +45,10 @@ pub(crate) struct Distance {
 /// Where the fields lie, for the layout test.
 pub(crate) fn layouts() -> Vec<HostLayout> {
     vec![
-        host_layout!("ScheduleParams", ScheduleParams: sequences, groups, chunks, work_items, sink_blocks, capacity, sums, flags),
-        host_layout!("ScheduleSequence", ScheduleSequence: base, first_block, query_blocks, key_blocks, key, round),
+        host_layout!("ScheduleParams", ScheduleParams:
+            sequences, groups, chunks, work_items, sink_blocks, capacity, sums, flags),
+        host_layout!("ScheduleSequence", ScheduleSequence:
+            base, first_block, query_blocks, key_blocks, key, round),
         host_layout!("Distance", Distance: sum_low, sum_high, p_low, ln_p),
     ]
 }

@@ -50,7 +50,8 @@ fn settle(ledger: &mut Ledger, accounts: &mut [Account], gpu: &Gpu) {
     }
 }
 
-/// Whatever is dropped or comes out of order, and whoever tells of it: when all encoders are gone, the host knows what the GPU holds.
+/// Whatever is dropped or comes out of order, and whoever tells of it: when all encoders are gone,
+/// the host knows what the GPU holds.
 #[test]
 fn the_host_learns_what_took_place() {
     let threads = two_threads();
