@@ -20,7 +20,7 @@
 //! | [`Documents`], [`PositionIds`], [`Tables`] | masks for packed documents; positions by number; the schedules, masks and ids of a call |
 //! | [`cache`] | the staircase KV cache: at how many bits a token is stored at which age ([`Staircase`](cache::Staircase)), on the host ([`HostCache`](cache::HostCache)) and on the GPU ([`KvCache`]) |
 //! | [`calibration`] | which profile and correction suit each head, from a sample of its inputs |
-//! | [`Kernel`] | how it is computed: a plan chooses, you may, or a [`TuningProfile`] of measurements |
+//! | [`PlanOptions`], [`Kernel`] | how it is computed: a plan chooses, you may, or a [`TuningProfile`] of measurements |
 //! | [`Plan`] | an `Attention` made ready for a device: `bind` tensors once, `encode` calls into your command encoder |
 //! | [`RoundsPlan`] | the same in rounds: an estimate after each, with its standard error |
 //! | [`ReshapedPlan`] | sampled attention by re-shaping tensors ([`Reshaping`](sampling::Reshaping)) instead of walking lists |
@@ -104,7 +104,7 @@ pub mod verify;
 
 pub use attention::kernels::shapes::{Decode, Kernel, Matrix, Tile};
 pub use attention::{
-    Attention, Bound, Call, Combine, Documents, Estimate, GpuSampler, Operands, Output, Plan, PositionIds,
+    Attention, Bound, Call, Combine, Documents, Estimate, GpuSampler, Operands, Output, Plan, PlanOptions, PositionIds,
     Queries, ReshapedBound, ReshapedPlan, RotationBound, RotationPlan, Rounds, RoundsBound, RoundsPlan, Rows,
     Sequence, ShapeClass, TableBuffer, Tables, Tuned, TuningProfile,
 };

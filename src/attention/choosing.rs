@@ -9,8 +9,8 @@ use crate::error::Result;
 
 /// A plan for what is wanted.
 pub(super) fn plan(wanted: &Wanted<'_>) -> Result<Plan> {
-    let (kernel, reason) = match wanted.attention.kernel() {
-        Some(kernel) => (kernel, "Attention::with_kernel asked for it".to_owned()),
+    let (kernel, reason) = match wanted.options.kernel() {
+        Some(kernel) => (kernel, "PlanOptions::with_kernel asked for it".to_owned()),
         None => choose(wanted, &wanted.task()),
     };
     Prepared::new(wanted, kernel, reason).map(Plan::of)
@@ -19,8 +19,8 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Result<Plan> {
 /// The kernel for a task, and why.
 fn choose(wanted: &Wanted<'_>, task: &Task) -> (Kernel, String) {
     let capabilities = wanted.context.capabilities();
-    let tuned = wanted.attention.tuning().and_then(|tuning| tuning.choice(capabilities, task));
-    let tuned = tuned.map(|kernel| (kernel, "measured to be the fastest: Attention::with_tuning".to_owned()));
+    let tuned = wanted.options.tuning().and_then(|tuning| tuning.choice(capabilities, task));
+    let tuned = tuned.map(|kernel| (kernel, "measured to be the fastest: PlanOptions::with_tuning".to_owned()));
     let mut wrong = String::new();
     let mut last = (Kernel::Naive, String::new());
     for (kernel, reason) in tuned.into_iter().chain(Kernel::choices(capabilities, task)) {

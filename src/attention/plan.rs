@@ -5,14 +5,15 @@ use std::sync::Arc;
 use super::bound::{Bound, Operands};
 use super::call::{Call, Queries};
 use super::check::CheckedCall;
-use super::inputs::options::Attention;
+use super::inputs::attention::Attention;
 use super::inputs::tables::Tables;
-use super::prepared::Prepared;
+use super::plan_options::PlanOptions;
+use super::prepared::{Prepared, Wanted};
 use super::record::Target;
 use super::table_buffer::TableBuffer;
 use crate::attention::kernels::shapes::Kernel;
 use crate::cache::KvCache;
-use crate::error::{Result, ensure};
+use crate::error::{Error, Result, ensure};
 use crate::layout::{DType, Layout};
 use crate::runtime::context::Context;
 use crate::runtime::tensor::{Tensor, TensorView};
@@ -82,9 +83,26 @@ impl Plan {
         Self { prepared: Arc::new(prepared) }
     }
 
+    /// What was asked for when the plan was made, for another attention over tensors.
+    pub(super) fn wanted<'a>(&'a self, attention: &'a Attention) -> Result<Wanted<'a>> {
+        let Prepared { context, options, maxima, cache, .. } = &*self.prepared;
+        match cache {
+            None => Ok(Wanted::new(context, attention, options, maxima)),
+            Some(_) => {
+                let message = "rounds and re-shaping take tensors, and this plan reads a cache";
+                Err(Error::unsupported(message.to_owned()))
+            }
+        }
+    }
+
     /// What is computed.
     pub fn attention(&self) -> &Attention {
         &self.prepared.attention
+    }
+
+    /// How it was asked to be computed.
+    pub fn options(&self) -> &PlanOptions {
+        &self.prepared.options
     }
 
     /// The device.

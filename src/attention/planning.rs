@@ -1,13 +1,12 @@
 //! What an attention is made ready for: [`Attention`]'s plans, all in one place.
 
 use super::choosing;
-use super::inputs::options::Attention;
+use super::inputs::attention::Attention;
 #[cfg(not(target_arch = "wasm32"))]
-use super::inputs::tuning::TuningProfile;
+use super::tuning::TuningProfile;
 use super::plan::Plan;
+use super::plan_options::PlanOptions;
 use super::prepared::Wanted;
-use super::reshaped::ReshapedPlan;
-use super::rounds::{Combine, RoundsPlan};
 #[cfg(not(target_arch = "wasm32"))]
 use super::tuner;
 use crate::cache::KvCache;
@@ -15,22 +14,30 @@ use crate::error::Result;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::error::ensure;
 use crate::runtime::context::Context;
-use crate::sampling::BlockGrid;
 use crate::shape::Shape;
 
 impl Attention {
     /// Makes this attention ready for a device: compiles its kernel and reserves what calls up to
-    /// the sizes of `maxima` need.
+    /// the sizes of `maxima` need. How it is computed is left to the plan.
     ///
     /// Heads and head dimensions of later calls are those of `maxima`; batch and lengths may be smaller.
     ///
     /// # Errors
     /// Invalid argument: positions for another head dimension (`positions`), or slopes for another
     /// number of heads (`slopes`). Too large (`shape`) if the device can't dispatch that much at
-    /// once; unsupported, where a kernel was asked for that the device can't run, or the rotary
-    /// dimension isn't [aligned](crate::Rope::is_quad_aligned); out of memory; device lost.
+    /// once; unsupported, where the rotary dimension isn't
+    /// [aligned](crate::Rope::is_quad_aligned); out of memory; device lost.
     pub fn plan(&self, context: &Context, maxima: &Shape) -> Result<Plan> {
-        choosing::plan(&Wanted::new(context, self, maxima))
+        self.plan_with(context, maxima, &PlanOptions::new())
+    }
+
+    /// [`plan`](Attention::plan), computed as the options say.
+    ///
+    /// # Errors
+    /// Those of [`plan`](Attention::plan); unsupported, where a kernel was asked for that the
+    /// device can't run.
+    pub fn plan_with(&self, context: &Context, maxima: &Shape, options: &PlanOptions) -> Result<Plan> {
+        choosing::plan(&Wanted::new(context, self, options, maxima))
     }
 
     /// [`plan`](Attention::plan) for keys and values in a staircase cache, which are read as they
@@ -67,37 +74,19 @@ impl Attention {
     /// Invalid argument (`maxima`) unless its key/value heads and dimensions are the cache's; and
     /// those of [`plan`](Attention::plan).
     pub fn plan_cached(&self, cache: &KvCache, maxima: &Shape) -> Result<Plan> {
-        choosing::plan(&Wanted::over(self, cache, maxima)?)
+        self.plan_cached_with(cache, maxima, &PlanOptions::new())
     }
 
-    /// Makes this attention ready for rounds: anytime attention, whose estimate is complete after
-    /// every round and better after the next.
-    ///
-    /// `maxima` as in [`plan`](Attention::plan).
+    /// [`plan_cached`](Attention::plan_cached), computed as the options say.
     ///
     /// # Errors
-    /// Those of [`plan`](Attention::plan).
-    pub fn plan_rounds(&self, context: &Context, maxima: &Shape, combine: Combine) -> Result<RoundsPlan> {
-        RoundsPlan::new(self, context, maxima, combine)
-    }
-
-    /// Makes this attention ready for [`Reshaping`](crate::sampling::Reshaping)s of `grid`:
-    /// PrFlashAttention by re-shaping the tensor instead of walking block lists.
-    ///
-    /// The same result as the block lists of
-    /// [`Reshaping::schedule`](crate::sampling::Reshaping::schedule) give, computed by dense
-    /// kernels alone. Lengths are those of `shape`.
-    ///
-    /// # Errors
-    /// Invalid argument (`grid`) if it is for another shape; unsupported for what dense triangles
-    /// can't express: a token window, a correction β ≠ 0, attention that isn't causal. And those of
-    /// [`plan`](Attention::plan).
-    pub fn plan_reshaped(&self, context: &Context, shape: &Shape, grid: &BlockGrid) -> Result<ReshapedPlan> {
-        ReshapedPlan::new(self, context, shape, grid)
+    /// Those of [`plan_cached`](Attention::plan_cached) and [`plan_with`](Attention::plan_with).
+    pub fn plan_cached_with(&self, cache: &KvCache, maxima: &Shape, options: &PlanOptions) -> Result<Plan> {
+        choosing::plan(&Wanted::over(cache, self, options, maxima)?)
     }
 
     /// Measures which kernels are fastest for these shapes on this device, with this attention's
-    /// storage and positions; takes seconds to minutes.
+    /// storage and positions and these options; takes seconds to minutes.
     ///
     /// Shapes are put into classes ([`ShapeClass`](crate::ShapeClass)). A candidate of a class is
     /// first compared with the portable kernel ([`Kernel::Naive`](crate::Kernel::Naive)) on every
@@ -109,11 +98,17 @@ impl Attention {
     /// [`TuningProfile::with`] puts the profiles of several attentions together.
     ///
     /// # Errors
-    /// Invalid argument: no `shapes`, no `rounds`, or an attention with a `kernel` of its own;
+    /// Invalid argument: no `shapes`, no `rounds`, or options with a `kernel` of their own;
     /// those of [`plan`](Attention::plan) for the rule's choice.
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn tune(&self, context: &Context, shapes: &[Shape], rounds: usize) -> Result<TuningProfile> {
-        tuner::tune(self, context, None, shapes, rounds)
+    pub fn tune(
+        &self,
+        context: &Context,
+        shapes: &[Shape],
+        options: &PlanOptions,
+        rounds: usize,
+    ) -> Result<TuningProfile> {
+        tuner::Tuner::new(context, self, options, rounds)?.tune(None, shapes)
     }
 
     /// The same for calls over staircase caches like `cache`: of its device, staircase and stored
@@ -124,7 +119,13 @@ impl Attention {
     /// As [`tune`](Attention::tune); invalid argument (`shapes`) for another number of key/value
     /// heads or other dimensions than the cache's.
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn tune_cached(&self, cache: &KvCache, shapes: &[Shape], rounds: usize) -> Result<TuningProfile> {
+    pub fn tune_cached(
+        &self,
+        cache: &KvCache,
+        shapes: &[Shape],
+        options: &PlanOptions,
+        rounds: usize,
+    ) -> Result<TuningProfile> {
         let want = cache.shape();
         let sizes = |shape: &Shape| [shape.kv_heads(), shape.head_dim(), shape.value_dim()];
         for shape in shapes {
@@ -136,6 +137,6 @@ impl Attention {
                 sizes(shape)
             );
         }
-        tuner::tune(self, cache.context(), Some(cache), shapes, rounds)
+        tuner::Tuner::new(cache.context(), self, options, rounds)?.tune(Some(cache), shapes)
     }
 }

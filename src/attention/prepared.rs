@@ -3,7 +3,8 @@
 use std::f32::consts::LOG2_E;
 use std::sync::Arc;
 
-use super::inputs::options::Attention;
+use super::inputs::attention::Attention;
+use super::plan_options::PlanOptions;
 use super::position_table::{PositionTable, check_aligned};
 use super::split::Split;
 use super::table_buffer::no_tables;
@@ -21,10 +22,11 @@ use crate::runtime::slots::SlotPool;
 use crate::shape::Shape;
 
 /// What is to be made ready.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'a> {
     pub(super) context: &'a Context,
     pub(super) attention: &'a Attention,
+    pub(super) options: &'a PlanOptions,
     pub(super) maxima: Shape,
     /// The most sequences of a call.
     pub(super) sequences: usize,
@@ -36,13 +38,24 @@ pub(super) struct Wanted<'a> {
 
 impl<'a> Wanted<'a> {
     /// For whole batches of tensors.
-    pub(super) fn new(context: &'a Context, attention: &'a Attention, maxima: &Shape) -> Self {
-        let (sequences, slope_heads) = (maxima.batch(), maxima.heads());
-        Self { context, attention, maxima: *maxima, sequences, slope_heads, cache: None }
+    pub(super) fn new(
+        context: &'a Context,
+        attention: &'a Attention,
+        options: &'a PlanOptions,
+        maxima: &Shape,
+    ) -> Self {
+        let sequences = options.sequences().unwrap_or(maxima.batch());
+        let slope_heads = maxima.heads();
+        Self { context, attention, options, maxima: *maxima, sequences, slope_heads, cache: None }
     }
 
     /// For caches of this one's kind.
-    pub(super) fn over(attention: &'a Attention, cache: &'a KvCache, maxima: &Shape) -> Result<Self> {
+    pub(super) fn over(
+        cache: &'a KvCache,
+        attention: &'a Attention,
+        options: &'a PlanOptions,
+        maxima: &Shape,
+    ) -> Result<Self> {
         let want = cache.shape();
         let sizes = |shape: &Shape| [shape.kv_heads(), shape.head_dim(), shape.value_dim()];
         ensure!(
@@ -53,12 +66,12 @@ impl<'a> Wanted<'a> {
             sizes(maxima)
         );
         let maxima = maxima.with_kv_len(want.kv_len())?;
-        Ok(Self { cache: Some(cache), ..Self::new(cache.context(), attention, &maxima) })
+        Ok(Self { cache: Some(cache), ..Self::new(cache.context(), attention, options, &maxima) })
     }
 
     /// What a kernel is chosen for.
     pub(super) fn task(&self) -> Task {
-        let Self { attention, maxima, cache, .. } = self;
+        let Self { attention, options, maxima, cache, .. } = self;
         Task {
             head_dim: maxima.head_dim(),
             value_dim: maxima.value_dim(),
@@ -67,7 +80,7 @@ impl<'a> Wanted<'a> {
             heads_per_kv: maxima.heads_per_kv_head(),
             storage: attention.storage(),
             cache: cache.map(KvCache::variant),
-            half_products: attention.allows_half_products(),
+            half_products: options.allows_half_products(),
         }
     }
 }
@@ -97,6 +110,7 @@ impl CacheKind {
 pub(super) struct Prepared {
     pub(super) context: Context,
     pub(super) attention: Attention,
+    pub(super) options: PlanOptions,
     pub(super) maxima: Shape,
     /// The most sequences of a call.
     pub(super) sequences: usize,
@@ -121,7 +135,7 @@ pub(super) struct Prepared {
 impl Prepared {
     /// By this kernel, for this reason.
     pub(super) fn new(wanted: &Wanted<'_>, kernel: Kernel, kernel_reason: String) -> Result<Self> {
-        let Wanted { context, attention, maxima, sequences, slope_heads, cache } = wanted;
+        let Wanted { context, attention, options, maxima, sequences, slope_heads, cache } = wanted;
         if let Some(positions) = attention.positions() {
             positions.check(maxima.head_dim(), *slope_heads)?;
             positions.rope().map_or(Ok(()), check_aligned)?;
@@ -131,14 +145,14 @@ impl Prepared {
         // The most tiles that q_len rows can make, wherever they start and however small a schedule's blocks are.
         let dense = maxima.q_len().div_ceil(TILE_ROWS) as u64 + 1;
         let limit = context.capabilities().max_workgroups_per_dimension;
-        dispatch::fold(dense * (maxima.heads() * maxima.batch()) as u64, limit)?;
+        dispatch::fold(dense * (maxima.heads() * sequences) as u64, limit)?;
         let variant = variant(&task, attention, kernel);
         let pipeline = match variant.block_quads() {
             Some(_) => context.pipeline(&Blocks(variant))?,
             None => context.pipeline(&variant)?,
         };
         let split = match kernel {
-            Kernel::Decode(decode) => Some(Split::new(context, attention, maxima, *sequences, decode)?),
+            Kernel::Decode(decode) => Some(Split::new(wanted, decode)?),
             _ => None,
         };
         // The largest block of keys that a kernel declares: a row of 256 in f32.
@@ -159,6 +173,7 @@ impl Prepared {
         Ok(Self {
             context: (*context).clone(),
             attention: (*attention).clone(),
+            options: (*options).clone(),
             maxima: *maxima,
             sequences: *sequences,
             cache: cache.map(CacheKind::of),

@@ -6,7 +6,7 @@ use super::bound::{Bound, Operands};
 use super::call::{Call, Sequence};
 use super::choosing;
 use super::gathered::{Copier, Gatherer};
-use super::inputs::options::Attention;
+use super::inputs::attention::Attention;
 use super::inputs::position_ids::PositionIds;
 use super::inputs::tables::Tables;
 use super::merge::{Merger, MergerBound, PreparedStep, Step};
@@ -17,12 +17,11 @@ use crate::attention::kernels::merge::Merge;
 use crate::error::{Error, Result, ensure};
 use crate::layout::{DType, Layout};
 use crate::runtime::binding::{check_rows, check_tensor, check_written};
-use crate::runtime::context::Context;
 use crate::runtime::tensor::{Tensor, TensorView};
 use crate::sampling::{BlockGrid, Granularity, Reshaping};
 use crate::shape::Shape;
 
-/// An [`Attention`] made ready for re-shaped tensors.
+/// An [`Attention`] made ready for re-shaped tensors, from [`Plan::reshaped`].
 ///
 /// ```no_run
 /// # fn main() -> Result<(), prflash::Error> {
@@ -34,7 +33,7 @@ use crate::shape::Shape;
 /// # let (q, k, v) = (upload(9)?, upload(3)?, upload(3)?);
 /// let grid = BlockGrid::causal(&shape);
 /// let reshaping = Reshaping::segments(&grid, &Profile::harmonic(), Key::new(42))?;
-/// let plan = Attention::causal().plan_reshaped(&context, &shape, &grid)?;
+/// let plan = Attention::causal().plan(&context, &shape)?.reshaped(&grid)?;
 /// let result = plan.run(q.view(), k.view(), v.view(), &[reshaping])?;
 /// # let _ = result;
 /// # Ok(())
@@ -85,13 +84,27 @@ struct Packed {
     bound: Bound,
 }
 
+impl Plan {
+    /// Makes the attention of this plan ready for [`Reshaping`]s of `grid`: PrFlashAttention by
+    /// re-shaping the tensor instead of walking block lists.
+    ///
+    /// The same result as the block lists of [`Reshaping::schedule`] give, computed by dense
+    /// kernels alone. Lengths are those of the plan's [maxima](Plan::maxima).
+    ///
+    /// # Errors
+    /// Invalid argument (`grid`) if it is for other sizes; unsupported for a plan whose keys are in
+    /// a cache, and for what dense triangles can't express: a token window, a correction β ≠ 0,
+    /// attention that isn't causal. And those of
+    /// [`Attention::plan_with`](crate::Attention::plan_with).
+    pub fn reshaped(&self, grid: &BlockGrid) -> Result<ReshapedPlan> {
+        ReshapedPlan::new(self, grid)
+    }
+}
+
 impl ReshapedPlan {
-    pub(super) fn new(
-        attention: &Attention,
-        context: &Context,
-        shape: &Shape,
-        grid: &BlockGrid,
-    ) -> Result<Self> {
+    fn new(whole: &Plan, grid: &BlockGrid) -> Result<Self> {
+        let (context, attention, shape) = (whole.context(), whole.attention(), whole.maxima());
+        let as_asked = whole.wanted(attention)?;
         for (has, what) in [
             (!attention.is_causal(), "attention that isn't causal"),
             (attention.window().is_some(), "a token window"),
@@ -119,9 +132,7 @@ impl ReshapedPlan {
         let strip = state.clone().with_causality(false);
         let merge = Merge { output: attention.output(), spread: false };
         let plan = |attention: &Attention| {
-            let slope_heads = shape.heads();
-            let wanted = Wanted { sequences, slope_heads, ..Wanted::new(context, attention, &of_group) };
-            choosing::plan(&wanted)
+            choosing::plan(&Wanted { attention, maxima: of_group, sequences, ..as_asked })
         };
         Ok(Self {
             attention: attention.clone(),

@@ -6,21 +6,18 @@ use super::bound::{Bound, Operands};
 use super::call::Call;
 use super::check::CheckedCall;
 use super::choosing;
-use super::inputs::options::Attention;
+use super::inputs::attention::Attention;
 use super::inputs::tables::Tables;
 use super::merge::{Merger, MergerBound, PreparedStep, Step};
 use super::plan::{Output, Plan, check_whole};
-use super::prepared::Wanted;
 use super::record::Target;
 use super::table_buffer::TableBuffer;
 use crate::attention::kernels::merge::Merge;
 use crate::error::{Result, ensure};
 use crate::layout::{DType, Layout};
 use crate::runtime::binding::{check_rows, check_tensor, check_written};
-use crate::runtime::context::Context;
 use crate::runtime::sync::lock;
 use crate::runtime::tensor::{Tensor, TensorView};
-use crate::shape::Shape;
 
 /// What the rounds of a [`RoundsPlan`] are to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,7 +29,7 @@ pub enum Combine {
     Partition,
 }
 
-/// An [`Attention`] made ready for rounds.
+/// An [`Attention`] made ready for rounds, from [`Plan::rounds`].
 ///
 /// ```no_run
 /// # fn main() -> Result<(), prflash::Error> {
@@ -41,7 +38,7 @@ pub enum Combine {
 /// # let shape = Shape::new(9, 3, 1024, 64)?;
 /// # let upload = |heads| Tensor::zeros(&context, DType::F32, Layout::heads_first(1, heads, 1024, 64)?);
 /// # let (q, k, v) = (upload(9)?, upload(3)?, upload(3)?);
-/// let plan = Attention::causal().with_correction(1.0)?.plan_rounds(&context, &shape, Combine::Independent)?;
+/// let plan = Attention::causal().with_correction(1.0)?.plan(&context, &shape)?.rounds(Combine::Independent)?;
 /// let mut rounds = plan.start(q.view(), k.view(), v.view())?;
 /// for round in 0..16 {
 ///     let key = Key::new(42).round(round);
@@ -73,17 +70,30 @@ pub struct RoundsBound {
     recorded: Mutex<usize>,
 }
 
+impl Plan {
+    /// Makes the attention of this plan ready for rounds: anytime attention, whose estimate is
+    /// complete after every round and better after the next.
+    ///
+    /// # Errors
+    /// Unsupported for a plan whose keys are in a cache; those of
+    /// [`Attention::plan_with`](crate::Attention::plan_with).
+    pub fn rounds(&self, combine: Combine) -> Result<RoundsPlan> {
+        RoundsPlan::new(self, combine)
+    }
+}
+
 impl RoundsPlan {
-    pub(super) fn new(
-        attention: &Attention,
-        context: &Context,
-        maxima: &Shape,
-        combine: Combine,
-    ) -> Result<Self> {
+    fn new(whole: &Plan, combine: Combine) -> Result<Self> {
+        let attention = whole.attention();
         let of_round = attention.clone().with_lse(true).with_output(DType::F32);
-        let plan = choosing::plan(&Wanted::new(context, &of_round, maxima))?;
+        // A plan that writes states is that of a round.
+        let plan = match &of_round == attention {
+            true => whole.clone(),
+            false => choosing::plan(&whole.wanted(&of_round)?)?,
+        };
         let merge = Merge { output: attention.output(), spread: combine == Combine::Independent };
-        let merger = Merger::new(context, merge, maxima.value_dim(), maxima.batch())?;
+        let merger =
+            Merger::new(plan.context(), merge, plan.maxima().value_dim(), plan.prepared.sequences)?;
         Ok(Self { attention: attention.clone(), plan, merger, combine })
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::inputs::options::Attention;
+use super::prepared::Wanted;
 use crate::attention::kernels::merge::MergeSplits;
 use crate::attention::kernels::params::Params;
 use crate::attention::kernels::shapes::Decode;
@@ -30,7 +30,7 @@ pub(super) struct Split {
     room: usize,
     /// Workgroups to aim at.
     workgroups: usize,
-    /// What the attention asks for.
+    /// What the options ask for.
     asked: Option<usize>,
 }
 
@@ -44,16 +44,11 @@ pub(super) struct Shares {
 }
 
 impl Split {
-    pub(super) fn new(
-        context: &Context,
-        attention: &Attention,
-        maxima: &Shape,
-        sequences: usize,
-        decode: Decode,
-    ) -> Result<Self> {
+    pub(super) fn new(wanted: &Wanted<'_>, decode: Decode) -> Result<Self> {
+        let &Wanted { context, attention, options, maxima, sequences, .. } = wanted;
         let capabilities = context.capabilities();
         let workgroups = if capabilities.is_software() { WORKGROUPS.0 } else { WORKGROUPS.1 };
-        let asked = attention.splits();
+        let asked = options.splits();
         let rows = maxima.q_len() * maxima.heads();
         // As many as any number of sequences may ask for: more of them split their keys less.
         let splits = |count: usize| match asked {

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::bound::{Bound, Operands};
 use super::call::{Call, Queries};
-use super::inputs::options::Attention;
+use super::inputs::attention::Attention;
 use super::inputs::tables::Tables;
 use super::plan::Plan;
+use super::plan_options::PlanOptions;
 use super::prepared::{Prepared, Wanted};
 use crate::attention::kernels::rule::Task;
 use crate::attention::kernels::shapes::{Kernel, Tile};
@@ -35,7 +36,7 @@ fn find_wrong(context: &Context, kernel: Kernel, task: &Task) -> Option<String> 
     let agrees = |(q_len, kv_len)| {
         let shape = Shape::new(4, 2, q_len, task.head_dim)?.with_value_dim(task.value_dim)?;
         let shape = shape.with_kv_len(kv_len)?;
-        Trial::new(context, &attention, &shape, None)?.agrees(&attention, kernel)
+        Trial::new(context, &attention, &PlanOptions::new(), &shape, None)?.agrees(kernel)
     };
     for lens in [(65, 65), (70, 333), (130, 77), (9, 40)] {
         let what = match agrees(lens) {
@@ -52,6 +53,8 @@ fn find_wrong(context: &Context, kernel: Kernel, task: &Task) -> Option<String> 
 /// Queries of a shape over keys and values, and what the portable kernel makes of them.
 pub(super) struct Trial {
     context: Context,
+    attention: Attention,
+    options: PlanOptions,
     shape: Shape,
     q: Tensor,
     keys: Keys,
@@ -70,6 +73,7 @@ impl Trial {
     pub(super) fn new(
         context: &Context,
         attention: &Attention,
+        options: &PlanOptions,
         shape: &Shape,
         like: Option<&KvCache>,
     ) -> Result<Self> {
@@ -104,34 +108,37 @@ impl Trial {
         let mut trial = Self {
             exact: magnitudes(attention, &shape)?,
             context: context.clone(),
+            attention: attention.clone().with_lse(false),
+            options: options.clone(),
             shape,
             q,
             keys,
             portable,
             want: Vec::new(),
         };
-        trial.want = trial.result(attention, portable)?.into_iter().map(f64::from).collect();
+        trial.want = trial.result(portable)?.into_iter().map(f64::from).collect();
         Ok(trial)
     }
 
     /// What a plan for it is to be.
-    pub(super) fn wanted<'a>(&'a self, attention: &'a Attention) -> Result<Wanted<'a>> {
-        match &self.keys {
-            Keys::Tensors { .. } => Ok(Wanted::new(&self.context, attention, &self.shape)),
-            Keys::Cache { cache, .. } => Wanted::over(attention, cache, &self.shape),
+    pub(super) fn wanted(&self) -> Result<Wanted<'_>> {
+        let Self { context, attention, options, shape, keys, .. } = self;
+        match keys {
+            Keys::Tensors { .. } => Ok(Wanted::new(context, attention, options, shape)),
+            Keys::Cache { cache, .. } => Wanted::over(cache, attention, options, shape),
         }
     }
 
     /// By this kernel.
-    fn plan(&self, attention: &Attention, kernel: Kernel) -> Result<Plan> {
-        let attention = attention.clone().with_lse(false).with_kernel(kernel);
-        Prepared::new(&self.wanted(&attention)?, kernel, "on trial".to_owned()).map(Plan::of)
+    fn plan(&self, kernel: Kernel) -> Result<Plan> {
+        Prepared::new(&self.wanted()?, kernel, "on trial".to_owned()).map(Plan::of)
     }
 
     /// Whether a kernel computes what the portable one does.
-    pub(super) fn agrees(&self, attention: &Attention, kernel: Kernel) -> Result<bool> {
-        let got = self.result(attention, kernel)?;
-        let of = |kernel| Tolerance::of_kernel_output(kernel, &self.exact, &self.shape, attention.output());
+    pub(super) fn agrees(&self, kernel: Kernel) -> Result<bool> {
+        let got = self.result(kernel)?;
+        let output = self.attention.output();
+        let of = |kernel| Tolerance::of_kernel_output(kernel, &self.exact, &self.shape, output);
         // Either may deviate by its own.
         let (one, other) = (of(kernel), of(self.portable));
         let both =
@@ -139,8 +146,8 @@ impl Trial {
         Ok(compare(&got, &self.want, both)?.passed())
     }
 
-    fn result(&self, attention: &Attention, kernel: Kernel) -> Result<Vec<f32>> {
-        let plan = self.plan(attention, kernel)?;
+    fn result(&self, kernel: Kernel) -> Result<Vec<f32>> {
+        let plan = self.plan(kernel)?;
         let got = match &self.keys {
             Keys::Tensors { k, v } => plan.run(self.q.view(), k.view(), v.view(), &Tables::new())?,
             Keys::Cache { cache, queries } => {
@@ -151,18 +158,13 @@ impl Trial {
     }
 
     /// Median times of these kernels, in turn.
-    pub(super) fn times(
-        &self,
-        attention: &Attention,
-        kernels: &[Kernel],
-        rounds: usize,
-    ) -> Result<Vec<Duration>> {
-        let Self { context, shape, .. } = self;
+    pub(super) fn times(&self, kernels: &[Kernel], rounds: usize) -> Result<Vec<Duration>> {
+        let Self { context, attention, shape, .. } = self;
         let output = Layout::heads_first(shape.batch(), shape.heads(), shape.q_len(), shape.value_dim())?;
         let output = Tensor::zeros(context, attention.output(), output)?;
         let mut runs = Vec::new();
         for &kernel in kernels {
-            let plan = self.plan(attention, kernel)?;
+            let plan = self.plan(kernel)?;
             runs.push((self.bind(&plan, &output)?, plan, Vec::new()));
         }
         for _ in 0..rounds {

@@ -1,8 +1,9 @@
 //! Kernels measured on a device.
 
 use super::choosing;
-use super::inputs::options::Attention;
-use super::inputs::tuning::{ShapeClass, Tuned, TuningProfile};
+use super::inputs::attention::Attention;
+use super::tuning::{ShapeClass, Tuned, TuningProfile};
+use super::plan_options::PlanOptions;
 use super::prepared::Wanted;
 use super::trial::Trial;
 use crate::attention::kernels::shapes::{Decode, Kernel, Matrix, Tile};
@@ -12,79 +13,89 @@ use crate::limits::{MAX_ROUNDS, at_most};
 use crate::runtime::context::Context;
 use crate::shape::Shape;
 
-/// Measures the kernels for these shapes, over tensors or over caches like this one.
-pub(super) fn tune(
-    attention: &Attention,
-    context: &Context,
-    cache: Option<&KvCache>,
-    shapes: &[Shape],
+/// Measures kernels for one attention on one device.
+pub(super) struct Tuner<'a> {
+    context: &'a Context,
+    attention: Attention,
+    options: PlanOptions,
     rounds: usize,
-) -> Result<TuningProfile> {
-    ensure!(!shapes.is_empty(), "shapes", "expected at least one, got none");
-    ensure!(rounds >= 1, "rounds", "expected at least 1, got 0");
-    at_most("rounds", rounds, MAX_ROUNDS)?;
-    ensure!(attention.kernel().is_none(), "kernel", "expected none, got {:?}", attention.kernel());
-    let capabilities = context.capabilities();
-    let mut profile = TuningProfile {
-        adapter: capabilities.adapter.clone(),
-        driver: capabilities.driver.clone(),
-        choices: Vec::new(),
-    };
-    let base = attention.clone().untuned().with_lse(false);
-    let class_of =
-        |shape: &Shape| ShapeClass::of(&Wanted { cache, ..Wanted::new(context, &base, shape) }.task());
-    for shape in shapes {
-        let class = class_of(shape);
-        if profile.choices.iter().all(|tuned| tuned.class != class) {
-            let of_class = |s: &&Shape| class_of(s) == class;
-            let shapes: Vec<Shape> = shapes.iter().filter(of_class).copied().collect();
-            profile.choices.push(tune_class(&base, context, cache, class, &shapes, rounds)?);
-        }
-    }
-    Ok(profile)
 }
 
-fn tune_class(
-    attention: &Attention,
-    context: &Context,
-    cache: Option<&KvCache>,
-    class: ShapeClass,
-    shapes: &[Shape],
-    rounds: usize,
-) -> Result<Tuned> {
-    let problems = |shapes: &[Shape]| -> Result<Vec<Trial>> {
-        shapes.iter().map(|shape| Trial::new(context, attention, shape, cache)).collect()
-    };
-    let (problems, ragged) = (problems(shapes)?, problems(&ragged(&shapes[0])?)?);
-    let rule = choosing::plan(&problems[0].wanted(attention)?)?.kernel();
-    let mut refused = Vec::new();
-    let mut right = Vec::new();
-    for kernel in candidates(&class, rule, attention.allows_half_products()) {
-        let mut trials = problems.iter().chain(&ragged);
-        let agree: Result<bool> =
-            trials.try_fold(true, |agree, trial| Ok(agree && trial.agrees(attention, kernel)?));
-        match agree {
-            Ok(true) => right.push(kernel),
-            Ok(false) => refused.push(kernel),
-            Err(error) if error.is_unsupported() => {}
-            Err(error) => return Err(error),
-        }
+impl<'a> Tuner<'a> {
+    pub(super) fn new(
+        context: &'a Context,
+        attention: &Attention,
+        options: &PlanOptions,
+        rounds: usize,
+    ) -> Result<Self> {
+        ensure!(rounds >= 1, "rounds", "expected at least 1, got 0");
+        at_most("rounds", rounds, MAX_ROUNDS)?;
+        ensure!(options.kernel().is_none(), "kernel", "expected none, got {:?}", options.kernel());
+        let (attention, options) = (attention.clone().with_lse(false), options.clone().untuned());
+        Ok(Self { context, attention, options, rounds })
     }
-    ensure!(!right.is_empty(), "kernel", "no kernel computes what the portable one does: {refused:?}");
-    // ln of the times, summed over the shapes.
-    let mut scores = vec![0.0; right.len()];
-    for problem in &problems {
-        let times = problem.times(attention, &right, rounds)?;
-        for (score, time) in scores.iter_mut().zip(times) {
-            *score += time.as_secs_f64().max(1e-9).ln() / problems.len() as f64;
+
+    /// For these shapes, over tensors or over caches like this one.
+    pub(super) fn tune(&self, cache: Option<&KvCache>, shapes: &[Shape]) -> Result<TuningProfile> {
+        ensure!(!shapes.is_empty(), "shapes", "expected at least one, got none");
+        let capabilities = self.context.capabilities();
+        let mut profile = TuningProfile {
+            adapter: capabilities.adapter.clone(),
+            driver: capabilities.driver.clone(),
+            choices: Vec::new(),
+        };
+        let class_of = |shape: &Shape| {
+            let wanted = Wanted::new(self.context, &self.attention, &self.options, shape);
+            ShapeClass::of(&Wanted { cache, ..wanted }.task())
+        };
+        for shape in shapes {
+            let class = class_of(shape);
+            if profile.choices.iter().all(|tuned| tuned.class != class) {
+                let of_class = |s: &&Shape| class_of(s) == class;
+                let shapes: Vec<Shape> = shapes.iter().filter(of_class).copied().collect();
+                profile.choices.push(self.tune_class(cache, class, &shapes)?);
+            }
         }
+        Ok(profile)
     }
-    let of_rule = right.iter().position(|&kernel| kernel == rule).map(|at| scores[at]);
-    let best = (0..right.len()).min_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0);
-    let ratio = of_rule.map_or(1.0, |score| (scores[best] - score).exp());
-    // What is within the noise stays.
-    let (kernel, ratio) = if of_rule.is_some() && ratio > 0.97 { (rule, 1.0) } else { (right[best], ratio) };
-    Ok(Tuned { class, kernel, ratio, refused })
+
+    fn tune_class(&self, cache: Option<&KvCache>, class: ShapeClass, shapes: &[Shape]) -> Result<Tuned> {
+        let problems = |shapes: &[Shape]| -> Result<Vec<Trial>> {
+            let trial =
+                |shape| Trial::new(self.context, &self.attention, &self.options, shape, cache);
+            shapes.iter().map(trial).collect()
+        };
+        let (problems, ragged) = (problems(shapes)?, problems(&ragged(&shapes[0])?)?);
+        let rule = choosing::plan(&problems[0].wanted()?)?.kernel();
+        let mut refused = Vec::new();
+        let mut right = Vec::new();
+        for kernel in candidates(&class, rule, self.options.allows_half_products()) {
+            let mut trials = problems.iter().chain(&ragged);
+            let agree: Result<bool> =
+                trials.try_fold(true, |agree, trial| Ok(agree && trial.agrees(kernel)?));
+            match agree {
+                Ok(true) => right.push(kernel),
+                Ok(false) => refused.push(kernel),
+                Err(error) if error.is_unsupported() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        ensure!(!right.is_empty(), "kernel", "no kernel computes what the portable one does: {refused:?}");
+        // ln of the times, summed over the shapes.
+        let mut scores = vec![0.0; right.len()];
+        for problem in &problems {
+            for (score, time) in scores.iter_mut().zip(problem.times(&right, self.rounds)?) {
+                *score += time.as_secs_f64().max(1e-9).ln() / problems.len() as f64;
+            }
+        }
+        let of_rule = right.iter().position(|&kernel| kernel == rule).map(|at| scores[at]);
+        let best = (0..right.len()).min_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0);
+        let ratio = of_rule.map_or(1.0, |score| (scores[best] - score).exp());
+        // What is within the noise stays.
+        let stays = of_rule.is_some() && ratio > 0.97;
+        let (kernel, ratio) = if stays { (rule, 1.0) } else { (right[best], ratio) };
+        Ok(Tuned { class, kernel, ratio, refused })
+    }
 }
 
 /// The rule's choice first, then others of its kind.

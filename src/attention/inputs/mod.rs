@@ -1,7 +1,6 @@
 //! What is computed, as plain values of the host: options, and what a call reads beside its tensors.
 
+pub(crate) mod attention;
 pub(crate) mod documents;
-pub(crate) mod options;
 pub(crate) mod position_ids;
 pub(crate) mod tables;
-pub(crate) mod tuning;

@@ -9,7 +9,7 @@ pub(crate) const TILE_ROWS: usize = INVOCATIONS as usize;
 /// A kernel that computes attention. All compute the same function.
 ///
 /// A plan chooses by the adapter's kind and the larger of the two head dimensions (or takes what
-/// [`Attention::with_kernel`](crate::Attention::with_kernel) says):
+/// [`PlanOptions::with_kernel`](crate::PlanOptions::with_kernel) says):
 ///
 /// | adapter | dim ≤ 96 | ≤ 128 | larger |
 /// | --- | --- | --- | --- |

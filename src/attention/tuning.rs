@@ -10,7 +10,7 @@ use crate::runtime::capabilities::Capabilities;
 
 /// The kernels that [`Attention::tune`](crate::Attention::tune) found fastest on a device, by class
 /// of shape: a plain value to store (feature `serde`) and to give to
-/// [`Attention::with_tuning`](crate::Attention::with_tuning).
+/// [`PlanOptions::with_tuning`](crate::PlanOptions::with_tuning).
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

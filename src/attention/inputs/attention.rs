@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use super::tuning::TuningProfile;
-use crate::attention::kernels::shapes::Kernel;
 use crate::error::{Result, ensure};
 use crate::layout::DType;
 use crate::position::Positions;
 
-/// What one attention call computes: plain options, no device.
+/// What one attention call computes: plain options, no device. How it is computed is a plan's
+/// business ([`PlanOptions`](crate::PlanOptions)).
 ///
 /// With query i at absolute position `i + kv_len − q_len`, lag `Δ` and block distance d,
 ///
@@ -58,11 +57,7 @@ pub struct Attention {
     lse: bool,
     storage: DType,
     output: DType,
-    kernel: Option<Kernel>,
-    splits: Option<usize>,
-    half_products: bool,
     positions: Option<Arc<Positions>>,
-    tuning: Option<Arc<TuningProfile>>,
 }
 
 impl Attention {
@@ -77,11 +72,7 @@ impl Attention {
             lse: false,
             storage: DType::F32,
             output: DType::F32,
-            kernel: None,
-            splits: None,
-            half_products: false,
             positions: None,
-            tuning: None,
         }
     }
 
@@ -147,51 +138,6 @@ impl Attention {
         Self { output: dtype, ..self }
     }
 
-    /// Computes with this kernel instead of the one that the plan would choose.
-    pub fn with_kernel(self, kernel: Kernel) -> Self {
-        Self { kernel: Some(kernel), ..self }
-    }
-
-    /// Computes with the kernels that were measured to be the fastest ([`tune`](Attention::tune)),
-    /// on the device and for the classes of shapes that the profile knows.
-    pub fn with_tuning(self, tuning: impl Into<Arc<TuningProfile>>) -> Self {
-        Self { tuning: Some(tuning.into()), ..self }
-    }
-
-    /// The measured choices, if any.
-    pub fn tuning(&self) -> Option<&TuningProfile> {
-        self.tuning.as_deref()
-    }
-
-    /// Splits each row's keys over this many workgroups where queries are few
-    /// ([`Decode`](crate::Decode)), instead of as many as the plan would choose from the shape and
-    /// the device. Results differ by rounding.
-    ///
-    /// # Errors
-    /// Invalid argument unless 1 to 1,024.
-    pub fn with_splits(self, splits: usize) -> Result<Self> {
-        ensure!((1..=1024).contains(&splits), "splits", "expected 1 to 1024, got {splits}");
-        Ok(Self { splits: Some(splits), ..self })
-    }
-
-    /// Allows kernels that take products in f16
-    /// ([`Tile::with_half_products`](crate::Tile::with_half_products) says what that costs and what
-    /// numbers must stay within), where inputs are stored in f16 and the device gains by it. Not
-    /// unless allowed; on CPU adapters never.
-    pub fn with_half_products(self, allowed: bool) -> Self {
-        Self { half_products: allowed, ..self }
-    }
-
-    /// Whether kernels may take products in f16.
-    pub fn allows_half_products(&self) -> bool {
-        self.half_products
-    }
-
-    /// The number of splits that was asked for, if any.
-    pub fn splits(&self) -> Option<usize> {
-        self.splits
-    }
-
     /// Scores that depend on positions: a rotation of queries and keys, a bias against distance, or both.
     pub fn with_positions(self, positions: Positions) -> Self {
         Self { positions: Some(Arc::new(positions)), ..self }
@@ -202,20 +148,9 @@ impl Attention {
         self.positions.as_deref()
     }
 
-    /// The kernel that was asked for, if any.
-    pub fn kernel(&self) -> Option<Kernel> {
-        self.kernel
-    }
-
     /// The same with or without the keys after each query.
     pub(in crate::attention) fn with_causality(self, causal: bool) -> Self {
         Self { causal, ..self }
-    }
-
-    /// The same without measurements of kernels.
-    #[cfg(not(target_arch = "wasm32"))]
-    pub(in crate::attention) fn untuned(self) -> Self {
-        Self { tuning: None, ..self }
     }
 
     /// Whether keys after the query are hidden.
@@ -280,7 +215,6 @@ mod tests {
     fn refusals_name_the_argument() {
         let named = |r: Result<Attention>| r.unwrap_err().argument().unwrap();
         assert_eq!(named(Attention::causal().with_window(0)), "window");
-        assert_eq!(named(Attention::causal().with_splits(0)), "splits");
         assert_eq!(named(Attention::causal().with_scale(f32::NAN)), "scale");
         for cap in [0.0, -1.0, 0.9e-30, 1.1e30, f32::INFINITY, f32::NAN] {
             assert_eq!(named(Attention::causal().with_soft_cap(cap)), "soft_cap");
