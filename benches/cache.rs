@@ -15,7 +15,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use prflash::cache::{Ladder, Side, Staircase, StoredKeys};
-use prflash::{Chunk, Context, DType, KvCache, KvInput, Layout, Shape, Tensor};
+use prflash::{Chunk, Context, DType, KvCache, KvInput, Layout, SequenceId, Shape, Tensor};
 use serde_json::json;
 use support::{median, milliseconds, range};
 
@@ -50,7 +50,7 @@ struct Way {
     name: String,
     cache: KvCache,
     input: KvInput,
-    sequences: Vec<usize>,
+    sequences: Vec<SequenceId>,
     tokens: usize,
     steps: usize,
     seconds: Vec<f64>,
@@ -67,8 +67,10 @@ impl Way {
                 *sequence = self.cache.add();
             }
         }
-        let chunks: Vec<Chunk> =
-            (0..).zip(&self.sequences).map(|(batch, &id)| Chunk::new(id, batch, self.tokens)).collect();
+        let chunks: Vec<Chunk> = (0..)
+            .zip(&self.sequences)
+            .map(|(batch, &id)| Chunk { sequence: id, entry: batch, rows: 0..self.tokens })
+            .collect();
         let started = Instant::now();
         for _ in 0..self.steps {
             let mut encoder = context.device().create_command_encoder(&Default::default());
@@ -123,13 +125,17 @@ fn main() -> Result<()> {
             let most = older + tokens * (2 + rounds) + steps * (2 + rounds);
             let shape = Shape::new(kv_heads, kv_heads, most, dim)?;
             let mut cache = KvCache::new(&context, staircase.clone(), &shape, StoredKeys::AfterRotation)?;
-            let sequences: Vec<usize> = (0..batch).map(|_| cache.add()).collect();
+            let sequences: Vec<SequenceId> = (0..batch).map(|_| cache.add()).collect();
             let mut encoder = context.device().create_command_encoder(&Default::default());
             let from_prompt = cache.input(prompt.view(), prompt.view())?;
             for &id in &sequences {
                 cache.reserve(&mut encoder, id, if prompted && older == 0 { tokens } else { most })?;
                 for _ in 0..older.div_ceil(tokens) {
-                    cache.append(&mut encoder, &from_prompt, &[Chunk::new(id, 0, tokens)])?;
+                    cache.append(
+                        &mut encoder,
+                        &from_prompt,
+                        &[Chunk { sequence: id, entry: 0, rows: 0..tokens }],
+                    )?;
                 }
             }
             context.queue().submit([encoder.finish()]);
@@ -180,7 +186,7 @@ fn main() -> Result<()> {
             }
         }
         for way in stepping.iter_mut() {
-            let chunk = [Chunk::new(way.sequences[0], 0, way.tokens)];
+            let chunk = [Chunk { sequence: way.sequences[0], entry: 0, rows: 0..way.tokens }];
             let started = Instant::now();
             let mut encoder = context.device().create_command_encoder(&Default::default());
             way.cache.append(&mut encoder, &way.input, &chunk)?;

@@ -9,7 +9,8 @@ use anyhow::Result;
 use clap::Parser;
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
-    Attention, Bound, Call, Chunk, Context, DType, KvCache, Layout, Operands, Plan, Queries, Shape, Tensor,
+    Attention, Bound, Call, Chunk, Context, DType, KvCache, Layout, Operands, Plan, PlanOptions, Queries,
+    SequenceId, Shape, Tensor,
 };
 use support::{Work, interleave, median, median_ratio, milliseconds};
 
@@ -57,7 +58,19 @@ impl Way {
             }),
             Held::Cache(held) => Box::new(move |encoder| {
                 let (cache, plan, bound) = &**held;
-                Ok(plan.encode(encoder, bound, &Call::cached(cache, &[Queries::new(0, 0, queries)]))?)
+                Ok(plan.encode(
+                    encoder,
+                    bound,
+                    &Call::cached(
+                        cache,
+                        &[Queries {
+                            sequence: SequenceId::FIRST,
+                            entry: 0,
+                            rows: 0..queries,
+                            positions: None,
+                        }],
+                    ),
+                )?)
             }),
         }
     }
@@ -72,8 +85,9 @@ fn tensor(context: &Context, dtype: DType, heads: usize, len: usize, dim: usize)
 
 fn tensors(context: &Context, shape: &Shape, dtype: DType, splits: Option<usize>) -> Result<Way> {
     let attention = Attention::causal().with_storage(dtype);
-    let attention = splits.map_or(Ok(attention.clone()), |splits| attention.with_splits(splits))?;
-    let plan = attention.plan(context, shape)?;
+    let options = PlanOptions::new();
+    let options = splits.map_or(Ok(options.clone()), |splits| options.with_splits(splits))?;
+    let plan = attention.plan_with(context, shape, &options)?;
     let (len, dim) = (shape.kv_len(), shape.head_dim());
     let q = tensor(context, dtype, shape.heads(), shape.q_len(), dim)?;
     let k = tensor(context, dtype, shape.kv_heads(), len, dim)?;
@@ -100,7 +114,11 @@ fn cached(context: &Context, shape: &Shape, name: &str, staircase: Staircase) ->
     let sequence = cache.add();
     for start in (0..len).step_by(CHUNK) {
         let mut encoder = context.device().create_command_encoder(&Default::default());
-        cache.append(&mut encoder, &input, &[Chunk::new(sequence, 0, CHUNK.min(len - start))])?;
+        cache.append(
+            &mut encoder,
+            &input,
+            &[Chunk { sequence, entry: 0, rows: 0..CHUNK.min(len - start) }],
+        )?;
         context.queue().submit([encoder.finish()]);
     }
     context.wait()?;

@@ -15,8 +15,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use prflash::{
-    Attention, BlockGrid, Bound, Call, Context, GpuTimer, Kernel, Key, Operands, Plan, Profile, Schedule,
-    Shape, Systematic, TableBuffer, Tables,
+    Attention, BlockGrid, Bound, Call, Context, GpuTimer, Kernel, Key, Operands, Plan, PlanOptions, Profile,
+    Schedule, Shape, Systematic, TableBuffer, Tables,
 };
 use serde_json::json;
 use support::{median, median_ratio, range, tensor};
@@ -107,7 +107,8 @@ fn shape(
             if kernel == Kernel::Naive && schedule.is_none() && len > arguments.longest_naive {
                 continue;
             }
-            let plan = Attention::causal().with_kernel(kernel).plan(context, &shape)?;
+            let options = PlanOptions::new().with_kernel(kernel);
+            let plan = Attention::causal().plan_with(context, &shape, &options)?;
             let operands =
                 Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
             let bound = plan.bind(&operands)?;

@@ -70,7 +70,6 @@ fn main() -> Result<()> {
         let plan = rope(pairing)?.plan_rotation(&context, DType::F32, len)?;
         rotations.push((plan.bind(q.view())?, plan.bind(k.view())?, plan));
     }
-    let all = [Rows::new(0, len)];
     let in_place = [
         ("RoPE in place, interleaved: q, k, attention", &rotations[0], true),
         ("… k alone", &rotations[0], false),
@@ -84,6 +83,7 @@ fn main() -> Result<()> {
     for &(_, (q, k, rotation), whole) in &in_place {
         let (plan, bound) = &plans[0];
         works.push(Box::new(move |encoder| {
+            let all = [Rows::new(0, 0..len)];
             rotation.encode(encoder, k, &all)?;
             if whole {
                 rotation.encode(encoder, q, &all)?;

@@ -151,7 +151,7 @@ fn re_shaped(context: &Context, rounds: usize, len: usize) -> Result<Table> {
     let output = tensor(context, 8, len, 64)?;
     let operands = Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
     let lists = Attention::causal().plan(context, &shape)?;
-    let reshaped = Attention::causal().plan_reshaped(context, &shape, &grid)?;
+    let reshaped = Attention::causal().plan(context, &shape)?.reshaped(&grid)?;
     let (bound, reshaped_bound) = (lists.bind(&operands)?, reshaped.bind(&operands)?);
     let profile = Profile::harmonic();
     let (mut names, mut kept) = (Vec::new(), Vec::new());
@@ -195,7 +195,7 @@ fn rounds_and_merge(context: &Context, rounds: usize) -> Result<Table> {
         Schedule::sample(&BlockGrid::causal(&shape), &Profile::harmonic(), &Systematic, Key::new(1))?;
     let plain = Attention::causal().plan(context, &shape)?;
     let plans = [Combine::Partition, Combine::Independent]
-        .map(|combine| Attention::causal().plan_rounds(context, &shape, combine));
+        .map(|combine| Attention::causal().plan(context, &shape)?.rounds(combine));
     let [partition, independent] = plans;
     let (partition, independent) = (partition?, independent?);
     let bound = plain.bind(&operands)?;

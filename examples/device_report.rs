@@ -13,7 +13,8 @@ use prflash::cache::{Staircase, StoredKeys};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
     Attention, Call, Chunk, Context, ContextOptions, DType, Decode, Kernel, KvCache, Layout, Matrix,
-    Operands, Pairing, Positions, Queries, Rope, Shape, Tables, Tensor, Tile, Timings, reference, wgpu,
+    Operands, Pairing, PlanOptions, Positions, Queries, Rope, Shape, Tables, Tensor, Tile, Timings,
+    reference, wgpu,
 };
 use serde_json::{Value, json};
 
@@ -141,7 +142,12 @@ fn tensor(context: &Context, dtype: DType, heads: usize, len: usize, dim: usize)
 }
 
 /// Times one call of whole tensors.
-fn time(context: &Context, attention: &Attention, shape: &Shape, rounds: usize) -> Result<(Kernel, Timings)> {
+fn time(
+    context: &Context,
+    (attention, options): (&Attention, &PlanOptions),
+    shape: &Shape,
+    rounds: usize,
+) -> Result<(Kernel, Timings)> {
     let dtype = attention.storage();
     let (heads, kv_heads, dim) = (shape.heads(), shape.kv_heads(), shape.head_dim());
     let q = tensor(context, dtype, heads, shape.q_len(), dim)?;
@@ -149,7 +155,7 @@ fn time(context: &Context, attention: &Attention, shape: &Shape, rounds: usize) 
     let v = tensor(context, dtype, kv_heads, shape.kv_len(), dim)?;
     let output = Layout::heads_first(1, heads, shape.q_len(), dim)?;
     let output = Tensor::zeros(context, attention.output(), output)?;
-    let plan = attention.plan(context, shape)?;
+    let plan = attention.plan_with(context, shape, options)?;
     let operands = Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
     let bound = plan.bind(&operands)?;
     let timings = plan.timings(&bound, &Call::lengths(shape.q_len(), shape.kv_len()), rounds)?;
@@ -165,7 +171,7 @@ fn speeds(context: &Context, arguments: &Arguments) -> Result<Vec<Speed>> {
     for (name, shape) in prefill.into_iter().chain([decode]) {
         for dtype in [DType::F32, DType::F16] {
             let attention = Attention::causal().with_storage(dtype);
-            let (kernel, timings) = time(context, &attention, &shape, rounds)?;
+            let (kernel, timings) = time(context, (&attention, &PlanOptions::new()), &shape, rounds)?;
             let dim = shape.head_dim();
             let (queries, keys) =
                 (shape.heads() * shape.q_len() * dim, shape.kv_heads() * shape.kv_len() * dim);
@@ -201,7 +207,11 @@ fn cached(context: &Context, shape: &Shape, rounds: usize) -> Result<Speed> {
     let sequence = cache.add();
     for start in (0..len).step_by(CHUNK) {
         let mut encoder = context.device().create_command_encoder(&Default::default());
-        cache.append(&mut encoder, &input, &[Chunk::new(sequence, 0, CHUNK.min(len - start))])?;
+        cache.append(
+            &mut encoder,
+            &input,
+            &[Chunk { sequence, entry: 0, rows: 0..CHUNK.min(len - start) }],
+        )?;
         context.queue().submit([encoder.finish()]);
     }
     let plan = Attention::causal().plan_cached(&cache, shape)?;
@@ -214,7 +224,11 @@ fn cached(context: &Context, shape: &Shape, rounds: usize) -> Result<Speed> {
             shape.heads()
         ),
         kernel: plan.kernel(),
-        timings: plan.timings(&bound, &Call::cached(&cache, &[Queries::new(sequence, 0, 1)]), rounds)?,
+        timings: plan.timings(
+            &bound,
+            &Call::cached(&cache, &[Queries { sequence, entry: 0, rows: 0..1, positions: None }]),
+            rounds,
+        )?,
         flops: shape.dense_flops(true),
         bytes: cache.memory(sequence)?.total() as f64 + (8 * shape.heads() * dim) as f64,
     })
@@ -254,9 +268,10 @@ fn variant(context: &Context, kernel: Kernel, arguments: &Arguments) -> Result<V
     let mut found = Found { gflops: 0.0, max_abs_error: 0.0, passed: true };
     for (case, dim) in [64, 80, 128].into_iter().enumerate() {
         let dtype = storage(kernel, case);
-        let attention = Attention::causal().with_kernel(kernel).with_storage(dtype);
+        let attention = Attention::causal().with_storage(dtype);
+        let options = PlanOptions::new().with_kernel(kernel);
         let shape = Shape::new(4, 2, if few { 3 } else { 150 }, dim)?.with_kv_len(300)?;
-        let plan = match attention.plan(context, &shape) {
+        let plan = match attention.plan_with(context, &shape, &options) {
             Ok(plan) => plan,
             Err(error) if error.is_unsupported() => {
                 return Ok(Variant { kernel, found: Err(error.to_string()) });
@@ -283,8 +298,9 @@ fn variant(context: &Context, kernel: Kernel, arguments: &Arguments) -> Result<V
         true => Shape::new(32, 8, arguments.history as usize, 128)?.with_q_len(1)?,
         false => Shape::new(8, 2, arguments.tokens as usize, 64)?,
     };
-    let attention = Attention::causal().with_kernel(kernel).with_storage(storage(kernel, 0));
-    let (_, timings) = time(context, &attention, &shape, arguments.rounds.into())?;
+    let attention = Attention::causal().with_storage(storage(kernel, 0));
+    let options = PlanOptions::new().with_kernel(kernel);
+    let (_, timings) = time(context, (&attention, &options), &shape, arguments.rounds.into())?;
     found.gflops = shape.dense_flops(true) / timings.median_wall().as_secs_f64() / 1e9;
     Ok(Variant { kernel, found: Ok(found) })
 }

@@ -222,7 +222,7 @@ impl<'a> Problem<'a> {
     }
 
     fn plan(&self, attention: Attention, combine: Combine) -> Result<RoundsPlan> {
-        Ok(attention.plan_rounds(self.context, &self.layer.shape, combine)?)
+        Ok(attention.plan(self.context, &self.layer.shape)?.rounds(combine)?)
     }
 
     /// Runs the rounds, and compares the estimate after those that are `shown`.

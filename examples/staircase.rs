@@ -15,7 +15,8 @@ use clap::Parser;
 use prflash::cache::{HostCache, Ladder, Side, Staircase, StoredKeys};
 use prflash::reference::{self, AgeLoss, cache_loss};
 use prflash::{
-    Attention, Chunk, Context, DType, KvCache, KvInput, Layout, Plan, Queries, Shape, Tables, Tensor,
+    Attention, Chunk, Context, DType, KvCache, KvInput, Layout, Plan, Queries, SequenceId, Shape, Tables,
+    Tensor,
 };
 use serde_json::{Value, json};
 use support::fixture::{self, Layer};
@@ -54,7 +55,7 @@ struct OnGpu<'a> {
     cache: KvCache,
     input: KvInput,
     plan: Plan,
-    sequence: usize,
+    sequence: SequenceId,
 }
 
 impl<'a> OnGpu<'a> {
@@ -73,7 +74,7 @@ impl<'a> OnGpu<'a> {
     fn append_up_to(&mut self, len: usize) -> Result<()> {
         let mut encoder = self.context.device().create_command_encoder(&Default::default());
         for token in self.cache.len(self.sequence)?..len {
-            let chunk = Chunk::new(self.sequence, 0, 1).starting_at(token);
+            let chunk = Chunk { sequence: self.sequence, entry: 0, rows: token..token + 1 };
             self.cache.append(&mut encoder, &self.input, &[chunk])?;
         }
         self.context.queue().submit([encoder.finish()]);
@@ -84,7 +85,7 @@ impl<'a> OnGpu<'a> {
     fn attend(&self, q: &[f32], shape: &Shape) -> Result<Vec<f32>> {
         let layout = Layout::heads_first(1, shape.heads(), 1, shape.head_dim())?;
         let q = Tensor::upload(self.context, DType::F32, layout, q)?;
-        let queries = [Queries::new(self.sequence, 0, 1)];
+        let queries = [Queries { sequence: self.sequence, entry: 0, rows: 0..1, positions: None }];
         let result = self.plan.run_cached(&self.cache, q.view(), &queries, &Tables::new())?;
         Ok(result.output.read_blocking(self.context)?)
     }

@@ -104,11 +104,11 @@ pub mod verify;
 
 pub use attention::kernels::shapes::{Decode, Kernel, Matrix, Tile};
 pub use attention::{
-    Attention, Bound, Call, Combine, Documents, Estimate, GpuSampler, Operands, Output, Plan, PlanOptions, PositionIds,
-    Queries, ReshapedBound, ReshapedPlan, RotationBound, RotationPlan, Rounds, RoundsBound, RoundsPlan, Rows,
-    Sequence, ShapeClass, TableBuffer, Tables, Tuned, TuningProfile,
+    Attention, Bound, Call, Combine, Documents, Estimate, FirstPositions, GpuSampler, Operands, Output, Plan,
+    PlanOptions, PositionIds, Queries, ReshapedBound, ReshapedPlan, RotationBound, RotationPlan, Rounds,
+    RoundsBound, RoundsPlan, Rows, Sequence, ShapeClass, TableBuffer, Tables, Tuned, TuningProfile,
 };
-pub use cache::{Chunk, KvCache, KvInput};
+pub use cache::{Chunk, KvCache, KvInput, SequenceId};
 pub use error::{Error, ErrorKind, Result};
 pub use layout::{DType, Layout};
 pub use limits::MAX_HEAD_DIM;

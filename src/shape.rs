@@ -8,7 +8,7 @@ use crate::limits::{MAX_BATCH, MAX_ELEMENTS, MAX_HEAD_DIM, MAX_HEADS, at_most};
 ///
 /// | name | meaning |
 /// | --- | --- |
-/// | `batch` | sequences in one call |
+/// | `batch` | batch entries of the tensors: sequences, unless several are packed into one |
 /// | `heads` | query heads H |
 /// | `kv_heads` | key/value heads H_kv: 1 is MQA, H is MHA, any other divisor of H is GQA |
 /// | `q_len` | query tokens of a sequence |
@@ -48,7 +48,7 @@ impl Shape {
         Self { batch: 1, heads, kv_heads, q_len: len, kv_len: len, head_dim, value_dim: head_dim }.validated()
     }
 
-    /// The same with `batch` sequences.
+    /// The same with `batch` batch entries.
     ///
     /// # Errors
     /// As [`Shape::new`]; `batch` must be at least 1, and at most [`MAX_BATCH`].

@@ -25,8 +25,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("cache", &["checksum", "error", "limits", "position", "shape"]),
     ("cache/gpu", &["cache", "error", "layout", "runtime", "shape"]),
     ("attention/kernels", &["cache", "cache/gpu", "error", "layout", "position", "runtime"]),
-    // Values of the host, but for the names of kernels that options may ask for.
-    ("attention/inputs", &["attention/kernels", "error", "layout", "position", "runtime", "sampling"]),
+    ("attention/inputs", &["error", "layout", "position", "sampling"]),
     (
         "attention",
         &[

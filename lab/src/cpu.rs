@@ -2,7 +2,9 @@
 
 use anyhow::{Result, ensure};
 use prflash::cache::{HostCache, StoredKeys};
-use prflash::{Attention, BlockGrid, DType, Pairing, Positions, Rope, Schedule, Shape, Tables, reference};
+use prflash::{
+    Attention, BlockGrid, DType, Pairing, Positions, Rope, Schedule, SequenceId, Shape, Tables, reference,
+};
 
 use crate::attend::{Attend, Qkv, Rungs, Usage};
 use crate::config::Config;
@@ -117,7 +119,7 @@ impl Attend for CpuAttention {
         self.visits = Visits::default();
         self.memory.iter_mut().flatten().for_each(Vec::clear);
         for cache in self.stairs.iter_mut().flatten() {
-            if cache.remove(0).is_ok() {
+            if cache.remove(SequenceId::FIRST).is_ok() {
                 cache.add();
             }
         }
@@ -130,7 +132,7 @@ impl Attend for CpuAttention {
         let mut rungs = None;
         for cache in self.stairs.iter().flatten() {
             let rungs: &mut Rungs = rungs.get_or_insert_default();
-            let Ok(standing) = cache.standing(0) else { continue };
+            let Ok(standing) = cache.standing(SequenceId::FIRST) else { continue };
             let Config { heads, kv_heads, head_dim, .. } = self.config;
             let Ok(shape) = Shape::new(heads, kv_heads, 1, head_dim) else { continue };
             let memory = standing.memory(&shape);
@@ -152,7 +154,7 @@ impl CpuAttention {
         let (attention, Some(cache)) = (&self.attentions[layer], &mut self.stairs[layer]) else {
             anyhow::bail!("layer {layer} has no staircase");
         };
-        let first = cache.len(0)?;
+        let first = cache.len(SequenceId::FIRST)?;
         let mut keys = new.k.to_vec();
         if let Some(rope) = attention.positions().and_then(Positions::rope)
             && cache.stored_keys() == StoredKeys::AfterRotation
@@ -160,7 +162,7 @@ impl CpuAttention {
             rotate(rope, &mut keys, kv_heads, first);
         }
         let heads_first = |rows: &[f32], heads: usize| swapped(rows, new.tokens, heads, head_dim);
-        cache.append(0, &heads_first(&keys, kv_heads), &heads_first(new.v, kv_heads))?;
+        cache.append(SequenceId::FIRST, &heads_first(&keys, kv_heads), &heads_first(new.v, kv_heads))?;
         let shape = Shape::new(heads, kv_heads, new.tokens, head_dim)?.with_kv_len(first + new.tokens)?;
         let grid = BlockGrid::causal(&shape);
         let schedules = self.setting.schedules(&self.config, &grid, self.sequence, layer)?;
@@ -169,7 +171,7 @@ impl CpuAttention {
         }
         let tables = schedules.first().map_or_else(Tables::new, Tables::from);
         let q = heads_first(new.q, heads);
-        let exact = reference::attention_cached(attention, &shape, &q, cache, 0, &tables)?;
+        let exact = reference::attention_cached(attention, &shape, &q, cache, SequenceId::FIRST, &tables)?;
         let output: Vec<f32> = exact.output.iter().map(|&x| x as f32).collect();
         Ok(swapped(&output, heads, new.tokens, head_dim))
     }

@@ -218,7 +218,7 @@ impl AnyPlan {
         memory: &Memory,
     ) -> Result<Self> {
         let in_rounds =
-            |combine| attention.plan_rounds(context, maxima, combine).map(Box::new).map(AnyPlan::Rounds);
+            |combine| attention.plan(context, maxima)?.rounds(combine).map(Box::new).map(AnyPlan::Rounds);
         Ok(match (memory, rounds) {
             (Memory::Staircase(stairs), _) => AnyPlan::Once(attention.plan_cached(stairs.cache(), maxima)?),
             (_, Rounds::One) => AnyPlan::Once(attention.plan(context, maxima)?),
@@ -254,7 +254,8 @@ impl AnyPlan {
         let queries;
         let call = match memory {
             Memory::Staircase(stairs) => {
-                queries = [Queries::new(stairs.sequence(), 0, q_len)];
+                queries =
+                    [Queries { sequence: stairs.sequence(), entry: 0, rows: 0..q_len, positions: None }];
                 Call::cached(stairs.cache(), &queries)
             }
             Memory::Plain(_) => Call::lengths(q_len, kv_len),

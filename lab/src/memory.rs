@@ -5,8 +5,8 @@
 use anyhow::{Result, ensure};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
-    Chunk, Context, DType, KvCache, KvInput, Layout, Rope, RotationBound, RotationPlan, Rows, Shape,
-    TensorView, wgpu,
+    Chunk, Context, DType, KvCache, KvInput, Layout, Rope, RotationBound, RotationPlan, Rows, SequenceId,
+    Shape, TensorView, wgpu,
 };
 
 use crate::attend::Rungs;
@@ -161,7 +161,7 @@ pub struct Staging {
 /// A staircase cache of one sequence.
 pub struct Stairs {
     cache: KvCache,
-    sequence: usize,
+    sequence: SequenceId,
     tokens: usize,
     shape: Shape,
     row: usize,
@@ -209,7 +209,7 @@ impl Stairs {
     }
 
     /// The sequence's number in the cache.
-    pub fn sequence(&self) -> usize {
+    pub fn sequence(&self) -> SequenceId {
         self.sequence
     }
 
@@ -233,9 +233,13 @@ impl Stairs {
             context.queue().write_buffer(view.buffer(), 0, &DType::F32.encode(rows));
         }
         if let Some((plan, bound)) = &self.turned {
-            plan.encode(encoder, bound, &[Rows::new(0, new).at_position(first as i64)])?;
+            plan.encode(encoder, bound, &[Rows::new(0, 0..new).at_position(first as i64)])?;
         }
-        self.cache.append(encoder, &self.input, &[Chunk::new(self.sequence, 0, new)])?;
+        self.cache.append(
+            encoder,
+            &self.input,
+            &[Chunk { sequence: self.sequence, entry: 0, rows: 0..new }],
+        )?;
         self.tokens += new;
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use prflash::cache::{Staircase, StoredKeys};
-use prflash::{
+use prflash::{SequenceId, 
     Attention, Bound, Call, Chunk, Context, DType, KvCache, Layout, Operands, Plan, Queries, TableBuffer,
     Tables, Tensor,
 };
@@ -105,7 +105,7 @@ impl Cached {
         let (keys, values) = (tensor(Input::Keys)?, tensor(Input::Values)?);
         let input = cache.input(keys.view(), values.view())?;
         let mut encoder = context.device().create_command_encoder(&Default::default());
-        cache.append(&mut encoder, &input, &[Chunk::new(sequence, 0, len)])?;
+        cache.append(&mut encoder, &input, &[Chunk { sequence, entry: 0, rows: 0..len }])?;
         context.queue().submit([encoder.finish()]);
         context.wait()?;
         let layout = Layout::heads_first(1, problem.heads, problem.q_len, dim)?;
@@ -121,7 +121,7 @@ impl Cached {
 impl Work for Cached {
     fn call(&mut self) -> Result<()> {
         let mut encoder = self.context.device().create_command_encoder(&Default::default());
-        let queries = [Queries::new(0, 0, self.queries)];
+        let queries = [Queries { sequence: SequenceId::FIRST, entry: 0, rows: 0..self.queries, positions: None }];
         self.plan.encode(&mut encoder, &self.bound, &Call::cached(&self.cache, &queries))?;
         self.context.queue().submit([encoder.finish()]);
         Ok(self.context.wait()?)

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use super::call::Sequence;
+use super::call::SequenceRows;
 use super::prepared::Prepared;
 use super::split::Split;
 use crate::attention::kernels::programs::TENSORS_GROUP;
@@ -66,7 +66,7 @@ struct QueryTensors {
 /// Some batch entries and key/value heads of the tensors.
 #[derive(Debug)]
 pub(super) struct Part {
-    pub(super) batches: Range<usize>,
+    pub(super) entries: Range<usize>,
     pub(super) kv_heads: Range<usize>,
     pub(super) pipeline: Arc<Pipeline>,
     pub(super) groups: PartGroups,
@@ -100,14 +100,14 @@ impl Bound {
         let key_rows = vec![size("k", k), size("v", v)];
         let batch = q.layout().dims()[0];
         let mut parts = Vec::new();
-        let all_fit = |batches: usize, kv: usize| {
+        let all_fit = |entries: usize, kv: usize| {
             let heads = kv * maxima.heads_per_kv_head();
             let queries = [Some(q), Some(output), lse];
-            queries.into_iter().flatten().all(|view| fits(context, view, batches, heads))
-                && [k, v].into_iter().all(|view| fits(context, view, batches, kv))
+            queries.into_iter().flatten().all(|view| fits(context, view, entries, heads))
+                && [k, v].into_iter().all(|view| fits(context, view, entries, kv))
         };
-        for (batches, kv_heads) in split(batch, kv_heads, all_fit) {
-            parts.push(Part::new(plan, q, Some((k, v)), output, lse, batches, kv_heads)?);
+        for (entries, kv_heads) in split(batch, kv_heads, all_fit) {
+            parts.push(Part::new(plan, q, Some((k, v)), output, lse, entries, kv_heads)?);
         }
         context.check_alive()?;
         let parts = Mutex::new(Arc::new(parts));
@@ -158,15 +158,15 @@ impl Bound {
     }
 
     /// Refuses a sequence that doesn't lie inside the tensors.
-    pub(super) fn check(&self, index: usize, sequence: &Sequence) -> Result<()> {
-        let &Sequence { batch, q_start, q_len, kv_start, kv_len, .. } = sequence;
+    pub(super) fn check(&self, index: usize, sequence: &SequenceRows) -> Result<()> {
+        let &SequenceRows { entry, q_start, q_len, kv_start, kv_len, .. } = sequence;
         for (tensors, start, len) in [(&self.query_rows, q_start, q_len), (&self.key_rows, kv_start, kv_len)]
         {
-            for &(argument, batches, rows) in tensors {
-                let fits = batch < batches && start.checked_add(len).is_some_and(|end| end <= rows);
+            for &(argument, entries, rows) in tensors {
+                let fits = entry < entries && start.checked_add(len).is_some_and(|end| end <= rows);
                 if !fits && len > 0 {
                     let message = format!(
-                        "sequence {index} needs rows {start}..{start}+{len} of batch entry {batch}; the tensor has {batches} entries of {rows} rows"
+                        "sequence {index} needs rows {start}..{start}+{len} of batch entry {entry}; the tensor has {entries} entries of {rows} rows"
                     );
                     return Err(Error::argument_error(argument, message));
                 }
@@ -178,9 +178,9 @@ impl Bound {
 
 impl QueryTensors {
     fn parts(&self, plan: &Prepared, kv_heads: impl Iterator<Item = Range<usize>>) -> Result<Vec<Part>> {
-        let batches = 0..self.q.layout().dims()[0];
+        let entries = 0..self.q.layout().dims()[0];
         let part = |kv_heads| {
-            Part::new(plan, &self.q, None, &self.output, self.lse.as_ref(), batches.clone(), kv_heads)
+            Part::new(plan, &self.q, None, &self.output, self.lse.as_ref(), entries.clone(), kv_heads)
         };
         kv_heads.map(part).collect()
     }
@@ -233,14 +233,14 @@ impl Part {
         kv: Option<(&TensorView, &TensorView)>,
         output: &TensorView,
         lse: Option<&TensorView>,
-        batches: Range<usize>,
+        entries: Range<usize>,
         kv_heads: Range<usize>,
     ) -> Result<Self> {
         let Prepared { context, maxima, variant, pipeline, unused, unused_output, .. } = plan;
         let per_kv = maxima.heads_per_kv_head();
         let heads = kv_heads.start * per_kv..kv_heads.end * per_kv;
         let bind = |argument, view: &TensorView, heads: &Range<usize>, granule, empty: &wgpu::Buffer| {
-            let view = view.part(batches.clone(), heads.clone());
+            let view = view.part(entries.clone(), heads.clone());
             let binding = Binding::new(argument, &view, granule, context, empty)?;
             let axis = Axis::new(&view, binding.base, granule);
             Ok::<_, Error>((binding, axis))
@@ -273,7 +273,7 @@ impl Part {
         };
         let groups =
             PartGroups::new(plan, &pipeline, &inputs, &outputs, plan.split.as_ref().map(Split::states))?;
-        Ok(Self { batches, kv_heads, pipeline, groups, inputs, outputs, q, k, v, o, lse })
+        Ok(Self { entries, kv_heads, pipeline, groups, inputs, outputs, q, k, v, o, lse })
     }
 
     /// The same bindings around states of a call's own.

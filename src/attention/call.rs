@@ -1,89 +1,113 @@
 //! One call on bound tensors: lengths, a cache, tables, timestamps.
 
+use std::ops::Range;
+
 use super::table_buffer::TableBuffer;
-use crate::cache::KvCache;
 use crate::cache::gpu::kv_cache::Region;
+use crate::cache::{KvCache, SequenceId};
 use crate::error::{Result, ensure};
 
 /// One sequence of a [`Call`]: which rows of the bound tensors are its queries and its keys.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// ```
+/// use prflash::Sequence;
+/// // Two sequences packed behind each other into batch entry 0.
+/// let packed = [
+///     Sequence { queries: 0..3, keys: 0..3, ..Sequence::default() },
+///     Sequence { queries: 3..8, keys: 3..8, ..Sequence::default() },
+/// ];
+/// # let _ = packed;
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Sequence {
-    pub(super) batch: usize,
-    pub(super) q_start: usize,
-    pub(super) q_len: usize,
-    pub(super) kv_start: usize,
-    pub(super) kv_len: usize,
-    /// Positions of the first query and the first key, where they aren't those of the bottom-right corner and 0.
-    pub(super) positions: Option<(i64, i64)>,
-    /// The first head's place among the slopes of a bias.
-    pub(super) slope_head: usize,
+    /// The batch entry of all its tensors.
+    pub entry: usize,
+    /// Rows of the queries, and of the output and the log-sum-exp.
+    pub queries: Range<usize>,
+    /// Rows of the keys and values.
+    pub keys: Range<usize>,
+    /// Where positions count up from, if not from 0 for the keys and so that the last query is at
+    /// the last key's.
+    pub positions: Option<FirstPositions>,
 }
 
-impl Sequence {
-    /// The first `q_len` query rows and the first `kv_len` key rows of batch entry `batch`.
-    pub const fn new(batch: usize, q_len: usize, kv_len: usize) -> Self {
-        Self { batch, q_start: 0, q_len, kv_start: 0, kv_len, positions: None, slope_head: 0 }
-    }
-
-    /// The same lengths from other rows: for sequences that are packed behind each other.
-    pub const fn starting_at(self, q_start: usize, kv_start: usize) -> Self {
-        Self { q_start, kv_start, ..self }
-    }
-
-    /// Positions of the first query and of the first key, from which the others count up, for rotation and bias
-    /// ([`Attention::with_positions`](crate::Attention::with_positions)). Without it key 0 is at position 0 and query 0 at `kv_len − q_len`. Causality and windows go by the order
-    /// in memory whatever the positions.
-    pub const fn at_positions(self, query: i64, key: i64) -> Self {
-        Self { positions: Some((query, key)), ..self }
-    }
-
-    /// The same where the heads of the tensors are others than those of the bias.
-    pub(super) const fn with_slope_head(self, slope_head: usize) -> Self {
-        Self { slope_head, ..self }
-    }
-
-    /// Positions of the first query and of the first key.
-    pub(super) fn first_positions(&self) -> (i64, i64) {
-        self.positions.unwrap_or((self.kv_len as i64 - self.q_len as i64, 0))
-    }
+/// Positions of the first query and of the first key of a sequence, from which the others count up,
+/// for rotation and bias ([`Attention::with_positions`](crate::Attention::with_positions)).
+/// Causality and windows go by the order in memory whatever the positions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FirstPositions {
+    /// Of the first query.
+    pub query: i64,
+    /// Of the first key; of a cache, of token 0.
+    pub key: i64,
 }
 
 /// Queries of one sequence of a cache: which rows of the bound tensors they are. They are the last
 /// tokens of the sequence: append a token before attending from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Queries {
-    sequence: usize,
-    batch: usize,
-    start: usize,
-    len: usize,
-    positions: Option<(i64, i64)>,
+    /// The sequence of the cache.
+    pub sequence: SequenceId,
+    /// The batch entry of the queries.
+    pub entry: usize,
+    /// Rows of the queries, and of the output and the log-sum-exp.
+    pub rows: Range<usize>,
+    /// Where positions count up from, if not from 0 for the keys.
+    pub positions: Option<FirstPositions>,
 }
 
-impl Queries {
-    /// The first `len` query rows of batch entry `batch`, for a sequence of the cache.
-    pub const fn new(sequence: usize, batch: usize, len: usize) -> Self {
-        Self { sequence, batch, start: 0, len, positions: None }
+/// A sequence with its rows as a start and a length, as kernels are told of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SequenceRows {
+    pub(super) entry: usize,
+    pub(super) q_start: usize,
+    pub(super) q_len: usize,
+    pub(super) kv_start: usize,
+    pub(super) kv_len: usize,
+    /// Where they aren't those of the bottom-right corner and 0.
+    pub(super) positions: Option<FirstPositions>,
+    /// The first head's place among the slopes of a bias, where the heads of the tensors are others.
+    pub(super) slope_head: usize,
+}
+
+impl SequenceRows {
+    /// The first rows of a batch entry.
+    pub(super) const fn first(entry: usize, q_len: usize, kv_len: usize) -> Self {
+        Self { entry, q_start: 0, q_len, kv_start: 0, kv_len, positions: None, slope_head: 0 }
     }
 
-    /// As many rows from row `start` on.
-    pub const fn starting_at(self, start: usize) -> Self {
-        Self { start, ..self }
+    /// Of sequence number `index` of a call.
+    fn of(index: usize, sequence: &Sequence) -> Result<Self> {
+        let Sequence { entry, queries, keys, positions } = sequence;
+        check_range(index, "queries", queries)?;
+        check_range(index, "keys", keys)?;
+        let (q_start, kv_start) = (queries.start, keys.start);
+        let first = Self::first(*entry, queries.len(), keys.len());
+        Ok(Self { q_start, kv_start, positions: *positions, ..first })
     }
 
-    /// Positions of the first query and of token 0, as in [`Sequence::at_positions`].
-    pub const fn at_positions(self, query: i64, key: i64) -> Self {
-        Self { positions: Some((query, key)), ..self }
-    }
-
-    /// Their rows, and where the keys lie in the cache.
-    fn rows(&self, index: usize, cache: &KvCache) -> Result<(Sequence, Option<Region>)> {
-        let &Self { sequence, batch, start, len, positions } = self;
-        let region = cache.region(sequence)?;
-        let kv_len = region.len;
+    /// Of entry number `index` of a call's queries, and where the keys lie in the cache.
+    fn in_cache(index: usize, queries: &Queries, cache: &KvCache) -> Result<(Self, Region)> {
+        let Queries { sequence, entry, rows, positions } = queries;
+        check_range(index, "queries", rows)?;
+        let region = cache.region(*sequence)?;
+        let (len, kv_len) = (rows.len(), region.len);
         ensure!(len <= kv_len, "queries", "sequence {index}: {len} queries of {kv_len} tokens");
-        let rows = Sequence { positions, ..Sequence::new(batch, len, kv_len).starting_at(start, 0) };
-        Ok((rows, Some(region)))
+        let first = Self::first(*entry, len, kv_len);
+        Ok((Self { q_start: rows.start, positions: *positions, ..first }, region))
     }
+
+    /// Positions of the first query and of the first key.
+    pub(super) fn first_positions(&self) -> FirstPositions {
+        let corner = FirstPositions { query: self.kv_len as i64 - self.q_len as i64, key: 0 };
+        self.positions.unwrap_or(corner)
+    }
+}
+
+fn check_range(index: usize, argument: &'static str, rows: &Range<usize>) -> Result<()> {
+    let Range { start, end } = rows;
+    ensure!(start <= end, argument, "sequence {index}: expected a start up to the end, got {start}..{end}");
+    Ok(())
 }
 
 /// The lengths of one call, and what it reads beside the tensors.
@@ -92,10 +116,10 @@ impl Queries {
 /// use prflash::{Call, Sequence};
 /// let prefill = Call::lengths(1024, 1024);
 /// let decode = Call::lengths(1, 1025);
-/// // Two sequences packed into one batch entry.
-/// let packed = [Sequence::new(0, 3, 3), Sequence::new(0, 5, 5).starting_at(3, 3)];
-/// let packed = Call::sequences(&packed);
-/// # let _ = (prefill, decode, packed);
+/// // The second of three queries of batch entry 4, over the keys up to it.
+/// let one = [Sequence { entry: 4, queries: 1..2, keys: 0..2, ..Sequence::default() }];
+/// let one = Call::sequences(&one);
+/// # let _ = (prefill, decode, one);
 /// ```
 ///
 /// Over a staircase cache, a call says which queries are whose: [`Call::cached`].
@@ -110,6 +134,7 @@ pub struct Call<'a> {
 enum Lengths<'a> {
     Equal { q_len: usize, kv_len: usize },
     Each(&'a [Sequence]),
+    Rows(&'a [SequenceRows]),
     Cached { cache: &'a KvCache, queries: &'a [Queries] },
 }
 
@@ -119,13 +144,22 @@ impl<'a> Call<'a> {
         Self { lengths: Lengths::Equal { q_len, kv_len }, tables: None, timestamps: None }
     }
 
-    /// These sequences, at most as many as the plan's batch. Their output rows must not overlap.
+    /// These sequences, at most as many as the plan was made for
+    /// ([`PlanOptions::with_sequences`](crate::PlanOptions::with_sequences)). Their output rows must
+    /// not overlap.
     pub const fn sequences(sequences: &'a [Sequence]) -> Self {
         Self { lengths: Lengths::Each(sequences), tables: None, timestamps: None }
     }
 
+    /// These rows, which the library has cut itself.
+    pub(super) const fn rows_of(rows: &'a [SequenceRows]) -> Self {
+        Self { lengths: Lengths::Rows(rows), tables: None, timestamps: None }
+    }
+
     /// These queries over their sequences in a cache, as it stands after what was recorded into it
-    /// so far; at most as many as the plan's batch. Their output rows must not overlap.
+    /// so far; at most as many as the plan was made for
+    /// ([`PlanOptions::with_sequences`](crate::PlanOptions::with_sequences)). Their output rows must
+    /// not overlap.
     pub const fn cached(cache: &'a KvCache, queries: &'a [Queries]) -> Self {
         Self { lengths: Lengths::Cached { cache, queries }, tables: None, timestamps: None }
     }
@@ -142,16 +176,16 @@ impl<'a> Call<'a> {
     }
 
     /// Refuses sequences that write the same output rows.
-    pub(super) fn check_apart(&self, rows: &[(Sequence, Option<Region>)]) -> Result<()> {
+    pub(super) fn check_apart(&self, rows: &[(SequenceRows, Option<Region>)]) -> Result<()> {
         if matches!(self.lengths, Lengths::Equal { .. }) {
             return Ok(());
         }
         let sequence = |i: usize| rows[i].0;
         let mut order: Vec<usize> = (0..rows.len()).filter(|&i| sequence(i).q_len > 0).collect();
-        order.sort_unstable_by_key(|&i| (sequence(i).batch, sequence(i).q_start));
+        order.sort_unstable_by_key(|&i| (sequence(i).entry, sequence(i).q_start));
         for pair in order.windows(2) {
             let [(i, one), (j, two)] = [pair[0], pair[1]].map(|i| (i, sequence(i)));
-            let apart = one.batch != two.batch || one.q_start.saturating_add(one.q_len) <= two.q_start;
+            let apart = one.entry != two.entry || one.q_start.saturating_add(one.q_len) <= two.q_start;
             ensure!(apart, "sequences", "sequences {i} and {j} write the same output rows");
         }
         Ok(())
@@ -162,6 +196,7 @@ impl<'a> Call<'a> {
         match self.lengths {
             Lengths::Equal { .. } => batch,
             Lengths::Each(sequences) => sequences.len(),
+            Lengths::Rows(rows) => rows.len(),
             Lengths::Cached { queries, .. } => queries.len(),
         }
     }
@@ -175,7 +210,7 @@ impl<'a> Call<'a> {
     }
 
     /// Which of the cache's sequences it reads.
-    pub(super) fn cached_sequences(&self) -> impl Iterator<Item = usize> + use<'a> {
+    pub(super) fn cached_sequences(&self) -> impl Iterator<Item = SequenceId> + use<'a> {
         let queries = match self.lengths {
             Lengths::Cached { queries, .. } => queries,
             _ => &[],
@@ -184,14 +219,22 @@ impl<'a> Call<'a> {
     }
 
     /// The rows of every sequence on tensors with `batch` entries, and where its keys are, if in a cache.
-    pub(super) fn rows(&self, batch: usize) -> Result<Vec<(Sequence, Option<Region>)>> {
+    pub(super) fn rows(&self, batch: usize) -> Result<Vec<(SequenceRows, Option<Region>)>> {
         match self.lengths {
             Lengths::Equal { q_len, kv_len } => {
-                Ok((0..batch).map(|index| (Sequence::new(index, q_len, kv_len), None)).collect())
+                Ok((0..batch).map(|entry| (SequenceRows::first(entry, q_len, kv_len), None)).collect())
             }
-            Lengths::Each(sequences) => Ok(sequences.iter().map(|&sequence| (sequence, None)).collect()),
+            Lengths::Rows(rows) => Ok(rows.iter().map(|&rows| (rows, None)).collect()),
+            Lengths::Each(sequences) => {
+                let sequences = sequences.iter().enumerate();
+                sequences.map(|(index, sequence)| Ok((SequenceRows::of(index, sequence)?, None))).collect()
+            }
             Lengths::Cached { cache, queries } => {
-                queries.iter().enumerate().map(|(index, queries)| queries.rows(index, cache)).collect()
+                let rows = |(index, queries)| {
+                    let (rows, region) = SequenceRows::in_cache(index, queries, cache)?;
+                    Ok((rows, Some(region)))
+                };
+                queries.iter().enumerate().map(rows).collect()
             }
         }
     }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::bound::{Bound, Part};
-use super::call::{Call, Sequence};
+use super::call::{Call, FirstPositions, SequenceRows};
 use super::prepared::Prepared;
 use super::table_buffer::{ScheduleWords, TableBuffer};
 use crate::attention::kernels::params::NO_TABLE;
-use crate::cache::KvCache;
 use crate::cache::gpu::arena::ArenaPart;
 use crate::cache::gpu::kv_cache::{Reading, Region};
+use crate::cache::{KvCache, SequenceId};
 use crate::error::{Error, Result, ensure};
 use crate::sampling::BlockGrid;
 
@@ -24,7 +24,7 @@ pub(super) struct CheckedCall<'a> {
     pub(super) query_blocks: usize,
     pub(super) tables: Option<&'a TableBuffer>,
     pub(super) timestamps: Option<wgpu::ComputePassTimestampWrites<'a>>,
-    cache: Option<(&'a KvCache, Vec<usize>)>,
+    cache: Option<(&'a KvCache, Vec<SequenceId>)>,
 }
 
 /// One sequence, with where everything of it begins.
@@ -32,7 +32,7 @@ pub(super) struct CheckedCall<'a> {
 pub(super) struct CheckedSequence {
     /// Its place in the call.
     pub(super) index: usize,
-    pub(super) rows: Sequence,
+    pub(super) rows: SequenceRows,
     /// Its keys, if in a cache.
     pub(super) region: Option<Region>,
     /// The block grid of its schedule, or the dense one.
@@ -50,7 +50,7 @@ impl<'a> CheckedCall<'a> {
         ensure!(
             count <= prepared.sequences,
             "sequences",
-            "expected at most the plan's batch of {}, got {count}",
+            "expected at most {}, the plan's (PlanOptions::with_sequences), got {count}",
             prepared.sequences
         );
         let cache = call.cache();
@@ -132,17 +132,17 @@ impl Prepared {
         bound: &Bound,
         call: &Call<'_>,
         index: usize,
-        rows: Sequence,
+        rows: SequenceRows,
         region: Option<Region>,
     ) -> Result<CheckedSequence> {
         let maxima = &self.maxima;
-        let Sequence { q_len, kv_len, .. } = rows;
+        let SequenceRows { q_len, kv_len, .. } = rows;
         let (most_q, most_kv) = (maxima.q_len(), maxima.kv_len());
         ensure!(q_len <= most_q, "q_len", "expected at most the plan's {most_q}, got {q_len}");
         ensure!(kv_len <= most_kv, "kv_len", "expected at most the plan's {most_kv}, got {kv_len}");
         // Unless given, positions count up from the default, within the maxima.
         if self.attention.positions().is_some() && rows.positions.is_some() {
-            let (query, key) = rows.first_positions();
+            let FirstPositions { query, key } = rows.first_positions();
             for (first, len) in [(query, q_len), (key, kv_len)].into_iter().filter(|&(_, len)| len > 0) {
                 self.position_table.check("sequences", first)?;
                 self.position_table.check("sequences", first.saturating_add(len as i64 - 1))?;

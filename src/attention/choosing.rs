@@ -2,7 +2,8 @@
 //! what needs a trial on the device only once it has passed.
 
 use super::plan::Plan;
-use super::prepared::{Prepared, Wanted};
+use super::prepared::Prepared;
+use super::wanted::Wanted;
 use crate::attention::kernels::rule::Task;
 use crate::attention::kernels::shapes::Kernel;
 use crate::error::Result;
@@ -20,7 +21,8 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Result<Plan> {
 fn choose(wanted: &Wanted<'_>, task: &Task) -> (Kernel, String) {
     let capabilities = wanted.context.capabilities();
     let tuned = wanted.options.tuning().and_then(|tuning| tuning.choice(capabilities, task));
-    let tuned = tuned.map(|kernel| (kernel, "measured to be the fastest: PlanOptions::with_tuning".to_owned()));
+    let tuned =
+        tuned.map(|kernel| (kernel, "measured to be the fastest: PlanOptions::with_tuning".to_owned()));
     let mut wrong = String::new();
     let mut last = (Kernel::Naive, String::new());
     for (kernel, reason) in tuned.into_iter().chain(Kernel::choices(capabilities, task)) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::call::Sequence;
+use super::call::SequenceRows;
 use crate::attention::kernels::merge::Merge;
 use crate::attention::kernels::params::{
     FLAG_ERROR, FLAG_FIRST, FLAG_LSE, FLAG_MEAN, MergeParams, MergeSequence,
@@ -125,17 +125,17 @@ impl Merger {
     pub(super) fn prepare<'a>(
         &'a self,
         bound: &'a MergerBound,
-        sequences: impl Iterator<Item = Sequence>,
+        sequences: impl Iterator<Item = SequenceRows>,
         step: Step,
     ) -> Result<Option<PreparedStep<'a>>> {
-        let row_axis = |axis: Option<Axis>, sequence: &Sequence| {
-            axis.map_or(0, |axis| axis.at(sequence.batch, sequence.q_start))
+        let row_axis = |axis: Option<Axis>, sequence: &SequenceRows| {
+            axis.map_or(0, |axis| axis.at(sequence.entry, sequence.q_start))
         };
         let table: Vec<MergeSequence> = sequences
             .filter(|sequence| sequence.q_len > 0)
             .map(|sequence| MergeSequence {
-                state_row: (sequence.batch * bound.heads * bound.rows + sequence.q_start) as u32,
-                o_base: bound.o.at(sequence.batch, sequence.q_start),
+                state_row: (sequence.entry * bound.heads * bound.rows + sequence.q_start) as u32,
+                o_base: bound.o.at(sequence.entry, sequence.q_start),
                 lse_base: row_axis(bound.lse, &sequence),
                 error_base: row_axis(bound.error, &sequence),
                 rows: sequence.q_len as u32,

@@ -21,24 +21,25 @@ mod rotation;
 mod rounds;
 mod split;
 mod table_buffer;
-mod tuning;
 #[cfg(not(target_arch = "wasm32"))]
 mod trial;
 #[cfg(not(target_arch = "wasm32"))]
 mod tuner;
+mod tuning;
+mod wanted;
 mod work;
 
 pub use bound::{Bound, Operands};
-pub use call::{Call, Queries, Sequence};
+pub use call::{Call, FirstPositions, Queries, Sequence};
 pub use gpu_sampler::GpuSampler;
-pub use inputs::documents::Documents;
 pub use inputs::attention::Attention;
+pub use inputs::documents::Documents;
 pub use inputs::position_ids::PositionIds;
 pub use inputs::tables::Tables;
-pub use tuning::{ShapeClass, Tuned, TuningProfile};
 pub use plan::{Output, Plan};
 pub use plan_options::PlanOptions;
 pub use reshaped::{ReshapedBound, ReshapedPlan};
 pub use rotation::{RotationBound, RotationPlan, Rows};
 pub use rounds::{Combine, Estimate, Rounds, RoundsBound, RoundsPlan};
 pub use table_buffer::TableBuffer;
+pub use tuning::{ShapeClass, Tuned, TuningProfile};

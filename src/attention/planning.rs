@@ -2,13 +2,13 @@
 
 use super::choosing;
 use super::inputs::attention::Attention;
-#[cfg(not(target_arch = "wasm32"))]
-use super::tuning::TuningProfile;
 use super::plan::Plan;
 use super::plan_options::PlanOptions;
-use super::prepared::Wanted;
 #[cfg(not(target_arch = "wasm32"))]
 use super::tuner;
+#[cfg(not(target_arch = "wasm32"))]
+use super::tuning::TuningProfile;
+use super::wanted::Wanted;
 use crate::cache::KvCache;
 use crate::error::Result;
 #[cfg(not(target_arch = "wasm32"))]
@@ -62,9 +62,10 @@ impl Attention {
     /// let conversation = cache.add();
     /// let input = cache.input(k.view(), v.view())?;
     /// let mut encoder = context.device().create_command_encoder(&Default::default());
-    /// cache.append(&mut encoder, &input, &[Chunk::new(conversation, 0, 1)])?;
+    /// cache.append(&mut encoder, &input, &[Chunk { sequence: conversation, entry: 0, rows: 0..1 }])?;
     /// context.queue().submit([encoder.finish()]);
-    /// let result = plan.run_cached(&cache, q.view(), &[Queries::new(conversation, 0, 1)], &Tables::new())?;
+    /// let queries = [Queries { sequence: conversation, entry: 0, rows: 0..1, positions: None }];
+    /// let result = plan.run_cached(&cache, q.view(), &queries, &Tables::new())?;
     /// # let _ = result;
     /// # Ok(())
     /// # }

@@ -8,100 +8,34 @@ use super::plan_options::PlanOptions;
 use super::position_table::{PositionTable, check_aligned};
 use super::split::Split;
 use super::table_buffer::no_tables;
+use super::wanted::Wanted;
 use crate::attention::kernels::params::{Params, SequenceEntry};
 use crate::attention::kernels::rule::Task;
 use crate::attention::kernels::shapes::{Kernel, TILE_ROWS};
-use crate::attention::kernels::variant::{Blocks, PositionsVariant, Variant};
+use crate::attention::kernels::variant::{Blocks, Variant};
 use crate::cache::gpu::variant::CacheVariant;
-use crate::cache::{KvCache, Staircase, StoredKeys};
-use crate::error::{Result, ensure};
+use crate::cache::{CacheForm, KvCache};
+use crate::error::Result;
 use crate::runtime::context::Context;
 use crate::runtime::dispatch;
 use crate::runtime::program::Pipeline;
 use crate::runtime::slots::SlotPool;
 use crate::shape::Shape;
 
-/// What is to be made ready.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted<'a> {
-    pub(super) context: &'a Context,
-    pub(super) attention: &'a Attention,
-    pub(super) options: &'a PlanOptions,
-    pub(super) maxima: Shape,
-    /// The most sequences of a call.
-    pub(super) sequences: usize,
-    /// Of how many heads there are slopes.
-    pub(super) slope_heads: usize,
-    /// Keys and values are tensors, or in caches of this one's kind.
-    pub(super) cache: Option<&'a KvCache>,
-}
-
-impl<'a> Wanted<'a> {
-    /// For whole batches of tensors.
-    pub(super) fn new(
-        context: &'a Context,
-        attention: &'a Attention,
-        options: &'a PlanOptions,
-        maxima: &Shape,
-    ) -> Self {
-        let sequences = options.sequences().unwrap_or(maxima.batch());
-        let slope_heads = maxima.heads();
-        Self { context, attention, options, maxima: *maxima, sequences, slope_heads, cache: None }
-    }
-
-    /// For caches of this one's kind.
-    pub(super) fn over(
-        cache: &'a KvCache,
-        attention: &'a Attention,
-        options: &'a PlanOptions,
-        maxima: &Shape,
-    ) -> Result<Self> {
-        let want = cache.shape();
-        let sizes = |shape: &Shape| [shape.kv_heads(), shape.head_dim(), shape.value_dim()];
-        ensure!(
-            sizes(maxima) == sizes(want),
-            "maxima",
-            "expected (kv_heads, head_dim, value_dim) = {:?} as in the cache, got {:?}",
-            sizes(want),
-            sizes(maxima)
-        );
-        let maxima = maxima.with_kv_len(want.kv_len())?;
-        Ok(Self { cache: Some(cache), ..Self::new(cache.context(), attention, options, &maxima) })
-    }
-
-    /// What a kernel is chosen for.
-    pub(super) fn task(&self) -> Task {
-        let Self { attention, options, maxima, cache, .. } = self;
-        Task {
-            head_dim: maxima.head_dim(),
-            value_dim: maxima.value_dim(),
-            positions: attention.positions().map_or(PositionsVariant::default(), PositionsVariant::of),
-            q_len: maxima.q_len(),
-            heads_per_kv: maxima.heads_per_kv_head(),
-            storage: attention.storage(),
-            cache: cache.map(KvCache::variant),
-            half_products: options.allows_half_products(),
-        }
-    }
-}
-
 /// What needs to be the same in every cache that a plan reads.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) struct CacheKind {
-    staircase: Staircase,
-    shape: Shape,
-    keys: StoredKeys,
+    form: CacheForm,
+    max_len: usize,
 }
 
 impl CacheKind {
     fn of(cache: &KvCache) -> Self {
-        Self { staircase: cache.staircase().clone(), shape: *cache.shape(), keys: cache.stored_keys() }
+        Self { form: cache.form().clone(), max_len: cache.max_len() }
     }
 
     pub(super) fn is_of(&self, cache: &KvCache) -> bool {
-        self.shape == *cache.shape()
-            && self.keys == cache.stored_keys()
-            && self.staircase == *cache.staircase()
+        self.max_len == cache.max_len() && self.form == *cache.form()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::bound::{Bound, Operands};
-use super::call::{Call, Sequence};
+use super::call::{Call, FirstPositions, SequenceRows};
 use super::choosing;
 use super::gathered::{Copier, Gatherer};
 use super::inputs::attention::Attention;
@@ -11,8 +11,8 @@ use super::inputs::position_ids::PositionIds;
 use super::inputs::tables::Tables;
 use super::merge::{Merger, MergerBound, PreparedStep, Step};
 use super::plan::{Output, Plan};
-use super::prepared::Wanted;
 use super::table_buffer::TableBuffer;
+use super::wanted::Wanted;
 use crate::attention::kernels::merge::Merge;
 use crate::error::{Error, Result, ensure};
 use crate::layout::{DType, Layout};
@@ -341,25 +341,28 @@ impl ReshapedPlan {
     }
 
     /// Queries and keys of these blocks, a triangle.
-    fn triangle_of(&self, place: Place, blocks: Range<usize>) -> Sequence {
+    fn triangle_of(&self, place: Place, blocks: Range<usize>) -> SequenceRows {
         let tokens = self.tokens(blocks);
         let rows = self.rows(&tokens);
         let first = self.query_position(rows.start);
-        Sequence::new(place.entry, rows.len(), tokens.len())
-            .starting_at(rows.start, tokens.start)
-            .at_positions(first, tokens.start as i64)
-            .with_slope_head(place.first_head)
+        SequenceRows {
+            q_start: rows.start,
+            kv_start: tokens.start,
+            positions: Some(FirstPositions { query: first, key: tokens.start as i64 }),
+            ..place.rows(rows.len(), tokens.len())
+        }
     }
 
     /// Queries of these blocks, keys of the sinks before them.
-    fn strip_of(&self, place: Place, blocks: Range<usize>, sinks: usize) -> Sequence {
+    fn strip_of(&self, place: Place, blocks: Range<usize>, sinks: usize) -> SequenceRows {
         let keys = self.tokens(0..sinks.min(blocks.start));
         let rows = self.rows(&self.tokens(blocks));
         let first = self.query_position(rows.start);
-        Sequence::new(place.entry, rows.len(), keys.len())
-            .starting_at(rows.start, 0)
-            .at_positions(first, 0)
-            .with_slope_head(place.first_head)
+        SequenceRows {
+            q_start: rows.start,
+            positions: Some(FirstPositions { query: first, key: 0 }),
+            ..place.rows(rows.len(), keys.len())
+        }
     }
 
     fn segments(
@@ -385,15 +388,15 @@ impl ReshapedPlan {
         &self,
         encoder: &mut wgpu::CommandEncoder,
         view: &View,
-        triangles: &[Sequence],
-        strips: &[Sequence],
+        triangles: &[SequenceRows],
+        strips: &[SequenceRows],
     ) -> Result<()> {
-        let some = |sequences: &[Sequence], keys: bool| -> Vec<Sequence> {
-            let wanted = |s: &&Sequence| s.q_len > 0 && (s.kv_len > 0 || !keys);
+        let some = |sequences: &[SequenceRows], keys: bool| -> Vec<SequenceRows> {
+            let wanted = |s: &&SequenceRows| s.q_len > 0 && (s.kv_len > 0 || !keys);
             sequences.iter().filter(wanted).copied().collect()
         };
         let (triangles, strips) = (some(triangles, false), some(strips, true));
-        let merge = |sequences: &[Sequence], earlier| {
+        let merge = |sequences: &[SequenceRows], earlier| {
             let step = Step { earlier, mean: false };
             self.merger.prepare(&view.merger, sequences.iter().copied(), step)
         };
@@ -401,7 +404,7 @@ impl ReshapedPlan {
             (&self.triangle_state, &view.triangle_state, &triangles, merge(&triangles, 0)?),
             (&self.strip_state, &view.strip_state, &strips, merge(&strips, 1)?),
         ] {
-            plan.encode(encoder, bound, &Call::sequences(sequences))?;
+            plan.encode(encoder, bound, &Call::rows_of(sequences))?;
             merge.into_iter().for_each(|merge: PreparedStep<'_>| merge.record(encoder));
         }
         Ok(())
@@ -446,8 +449,8 @@ impl ReshapedPlan {
             }
             None => None,
         };
-        let sequences = [Sequence::new(place.entry, rows, keys).with_slope_head(place.first_head)];
-        let mut call = Call::sequences(&sequences);
+        let sequences = [place.rows(rows, keys)];
+        let mut call = Call::rows_of(&sequences);
         if let Some(tables) = &tables {
             call = call.with_tables(tables);
         }
@@ -468,4 +471,11 @@ impl ReshapedPlan {
 struct Place {
     entry: usize,
     first_head: usize,
+}
+
+impl Place {
+    /// The first rows there.
+    fn rows(self, q_len: usize, kv_len: usize) -> SequenceRows {
+        SequenceRows { slope_head: self.first_head, ..SequenceRows::first(self.entry, q_len, kv_len) }
+    }
 }

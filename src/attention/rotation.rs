@@ -118,7 +118,7 @@ pub struct RotationBound {
 
 #[derive(Debug)]
 struct Part {
-    batches: Range<usize>,
+    entries: Range<usize>,
     heads: usize,
     bind_group: wgpu::BindGroup,
     axis: Axis,
@@ -128,16 +128,15 @@ struct Part {
 ///
 /// ```
 /// use prflash::Rows;
-/// let appended = Rows::new(0, 1).starting_at(100); // row 100 of batch entry 0, at position 100
-/// let moved = Rows::new(0, 50).starting_at(4).all_at(-30); // rows 4 … 53, turned back by 30 positions
-/// let named = Rows::new(1, 3).at_ids(&[7, 8, 30]); // rows 0, 1, 2 of batch entry 1
+/// let appended = Rows::new(0, 100..101); // row 100 of batch entry 0, at position 100
+/// let moved = Rows::new(0, 4..54).all_at(-30); // rows 4 … 53, turned back by 30 positions
+/// let named = Rows::new(1, 0..3).at_ids(&[7, 8, 30]); // rows 0, 1, 2 of batch entry 1
 /// # let _ = (appended, moved, named);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rows<'a> {
-    batch: usize,
-    start: usize,
-    len: usize,
+    entry: usize,
+    rows: Range<usize>,
     positions: RowPositions<'a>,
 }
 
@@ -151,35 +150,31 @@ enum RowPositions<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// The first `len` rows of batch entry `batch`, each at the position that is its number in the tensor.
-    pub const fn new(batch: usize, len: usize) -> Self {
-        Self { batch, start: 0, len, positions: RowPositions::Places }
-    }
-
-    /// As many rows from row `start` on.
-    pub const fn starting_at(self, start: usize) -> Self {
-        Self { start, ..self }
+    /// These rows of batch entry `entry`, each at the position that is its number in the tensor.
+    pub const fn new(entry: usize, rows: Range<usize>) -> Self {
+        Self { entry, rows, positions: RowPositions::Places }
     }
 
     /// The position of the first of them, from which the others count up. It may be negative.
-    pub const fn at_position(self, first: i64) -> Self {
+    pub fn at_position(self, first: i64) -> Self {
         Self { positions: RowPositions::From(first), ..self }
     }
 
     /// One position for all of them. It may be negative.
-    pub const fn all_at(self, position: i64) -> Self {
+    pub fn all_at(self, position: i64) -> Self {
         Self { positions: RowPositions::All(position), ..self }
     }
 
     /// The position of each by number. Numbers that count up for a while are as cheap as [`at_position`](Rows::at_position).
-    pub const fn at_ids(self, ids: &'a [u32]) -> Self {
+    pub fn at_ids(self, ids: &'a [u32]) -> Self {
         Self { positions: RowPositions::Ids(ids), ..self }
     }
 
     /// The same as runs.
     fn runs(&self) -> Vec<Run> {
-        let Self { batch, start, len, positions } = *self;
-        let run = |start, len, position| Run { batch, start, len, position, step: 1 };
+        let Self { entry, rows: Range { start, .. }, positions } = *self;
+        let len = self.rows.len();
+        let run = |start, len, position| Run { entry, start, len, position, step: 1 };
         match positions {
             _ if len == 0 => Vec::new(),
             RowPositions::Places => vec![run(start, len, start as i64)],
@@ -200,7 +195,7 @@ impl<'a> Rows<'a> {
 /// Rows that follow each other, at positions that do or that are all the same.
 #[derive(Clone, Copy, Debug)]
 struct Run {
-    batch: usize,
+    entry: usize,
     start: usize,
     len: usize,
     /// Of the first of them.
@@ -253,17 +248,17 @@ impl RotationPlan {
             "expected {dtype} of dim {want}, got {got} of dim {dim}"
         );
         check_written("tensor", tensor, &[])?;
-        let part = |(batches, heads): (Range<usize>, Range<usize>)| -> Result<Part> {
-            let view = tensor.part(batches.clone(), heads.clone());
+        let part = |(entries, heads): (Range<usize>, Range<usize>)| -> Result<Part> {
+            let view = tensor.part(entries.clone(), heads.clone());
             // Not empty, so nothing stands in for it.
             let binding = Binding::new("tensor", &view, 4, context, table)?;
             let bind_group =
                 pipeline.bind(context, "prflash rotate", Rotate::TENSOR_GROUP, &[binding.resource()])?;
-            Ok(Part { batches, heads: heads.len(), bind_group, axis: Axis::new(&view, binding.base, 4) })
+            Ok(Part { entries, heads: heads.len(), bind_group, axis: Axis::new(&view, binding.base, 4) })
         };
         let parts = match tensor.layout().elements() {
             0 => Vec::new(),
-            _ => split(batch, heads, |batches, heads| fits(context, tensor, batches, heads)),
+            _ => split(batch, heads, |entries, heads| fits(context, tensor, entries, heads)),
         };
         let parts = parts.into_iter().map(part).collect::<Result<_>>()?;
         context.check_alive()?;
@@ -334,13 +329,18 @@ impl RotationPlan {
     fn check(&self, bound: &RotationBound, rows: &[Rows<'_>]) -> Result<()> {
         ensure!(Arc::ptr_eq(&self.inner, &bound.plan), "bound", "was made by another plan");
         let max = self.inner.max_positions;
-        for (index, entry) in rows.iter().enumerate() {
-            let &Rows { batch, start, len, positions } = entry;
-            let fits = batch < bound.batch && start.checked_add(len).is_some_and(|end| end <= bound.rows);
+        for (index, named) in rows.iter().enumerate() {
+            let Rows { entry, rows: Range { start, end }, positions } = named;
             ensure!(
-                fits || len == 0,
+                start <= end,
                 "rows",
-                "entry {index} names rows {start}..{start}+{len} of batch entry {batch}; the tensor has {} entries of {} rows",
+                "entry {index}: expected a start up to the end, got {start}..{end}"
+            );
+            let len = end - start;
+            ensure!(
+                (*entry < bound.batch && *end <= bound.rows) || len == 0,
+                "rows",
+                "entry {index} names rows {start}..{end} of batch entry {entry}; the tensor has {} entries of {} rows",
                 bound.batch,
                 bound.rows
             );
@@ -352,7 +352,7 @@ impl RotationPlan {
                     ids.len()
                 );
             }
-            for run in entry.runs() {
+            for run in named.runs() {
                 for position in [run.position, run.last_position()] {
                     ensure!(
                         position.unsigned_abs() < max as u64,
@@ -362,11 +362,11 @@ impl RotationPlan {
                 }
             }
         }
-        let mut order: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].len > 0).collect();
-        order.sort_unstable_by_key(|&i| (rows[i].batch, rows[i].start));
+        let mut order: Vec<usize> = (0..rows.len()).filter(|&i| !rows[i].rows.is_empty()).collect();
+        order.sort_unstable_by_key(|&i| (rows[i].entry, rows[i].rows.start));
         for pair in order.windows(2) {
-            let [(i, one), (j, two)] = [pair[0], pair[1]].map(|i| (i, rows[i]));
-            let apart = one.batch != two.batch || one.start + one.len <= two.start;
+            let [(i, one), (j, two)] = [pair[0], pair[1]].map(|i| (i, &rows[i]));
+            let apart = one.entry != two.entry || one.rows.end <= two.rows.start;
             ensure!(apart, "rows", "entries {i} and {j} share rows");
         }
         Ok(())
@@ -382,7 +382,7 @@ struct Dispatch {
 impl PlanInner {
     /// The dispatches of a part.
     fn prepare(&self, part: &Part, rows: &[Rows<'_>], inverse: bool) -> Result<Vec<Dispatch>> {
-        let here = rows.iter().filter(|rows| part.batches.contains(&rows.batch));
+        let here = rows.iter().filter(|rows| part.entries.contains(&rows.entry));
         let runs: Vec<Run> = here.flat_map(Rows::runs).collect();
         runs.chunks(RUNS).map(|runs| self.dispatch(part, runs, inverse)).collect()
     }
@@ -395,7 +395,7 @@ impl PlanInner {
         let mut table = Vec::with_capacity(runs.len());
         let mut rows = 0;
         for run in runs {
-            let base = part.axis.at(run.batch - part.batches.start, run.start);
+            let base = part.axis.at(run.entry - part.entries.start, run.start);
             let [position, step] = [run.position, run.step].map(|turn| turn as i32 * direction);
             table.push(RotateRun { base, first: rows as u32, position, step });
             rows += run.len;

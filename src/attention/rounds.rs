@@ -92,8 +92,7 @@ impl RoundsPlan {
             false => choosing::plan(&whole.wanted(&of_round)?)?,
         };
         let merge = Merge { output: attention.output(), spread: combine == Combine::Independent };
-        let merger =
-            Merger::new(plan.context(), merge, plan.maxima().value_dim(), plan.prepared.sequences)?;
+        let merger = Merger::new(plan.context(), merge, plan.maxima().value_dim(), plan.prepared.sequences)?;
         Ok(Self { attention: attention.clone(), plan, merger, combine })
     }
 

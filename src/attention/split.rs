@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::prepared::Wanted;
+use super::wanted::Wanted;
 use crate::attention::kernels::merge::MergeSplits;
 use crate::attention::kernels::params::Params;
 use crate::attention::kernels::shapes::Decode;

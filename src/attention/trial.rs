@@ -8,7 +8,8 @@ use super::inputs::attention::Attention;
 use super::inputs::tables::Tables;
 use super::plan::Plan;
 use super::plan_options::PlanOptions;
-use super::prepared::{Prepared, Wanted};
+use super::prepared::Prepared;
+use super::wanted::Wanted;
 use crate::attention::kernels::rule::Task;
 use crate::attention::kernels::shapes::{Kernel, Tile};
 use crate::cache::gpu::variant::CacheVariant;
@@ -98,9 +99,13 @@ impl Trial {
                 let sequence = cache.add();
                 let input = cache.input(k.view(), v.view())?;
                 let mut encoder = context.device().create_command_encoder(&Default::default());
-                cache.append(&mut encoder, &input, &[Chunk::new(sequence, 0, shape.kv_len())])?;
+                cache.append(
+                    &mut encoder,
+                    &input,
+                    &[Chunk { sequence, entry: 0, rows: 0..shape.kv_len() }],
+                )?;
                 context.submit([encoder.finish()])?;
-                let queries = Queries::new(sequence, 0, shape.q_len());
+                let queries = Queries { sequence, entry: 0, rows: 0..shape.q_len(), positions: None };
                 let tile = Tile::new(1, CacheVariant::KEYS, true)?;
                 (Keys::Cache { cache: Box::new(cache), queries }, Kernel::Tiled(tile))
             }
@@ -151,7 +156,7 @@ impl Trial {
         let got = match &self.keys {
             Keys::Tensors { k, v } => plan.run(self.q.view(), k.view(), v.view(), &Tables::new())?,
             Keys::Cache { cache, queries } => {
-                plan.run_cached(cache, self.q.view(), &[*queries], &Tables::new())?
+                plan.run_cached(cache, self.q.view(), std::slice::from_ref(queries), &Tables::new())?
             }
         };
         got.output.read_blocking(&self.context)
@@ -174,7 +179,7 @@ impl Trial {
                         plan.timings(bound, &Call::lengths(shape.q_len(), shape.kv_len()), 1)?
                     }
                     Keys::Cache { cache, queries } => {
-                        plan.timings(bound, &Call::cached(cache, &[*queries]), 1)?
+                        plan.timings(bound, &Call::cached(cache, std::slice::from_ref(queries)), 1)?
                     }
                 };
                 let gpu = timings.median_gpu().filter(|_| !context.capabilities().is_software());

@@ -2,10 +2,10 @@
 
 use super::choosing;
 use super::inputs::attention::Attention;
-use super::tuning::{ShapeClass, Tuned, TuningProfile};
 use super::plan_options::PlanOptions;
-use super::prepared::Wanted;
 use super::trial::Trial;
+use super::tuning::{ShapeClass, Tuned, TuningProfile};
+use super::wanted::Wanted;
 use crate::attention::kernels::shapes::{Decode, Kernel, Matrix, Tile};
 use crate::cache::KvCache;
 use crate::error::{Result, ensure};
@@ -61,8 +61,7 @@ impl<'a> Tuner<'a> {
 
     fn tune_class(&self, cache: Option<&KvCache>, class: ShapeClass, shapes: &[Shape]) -> Result<Tuned> {
         let problems = |shapes: &[Shape]| -> Result<Vec<Trial>> {
-            let trial =
-                |shape| Trial::new(self.context, &self.attention, &self.options, shape, cache);
+            let trial = |shape| Trial::new(self.context, &self.attention, &self.options, shape, cache);
             shapes.iter().map(trial).collect()
         };
         let (problems, ragged) = (problems(shapes)?, problems(&ragged(&shapes[0])?)?);

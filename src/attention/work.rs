@@ -1,7 +1,7 @@
 //! The work of a call: its tiles in a line, cut into dispatches, and the parameters of each.
 
 use super::bound::{Part, PartGroups};
-use super::call::Sequence;
+use super::call::{FirstPositions, SequenceRows};
 use super::check::{CheckedCall, CheckedSequence};
 use super::pieces::{WorkRun, cut};
 use super::prepared::{Prepared, score_unit};
@@ -44,7 +44,7 @@ impl Prepared {
         let here: Vec<CheckedSequence> = call
             .sequences
             .iter()
-            .filter(|sequence| part.batches.contains(&sequence.rows.batch))
+            .filter(|sequence| part.entries.contains(&sequence.rows.entry))
             .copied()
             .collect();
         let sequences = here.len();
@@ -130,7 +130,7 @@ impl Prepared {
         let Some(flops) = self.context.max_dispatch_flops() else { return vec![work_items] };
         let per_pair = 2 * (self.maxima.head_dim() + self.maxima.value_dim()) as u64;
         let cap = flops / per_pair;
-        let pairs = |rows: &Sequence| (rows.q_len * rows.kv_len) as u64 * heads as u64;
+        let pairs = |rows: &SequenceRows| (rows.q_len * rows.kv_len) as u64 * heads as u64;
         let all_pairs =
             sequences.iter().fold(0u64, |all, sequence| all.saturating_add(pairs(&sequence.rows)));
         // Most calls, and every short one.
@@ -154,7 +154,7 @@ impl Prepared {
     /// Pairs of query and key that a head's tile at this place of the line looks at, at most.
     fn pairs(
         &self,
-        sequence: &Sequence,
+        sequence: &SequenceRows,
         grid: &BlockGrid,
         lists: Option<&[u32]>,
         (place, tiles, tiles_per_block): (usize, usize, usize),
@@ -221,19 +221,19 @@ impl Prepared {
 /// What a kernel is told of one sequence.
 fn entry(part: &Part, sequence: &CheckedSequence) -> SequenceEntry {
     let CheckedSequence { rows, region, schedule, documents, ids, .. } = *sequence;
-    let Sequence { batch, q_start, q_len, kv_start, kv_len, .. } = rows;
-    let (q_position, k_position) = rows.first_positions();
-    let batch = batch - part.batches.start;
+    let SequenceRows { entry, q_start, q_len, kv_start, kv_len, .. } = rows;
+    let FirstPositions { query, key } = rows.first_positions();
+    let entry = entry - part.entries.start;
     let (k_base, v_base, segments) = match region {
         Some(Region { key_base, value_base, segments, .. }) => (key_base, value_base, segments as u32),
-        None => (part.k.at(batch, kv_start), part.v.at(batch, kv_start), 0),
+        None => (part.k.at(entry, kv_start), part.v.at(entry, kv_start), 0),
     };
     SequenceEntry {
-        q_base: part.q.at(batch, q_start),
+        q_base: part.q.at(entry, q_start),
         k_base,
         v_base,
-        o_base: part.o.at(batch, q_start),
-        lse_base: part.lse.at(batch, q_start),
+        o_base: part.o.at(entry, q_start),
+        lse_base: part.lse.at(entry, q_start),
         q_len: q_len as u32,
         kv_len: kv_len as u32,
         first_block: schedule.grid.first_query_block() as i32,
@@ -242,8 +242,8 @@ fn entry(part: &Part, sequence: &CheckedSequence) -> SequenceEntry {
         order_base: schedule.order,
         document_base: documents,
         id_base: ids,
-        q_position: q_position as i32,
-        k_position: k_position as i32,
+        q_position: query as i32,
+        k_position: key as i32,
         slope_head: rows.slope_head as u32,
         segments,
     }

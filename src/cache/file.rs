@@ -1,12 +1,12 @@
 //! A saved sequence: see [`HostCache::save`](super::HostCache::save).
 
-use super::block::{BlockLayout, padded};
-
+use super::block::padded;
+use super::form::CacheForm;
 use super::ladder::{Ladder, Rung, Side};
 use super::sequence::{Sequence, Store, StoredKeys};
 use super::staircase::Staircase;
 use crate::checksum::fnv1a;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, ensure};
 use crate::shape::Shape;
 
 const MAGIC: [u8; 8] = *b"prflash\0";
@@ -15,11 +15,13 @@ const VERSION: u32 = 1;
 const PREFIX: usize = 20;
 const CHECKSUM: usize = 8;
 
-pub(super) fn write(staircase: &Staircase, shape: &Shape, keys: StoredKeys, sequence: &Sequence) -> Vec<u8> {
+/// A sequence of a cache of this form as bytes.
+pub(super) fn write(form: &CacheForm, sequence: &Sequence) -> Vec<u8> {
+    let CacheForm { staircase, shape, keys } = form;
     let mut words: Vec<u32> = Vec::new();
     // Lengths and sizes are below 2³².
     let mut put = |numbers: &[usize]| words.extend(numbers.iter().map(|&number| number as u32));
-    put(&[shape.kv_heads(), shape.head_dim(), shape.value_dim(), keys as usize]);
+    put(&[shape.kv_heads(), shape.head_dim(), shape.value_dim(), *keys as usize]);
     put(&[
         staircase.segment(),
         staircase.group(),
@@ -47,8 +49,36 @@ pub(super) fn write(staircase: &Staircase, shape: &Shape, keys: StoredKeys, sequ
     file
 }
 
+/// The sequence in these bytes, and the form of the cache that it is of.
+pub(super) fn read(bytes: &[u8]) -> Result<(CacheForm, Sequence)> {
+    let mut words = open(bytes)?;
+    let (staircase, shape, keys) = read_header(&mut words)?;
+    let form = CacheForm::new(staircase, &shape, keys)
+        .map_err(|error| Error::corrupt(format!("impossible header: {error}")))?;
+    let sequence = read_sequence(&mut words, &form)?;
+    Ok((form, sequence))
+}
+
+/// The sequence in these bytes, if they are of a cache of this form.
+pub(super) fn read_same(form: &CacheForm, bytes: &[u8]) -> Result<Sequence> {
+    let (other, sequence) = read(bytes)?;
+    let differing = [
+        ("staircases", other.staircase != form.staircase),
+        ("sizes", other.shape != form.shape),
+        ("rotations", other.keys != form.keys),
+    ];
+    for (what, differs) in differing {
+        ensure!(
+            !differs,
+            "bytes",
+            "expected a cache of the same sizes, staircase and rotation; the {what} differ"
+        );
+    }
+    Ok(sequence)
+}
+
 /// Checks all that doesn't depend on the content, and gives the words between the prefix and the checksum.
-pub(super) fn open(bytes: &[u8]) -> Result<Words<'_>> {
+fn open(bytes: &[u8]) -> Result<Words<'_>> {
     let cut = || Error::corrupt(format!("the file is cut off: {} bytes", bytes.len()));
     let (magic, rest) = bytes.split_first_chunk().ok_or_else(cut)?;
     if *magic != MAGIC {
@@ -77,7 +107,7 @@ pub(super) fn open(bytes: &[u8]) -> Result<Words<'_>> {
 }
 
 /// Words not read yet.
-pub(super) struct Words<'a>(&'a [u8]);
+struct Words<'a>(&'a [u8]);
 
 impl Words<'_> {
     fn take(&mut self, count: usize) -> Result<Vec<u32>> {
@@ -94,7 +124,7 @@ impl Words<'_> {
     }
 }
 
-pub(super) fn read_header(words: &mut Words<'_>) -> Result<(Staircase, Shape, StoredKeys)> {
+fn read_header(words: &mut Words<'_>) -> Result<(Staircase, Shape, StoredKeys)> {
     let [kv_heads, head_dim, value_dim, keys] = words.numbers()?;
     let [segment, group, sinks, residual] = words.numbers()?;
     let rungs = words.numbers::<2>()?;
@@ -122,12 +152,8 @@ pub(super) fn read_header(words: &mut Words<'_>) -> Result<(Staircase, Shape, St
     parse().map_err(|error| Error::corrupt(format!("impossible header: {error}")))
 }
 
-pub(super) fn read_sequence(
-    words: &mut Words<'_>,
-    staircase: &Staircase,
-    shape: &Shape,
-    layouts: [BlockLayout; 2],
-) -> Result<Sequence> {
+fn read_sequence(words: &mut Words<'_>, form: &CacheForm) -> Result<Sequence> {
+    let (CacheForm { staircase, shape, .. }, layouts) = (form, form.layouts()?);
     let [len, segments] = words.numbers()?;
     let possible = segments >= staircase.segments_after(len)
         && segments.checked_mul(staircase.segment()).is_some_and(|left| left <= len)
@@ -139,7 +165,7 @@ pub(super) fn read_sequence(
     let mut stores = Vec::new();
     for index in 0..2 * shape.kv_heads() {
         let (side, layout) = (Side::ALL[index % 2], layouts[index % 2]);
-        let row = padded([shape.head_dim(), shape.value_dim()][index % 2]) / 2;
+        let row = padded(form.dim(side)) / 2;
         let sinks = words.take(standing.sinks().len().saturating_mul(row))?;
         let mut blocks = std::collections::VecDeque::new();
         for segment in standing.dropped_segments()..segments {

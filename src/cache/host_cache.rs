@@ -6,12 +6,14 @@ use half::f16;
 
 use super::block::{BlockLayout, Element, half_at, padded};
 use super::file;
+use super::form::CacheForm;
 use super::ladder::Side;
 use super::quantize::is_finite;
 use super::sequence::{Sequence, Store, StoredKeys};
+use super::sequence_table::{SequenceId, SequenceTable};
 use super::staircase::{Aging, Staircase};
 use super::standing::Standing;
-use crate::error::{Error, Result, ensure};
+use crate::error::{Result, ensure};
 use crate::shape::Shape;
 
 /// A staircase KV cache of many sequences in host memory: the reference for the one on the GPU.
@@ -20,11 +22,8 @@ use crate::shape::Shape;
 /// rows of the residual. It takes every step as it happens, so appending a chunk leaves the very words that appending its tokens one by one does.
 #[derive(Clone, Debug)]
 pub struct HostCache {
-    staircase: Staircase,
-    /// One query head per key/value head, no tokens.
-    shape: Shape,
-    keys: StoredKeys,
-    sequences: Vec<Option<Sequence>>,
+    form: CacheForm,
+    sequences: SequenceTable<Sequence>,
 }
 
 /// One token of one head as a cache holds it.
@@ -45,82 +44,72 @@ impl HostCache {
     /// Invalid argument (`group`) unless the staircase's group divides the value channels padded to a multiple of 32; too large where the numbers of a
     /// segment are past 32-bit indices.
     pub fn new(staircase: Staircase, shape: &Shape, keys: StoredKeys) -> Result<Self> {
-        let shape = Shape::new(shape.kv_heads(), shape.kv_heads(), 0, shape.head_dim())?
-            .with_value_dim(shape.value_dim())?;
-        BlockLayout::new(&staircase, Side::Values, 16, shape.value_dim())?;
-        BlockLayout::new(&staircase, Side::Keys, 16, shape.head_dim())?;
-        Ok(Self { staircase, shape, keys, sequences: Vec::new() })
+        Ok(Self::of(CacheForm::new(staircase, shape, keys)?))
+    }
+
+    /// Without sequences.
+    pub(super) fn of(form: CacheForm) -> Self {
+        Self { form, sequences: SequenceTable::default() }
     }
 
     /// At how many bits tokens are stored.
     pub fn staircase(&self) -> &Staircase {
-        &self.staircase
+        &self.form.staircase
     }
 
     /// Key/value heads.
     pub fn kv_heads(&self) -> usize {
-        self.shape.kv_heads()
+        self.form.kv_heads()
     }
 
     /// Channels of a key or of a value.
     pub fn dim(&self, side: Side) -> usize {
-        match side {
-            Side::Keys => self.shape.head_dim(),
-            Side::Values => self.shape.value_dim(),
-        }
+        self.form.dim(side)
     }
 
     /// Whether keys are stored before or after rotation.
     pub fn stored_keys(&self) -> StoredKeys {
-        self.keys
+        self.form.keys
     }
 
     /// One more sequence, empty. Numbers of removed ones are used again.
-    pub fn add(&mut self) -> usize {
+    pub fn add(&mut self) -> SequenceId {
         let stores = vec![Store::default(); 2 * self.kv_heads()];
         self.insert(Sequence { stores, ..Sequence::default() })
     }
 
-    pub(super) fn insert(&mut self, sequence: Sequence) -> usize {
-        let free = self.sequences.iter().position(Option::is_none);
-        let index = free.unwrap_or(self.sequences.len());
-        if free.is_none() {
-            self.sequences.push(None);
-        }
-        self.sequences[index] = Some(sequence);
-        index
+    pub(super) fn insert(&mut self, sequence: Sequence) -> SequenceId {
+        self.sequences.add(sequence)
     }
 
     /// Removes a sequence and what it holds.
     ///
     /// # Errors
     /// Invalid argument if there is no such sequence.
-    pub fn remove(&mut self, sequence: usize) -> Result<()> {
-        self.get(sequence)?;
-        self.sequences[sequence] = None;
-        Ok(())
+    pub fn remove(&mut self, sequence: SequenceId) -> Result<()> {
+        self.sequences.remove(sequence).map(drop)
     }
 
     /// The sequences there are.
-    pub fn sequences(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.sequences.len()).filter(|&index| self.sequences[index].is_some())
+    pub fn sequences(&self) -> impl Iterator<Item = SequenceId> + '_ {
+        self.sequences.ids()
     }
 
     /// Where the tokens of a sequence stand.
     ///
     /// # Errors
     /// Invalid argument if there is no such sequence.
-    pub fn standing(&self, sequence: usize) -> Result<Standing<'_>> {
-        let held = self.get(sequence)?;
-        Ok(self.staircase.standing_at(held.len, held.segments))
+    pub fn standing(&self, sequence: SequenceId) -> Result<Standing<'_>> {
+        let held = self.sequences.get(sequence)?;
+        Ok(self.form.staircase.standing_at(held.len, held.segments))
     }
 
     /// Tokens of a sequence, dropped ones included.
     ///
     /// # Errors
     /// Invalid argument if there is no such sequence.
-    pub fn len(&self, sequence: usize) -> Result<usize> {
-        Ok(self.get(sequence)?.len)
+    pub fn len(&self, sequence: SequenceId) -> Result<usize> {
+        Ok(self.sequences.get(sequence)?.len)
     }
 
     /// Appends tokens: `k` is `[kv_heads, tokens, head_dim]`, `v` is `[kv_heads, tokens, value_dim]`. Numbers are rounded to f16.
@@ -128,7 +117,7 @@ impl HostCache {
     /// # Errors
     /// Invalid argument (`k`, `v`) if they hold different numbers of whole tokens, or a number that is NaN, infinite or past f16's ±65,504; (`sequence`) if there is none such; too
     /// large past 32-bit indices. Nothing has been written then.
-    pub fn append(&mut self, sequence: usize, k: &[f32], v: &[f32]) -> Result<()> {
+    pub fn append(&mut self, sequence: SequenceId, k: &[f32], v: &[f32]) -> Result<()> {
         let heads = self.kv_heads();
         let (key_row, value_row) = (heads * self.dim(Side::Keys), heads * self.dim(Side::Values));
         let tokens = k.len() / key_row;
@@ -144,14 +133,14 @@ impl HostCache {
             "expected {tokens} tokens of {value_row} numbers, as many as in k, got {}",
             v.len()
         );
-        let len = self.get(sequence)?.len;
-        self.shape.with_kv_len(len.saturating_add(tokens))?;
+        let len = self.sequences.get(sequence)?.len;
+        self.form.shape.with_kv_len(len.saturating_add(tokens))?;
         let halves = [halves("k", k)?, halves("v", v)?];
 
-        let staircase = self.staircase.clone();
+        let staircase = self.form.staircase.clone();
         let dims = Side::ALL.map(|side| self.dim(side));
-        let layouts = self.layouts()?;
-        let held = self.get_mut(sequence)?;
+        let layouts = self.form.layouts()?;
+        let held = self.sequences.get_mut(sequence)?;
         let sinks = staircase.sinks().saturating_sub(len).min(tokens);
         for (index, store) in held.stores.iter_mut().enumerate() {
             let (head, side) = (index / 2, index % 2);
@@ -185,12 +174,12 @@ impl HostCache {
     /// # Errors
     /// Invalid argument (`len`) if the sequence is shorter, or the first forgotten token has left the residual: as many tokens as the staircase's residual can always
     /// be forgotten after the last append.
-    pub fn truncate(&mut self, sequence: usize, len: usize) -> Result<()> {
+    pub fn truncate(&mut self, sequence: SequenceId, len: usize) -> Result<()> {
         let residual = self.standing(sequence)?.residual();
         check_truncation(&residual, len)?;
-        let sinks = self.staircase.sinks().min(len);
+        let sinks = self.form.staircase.sinks().min(len);
         let rows = Side::ALL.map(|side| padded(self.dim(side)) / 2);
-        let held = self.get_mut(sequence)?;
+        let held = self.sequences.get_mut(sequence)?;
         held.len = len;
         for (index, store) in held.stores.iter_mut().enumerate() {
             store.residual.truncate((len - residual.start) * rows[index % 2]);
@@ -203,10 +192,10 @@ impl HostCache {
     ///
     /// # Errors
     /// Invalid argument if there is no such sequence or head.
-    pub fn rows(&self, sequence: usize, head: usize) -> Result<impl Iterator<Item = Row> + '_> {
+    pub fn rows(&self, sequence: SequenceId, head: usize) -> Result<impl Iterator<Item = Row> + '_> {
         ensure!(head < self.kv_heads(), "head", "expected one below {}, got {head}", self.kv_heads());
-        let (standing, held) = (self.standing(sequence)?, self.get(sequence)?);
-        let layouts = self.layouts()?;
+        let (standing, held) = (self.standing(sequence)?, self.sequences.get(sequence)?);
+        let layouts = self.form.layouts()?;
         let dropped = standing.dropped();
         let row = move |token, side: Side| {
             let mut row = Vec::with_capacity(self.dim(side));
@@ -221,9 +210,9 @@ impl HostCache {
     }
 
     /// The keys or values of a sequence as the oracle reads them, `[kv_heads, len, dim]`; 0 for dropped tokens.
-    pub(crate) fn exact(&self, sequence: usize, side: Side) -> Result<Vec<f64>> {
-        let (standing, held) = (self.standing(sequence)?, self.get(sequence)?);
-        let (layout, dim) = (self.layouts()?[side as usize], self.dim(side));
+    pub(crate) fn exact(&self, sequence: SequenceId, side: Side) -> Result<Vec<f64>> {
+        let (standing, held) = (self.standing(sequence)?, self.sequences.get(sequence)?);
+        let (layout, dim) = (self.form.layouts()?[side as usize], self.dim(side));
         let mut rows = Vec::with_capacity(self.kv_heads() * held.len * dim);
         for head in 0..self.kv_heads() {
             let store = &held.stores[2 * head + side as usize];
@@ -239,9 +228,15 @@ impl HostCache {
     ///
     /// # Errors
     /// Invalid argument if there is no such sequence or head.
-    pub fn block(&self, sequence: usize, side: Side, head: usize, segment: usize) -> Result<Option<&[u32]>> {
+    pub fn block(
+        &self,
+        sequence: SequenceId,
+        side: Side,
+        head: usize,
+        segment: usize,
+    ) -> Result<Option<&[u32]>> {
         ensure!(head < self.kv_heads(), "head", "expected one below {}, got {head}", self.kv_heads());
-        let held = self.get(sequence)?;
+        let held = self.sequences.get(sequence)?;
         let store = &held.stores[2 * head + side as usize];
         let index = segment.saturating_add(store.blocks.len()).checked_sub(held.segments);
         Ok(index.and_then(|index| store.blocks.get(index)).map(Vec::as_slice))
@@ -252,7 +247,7 @@ impl HostCache {
         let words = |store: &Store| {
             store.sinks.len() + store.residual.len() + store.blocks.iter().map(Vec::len).sum::<usize>()
         };
-        let stores = self.sequences.iter().flatten().flat_map(|held| &held.stores);
+        let stores = self.sequences.iter().flat_map(|held| &held.stores);
         stores.map(|store| 4 * words(store) as u64).sum()
     }
 
@@ -265,8 +260,8 @@ impl HostCache {
     ///
     /// # Errors
     /// Invalid argument if there is no such sequence.
-    pub fn save(&self, sequence: usize) -> Result<Vec<u8>> {
-        Ok(file::write(&self.staircase, &self.shape, self.keys, self.get(sequence)?))
+    pub fn save(&self, sequence: SequenceId) -> Result<Vec<u8>> {
+        Ok(file::write(&self.form, self.sequences.get(sequence)?))
     }
 
     /// Adds a sequence from [saved](HostCache::save) bytes.
@@ -274,65 +269,21 @@ impl HostCache {
     /// # Errors
     /// [Corrupt](Error::is_corrupt) if the bytes are cut off, changed or not of a cache; [unknown version](Error::is_unknown_version); invalid argument (`bytes`) if they are of
     /// another staircase, of other sizes, or of keys stored otherwise. Nothing is added then.
-    pub fn restore(&mut self, bytes: &[u8]) -> Result<usize> {
-        let sequence = self.read_same(bytes)?;
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<SequenceId> {
+        let sequence = file::read_same(&self.form, bytes)?;
         Ok(self.insert(sequence))
     }
 
-    /// The sequence of saved bytes, if they are of a cache like this one.
-    pub(super) fn read_same(&self, bytes: &[u8]) -> Result<Sequence> {
-        let (other, sequence) = Self::read(bytes)?;
-        let differing = [
-            ("staircases", other.staircase != self.staircase),
-            ("sizes", other.shape != self.shape),
-            ("rotations", other.keys != self.keys),
-        ];
-        for (what, differs) in differing {
-            ensure!(
-                !differs,
-                "bytes",
-                "expected a cache of the same sizes, staircase and rotation; the {what} differ"
-            );
-        }
-        Ok(sequence)
-    }
-
-    /// A cache with one sequence, number 0, from [saved](HostCache::save) bytes.
+    /// A cache with one sequence ([`SequenceId::FIRST`]) from [saved](HostCache::save) bytes.
     ///
     /// # Errors
     /// As [`restore`](HostCache::restore).
     pub fn open(bytes: &[u8]) -> Result<Self> {
-        let (mut cache, sequence) = Self::read(bytes)?;
+        let (form, sequence) = file::read(bytes)?;
+        let mut cache = Self::of(form);
         cache.insert(sequence);
         Ok(cache)
     }
-
-    fn read(bytes: &[u8]) -> Result<(Self, Sequence)> {
-        let mut words = file::open(bytes)?;
-        let (staircase, shape, keys) = file::read_header(&mut words)?;
-        let cache = Self::new(staircase, &shape, keys)
-            .map_err(|error| Error::corrupt(format!("impossible header: {error}")))?;
-        let sequence = file::read_sequence(&mut words, &cache.staircase, &cache.shape, cache.layouts()?)?;
-        Ok((cache, sequence))
-    }
-
-    /// By side, at 16 bits.
-    fn layouts(&self) -> Result<[BlockLayout; 2]> {
-        let layout = |side| BlockLayout::new(&self.staircase, side, 16, self.dim(side));
-        Ok([layout(Side::Keys)?, layout(Side::Values)?])
-    }
-
-    fn get(&self, sequence: usize) -> Result<&Sequence> {
-        self.sequences.get(sequence).and_then(Option::as_ref).ok_or_else(|| absent(sequence))
-    }
-
-    fn get_mut(&mut self, sequence: usize) -> Result<&mut Sequence> {
-        self.sequences.get_mut(sequence).and_then(Option::as_mut).ok_or_else(|| absent(sequence))
-    }
-}
-
-pub(super) fn absent(sequence: usize) -> Error {
-    Error::argument_error("sequence", format!("there is no sequence {sequence}"))
 }
 
 /// Refuses to forget more than what is in the residual.
@@ -427,7 +378,7 @@ mod tests {
             assert_eq!(refused(&zeros, &k), "v");
         }
         assert_eq!((cache.len(sequence).unwrap(), cache.live_bytes()), (0, 0));
-        assert_eq!(cache.append(9, &[], &[]).unwrap_err().argument(), Some("sequence"));
+        assert_eq!(cache.append(SequenceId::new(9), &[], &[]).unwrap_err().argument(), Some("sequence"));
         assert_eq!(cache.truncate(sequence, 1).unwrap_err().argument(), Some("len"));
         assert_eq!(cache.rows(sequence, 2).err().unwrap().argument(), Some("head"));
         cache.remove(sequence).unwrap();

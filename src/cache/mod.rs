@@ -19,20 +19,24 @@
 
 mod block;
 mod file;
+mod form;
 pub(crate) mod gpu;
 mod host_cache;
 mod ladder;
 mod planner;
 pub mod quantize;
 mod sequence;
+mod sequence_table;
 mod staircase;
 mod standing;
 
 pub use block::{BlockLayout, Element};
+pub(crate) use form::CacheForm;
 pub use gpu::kv_cache::{Chunk, KvCache, KvInput};
 pub use host_cache::{HostCache, Row};
 pub use ladder::{Ladder, Rung, Side, output_error_bound};
 pub use planner::Fit;
 pub use sequence::StoredKeys;
+pub use sequence_table::SequenceId;
 pub use staircase::{Aging, Staircase, Step};
 pub use standing::{Memory, Standing};

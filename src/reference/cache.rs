@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{Exact, Keys, attend, check_all, every, for_each_row};
 use crate::attention::{Attention, Tables};
-use crate::cache::{HostCache, Side, StoredKeys};
+use crate::cache::{HostCache, SequenceId, Side, StoredKeys};
 use crate::error::{Result, ensure};
 use crate::shape::Shape;
 
@@ -21,7 +21,7 @@ pub fn attention_cached(
     shape: &Shape,
     q: &[f32],
     cache: &HostCache,
-    sequence: usize,
+    sequence: SequenceId,
     tables: &Tables<'_>,
 ) -> Result<Exact> {
     check_cache(shape, cache, sequence)?;
@@ -30,12 +30,12 @@ pub fn attention_cached(
     attend(attention, shape, q, cached_keys(cache, sequence, &rows)?, &values, tables)
 }
 
-fn cached_keys<'a>(cache: &HostCache, sequence: usize, rows: &'a [f64]) -> Result<Keys<'a, f64>> {
+fn cached_keys<'a>(cache: &HostCache, sequence: SequenceId, rows: &'a [f64]) -> Result<Keys<'a, f64>> {
     let rotated = cache.stored_keys() == StoredKeys::AfterRotation;
     Ok(Keys { rows, rotated, dropped: cache.standing(sequence)?.dropped() })
 }
 
-fn check_cache(shape: &Shape, cache: &HostCache, sequence: usize) -> Result<()> {
+fn check_cache(shape: &Shape, cache: &HostCache, sequence: SequenceId) -> Result<()> {
     let want = [1, cache.kv_heads(), cache.len(sequence)?, cache.dim(Side::Keys), cache.dim(Side::Values)];
     let got = [shape.batch(), shape.kv_heads(), shape.kv_len(), shape.head_dim(), shape.value_dim()];
     ensure!(
@@ -80,7 +80,7 @@ pub fn cache_loss(
     q: &[f32],
     (k, v): (&[f32], &[f32]),
     cache: &HostCache,
-    sequence: usize,
+    sequence: SequenceId,
     tables: &Tables<'_>,
     ages: &[Range<usize>],
 ) -> Result<CacheLoss> {

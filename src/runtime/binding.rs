@@ -31,23 +31,23 @@ impl Axis {
 
     /// The first element of a row. Inside the tensor it fits 32 bits; for an empty sequence it may
     /// be anything, and is never used.
-    pub(crate) fn at(&self, batch: usize, row: usize) -> u32 {
-        let offset = (batch as u32).wrapping_mul(self.batch_stride);
+    pub(crate) fn at(&self, entry: usize, row: usize) -> u32 {
+        let offset = (entry as u32).wrapping_mul(self.batch_stride);
         self.base.wrapping_add(offset).wrapping_add((row as u32).wrapping_mul(self.row_stride))
     }
 }
 
 /// Whether this many batch entries and heads of a tensor can be bound at once, wherever they begin.
-pub(crate) fn fits(context: &Context, view: &TensorView, batches: usize, heads: usize) -> bool {
+pub(crate) fn fits(context: &Context, view: &TensorView, entries: usize, heads: usize) -> bool {
     let limit = context.capabilities().max_binding_bytes;
     let alignment = u64::from(context.device().limits().min_storage_buffer_offset_alignment);
     let (layout, size) = (view.layout(), view.dtype().size() as u64);
     let [batch_stride, head_stride, _] = layout.strides();
     // A binding starts at an aligned offset: before its tensor, where parts don't all begin at one.
-    let begins = [layout.offset(), batches * batch_stride, heads * head_stride];
+    let begins = [layout.offset(), entries * batch_stride, heads * head_stride];
     let aligned = begins.into_iter().all(|elements| (elements as u64 * size).is_multiple_of(alignment));
     let slack = if aligned { 0 } else { alignment };
-    let part = view.part(0..batches, 0..heads);
+    let part = view.part(0..entries, 0..heads);
     let bytes = (part.layout().extent() - part.layout().offset()) as u64 * size;
     bytes.next_multiple_of(4) + slack <= limit
         || (bytes <= limit && part.layout().dims() == view.layout().dims())
@@ -70,7 +70,7 @@ pub(crate) fn split(
     let chunks = |total: usize, size: usize| {
         (0..total).step_by(size).map(move |start| start..(start + size).min(total))
     };
-    chunks(batch, b).flat_map(|batches| chunks(heads, h).map(move |heads| (batches.clone(), heads))).collect()
+    chunks(batch, b).flat_map(|entries| chunks(heads, h).map(move |heads| (entries.clone(), heads))).collect()
 }
 
 /// Refuses a tensor that can't be used on this device, or is of other sizes.

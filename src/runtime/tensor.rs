@@ -79,28 +79,28 @@ impl TensorView {
     /// ```
     ///
     /// # Errors
-    /// As [`write`](TensorView::write); invalid argument (`batch`, `rows`) for a batch entry or rows that the tensor doesn't have.
+    /// As [`write`](TensorView::write); invalid argument (`entry`, `rows`) for a batch entry or rows that the tensor doesn't have.
     pub fn write_rows(
         &self,
         context: &Context,
-        batch: usize,
+        entry: usize,
         rows: Range<usize>,
         values: &[f32],
     ) -> Result<()> {
         let [entries, _, len, _] = self.layout.dims();
-        ensure!(batch < entries, "batch", "expected an entry below {entries}, got {batch}");
+        ensure!(entry < entries, "entry", "expected one below {entries}, got {entry}");
         ensure!(
             rows.start <= rows.end && rows.end <= len,
             "rows",
             "expected rows within 0..{len}, got {rows:?}"
         );
-        self.write_part(context, batch..batch + 1, rows, values)
+        self.write_part(context, entry..entry + 1, rows, values)
     }
 
     fn write_part(
         &self,
         context: &Context,
-        batches: Range<usize>,
+        entries: Range<usize>,
         rows: Range<usize>,
         values: &[f32],
     ) -> Result<()> {
@@ -112,12 +112,12 @@ impl TensorView {
         );
         self.check("buffer", context)?;
         let [_, heads, _, dim] = self.layout.dims();
-        let want = batches.len() * heads * rows.len() * dim;
+        let want = entries.len() * heads * rows.len() * dim;
         ensure!(values.len() == want, "source", "expected {want} values, got {}", values.len());
-        let places = batches.flat_map(|batch| {
+        let places = entries.flat_map(|entry| {
             let rows = rows.clone();
             (0..heads)
-                .flat_map(move |head| rows.clone().map(move |row| self.layout.index(batch, head, row, 0)))
+                .flat_map(move |head| rows.clone().map(move |row| self.layout.index(entry, head, row, 0)))
         });
         let mut rows: Vec<(usize, &[f32])> = places.zip(values.chunks_exact(dim)).collect();
         rows.sort_unstable_by_key(|&(at, _)| at);
@@ -164,8 +164,8 @@ impl TensorView {
     }
 
     /// Some batch entries and heads of the tensor.
-    pub(crate) fn part(&self, batches: Range<usize>, heads: Range<usize>) -> Self {
-        Self { layout: self.layout.part(batches, heads), ..self.clone() }
+    pub(crate) fn part(&self, entries: Range<usize>, heads: Range<usize>) -> Self {
+        Self { layout: self.layout.part(entries, heads), ..self.clone() }
     }
 
     /// [`Layout::grouped`] of this tensor.
@@ -310,11 +310,11 @@ impl Tensor {
     pub fn write_rows(
         &self,
         context: &Context,
-        batch: usize,
+        entry: usize,
         rows: Range<usize>,
         values: &[f32],
     ) -> Result<()> {
-        self.view.write_rows(context, batch, rows, values)
+        self.view.write_rows(context, entry, rows, values)
     }
 
     /// The tensor as a view.

@@ -3,7 +3,9 @@
 use half::f16;
 use prflash::Shape;
 use prflash::cache::quantize::{self, Extremes, Scaled};
-use prflash::cache::{BlockLayout, HostCache, Ladder, Side, Staircase, StoredKeys, output_error_bound};
+use prflash::cache::{
+    BlockLayout, HostCache, Ladder, SequenceId, Side, Staircase, StoredKeys, output_error_bound,
+};
 use prflash::limits::{MAX_ELEMENTS, MAX_LEN};
 
 use super::runner::{Case, tell};
@@ -166,7 +168,7 @@ pub fn tokens(case: &mut Case, count: usize, heads: usize, dims: [usize; 2]) -> 
 }
 
 /// Every token once and in order, unless it was dropped; exact where it is held in 16 bits, and else within its rung's bound.
-fn check(cache: &HostCache, sequence: usize, model: &Model) {
+fn check(cache: &HostCache, sequence: SequenceId, model: &Model) {
     let standing = cache.standing(sequence).unwrap();
     assert_eq!((cache.len(sequence).unwrap(), standing.len()), (model.len(), model.len()));
     // At most the range of a group.
@@ -199,12 +201,14 @@ pub fn operations(case: &mut Case) {
     for _ in 0..steps {
         let n = &mut case.numbers;
         let sequence = if n.once_in(12) { n.size() } else { n.below(models.len() + 1) };
-        let there = models.get(sequence).is_some_and(Option::is_some);
+        let number = sequence;
+        let there = models.get(number).is_some_and(Option::is_some);
+        let sequence = SequenceId::new(number);
         let (kind, count, at) = (n.below(9), n.below(80), n.size());
         match kind {
             0 => {
                 tell!(case, "add");
-                let index = cache.add();
+                let index = cache.add().number();
                 // Numbers of removed ones are used again.
                 let free = models.iter().position(Option::is_none).unwrap_or(models.len());
                 assert_eq!(index, free);
@@ -227,7 +231,7 @@ pub fn operations(case: &mut Case) {
                 // No numbers at all are no tokens, whatever they were cut from.
                 assert!(appended == (good && there) || k.is_empty() && v.is_empty());
                 if appended && good {
-                    models[sequence].as_mut().unwrap().extend(new);
+                    models[number].as_mut().unwrap().extend(new);
                 }
             }
             4 => {
@@ -238,13 +242,13 @@ pub fn operations(case: &mut Case) {
                 let fits = (residual.start..=residual.end).contains(&to);
                 assert_eq!(accepted(cache.truncate(sequence, to)).is_some(), there && fits);
                 if there && fits {
-                    models[sequence].as_mut().unwrap().truncate(to);
+                    models[number].as_mut().unwrap().truncate(to);
                 }
             }
             5 if case.numbers.once_in(3) => {
                 tell!(case, "remove {sequence}");
                 assert_eq!(accepted(cache.remove(sequence)).is_some(), there);
-                models.iter_mut().skip(sequence).take(1).for_each(|model| *model = None);
+                models.iter_mut().skip(number).take(1).for_each(|model| *model = None);
             }
             6 => {
                 let (head, segment) = (case.numbers.mild(heads), at);
@@ -261,13 +265,13 @@ pub fn operations(case: &mut Case) {
             7 => {
                 tell!(case, "save {sequence}, restore and open it");
                 let Some(bytes) = accepted(cache.save(sequence)) else { continue };
-                let copy = cache.restore(&bytes).unwrap();
+                let copy = cache.restore(&bytes).unwrap().number();
                 models.resize(models.len().max(copy + 1), None);
                 assert_eq!(models[copy], None);
-                models[copy] = models[sequence].clone();
+                models[copy] = models[number].clone();
                 let opened = HostCache::open(&bytes).unwrap();
-                check(&opened, 0, models[copy].as_ref().unwrap());
-                assert_eq!(opened.save(0).unwrap(), bytes);
+                check(&opened, SequenceId::FIRST, models[copy].as_ref().unwrap());
+                assert_eq!(opened.save(SequenceId::FIRST).unwrap(), bytes);
             }
             _ => {
                 tell!(case, "look at {sequence}");
@@ -277,10 +281,11 @@ pub fn operations(case: &mut Case) {
     }
     tell!(case, "compare all");
     let there = |index: &usize| models[*index].is_some();
-    assert!(cache.sequences().eq((0..models.len()).filter(there)));
+    assert!(cache.sequences().map(SequenceId::number).eq((0..models.len()).filter(there)));
     let mut bytes = 0;
     for (sequence, model) in models.iter().enumerate() {
         let Some(model) = model else { continue };
+        let sequence = SequenceId::new(sequence);
         check(&cache, sequence, model);
         bytes += cache.standing(sequence).unwrap().memory(&shape).total();
     }
@@ -364,7 +369,7 @@ fn use_it(case: &mut Case, cache: &mut HostCache) {
         let _ = cache.rows(sequence, 0).unwrap().count();
         let _ = cache.rows(sequence, heads - 1).unwrap().count();
     }
-    assert_eq!(HostCache::open(&cache.save(sequence).unwrap()).unwrap().len(0).unwrap(), len);
+    assert_eq!(HostCache::open(&cache.save(sequence).unwrap()).unwrap().len(SequenceId::FIRST).unwrap(), len);
     let count = case.numbers.below(140);
     if heads * (dims[0] + dims[1]) * count < 1 << 16 {
         tell!(case, "append {count} more, and forget them");

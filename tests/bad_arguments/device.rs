@@ -5,9 +5,9 @@ use std::sync::OnceLock;
 use prflash::cache::{HostCache, Ladder, Staircase, StoredKeys};
 use prflash::limits::MAX_ELEMENTS;
 use prflash::{
-    Attention, BlockGrid, Bound, Call, Chunk, Context, ContextOptions, DType, Error, GpuSampler, Key,
-    KvCache, Layout, Operands, Pairing, PositionIds, Positions, Queries, Result, Rope, Rows, Sequence, Shape,
-    Systematic, TableBuffer, Tables, Tensor, wgpu,
+    Attention, BlockGrid, Bound, Call, Chunk, Context, ContextOptions, DType, Error, FirstPositions,
+    GpuSampler, Key, KvCache, Layout, Operands, Pairing, PositionIds, Positions, Queries, Result, Rope, Rows,
+    Sequence, SequenceId, Shape, Systematic, TableBuffer, Tables, Tensor, wgpu,
 };
 
 use super::caches::{flat, spoilt, tokens};
@@ -165,8 +165,9 @@ fn plans(case: &mut Case, context: &Context) {
         let sequences: Vec<Sequence> = (0..count)
             .map(|_| {
                 let [batch, start, first] = [(); 3].map(|()| n.mild(2));
-                let sequence = Sequence::new(batch, n.mild(q_len), n.mild(kv_len)).starting_at(start, first);
-                if n.once_in(3) { sequence.at_positions(n.i64(), n.i64()) } else { sequence }
+                let [queries, keys] = [(start, q_len), (first, kv_len)].map(|(from, len)| n.rows(from, len));
+                let positions = n.once_in(3).then(|| FirstPositions { query: n.i64(), key: n.i64() });
+                Sequence { entry: batch, queries, keys, positions }
             })
             .collect();
         let (a, b, equal) = (n.mild(q_len), n.mild(kv_len), n.bool());
@@ -229,7 +230,8 @@ fn rotations(case: &mut Case, context: &Context) {
         let n = &mut case.numbers;
         let ids: Vec<u32> = (0..n.below(5)).map(|_| n.u32()).collect();
         let mut row = || {
-            let rows = Rows::new(n.mild(batch), n.mild(len)).starting_at(n.mild(len));
+            let from = n.mild(len);
+            let rows = Rows::new(n.mild(batch), n.rows(from, len));
             match n.below(4) {
                 0 => rows,
                 1 => rows.at_position(n.i64()),
@@ -277,7 +279,7 @@ fn cache(case: &mut Case, context: &Context) {
     for _ in 0..4 + case.numbers.below(20) {
         let n = &mut case.numbers;
         let all = host.sequences().count();
-        let sequence = if n.once_in(10) { n.size() } else { n.below(all + 1) };
+        let sequence = SequenceId::new(if n.once_in(10) { n.size() } else { n.below(all + 1) });
         let len = host.len(sequence).unwrap_or(0);
         let (kind, at) = (n.below(9), n.size());
         match kind {
@@ -286,18 +288,21 @@ fn cache(case: &mut Case, context: &Context) {
                 assert_eq!(cache.add(), host.add());
             }
             1..=3 => {
-                let (batch, count, row) = (n.mild(0), n.mild(96), n.mild(20));
-                let chunks = vec![
-                    Chunk::new(sequence, batch, count).starting_at(row);
-                    if n.once_in(9) { 2 } else { 1 }
-                ];
+                let (batch, from) = (n.mild(0), n.mild(20));
+                let new = n.rows(from, 96);
+                let chunk = Chunk { sequence, entry: batch, rows: new.clone() };
+                let chunks = vec![chunk; if n.once_in(9) { 2 } else { 1 }];
                 tell!(case, "append {chunks:?}");
                 let appended = submit(context, |encoder| cache.append(encoder, &input, &chunks)).is_some();
-                let inside = batch == 0 && row.checked_add(count).is_some_and(|end| end <= 96);
-                let fits = (inside || count == 0) && len.saturating_add(count) <= LEN && chunks.len() == 1;
+                let count = new.len();
+                let inside = batch == 0 && new.end <= 96;
+                let fits = new.start <= new.end
+                    && (inside || count == 0)
+                    && len.saturating_add(count) <= LEN
+                    && chunks.len() == 1;
                 assert_eq!(appended, fits && host.len(sequence).is_ok());
                 if appended && count > 0 {
-                    let [k, v] = [0, 1].map(|side| flat(&rows[row..row + count], heads, side));
+                    let [k, v] = [0, 1].map(|side| flat(&rows[new.clone()], heads, side));
                     host.append(sequence, &k, &v).unwrap();
                 }
             }
@@ -334,8 +339,10 @@ fn cache(case: &mut Case, context: &Context) {
                 }
             }
             _ => {
-                let queries = Queries::new(sequence, n.mild(0), n.mild(3)).starting_at(n.mild(2));
-                let queries = if n.once_in(3) { queries.at_positions(n.i64(), n.i64()) } else { queries };
+                let (entry, from) = (n.mild(0), n.mild(2));
+                let rows = n.rows(from, 3);
+                let positions = n.once_in(3).then(|| FirstPositions { query: n.i64(), key: n.i64() });
+                let queries = Queries { sequence, entry, rows, positions };
                 tell!(case, "attend {queries:?}");
                 submit(context, |encoder| plan.encode(encoder, &bound, &Call::cached(&cache, &[queries])));
             }

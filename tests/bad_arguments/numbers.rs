@@ -1,5 +1,7 @@
 //! Arbitrary and extreme numbers.
 
+use std::ops::Range;
+
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -85,6 +87,14 @@ impl Numbers {
         self.0.random_range(0..end)
     }
 
+    /// Rows from one on, up to about so many; sometimes more than there are, or an end before the start.
+    pub fn rows(&mut self, start: usize, most: usize) -> Range<usize> {
+        match self.below(12) {
+            0 => start..self.size(),
+            _ => start..start.saturating_add(self.mild(most)),
+        }
+    }
+
     /// True once in so many times.
     pub fn once_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
@@ -161,7 +171,7 @@ impl Numbers {
         values
     }
 
-    pub fn range(&mut self) -> std::ops::Range<usize> {
+    pub fn range(&mut self) -> Range<usize> {
         let (start, end) = (self.size(), self.size());
         // Reversed ones too.
         if self.once_in(3) { start..end } else { start.min(end)..start.max(end) }

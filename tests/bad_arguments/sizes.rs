@@ -3,8 +3,9 @@
 use prflash::limits::{MAX_BATCH, MAX_ELEMENTS, MAX_HEADS, MAX_LEN};
 use prflash::sampling::RowOrder;
 use prflash::{
-    Attention, BlockGrid, Call, Chunk, DType, Decode, Documents, Granularity, Kernel, Key, Layout, Matrix,
-    PositionIds, Queries, Result, Rows, Schedule, Sequence, Shape, Tables, Tile,
+    Attention, BlockGrid, Call, Chunk, DType, Decode, Documents, FirstPositions, Granularity, Kernel, Key,
+    Layout, Matrix, PlanOptions, PositionIds, Queries, Result, Rows, Schedule, Sequence, SequenceId, Shape,
+    Tables, Tile,
 };
 
 use super::runner::{Case, tell};
@@ -191,20 +192,26 @@ pub fn grids(case: &mut Case) {
 pub fn attention(case: &mut Case) {
     let n = &mut case.numbers;
     let mut attention = if n.bool() { Attention::causal() } else { Attention::full() };
-    let (window, splits, dim) = (n.size(), n.size(), n.size());
+    let [window, splits, dim, sequences] = [(); 4].map(|()| n.size());
     let [scale, cap, beta] = [(); 3].map(|()| n.f32());
     let (position, kv_len) = (n.i64(), n.size());
-    tell!(case, "window {window}, splits {splits}, scale {scale}, cap {cap}, beta {beta}");
+    tell!(
+        case,
+        "window {window}, splits {splits}, scale {scale}, cap {cap}, beta {beta}, sequences {sequences}"
+    );
     attention = accepted(attention.clone().with_window(window)).unwrap_or(attention);
-    attention = accepted(attention.clone().with_splits(splits)).unwrap_or(attention);
     attention = accepted(attention.clone().with_scale(scale)).unwrap_or(attention);
     attention = accepted(attention.clone().with_soft_cap(cap)).unwrap_or(attention);
     attention = accepted(attention.clone().with_correction(beta)).unwrap_or(attention);
-    attention = attention.with_lse(true).with_half_products(true).with_storage(DType::F16);
+    attention = attention.with_lse(true).with_storage(DType::F16);
+    let mut options = PlanOptions::new().with_half_products(true);
+    options = accepted(options.clone().with_splits(splits)).unwrap_or(options);
+    options = accepted(options.clone().with_sequences(sequences)).unwrap_or(options);
+    assert!(options.splits().is_none_or(|splits| splits <= 1024));
     tell!(case, "{attention:?}: visible({position}, {kv_len}), scale({dim})");
     let visible = attention.visible(position, kv_len);
     assert!(visible.start <= visible.end && visible.end <= kv_len);
-    let _ = (attention.scale(dim), attention.positions(), attention.tuning(), attention.kernel());
+    let _ = (attention.scale(dim), attention.positions(), options.tuning(), options.kernel());
 }
 
 pub fn documents(case: &mut Case) {
@@ -254,10 +261,11 @@ pub fn calls(case: &mut Case) {
     let [a, b, c, d, e] = [(); 5].map(|()| n.size());
     let [p, q] = [(); 2].map(|()| n.i64());
     tell!(case, "{a}, {b}, {c}, {d}, {e}; {p}, {q}");
-    let sequences = [Sequence::new(a, b, c).starting_at(d, e).at_positions(p, q)];
-    let _ = (Call::lengths(a, b), Call::sequences(&sequences), Chunk::new(a, b, c).starting_at(d));
-    let _ = (Queries::new(a, b, c).starting_at(d).at_positions(p, q), Rows::new(a, b).starting_at(c));
-    let _ = Rows::new(a, b).at_position(p);
+    let (sequence, positions) = (SequenceId::new(a), Some(FirstPositions { query: p, key: q }));
+    let sequences = [Sequence { entry: a, queries: b..c, keys: d..e, positions }];
+    let _ = (Call::lengths(a, b), Call::sequences(&sequences));
+    let _ = (Chunk { sequence, entry: b, rows: c..d }, Queries { sequence, entry: b, rows: c..d, positions });
+    let _ = (Rows::new(a, b..c), Rows::new(a, d..e).at_position(p));
 }
 
 pub fn kernels(case: &mut Case) {

@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use prflash::verify::{Report, Tolerance, compare};
 use prflash::{
-    Attention, Context, ContextOptions, DType, Kernel, Layout, Matrix, Operands, Result, Shape, Tables,
-    Tensor, TensorView, reference,
+    Attention, Context, ContextOptions, DType, Kernel, Layout, Matrix, Operands, Plan, PlanOptions, Result,
+    Shape, Tables, Tensor, TensorView, reference,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -82,12 +82,16 @@ pub fn uses_subgroups(kernel: Kernel) -> bool {
     }
 }
 
-/// `attention` by this kernel (`None`: the one that a plan chooses), in storage that it takes.
-pub fn by(attention: Attention, kernel: Option<Kernel>) -> Attention {
+/// By this kernel, or by the one that a plan chooses.
+pub fn by(kernel: Option<Kernel>) -> PlanOptions {
+    kernel.map_or(PlanOptions::new(), |kernel| PlanOptions::new().with_kernel(kernel))
+}
+
+/// `attention` in storage that this kernel takes.
+pub fn stored_for(attention: Attention, kernel: Option<Kernel>) -> Attention {
     match kernel {
-        Some(kernel @ Kernel::Matrix(_)) => attention.with_storage(DType::F16).with_kernel(kernel),
-        Some(kernel) => attention.with_kernel(kernel),
-        None => attention,
+        Some(Kernel::Matrix(_)) => attention.with_storage(DType::F16),
+        _ => attention,
     }
 }
 
@@ -109,6 +113,7 @@ pub enum Storage {
 /// One attention problem with its inputs, rounded to the storage type so that kernel and oracle see the same numbers.
 pub struct Problem {
     pub attention: Attention,
+    pub options: PlanOptions,
     pub shape: Shape,
     pub q: Vec<f32>,
     pub k: Vec<f32>,
@@ -132,11 +137,22 @@ impl Problem {
         // Twice as large as unit numbers, so that the softmax is neither flat nor one-hot.
         Self {
             attention,
+            options: PlanOptions::new(),
             shape,
             q: sized(0, shape.heads(), shape.q_len(), shape.head_dim(), 2.0),
             k: sized(1, shape.kv_heads(), shape.kv_len(), shape.head_dim(), 2.0),
             v: sized(2, shape.kv_heads(), shape.kv_len(), shape.value_dim(), 1.0),
         }
+    }
+
+    /// The same, computed as these options say.
+    pub fn with_options(self, options: PlanOptions) -> Self {
+        Self { options, ..self }
+    }
+
+    /// The plan for it.
+    pub fn plan(&self, context: &Context) -> Result<Plan> {
+        self.attention.plan_with(context, &self.shape, &self.options)
     }
 
     pub fn exact(&self, tables: &Tables<'_>) -> reference::Exact {
@@ -166,18 +182,18 @@ impl Problem {
 
     pub fn run(&self, context: &Context, storage: Storage, tables: &Tables<'_>) -> Got {
         let qkv = self.upload(context, storage).unwrap();
-        self.run_on(context, &self.attention, &qkv, tables)
+        self.run_on(context, &self.options, &qkv, tables)
     }
 
-    /// Runs `attention` (the problem's own, or with another kernel) on uploaded tensors.
+    /// Runs it on uploaded tensors, computed as these options say.
     pub fn run_on(
         &self,
         context: &Context,
-        attention: &Attention,
+        options: &PlanOptions,
         [q, k, v]: &[TensorView; 3],
         tables: &Tables<'_>,
     ) -> Got {
-        let plan = attention.plan(context, &self.shape).unwrap();
+        let plan = self.attention.plan_with(context, &self.shape, options).unwrap();
         let got = plan.run(q, k, v, tables).unwrap();
         Got {
             kernel: plan.kernel(),
@@ -211,7 +227,7 @@ impl Problem {
     /// if anything is off.
     pub fn check(&self, context: &Context, storage: Storage, tables: &Tables<'_>, story: &str) {
         let naive = Some(Kernel::Naive);
-        self.check_kernels(context, storage, tables, &[self.attention.kernel(), naive], story);
+        self.check_kernels(context, storage, tables, &[self.options.kernel(), naive], story);
     }
 
     /// The same for these kernels (`None`: the one that a plan chooses).
@@ -227,13 +243,14 @@ impl Problem {
         let qkv = self.upload(context, storage).unwrap();
         let mut first: Option<Got> = None;
         for kernel in kernels {
-            let attention =
-                kernel.map_or(self.attention.clone(), |kernel| self.attention.clone().with_kernel(kernel));
-            let got = self.run_on(context, &attention, &qkv, tables);
+            let options =
+                kernel.map_or(self.options.clone(), |kernel| self.options.clone().with_kernel(kernel));
+            let got = self.run_on(context, &options, &qkv, tables);
             let tell = |what: &str, report: Report| {
                 assert!(
                     report.passed(),
-                    "{what} of {story}: {report}\n{attention:?}, {:?}, {storage:?}",
+                    "{what} of {story}: {report}\n{:?}, {options:?}, {:?}, {storage:?}",
+                    self.attention,
                     self.shape
                 );
             };

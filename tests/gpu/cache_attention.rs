@@ -1,13 +1,13 @@
 //! Attention over a cache on the GPU, against the oracle that reads the same packed words.
 
-use crate::common::{gpu, numbers};
+use crate::common::{by, gpu, numbers};
 use crate::staircases::{ladder, short, staircases};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
     Attention, Bias, BlockGrid, Call, Chunk, Context, DType, Decode, Error, Granularity, Kernel, Key,
-    KvCache, Layout, Operands, Pairing, PositionIds, Positions, Profile, Queries, Rope, Schedule, Shape,
-    Systematic, Tables, Tensor, reference,
+    KvCache, Layout, Operands, Pairing, PlanOptions, PositionIds, Positions, Profile, Queries, Rope,
+    Schedule, SequenceId, Shape, Systematic, Tables, Tensor, reference,
 };
 
 /// A cache with these many tokens in each sequence, appended in chunks of 100.
@@ -29,13 +29,17 @@ fn filled(
     };
     let (k, v) = (tensor(seed, shape.head_dim(), 2.0), tensor(seed + 1, shape.value_dim(), 1.0));
     let input = cache.input(k.view(), v.view()).unwrap();
-    let ids: Vec<usize> = lens.iter().map(|_| cache.add()).collect();
+    let ids: Vec<SequenceId> = lens.iter().map(|_| cache.add()).collect();
     for start in (0..longest).step_by(100) {
         let chunks: Vec<Chunk> = lens
             .iter()
             .enumerate()
             .filter(|&(_, &len)| len > start)
-            .map(|(batch, &len)| Chunk::new(ids[batch], batch, (len - start).min(100)).starting_at(start))
+            .map(|(batch, &len)| Chunk {
+                sequence: ids[batch],
+                entry: batch,
+                rows: start..start + (len - start).min(100),
+            })
             .collect();
         let mut encoder = context.device().create_command_encoder(&Default::default());
         cache.append(&mut encoder, &input, &chunks).unwrap();
@@ -47,7 +51,7 @@ fn filled(
 /// Queries of `q_len` rows for each sequence, computed on the GPU and by the oracle; panics with the story if anything is off.
 fn check(
     context: &Context,
-    attention: &Attention,
+    (attention, options): (&Attention, &PlanOptions),
     shape: &Shape,
     cache: &KvCache,
     q_len: usize,
@@ -58,7 +62,7 @@ fn check(
     let attention = attention.clone().with_lse(true);
     let batch = lens.len();
     let maxima = shape.with_batch(batch).unwrap().with_q_len(q_len).unwrap();
-    let plan = attention.plan_cached(cache, &maxima).unwrap();
+    let plan = attention.plan_cached_with(cache, &maxima, options).unwrap();
     let layout = Layout::heads_first(batch, shape.heads(), q_len, shape.head_dim()).unwrap();
     let q: Vec<f32> =
         numbers(77, layout.elements()).into_iter().map(|x| attention.storage().round(2.0 * x)).collect();
@@ -66,7 +70,12 @@ fn check(
     let queries: Vec<Queries> = lens
         .iter()
         .enumerate()
-        .map(|(sequence, &len)| Queries::new(sequence, sequence, q_len.min(len)))
+        .map(|(sequence, &len)| Queries {
+            sequence: SequenceId::new(sequence),
+            entry: sequence,
+            rows: 0..q_len.min(len),
+            positions: None,
+        })
         .collect();
     let all = tables.iter().fold(Tables::new(), |all, tables| {
         let all = tables.schedule(0).into_iter().try_fold(all, Tables::with_schedule).unwrap();
@@ -78,7 +87,7 @@ fn check(
     for (sequence, &len) in lens.iter().enumerate() {
         let rows = q_len.min(len);
         let one = shape.with_q_len(rows).unwrap().with_kv_len(len).unwrap();
-        let host = cache.to_host_blocking(sequence).unwrap();
+        let host = cache.to_host_blocking(SequenceId::new(sequence)).unwrap();
         // The rows of this sequence, head by head.
         let part = |values: &[f32], dim: usize| -> Vec<f32> {
             let head = |head: usize| {
@@ -89,9 +98,15 @@ fn check(
         };
         let none = Tables::new();
         let tables = tables.get(sequence).unwrap_or(&none);
-        let exact =
-            reference::attention_cached(&attention, &one, &part(&q, shape.head_dim()), &host, 0, tables)
-                .unwrap();
+        let exact = reference::attention_cached(
+            &attention,
+            &one,
+            &part(&q, shape.head_dim()),
+            &host,
+            SequenceId::FIRST,
+            tables,
+        )
+        .unwrap();
         let output = compare(
             &part(&output, shape.value_dim()),
             &exact.output,
@@ -122,12 +137,11 @@ fn every_staircase_and_kernel_agrees_with_the_oracle() {
         let cache =
             filled(&context, staircase, &shape, StoredKeys::AfterRotation, &[391, 70, 5], index as u64);
         // Prompts by the kernel that a plan takes; few queries by all that could take them, where the staircase has every width.
-        check(&context, &Attention::causal(), &shape, &cache, 40, &[], &story);
+        check(&context, (&Attention::causal(), &PlanOptions::new()), &shape, &cache, 40, &[], &story);
         let kernels = if index < 3 { kernels(&context) } else { vec![None] };
         for (kernel, q_len) in kernels.into_iter().zip([1, 1, 3]) {
-            let attention =
-                kernel.map_or(Attention::causal(), |kernel| Attention::causal().with_kernel(kernel));
-            check(&context, &attention, &shape, &cache, q_len, &[], &format!("{q_len} queries\n{story}"));
+            let how = (&Attention::causal(), &by(kernel));
+            check(&context, how, &shape, &cache, q_len, &[], &format!("{q_len} queries\n{story}"));
         }
     }
 }
@@ -144,7 +158,7 @@ fn every_head_layout_and_dimension() {
         for q_len in [1, 5, 33] {
             let story =
                 format!("{heads} heads on {kv_heads}, {dim} and {value_dim} channels, {q_len} queries");
-            check(&context, &Attention::causal(), &shape, &cache, q_len, &[], &story);
+            check(&context, (&Attention::causal(), &PlanOptions::new()), &shape, &cache, q_len, &[], &story);
         }
     }
 }
@@ -155,17 +169,19 @@ fn options_of_attention_hold_over_caches() {
     let shape = Shape::new(4, 2, 0, 64).unwrap();
     let cache =
         filled(&context, short(Staircase::recommended()), &shape, StoredKeys::AfterRotation, &[333, 120], 11);
+    let splits = |splits| PlanOptions::new().with_splits(splits).unwrap();
     let options = [
-        Attention::causal().with_window(100).unwrap(),
-        Attention::causal().with_soft_cap(3.0).unwrap(),
-        Attention::full(),
-        Attention::causal().with_storage(DType::F16).with_output(DType::F16),
-        Attention::causal().with_scale(0.3).unwrap().with_splits(7).unwrap(),
-        Attention::causal().with_splits(1).unwrap(),
+        (Attention::causal().with_window(100).unwrap(), PlanOptions::new()),
+        (Attention::causal().with_soft_cap(3.0).unwrap(), PlanOptions::new()),
+        (Attention::full(), PlanOptions::new()),
+        (Attention::causal().with_storage(DType::F16).with_output(DType::F16), PlanOptions::new()),
+        (Attention::causal().with_scale(0.3).unwrap(), splits(7)),
+        (Attention::causal(), splits(1)),
     ];
-    for attention in options {
+    for (attention, options) in &options {
         for q_len in [3, 50] {
-            check(&context, &attention, &shape, &cache, q_len, &[], &format!("{attention:?}"));
+            let story = format!("{attention:?}, {options:?}");
+            check(&context, (attention, options), &shape, &cache, q_len, &[], &story);
         }
     }
 }
@@ -196,7 +212,7 @@ fn schedules_over_caches() {
                 let tables: Vec<Tables<'_>> = schedules.iter().map(Tables::from).collect();
                 check(
                     &context,
-                    &attention,
+                    (&attention, &PlanOptions::new()),
                     &shape,
                     &cache,
                     q_len,
@@ -232,7 +248,7 @@ fn positions_over_caches() {
             for q_len in [1, 20] {
                 check(
                     &context,
-                    &attention,
+                    (&attention, &PlanOptions::new()),
                     &shape,
                     &cache,
                     q_len,
@@ -249,7 +265,7 @@ fn positions_over_caches() {
                 let tables: Vec<Tables<'_>> = ids.iter().map(Tables::from).collect();
                 check(
                     &context,
-                    &attention,
+                    (&attention, &PlanOptions::new()),
                     &shape,
                     &cache,
                     q_len,
@@ -277,7 +293,7 @@ fn small_devices_attend_in_parts() {
     let cache =
         filled(&context, short(Staircase::plain()), &shape, StoredKeys::AfterRotation, &[900, 40], 41);
     for q_len in [1, 20] {
-        check(&context, &Attention::causal(), &shape, &cache, q_len, &[], "parts");
+        check(&context, (&Attention::causal(), &PlanOptions::new()), &shape, &cache, q_len, &[], "parts");
     }
 }
 
@@ -311,9 +327,14 @@ fn decoding_step_by_step() {
     let mut before: Option<([isize; 5], u64)> = None;
     for token in 0..steps {
         let mut encoder = context.device().create_command_encoder(&Default::default());
-        let chunk = Chunk::new(sequence, 0, 1).starting_at(token);
+        let chunk = Chunk { sequence, entry: 0, rows: token..token + 1 };
         cache.append(&mut encoder, &input, &[chunk]).unwrap();
-        plan.encode(&mut encoder, &bound, &Call::cached(&cache, &[Queries::new(sequence, 0, 1)])).unwrap();
+        plan.encode(
+            &mut encoder,
+            &bound,
+            &Call::cached(&cache, &[Queries { sequence, entry: 0, rows: 0..1, positions: None }]),
+        )
+        .unwrap();
         context.queue().submit([encoder.finish()]);
         context.wait().unwrap();
         let hal = context.device().get_internal_counters().hal;
@@ -337,8 +358,15 @@ fn decoding_step_by_step() {
             let host = cache.to_host_blocking(sequence).unwrap();
             let now = shape.with_q_len(1).unwrap().with_kv_len(token + 1).unwrap();
             let q = numbers(3, one.elements());
-            let exact =
-                reference::attention_cached(plan.attention(), &now, &q, &host, 0, &Tables::new()).unwrap();
+            let exact = reference::attention_cached(
+                plan.attention(),
+                &now,
+                &q,
+                &host,
+                SequenceId::FIRST,
+                &Tables::new(),
+            )
+            .unwrap();
             let report =
                 compare(&got, &exact.output, Tolerance::of_output(&exact, &now, DType::F32)).unwrap();
             assert!(report.passed(), "token {token}: {report}");
@@ -360,8 +388,8 @@ fn refusals_name_the_argument() {
     let named = |error: Error| error.argument().unwrap();
     let other = Shape::new(4, 1, 0, 64).unwrap();
     assert_eq!(named(attention.plan_cached(&cache, &other).unwrap_err()), "maxima");
-    let naive = attention.clone().with_kernel(Kernel::Naive);
-    assert!(naive.plan_cached(&cache, &maxima).unwrap_err().is_unsupported());
+    let naive = attention.plan_cached_with(&cache, &maxima, &by(Some(Kernel::Naive)));
+    assert!(naive.unwrap_err().is_unsupported());
     let plan = attention.plan_cached(&cache, &maxima).unwrap();
     let zeros = |heads, rows, dim| {
         Tensor::zeros(&context, DType::F32, Layout::heads_first(2, heads, rows, dim).unwrap()).unwrap()
@@ -374,13 +402,37 @@ fn refusals_name_the_argument() {
         let mut encoder = context.device().create_command_encoder(&Default::default());
         named(plan.encode(&mut encoder, &bound, &Call::cached(cache, queries)).unwrap_err())
     };
-    assert_eq!(refused(&cache, &[Queries::new(7, 0, 1)]), "sequence");
-    assert_eq!(refused(&cache, &[Queries::new(1, 0, 4)]), "queries");
-    assert_eq!(refused(&cache, &[Queries::new(0, 0, 5)]), "q_len");
-    assert_eq!(refused(&cache, &[Queries::new(0, 2, 1)]), "q");
-    assert_eq!(refused(&cache, &[Queries::new(0, 0, 2), Queries::new(1, 0, 1)]), "sequences");
+    assert_eq!(
+        refused(&cache, &[Queries { sequence: SequenceId::new(7), entry: 0, rows: 0..1, positions: None }]),
+        "sequence"
+    );
+    assert_eq!(
+        refused(&cache, &[Queries { sequence: SequenceId::new(1), entry: 0, rows: 0..4, positions: None }]),
+        "queries"
+    );
+    assert_eq!(
+        refused(&cache, &[Queries { sequence: SequenceId::FIRST, entry: 0, rows: 0..5, positions: None }]),
+        "q_len"
+    );
+    assert_eq!(
+        refused(&cache, &[Queries { sequence: SequenceId::FIRST, entry: 2, rows: 0..1, positions: None }]),
+        "q"
+    );
+    assert_eq!(
+        refused(
+            &cache,
+            &[
+                Queries { sequence: SequenceId::FIRST, entry: 0, rows: 0..2, positions: None },
+                Queries { sequence: SequenceId::new(1), entry: 0, rows: 0..1, positions: None }
+            ]
+        ),
+        "sequences"
+    );
     let another = filled(&context, Staircase::recommended(), &shape, StoredKeys::AfterRotation, &[9], 1);
-    assert_eq!(refused(&another, &[Queries::new(0, 0, 1)]), "cache");
+    assert_eq!(
+        refused(&another, &[Queries { sequence: SequenceId::FIRST, entry: 0, rows: 0..1, positions: None }]),
+        "cache"
+    );
     // Tensors and caches aren't mixed up.
     let of_tensors = attention.plan(&context, &maxima.with_kv_len(9).unwrap()).unwrap();
     let (k, v) = (zeros(2, 9, 64), zeros(2, 9, 64));
@@ -390,7 +442,7 @@ fn refusals_name_the_argument() {
     let mut encoder = context.device().create_command_encoder(&Default::default());
     assert_eq!(named(plan.encode(&mut encoder, &bound, &Call::lengths(1, 1)).unwrap_err()), "call");
     let bound = of_tensors.bind(&operands).unwrap();
-    let over_cache = [Queries::new(0, 0, 1)];
+    let over_cache = [Queries { sequence: SequenceId::FIRST, entry: 0, rows: 0..1, positions: None }];
     let call = Call::cached(&cache, &over_cache);
     assert_eq!(named(of_tensors.encode(&mut encoder, &bound, &call).unwrap_err()), "cache");
 }

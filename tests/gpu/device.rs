@@ -1,6 +1,6 @@
 //! Devices as they come: a caller's own, a small one, none, one that is gone. And everything that a plan must refuse.
 
-use crate::common::{Problem, Storage, gpu, operands, zeros};
+use crate::common::{Problem, Storage, by, gpu, operands, zeros};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
     Attention, Bias, BlockGrid, Call, Context, ContextOptions, DType, Decode, Distance, Documents,
@@ -205,6 +205,7 @@ fn a_tensor_that_cannot_be_split_is_refused() {
     let rows = |values: &[f32]| values[4800 * 64..4900 * 64].to_vec();
     let small = Problem {
         attention: problem.attention,
+        options: problem.options,
         shape: Shape::new(1, 1, 100, 64).unwrap(),
         q: rows(&problem.q),
         k: rows(&problem.k),
@@ -254,7 +255,7 @@ fn a_kernel_that_the_device_cannot_run_is_refused() {
     let context = Context::from_wgpu(device, queue).unwrap();
     let shape = Shape::new(1, 1, 100, 128).unwrap();
     let staged = Kernel::Tiled(Tile::new(2, 8, true).unwrap());
-    let error = Attention::causal().with_kernel(staged).plan(&context, &shape).unwrap_err();
+    let error = Attention::causal().plan_with(&context, &shape, &by(Some(staged))).unwrap_err();
     assert!(error.is_unsupported(), "{error}");
     // Left to itself, the plan falls back to reading directly.
     let plan = Attention::causal().plan(&context, &Shape::new(1, 1, 100, 256).unwrap()).unwrap();
@@ -288,11 +289,11 @@ fn matrix_units_are_used_where_they_can_be() {
         assert!(!matches!(plan.kernel(), Kernel::Matrix(_)), "{}", plan.kernel());
         for edge in [8, 16] {
             let real = Kernel::Matrix(Matrix::new(edge, true, false).unwrap());
-            let error = f16.clone().with_kernel(real).plan(&context, &shape).unwrap_err();
+            let error = f16.plan_with(&context, &shape, &by(Some(real))).unwrap_err();
             assert!(error.is_unsupported(), "{error}");
         }
     }
-    let problem = Problem::random(f16.clone().with_lse(true).with_kernel(plan.kernel()), shape, 3);
+    let problem = Problem::random(f16.clone().with_lse(true), shape, 3).with_options(by(Some(plan.kernel())));
     problem.check(&context, Storage::HeadsFirst, &Tables::new(), "with matrix units, if there are any");
     // Listed by the caller or not, a borrowed device that wasn't opened with them has none.
     let (device, queue) = borrowed(wgpu::Features::empty(), |limits| limits);
@@ -309,10 +310,10 @@ fn matrix_units_are_used_where_they_can_be() {
     let context = Context::from_wgpu_with(device, queue, &options).unwrap();
     assert!(context.capabilities().cooperative_matrices.is_empty());
     // What it doesn't compute is refused, emulated or not; what needs more memory than there is, too: 16 KiB on such a device.
-    let emulated = crate::common::matrix(16, false);
+    let emulated = by(Some(crate::common::matrix(16, false)));
     let refused = |attention: Attention, dim| {
         let shape = Shape::new(2, 1, 100, dim).unwrap();
-        attention.with_kernel(emulated).plan(&context, &shape).unwrap_err()
+        attention.plan_with(&context, &shape, &emulated).unwrap_err()
     };
     for (error, what) in [
         (refused(Attention::causal(), 32), "f32"),
@@ -322,14 +323,11 @@ fn matrix_units_are_used_where_they_can_be() {
         assert!(error.is_unsupported() && error.to_string().contains(what), "{error}");
     }
     // Small heads fit.
-    let problem = Problem::random(
-        f16.clone().with_kernel(crate::common::matrix(8, false)),
-        Shape::new(2, 1, 70, 8).unwrap(),
-        3,
-    );
+    let problem = Problem::random(f16.clone(), Shape::new(2, 1, 70, 8).unwrap(), 3)
+        .with_options(by(Some(crate::common::matrix(8, false))));
     problem.check(&context, Storage::HeadsFirst, &Tables::new(), "a browser's device");
     let cache = KvCache::new(&context, Staircase::recommended(), &shape, StoredKeys::AfterRotation).unwrap();
-    let error = f16.with_kernel(emulated).plan_cached(&cache, &shape).unwrap_err();
+    let error = f16.plan_cached_with(&cache, &shape, &emulated).unwrap_err();
     assert!(error.is_unsupported() && error.to_string().contains("cache"), "{error}");
 }
 
@@ -373,11 +371,34 @@ fn wrong_operands_are_named() {
     };
     assert_eq!(refused_call(Call::lengths(33, 32)), "q_len");
     assert_eq!(refused_call(Call::lengths(32, 33)), "kv_len");
-    assert_eq!(refused_call(Call::sequences(&[Sequence::new(0, 8, 8), Sequence::new(0, 8, 8)])), "sequences");
-    assert_eq!(refused_call(Call::sequences(&[Sequence::new(1, 8, 8)])), "q");
-    assert_eq!(refused_call(Call::sequences(&[Sequence::new(0, 8, 8).starting_at(30, 0)])), "q");
-    assert_eq!(refused_call(Call::sequences(&[Sequence::new(0, 8, 8).starting_at(0, 30)])), "k");
-    assert_eq!(refused_call(Call::sequences(&[Sequence::new(0, 8, 8).starting_at(usize::MAX, 0)])), "q");
+    assert_eq!(
+        refused_call(Call::sequences(&[
+            Sequence { entry: 0, queries: 0..8, keys: 0..8, positions: None },
+            Sequence { entry: 0, queries: 0..8, keys: 0..8, positions: None }
+        ])),
+        "sequences"
+    );
+    assert_eq!(
+        refused_call(Call::sequences(&[Sequence { entry: 1, queries: 0..8, keys: 0..8, positions: None }])),
+        "q"
+    );
+    assert_eq!(
+        refused_call(Call::sequences(&[Sequence { entry: 0, queries: 30..38, keys: 0..8, positions: None }])),
+        "q"
+    );
+    assert_eq!(
+        refused_call(Call::sequences(&[Sequence { entry: 0, queries: 0..8, keys: 30..38, positions: None }])),
+        "k"
+    );
+    assert_eq!(
+        refused_call(Call::sequences(&[Sequence {
+            entry: 0,
+            queries: usize::MAX..usize::MAX + 8,
+            keys: 0..8,
+            positions: None
+        }])),
+        "q"
+    );
 
     let schedule = |shape: &Shape| {
         let grid = BlockGrid::causal(shape);
@@ -470,8 +491,8 @@ fn shaders_with_and_without_checks() {
         let small = BlockGrid::causal(&shape.with_q_len(130).unwrap().with_kv_len(130).unwrap())
             .with_granularity(Granularity::Shared);
         for kernel in [None, Some(Kernel::Naive), Some(Kernel::Decode(Decode::new(2, false).unwrap()))] {
-            let attention = kernel.map_or(Attention::causal(), |k| Attention::causal().with_kernel(k));
-            let plan = attention.plan(&context, &shape).unwrap();
+            let problem = Problem::random(Attention::causal(), shape, 3).with_options(by(kernel));
+            let plan = problem.plan(&context).unwrap();
             let mut sampler = GpuSampler::new(
                 plan.context(),
                 &grid,
@@ -480,7 +501,6 @@ fn shaders_with_and_without_checks() {
                 &Systematic,
             )
             .unwrap();
-            let problem = Problem::random(attention, shape, 3);
             let qkv = problem.upload(&context, Storage::HeadsFirst).unwrap();
             let output = zeros(&context, DType::F32, crate::common::output_layout(&shape));
             let bound = plan.bind(&operands(&qkv, &output)).unwrap();

@@ -3,7 +3,8 @@
 use crate::common::{gpu, numbers};
 use prflash::cache::{HostCache, Staircase, StoredKeys};
 use prflash::{
-    Attention, Chunk, Context, DType, KvCache, KvInput, Layout, Queries, Shape, Tables, Tensor, wgpu,
+    Attention, Chunk, Context, DType, KvCache, KvInput, Layout, Queries, SequenceId, Shape, Tables, Tensor,
+    wgpu,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -59,12 +60,12 @@ fn append(
     context: &Context,
     cache: &mut KvCache,
     source: &Source,
-    sequence: usize,
+    sequence: SequenceId,
     first: usize,
     tokens: usize,
 ) {
     let mut encoder = encoder(context);
-    let chunk = Chunk::new(sequence, 0, tokens).starting_at(first);
+    let chunk = Chunk { sequence, entry: 0, rows: first..first + tokens };
     cache.append(&mut encoder, &source.input, &[chunk]).unwrap();
     submit(context, encoder);
 }
@@ -84,7 +85,7 @@ fn growth_that_is_dropped_takes_nothing_with_it() {
 
         // An append of another sequence.
         let mut dropped = encoder(&context);
-        cache.append(&mut dropped, &source.input, &[Chunk::new(b, 0, 2000)]).unwrap();
+        cache.append(&mut dropped, &source.input, &[Chunk { sequence: b, entry: 0, rows: 0..2000 }]).unwrap();
         assert!(cache.capacity_bytes() > capacity, "the case is one of growth");
         assert_eq!(cache.len(b).unwrap(), 2000);
         drop(dropped);
@@ -133,7 +134,9 @@ fn segments_that_did_not_leave_are_still_there() {
     let (before, work) = (cache.save_blocking(a).unwrap(), cache.work());
     for tokens in [1, 200, 1500] {
         let mut dropped = encoder(&context);
-        cache.append(&mut dropped, &source.input, &[Chunk::new(a, 0, tokens).starting_at(300)]).unwrap();
+        cache
+            .append(&mut dropped, &source.input, &[Chunk { sequence: a, entry: 0, rows: 300..300 + tokens }])
+            .unwrap();
         assert!(cache.standing(a).unwrap().segments() > 0);
         drop(dropped);
         assert_eq!((cache.len(a).unwrap(), cache.work()), (255, work));
@@ -160,7 +163,7 @@ fn truncation_and_removal_go_with_dropped_encoders() {
     // Truncated while an append is waiting, which is then dropped: to what was there before, or less.
     for (to, len) in [(220, 200), (150, 150), (0, 0)] {
         let mut dropped = encoder(&context);
-        cache.append(&mut dropped, &source.input, &[Chunk::new(a, 0, 40)]).unwrap();
+        cache.append(&mut dropped, &source.input, &[Chunk { sequence: a, entry: 0, rows: 0..40 }]).unwrap();
         cache.truncate(a, to).unwrap();
         drop(dropped);
         assert_eq!(cache.len(a).unwrap(), len);
@@ -172,7 +175,7 @@ fn truncation_and_removal_go_with_dropped_encoders() {
     }
     // Removed while an append is waiting; the next sequence takes its number and maybe its memory.
     let mut dropped = encoder(&context);
-    cache.append(&mut dropped, &source.input, &[Chunk::new(a, 0, 300)]).unwrap();
+    cache.append(&mut dropped, &source.input, &[Chunk { sequence: a, entry: 0, rows: 0..300 }]).unwrap();
     cache.remove(a).unwrap();
     assert_eq!(cache.add(), a);
     drop(dropped);
@@ -198,8 +201,9 @@ fn what_relies_on_a_dropped_encoder_is_left_out_and_told() {
 
     // The second relies on the first for `a`, but not for `b`.
     let (mut first, mut second) = (encoder(&context), encoder(&context));
-    cache.append(&mut first, &source.input, &[Chunk::new(a, 0, 100)]).unwrap();
-    let chunks = [Chunk::new(a, 0, 300), Chunk::new(b, 0, 40).starting_at(30)];
+    cache.append(&mut first, &source.input, &[Chunk { sequence: a, entry: 0, rows: 0..100 }]).unwrap();
+    let chunks =
+        [Chunk { sequence: a, entry: 0, rows: 0..300 }, Chunk { sequence: b, entry: 0, rows: 30..70 }];
     cache.append(&mut second, &source.input, &chunks).unwrap();
     drop(first);
     submit(&context, second);
@@ -213,12 +217,14 @@ fn what_relies_on_a_dropped_encoder_is_left_out_and_told() {
 
     // In the other order: the second is left out, the first takes place.
     let (mut first, mut second) = (encoder(&context), encoder(&context));
-    cache.append(&mut first, &source.input, &[Chunk::new(a, 0, 10).starting_at(250)]).unwrap();
-    cache.append(&mut second, &source.input, &[Chunk::new(a, 0, 300)]).unwrap();
+    cache.append(&mut first, &source.input, &[Chunk { sequence: a, entry: 0, rows: 250..260 }]).unwrap();
+    cache.append(&mut second, &source.input, &[Chunk { sequence: a, entry: 0, rows: 0..300 }]).unwrap();
     submit(&context, second);
     submit(&context, first);
     context.wait().unwrap();
-    let error = cache.append(&mut encoder(&context), &source.input, &[Chunk::new(a, 0, 1)]).unwrap_err();
+    let error = cache
+        .append(&mut encoder(&context), &source.input, &[Chunk { sequence: a, entry: 0, rows: 0..1 }])
+        .unwrap_err();
     assert!(error.is_out_of_order(), "{error}");
     assert_eq!(cache.len(a).unwrap(), 260);
     let mut host = HostCache::new(cache.staircase().clone(), &shape(), StoredKeys::AfterRotation).unwrap();
@@ -228,11 +234,11 @@ fn what_relies_on_a_dropped_encoder_is_left_out_and_told() {
 
     // To read before what was recorded is submitted is told, too, whether by attention or by a copy.
     let mut waiting = encoder(&context);
-    cache.append(&mut waiting, &source.input, &[Chunk::new(a, 0, 5)]).unwrap();
+    cache.append(&mut waiting, &source.input, &[Chunk { sequence: a, entry: 0, rows: 0..5 }]).unwrap();
     assert!(cache.save_blocking(a).unwrap_err().is_out_of_order());
     let plan = Attention::causal().plan_cached(&cache, &shape().with_q_len(1).unwrap()).unwrap();
     let q = Tensor::zeros(&context, DType::F32, Layout::heads_first(1, HEADS, 1, DIM).unwrap()).unwrap();
-    let queries = [Queries::new(a, 0, 1)];
+    let queries = [Queries { sequence: a, entry: 0, rows: 0..1, positions: None }];
     plan.run_cached(&cache, q.view(), &queries, &Tables::new()).unwrap();
     submit(&context, waiting);
     context.wait().unwrap();
@@ -254,7 +260,7 @@ fn growth_in_another_order_is_right() {
     let mut waiting = Vec::new();
     for (sequence, tokens) in [(sequences[1], 2000), (sequences[2], 1000), (sequences[1], 40)] {
         let mut encoder = encoder(&context);
-        cache.append(&mut encoder, &source.input, &[Chunk::new(sequence, 0, tokens)]).unwrap();
+        cache.append(&mut encoder, &source.input, &[Chunk { sequence, entry: 0, rows: 0..tokens }]).unwrap();
         waiting.push(encoder);
     }
     // The last one relies on the first, and none relies on the second.
@@ -288,11 +294,19 @@ fn a_lost_device_changes_nothing_and_is_told() {
     append(&context, &mut cache, &source, a, 0, 40);
     let saved = cache.save_blocking(a).unwrap();
     let mut encoder = encoder(&context);
-    cache.append(&mut encoder, &source.input, &[Chunk::new(a, 0, 5)]).unwrap();
+    cache.append(&mut encoder, &source.input, &[Chunk { sequence: a, entry: 0, rows: 0..5 }]).unwrap();
     context.device().destroy();
     let lost = |error: prflash::Error| assert!(error.is_device_lost(), "{error}");
-    lost(cache.append(&mut encoder, &source.input, &[Chunk::new(a, 0, 5)]).unwrap_err());
-    lost(cache.append(&mut encoder, &source.input, &[Chunk::new(a, 0, 2000)]).unwrap_err());
+    lost(
+        cache
+            .append(&mut encoder, &source.input, &[Chunk { sequence: a, entry: 0, rows: 0..5 }])
+            .unwrap_err(),
+    );
+    lost(
+        cache
+            .append(&mut encoder, &source.input, &[Chunk { sequence: a, entry: 0, rows: 0..2000 }])
+            .unwrap_err(),
+    );
     lost(cache.reserve(&mut encoder, a, 4000).unwrap_err());
     lost(cache.restore(&mut encoder, &saved).unwrap_err());
     lost(cache.save_blocking(a).unwrap_err());
@@ -327,15 +341,17 @@ fn whatever_becomes_of_encoders() {
             // Both caches have room, so that the same appends take place in both: those for an arena that sequences have left don't.
             let mut encoder = encoder(&context);
             for cache in &mut caches {
-                (0..3).for_each(|sequence| cache.reserve(&mut encoder, sequence, 8000).unwrap());
+                (0..3).for_each(|sequence| {
+                    cache.reserve(&mut encoder, SequenceId::new(sequence), 8000).unwrap()
+                });
             }
             submit(&context, encoder);
         }
-        let mut appends: Vec<Vec<(usize, usize)>> = Vec::new();
+        let mut appends: Vec<Vec<(SequenceId, usize)>> = Vec::new();
         for step in 0..25 {
             let mut encoder = encoder(&context);
-            let mut chunks: Vec<(usize, usize)> = Vec::new();
-            for sequence in 0..3 {
+            let mut chunks: Vec<(SequenceId, usize)> = Vec::new();
+            for sequence in [0, 1, 2].map(SequenceId::new) {
                 if random.random_bool(0.5) {
                     chunks.push((sequence, random.random_range(1..300)));
                 }
@@ -346,7 +362,8 @@ fn whatever_becomes_of_encoders() {
                     .unwrap();
             let bytes = 4 * layout.elements() as u64;
             encoder.copy_buffer_to_buffer(values.view().buffer(), 0, tensor.view().buffer(), 0, bytes);
-            let of = |&(sequence, tokens): &(usize, usize)| Chunk::new(sequence, 0, tokens);
+            let of =
+                |&(sequence, tokens): &(SequenceId, usize)| Chunk { sequence, entry: 0, rows: 0..tokens };
             let list: Vec<Chunk> = chunks.iter().map(of).collect();
             for (cache, input) in caches.iter_mut().zip(&inputs) {
                 while let Err(error) = cache.append(&mut encoder, input, &list) {
@@ -381,9 +398,9 @@ fn whatever_becomes_of_encoders() {
             }
         }
         assert!(careless || !told, "seed {seed}: nothing was out of order");
-        for sequence in 0..3 {
+        for sequence in [0, 1, 2].map(SequenceId::new) {
             let plain = caches[0].to_host_blocking(sequence).unwrap();
-            let rows: Vec<f32> = plain.rows(0, 1).unwrap().map(|row| row.value[0]).collect();
+            let rows: Vec<f32> = plain.rows(SequenceId::FIRST, 1).unwrap().map(|row| row.value[0]).collect();
             let mut found: Vec<(usize, usize)> = Vec::new();
             for run in rows.chunk_by(|a, b| a == b) {
                 found.push((run[0] as usize - 1, run.len()));

@@ -1,12 +1,15 @@
 //! The staircase cache on the GPU against the one in host memory, word for word.
 
+use std::ops::Range;
+
 use crate::common::gpu;
 use half::f16;
 
 use crate::staircases::{ladder, short, staircases};
 use prflash::cache::{HostCache, Staircase, StoredKeys};
 use prflash::{
-    Chunk, Context, DType, Error, KvCache, KvInput, Layout, Result, Shape, Tensor, TensorView, wgpu,
+    Chunk, Context, DType, Error, KvCache, KvInput, Layout, Result, SequenceId, Shape, Tensor, TensorView,
+    wgpu,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -76,7 +79,7 @@ fn appended_words_are_the_hosts() {
                 }
                 let id = cache.add();
                 for from in (0..tokens).step_by(chunk) {
-                    let part = Chunk::new(id, 0, chunk.min(tokens - from)).starting_at(from);
+                    let part = Chunk { sequence: id, entry: 0, rows: from..from + chunk.min(tokens - from) };
                     submit(&context, |encoder| cache.append(encoder, &input, &[part])).unwrap();
                 }
                 assert_eq!(cache.memory(id).unwrap().total(), host.live_bytes());
@@ -144,8 +147,8 @@ fn stepping_down_is_quantizing_the_original() {
     let shape = Shape::new(heads, heads, tokens, dim).unwrap();
     let mut host = HostCache::new(staircase.clone(), &shape, StoredKeys::AfterRotation).unwrap();
     host.add();
-    host.append(0, &k.values, &v.values).unwrap();
-    let want = host.save(0).unwrap();
+    host.append(SequenceId::FIRST, &k.values, &v.values).unwrap();
+    let want = host.save(SequenceId::FIRST).unwrap();
     for dtype in [DType::F16, DType::F32] {
         let mut cache = KvCache::new(&context, staircase.clone(), &shape, StoredKeys::AfterRotation).unwrap();
         let input = input(&context, &cache, dtype, &k, &v);
@@ -153,7 +156,7 @@ fn stepping_down_is_quantizing_the_original() {
             let id = cache.add();
             submit(&context, |encoder| {
                 for from in (0..tokens).step_by(chunk) {
-                    let part = Chunk::new(id, 0, chunk.min(tokens - from)).starting_at(from);
+                    let part = Chunk { sequence: id, entry: 0, rows: from..from + chunk.min(tokens - from) };
                     cache.append(encoder, &input, &[part]).unwrap();
                 }
             });
@@ -195,13 +198,16 @@ fn numbers_are_rounded_as_the_host_rounds_them() {
         let (k, v) = (Rows::new(1, dim, dtype, finite(&k)), Rows::new(1, dim, dtype, finite(&v)));
         let mut host = HostCache::new(Staircase::plain(), &shape, StoredKeys::AfterRotation).unwrap();
         host.add();
-        host.append(0, &k.values, &v.values).unwrap();
+        host.append(SequenceId::FIRST, &k.values, &v.values).unwrap();
         let mut cache =
             KvCache::new(&context, Staircase::plain(), &shape, StoredKeys::AfterRotation).unwrap();
         let input = input(&context, &cache, dtype, &k, &v);
         let id = cache.add();
-        submit(&context, |encoder| cache.append(encoder, &input, &[Chunk::new(id, 0, tokens)])).unwrap();
-        assert!(cache.save_blocking(id).unwrap() == host.save(0).unwrap(), "{dtype}");
+        submit(&context, |encoder| {
+            cache.append(encoder, &input, &[Chunk { sequence: id, entry: 0, rows: 0..tokens }])
+        })
+        .unwrap();
+        assert!(cache.save_blocking(id).unwrap() == host.save(SequenceId::FIRST).unwrap(), "{dtype}");
         cache.check_blocking().unwrap();
     }
 }
@@ -233,24 +239,30 @@ fn numbers_that_are_not_finite_are_counted() {
             spoil(&mut k, want_k, few);
             spoil(&mut v, want_v, many);
             host.add();
-            host.append(0, &want[0].values, &want[1].values).unwrap();
+            host.append(SequenceId::FIRST, &want[0].values, &want[1].values).unwrap();
             for chunk in [tokens, 29] {
                 let mut cache =
                     KvCache::new(&context, staircase.clone(), &shape, StoredKeys::AfterRotation).unwrap();
                 let clean = input(&context, &cache, dtype, &clean[0], &clean[1]);
                 let other = cache.add();
-                submit(&context, |encoder| cache.append(encoder, &clean, &[Chunk::new(other, 0, tokens)]))
-                    .unwrap();
+                submit(&context, |encoder| {
+                    cache.append(encoder, &clean, &[Chunk { sequence: other, entry: 0, rows: 0..tokens }])
+                })
+                .unwrap();
                 cache.check_blocking().unwrap();
                 let spoilt = input(&context, &cache, dtype, &k, &v);
                 let id = cache.add();
                 submit(&context, |encoder| {
                     for from in (0..tokens).step_by(chunk) {
-                        let part = Chunk::new(id, 0, chunk.min(tokens - from)).starting_at(from);
+                        let part =
+                            Chunk { sequence: id, entry: 0, rows: from..from + chunk.min(tokens - from) };
                         cache.append(encoder, &spoilt, &[part]).unwrap();
                     }
                 });
-                assert!(cache.save_blocking(id).unwrap() == host.save(0).unwrap(), "{staircase}\n{dtype}");
+                assert!(
+                    cache.save_blocking(id).unwrap() == host.save(SequenceId::FIRST).unwrap(),
+                    "{staircase}\n{dtype}"
+                );
                 let error = cache.check_blocking().unwrap_err();
                 assert_eq!(error.argument(), Some("k"));
                 assert!(error.to_string().contains("got 1 others"), "{error}");
@@ -261,8 +273,10 @@ fn numbers_that_are_not_finite_are_counted() {
                     KvCache::new(&context, staircase.clone(), &shape, StoredKeys::AfterRotation).unwrap();
                 let spoilt = input(&context, &cache, dtype, &clean[0], &v);
                 let id = cache.add();
-                submit(&context, |encoder| cache.append(encoder, &spoilt, &[Chunk::new(id, 0, tokens)]))
-                    .unwrap();
+                submit(&context, |encoder| {
+                    cache.append(encoder, &spoilt, &[Chunk { sequence: id, entry: 0, rows: 0..tokens }])
+                })
+                .unwrap();
                 let error = cache.check_blocking().unwrap_err();
                 assert_eq!(error.argument(), Some("v"));
                 assert!(error.to_string().contains("got 23 others"), "{error}");
@@ -300,7 +314,7 @@ fn random_operations() {
         let mut encoder = new();
         let mut segments = 0;
         for operation in 0..OPERATIONS {
-            let ids: Vec<usize> = host.sequences().collect();
+            let ids: Vec<SequenceId> = host.sequences().collect();
             let one = ids.get(rng.random_range(0..ids.len().max(1))).copied();
             match (rng.random_range(0..100), one) {
                 (0..9, _) | (_, None) if ids.len() < 6 => assert_eq!(cache.add(), host.add()),
@@ -343,8 +357,10 @@ fn random_operations() {
                     }
                     let fits =
                         chunks.iter().all(|&(id, _, _, tokens)| host.len(id).unwrap() + tokens <= max_len);
-                    let calls: Vec<Chunk> =
-                        chunks.iter().map(|&(id, b, row, n)| Chunk::new(id, b, n).starting_at(row)).collect();
+                    let calls: Vec<Chunk> = chunks
+                        .iter()
+                        .map(|&(id, b, row, n)| Chunk { sequence: id, entry: b, rows: row..row + n })
+                        .collect();
                     let result = cache.append(&mut encoder, &input, &calls);
                     if !fits {
                         assert_eq!(result.unwrap_err().argument(), Some("tokens"));
@@ -389,11 +405,12 @@ fn memory_grows_with_the_sequences() {
     let [k, v] = [0, 1].map(|_| Rows::new(heads, dim, DType::F32, noise(rng, heads * max_len * dim)));
     let input = input(&context, &cache, DType::F32, &k, &v);
     let empty = cache.capacity_bytes();
-    let ids: Vec<usize> = (0..5).map(|_| cache.add()).collect();
+    let ids: Vec<SequenceId> = (0..5).map(|_| cache.add()).collect();
     let (mut sizes, mut len) = (vec![empty], 0);
     while len < max_len {
         let tokens = 50.min(max_len - len);
-        let chunks: Vec<Chunk> = ids.iter().map(|&id| Chunk::new(id, 0, tokens).starting_at(len)).collect();
+        let chunks: Vec<Chunk> =
+            ids.iter().map(|&id| Chunk { sequence: id, entry: 0, rows: len..len + tokens }).collect();
         submit(&context, |encoder| cache.append(encoder, &input, &chunks)).unwrap();
         len += tokens;
         if sizes.last() != Some(&cache.capacity_bytes()) {
@@ -410,9 +427,9 @@ fn memory_grows_with_the_sequences() {
     );
     let mut host = HostCache::new(staircase, &shape, StoredKeys::AfterRotation).unwrap();
     host.add();
-    host.append(0, &k.values, &v.values).unwrap();
+    host.append(SequenceId::FIRST, &k.values, &v.values).unwrap();
     for &id in &ids {
-        assert!(cache.save_blocking(id).unwrap() == host.save(0).unwrap());
+        assert!(cache.save_blocking(id).unwrap() == host.save(SequenceId::FIRST).unwrap());
     }
     // What removed ones leave serves the next; two whole prompts at once are more moves than one dispatch takes.
     let before = cache.capacity_bytes();
@@ -420,11 +437,11 @@ fn memory_grows_with_the_sequences() {
         cache.remove(id).unwrap();
         id
     });
-    let prompts = prompts.map(|_| Chunk::new(cache.add(), 0, max_len));
+    let prompts = prompts.map(|_| Chunk { sequence: cache.add(), entry: 0, rows: 0..max_len });
     submit(&context, |encoder| cache.append(encoder, &input, &prompts)).unwrap();
     assert_eq!(cache.capacity_bytes(), before);
     for id in cache.sequences() {
-        assert!(cache.save_blocking(id).unwrap() == host.save(0).unwrap(), "sequence {id}");
+        assert!(cache.save_blocking(id).unwrap() == host.save(SequenceId::FIRST).unwrap(), "sequence {id}");
     }
 }
 
@@ -468,7 +485,10 @@ fn small_devices_bind_parts() {
     }
     let mut refused = 0;
     for step in 0..8 {
-        let chunks = [Chunk::new(0, 0, 200), Chunk::new(1, 1, 37).starting_at(20 * step)];
+        let chunks = [
+            Chunk { sequence: SequenceId::FIRST, entry: 0, rows: 0..200 },
+            Chunk { sequence: SequenceId::new(1), entry: 1, rows: 20 * step..20 * step + 37 },
+        ];
         let sizes = (cache.capacity_bytes(), cache.live_bytes());
         let result = submit(&context, |encoder| cache.append(encoder, &input, &chunks));
         match result {
@@ -480,7 +500,7 @@ fn small_devices_bind_parts() {
                 };
                 for (id, row, tokens) in [(0, 0, 200), (1, 20 * step, 37)] {
                     let [k, v] = [&k_values, &v_values].map(|values| part(values, id, row, tokens));
-                    host.append(id, &k, &v).unwrap();
+                    host.append(SequenceId::new(id), &k, &v).unwrap();
                 }
             }
             Err(error) => {
@@ -490,15 +510,18 @@ fn small_devices_bind_parts() {
             }
         }
         for id in 0..2 {
-            assert!(cache.save_blocking(id).unwrap() == host.save(id).unwrap(), "step {step}");
+            assert!(
+                cache.save_blocking(SequenceId::new(id)).unwrap() == host.save(SequenceId::new(id)).unwrap(),
+                "step {step}"
+            );
         }
     }
     // A head has 64 bytes a row: no more than 1,024 rows, those of the rings included, fit.
-    assert!((1..7).contains(&refused) && host.len(0).unwrap() >= 600, "{refused}");
+    assert!((1..7).contains(&refused) && host.len(SequenceId::FIRST).unwrap() >= 600, "{refused}");
     // Without the first, there is room for the second.
-    cache.remove(0).unwrap();
+    cache.remove(SequenceId::FIRST).unwrap();
     for row in 0..3 {
-        let chunk = Chunk::new(1, 1, 100).starting_at(row);
+        let chunk = Chunk { sequence: SequenceId::new(1), entry: 1, rows: row..row + 100 };
         submit(&context, |encoder| cache.append(encoder, &input, &[chunk])).unwrap();
     }
     // One head of the input must fit.
@@ -518,10 +541,11 @@ fn decoding_allocates_nothing() {
         KvCache::new(&context, short(Staircase::recommended()), &shape, StoredKeys::AfterRotation).unwrap();
     let tensor = Tensor::zeros(&context, DType::F32, Layout::heads_first(3, 2, 1, 64).unwrap()).unwrap();
     let input = cache.input(tensor.view(), tensor.view()).unwrap();
-    let ids: Vec<usize> = (0..3).map(|_| cache.add()).collect();
+    let ids: Vec<SequenceId> = (0..3).map(|_| cache.add()).collect();
     submit(&context, |encoder| ids.iter().for_each(|&id| cache.reserve(encoder, id, 1000).unwrap()));
     let mut step = || {
-        let chunks: Vec<Chunk> = ids.iter().map(|&id| Chunk::new(id, id, 1)).collect();
+        let chunks: Vec<Chunk> =
+            ids.iter().map(|&id| Chunk { sequence: id, entry: id.number(), rows: 0..1 }).collect();
         submit(&context, |encoder| cache.append(encoder, &input, &chunks)).unwrap();
         context.wait().unwrap();
         let hal = context.device().get_internal_counters().hal;
@@ -569,41 +593,56 @@ fn refusals_name_the_argument() {
 
     let input = cache.input(&good, &tensor(DType::F32, 2, 40, 64)).unwrap();
     let (a, b) = (cache.add(), cache.add());
-    submit(&context, |encoder| cache.append(encoder, &input, &[Chunk::new(a, 0, 40), Chunk::new(b, 1, 3)]))
-        .unwrap();
+    submit(&context, |encoder| {
+        cache.append(
+            encoder,
+            &input,
+            &[Chunk { sequence: a, entry: 0, rows: 0..40 }, Chunk { sequence: b, entry: 1, rows: 0..3 }],
+        )
+    })
+    .unwrap();
     let foreign = new(&staircase, &shape).unwrap().input(&good, &good).unwrap();
     let before = (cache.save_blocking(a).unwrap(), cache.save_blocking(b).unwrap(), cache.capacity_bytes());
     let mut refused = |input: &KvInput, chunks: &[Chunk]| {
         named(submit(&context, |encoder| cache.append(encoder, input, chunks)).unwrap_err())
     };
-    let fine = Chunk::new(b, 0, 10);
-    assert_eq!(refused(&foreign, &[fine]), "input");
-    assert_eq!(refused(&input, &[fine, Chunk::new(9, 0, 1)]), "sequence");
-    assert_eq!(refused(&input, &[fine, Chunk::new(b, 1, 1)]), "chunks");
-    assert_eq!(refused(&input, &[fine, Chunk::new(a, 2, 1)]), "chunks");
-    assert_eq!(refused(&input, &[fine, Chunk::new(a, 0, 41)]), "chunks");
-    assert_eq!(refused(&input, &[fine, Chunk::new(a, 0, 1).starting_at(usize::MAX)]), "chunks");
-    let result: Result<()> =
-        submit(&context, |encoder| cache.append(encoder, &input, &[Chunk::new(a, 0, 40)]));
+    let fine = || Chunk { sequence: b, entry: 0, rows: 0..10 };
+    assert_eq!(refused(&foreign, &[fine()]), "input");
+    assert_eq!(
+        refused(&input, &[fine(), Chunk { sequence: SequenceId::new(9), entry: 0, rows: 0..1 }]),
+        "sequence"
+    );
+    assert_eq!(refused(&input, &[fine(), Chunk { sequence: b, entry: 1, rows: 0..1 }]), "chunks");
+    assert_eq!(refused(&input, &[fine(), Chunk { sequence: a, entry: 2, rows: 0..1 }]), "chunks");
+    assert_eq!(refused(&input, &[fine(), Chunk { sequence: a, entry: 0, rows: 0..41 }]), "chunks");
+    assert_eq!(refused(&input, &[fine(), Chunk { sequence: a, entry: 0, rows: 0..usize::MAX }]), "chunks");
+    // An end before the start names no rows.
+    let backwards = Chunk { sequence: a, entry: 0, rows: Range { start: 9, end: 8 } };
+    assert_eq!(refused(&input, &[fine(), backwards]), "chunks");
+    let result: Result<()> = submit(&context, |encoder| {
+        cache.append(encoder, &input, &[Chunk { sequence: a, entry: 0, rows: 0..40 }])
+    });
     result.unwrap();
-    let refused = submit(&context, |encoder| cache.append(encoder, &input, &[fine, Chunk::new(a, 0, 21)]));
+    let refused = submit(&context, |encoder| {
+        cache.append(encoder, &input, &[fine(), Chunk { sequence: a, entry: 0, rows: 0..21 }])
+    });
     let error = refused.unwrap_err();
     assert!(error.is_too_large() && named(error) == "tokens");
     assert!(cache.save_blocking(b).unwrap() == before.1 && cache.len(a).unwrap() == 80);
     submit(&context, |encoder| {
         assert_eq!(named(cache.reserve(encoder, a, 101).unwrap_err()), "tokens");
-        assert_eq!(named(cache.reserve(encoder, 7, 1).unwrap_err()), "sequence");
+        assert_eq!(named(cache.reserve(encoder, SequenceId::new(7), 1).unwrap_err()), "sequence");
         cache.append(encoder, &input, &[]).unwrap();
-        cache.append(encoder, &input, &[Chunk::new(a, 9, 0)]).unwrap();
+        cache.append(encoder, &input, &[Chunk { sequence: a, entry: 9, rows: 0..0 }]).unwrap();
     });
     assert_eq!(named(cache.truncate(a, 81).unwrap_err()), "len");
     assert_eq!(named(cache.truncate(a, 0).unwrap_err()), "len");
-    assert_eq!(named(cache.truncate(7, 0).unwrap_err()), "sequence");
+    assert_eq!(named(cache.truncate(SequenceId::new(7), 0).unwrap_err()), "sequence");
     for error in [
-        cache.remove(7).unwrap_err(),
-        cache.len(7).unwrap_err(),
-        cache.memory(7).unwrap_err(),
-        cache.save_blocking(7).unwrap_err(),
+        cache.remove(SequenceId::new(7)).unwrap_err(),
+        cache.len(SequenceId::new(7)).unwrap_err(),
+        cache.memory(SequenceId::new(7)).unwrap_err(),
+        cache.save_blocking(SequenceId::new(7)).unwrap_err(),
     ] {
         assert_eq!(named(error), "sequence");
     }
@@ -624,6 +663,6 @@ fn refusals_name_the_argument() {
     });
     assert_eq!(cache.sequences().count(), count);
     // Either cache takes what the other has saved.
-    assert!(HostCache::open(&bytes).unwrap().save(0).unwrap() == bytes);
-    assert!(cache.to_host_blocking(a).unwrap().save(0).unwrap() == bytes);
+    assert!(HostCache::open(&bytes).unwrap().save(SequenceId::FIRST).unwrap() == bytes);
+    assert!(cache.to_host_blocking(a).unwrap().save(SequenceId::FIRST).unwrap() == bytes);
 }

@@ -1,11 +1,11 @@
 //! Work that is cut into several dispatches gives the bits of work that isn't.
 
-use crate::common::{Problem, Storage, gpu, numbers, zeros};
+use crate::common::{Problem, Storage, by, gpu, numbers, zeros};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
     Attention, BlockGrid, Call, Chunk, Combine, Context, ContextOptions, DType, Decode, Documents,
-    Granularity, Kernel, Key, KvCache, Layout, Operands, Profile, Queries, Schedule, Sequence, Shape,
-    Systematic, TableBuffer, Tables, Tensor,
+    Granularity, Kernel, Key, KvCache, Layout, Operands, PlanOptions, Profile, Queries, Schedule, Sequence,
+    SequenceId, Shape, Systematic, TableBuffer, Tables, Tensor,
 };
 
 /// The device under test without a cap, and one on the same adapter that gives each tile a dispatch of its own.
@@ -60,12 +60,11 @@ fn prefill_has_the_same_bits() {
     ];
     for (case, (attention, shape, tables)) in cases.into_iter().enumerate() {
         for kernel in [None, Some(Kernel::Naive)] {
-            let attention = kernel.map_or(attention.clone(), |kernel| attention.clone().with_kernel(kernel));
-            let problem = Problem::random(attention.clone(), shape, case as u64);
+            let problem = Problem::random(attention.clone(), shape, case as u64).with_options(by(kernel));
             let results: Vec<_> = contexts
                 .iter()
                 .map(|context| {
-                    let plan = attention.plan(context, &shape).unwrap();
+                    let plan = problem.plan(context).unwrap();
                     let before = plan.device_bytes();
                     let [q, k, v] = problem.upload(context, Storage::HeadsFirst).unwrap();
                     // Submitted in pieces, and recorded into one encoder.
@@ -98,17 +97,16 @@ fn prefill_has_the_same_bits() {
 #[test]
 fn packed_sequences_have_the_same_bits() {
     let Some(contexts) = contexts("cut packed sequences") else { return };
-    let shape = Shape::new(3, 1, 400, 32).unwrap().with_batch(3).unwrap();
-    let attention = Attention::causal();
     let packed = Shape::new(3, 1, 400, 32).unwrap();
-    let problem = Problem::random(attention.clone(), packed, 9);
+    let options = PlanOptions::new().with_sequences(3).unwrap();
+    let problem = Problem::random(Attention::causal(), packed, 9).with_options(options);
     let sequences = [
-        Sequence::new(0, 130, 130),
-        Sequence::new(0, 0, 0).starting_at(130, 130),
-        Sequence::new(0, 200, 270).starting_at(130, 130),
+        Sequence { entry: 0, queries: 0..130, keys: 0..130, positions: None },
+        Sequence { entry: 0, queries: 130..130, keys: 130..130, positions: None },
+        Sequence { entry: 0, queries: 130..330, keys: 130..400, positions: None },
     ];
     let results = contexts.each_ref().map(|context| {
-        let plan = attention.plan(context, &shape).unwrap();
+        let plan = problem.plan(context).unwrap();
         let [q, k, v] = problem.upload(context, Storage::TokensFirst).unwrap();
         let output = zeros(context, DType::F32, crate::common::output_layout(&packed));
         let operands = Operands { q: &q, k: &k, v: &v, output: output.view(), lse: None };
@@ -127,9 +125,9 @@ fn split_keys_have_the_same_bits() {
         Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(6)).unwrap()
     };
     let kernel = Kernel::Decode(Decode::new(2, false).unwrap());
-    for attention in [Attention::causal(), Attention::causal().with_kernel(kernel)] {
-        let attention = attention.with_lse(true).with_splits(5).unwrap();
-        let problem = Problem::random(attention, shape, 10);
+    for kernel in [None, Some(kernel)] {
+        let options = by(kernel).with_splits(5).unwrap();
+        let problem = Problem::random(Attention::causal().with_lse(true), shape, 10).with_options(options);
         for tables in [Tables::new(), Tables::from(&schedule)] {
             let [whole, cut] = contexts.each_ref().map(|c| problem.run(c, Storage::HeadsFirst, &tables));
             assert_eq!(whole.output, cut.output);
@@ -153,13 +151,22 @@ fn caches_have_the_same_bits() {
             };
             let (q, k, v) = (tensor(1, 4, q_len), tensor(2, 2, 600), tensor(3, 2, 600));
             let input = cache.input(k.view(), v.view()).unwrap();
-            let chunks = [(0, 600), (1, 450)].map(|(batch, len)| Chunk::new(cache.add(), batch, len));
+            let chunks = [(0, 600), (1, 450)].map(|(batch, len)| Chunk {
+                sequence: cache.add(),
+                entry: batch,
+                rows: 0..len,
+            });
             let mut encoder = context.device().create_command_encoder(&Default::default());
             cache.append(&mut encoder, &input, &chunks).unwrap();
             context.queue().submit([encoder.finish()]);
             let maxima = shape.with_q_len(q_len).unwrap();
             let plan = Attention::causal().with_lse(true).plan_cached(&cache, &maxima).unwrap();
-            let queries = [0, 1].map(|sequence| Queries::new(sequence, sequence, q_len));
+            let queries = [0, 1].map(|sequence| Queries {
+                sequence: SequenceId::new(sequence),
+                entry: sequence,
+                rows: 0..q_len,
+                positions: None,
+            });
             let got = plan.run_cached(&cache, q.view(), &queries, &Tables::new()).unwrap();
             [got.output, got.lse.unwrap()].map(|tensor| tensor.read_blocking(context).unwrap())
         });
@@ -201,7 +208,7 @@ fn rounds_come_in_pieces_too() {
     let problem = Problem::random(Attention::causal().with_lse(true), shape, 3);
     let results = contexts.each_ref().map(|context| {
         let [q, k, v] = problem.upload(context, Storage::HeadsFirst).unwrap();
-        let plan = problem.attention.plan_rounds(context, &shape, Combine::Independent).unwrap();
+        let plan = problem.attention.plan(context, &shape).unwrap().rounds(Combine::Independent).unwrap();
         let mut rounds = plan.start(&q, &k, &v).unwrap();
         for schedule in &schedules {
             rounds.step(&Tables::from(schedule)).unwrap();

@@ -4,15 +4,15 @@
 
 use std::io::Write;
 
-use crate::common::{Got, Problem, Storage, gpu, matrix, numbers, subgroups_only, uses_subgroups};
+use crate::common::{Got, Problem, Storage, by, gpu, matrix, numbers, subgroups_only, uses_subgroups};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::reference::Exact;
 use prflash::sampling::{Reshaping, partition_rounds};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
     Attention, Bias, BlockGrid, Call, Chunk, Combine, Context, DType, Decode, Granularity, Kernel, Key,
-    KvCache, Layout, Pairing, Positions, Profile, Queries, Rope, Schedule, Shape, Systematic, Tables, Tensor,
-    Tile, reference,
+    KvCache, Layout, Pairing, Positions, Profile, Queries, Rope, Schedule, SequenceId, Shape, Systematic,
+    Tables, Tensor, Tile, reference,
 };
 
 /// Every kernel in each of its forms that this device runs.
@@ -63,13 +63,23 @@ fn halves_only(kernel: Kernel) -> bool {
     }
 }
 
+/// An attention, and over how many workgroups keys are split, if not as many as the plan chooses.
+type What = (Attention, Option<usize>);
+
 /// The same problem by this kernel, in storage that it takes.
-fn problem_by(kernel: Kernel, attention: &Attention, shape: Shape, fill: impl Fn(&mut Problem)) -> Problem {
-    let mut attention = attention.clone().with_lse(true).with_kernel(kernel);
+fn problem_by(
+    kernel: Kernel,
+    (attention, splits): (&Attention, Option<usize>),
+    shape: Shape,
+    fill: impl Fn(&mut Problem),
+) -> Problem {
+    let mut attention = attention.clone().with_lse(true);
     if halves_only(kernel) {
         attention = attention.with_storage(DType::F16);
     }
-    let mut problem = Problem::random(attention, shape, 5);
+    let options =
+        splits.iter().fold(by(Some(kernel)), |options, &splits| options.with_splits(splits).unwrap());
+    let mut problem = Problem::random(attention, shape, 5).with_options(options);
     fill(&mut problem);
     problem
 }
@@ -157,21 +167,21 @@ fn harmonic(attention: &Attention, shape: &Shape) -> Schedule {
 
 /// Everything that shapes a score, each with a part in how a NaN gets through, where this kernel
 /// has it.
-fn options(kernel: Kernel) -> Vec<(&'static str, Attention)> {
+fn options(kernel: Kernel) -> Vec<(&'static str, What)> {
     let causal = Attention::causal;
     let rope = Rope::new(16, 1e4, Pairing::Half).unwrap();
     let mut options = vec![
-        ("plain", causal()),
-        ("window", causal().with_window(40).unwrap().with_splits(3).unwrap()),
-        ("soft cap", causal().with_soft_cap(3.0).unwrap().with_splits(2).unwrap()),
-        ("full", Attention::full().with_window(30).unwrap().with_correction(1.0).unwrap()),
+        ("plain", (causal(), None)),
+        ("window", (causal().with_window(40).unwrap(), Some(3))),
+        ("soft cap", (causal().with_soft_cap(3.0).unwrap(), Some(2))),
+        ("full", (Attention::full().with_window(30).unwrap().with_correction(1.0).unwrap(), None)),
         ("factor", {
             let positions = Positions::from(Bias::alibi()).with_harmonic_factor(9.0).unwrap();
-            causal().with_positions(positions)
+            (causal().with_positions(positions), None)
         }),
     ];
     if rotates(kernel) {
-        options.push(("rope and bias", causal().with_positions(Positions::recommended(rope))));
+        options.push(("rope and bias", (causal().with_positions(Positions::recommended(rope)), None)));
     }
     options
 }
@@ -183,9 +193,9 @@ fn what_sees_a_nan_is_nan() {
     // More queries than keys: the first rows see nothing.
     let shape = Shape::new(2, 1, 150, 16).unwrap().with_kv_len(140).unwrap();
     for kernel in kernels(&context) {
-        for (case, (name, attention)) in options(kernel).into_iter().enumerate() {
+        for (case, (name, (attention, splits))) in options(kernel).into_iter().enumerate() {
             let attention = attention.with_output(DType::ALL[case % 3]);
-            let problem = problem_by(kernel, &attention, shape, |problem| {
+            let problem = problem_by(kernel, (&attention, splits), shape, |problem| {
                 problem.k[30 * 16 + 3] = f32::NAN;
                 problem.k[111 * 16 + 15] = f32::NAN;
                 problem.q[15 * 16 + 7] = f32::NAN;
@@ -210,12 +220,12 @@ fn infinite_inputs_do_what_the_formula_says() {
     let Some(context) = gpu("infinite_inputs_do_what_the_formula_says") else { return };
     let shape = Shape::new(2, 1, 150, 16).unwrap();
     for kernel in kernels(&context) {
-        for (name, attention) in options(kernel) {
+        for (name, (attention, splits)) in options(kernel) {
             // What is rotated is a difference of infinities.
             if attention.positions().is_some_and(|positions| positions.rope().is_some()) {
                 continue;
             }
-            let problem = problem_by(kernel, &attention, shape, |problem| {
+            let problem = problem_by(kernel, (&attention, splits), shape, |problem| {
                 for (key, value) in [(30, f32::INFINITY), (31, f32::NEG_INFINITY), (111, f32::INFINITY)] {
                     problem.k[key * 16 + 3] = value;
                 }
@@ -253,13 +263,13 @@ fn scores_of_minus_infinity_weigh_nothing() {
     let Some(context) = gpu("scores_of_minus_infinity_weigh_nothing") else { return };
     let shape = Shape::new(2, 1, 150, 16).unwrap();
     for kernel in kernels(&context) {
-        for (name, attention) in [
-            ("plain", Attention::causal()),
-            ("splits", Attention::causal().with_splits(5).unwrap()),
-            ("window", Attention::causal().with_window(20).unwrap()),
-            ("full", Attention::full().with_correction(1.0).unwrap()),
+        for (name, (attention, splits)) in [
+            ("plain", (Attention::causal(), None)),
+            ("splits", (Attention::causal(), Some(5))),
+            ("window", (Attention::causal().with_window(20).unwrap(), None)),
+            ("full", (Attention::full().with_correction(1.0).unwrap(), None)),
         ] {
-            let problem = problem_by(kernel, &attention, shape, |problem| {
+            let problem = problem_by(kernel, (&attention, splits), shape, |problem| {
                 masked_by_scores(problem, |key| key < 70 || key % 3 == 1 || (100..130).contains(&key));
                 // 0·∞ and 0·NaN, where no mask selects them away.
                 problem.v[20 * 16 + 2] = f32::NAN;
@@ -282,8 +292,8 @@ fn values_spoil_their_channel_alone() {
     let Some(context) = gpu("values_spoil_their_channel_alone") else { return };
     let shape = Shape::new(2, 1, 150, 16).unwrap();
     for kernel in kernels(&context) {
-        for (name, attention) in options(kernel) {
-            let problem = problem_by(kernel, &attention, shape, |problem| {
+        for (name, (attention, splits)) in options(kernel) {
+            let problem = problem_by(kernel, (&attention, splits), shape, |problem| {
                 problem.v[20 * 16 + 3] = f32::NAN;
                 problem.v[70 * 16 + 13] = f32::INFINITY;
                 problem.v[149 * 16] = f32::NEG_INFINITY;
@@ -342,15 +352,15 @@ fn scores_near_the_end_of_f32() {
             continue;
         }
         for (name, score) in cases {
-            for attention in [
-                Attention::causal(),
-                Attention::causal().with_splits(3).unwrap().with_correction(1.0).unwrap(),
-                Attention::causal().with_positions(Positions::from(Bias::alibi())),
+            for (attention, splits) in [
+                (Attention::causal(), None),
+                (Attention::causal().with_correction(1.0).unwrap(), Some(3)),
+                (Attention::causal().with_positions(Positions::from(Bias::alibi())), None),
             ] {
                 // Scales and keys whose product is the score: both are powers of two times little.
                 let scale = 2f32.powi(120);
                 let attention = attention.with_scale(scale).unwrap();
-                let problem = problem_by(kernel, &attention, shape, |problem| {
+                let problem = problem_by(kernel, (&attention, splits), shape, |problem| {
                     scores_of(problem, |j| score(j) * (LARGEST / scale));
                 });
                 let schedule = harmonic(&attention, &shape);
@@ -378,7 +388,7 @@ fn products_near_the_end_of_f32() {
         for storage in [DType::F32, DType::Bf16] {
             for (name, sign) in [("low", -1.0), ("high", 1.0)] {
                 let attention = Attention::causal().with_scale(1.0).unwrap().with_storage(storage);
-                let problem = problem_by(kernel, &attention, shape, |problem| {
+                let problem = problem_by(kernel, (&attention, None), shape, |problem| {
                     scores_of(problem, |j| sign * (1.2e19 + 1e17 * (j % 40) as f32));
                     problem.q.iter_mut().for_each(|q| *q *= storage.round(2e19));
                 });
@@ -413,7 +423,8 @@ fn soft_caps_of_every_size() {
             for cap in [1e-30, 1e-20, 1e-6, 0.01, 0.3, 1.0, 50.0, 1e3, 1e4, 3e7, 1e12, 1e20, 1e30] {
                 let attention = Attention::causal().with_window(1).unwrap().with_soft_cap(cap).unwrap();
                 let attention = attention.with_scale(scale).unwrap();
-                let problem = problem_by(kernel, &attention, shape, |problem| scores_of(problem, score));
+                let problem =
+                    problem_by(kernel, (&attention, None), shape, |problem| scores_of(problem, score));
                 let exact = problem.exact(&Tables::new());
                 let got = problem.run(&context, Storage::HeadsFirst, &Tables::new());
                 // Of the score 13 roundings (a product, tanh's, the cap and units), of log₂ 1 = 0
@@ -445,7 +456,7 @@ fn soft_caps_are_within_the_tolerance_of_scores() {
                 [Attention::causal(), Attention::full().with_positions(Positions::from(Bias::harmonic()))]
             {
                 let attention = attention.with_soft_cap(cap).unwrap();
-                let problem = problem_by(kernel, &attention, shape, |_| ());
+                let problem = problem_by(kernel, (&attention, None), shape, |_| ());
                 let kinds = check(&context, &problem, &Tables::new(), &format!("cap {cap:e}"));
                 assert_eq!(kinds.finite, 300);
             }
@@ -477,7 +488,7 @@ fn rounds_keep_nan_and_empty_rows() {
                 .collect(),
             Combine::Partition => partition_rounds(&grid, &profile, Key::new(6), 4).unwrap(),
         };
-        let plan = attention.plan_rounds(&context, &shape, combine).unwrap();
+        let plan = attention.plan(&context, &shape).unwrap().rounds(combine).unwrap();
         let mut rounds = plan.start(&q, &k, &v).unwrap();
         let mut states = Vec::new();
         let mut nans = Vec::new();
@@ -535,7 +546,7 @@ fn a_first_round_forgets_nan() {
     let good = Tensor::upload(&context, DType::F32, layout, &problem.k).unwrap();
     let output = crate::common::zeros(&context, DType::F32, crate::common::output_layout(&shape));
     let errors = crate::common::zeros(&context, DType::F32, Layout::rows(1, 2, 100).unwrap());
-    let plan = problem.attention.plan_rounds(&context, &shape, Combine::Independent).unwrap();
+    let plan = problem.attention.plan(&context, &shape).unwrap().rounds(Combine::Independent).unwrap();
     let qkv = [q, k, v];
     let bound = plan.bind(&crate::common::operands(&qkv, &output), Some(errors.view())).unwrap();
     for (keys, story) in [(&bad, "poisoned"), (&good, "clean")] {
@@ -572,7 +583,7 @@ fn rounds_of_large_scores_have_errors() {
         scores_of(&mut problem, |_| sign * 3e38);
         let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap();
         let [q, k, v] = problem.upload(&context, Storage::HeadsFirst).unwrap();
-        let plan = attention.plan_rounds(&context, &shape, Combine::Independent).unwrap();
+        let plan = attention.plan(&context, &shape).unwrap().rounds(Combine::Independent).unwrap();
         let mut rounds = plan.start(&q, &k, &v).unwrap();
         let mut states = Vec::new();
         for round in 0..3 {
@@ -610,7 +621,7 @@ fn re_shaped_tensors_keep_nan_and_empty_rows() {
         let [q, k, v] = problem.upload(&context, Storage::HeadsFirst).unwrap();
         for granularity in [Granularity::Head, Granularity::Shared] {
             let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap().with_granularity(granularity);
-            let plan = attention.plan_reshaped(&context, &shape, &grid).unwrap();
+            let plan = attention.plan(&context, &shape).unwrap().reshaped(&grid).unwrap();
             for sinks in [1, 2] {
                 let profile = Profile::harmonic().with_sink_blocks(sinks);
                 for reshaping in [
@@ -663,7 +674,9 @@ fn caches_keep_nan_rows_and_large_scores() {
         let id = cache.add();
         for start in (0..len).step_by(50) {
             let mut encoder = context.device().create_command_encoder(&Default::default());
-            cache.append(&mut encoder, &input, &[Chunk::new(id, 0, 50).starting_at(start)]).unwrap();
+            cache
+                .append(&mut encoder, &input, &[Chunk { sequence: id, entry: 0, rows: start..start + 50 }])
+                .unwrap();
             context.queue().submit([encoder.finish()]);
         }
         let host = cache.to_host_blocking(id).unwrap();
@@ -678,12 +691,10 @@ fn caches_keep_nan_rows_and_large_scores() {
         for kernel in kernels {
             for (name, size) in [("NaN", 1.0), ("large", 3.4e38), ("negative", -3.4e38)] {
                 let q_len = 4;
-                let mut attention = Attention::causal().with_lse(true).with_splits(3).unwrap();
+                let mut attention = Attention::causal().with_lse(true);
+                let options = by(kernel).with_splits(3).unwrap();
                 if size != 1.0 {
                     attention = attention.with_scale(1.0).unwrap();
-                }
-                if let Some(kernel) = kernel {
-                    attention = attention.with_kernel(kernel);
                 }
                 let mut q = numbers(3, 2 * q_len * 32);
                 if size == 1.0 {
@@ -696,15 +707,27 @@ fn caches_keep_nan_rows_and_large_scores() {
                     });
                 }
                 let sizes = shape.with_q_len(q_len).unwrap();
-                let plan = attention.plan_cached(&cache, &sizes).unwrap();
+                let plan = attention.plan_cached_with(&cache, &sizes, &options).unwrap();
                 let layout = Layout::heads_first(1, 2, q_len, 32).unwrap();
                 let tensor = Tensor::upload(&context, DType::F32, layout, &q).unwrap();
                 let got = plan
-                    .run_cached(&cache, tensor.view(), &[Queries::new(id, 0, q_len)], &Tables::new())
+                    .run_cached(
+                        &cache,
+                        tensor.view(),
+                        &[Queries { sequence: id, entry: 0, rows: 0..q_len, positions: None }],
+                        &Tables::new(),
+                    )
                     .unwrap();
                 let of = sizes.with_kv_len(len).unwrap();
-                let exact =
-                    reference::attention_cached(&attention, &of, &q, &host, 0, &Tables::new()).unwrap();
+                let exact = reference::attention_cached(
+                    &attention,
+                    &of,
+                    &q,
+                    &host,
+                    SequenceId::FIRST,
+                    &Tables::new(),
+                )
+                .unwrap();
                 let mut tolerances =
                     [Tolerance::of_output(&exact, &of, DType::F32), Tolerance::of_lse(&exact, &of)];
                 if size != 1.0 {

@@ -2,11 +2,11 @@
 
 use std::io::Write;
 
-use crate::common::{Problem, Storage, by, gpu, matrix};
+use crate::common::{Problem, Storage, by, gpu, matrix, stored_for};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
     Attention, Bias, BlockGrid, DType, Decode, Documents, Granularity, Kernel, Key, Layout, Pairing,
-    Positions, Profile, Rope, Schedule, Shape, Systematic, Tables, Tensor, Tile,
+    PlanOptions, Positions, Profile, Rope, Schedule, Shape, Systematic, Tables, Tensor, Tile,
 };
 
 const DIMS: [usize; 6] = [32, 64, 80, 96, 128, 256];
@@ -175,8 +175,8 @@ fn half_products() {
     let kernels: Vec<_> = [Some(Kernel::Naive)].into_iter().chain(tiles).collect();
     if !context.capabilities().f16_arithmetic {
         let shape = Shape::new(1, 1, 9, 64).unwrap();
-        let attention = Attention::causal().with_storage(DType::F16).with_kernel(kernels[1].unwrap());
-        assert!(attention.plan(&context, &shape).unwrap_err().is_unsupported());
+        let plan = Attention::causal().with_storage(DType::F16).plan_with(&context, &shape, &by(kernels[1]));
+        assert!(plan.unwrap_err().is_unsupported());
         let _ = writeln!(std::io::stderr(), "SKIPPED half products: the device has no f16 arithmetic");
         return;
     }
@@ -220,14 +220,14 @@ fn shared_rows() {
         tile(1, 4, true, 4),
     ];
     if context.capabilities().subgroup_sizes.is_none_or(|(_, most)| most > 32) {
-        let attention = Attention::causal().with_kernel(tile(2, 4, false, 2));
-        assert!(attention.plan(&context, &Shape::new(1, 1, 9, 64).unwrap()).unwrap_err().is_unsupported());
+        let options = by(Some(tile(2, 4, false, 2)));
+        let plan = Attention::causal().plan_with(&context, &Shape::new(1, 1, 9, 64).unwrap(), &options);
+        assert!(plan.unwrap_err().is_unsupported());
         let _ = writeln!(std::io::stderr(), "SKIPPED shared rows: the device has no subgroups of at most 32");
         return;
     }
-    let odd = Attention::causal()
-        .with_kernel(tile(1, 4, false, 4))
-        .plan(&context, &Shape::new(1, 1, 9, 40).unwrap());
+    let shared = by(Some(tile(1, 4, false, 4)));
+    let odd = Attention::causal().plan_with(&context, &Shape::new(1, 1, 9, 40).unwrap(), &shared);
     assert!(odd.unwrap_err().is_unsupported());
     let kernels: Vec<_> = [Some(Kernel::Naive)].into_iter().chain(kernels.map(Some)).collect();
     for (case, (dim, q_len, kv_len)) in
@@ -277,8 +277,8 @@ fn rows_may_begin_anywhere() {
     let shape = Shape::new(heads, heads, len, dim).unwrap();
     for storage in [DType::F32, DType::F16] {
         let problem = Problem::random(Attention::causal().with_storage(storage), shape, 5);
-        let attention = problem.attention.clone().with_kernel(Kernel::Tiled(Tile::new(1, 4, false).unwrap()));
-        let plan = attention.plan(&context, &shape).unwrap();
+        let problem = problem.with_options(by(Some(Kernel::Tiled(Tile::new(1, 4, false).unwrap()))));
+        let plan = problem.plan(&context).unwrap();
         // (elements before the first row, between rows, between heads)
         let results = [
             (0, dim, len * dim),
@@ -346,11 +346,12 @@ fn every_decode_shape() {
     for (case, (heads, kv_heads, q_len, kv_len)) in cases.into_iter().enumerate() {
         let shape = Shape::new(heads, kv_heads, q_len, 20).unwrap().with_kv_len(kv_len).unwrap();
         let attention = options(case, DType::ALL[case % 3]).with_lse(true).with_correction(1.0).unwrap();
-        let attention = if case % 2 == 1 { attention.with_splits(3).unwrap() } else { attention };
+        let plan_options = PlanOptions::new();
+        let plan_options = if case % 2 == 1 { plan_options.with_splits(3).unwrap() } else { plan_options };
         let grid = if attention.is_causal() { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
         let grid = grid.with_block_size([64, 24, 30, 7, 16][case]).unwrap();
         let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
-        let problem = Problem::random(attention, shape, case as u64);
+        let problem = Problem::random(attention, shape, case as u64).with_options(plan_options);
         for tables in [Tables::new(), Tables::from(&schedule)] {
             problem.check_kernels(&context, Storage::HeadsFirst, &tables, &kernels, &format!("case {case}"));
         }
@@ -419,8 +420,9 @@ fn matrix_kernels_keep_values_apart_that_are_not_finite() {
     let shape = Shape::new(1, 1, 150, 40).unwrap();
     for kernel in [matrix(16, true), matrix(8, false)] {
         for value in [f32::NAN, f32::INFINITY] {
-            let attention = by(Attention::causal().with_window(50).unwrap(), Some(kernel)).with_lse(true);
-            let clean = Problem::random(attention, shape, 1);
+            let attention = Attention::causal().with_window(50).unwrap().with_lse(true);
+            let attention = stored_for(attention, Some(kernel));
+            let clean = Problem::random(attention, shape, 1).with_options(by(Some(kernel)));
             let (before, exact) =
                 (clean.run(&context, Storage::HeadsFirst, &Tables::new()), clean.exact(&Tables::new()));
             let mut problem = Problem { q: clean.q.clone(), k: clean.k.clone(), v: clean.v.clone(), ..clean };
@@ -516,6 +518,7 @@ fn documents_do_not_see_each_other() {
         let rows = |values: &[f32]| values[range.start * 64..range.end * 64].to_vec();
         let alone = Problem {
             attention: packed.attention.clone(),
+            options: packed.options.clone(),
             shape: Shape::new(1, 1, range.len(), 64).unwrap(),
             q: rows(&packed.q),
             k: rows(&packed.k),
@@ -556,8 +559,9 @@ fn adversarial_logits() {
             let matrices = [Some(matrix(16, true)), Some(matrix(8, false))];
             let matrices = matrices.into_iter().filter(|_| dtype == DType::F16);
             for kernel in [None, Some(Kernel::Naive)].into_iter().chain(matrices) {
-                let attention = by(Attention::causal().with_storage(dtype).with_lse(true), kernel);
-                let problem = Problem { attention, shape, q: q.clone(), k: k.clone(), v: v.clone() };
+                let attention = Attention::causal().with_storage(dtype).with_lse(true);
+                let (q, k, v) = (q.clone(), k.clone(), v.clone());
+                let problem = Problem { attention, options: by(kernel), shape, q, k, v };
                 let got = problem.run(&context, Storage::HeadsFirst, &Tables::new());
                 let exact = problem.exact(&Tables::new());
                 // Scores are equal or far apart, so the softmax is exact; only sums of values round.

@@ -1,11 +1,11 @@
 //! Rotation and bias inside the kernels against the oracle: every pairing, distance and factor, with everything else that shapes a score.
 
-use crate::common::{Problem, Storage, by, gpu, matrix, zeros};
+use crate::common::{Problem, Storage, by, gpu, matrix, stored_for, zeros};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, Bias, BlockGrid, Call, DType, Distance, Documents, Kernel, Key, Layout, Pairing, PositionIds,
-    Positions, Profile, Rope, Scaling, Schedule, Sequence, Shape, Slopes, Systematic, TableBuffer, Tables,
-    Tile,
+    Attention, Bias, BlockGrid, Call, DType, Distance, Documents, FirstPositions, Kernel, Key, Layout,
+    Pairing, PositionIds, Positions, Profile, Rope, Scaling, Schedule, Sequence, Shape, Slopes, Systematic,
+    TableBuffer, Tables, Tile,
 };
 
 fn rope(dim: usize, rotary: usize, pairing: Pairing) -> Rope {
@@ -125,8 +125,9 @@ fn matrix_kernels_take_positions() {
     let problem = Problem::random(attention, shape(70, 100, 40), 9);
     problem.check_kernels(&context, Storage::HeadsFirst, &Tables::from(&ids), &kernels, "ids");
     // Turned by 45°, a pair of the largest numbers is √2 of it long in one channel.
-    let attention = by(Attention::causal().with_positions(rope(32, 32, Pairing::Half).into()), kernels[0]);
-    let mut problem = Problem::random(attention, shape(40, 40, 32), 9);
+    let attention = Attention::causal().with_positions(rope(32, 32, Pairing::Half).into());
+    let attention = stored_for(attention, kernels[0]);
+    let mut problem = Problem::random(attention, shape(40, 40, 32), 9).with_options(by(kernels[0]));
     problem.q.fill(65_504.0);
     problem.k.fill(65_504.0);
     let got = problem.run(&context, Storage::HeadsFirst, &Tables::new());
@@ -215,12 +216,10 @@ fn offsets_are_ids_that_count_up() {
     let problem = Problem::random(attention, shape, 2);
     let qkv = problem.upload(&context, Storage::HeadsFirst).unwrap();
     for kernel in [None, Some(Kernel::Naive)] {
-        let attention = match kernel {
-            Some(kernel) => problem.attention.clone().with_kernel(kernel),
-            None => problem.attention.clone(),
-        };
-        let plan = attention.plan(&context, &shape).unwrap();
-        let run = |sequence: Sequence| {
+        let plan = problem.attention.plan_with(&context, &shape, &by(kernel)).unwrap();
+        let run = |positions: Option<(i64, i64)>| {
+            let positions = positions.map(|(query, key)| FirstPositions { query, key });
+            let sequence = Sequence { queries: 0..64, keys: 0..130, positions, ..Sequence::default() };
             let output = zeros(&context, DType::F32, Layout::heads_first(1, 4, 64, 64).unwrap());
             let bound = plan.bind(&crate::common::operands(&qkv, &output)).unwrap();
             let mut encoder = context.device().create_command_encoder(&Default::default());
@@ -228,21 +227,17 @@ fn offsets_are_ids_that_count_up() {
             context.queue().submit([encoder.finish()]);
             output.read_blocking(&context).unwrap()
         };
-        let plain = Sequence::new(0, 64, 130);
         let counted = |first: u32, len: u32| (first..first + len).collect::<Vec<_>>();
         let far = PositionIds::new(&counted(FAR as u32 + 66, 64), &counted(FAR as u32, 130)).unwrap();
         let exact = problem.exact(&Tables::from(&far));
         let tolerance = Tolerance::of_output(&exact, &shape, DType::F32);
-        let report = compare(&run(plain.at_positions(FAR + 66, FAR)), &exact.output, tolerance).unwrap();
+        let report = compare(&run(Some((FAR + 66, FAR))), &exact.output, tolerance).unwrap();
         assert!(report.passed(), "offset: {report}");
         let here = problem.exact(&Tables::new());
-        assert!(compare(&run(plain), &here.output, tolerance).unwrap().passed(), "no offset");
-        assert!(
-            compare(&run(plain.at_positions(66, 0)), &here.output, tolerance).unwrap().passed(),
-            "default"
-        );
+        assert!(compare(&run(None), &here.output, tolerance).unwrap().passed(), "no offset");
+        assert!(compare(&run(Some((66, 0))), &here.output, tolerance).unwrap().passed(), "default");
         // Another lag is another result: the test can fail.
-        assert!(!compare(&run(plain.at_positions(70, 0)), &here.output, tolerance).unwrap().passed());
+        assert!(!compare(&run(Some((70, 0))), &here.output, tolerance).unwrap().passed());
     }
 }
 
@@ -251,11 +246,7 @@ fn refusals_name_the_argument() {
     let Some(context) = gpu("refusals_name_the_argument") else { return };
     let plan = |positions: Positions, kernel: Option<Kernel>| {
         let attention = Attention::causal().with_positions(positions);
-        let attention = match kernel {
-            Some(kernel) => attention.with_kernel(kernel),
-            None => attention,
-        };
-        attention.plan(&context, &shape(8, 8, 64))
+        attention.plan_with(&context, &shape(8, 8, 64), &by(kernel))
     };
     let whole = || Positions::from(rope(64, 64, Pairing::Half));
     let wrong = plan(Positions::from(rope(32, 32, Pairing::Half)), None).unwrap_err();
@@ -274,16 +265,20 @@ fn refusals_name_the_argument() {
     let mut encoder = context.device().create_command_encoder(&Default::default());
     let refused = good.encode(&mut encoder, &bound, &Call::lengths(8, 8).with_tables(&late)).unwrap_err();
     assert_eq!(refused.argument(), Some("position_ids"));
-    let far = [Sequence::new(0, 8, 8).at_positions(1, 1)];
+    let at = |first: i64, len: usize| {
+        let positions = Some(FirstPositions { query: first, key: first });
+        [Sequence { queries: 0..len, keys: 0..len, positions, ..Sequence::default() }]
+    };
+    let far = at(1, 8);
     let refused = good.encode(&mut encoder, &bound, &Call::sequences(&far)).unwrap_err();
     assert_eq!(refused.argument(), Some("sequences"));
     // Neither the ends of the number line nor empty sequences go wrong.
     for first in [i64::MAX, i64::MIN] {
-        let far = [Sequence::new(0, 8, 8).at_positions(first, first)];
+        let far = at(first, 8);
         let refused = good.encode(&mut encoder, &bound, &Call::sequences(&far)).unwrap_err();
         assert_eq!(refused.argument(), Some("sequences"));
     }
-    let empty = [Sequence::new(0, 0, 0).at_positions(0, 0)];
+    let empty = at(0, 0);
     good.encode(&mut encoder, &bound, &Call::sequences(&empty)).unwrap();
     let few = PositionIds::new(&[0; 7], &[0; 8]).unwrap();
     let tables = TableBuffer::new(good.context(), &Tables::from(&few)).unwrap();

@@ -1,9 +1,9 @@
 //! What must hold of every kernel, whatever the numbers: bit-exact where it can be.
 
-use crate::common::{Problem, Storage, by, gpu, matrix, numbers, operands, zeros};
+use crate::common::{Problem, Storage, by, gpu, matrix, numbers, operands, stored_for, zeros};
 use prflash::{
-    Attention, BlockGrid, Call, Context, DType, Granularity, Kernel, Key, Layout, Plan, Profile, Schedule,
-    Sequence, Shape, Systematic, TableBuffer, Tables, Tensor,
+    Attention, BlockGrid, Call, Context, DType, Granularity, Kernel, Key, Layout, Plan, PlanOptions, Profile,
+    Schedule, Sequence, Shape, Systematic, TableBuffer, Tables, Tensor,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -25,10 +25,10 @@ fn harmonic(shape: &Shape, seed: u64) -> Schedule {
 #[test]
 fn a_dense_schedule_gives_the_bits_of_plain_attention() {
     let Some(context) = gpu("dense schedule") else { return };
-    for (case, attention) in
+    for (case, (attention, kernel)) in
         [Attention::causal(), Attention::full(), Attention::causal().with_window(100).unwrap()]
             .into_iter()
-            .flat_map(|attention| kernels().map(|kernel| by(attention.clone(), kernel)))
+            .flat_map(|attention| kernels().map(|kernel| (stored_for(attention.clone(), kernel), kernel)))
             .enumerate()
     {
         // With β = 1 too: ln 1 = 0 adds nothing.
@@ -41,7 +41,7 @@ fn a_dense_schedule_gives_the_bits_of_plain_attention() {
             };
             for granularity in [Granularity::Head, Granularity::KvHead, Granularity::Shared] {
                 let dense = Schedule::dense(&grid.with_granularity(granularity)).unwrap();
-                let problem = Problem::random(attention.clone(), shape, case as u64);
+                let problem = Problem::random(attention.clone(), shape, case as u64).with_options(by(kernel));
                 let plain = problem.run(&context, Storage::HeadsFirst, &Tables::new());
                 let listed = problem.run(&context, Storage::HeadsFirst, &Tables::from(&dense));
                 assert_eq!(bits(&plain.output), bits(&listed.output));
@@ -58,8 +58,8 @@ fn the_past_keeps_its_bits_when_the_future_changes() {
     let schedule = harmonic(&shape, 5);
     let tables = [Tables::new(), Tables::from(&schedule)];
     for (kernel, tables) in kernels().into_iter().flat_map(|kernel| tables.clone().map(|t| (kernel, t))) {
-        let attention = by(Attention::causal().with_lse(true), kernel);
-        let mut problem = Problem::random(attention, shape, 1);
+        let attention = stored_for(Attention::causal().with_lse(true), kernel);
+        let mut problem = Problem::random(attention, shape, 1).with_options(by(kernel));
         let before = problem.run(&context, Storage::HeadsFirst, &tables);
         let changed = 130;
         // Not just other numbers: a masked key may be anything, and is selected away, never multiplied by zero.
@@ -89,7 +89,8 @@ fn skipped_blocks_are_never_touched() {
     let grid = BlockGrid::causal(&shape);
     let schedule = Schedule::from_block_lists(&grid, &[[0, 2, 5]]).unwrap();
     for kernel in kernels() {
-        let mut problem = Problem::random(by(Attention::causal(), kernel), shape, 3);
+        let mut problem =
+            Problem::random(stored_for(Attention::causal(), kernel), shape, 3).with_options(by(kernel));
         let clean = problem.run(&context, Storage::HeadsFirst, &Tables::from(&schedule));
         for block in [1, 3, 4] {
             problem.k[block * 64 * 32..][..64 * 32].fill(f32::NAN);
@@ -115,7 +116,8 @@ fn the_kernel_visits_exactly_the_blocks_of_the_schedule() {
         let grid =
             BlockGrid::causal(&shape).with_block_size(block_size).unwrap().with_granularity(granularity);
         let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(11)).unwrap();
-        let mut problem = Problem::random(by(Attention::causal(), kernel), shape, 4);
+        let mut problem =
+            Problem::random(stored_for(Attention::causal(), kernel), shape, 4).with_options(by(kernel));
         let len = shape.kv_len();
         for (index, value) in problem.v.iter_mut().enumerate() {
             let (token, channel) = (index / 16 % len, index % 16);
@@ -141,7 +143,8 @@ fn values_of_one_give_one_and_rows_are_finite_for_every_seed() {
         let beta = [0.0, 0.5, 1.0][seed as usize % 3];
         let attention = Attention::causal().with_lse(true).with_correction(beta).unwrap();
         let kernel = kernels()[seed as usize % 7 % 3];
-        let mut problem = Problem::random(by(attention, kernel), shape, seed);
+        let mut problem =
+            Problem::random(stored_for(attention, kernel), shape, seed).with_options(by(kernel));
         problem.v.fill(1.0);
         let schedule = harmonic(&shape, seed);
         let got = problem.run(&context, Storage::HeadsFirst, &Tables::from(&schedule));
@@ -168,6 +171,7 @@ fn grouped_heads_equal_repeated_keys() {
         |values: &[f32]| values.chunks_exact(90 * 32).flat_map(|head| head.repeat(3)).collect::<Vec<f32>>();
     let repeated = Problem {
         attention: grouped.attention.clone(),
+        options: grouped.options.clone(),
         shape: Shape::new(6, 6, 90, 32).unwrap(),
         q: grouped.q.clone(),
         k: repeat(&grouped.k),
@@ -234,7 +238,7 @@ fn random_problems_match_the_oracle() {
             }
             // Some of those that it takes go to the matrix kernel.
             let kernel = (dtype == DType::F16).then(|| kernels()[seed as usize % 3]).flatten();
-            let attention = by(attention, kernel);
+            let attention = stored_for(attention, kernel);
             let schedule = sampled.map(|(block_size, a)| {
                 let grid = if causal { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
                 let grid = grid.with_block_size(block_size).unwrap();
@@ -242,7 +246,7 @@ fn random_problems_match_the_oracle() {
                 Schedule::sample(&grid, &profile, &Systematic, Key::new(seed)).unwrap()
             });
             let tables = schedule.as_ref().map_or(Tables::new(), Tables::from);
-            let problem = Problem::random(attention, shape, seed);
+            let problem = Problem::random(attention, shape, seed).with_options(by(kernel));
             let got = problem.run(&context, Storage::HeadsFirst, &tables);
             for (what, report) in ["output", "lse"].into_iter().zip(problem.judge(&got, &tables)) {
                 prop_assert!(report.passed(), "{what}: {report}");
@@ -343,7 +347,12 @@ fn sequences_of_different_lengths_share_a_call() {
     let (mut sequences, mut parts, mut schedules) = (Vec::new(), Vec::new(), Vec::new());
     let (mut q_start, mut kv_start) = (0, 0);
     for (index, &(q_len, kv_len)) in lens.iter().enumerate() {
-        sequences.push(Sequence::new(0, q_len, kv_len).starting_at(q_start, kv_start));
+        sequences.push(Sequence {
+            entry: 0,
+            queries: q_start..q_start + q_len,
+            keys: kv_start..kv_start + kv_len,
+            positions: None,
+        });
         let shape = Shape::new(4, 2, q_len, 64).unwrap().with_kv_len(kv_len).unwrap();
         let rows = |values: &[f32], heads: usize, all: usize, start: usize, len: usize| {
             let head = |h: usize| values[(h * all + start) * 64..(h * all + start + len) * 64].to_vec();
@@ -351,6 +360,7 @@ fn sequences_of_different_lengths_share_a_call() {
         };
         parts.push(Problem {
             attention: attention.clone(),
+            options: PlanOptions::new(),
             shape,
             q: rows(&packed.q, 4, q_rows, q_start, q_len),
             k: rows(&packed.k, 2, kv_rows, kv_start, kv_len),

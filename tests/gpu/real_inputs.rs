@@ -1,6 +1,6 @@
 //! The numbers that the project promises, on the attention inputs of a real model.
 
-use crate::common::{Problem, Storage, gpu};
+use crate::common::{Problem, Storage, by, gpu};
 use prflash::verify::{Tolerance, compare};
 use prflash::{Attention, DType, Kernel, Tables, reference};
 
@@ -28,7 +28,8 @@ fn check_tokens(
         };
         let attention = attention.with_storage(storage).with_output(output);
         let problem = Problem {
-            attention: attention.clone(),
+            attention,
+            options: by(kernel),
             shape: layer.shape,
             q: q.iter().map(|&x| storage.round(x)).collect(),
             k: k.iter().map(|&x| storage.round(x)).collect(),
@@ -36,8 +37,7 @@ fn check_tokens(
         };
         let exact = problem.exact(&Tables::new());
         let qkv = problem.upload(&context, Storage::HeadsFirst).unwrap();
-        let attention = kernel.map_or(attention.clone(), |kernel| attention.with_kernel(kernel));
-        let got = problem.run_on(&context, &attention, &qkv, &Tables::new());
+        let got = problem.run_on(&context, &problem.options, &qkv, &Tables::new());
         let allowed = Tolerance::absolute(bound * layer.max_value());
         let report = compare(&got.output, &exact.output, allowed).unwrap();
         let way = if fused { "rotated in the kernel" } else { "rotated before" };

@@ -42,7 +42,7 @@ fn re_shaped_triangles_agree_with_block_lists() {
         let [q, k, v] = problem.upload(&context, Storage::TokensFirst).unwrap();
         for granularity in [Granularity::Head, Granularity::KvHead, Granularity::Shared] {
             let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap().with_granularity(granularity);
-            let plan = problem.attention.plan_reshaped(&context, &shape, &grid).unwrap();
+            let plan = problem.attention.plan(&context, &shape).unwrap().reshaped(&grid).unwrap();
             for seed in 0..3 {
                 for reshaping in reshapings(&grid, sinks, seed) {
                     let got = plan.run(&q, &k, &v, std::slice::from_ref(&reshaping)).unwrap();
@@ -117,15 +117,15 @@ fn refusals_say_what() {
         causal.clone().with_window(9).unwrap(),
         causal.clone().with_correction(0.5).unwrap(),
     ] {
-        assert!(attention.plan_reshaped(&context, &shape, &grid).unwrap_err().is_unsupported());
+        assert!(attention.plan(&context, &shape).unwrap().reshaped(&grid).unwrap_err().is_unsupported());
     }
     let other = BlockGrid::causal(&shape.with_kv_len(300).unwrap());
     assert_eq!(
-        causal.plan_reshaped(&context, &shape, &other).unwrap_err().argument(),
+        causal.plan(&context, &shape).unwrap().reshaped(&other).unwrap_err().argument(),
         Some("schedule"),
         "the grid of another shape"
     );
-    let plan = causal.plan_reshaped(&context, &shape, &grid).unwrap();
+    let plan = causal.plan(&context, &shape).unwrap().reshaped(&grid).unwrap();
     let problem = Problem::random(causal, shape, 1);
     let [q, k, v] = problem.upload(&context, Storage::HeadsFirst).unwrap();
     assert_eq!(plan.run(&q, &k, &v, &[]).unwrap_err().argument(), Some("reshapings"));

@@ -127,13 +127,13 @@ fn every_rotation_agrees_with_the_oracle() {
     // The second level of the table begins at 4,096.
     let ids = [4095, 4096, 7, 999_999, 0];
     let rows = [
-        Rows::new(1, 4).starting_at(2).at_position(999_990),
-        Rows::new(0, 5),
-        Rows::new(0, 5).starting_at(7).at_position(-3),
-        Rows::new(1, 5).starting_at(7).at_ids(&ids),
-        Rows::new(0, 1).starting_at(12).at_position(-999_999),
-        Rows::new(1, 2).all_at(-5000),
-        Rows::new(1, 0).starting_at(99),
+        Rows::new(1, 2..6).at_position(999_990),
+        Rows::new(0, 0..5),
+        Rows::new(0, 7..12).at_position(-3),
+        Rows::new(1, 7..12).at_ids(&ids),
+        Rows::new(0, 12..13).at_position(-999_999),
+        Rows::new(1, 0..2).all_at(-5000),
+        Rows::new(1, 99..99),
     ];
     let position = |batch: usize, row: usize| {
         let from = |start: usize, first: i64| first + (row - start) as i64;
@@ -179,7 +179,7 @@ fn scattered_ids_take_several_dispatches() {
     let mut held = 0;
     for call in 0..4 {
         let stored = Stored::new(&context, DType::F32, Layout::heads_first(1, 2, 1300, 32).unwrap(), call);
-        turn(&context, &plan, &stored.view, &[Rows::new(0, 1300).at_ids(&ids)]).unwrap();
+        turn(&context, &plan, &stored.view, &[Rows::new(0, 0..1300).at_ids(&ids)]).unwrap();
         stored.judge(&context, &rope, |_, row| Some(ids[row].into())).unwrap();
         assert!(call == 0 || plan.device_bytes() == held);
         held = plan.device_bytes();
@@ -197,7 +197,7 @@ fn rotations_add_up() {
             let plan = yarn.plan_rotation(&context, dtype, 10_000).unwrap();
             let stored = Stored::new(&context, dtype, layout, 8);
             let bound = plan.bind(&stored.view).unwrap();
-            let rows = [Rows::new(0, 20).at_position(-9), Rows::new(0, 20).starting_at(20).at_position(9000)];
+            let rows = [Rows::new(0, 0..20).at_position(-9), Rows::new(0, 20..40).at_position(9000)];
             let mut encoder = context.device().create_command_encoder(&Default::default());
             plan.encode(&mut encoder, &bound, &rows).unwrap();
             plan.encode_inverse(&mut encoder, &bound, &rows).unwrap();
@@ -216,9 +216,9 @@ fn rotations_add_up() {
     let plain = rope(64, 64, Pairing::Half);
     let plan = plain.plan_rotation(&context, DType::F32, 10_000).unwrap();
     let [twice, once] = [0, 1].map(|_| Stored::new(&context, DType::F32, layout, 9));
-    turn(&context, &plan, &twice.view, &[Rows::new(0, 40).at_position(-4500)]).unwrap();
-    turn(&context, &plan, &twice.view, &[Rows::new(0, 40).all_at(4600)]).unwrap();
-    turn(&context, &plan, &once.view, &[Rows::new(0, 40).at_position(100)]).unwrap();
+    turn(&context, &plan, &twice.view, &[Rows::new(0, 0..40).at_position(-4500)]).unwrap();
+    turn(&context, &plan, &twice.view, &[Rows::new(0, 0..40).all_at(4600)]).unwrap();
+    turn(&context, &plan, &once.view, &[Rows::new(0, 0..40).at_position(100)]).unwrap();
     let want: Vec<f64> = once.view.read_blocking(&context).unwrap().into_iter().map(f64::from).collect();
     let got = twice.view.read_blocking(&context).unwrap();
     let report = compare(&got, &want, Tolerance::absolute(3.0 * TURN * 8f64.sqrt())).unwrap();
@@ -236,15 +236,17 @@ fn attention_over_turned_rows_is_fused_attention() {
     ] {
         let shape = Shape::new(4, 2, q_len, 32).unwrap().with_kv_len(150).unwrap();
         let fused = Attention::causal().with_lse(true).with_positions(Positions::from(rope.clone()));
-        let problem = Problem::random(fused, shape, 12);
+        let problem = Problem::random(fused.clone(), shape, 12);
         let qkv = problem.upload(&context, storage).unwrap();
         let plan = rope.plan_rotation(&context, DType::F32, 150).unwrap();
         let tables = Tables::new();
-        let want = problem.run_on(&context, &problem.attention, &qkv, &tables);
+        let want = problem.run_on(&context, &problem.options, &qkv, &tables);
         let first = (150 - q_len) as i64;
-        turn(&context, &plan, &qkv[0], &[Rows::new(0, q_len).at_position(first)]).unwrap();
-        turn(&context, &plan, &qkv[1], &[Rows::new(0, 150)]).unwrap();
-        let got = problem.run_on(&context, &Attention::causal().with_lse(true), &qkv, &tables);
+        turn(&context, &plan, &qkv[0], &[Rows::new(0, 0..q_len).at_position(first)]).unwrap();
+        turn(&context, &plan, &qkv[1], &[Rows::new(0, 0..150)]).unwrap();
+        let plain = Problem { attention: Attention::causal().with_lse(true), ..problem };
+        let got = plain.run_on(&context, &plain.options, &qkv, &tables);
+        let problem = Problem { attention: fused, ..plain };
         // f32 storage adds no rounding, so the fused kernel's own tolerance holds.
         for (what, report) in ["output", "lse"].into_iter().zip(problem.judge(&got, &tables)) {
             assert!(report.passed(), "{what}, {storage:?}: {report}");
@@ -276,7 +278,7 @@ fn small_devices_turn_large_tensors() {
     let rope = rope(32, 32, Pairing::Half);
     let plan = rope.plan_rotation(&context, DType::F32, 400).unwrap();
     let stored = Stored::new(&context, DType::F32, Layout::heads_first(2, 5, 190, 32).unwrap(), 3);
-    turn(&context, &plan, &stored.view, &[Rows::new(0, 190), Rows::new(1, 180).starting_at(10)]).unwrap();
+    turn(&context, &plan, &stored.view, &[Rows::new(0, 0..190), Rows::new(1, 10..190)]).unwrap();
     let position = |batch, row| (batch == 0 || row >= 10).then_some(row as i64);
     stored.judge(&context, &rope, position).unwrap();
     // One head of one batch entry must fit; heads that lie between each other's rows can't be told apart.
@@ -311,21 +313,21 @@ fn refusals_name_the_argument() {
         Err(error) => error.argument(),
     };
     assert_eq!(encode(&[]), None);
-    assert_eq!(encode(&[Rows::new(0, 8), Rows::new(1, 8), Rows::new(0, 2).starting_at(8).all_at(-7)]), None);
+    assert_eq!(encode(&[Rows::new(0, 0..8), Rows::new(1, 0..8), Rows::new(0, 8..10).all_at(-7)]), None);
     for rows in [
-        &[Rows::new(2, 1)][..],
-        &[Rows::new(0, 11)],
-        &[Rows::new(0, usize::MAX).starting_at(1)],
-        &[Rows::new(0, 9)],
-        &[Rows::new(0, 2).at_position(7)],
-        &[Rows::new(0, 1).at_position(-8)],
-        &[Rows::new(0, 2).at_position(i64::MAX)],
-        &[Rows::new(0, 2).all_at(-8)],
-        &[Rows::new(0, 1).at_position(i64::MIN)],
-        &[Rows::new(0, 2).at_ids(&[1])],
-        &[Rows::new(0, 2).at_ids(&[1, 8])],
-        &[Rows::new(0, 2).at_ids(&[u32::MAX, 0])],
-        &[Rows::new(0, 3).starting_at(2).at_position(0), Rows::new(1, 3), Rows::new(0, 3)],
+        &[Rows::new(2, 0..1)][..],
+        &[Rows::new(0, 0..11)],
+        &[Rows::new(0, 1..1 + usize::MAX)],
+        &[Rows::new(0, 0..9)],
+        &[Rows::new(0, 0..2).at_position(7)],
+        &[Rows::new(0, 0..1).at_position(-8)],
+        &[Rows::new(0, 0..2).at_position(i64::MAX)],
+        &[Rows::new(0, 0..2).all_at(-8)],
+        &[Rows::new(0, 0..1).at_position(i64::MIN)],
+        &[Rows::new(0, 0..2).at_ids(&[1])],
+        &[Rows::new(0, 0..2).at_ids(&[1, 8])],
+        &[Rows::new(0, 0..2).at_ids(&[u32::MAX, 0])],
+        &[Rows::new(0, 2..5).at_position(0), Rows::new(1, 0..3), Rows::new(0, 0..3)],
     ] {
         assert_eq!(encode(rows), Some("rows"), "{rows:?}");
     }
@@ -333,5 +335,5 @@ fn refusals_name_the_argument() {
     assert_eq!(other.encode(&mut encoder, &bound, &[]).unwrap_err().argument(), Some("bound"));
     // Nothing to turn is nothing to do.
     let empty = tensor(DType::F32, Layout::heads_first(1, 2, 0, 32));
-    plan.encode(&mut encoder, &plan.bind(empty.view()).unwrap(), &[Rows::new(0, 0)]).unwrap();
+    plan.encode(&mut encoder, &plan.bind(empty.view()).unwrap(), &[Rows::new(0, 0..0)]).unwrap();
 }

@@ -48,7 +48,7 @@ fn assert_close(problem: &Problem, got: (&[f32], &[f32]), want: &reference::Exac
 }
 
 fn plan(context: &Context, problem: &Problem, combine: Combine) -> RoundsPlan {
-    problem.attention.plan_rounds(context, &problem.shape, combine).unwrap()
+    problem.attention.plan(context, &problem.shape).unwrap().rounds(combine).unwrap()
 }
 
 #[test]
@@ -194,11 +194,14 @@ fn packed_sequences_merge_for_themselves() {
     let problem = problem(Attention::causal(), shape);
     let qkv = problem.upload(&context, Storage::HeadsFirst).unwrap();
     let maxima = shape.with_batch(2).unwrap();
-    let plan = Attention::causal().plan_rounds(&context, &maxima, Combine::Independent).unwrap();
+    let plan = Attention::causal().plan(&context, &maxima).unwrap().rounds(Combine::Independent).unwrap();
     let output = zeros(&context, DType::F32, Layout::heads_first(1, 2, 96, 32).unwrap());
     let bound = plan.bind(&crate::common::operands(&qkv, &output), None).unwrap();
     // Rows 0..40 and 56..96; the rows between are of no sequence.
-    let sequences = [Sequence::new(0, 40, 40), Sequence::new(0, 40, 30).starting_at(56, 60)];
+    let sequences = [
+        Sequence { entry: 0, queries: 0..40, keys: 0..40, positions: None },
+        Sequence { entry: 0, queries: 56..96, keys: 60..90, positions: None },
+    ];
     let mut encoder = context.device().create_command_encoder(&Default::default());
     for round in 0..2 {
         plan.encode_round(&mut encoder, &bound, &Call::sequences(&sequences), round).unwrap();

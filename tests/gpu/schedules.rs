@@ -182,7 +182,7 @@ impl Run {
 
     fn want(&self, context: &Context, schedules: &[Schedule]) -> Vec<u32> {
         let tables = schedules.iter().try_fold(Tables::new(), Tables::with_schedule).unwrap();
-        bits(&self.problem.run_on(context, self.plan.attention(), &self.qkv, &tables).output)
+        bits(&self.problem.run_on(context, self.plan.options(), &self.qkv, &tables).output)
     }
 }
 
@@ -263,7 +263,7 @@ fn each_sequence_of_a_batch_has_its_own_schedule() {
     assert_eq!(bits(&output.read_blocking(&context).unwrap()), run.want(&context, &schedules[1..2]));
     // Sequences of other lengths than the schedule's are refused, as with tables of the host.
     let mut encoder = context.device().create_command_encoder(&Default::default());
-    let call = [Sequence::new(0, 100, 100)];
+    let call = [Sequence { entry: 0, queries: 0..100, keys: 0..100, positions: None }];
     let call = Call::sequences(&call).with_tables(sampler.tables().unwrap());
     assert_eq!(run.plan.encode(&mut encoder, &bound, &call).unwrap_err().argument(), Some("schedule"));
 }
@@ -493,7 +493,7 @@ fn rounds_take_schedules_that_the_gpu_draws() {
     let key = |round: usize| Key::new(6).round(round as u32);
     let problem = Problem::random(Attention::causal().with_correction(1.0).unwrap(), shape, 3);
     let qkv = problem.upload(&context, Storage::HeadsFirst).unwrap();
-    let plan = problem.attention.plan_rounds(&context, &shape, Combine::Independent).unwrap();
+    let plan = problem.attention.plan(&context, &shape).unwrap().rounds(Combine::Independent).unwrap();
     let mut rounds = plan.start(&qkv[0], &qkv[1], &qkv[2]).unwrap();
     for round in 0..3 {
         let schedule = Schedule::sample(&grid, &profile, &Systematic, key(round)).unwrap();

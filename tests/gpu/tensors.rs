@@ -53,7 +53,7 @@ fn whole_tensors_that_do_not_match_are_refused() {
     let zeros =
         |batch, heads, len| zeros(&context, DType::F32, Layout::heads_first(batch, heads, len, 16).unwrap());
     let plan = Attention::causal().plan(&context, &shape).unwrap();
-    let rounds = Attention::causal().plan_rounds(&context, &shape, Combine::Partition).unwrap();
+    let rounds = Attention::causal().plan(&context, &shape).unwrap().rounds(Combine::Partition).unwrap();
     let refused = |q: Tensor, k: Tensor, v: Tensor, argument: &str| {
         let error = plan.run(q.view(), k.view(), v.view(), &Tables::new()).unwrap_err();
         assert_eq!(error.argument(), Some(argument), "{error}");

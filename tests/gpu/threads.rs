@@ -77,11 +77,11 @@ fn cached_calls_in_pieces_keep_apart() {
                 let sequence = cache.add();
                 let input = cache.input(k.view(), v.view()).unwrap();
                 let mut encoder = context.device().create_command_encoder(&Default::default());
-                cache.append(&mut encoder, &input, &[Chunk::new(sequence, 0, 512)]).unwrap();
+                cache.append(&mut encoder, &input, &[Chunk { sequence, entry: 0, rows: 0..512 }]).unwrap();
                 context.queue().submit([encoder.finish()]);
                 let q = upload(context, 1, 4, 1, value);
                 for step in 0..STEPS {
-                    let queries = [Queries::new(sequence, 0, 1)];
+                    let queries = [Queries { sequence, entry: 0, rows: 0..1, positions: None }];
                     let result = plan.run_cached(&cache, q.view(), &queries, &Tables::new()).unwrap();
                     let got = result.output.read_blocking(context).unwrap();
                     assert!(all(&got, value), "step {step}: {:?} instead of {value}", &got[..4]);

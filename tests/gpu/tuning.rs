@@ -3,8 +3,8 @@
 use crate::common::{Problem, Storage, gpu};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
-    Attention, DType, Decode, Kernel, KvCache, Matrix, Pairing, Positions, Rope, Shape, Tables, Tile,
-    TuningProfile,
+    Attention, DType, Decode, Kernel, KvCache, Matrix, Pairing, PlanOptions, Positions, Rope, Shape, Tables,
+    Tile, TuningProfile,
 };
 
 fn shapes() -> [Shape; 3] {
@@ -58,7 +58,7 @@ fn kernels_are_known_by_name() {
 fn a_profile_is_used_on_its_device_and_for_its_classes() {
     let Some(context) = gpu("tuning") else { return };
     let attention = Attention::causal().with_lse(true);
-    let profile = attention.tune(&context, &shapes(), 1).unwrap();
+    let profile = attention.tune(&context, &shapes(), &PlanOptions::new(), 1).unwrap();
     assert_eq!(profile.choices.len(), 2, "{profile:?}");
     assert!(
         profile.choices.iter().all(|tuned| tuned.refused.is_empty() && tuned.ratio <= 1.0),
@@ -72,28 +72,28 @@ fn a_profile_is_used_on_its_device_and_for_its_classes() {
         assert!(serde_json::from_str::<TuningProfile>(&text.replace("attention_", "attention")).is_err());
         again
     };
-    let tuned = attention.clone().with_tuning(profile.clone());
+    let tuned = PlanOptions::new().with_tuning(profile.clone());
     for (shape, class) in shapes().iter().zip([0, 0, 1]) {
-        assert_eq!(tuned.plan(&context, shape).unwrap().kernel(), profile.choices[class].kernel);
-        Problem::random(tuned.clone(), *shape, 1).check(
-            &context,
-            Storage::HeadsFirst,
-            &Tables::new(),
-            "tuned",
-        );
+        let problem = Problem::random(attention.clone(), *shape, 1).with_options(tuned.clone());
+        assert_eq!(problem.plan(&context).unwrap().kernel(), profile.choices[class].kernel);
+        problem.check(&context, Storage::HeadsFirst, &Tables::new(), "tuned");
     }
     // A kernel that no rule takes, so that it shows where it is taken.
     let odd = Kernel::Tiled(Tile::new(8, 1, false).unwrap());
     let mut edited: TuningProfile = profile.clone();
     edited.choices[0].kernel = odd;
-    let kernel = |attention: Attention, shape: &Shape| attention.plan(&context, shape).unwrap().kernel();
-    let with = |profile: &TuningProfile| attention.clone().with_tuning(profile.clone());
-    assert_eq!(kernel(with(&edited), &shapes()[0]), odd);
-    assert_ne!(kernel(with(&edited).with_storage(DType::F16), &shapes()[0]), odd);
-    assert_ne!(kernel(with(&edited), &Shape::new(4, 2, 130, 64).unwrap()), odd);
-    assert_eq!(kernel(with(&edited).with_kernel(Kernel::Naive), &shapes()[0]), Kernel::Naive);
+    let kernel = |attention: &Attention, options: &PlanOptions, shape: &Shape| {
+        attention.plan_with(&context, shape, options).unwrap().kernel()
+    };
+    let with = |profile: &TuningProfile| PlanOptions::new().with_tuning(profile.clone());
+    assert_eq!(kernel(&attention, &with(&edited), &shapes()[0]), odd);
+    let halves = attention.clone().with_storage(DType::F16);
+    assert_ne!(kernel(&halves, &with(&edited), &shapes()[0]), odd);
+    assert_ne!(kernel(&attention, &with(&edited), &Shape::new(4, 2, 130, 64).unwrap()), odd);
+    let asked = with(&edited).with_kernel(Kernel::Naive);
+    assert_eq!(kernel(&attention, &asked, &shapes()[0]), Kernel::Naive);
     edited.driver += " of tomorrow";
-    assert_ne!(kernel(with(&edited), &shapes()[0]), odd);
+    assert_ne!(kernel(&attention, &with(&edited), &shapes()[0]), odd);
 }
 
 #[test]
@@ -106,10 +106,11 @@ fn positions_and_caches_are_classes_of_their_own() {
     let turned = plain.clone().with_positions(Positions::recommended(rope));
     let cache = |keys| KvCache::new(&context, Staircase::recommended(), &decode, keys).unwrap();
     let (stored, unturned) = (cache(StoredKeys::AfterRotation), cache(StoredKeys::BeforeRotation));
+    let options = PlanOptions::new();
     let profiles = [
-        turned.tune(&context, &[prefill], 1).unwrap(),
-        plain.tune_cached(&stored, &[prefill, decode], 1).unwrap(),
-        turned.tune_cached(&unturned, &[decode], 1).unwrap(),
+        turned.tune(&context, &[prefill], &options, 1).unwrap(),
+        plain.tune_cached(&stored, &[prefill, decode], &options, 1).unwrap(),
+        turned.tune_cached(&unturned, &[decode], &options, 1).unwrap(),
     ];
     let profile = profiles.into_iter().reduce(|one, other| one.with(other).unwrap()).unwrap();
     let classes: Vec<String> = profile.choices.iter().map(|tuned| tuned.class.to_string()).collect();
@@ -121,14 +122,14 @@ fn positions_and_caches_are_classes_of_their_own() {
     for tuned in &mut edited.choices {
         tuned.kernel = odd;
     }
-    let edited = |attention: &Attention| attention.clone().with_tuning(edited.clone());
-    assert_eq!(edited(&plain).plan_cached(&stored, &decode).unwrap().kernel(), odd);
-    assert_eq!(edited(&turned).plan_cached(&unturned, &decode).unwrap().kernel(), odd);
-    assert_eq!(edited(&turned).plan(&context, &prefill).unwrap().kernel(), odd);
-    assert_ne!(edited(&plain).plan(&context, &decode).unwrap().kernel(), odd);
-    assert_ne!(edited(&plain).plan(&context, &prefill).unwrap().kernel(), odd);
+    let edited = options.with_tuning(edited);
+    assert_eq!(plain.plan_cached_with(&stored, &decode, &edited).unwrap().kernel(), odd);
+    assert_eq!(turned.plan_cached_with(&unturned, &decode, &edited).unwrap().kernel(), odd);
+    assert_eq!(turned.plan_with(&context, &prefill, &edited).unwrap().kernel(), odd);
+    assert_ne!(plain.plan_with(&context, &decode, &edited).unwrap().kernel(), odd);
+    assert_ne!(plain.plan_with(&context, &prefill, &edited).unwrap().kernel(), odd);
     // The other's choice counts, and devices don't mix.
-    let again = edited(&plain).tuning().unwrap().clone().with(profile.clone()).unwrap();
+    let again = edited.tuning().unwrap().clone().with(profile.clone()).unwrap();
     assert_eq!(again.choices, profile.choices);
     let mut elsewhere = profile.clone();
     elsewhere.adapter.push('x');
@@ -138,14 +139,14 @@ fn positions_and_caches_are_classes_of_their_own() {
 #[test]
 fn refusals_name_the_argument() {
     let Some(context) = gpu("tuning refusals") else { return };
-    let argument = |attention: Attention, shapes: &[Shape], rounds| {
-        attention.tune(&context, shapes, rounds).unwrap_err().argument().unwrap()
+    let argument = |options: PlanOptions, shapes: &[Shape], rounds| {
+        Attention::causal().tune(&context, shapes, &options, rounds).unwrap_err().argument().unwrap()
     };
-    assert_eq!(argument(Attention::causal(), &[], 1), "shapes");
-    assert_eq!(argument(Attention::causal(), &shapes(), 0), "rounds");
-    assert_eq!(argument(Attention::causal().with_kernel(Kernel::Naive), &shapes(), 1), "kernel");
+    assert_eq!(argument(PlanOptions::new(), &[], 1), "shapes");
+    assert_eq!(argument(PlanOptions::new(), &shapes(), 0), "rounds");
+    assert_eq!(argument(PlanOptions::new().with_kernel(Kernel::Naive), &shapes(), 1), "kernel");
     let other = Shape::new(4, 4, 1, 32).unwrap();
     let cache = KvCache::new(&context, Staircase::recommended(), &other, StoredKeys::AfterRotation).unwrap();
-    let error = Attention::causal().tune_cached(&cache, &shapes(), 1).unwrap_err();
+    let error = Attention::causal().tune_cached(&cache, &shapes(), &PlanOptions::new(), 1).unwrap_err();
     assert_eq!(error.argument(), Some("shapes"));
 }

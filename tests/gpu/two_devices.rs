@@ -51,7 +51,7 @@ fn tensors_of_another_device_are_refused() {
         let (output, result) = (upload(&there, 2, 0.0), upload(&here, 2, 0.0));
         let operands = |output| Operands { q: q.view(), k: k.view(), v: v.view(), output, lse: None };
         other(plan.bind(&operands(output.view())).unwrap_err(), "output");
-        let rounds = Attention::causal().plan_rounds(&here, &shape, Combine::Partition).unwrap();
+        let rounds = Attention::causal().plan(&here, &shape).unwrap().rounds(Combine::Partition).unwrap();
         other(rounds.start(other_q.view(), k.view(), v.view()).map(drop).unwrap_err(), "q");
         let rope = Rope::new(64, 1e4, Pairing::Half).unwrap();
         let rotation = rope.plan_rotation(&here, DType::F32, 32).unwrap();
@@ -74,9 +74,9 @@ fn tensors_of_another_device_are_refused() {
         let sequence = other_cache.add();
         let input = other_cache.input(other_k.view(), other_v.view()).unwrap();
         let mut encoder = there.device().create_command_encoder(&Default::default());
-        other_cache.append(&mut encoder, &input, &[Chunk::new(sequence, 0, 32)]).unwrap();
+        other_cache.append(&mut encoder, &input, &[Chunk { sequence, entry: 0, rows: 0..32 }]).unwrap();
         there.queue().submit([encoder.finish()]);
-        let queries = [Queries::new(sequence, 0, 32)];
+        let queries = [Queries { sequence, entry: 0, rows: 0..32, positions: None }];
         other(cached.run_cached(&other_cache, q.view(), &queries, &Tables::new()).unwrap_err(), "cache");
 
         // After all of that both devices work.

@@ -5,7 +5,9 @@ use half::f16;
 use prflash::cache::quantize::{Extremes, WIDTHS, is_finite, levels, nests, step_down};
 use prflash::cache::{BlockLayout, HostCache, Ladder, Row, Side, Staircase, StoredKeys};
 use prflash::reference::{self, Exact};
-use prflash::{Attention, BlockGrid, Key, Pairing, PositionIds, Positions, Profile, Rope, Schedule};
+use prflash::{
+    Attention, BlockGrid, Key, Pairing, PositionIds, Positions, Profile, Rope, Schedule, SequenceId,
+};
 use prflash::{Shape, Systematic, Tables};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
@@ -139,7 +141,7 @@ struct Model {
 }
 
 impl Model {
-    fn check(&self, staircase: &Staircase, cache: &HostCache, id: usize, seed: u64) {
+    fn check(&self, staircase: &Staircase, cache: &HostCache, id: SequenceId, seed: u64) {
         let (len, segment) = (self.keys.len(), staircase.segment());
         let rung = |side: Side, token: usize| {
             let mut age = self.left.checked_sub(token / segment + 1)?;
@@ -194,7 +196,7 @@ fn every_token_once_and_in_order_under_random_use() {
         let staircase =
             &staircases[seed as usize % staircases.len()].clone().with_residual(residual).unwrap();
         let mut cache = HostCache::new(staircase.clone(), &shape, StoredKeys::BeforeRotation).unwrap();
-        let mut models: Vec<(usize, Model)> = Vec::new();
+        let mut models: Vec<(SequenceId, Model)> = Vec::new();
         for _ in 0..rng.random_range(3..12) {
             if models.is_empty() || rng.random_range(0..8) == 0 {
                 models.push((cache.add(), Model::default()));
@@ -234,7 +236,7 @@ fn every_token_once_and_in_order_under_random_use() {
                     let bytes = cache.save(*id).unwrap();
                     let opened = HostCache::open(&bytes).unwrap();
                     assert_eq!(opened.staircase(), staircase);
-                    model.check(staircase, &opened, 0, seed);
+                    model.check(staircase, &opened, SequenceId::FIRST, seed);
                     let copy = cache.restore(&bytes).unwrap();
                     cache.remove(*id).unwrap();
                     *id = copy;
@@ -247,7 +249,7 @@ fn every_token_once_and_in_order_under_random_use() {
             let sum: u64 =
                 models.iter().map(|(id, _)| cache.standing(*id).unwrap().memory(&shape).total()).sum();
             assert_eq!(cache.live_bytes(), sum, "seed {seed}");
-            let mut ids: Vec<usize> = models.iter().map(|(id, _)| *id).collect();
+            let mut ids: Vec<SequenceId> = models.iter().map(|(id, _)| *id).collect();
             ids.sort_unstable();
             assert_eq!(cache.sequences().collect::<Vec<_>>(), ids, "seed {seed}");
         }
@@ -279,13 +281,13 @@ fn prefill_is_decode() {
         let whole = fill(tokens);
         for chunk in [1, 7, 32, 129] {
             assert!(
-                fill(chunk).save(0).unwrap() == whole.save(0).unwrap(),
+                fill(chunk).save(SequenceId::FIRST).unwrap() == whole.save(SequenceId::FIRST).unwrap(),
                 "{staircase}\nin chunks of {chunk}"
             );
         }
         // Both heads are there, in order.
         for head in 0..heads {
-            let last = whole.rows(0, head).unwrap().last().unwrap();
+            let last = whole.rows(SequenceId::FIRST, head).unwrap().last().unwrap();
             let at = ((head + 1) * tokens - 1) * 80;
             assert_eq!(last.key, k[at..at + 80].iter().map(|&x| rounded(x)).collect::<Vec<_>>());
         }
@@ -442,7 +444,7 @@ fn refused_data_leaves_no_trace() {
             assert_eq!(cache.append(id, &spoilt, &rows).unwrap_err().argument(), Some("k"));
         }
         assert!(cache.append(id, &rows, &rows[..396]).is_err());
-        assert!(cache.truncate(id, 101).is_err() && cache.remove(5).is_err());
+        assert!(cache.truncate(id, 101).is_err() && cache.remove(SequenceId::new(5)).is_err());
         assert!(cache.save(id).unwrap() == before);
     }
 }
@@ -534,7 +536,8 @@ impl History {
     }
 
     fn cached(&self, attention: &Attention, cache: &HostCache, tables: &Tables<'_>) -> Exact {
-        reference::attention_cached(attention, &self.shape, &self.q, cache, 0, tables).unwrap()
+        reference::attention_cached(attention, &self.shape, &self.q, cache, SequenceId::FIRST, tables)
+            .unwrap()
     }
 }
 
@@ -575,7 +578,8 @@ fn a_plain_cache_is_exact() {
     let off = history.cached(&rotary, &again, &Tables::new());
     assert!(off.output.iter().zip(&want.output).any(|(a, b)| (a - b).abs() > 0.5));
     let wrong = history.shape.with_kv_len(299).unwrap();
-    let refused = reference::attention_cached(&rotary, &wrong, &history.q, &cache, 0, &Tables::new());
+    let refused =
+        reference::attention_cached(&rotary, &wrong, &history.q, &cache, SequenceId::FIRST, &Tables::new());
     assert_eq!(refused.unwrap_err().argument(), Some("shape"));
 }
 
@@ -585,7 +589,7 @@ fn dropping_old_tokens_is_streaming() {
     let history = History::new(5, 300);
     let staircase = short(Staircase::streaming(50).unwrap());
     let cache = history.cache(staircase, StoredKeys::BeforeRotation, &history.k);
-    let kept: Vec<usize> = cache.rows(0, 1).unwrap().map(|row| row.token).collect();
+    let kept: Vec<usize> = cache.rows(SequenceId::FIRST, 1).unwrap().map(|row| row.token).collect();
     assert_eq!(kept, (0..4).chain(224..300).collect::<Vec<_>>());
     assert_eq!(cache.live_bytes(), (4 + 76) * 2 * 2 * 32 * 2);
 
@@ -613,8 +617,17 @@ fn losses_are_measured() {
     let loss = |staircase: &Staircase| {
         let cache = history.cache(staircase.clone(), StoredKeys::AfterRotation, &history.k);
         let (shape, kv) = (&history.shape, (&history.k[..], &history.v[..]));
-        let loss = reference::cache_loss(&attention, shape, &history.q, kv, &cache, 0, &Tables::new(), &ages)
-            .unwrap();
+        let loss = reference::cache_loss(
+            &attention,
+            shape,
+            &history.q,
+            kv,
+            &cache,
+            SequenceId::FIRST,
+            &Tables::new(),
+            &ages,
+        )
+        .unwrap();
         let (got, want) =
             (history.cached(&attention, &cache, &Tables::new()), history.exact(&attention, &Tables::new()));
         let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();

@@ -1,6 +1,7 @@
 //! Appending: room, moves, and the commands for both.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::input::InputPart;
@@ -12,6 +13,7 @@ use crate::cache::gpu::moves::{Appended, InputRows, Mover, Pass};
 use crate::cache::gpu::params::{Move, MoveParams};
 use crate::cache::gpu::programs::CacheMove;
 use crate::cache::ladder::Side;
+use crate::cache::sequence_table::SequenceId;
 use crate::error::{Error, Result, ensure};
 use crate::runtime::binding::Axis;
 use crate::runtime::dispatch;
@@ -48,7 +50,7 @@ impl Grown {
 impl Book {
     /// Takes the room, and records what has to come before anything else in the new arena. Gives the arena, if it is a new one.
     pub(super) fn adopt(&mut self, encoder: &mut wgpu::CommandEncoder, grown: Grown) -> Option<Arena> {
-        self.sequences = grown.sequences;
+        self.sequences.replace(grown.sequences);
         let arena = grown.moved.map(|(arena, migration)| {
             self.arena = migration.arena;
             self.migrations.push(migration);
@@ -87,9 +89,9 @@ impl KvCache {
         if needs.is_empty() {
             return Ok(());
         }
-        let grown = this.grown(&book, &book.sequences, &needs)?;
+        let grown = this.grown(&book, book.sequences.slots(), &needs)?;
         let mut draft = book.ledger.draft();
-        let changed: Vec<usize> = needs.iter().map(|need| need.0).collect();
+        let changed: Vec<SequenceId> = needs.iter().map(|need| need.0).collect();
         let arena = grown.arena(&this.arena);
         let mut dispatches = this.prepare(arena, &grown.sequences, input, chunks, draft.number)?;
         dispatches.extend(this.commit(arena, &grown.sequences, &changed, draft.number)?);
@@ -117,7 +119,7 @@ impl KvCache {
     pub fn reserve(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
-        sequence: usize,
+        sequence: SequenceId,
         tokens: usize,
     ) -> Result<()> {
         let this = &*self;
@@ -126,7 +128,7 @@ impl KvCache {
         this.context.check_alive()?;
         book.get(sequence)?;
         this.check_len(tokens)?;
-        let grown = this.grown(&book, &book.sequences, &[(sequence, tokens)])?;
+        let grown = this.grown(&book, book.sequences.slots(), &[(sequence, tokens)])?;
         let arena = book.adopt(encoder, grown);
         if arena.is_some() {
             let draft = book.ledger.draft();
@@ -150,11 +152,23 @@ impl KvCache {
     }
 
     /// Everything that an append is refused for, but for memory: gives the lengths that sequences will have.
-    fn check_append(&self, book: &Book, input: &KvInput, chunks: &[Chunk]) -> Result<Vec<(usize, usize)>> {
+    fn check_append(
+        &self,
+        book: &Book,
+        input: &KvInput,
+        chunks: &[Chunk],
+    ) -> Result<Vec<(SequenceId, usize)>> {
         ensure!(Arc::ptr_eq(&self.owner, &input.owner), "input", "was made by another cache");
         let mut seen = BTreeSet::new();
         let mut needs = Vec::with_capacity(chunks.len());
-        for (index, &Chunk { sequence, batch, tokens, row }) in chunks.iter().enumerate() {
+        for (index, chunk) in chunks.iter().enumerate() {
+            let (sequence, entry, Range { start, end }) = (chunk.sequence, chunk.entry, chunk.rows.clone());
+            ensure!(
+                start <= end,
+                "chunks",
+                "chunk {index}: expected a start of its rows up to their end, got {start}..{end}"
+            );
+            let tokens = end - start;
             let len = book.get(sequence)?.len();
             ensure!(
                 seen.insert(sequence),
@@ -162,11 +176,10 @@ impl KvCache {
                 "sequence {sequence} comes twice; use a call for each of its chunks"
             );
             let rows = input.rows[0].min(input.rows[1]);
-            let fits = batch < input.batch && row.checked_add(tokens).is_some_and(|end| end <= rows);
             ensure!(
-                fits || tokens == 0,
+                (entry < input.batch && end <= rows) || tokens == 0,
                 "chunks",
-                "chunk {index} has rows {row}..{row}+{tokens} of batch entry {batch}; the input has {} entries of {rows} rows",
+                "chunk {index} has rows {start}..{end} of batch entry {entry}; the input has {} entries of {rows} rows",
                 input.batch
             );
             self.check_len(len.saturating_add(tokens))?;
@@ -177,19 +190,20 @@ impl KvCache {
         Ok(needs)
     }
 
-    /// Room for sequences (index, tokens): in the arena if there is, else in a new one.
+    /// Room for so many tokens of sequences: in the arena if there is, else in a new one.
     pub(super) fn grown(
         &self,
         book: &Book,
         sequences: &[Option<Held>],
-        needs: &[(usize, usize)],
+        needs: &[(SequenceId, usize)],
     ) -> Result<Grown> {
         let (sizes, strides) = (self.sizes(), self.arena.strides);
-        if let Some(sequences) = grow_in_place(&sizes, sequences, strides, needs) {
+        let needs: Vec<_> = needs.iter().map(|(sequence, tokens)| (sequence.number(), *tokens)).collect();
+        if let Some(sequences) = grow_in_place(&sizes, sequences, strides, &needs) {
             return Ok(Grown { sequences, moved: None });
         }
         let attempt = |room| {
-            let (to, words) = repacked(&sizes, sequences, strides, needs, room);
+            let (to, words) = repacked(&sizes, sequences, strides, &needs, room);
             let arena = Arena::new(&self.binding(), words)?;
             let migration = Migration::new(
                 &self.context,
@@ -223,17 +237,17 @@ impl KvCache {
         let mover = Mover { staircase: self.staircase(), layout: &self.layout };
         let mut dispatches = Vec::new();
         for part in &input.parts {
-            let here = |chunk: &&Chunk| chunk.tokens > 0 && part.batches.contains(&chunk.batch);
+            let here = |chunk: &&Chunk| !chunk.rows.is_empty() && part.entries.contains(&chunk.entry);
             let appended = chunks.iter().filter(here).filter_map(|chunk| {
-                let held = sequences.get(chunk.sequence)?.as_ref()?;
+                let held = sequences.get(chunk.sequence.number())?.as_ref()?;
                 let rows = |axis: &Axis| InputRows {
-                    first: axis.at(chunk.batch - part.batches.start, chunk.row),
+                    first: axis.at(chunk.entry - part.entries.start, chunk.rows.start),
                     stride: axis.row_stride,
                 };
                 Some(Appended {
                     len: held.len(),
                     segments: held.segments(),
-                    tokens: chunk.tokens,
+                    tokens: chunk.rows.len(),
                     bases: held.regions(),
                     stamp: held.bases[0],
                     expected: held.account.state.stamp,
@@ -245,7 +259,7 @@ impl KvCache {
                 let kinds =
                     [(&input.quantize, quantize), (&self.step_down, step_down), (&input.append, append)];
                 for (pipeline, moves) in kinds {
-                    for moves in batches(&moves) {
+                    for moves in runs(&moves) {
                         for arena in &arena.parts {
                             dispatches.extend(self.dispatch(pipeline, arena, Some(part), moves, number)?);
                         }
@@ -261,10 +275,10 @@ impl KvCache {
         &self,
         arena: &Arena,
         sequences: &[Option<Held>],
-        changed: &[usize],
+        changed: &[SequenceId],
         number: u32,
     ) -> Result<Vec<Dispatch<'_>>> {
-        let held = changed.iter().filter_map(|&index| sequences.get(index)?.as_ref());
+        let held = changed.iter().filter_map(|sequence| sequences.get(sequence.number())?.as_ref());
         let stamp = |held: &Held| Move {
             stamp: held.bases[0] as u32,
             expected: held.account.state.stamp,
@@ -272,7 +286,7 @@ impl KvCache {
         };
         let moves: Vec<(Move, usize)> = held.map(|held| (stamp(held), 1)).collect();
         let mut dispatches = Vec::new();
-        for moves in batches(&moves) {
+        for moves in runs(&moves) {
             for arena in &arena.parts {
                 dispatches.extend(self.dispatch(&self.commit, arena, None, moves, number)?);
             }
@@ -328,8 +342,8 @@ impl KvCache {
 }
 
 /// Runs of moves that one dispatch can make.
-fn batches(mut moves: &[(Move, usize)]) -> Vec<&[(Move, usize)]> {
-    let mut batches = Vec::new();
+fn runs(mut moves: &[(Move, usize)]) -> Vec<&[(Move, usize)]> {
+    let mut runs = Vec::new();
     while !moves.is_empty() {
         let mut units = 0;
         let fitting = moves.iter().take(MOVES).take_while(|(_, its_units)| {
@@ -337,11 +351,11 @@ fn batches(mut moves: &[(Move, usize)]) -> Vec<&[(Move, usize)]> {
             units <= UNITS
         });
         let count = fitting.count().max(1);
-        let (batch, rest) = moves.split_at(count);
-        batches.push(batch);
+        let (run, rest) = moves.split_at(count);
+        runs.push(run);
         moves = rest;
     }
-    batches
+    runs
 }
 
 /// Records a change in one pass, and in it the token that tells what becomes of it.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::KvCache;
 use crate::cache::gpu::programs::CacheMove;
 use crate::cache::ladder::Side;
+use crate::cache::sequence_table::SequenceId;
 use crate::error::{Error, Result, ensure};
 use crate::runtime::binding::{Axis, check_tensor, fits, split};
 use crate::runtime::program::Pipeline;
@@ -27,7 +28,7 @@ pub struct KvInput {
 
 #[derive(Debug)]
 pub(super) struct InputPart {
-    pub(super) batches: Range<usize>,
+    pub(super) entries: Range<usize>,
     pub(super) kv_heads: Range<usize>,
     pub(super) bind_group: wgpu::BindGroup,
     /// k and v.
@@ -38,28 +39,20 @@ pub(super) struct InputPart {
 ///
 /// ```
 /// use prflash::Chunk;
-/// let prompt = Chunk::new(0, 0, 500); // rows 0 … 499 of batch entry 0, to sequence 0
-/// let token = Chunk::new(3, 1, 1).starting_at(20); // row 20 of batch entry 1, to sequence 3
+/// use prflash::cache::SequenceId;
+/// # let (conversation, other) = (SequenceId::new(0), SequenceId::new(3)); // KvCache::add gives them
+/// let prompt = Chunk { sequence: conversation, entry: 0, rows: 0..500 };
+/// let token = Chunk { sequence: other, entry: 1, rows: 20..21 };
 /// # let _ = (prompt, token);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Chunk {
-    pub(super) sequence: usize,
-    pub(super) batch: usize,
-    pub(super) tokens: usize,
-    pub(super) row: usize,
-}
-
-impl Chunk {
-    /// The first `tokens` rows of batch entry `batch`, to `sequence`.
-    pub const fn new(sequence: usize, batch: usize, tokens: usize) -> Self {
-        Self { sequence, batch, tokens, row: 0 }
-    }
-
-    /// As many rows from row `row` on.
-    pub const fn starting_at(self, row: usize) -> Self {
-        Self { row, ..self }
-    }
+    /// The sequence that the rows are appended to.
+    pub sequence: SequenceId,
+    /// Their batch entry.
+    pub entry: usize,
+    /// One row for each token.
+    pub rows: Range<usize>,
 }
 
 impl KvCache {
@@ -74,19 +67,19 @@ impl KvCache {
         check_tensor(context, "k", k, k.dtype(), heads, self.dim(Side::Keys))?;
         check_tensor(context, "v", v, k.dtype(), heads, self.dim(Side::Values))?;
         let rows = [k, v].map(|view| view.layout().dims()[2]);
-        let batches = [k, v].map(|view| view.layout().dims()[0]);
+        let entries = [k, v].map(|view| view.layout().dims()[0]);
         ensure!(
-            batches[0] == batches[1],
+            entries[0] == entries[1],
             "v",
             "expected {} batch entries, as k has, got {}",
-            batches[0],
-            batches[1]
+            entries[0],
+            entries[1]
         );
         let append = context.pipeline(&CacheMove::Append(k.dtype()))?;
         let quantize = context.pipeline(&CacheMove::Quantize(k.dtype()))?;
-        let part = |(batches, kv_heads): (Range<usize>, Range<usize>)| -> Result<InputPart> {
+        let part = |(entries, kv_heads): (Range<usize>, Range<usize>)| -> Result<InputPart> {
             let bound = |argument, view: &TensorView| {
-                let view = view.part(batches.clone(), kv_heads.clone());
+                let view = view.part(entries.clone(), kv_heads.clone());
                 // Neither is empty, so nothing stands in for them.
                 let binding = TensorBinding::new(argument, &view, 4, context, &self.unsound)?;
                 let axis = Axis::new(&view, binding.base, 4);
@@ -95,15 +88,15 @@ impl KvCache {
             let ((k, k_axis), (v, v_axis)) = (bound("k", k)?, bound("v", v)?);
             let resources = [k.resource(), v.resource()];
             let bind_group = append.bind(context, "prflash appended", CacheMove::INPUT_GROUP, &resources)?;
-            Ok(InputPart { batches, kv_heads, bind_group, axes: [k_axis, v_axis] })
+            Ok(InputPart { entries, kv_heads, bind_group, axes: [k_axis, v_axis] })
         };
-        let all_fit = |batches, heads| [k, v].into_iter().all(|view| fits(context, view, batches, heads));
-        let parts = match batches[0] * rows[0].min(rows[1]) {
+        let all_fit = |entries, heads| [k, v].into_iter().all(|view| fits(context, view, entries, heads));
+        let parts = match entries[0] * rows[0].min(rows[1]) {
             0 => Vec::new(),
-            _ => split(batches[0], heads, all_fit),
+            _ => split(entries[0], heads, all_fit),
         };
         let parts = parts.into_iter().map(part).collect::<Result<_>>()?;
         context.check_alive()?;
-        Ok(KvInput { owner: self.owner.clone(), parts, batch: batches[0], rows, append, quantize })
+        Ok(KvInput { owner: self.owner.clone(), parts, batch: entries[0], rows, append, quantize })
     }
 }

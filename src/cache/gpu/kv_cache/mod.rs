@@ -12,12 +12,14 @@ use super::arena::{Arena, ArenaPart, Binding, Held, Sizes};
 use super::ledger::{Account, Draft, Ledger, Token};
 use super::migration::Migration;
 use super::region::RegionLayout;
+use crate::cache::form::CacheForm;
 use crate::cache::gpu::params::{CacheLayout, Move, MoveParams};
 use crate::cache::gpu::programs::CacheMove;
 use crate::cache::gpu::variant::CacheVariant;
-use crate::cache::host_cache::{HostCache, absent, check_truncation};
+use crate::cache::host_cache::check_truncation;
 use crate::cache::ladder::Side;
 use crate::cache::sequence::StoredKeys;
+use crate::cache::sequence_table::{SequenceId, SequenceTable};
 use crate::cache::staircase::Staircase;
 use crate::cache::standing::{Memory, Standing};
 use crate::error::{Result, ensure};
@@ -30,7 +32,8 @@ use crate::shape::Shape;
 /// Moves of one dispatch, at most.
 const MOVES: usize = 256;
 
-/// A staircase KV cache of many sequences on the GPU, word for word what a [`HostCache`] holds.
+/// A staircase KV cache of many sequences on the GPU, word for word what a
+/// [`HostCache`](crate::cache::HostCache) holds.
 ///
 /// [`append`](KvCache::append) records commands into your encoder, and never submits or waits: whole prompts or single tokens, of any number of sequences in one call. Segments that leave
 /// the residual are quantized and older ones step down there and then, in integers.
@@ -56,11 +59,11 @@ const MOVES: usize = 256;
 /// let (k, v) = (Tensor::zeros(&context, DType::F32, layout)?, Tensor::zeros(&context, DType::F32, layout)?);
 /// let input = cache.input(k.view(), v.view())?;
 /// let mut encoder = context.device().create_command_encoder(&Default::default());
-/// cache.append(&mut encoder, &input, &[Chunk::new(conversation, 0, 2048)])?; // a prompt
+/// cache.append(&mut encoder, &input, &[Chunk { sequence: conversation, entry: 0, rows: 0..2048 }])?; // a prompt
 /// context.queue().submit([encoder.finish()]);
 /// // … k and v are written again, and then one more token:
 /// let mut encoder = context.device().create_command_encoder(&Default::default());
-/// cache.append(&mut encoder, &input, &[Chunk::new(conversation, 0, 1)])?;
+/// cache.append(&mut encoder, &input, &[Chunk { sequence: conversation, entry: 0, rows: 0..1 }])?;
 /// context.queue().submit([encoder.finish()]);
 /// cache.check_blocking()?; // all numbers were finite
 /// println!("{} bytes of {}", cache.live_bytes(), cache.capacity_bytes());
@@ -70,8 +73,7 @@ const MOVES: usize = 256;
 #[derive(Debug)]
 pub struct KvCache {
     context: Context,
-    /// A cache like this one, without sequences.
-    form: HostCache,
+    form: CacheForm,
     /// One query head per key/value head, and the longest sequence.
     shape: Shape,
     layout: RegionLayout,
@@ -91,7 +93,7 @@ pub struct KvCache {
 /// The sequences of a cache and what is under way.
 #[derive(Debug, Default)]
 struct Book {
-    sequences: Vec<Option<Held>>,
+    sequences: SequenceTable<Held>,
     ledger: Ledger,
     /// The number of the arena, counted from 0.
     arena: u32,
@@ -107,30 +109,24 @@ impl Book {
     /// Takes into account what encoders are known to have done.
     fn settle(&mut self) {
         let Self { sequences, ledger, migrations, .. } = self;
-        ledger.settle(sequences, |held| held.as_mut().map(|held| &mut held.account));
+        ledger.settle(sequences.slots_mut(), |held| held.as_mut().map(|held| &mut held.account));
         migrations.retain(|migration| migration.arena > ledger.arena());
     }
 
-    fn get(&self, sequence: usize) -> Result<&Held> {
-        self.sequences.get(sequence).and_then(Option::as_ref).ok_or_else(|| absent(sequence))
+    fn get(&self, sequence: SequenceId) -> Result<&Held> {
+        self.sequences.get(sequence)
     }
 
-    /// A sequence without tokens, at the first index that is free.
-    fn add(&mut self) -> usize {
-        let free = self.sequences.iter().position(Option::is_none);
-        let index = free.unwrap_or(self.sequences.len());
-        if free.is_none() {
-            self.sequences.push(None);
-        }
+    /// A sequence without tokens.
+    fn add(&mut self) -> SequenceId {
         self.lives = self.lives.wrapping_add(1);
-        self.sequences[index] = Some(Held { account: Account::new(self.lives), ..Held::default() });
-        index
+        self.sequences.add(Held { account: Account::new(self.lives), ..Held::default() })
     }
 
     /// Enters that a sequence is brought to this length.
-    fn change(&mut self, draft: &mut Draft, sequence: usize, len: usize, segments: usize) {
-        if let Some(Some(held)) = self.sequences.get_mut(sequence) {
-            draft.change(sequence, &mut held.account, len, segments);
+    fn change(&mut self, draft: &mut Draft, sequence: SequenceId, len: usize, segments: usize) {
+        if let Ok(held) = self.sequences.get_mut(sequence) {
+            draft.change(sequence.number(), &mut held.account, len, segments);
         }
     }
 }
@@ -165,13 +161,13 @@ impl KvCache {
     /// matter).
     ///
     /// # Errors
-    /// Those of [`HostCache::new`]; device lost; out of memory.
+    /// Those of [`HostCache::new`](crate::cache::HostCache::new); device lost; out of memory.
     pub fn new(context: &Context, staircase: Staircase, shape: &Shape, keys: StoredKeys) -> Result<Self> {
-        let form = HostCache::new(staircase, shape, keys)?;
+        let form = CacheForm::new(staircase, shape, keys)?;
         let shape = Shape::new(shape.kv_heads(), shape.kv_heads(), 0, shape.head_dim())?
             .with_value_dim(shape.value_dim())?
             .with_kv_len(shape.kv_len())?;
-        let layout = RegionLayout::new(form.staircase(), &shape, shape.kv_len())?;
+        let layout = RegionLayout::new(&form.staircase, &shape, shape.kv_len())?;
         let step_down = context.pipeline(&CacheMove::StepDown)?;
         let commit = context.pipeline(&CacheMove::Commit)?;
         let slots = SlotPool::new::<MoveParams, Move>(context, &step_down, MOVES, Vec::new())?;
@@ -184,7 +180,7 @@ impl KvCache {
             read: &read_layout,
             write: &step_down,
             counters: &unsound,
-            staircase: form.staircase(),
+            staircase: &form.staircase,
             layout: &layout,
             kv_heads: shape.kv_heads(),
         };
@@ -207,7 +203,7 @@ impl KvCache {
 
     /// At how many bits tokens are stored.
     pub fn staircase(&self) -> &Staircase {
-        self.form.staircase()
+        &self.form.staircase
     }
 
     /// Key/value heads.
@@ -222,7 +218,7 @@ impl KvCache {
 
     /// Whether keys are stored before or after rotation.
     pub fn stored_keys(&self) -> StoredKeys {
-        self.form.stored_keys()
+        self.form.keys
     }
 
     /// The longest that a sequence may become, in tokens.
@@ -231,7 +227,7 @@ impl KvCache {
     }
 
     /// One more sequence, empty and without memory yet. Numbers of removed ones are used again.
-    pub fn add(&mut self) -> usize {
+    pub fn add(&mut self) -> SequenceId {
         self.book().add()
     }
 
@@ -239,26 +235,23 @@ impl KvCache {
     ///
     /// # Errors
     /// Invalid argument if there is no such sequence.
-    pub fn remove(&mut self, sequence: usize) -> Result<()> {
+    pub fn remove(&mut self, sequence: SequenceId) -> Result<()> {
         let mut book = self.book();
-        let segments = book.get(sequence)?.segments();
+        let segments = book.sequences.remove(sequence)?.segments();
         book.earlier_work += self.staircase().work_of(segments) as i64;
-        book.sequences[sequence] = None;
         Ok(())
     }
 
     /// The sequences there are.
-    pub fn sequences(&self) -> impl Iterator<Item = usize> + '_ {
-        let book = self.book();
-        let there = |&index: &usize| book.sequences[index].is_some();
-        (0..book.sequences.len()).filter(there).collect::<Vec<_>>().into_iter()
+    pub fn sequences(&self) -> impl Iterator<Item = SequenceId> + '_ {
+        self.book().sequences.ids().collect::<Vec<_>>().into_iter()
     }
 
     /// Where the tokens of a sequence stand, once all that was recorded is done.
     ///
     /// # Errors
     /// Invalid argument if there is no such sequence.
-    pub fn standing(&self, sequence: usize) -> Result<Standing<'_>> {
+    pub fn standing(&self, sequence: SequenceId) -> Result<Standing<'_>> {
         let book = self.book();
         let held = book.get(sequence)?;
         Ok(self.staircase().standing_at(held.len(), held.segments()))
@@ -268,21 +261,20 @@ impl KvCache {
     ///
     /// # Errors
     /// Invalid argument if there is no such sequence.
-    pub fn len(&self, sequence: usize) -> Result<usize> {
+    pub fn len(&self, sequence: SequenceId) -> Result<usize> {
         Ok(self.book().get(sequence)?.len())
     }
 
     /// Forgets the tokens of a sequence from `len` on. Nothing has to be recorded for that.
     ///
     /// # Errors
-    /// Those of [`HostCache::truncate`].
-    pub fn truncate(&mut self, sequence: usize, len: usize) -> Result<()> {
+    /// Those of [`HostCache::truncate`](crate::cache::HostCache::truncate).
+    pub fn truncate(&mut self, sequence: SequenceId, len: usize) -> Result<()> {
         check_truncation(&self.standing(sequence)?.residual(), len)?;
         let mut book = self.book();
         let Book { sequences, ledger, .. } = &mut *book;
-        if let Some(Some(held)) = sequences.get_mut(sequence) {
-            ledger.truncate(sequence, &mut held.account, len);
-        }
+        let held = sequences.get_mut(sequence)?;
+        ledger.truncate(sequence.number(), &mut held.account, len);
         Ok(())
     }
 
@@ -320,14 +312,14 @@ impl KvCache {
     ///
     /// # Errors
     /// Invalid argument if there is no such sequence.
-    pub fn memory(&self, sequence: usize) -> Result<Memory> {
+    pub fn memory(&self, sequence: SequenceId) -> Result<Memory> {
         Ok(self.standing(sequence)?.memory(&self.shape))
     }
 
     /// Bytes of what all sequences hold: the sum of their [`Standing::memory`].
     pub fn live_bytes(&self) -> u64 {
         let book = self.book();
-        let held = book.sequences.iter().flatten();
+        let held = book.sequences.iter();
         held.map(|held| self.staircase().standing_at(held.len(), held.segments()).memory(&self.shape).total())
             .sum()
     }
@@ -342,7 +334,7 @@ impl KvCache {
     pub fn work(&self) -> u64 {
         let book = self.book();
         let work = |held: &Held| self.staircase().work_of(held.segments()) as i64;
-        (book.earlier_work + book.sequences.iter().flatten().map(work).sum::<i64>()) as u64
+        (book.earlier_work + book.sequences.iter().map(work).sum::<i64>()) as u64
     }
 
     /// What of it is rendered into a kernel's text.
@@ -356,6 +348,11 @@ impl KvCache {
         }
     }
 
+    /// What it has in common with others.
+    pub(crate) fn form(&self) -> &CacheForm {
+        &self.form
+    }
+
     /// The key/value heads and channels, and the longest sequence.
     pub(crate) fn shape(&self) -> &Shape {
         &self.shape
@@ -367,7 +364,7 @@ impl KvCache {
     }
 
     /// Where a sequence lies in every head.
-    pub(crate) fn region(&self, sequence: usize) -> Result<Region> {
+    pub(crate) fn region(&self, sequence: SequenceId) -> Result<Region> {
         let book = self.book();
         let held = book.get(sequence)?;
         let [key_base, value_base] = held.regions().map(|base| base as u32);
@@ -384,12 +381,12 @@ impl KvCache {
     }
 
     /// Enters that these sequences are read as they are.
-    pub(crate) fn reading(&self, sequences: impl Iterator<Item = usize>) -> Reading {
+    pub(crate) fn reading(&self, sequences: impl Iterator<Item = SequenceId>) -> Reading {
         let mut book = self.book();
         let mut draft = book.ledger.draft();
-        for index in sequences {
-            if let Some(Some(held)) = book.sequences.get(index) {
-                draft.read(index, &held.account);
+        for sequence in sequences {
+            if let Ok(held) = book.sequences.get(sequence) {
+                draft.read(sequence.number(), &held.account);
             }
         }
         let arena = book.arena;
@@ -401,12 +398,13 @@ impl KvCache {
         let mut book = lock(&self.book);
         book.settle();
         #[cfg(not(target_arch = "wasm32"))]
-        for sequence in book.ledger.suspects() {
+        for number in book.ledger.suspects() {
+            let sequence = SequenceId::new(number);
             // Where the device is lost, nothing is found out and nothing matters any more.
             if let Ok(stamp) = self.stamp(&book, sequence) {
                 let Book { sequences, ledger, .. } = &mut *book;
-                if let Some(Some(held)) = sequences.get_mut(sequence) {
-                    ledger.resolve(sequence, &mut held.account, stamp);
+                if let Ok(held) = sequences.get_mut(sequence) {
+                    ledger.resolve(number, &mut held.account, stamp);
                 }
             }
         }
@@ -415,7 +413,7 @@ impl KvCache {
 
     /// A sequence's stamp on the GPU, once all that was submitted is done. Threads may tell of two submissions in another order than that in which they ran, and then this does.
     #[cfg(not(target_arch = "wasm32"))]
-    fn stamp(&self, book: &Book, sequence: usize) -> Result<u32> {
+    fn stamp(&self, book: &Book, sequence: SequenceId) -> Result<u32> {
         let at = 4 * book.get(sequence)?.bases[0] as u64;
         if !book.migrations.is_empty() {
             let mut encoder = self.context.device().create_command_encoder(&Default::default());

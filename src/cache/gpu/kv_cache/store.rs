@@ -2,19 +2,22 @@
 
 use super::KvCache;
 use super::append::record;
+use crate::cache::file;
 use crate::cache::gpu::arena::{Arena, Held};
-use crate::cache::host_cache::{HostCache, absent};
+use crate::cache::host_cache::HostCache;
 use crate::cache::ladder::Side;
 use crate::cache::sequence::Sequence;
+use crate::cache::sequence_table::SequenceId;
 use crate::error::{Error, Result};
 
 impl KvCache {
-    /// A copy of one sequence in host memory: sequence 0 of a cache of its own. Everything that was recorded for it must have been submitted; once that is done. Native backends
+    /// A copy of one sequence in host memory: the only one of a cache of its own
+    /// ([`SequenceId::FIRST`]). Everything that was recorded for it must have been submitted; once that is done. Native backends
     /// wait inside.
     ///
     /// # Errors
     /// Invalid argument if there is no such sequence; out of order, if something that was recorded for it hasn't been submitted; device lost; out of memory.
-    pub async fn to_host(&self, sequence: usize) -> Result<HostCache> {
+    pub async fn to_host(&self, sequence: SequenceId) -> Result<HostCache> {
         self.check_order()?;
         let held = self.book().get(sequence)?.clone();
         let standing = self.staircase().standing_at(held.len(), held.segments());
@@ -60,7 +63,7 @@ impl KvCache {
             });
             rest = others;
         }
-        let mut host = self.form.clone();
+        let mut host = HostCache::of(self.form.clone());
         host.insert(Sequence { len: held.len(), segments: held.segments(), stores });
         Ok(host)
     }
@@ -70,7 +73,7 @@ impl KvCache {
     /// # Errors
     /// As [`to_host`](KvCache::to_host).
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn to_host_blocking(&self, sequence: usize) -> Result<HostCache> {
+    pub fn to_host_blocking(&self, sequence: SequenceId) -> Result<HostCache> {
         pollster::block_on(self.to_host(sequence))
     }
 
@@ -79,8 +82,8 @@ impl KvCache {
     ///
     /// # Errors
     /// As [`to_host`](KvCache::to_host).
-    pub async fn save(&self, sequence: usize) -> Result<Vec<u8>> {
-        self.to_host(sequence).await?.save(0)
+    pub async fn save(&self, sequence: SequenceId) -> Result<Vec<u8>> {
+        self.to_host(sequence).await?.save(SequenceId::FIRST)
     }
 
     /// [`save`](KvCache::save), blocking.
@@ -88,7 +91,7 @@ impl KvCache {
     /// # Errors
     /// As [`save`](KvCache::save).
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn save_blocking(&self, sequence: usize) -> Result<Vec<u8>> {
+    pub fn save_blocking(&self, sequence: SequenceId) -> Result<Vec<u8>> {
         pollster::block_on(self.save(sequence))
     }
 
@@ -97,9 +100,9 @@ impl KvCache {
     /// # Errors
     /// Those of [`HostCache::restore`]; too large (`bytes`) if the sequence is, or was before it was truncated, longer than [`max_len`](KvCache::max_len); those of
     /// [`append`](KvCache::append). Then nothing was recorded or added.
-    pub fn restore(&mut self, encoder: &mut wgpu::CommandEncoder, bytes: &[u8]) -> Result<usize> {
+    pub fn restore(&mut self, encoder: &mut wgpu::CommandEncoder, bytes: &[u8]) -> Result<SequenceId> {
         let this = &*self;
-        let Sequence { len, segments, stores } = this.form.read_same(bytes)?;
+        let Sequence { len, segments, stores } = file::read_same(&this.form, bytes)?;
         let most = this.staircase().segments_after(this.max_len());
         if len > this.max_len() || segments > most {
             let message = format!(
@@ -113,14 +116,13 @@ impl KvCache {
         this.context.check_alive()?;
         // Room for it, as if it were there; it is entered once nothing can fail.
         let mut sequences = book.sequences.clone();
-        let index = sequences.iter().position(Option::is_none).unwrap_or(sequences.len());
-        sequences.resize(sequences.len().max(index + 1), None);
+        let index = sequences.add(Held::default());
         let mut restored = Held::default();
         (restored.account.state.len, restored.account.state.segments) = (len, segments);
         let needed = this.sizes().least(&restored);
-        sequences[index] = Some(Held::default());
-        let mut grown = this.grown(&book, &sequences, &[(index, needed)])?;
-        let Some(held) = grown.sequences[index].clone() else { return Err(absent(index)) };
+        let mut grown = this.grown(&book, sequences.slots(), &[(index, needed)])?;
+        sequences.replace(grown.sequences.clone());
+        let held = sequences.get(index)?;
         let words = this.sizes().live_region_words(&Held { account: restored.account, ..held.clone() });
         let standing = this.staircase().standing_at(len, segments);
         let mut regions = Vec::new();
@@ -132,7 +134,7 @@ impl KvCache {
         let staging = this.upload(&regions)?;
         let mut draft = book.ledger.draft();
         let arena = grown.arena(&this.arena);
-        let copies: Vec<_> = this.spans(arena, &held, words).collect();
+        let copies: Vec<_> = this.spans(arena, held, words).collect();
         let buffers = arena.buffers.clone();
         let dispatches = match len {
             0 => Vec::new(),
@@ -140,7 +142,7 @@ impl KvCache {
         };
 
         let added = book.add();
-        if let (Some(to), Some(Some(new))) = (&mut grown.sequences[added], book.sequences.get(added)) {
+        if let (Some(Some(to)), Ok(new)) = (grown.sequences.get_mut(added.number()), book.get(added)) {
             to.account = new.account;
         }
         let arena = book.adopt(encoder, grown);

@@ -1,0 +1,54 @@
+//! What caches of one kind have in common, wherever their words lie.
+
+use super::block::BlockLayout;
+use super::ladder::Side;
+use super::sequence::StoredKeys;
+use super::staircase::Staircase;
+use crate::error::Result;
+use crate::shape::Shape;
+
+/// At how many bits tokens are stored, in how many heads of how many channels, turned or not.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct CacheForm {
+    pub(super) staircase: Staircase,
+    /// One query head per key/value head, no tokens.
+    pub(super) shape: Shape,
+    pub(super) keys: StoredKeys,
+}
+
+impl CacheForm {
+    /// For the key/value heads and channels of a shape.
+    ///
+    /// # Errors
+    /// Those of [`HostCache::new`](super::HostCache::new).
+    pub(super) fn new(staircase: Staircase, shape: &Shape, keys: StoredKeys) -> Result<Self> {
+        let shape = Shape::new(shape.kv_heads(), shape.kv_heads(), 0, shape.head_dim())?
+            .with_value_dim(shape.value_dim())?;
+        // So that layouts can be made for it ever after.
+        let form = Self { staircase, shape, keys };
+        form.layout(Side::Values)?;
+        form.layout(Side::Keys)?;
+        Ok(form)
+    }
+
+    pub(super) fn kv_heads(&self) -> usize {
+        self.shape.kv_heads()
+    }
+
+    /// Channels of a key or of a value.
+    pub(super) fn dim(&self, side: Side) -> usize {
+        match side {
+            Side::Keys => self.shape.head_dim(),
+            Side::Values => self.shape.value_dim(),
+        }
+    }
+
+    /// By side, at 16 bits.
+    pub(super) fn layouts(&self) -> Result<[BlockLayout; 2]> {
+        Ok([self.layout(Side::Keys)?, self.layout(Side::Values)?])
+    }
+
+    fn layout(&self, side: Side) -> Result<BlockLayout> {
+        BlockLayout::new(&self.staircase, side, 16, self.dim(side))
+    }
+}
