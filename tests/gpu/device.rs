@@ -1,5 +1,7 @@
 //! Devices as they come: a caller's own, a small one, none, one that is gone. And everything that a plan must refuse.
 
+use std::ops::Range;
+
 use crate::common::{Problem, Storage, by, gpu, operands, zeros};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
@@ -371,34 +373,19 @@ fn wrong_operands_are_named() {
     };
     assert_eq!(refused_call(Call::lengths(33, 32)), "q_len");
     assert_eq!(refused_call(Call::lengths(32, 33)), "kv_len");
-    assert_eq!(
-        refused_call(Call::sequences(&[
-            Sequence { entry: 0, queries: 0..8, keys: 0..8, positions: None },
-            Sequence { entry: 0, queries: 0..8, keys: 0..8, positions: None }
-        ])),
-        "sequences"
-    );
-    assert_eq!(
-        refused_call(Call::sequences(&[Sequence { entry: 1, queries: 0..8, keys: 0..8, positions: None }])),
-        "q"
-    );
-    assert_eq!(
-        refused_call(Call::sequences(&[Sequence { entry: 0, queries: 30..38, keys: 0..8, positions: None }])),
-        "q"
-    );
-    assert_eq!(
-        refused_call(Call::sequences(&[Sequence { entry: 0, queries: 0..8, keys: 30..38, positions: None }])),
-        "k"
-    );
-    assert_eq!(
-        refused_call(Call::sequences(&[Sequence {
-            entry: 0,
-            queries: usize::MAX..usize::MAX + 8,
-            keys: 0..8,
-            positions: None
-        }])),
-        "q"
-    );
+    let rows = |entry, queries, keys| Sequence { entry, queries, keys, positions: None };
+    for (sequences, argument) in [
+        (vec![rows(0, 0..8, 0..8); 2], "sequences"),
+        (vec![rows(1, 0..8, 0..8)], "q"),
+        (vec![rows(0, 30..38, 0..8)], "q"),
+        (vec![rows(0, 0..8, 30..38)], "k"),
+        (vec![rows(0, usize::MAX - 8..usize::MAX, 0..8)], "q"),
+        (vec![rows(0, 0..usize::MAX, 0..8)], "q_len"),
+        (vec![rows(0, Range { start: 8, end: 7 }, 0..8)], "queries"),
+        (vec![rows(0, 0..8, Range { start: 8, end: 0 })], "keys"),
+    ] {
+        assert_eq!(refused_call(Call::sequences(&sequences)), argument, "{sequences:?}");
+    }
 
     let schedule = |shape: &Shape| {
         let grid = BlockGrid::causal(shape);

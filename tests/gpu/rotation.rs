@@ -1,5 +1,7 @@
 //! Rotation in place against the oracle: every type, pairing, scaling and layout; what isn't named keeps its bits; attention over rows that were turned.
 
+use std::ops::Range;
+
 use crate::common::{Problem, Storage, gpu, numbers};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
@@ -317,8 +319,9 @@ fn refusals_name_the_argument() {
     for rows in [
         &[Rows::new(2, 0..1)][..],
         &[Rows::new(0, 0..11)],
-        &[Rows::new(0, 1..1 + usize::MAX)],
+        &[Rows::new(0, 1..usize::MAX)],
         &[Rows::new(0, 0..9)],
+        &[Rows::new(0, Range { start: 2, end: 1 })],
         &[Rows::new(0, 0..2).at_position(7)],
         &[Rows::new(0, 0..1).at_position(-8)],
         &[Rows::new(0, 0..2).at_position(i64::MAX)],
