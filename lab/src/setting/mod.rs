@@ -1,6 +1,7 @@
 //! What attention computes in a run: named on the command line, checked here, and written into every row of results.
 
 mod args;
+mod parse;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser as _, ValueEnum};
@@ -9,8 +10,7 @@ use prflash::sampling::{
     Bernoulli, Renewal, Sampler, Segment, partition_rounds, sink_window_like, uniform_like,
 };
 use prflash::{
-    Attention, Bias, BlockGrid, DType, Distance, Granularity, Key, Positions, Profile, Scaling, Schedule,
-    Slopes, Systematic,
+    Attention, Bias, BlockGrid, DType, Granularity, Key, Positions, Profile, Scaling, Schedule, Systematic,
 };
 
 pub use self::args::*;
@@ -141,8 +141,8 @@ impl Setting {
             }
             _ => Some(Sparse::new(args, pattern)?),
         };
-        let scaling = args.rope_scaling.as_deref().map(parse_scaling).transpose();
-        let bias = args.bias.as_deref().map(|text| parse_bias(text, args.bias_weight)).transpose();
+        let scaling = args.rope_scaling.as_deref().map(parse::scaling).transpose();
+        let bias = args.bias.as_deref().map(|text| parse::bias(text, args.bias_weight)).transpose();
         let staircase = args.staircase.as_deref().map(parse_staircase).transpose().context("--staircase")?;
         let single = sparse.as_ref().is_none_or(|sparse| sparse.rounds == Rounds::One);
         ensure!(
@@ -385,7 +385,7 @@ impl Setting {
 impl Sparse {
     fn new(args: &SettingArgs, pattern: Pattern) -> Result<Self> {
         let mut profile = match &args.profile {
-            Some(text) => parse_profile(text).context("--profile")?,
+            Some(text) => parse::profile(text).context("--profile")?,
             None => Profile::harmonic(),
         };
         if let Some(sinks) = args.sinks {
@@ -453,51 +453,4 @@ fn sampler(name: SamplerName) -> &'static dyn Sampler {
 /// A value as it is written on the command line.
 fn name<T: ValueEnum>(value: T) -> String {
     value.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
-}
-
-/// `name` or `name:number,number` as the name and its numbers.
-fn parse_call(text: &str) -> Result<(&str, Vec<f64>)> {
-    let Some((name, numbers)) = text.split_once(':') else { return Ok((text, Vec::new())) };
-    let number =
-        |part: &str| part.trim().parse().with_context(|| format!("{part:?} in {text:?} is no number"));
-    Ok((name, numbers.split(',').map(number).collect::<Result<_>>()?))
-}
-
-fn parse_profile(text: &str) -> Result<Profile> {
-    let (name, numbers) = parse_call(text)?;
-    Ok(match (name, numbers.as_slice()) {
-        ("harmonic", []) => Profile::harmonic(),
-        ("harmonic", [a]) => Profile::harmonic_with(*a, 1.0)?,
-        ("harmonic", [a, alpha]) => Profile::harmonic_with(*a, *alpha)?,
-        ("budget", [blocks]) => Profile::budget(*blocks)?,
-        ("budget", [blocks, alpha]) => Profile::budget_with(*blocks, *alpha)?,
-        ("recommended", [blocks]) => Profile::recommended(*blocks)?,
-        ("deduction", [c]) => Profile::deduction(*c)?,
-        _ => bail!(
-            "expected recommended:BLOCKS, harmonic, harmonic:A, harmonic:A,ALPHA, budget:BLOCKS, budget:BLOCKS,ALPHA or deduction:C, got {text:?}"
-        ),
-    })
-}
-
-fn parse_scaling(text: &str) -> Result<RopeScaling> {
-    let (name, numbers) = parse_call(text)?;
-    Ok(match (name, numbers.as_slice()) {
-        ("linear", &[factor]) => RopeScaling::Fixed(Scaling::Linear { factor }),
-        ("ntk", &[factor]) => RopeScaling::Fixed(Scaling::NtkAware { factor }),
-        ("yarn", &[factor]) => RopeScaling::YarnFromContext { factor },
-        ("yarn", &[factor, tokens]) => RopeScaling::Fixed(Scaling::yarn(factor, tokens as usize)),
-        _ => bail!("expected linear:FACTOR, ntk:FACTOR, yarn:FACTOR or yarn:FACTOR,TOKENS, got {text:?}"),
-    })
-}
-
-fn parse_bias(text: &str, weight: Option<f64>) -> Result<Bias> {
-    let (name, numbers) = parse_call(text)?;
-    let bias = match (name, numbers.as_slice()) {
-        ("alibi", []) => Bias::alibi(),
-        ("harmonic", []) => Bias::harmonic(),
-        ("log", &[rate]) => Bias::new(Distance::Log { rate }, Slopes::Harmonic)?,
-        ("capped", &[cap]) => Bias::new(Distance::CappedHarmonic { cap: cap as u64 }, Slopes::Harmonic)?,
-        _ => bail!("expected alibi, harmonic, log:RATE or capped:TOKENS, got {text:?}"),
-    };
-    bias.with_weight(weight.unwrap_or(1.0)).context("--bias-weight")
 }

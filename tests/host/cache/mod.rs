@@ -1,14 +1,14 @@
 //! The staircase cache on the host: codes, ladders, layouts, files, and the oracle over them. No GPU.
 
+mod files;
+mod losses;
+
 use crate::staircases::{ladder, short, staircases};
 use half::f16;
+use prflash::SequenceId;
+use prflash::Shape;
 use prflash::cache::quantize::{Extremes, WIDTHS, is_finite, levels, nests, step_down};
 use prflash::cache::{BlockLayout, HostCache, Ladder, Row, Side, Staircase, StoredKeys};
-use prflash::reference::{self, Exact};
-use prflash::{
-    Attention, BlockGrid, Key, Pairing, PositionIds, Positions, Profile, Rope, Schedule, SequenceId,
-};
-use prflash::{Shape, Systematic, Tables};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -365,89 +365,7 @@ fn blocks_lie_where_the_layout_says() {
     assert_eq!((refused(5, 64), refused(8, 0)), (Some("bits"), Some("dim")));
 }
 
-/// A saved cache is the same on every machine and in every later version.
-#[test]
-fn frozen_bytes() {
-    let shape = Shape::new(2, 1, 0, 32).unwrap();
-    let rows: Vec<f32> = (0..200 * 32u32).map(|i| (i * i % 997) as f32 / 64.0 - 7.0).collect();
-    let hash = |staircase: Staircase| {
-        let mut cache = HostCache::new(short(staircase), &shape, StoredKeys::AfterRotation).unwrap();
-        let id = cache.add();
-        cache.append(id, &rows, &rows).unwrap();
-        let bytes = cache.save(id).unwrap();
-        u64::from_le_bytes(*bytes.last_chunk().unwrap())
-    };
-    assert_eq!(staircases().into_iter().take(2).map(hash).collect::<Vec<_>>(), FROZEN);
-}
-
 // The checksums of the files, computed by an independent Python program from the definitions in the docs.
-const FROZEN: [u64; 2] = [3_218_414_752_854_992_170, 6_660_829_136_031_139_046];
-
-#[test]
-fn changed_bytes_are_refused() {
-    let shape = Shape::new(1, 1, 0, 4).unwrap();
-    let new =
-        |staircase: &Staircase| HostCache::new(staircase.clone(), &shape, StoredKeys::AfterRotation).unwrap();
-    for staircase in staircases() {
-        let mut cache = new(&staircase);
-        let id = cache.add();
-        let rows = noise(&mut SmallRng::seed_from_u64(6), 4 * 150);
-        cache.append(id, &rows, &rows).unwrap();
-        cache.truncate(id, 140).unwrap();
-        let bytes = cache.save(id).unwrap();
-        for cut in 0..bytes.len() {
-            assert!(cache.restore(&bytes[..cut]).unwrap_err().is_corrupt());
-        }
-        for at in 0..bytes.len() {
-            let mut changed = bytes.clone();
-            changed[at] ^= 1 << (at % 8);
-            let error = cache.restore(&changed).unwrap_err();
-            assert!(
-                if (8..12).contains(&at) { error.is_unknown_version() } else { error.is_corrupt() },
-                "{error}"
-            );
-        }
-        let longer = [&bytes[..], &[0; 4]].concat();
-        assert!(HostCache::open(&longer).unwrap_err().is_corrupt());
-        assert_eq!(cache.sequences().count(), 1);
-
-        let other = new(&staircase.clone().with_sinks(7)).restore(&bytes).unwrap_err();
-        assert_eq!(other.argument(), Some("bytes"));
-        let wide = Shape::new(1, 1, 0, 8).unwrap();
-        let mut other = HostCache::new(staircase.clone(), &wide, StoredKeys::AfterRotation).unwrap();
-        assert_eq!(other.restore(&bytes).unwrap_err().argument(), Some("bytes"));
-        let mut other = HostCache::new(staircase.clone(), &shape, StoredKeys::BeforeRotation).unwrap();
-        assert_eq!(other.restore(&bytes).unwrap_err().argument(), Some("bytes"));
-
-        // What was restored goes on like what was saved.
-        let copy = cache.restore(&bytes).unwrap();
-        for id in [id, copy] {
-            cache.append(id, &rows, &rows).unwrap();
-        }
-        assert!(cache.save(id).unwrap() == cache.save(copy).unwrap());
-    }
-}
-
-#[test]
-fn refused_data_leaves_no_trace() {
-    let shape = Shape::new(1, 1, 0, 4).unwrap();
-    for staircase in staircases() {
-        let mut cache = HostCache::new(staircase, &shape, StoredKeys::AfterRotation).unwrap();
-        let id = cache.add();
-        let rows = noise(&mut SmallRng::seed_from_u64(7), 4 * 100);
-        cache.append(id, &rows, &rows).unwrap();
-        let before = cache.save(id).unwrap();
-        for bad in [f32::NAN, f32::INFINITY, -65_520.0] {
-            let mut spoilt = rows.clone();
-            spoilt[399] = bad;
-            assert_eq!(cache.append(id, &rows, &spoilt).unwrap_err().argument(), Some("v"));
-            assert_eq!(cache.append(id, &spoilt, &rows).unwrap_err().argument(), Some("k"));
-        }
-        assert!(cache.append(id, &rows, &rows[..396]).is_err());
-        assert!(cache.truncate(id, 101).is_err() && cache.remove(SequenceId::new(5)).is_err());
-        assert!(cache.save(id).unwrap() == before);
-    }
-}
 
 proptest! {
     #[test]
@@ -505,145 +423,4 @@ fn plans_fit_their_budget() {
     assert_eq!(least, 0.0, "the whole cache in f16 fits");
     assert!(template.fitting(1000, len, &shape).is_empty());
     assert!(!template.fitting(0, 0, &shape).is_empty());
-}
-
-/// A cache with `tokens` random tokens, and its history.
-struct History {
-    shape: Shape,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-}
-
-impl History {
-    /// 4 heads on 2, 16 channels; the history is f16 already.
-    fn new(q_len: usize, tokens: usize) -> Self {
-        let shape = Shape::new(4, 2, tokens, 16).unwrap().with_q_len(q_len).unwrap();
-        let mut rng = SmallRng::seed_from_u64(9);
-        let mut halves = |count| noise(&mut rng, count).into_iter().map(rounded).collect::<Vec<_>>();
-        Self { shape, q: halves(4 * q_len * 16), k: halves(2 * tokens * 16), v: halves(2 * tokens * 16) }
-    }
-
-    fn cache(&self, staircase: Staircase, keys: StoredKeys, k: &[f32]) -> HostCache {
-        let mut cache = HostCache::new(staircase, &self.shape, keys).unwrap();
-        let id = cache.add();
-        cache.append(id, k, &self.v).unwrap();
-        cache
-    }
-
-    fn exact(&self, attention: &Attention, tables: &Tables<'_>) -> Exact {
-        reference::attention(attention, &self.shape, &self.q, &self.k, &self.v, tables).unwrap()
-    }
-
-    fn cached(&self, attention: &Attention, cache: &HostCache, tables: &Tables<'_>) -> Exact {
-        reference::attention_cached(attention, &self.shape, &self.q, cache, SequenceId::FIRST, tables)
-            .unwrap()
-    }
-}
-
-fn assert_close(got: &Exact, want: &Exact, tolerance: f64) {
-    for (got, want) in got.output.iter().chain(&got.lse).zip(want.output.iter().chain(&want.lse)) {
-        assert!((got - want).abs() <= tolerance, "{got} for {want}");
-    }
-}
-
-/// One rung of 16 bits is a plain cache: to the bit what the oracle gives, with every option.
-#[test]
-fn a_plain_cache_is_exact() {
-    let history = History::new(70, 300);
-    let rope = Rope::new(16, 1e4, Pairing::Half).unwrap();
-    let grid = BlockGrid::causal(&history.shape);
-    let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(1)).unwrap();
-    let attentions = [
-        Attention::causal(),
-        Attention::causal().with_window(90).unwrap().with_soft_cap(3.0).unwrap(),
-        Attention::causal().with_positions(Positions::recommended(rope.clone())),
-    ];
-    let cache = history.cache(short(Staircase::plain()), StoredKeys::BeforeRotation, &history.k);
-    for attention in attentions {
-        for tables in [Tables::new(), Tables::from(&schedule)] {
-            assert_eq!(history.cached(&attention, &cache, &tables), history.exact(&attention, &tables));
-        }
-    }
-    // Keys that were turned before: the same within what f16 leaves of them.
-    let mut turned = history.k.clone();
-    turned.chunks_exact_mut(300 * 16).for_each(|head| rope.rotate(head, 0).unwrap());
-    let after = history.cache(Staircase::plain(), StoredKeys::AfterRotation, &turned);
-    let rotary = Attention::causal().with_positions(Positions::from(rope));
-    let (got, want) =
-        (history.cached(&rotary, &after, &Tables::new()), history.exact(&rotary, &Tables::new()));
-    assert_close(&got, &want, 0.02);
-    // Turning such keys again would be wrong by far.
-    let again = history.cache(Staircase::plain(), StoredKeys::BeforeRotation, &turned);
-    let off = history.cached(&rotary, &again, &Tables::new());
-    assert!(off.output.iter().zip(&want.output).any(|(a, b)| (a - b).abs() > 0.5));
-    let wrong = history.shape.with_kv_len(299).unwrap();
-    let refused =
-        reference::attention_cached(&rotary, &wrong, &history.q, &cache, SequenceId::FIRST, &Tables::new());
-    assert_eq!(refused.unwrap_err().argument(), Some("shape"));
-}
-
-/// A last rung of 0 bits is StreamingLLM: attention over the sinks and the window, at their places in the sequence.
-#[test]
-fn dropping_old_tokens_is_streaming() {
-    let history = History::new(5, 300);
-    let staircase = short(Staircase::streaming(50).unwrap());
-    let cache = history.cache(staircase, StoredKeys::BeforeRotation, &history.k);
-    let kept: Vec<usize> = cache.rows(SequenceId::FIRST, 1).unwrap().map(|row| row.token).collect();
-    assert_eq!(kept, (0..4).chain(224..300).collect::<Vec<_>>());
-    assert_eq!(cache.live_bytes(), (4 + 76) * 2 * 2 * 32 * 2);
-
-    let gather = |rows: &[f32]| -> Vec<f32> {
-        let head =
-            |head: &[f32]| kept.iter().flat_map(|&t| head[t * 16..][..16].to_vec()).collect::<Vec<_>>();
-        rows.chunks_exact(300 * 16).flat_map(head).collect()
-    };
-    let few = history.shape.with_kv_len(kept.len()).unwrap();
-    let at = |range: std::ops::Range<u32>| range.collect::<Vec<_>>();
-    let ids = PositionIds::new(&at(295..300), &kept.iter().map(|&t| t as u32).collect::<Vec<_>>()).unwrap();
-    let rope = Rope::new(16, 1e4, Pairing::Interleaved).unwrap();
-    let attention = Attention::causal().with_positions(Positions::recommended(rope));
-    let (k, v) = (gather(&history.k), gather(&history.v));
-    let want = reference::attention(&attention, &few, &history.q, &k, &v, &Tables::from(&ids)).unwrap();
-    assert_close(&history.cached(&attention, &cache, &Tables::new()), &want, 1e-12);
-}
-
-/// What is measured as loss: nothing where nothing is lost, the difference of the two oracles else, and parts that belong to the right tokens.
-#[test]
-fn losses_are_measured() {
-    let history = History::new(3, 300);
-    let attention = Attention::causal();
-    let ages = [0..100, 100..256, 256..300];
-    let loss = |staircase: &Staircase| {
-        let cache = history.cache(staircase.clone(), StoredKeys::AfterRotation, &history.k);
-        let (shape, kv) = (&history.shape, (&history.k[..], &history.v[..]));
-        let loss = reference::cache_loss(
-            &attention,
-            shape,
-            &history.q,
-            kv,
-            &cache,
-            SequenceId::FIRST,
-            &Tables::new(),
-            &ages,
-        )
-        .unwrap();
-        let (got, want) =
-            (history.cached(&attention, &cache, &Tables::new()), history.exact(&attention, &Tables::new()));
-        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
-        let off = norm(&mut got.output.iter().zip(&want.output).map(|(a, b)| a - b));
-        assert!((loss.output_error - off / norm(&mut want.output.iter().copied())).abs() < 1e-12);
-        assert!((loss.ages.iter().map(|age| age.mass).sum::<f64>() - 1.0).abs() < 1e-12);
-        loss
-    };
-    let plain = loss(&Staircase::plain());
-    assert!(plain.output_error < 1e-15 && plain.ages.iter().all(|age| age.score_error == Some(0.0)));
-    let [two, four] = [2, 4].map(|bits| loss(&short(Staircase::kivi(bits).unwrap())));
-    assert!(four.output_error > 0.0 && two.output_error > 2.0 * four.output_error);
-    assert!(two.ages[0].score_error > four.ages[0].score_error);
-    // The newest are in the residual: only their softmax weights change.
-    assert_eq!(two.ages[2].score_error, Some(0.0));
-    let streaming = loss(&short(Staircase::streaming(50).unwrap()).with_sinks(0));
-    assert_eq!((streaming.ages[0].score_error, streaming.ages[2].score_error), (None, Some(0.0)));
-    assert!((streaming.ages[0].mass - plain.ages[0].mass).abs() < 1e-12);
 }
