@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
+use testkit::statistics::{median, range, ratios};
 
 use crate::compare::{Comparison, PEERS, TOLERANCE};
-use crate::measure::{Contestant, median, range, ratios};
+use crate::measure::Contestant;
 use crate::scaling::{FIT_FROM, Fit, Growth, Point};
 
 /// What was measured on.

@@ -1,6 +1,5 @@
 //! The staircase cache on the host: codes, ladders, layouts, files, and the oracle over them. No GPU.
 
-use crate::staircases::{ladder, short, staircases};
 use half::f16;
 use prflash::cache::quantize::{Extremes, WIDTHS, is_finite, levels, nests, step_down};
 use prflash::cache::{BlockLayout, HostCache, Ladder, Row, Side, Staircase, StoredKeys};
@@ -10,6 +9,7 @@ use prflash::{Shape, Systematic, Tables};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use testkit::staircases::{ladder, short, staircases};
 
 fn rounded(x: f32) -> f32 {
     f16::from_f32(x).to_f32()
