@@ -17,7 +17,8 @@ use clap::Parser;
 use prflash::cache::{Ladder, Side, Staircase, StoredKeys};
 use prflash::{Chunk, Context, DType, KvCache, KvInput, Layout, SequenceId, Shape, Tensor};
 use serde_json::json;
-use support::{median, milliseconds, range};
+use support::milliseconds;
+use testkit::statistics::{median, range};
 
 /// Times appends to the cache.
 #[derive(Parser)]

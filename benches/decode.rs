@@ -12,7 +12,8 @@ use prflash::{
     Attention, Bound, Call, Chunk, Context, DType, KvCache, Layout, Operands, Plan, PlanOptions, Queries,
     SequenceId, Shape, Tensor,
 };
-use support::{Work, interleave, median, median_ratio, milliseconds};
+use support::{Work, interleave, milliseconds};
+use testkit::statistics::{median, median_ratio};
 
 #[derive(Parser)]
 struct Arguments {

@@ -19,7 +19,8 @@ use prflash::{
     Schedule, Shape, Systematic, TableBuffer, Tables,
 };
 use serde_json::json;
-use support::{median, median_ratio, range, tensor};
+use support::tensor;
+use testkit::statistics::{median, median_ratio, range};
 
 /// Times dense attention and PrFlashAttention, naive and tiled.
 #[derive(Parser)]

@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use prflash::{Attention, Bias, Call, Context, DType, Operands, Pairing, Positions, Rope, Rows, Shape};
 use serde_json::json;
-use support::{Work, interleave, median, median_ratio, milliseconds, tensor};
+use support::{Work, interleave, milliseconds, tensor};
+use testkit::statistics::{median, median_ratio};
 
 /// Times attention with and without positions.
 #[derive(Parser)]

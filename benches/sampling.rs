@@ -16,7 +16,8 @@ use prflash::{
     TableBuffer, Tables,
 };
 use serde_json::json;
-use support::{Work, interleave, median, median_ratio, milliseconds, tensor};
+use support::{Work, interleave, milliseconds, tensor};
+use testkit::statistics::{median, median_ratio};
 
 /// Times orders of rows, re-shaped tensors and rounds.
 #[derive(Parser)]

@@ -4,8 +4,6 @@
 //! cargo run --release --features serde --example calibrate
 //! ```
 
-mod support;
-
 use std::time::Instant;
 
 use anyhow::Result;
@@ -13,7 +11,7 @@ use clap::Parser;
 use prflash::calibration::{BlockStates, Calibration, HeadErrors, Options};
 use prflash::{Attention, BlockGrid, Key, Shape};
 use serde_json::json;
-use support::{fixture, picture};
+use testkit::{fixture, picture};
 
 /// Calibrates on the first half of the tokens, evaluates on the second.
 #[derive(Parser)]

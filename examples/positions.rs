@@ -5,14 +5,12 @@
 //! cargo run --release --example positions
 //! ```
 
-mod support;
-
 use anyhow::Result;
 use clap::Parser;
 use plotters::prelude::SeriesLabelPosition;
 use prflash::{Bias, Distance, Pairing, Positions, Rope, Slopes};
 use serde_json::json;
-use support::picture::{self, Axes};
+use testkit::picture::{self, Axes};
 
 /// Compares biases against distance: their curves and their reach.
 #[derive(Parser)]

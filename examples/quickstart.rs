@@ -5,8 +5,6 @@
 //! cargo run --release --example quickstart
 //! ```
 
-mod support;
-
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -19,8 +17,9 @@ use prflash::{
     Systematic, TableBuffer, Tables, Tensor,
 };
 use serde_json::{Value, json};
-use support::fixture::{self, Layer};
-use support::picture::{self, Axes, Curve};
+use testkit::fixture::{self, Layer};
+use testkit::picture::{self, Axes, Curve};
+use testkit::statistics::median;
 
 /// Causal attention and PrFlashAttention on real attention inputs.
 #[derive(Parser)]
@@ -335,10 +334,10 @@ fn report(arguments: &Arguments, engine: &Engine<'_>, layer: &Layer, truth: &Tru
             ratios.push(engine.run(ready)? / dense_time);
         }
     }
-    for (run, ratios) in runs.iter_mut().zip(&mut ratios) {
+    for (run, ratios) in runs.iter_mut().zip(&ratios) {
         run.time_ratio = median(ratios);
     }
-    let dense_seconds = median(&mut dense_times);
+    let dense_seconds = median(&dense_times);
     Ok(Report {
         layer: layer.index,
         on_cpu: matches!(engine, Engine::Cpu(_)),
@@ -348,11 +347,6 @@ fn report(arguments: &Arguments, engine: &Engine<'_>, layer: &Layer, truth: &Tru
         dense: dense_report,
         runs,
     })
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 impl Report {

@@ -5,8 +5,6 @@
 //! cargo run --release --example rounds
 //! ```
 
-mod support;
-
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use prflash::reference;
@@ -16,8 +14,8 @@ use prflash::{
     Schedule, Systematic, Tables, Tensor,
 };
 use serde_json::{Value, json};
-use support::fixture::{self, Layer};
-use support::picture::{self, Axes, Curve};
+use testkit::fixture::{self, Layer};
+use testkit::picture::{self, Axes, Curve};
 
 /// Runs attention in rounds on real attention inputs.
 #[derive(Parser)]

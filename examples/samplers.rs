@@ -5,8 +5,6 @@
 //! cargo run --release --example samplers
 //! ```
 
-mod support;
-
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -23,8 +21,8 @@ use prflash::{
     TableBuffer, Tables, Tensor,
 };
 use serde_json::json;
-use support::fixture;
-use support::picture::{self, Axes, Curve};
+use testkit::fixture;
+use testkit::picture::{self, Axes, Curve};
 
 /// Compares the samplers on real attention inputs.
 #[derive(Parser)]

@@ -6,8 +6,6 @@
 //! cargo run --release --example staircase
 //! ```
 
-mod support;
-
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
@@ -19,8 +17,8 @@ use prflash::{
     Tensor,
 };
 use serde_json::{Value, json};
-use support::fixture::{self, Layer};
-use support::picture::{self, Axes, Curve};
+use testkit::fixture::{self, Layer};
+use testkit::picture::{self, Axes, Curve};
 
 /// Compares staircase KV caches on real attention inputs.
 #[derive(Parser)]

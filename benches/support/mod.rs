@@ -1,4 +1,4 @@
-//! What the benches that print tables share: runs in turn, and their medians.
+//! What the benches that print tables share: runs in turn, and how times are told.
 #![allow(dead_code)] // each of them uses its part
 
 use std::time::Instant;
@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use prflash::wgpu::CommandEncoder;
 use prflash::{Context, DType, Layout, Tensor};
+use testkit::statistics::{median, range};
 
 /// Something to measure: it records its work into an encoder.
 pub type Work<'a> = Box<dyn FnMut(&mut CommandEncoder) -> Result<()> + 'a>;
@@ -27,23 +28,6 @@ pub fn interleave(context: &Context, rounds: usize, works: &mut [Work<'_>]) -> R
         }
     }
     Ok(seconds)
-}
-
-/// The middle value.
-pub fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// The smallest and the largest value.
-pub fn range(values: &[f64]) -> (f64, f64) {
-    values.iter().fold((f64::MAX, 0.0), |(a, b), &x| (f64::min(a, x), f64::max(b, x)))
-}
-
-/// The median over rounds of the ratio within a round.
-pub fn median_ratio(values: &[f64], to: &[f64]) -> f64 {
-    median(&values.iter().zip(to).map(|(a, b)| a / b).collect::<Vec<_>>())
 }
 
 /// Milliseconds: median (least to most).

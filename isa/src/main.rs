@@ -28,13 +28,14 @@ mod row;
 mod spirv;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use prflash::shaders::{self, Candidate};
 use serde::Serialize;
+use testkit::files::write;
 
 use budget::Budget;
 use null_device::NullDevice;
@@ -207,20 +208,6 @@ fn candidates(args: &Args) -> Result<Vec<Candidate>> {
         }
     }
     Ok(candidates)
-}
-
-/// Writes a file whole or not at all.
-fn write(path: &Path, text: &str) -> Result<()> {
-    let whole = || -> std::io::Result<()> {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let mut part = path.as_os_str().to_owned();
-        part.push(".part");
-        std::fs::write(&part, text)?;
-        std::fs::rename(&part, path)
-    };
-    whole().with_context(|| format!("can't write {}", path.display()))
 }
 
 fn table(rows: &[Row]) -> String {

@@ -4,12 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use plotters::prelude::*;
-
-#[allow(dead_code, reason = "the examples use the rest")]
-#[path = "../../examples/support/picture.rs"]
-mod picture;
-
-use picture::{COLORS, svg};
+use testkit::picture::{COLORS, svg};
 
 /// A point, and how far its standard error reaches to each side.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -253,12 +253,7 @@ impl<M: Measured> Results<M> {
         let at = || format!("results {}", path.display());
         let Stored { rows, sound } = Stored::read(path)?;
         if !sound {
-            if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-                std::fs::create_dir_all(folder).with_context(at)?;
-            }
-            let part = path.with_extension("part");
-            std::fs::write(&part, lines(Some(Row::<M>::header()), &rows)?).with_context(at)?;
-            std::fs::rename(&part, path).with_context(at)?;
+            testkit::files::write(path, lines(Some(Row::<M>::header()), &rows)?).with_context(at)?;
         }
         let file = OpenOptions::new().append(true).open(path).with_context(at)?;
         Ok(Self { rows, file: Some((path.to_owned(), file)) })

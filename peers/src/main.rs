@@ -7,9 +7,6 @@
 
 mod compare;
 mod measure;
-#[path = "../../examples/support/picture.rs"]
-#[allow(dead_code)]
-mod picture;
 mod pictures;
 mod problem;
 mod report;
@@ -25,9 +22,11 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use compare::PEERS;
-use measure::{Effort, median};
+use measure::Effort;
 use problem::Problem;
 use report::{Machine, Record};
+use testkit::files;
+use testkit::statistics::median;
 
 /// Measures prflash beside burn's wgpu attention and candle's CPU attention, and PrFlashAttention's growth with the sequence. Writes BENCHMARKS.md,
 /// docs/benchmarks.json and pictures.
@@ -130,19 +129,10 @@ fn options(arguments: &Arguments) -> String {
 /// Nothing is written before everything is measured, and each file appears whole: an interrupt leaves the former record.
 fn write(record: &Record, out: &Path) -> Result<()> {
     let images = out.join("docs/images");
-    std::fs::create_dir_all(&images).with_context(|| format!("making {}", images.display()))?;
     pictures::peers(&images.join("peers.svg"), &record.machine.adapter, &record.comparisons)?;
     pictures::scaling(&images.join("scaling.svg"), &record.machine.adapter, &record.growth.points)?;
-    replace(&out.join("docs/benchmarks.json"), &(serde_json::to_string_pretty(&record.json())? + "\n"))?;
-    replace(&out.join("BENCHMARKS.md"), &record.markdown())
-}
-
-fn replace(path: &Path, text: &str) -> Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    std::fs::write(&partial, text)
-        .and_then(|()| std::fs::rename(&partial, path))
-        .with_context(|| format!("writing {}", path.display()))
+    files::write(&out.join("docs/benchmarks.json"), serde_json::to_string_pretty(&record.json())? + "\n")?;
+    files::write(&out.join("BENCHMARKS.md"), record.markdown())
 }
 
 /// The CPU's name, where the system tells it in a file.

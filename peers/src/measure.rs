@@ -167,27 +167,6 @@ pub fn progress(line: &str) {
     }
 }
 
-/// The middle value.
-pub fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        len if len % 2 == 1 => values[len / 2],
-        len => (values[len / 2 - 1] + values[len / 2]) / 2.0,
-    }
-}
-
-/// The smallest and the largest value.
-pub fn range(values: &[f64]) -> (f64, f64) {
-    values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), &x| (a.min(x), b.max(x)))
-}
-
-/// `values / to` within each round.
-pub fn ratios(values: &[f64], to: &[f64]) -> Vec<f64> {
-    values.iter().zip(to).map(|(a, b)| a / b).collect()
-}
-
 /// The exponent `b` of `y ∝ xᵇ` by least squares on the logarithms, with its standard error (NaN for two points).
 pub fn exponent(points: &[(f64, f64)]) -> Option<(f64, f64)> {
     let count = points.len() as f64;
@@ -206,14 +185,6 @@ pub fn exponent(points: &[(f64, f64)]) -> Option<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn medians_and_ranges() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert_eq!(range(&[3.0, 1.0, 2.0]), (1.0, 3.0));
-        assert_eq!(ratios(&[4.0, 9.0], &[2.0, 3.0]), [2.0, 3.0]);
-    }
 
     #[test]
     fn exponent_of_a_power_and_of_a_noisy_one() {

@@ -5,10 +5,10 @@ use std::path::Path;
 use anyhow::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
+use testkit::picture::{Axes, COLORS, Curve, curves, svg};
+use testkit::statistics::{median, range, ratios};
 
 use crate::compare::{Comparison, PEERS};
-use crate::measure::{median, range, ratios};
-use crate::picture::{Axes, COLORS, Curve, curves, svg};
 use crate::scaling::Point;
 
 /// Speed of the peers at every shape, prflash's being 1: medians and ranges of ratios within rounds, with the median times above the bars.

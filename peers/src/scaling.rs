@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use prflash::{BlockGrid, Context, DType, Key, Profile, Schedule, Systematic, Tables};
+use testkit::statistics::median;
 
 use crate::compare::TOLERANCE;
-use crate::measure::{Contestant, Effort, exponent, interleave, median, progress};
+use crate::measure::{Contestant, Effort, exponent, interleave, progress};
 use crate::problem::Problem;
 use crate::with_prflash::Tensors;
 

@@ -20,7 +20,7 @@ fn merge_splits(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let item = (workgroup.y * workgroups.x + workgroup.x) * ROWS + lane;
+    let item = place_in_line(workgroup, workgroups) * ROWS + lane;
     if item >= params.merge_items {
         return;
     }

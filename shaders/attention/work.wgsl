@@ -12,8 +12,8 @@ struct WorkItem {
 // is done; or, with FLAG_PAIRED, the last, the first, the second to last, the second …, for devices that divide workgroups among their threads beforehand, in runs of
 // equal number: each run then has the same share of a triangle.
 fn work_item(workgroup: vec3<u32>, workgroups: vec3<u32>) -> WorkItem {
-    // The line of workgroups was folded into x and y where it is longer than one dimension allows. Long work is cut into several dispatches.
-    let index = params.first_item + workgroup.y * workgroups.x + workgroup.x;
+    // Long work is cut into several dispatches, each with a line of its own.
+    let index = params.first_item + place_in_line(workgroup, workgroups);
     let place = (index / params.heads) % params.tiles;
     let sequence = index / (params.heads * params.tiles);
     let exists = index < params.work_items;

@@ -8,31 +8,18 @@
 // Counting    moves with FLAG_COUNT count what isn't finite: each number of the input is counted once, wherever else it goes
 // Barriers    none: nobody reads what another invocation of the dispatch writes
 
-@compute @workgroup_size(INVOCATIONS)
-fn append(
-    @builtin(workgroup_id) workgroup: vec3<u32>,
-    @builtin(num_workgroups) workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let work = work_of(workgroup.y * workgroups.x + workgroup.x, lane);
-    if !work.any {
-        return;
-    }
-    let own = moves[work.own];
-    if !is_due(own, work.head) {
-        return;
-    }
+fn take(own: Move, head: u32, unit: u32) {
     let flags = own.flags;
     let words = row_words(flags);
-    let row = work.unit / (words / 2u);
-    let quad = work.unit % (words / 2u);
+    let row = unit / (words / 2u);
+    let quad = unit % (words / 2u);
     var half = vec4<u32>(0u);
     if quad < channel_quads(flags) {
-        half = row_quad(own, work.head, row, quad);
+        half = row_quad(own, head, row, quad);
     }
     var place = own.row + row;
     place = select(place, place - own.ring, place >= own.ring);
-    let at = head_base(flags, work.head) + own.destination + place * words + 2u * quad;
+    let at = head_base(flags, head) + own.destination + place * words + 2u * quad;
     store(flags, at, half.x | (half.y << 16u));
     store(flags, at + 1u, half.z | (half.w << 16u));
     if (flags & FLAG_COUNT) != 0u {

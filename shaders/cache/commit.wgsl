@@ -7,18 +7,6 @@
 // Workgroups  one per (head, INVOCATIONS of the line of all moves' units), numbered in one line and folded into x and y
 // Barriers    none: each invocation has a stamp of its own
 
-@compute @workgroup_size(INVOCATIONS)
-fn commit(
-    @builtin(workgroup_id) workgroup: vec3<u32>,
-    @builtin(num_workgroups) workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let work = work_of(workgroup.y * workgroups.x + workgroup.x, lane);
-    if !work.any {
-        return;
-    }
-    let own = moves[work.own];
-    if is_due(own, work.head) {
-        keys[stamp_at(own, work.head)] = params.number;
-    }
+fn take(own: Move, head: u32, unit: u32) {
+    keys[stamp_at(own, head)] = params.number;
 }

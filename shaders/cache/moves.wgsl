@@ -1,4 +1,5 @@
-// What the kernels that write a staircase cache share: the moves of a dispatch, and the arena that they move tokens in.
+// What the kernels that write a staircase cache share: the moves of a dispatch, the arena that they
+// move tokens in, and the way from an invocation to its unit of a move.
 
 struct MoveParams {
     work_items: u32,     // workgroups with work
@@ -151,4 +152,22 @@ const LANES = vec4<u32>(0u, 1u, 2u, 3u);
 fn joined(codes: vec4<u32>, bits: u32) -> u32 {
     let placed = codes << (LANES * bits);
     return placed.x | placed.y | placed.z | placed.w;
+}
+
+// The entry point of each kernel that moves tokens, named after its file, which says in `take` what
+// becomes of a unit of a move.
+@compute @workgroup_size(INVOCATIONS)
+fn ENTRY_POINT(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let work = work_of(place_in_line(workgroup, workgroups), lane);
+    if !work.any {
+        return;
+    }
+    let own = moves[work.own];
+    if is_due(own, work.head) {
+        take(own, work.head, work.unit);
+    }
 }

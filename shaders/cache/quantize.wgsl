@@ -163,23 +163,10 @@ fn quantize_values(own: Move, head: u32, unit: u32) {
     }
 }
 
-@compute @workgroup_size(INVOCATIONS)
-fn quantize(
-    @builtin(workgroup_id) workgroup: vec3<u32>,
-    @builtin(num_workgroups) workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let work = work_of(workgroup.y * workgroups.x + workgroup.x, lane);
-    if !work.any {
-        return;
-    }
-    let own = moves[work.own];
-    if !is_due(own, work.head) {
-        return;
-    }
+fn take(own: Move, head: u32, unit: u32) {
     if is_values(own.flags) {
-        quantize_values(own, work.head, work.unit);
+        quantize_values(own, head, unit);
     } else {
-        quantize_keys(own, work.head, work.unit);
+        quantize_keys(own, head, unit);
     }
 }

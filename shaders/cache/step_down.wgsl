@@ -9,35 +9,22 @@
 // Workgroups  one per (head, INVOCATIONS of the line of all moves' units), numbered in one line and folded into x and y
 // Barriers    none: no move of a dispatch reads the rung that it writes
 
-@compute @workgroup_size(INVOCATIONS)
-fn step_down(
-    @builtin(workgroup_id) workgroup: vec3<u32>,
-    @builtin(num_workgroups) workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let work = work_of(workgroup.y * workgroups.x + workgroup.x, lane);
-    if !work.any {
-        return;
-    }
-    let own = moves[work.own];
-    if !is_due(own, work.head) {
-        return;
-    }
+fn take(own: Move, head: u32, unit: u32) {
     let flags = own.flags;
     let widths = own.widths;
     let wide = widths & 15u;
     let narrow = last_width(widths);
-    let base = head_base(flags, work.head);
+    let base = head_base(flags, head);
     let source = base + own.source;
     let destination = base + own.destination;
     // Units of the block, and its extremes.
     let units = cache.segment * row_words(flags) / 16u;
-    if work.unit < units / (cache.group / 32u) {
-        let extremes = load(flags, source + units * wide + work.unit);
-        store(flags, destination + units * narrow + work.unit, extremes);
+    if unit < units / (cache.group / 32u) {
+        let extremes = load(flags, source + units * wide + unit);
+        store(flags, destination + units * narrow + unit, extremes);
     }
-    let from_at = source + work.unit * wide;
-    var to_at = destination + work.unit * narrow;
+    let from_at = source + unit * wide;
+    var to_at = destination + unit * narrow;
     let mask = vec4<u32>(levels(wide));
     var packed = 0u;
     var filled = 0u;

@@ -14,7 +14,7 @@ fn schedule_fill(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let item = workgroup.y * workgroups.x + workgroup.x;
+    let item = place_in_line(workgroup, workgroups);
     if item >= params.work_items {
         return;
     }

@@ -14,7 +14,7 @@ fn schedule_scan(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let index = workgroup.y * workgroups.x + workgroup.x;
+    let index = place_in_line(workgroup, workgroups);
     if index >= params.sequences {
         return;
     }

@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Result};
 
-/// Folds a line of `workgroups` into (x, y, 1) with x and y at most `limit`; the kernel recovers the line as `y·x_count + x` and
-/// drops what is beyond it.
+/// Folds a line of `workgroups` into (x, y, 1) with x and y at most `limit`; the kernel recovers the
+/// line as `y·x_count + x` (`shaders/shared/line.wgsl`) and drops what is beyond it.
 pub(crate) fn fold(workgroups: u64, limit: u32) -> Result<(u32, u32)> {
     let limit = u64::from(limit);
     if workgroups <= limit {

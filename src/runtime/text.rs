@@ -11,11 +11,14 @@ pub(crate) const ENABLE_F16: &str = "enable f16;\n";
 /// What a text that uses cooperative matrices enables.
 pub(crate) const ENABLE_MATRICES: &str = "enable wgpu_cooperative_matrix;\n";
 
-/// The text of a kernel without written-out loops: constants, then pieces.
+/// What every kernel begins with: where a workgroup stands in the line of them.
+pub(crate) const LINE_PIECE: &str = include_str!("../../shaders/shared/line.wgsl");
+
+/// The text of a kernel without written-out loops: constants, the line of workgroups, then pieces.
 pub(crate) fn plain(label: &str, values: &[(&str, u32)], pieces: &[&str]) -> String {
     let mut wgsl = header(label);
     constants(&mut wgsl, values);
-    for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+    for piece in [LINE_PIECE].iter().chain(pieces).filter(|piece| !piece.is_empty()) {
         wgsl.push('\n');
         wgsl.push_str(piece);
     }

@@ -1,7 +1,6 @@
 //! Attention over a cache on the GPU, against the oracle that reads the same packed words.
 
 use crate::common::{by, gpu, numbers};
-use crate::staircases::{ladder, short, staircases};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
@@ -9,6 +8,7 @@ use prflash::{
     KvCache, Layout, Operands, Pairing, PlanOptions, PositionIds, Positions, Profile, Queries, Rope,
     Schedule, SequenceId, Shape, Systematic, Tables, Tensor, reference,
 };
+use testkit::staircases::{ladder, short, staircases};
 
 /// A cache with these many tokens in each sequence, appended in chunks of 100.
 fn filled(

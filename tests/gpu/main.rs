@@ -2,12 +2,6 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-#[path = "../../examples/support/fixture.rs"]
-#[allow(dead_code)]
-mod fixture;
-#[path = "../common/staircases.rs"]
-#[allow(dead_code)]
-mod staircases;
 
 mod cache_attention;
 mod device;

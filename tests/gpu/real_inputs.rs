@@ -21,7 +21,7 @@ fn check_tokens(
     bound: f64,
 ) {
     let Some(context) = gpu(&format!("real inputs in {storage}")) else { return };
-    for layer in crate::fixture::load(tokens).unwrap() {
+    for layer in testkit::fixture::load(tokens).unwrap() {
         let (attention, q, k) = match fused {
             true => (layer.attention(), &layer.unrotated_q, &layer.unrotated_k),
             false => (Attention::causal(), &layer.q, &layer.k),
@@ -67,7 +67,7 @@ fn half_precision_storage() {
 /// What rounding Q, K and V to f16 *after* the rotation costs, against the unrounded inputs: a matter of the inputs, not of a kernel.
 #[test]
 fn half_precision_against_the_unrounded_inputs() {
-    for layer in crate::fixture::load(512).unwrap() {
+    for layer in testkit::fixture::load(512).unwrap() {
         let round = |values: &[f32]| values.iter().map(|&x| DType::F16.round(x)).collect::<Vec<f32>>();
         let (attention, shape) = (Attention::causal(), &layer.shape);
         let exact =

@@ -107,11 +107,11 @@ fn tensors_are_written_whole_and_by_rows() {
                 want[at..at + 8].copy_from_slice(row);
             }
             assert_eq!(whole.read_blocking(&context).unwrap(), want);
-            let refused = |batch, rows: std::ops::Range<usize>, count| {
-                let error = view.write_rows(&context, batch, rows, &vec![0.0; count]).unwrap_err();
+            let refused = |entry, rows: std::ops::Range<usize>, count| {
+                let error = view.write_rows(&context, entry, rows, &vec![0.0; count]).unwrap_err();
                 error.argument().unwrap().to_owned()
             };
-            assert_eq!(refused(2, 0..1, 24), "batch");
+            assert_eq!(refused(2, 0..1, 24), "entry");
             assert_eq!(refused(0, 4..6, 48), "rows");
             assert_eq!(refused(0, 0..usize::MAX, 48), "rows");
             assert_eq!(refused(0, 0..1, 23), "source");

@@ -181,7 +181,7 @@ fn the_variance_optimal_allocation_adds_the_least_variance() {
 /// On the real layers' first half the calibration, from values or from masses, loses no more than the default does; the former by its criterion, the latter by measurement.
 #[test]
 fn real_layers_gain() {
-    for layer in crate::fixture::load(1920).unwrap() {
+    for layer in testkit::fixture::load(1920).unwrap() {
         let grid = BlockGrid::causal(&layer.shape);
         let attention = Attention::causal();
         let states =

@@ -26,13 +26,7 @@ impl<'a> Page<'a> {
     /// Writes it to its file, whole or not at all.
     pub fn finish(mut self) -> Result<Written> {
         let out = &self.paths.out;
-        if let Some(folder) = out.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-        }
-        let at = || format!("writing {}", out.display());
-        let part = out.with_extension("part");
-        std::fs::write(&part, &self.text).with_context(at)?;
-        std::fs::rename(&part, out).with_context(at)?;
+        testkit::files::write(out, &self.text)?;
         self.written.report = out.clone();
         Ok(self.written)
     }

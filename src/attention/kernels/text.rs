@@ -11,7 +11,9 @@ use crate::cache::gpu::variant::CacheVariant;
 use crate::cache::quantize::WIDTHS;
 use crate::position::Pairing;
 use crate::runtime::template::{Numbers, expand};
-use crate::runtime::text::{ENABLE_F16, ENABLE_MATRICES, constants, header, load_piece, store_piece};
+use crate::runtime::text::{
+    ENABLE_F16, ENABLE_MATRICES, LINE_PIECE, constants, header, load_piece, store_piece,
+};
 
 pub(super) const ROPE_PIECE: &str = include_str!("../../../shaders/attention/rope.wgsl");
 pub(super) const ENDING_PIECE: &str = include_str!("../../../shaders/attention/ending.wgsl");
@@ -146,6 +148,7 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
         _ => "",
     };
     let pieces = [
+        LINE_PIECE,
         include_str!("../../../shaders/attention/params.wgsl"),
         if form.halves { "" } else { load_piece(storage) },
         numbers_piece,

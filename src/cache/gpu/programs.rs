@@ -109,9 +109,11 @@ impl Program for CacheMove {
             CacheMove::StepDown => include_str!("../../../shaders/cache/step_down.wgsl"),
             CacheMove::Commit => include_str!("../../../shaders/cache/commit.wgsl"),
         };
+        let moves =
+            include_str!("../../../shaders/cache/moves.wgsl").replace("ENTRY_POINT", self.entry_point());
         let pieces = [
             include_str!("../../../shaders/cache/cache.wgsl"),
-            include_str!("../../../shaders/cache/moves.wgsl"),
+            moves.as_str(),
             rounding,
             halves,
             rows,

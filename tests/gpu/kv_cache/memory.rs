@@ -2,11 +2,11 @@
 
 use super::{Rows, input, noise, submit};
 use crate::common::gpu;
-use crate::staircases::short;
 use prflash::cache::{HostCache, Staircase, StoredKeys};
 use prflash::{Chunk, Context, DType, KvCache, Layout, SequenceId, Shape, Tensor, wgpu};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use testkit::staircases::short;
 
 /// Sequences that grow in lockstep move together, and seldom.
 #[test]

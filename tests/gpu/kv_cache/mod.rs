@@ -8,7 +8,6 @@ use std::ops::Range;
 use crate::common::gpu;
 use half::f16;
 
-use crate::staircases::{ladder, short, staircases};
 use prflash::cache::{HostCache, Staircase, StoredKeys};
 use prflash::{
     Chunk, Context, DType, Error, KvCache, KvInput, Layout, Result, SequenceId, Shape, Tensor, TensorView,
@@ -16,6 +15,7 @@ use prflash::{
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use testkit::staircases::{ladder, short, staircases};
 
 fn noise(rng: &mut SmallRng, count: usize) -> Vec<f32> {
     (0..count).map(|_| rng.random_range(-4.0..4.0)).collect()

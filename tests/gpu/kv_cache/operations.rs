@@ -2,11 +2,11 @@
 
 use super::noise;
 use crate::common::gpu;
-use crate::staircases::staircases;
 use prflash::cache::{HostCache, StoredKeys};
 use prflash::{Chunk, DType, KvCache, Layout, SequenceId, Shape, Tensor};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use testkit::staircases::staircases;
 
 /// 10,000 operations, recorded into encoders of random length, on the cache and on its model, the one in host memory.
 #[test]

@@ -1,12 +1,12 @@
 //! Saved sequences, and what is refused.
 
 use super::noise;
-use crate::staircases::{short, staircases};
 use prflash::SequenceId;
 use prflash::Shape;
 use prflash::cache::{HostCache, Staircase, StoredKeys};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use testkit::staircases::{short, staircases};
 
 /// A saved cache is the same on every machine and in every later version.
 #[test]

@@ -1,7 +1,6 @@
 //! What attention over a cache gives, and what it loses.
 
 use super::{noise, rounded};
-use crate::staircases::short;
 use prflash::cache::{HostCache, Staircase, StoredKeys};
 use prflash::reference::{self, Exact};
 use prflash::{
@@ -10,6 +9,7 @@ use prflash::{
 use prflash::{Shape, Systematic, Tables};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use testkit::staircases::short;
 
 /// A cache with `tokens` random tokens, and its history.
 struct History {

@@ -3,7 +3,6 @@
 mod files;
 mod losses;
 
-use crate::staircases::{ladder, short, staircases};
 use half::f16;
 use prflash::SequenceId;
 use prflash::Shape;
@@ -12,6 +11,7 @@ use prflash::cache::{BlockLayout, HostCache, Ladder, Row, Side, Staircase, Store
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use testkit::staircases::{ladder, short, staircases};
 
 fn rounded(x: f32) -> f32 {
     f16::from_f32(x).to_f32()

@@ -8,6 +8,8 @@ use plotters::prelude::*;
 use prflash::sampling::DistanceFrequency;
 use prflash::{Profile, Schedule};
 
+use crate::{files, repository};
+
 /// Colours that stay apart for colour-blind readers (Okabe and Ito).
 pub const COLORS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
@@ -19,15 +21,21 @@ pub const COLORS: [RGBColor; 6] = [
 ];
 
 /// The folder for an example's pictures, `target/<name>`; made if missing.
+///
+/// # Errors
+/// It can't be made.
 pub fn folder(name: &str) -> Result<PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from);
     let folder = target.join(name);
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     Ok(folder)
 }
 
-/// Draws into memory and then renames into place, so that an interrupted run leaves no half picture.
+/// Draws into memory and then writes the file, so that an interrupted run leaves no half picture.
+///
+/// # Errors
+/// It can't be drawn, or the file can't be written.
 pub fn svg(
     path: &Path,
     size: (u32, u32),
@@ -40,13 +48,13 @@ pub fn svg(
         draw(&area)?;
         area.present()?;
     }
-    let partial = path.with_extension("svg.partial");
-    std::fs::write(&partial, text).with_context(|| format!("writing {}", partial.display()))?;
-    std::fs::rename(&partial, path).with_context(|| format!("writing {}", path.display()))?;
-    Ok(())
+    files::write(path, text)
 }
 
 /// One picture of a schedule: a panel per list (at most four), query blocks down, key blocks across.
+///
+/// # Errors
+/// It can't be drawn, or the file can't be written.
 pub fn schedule(path: &Path, title: &str, schedule: &Schedule) -> Result<()> {
     let grid = schedule.grid();
     let groups = grid.groups().min(4);
@@ -111,6 +119,9 @@ pub struct Axes<'a> {
 }
 
 /// One chart per panel, side by side, each from 0 or, on a logarithmic axis, from its smallest point.
+///
+/// # Errors
+/// It can't be drawn, or the file can't be written.
 pub fn curves(path: &Path, axes: Axes<'_>, panels: &[(String, Vec<Curve>)]) -> Result<()> {
     // Drawn in logarithms: plotters has an axis type per scale, which would need four copies of this function.
     let place =
@@ -182,6 +193,9 @@ pub fn curves(path: &Path, axes: Axes<'_>, panels: &[(String, Vec<Curve>)]) -> R
 }
 
 /// Measured frequencies with their confidence bounds, a panel each, against `p(d)`.
+///
+/// # Errors
+/// It can't be drawn, or the file can't be written.
 pub fn frequencies(
     path: &Path,
     profile: &Profile,

@@ -2,6 +2,7 @@
 
 use prflash::cache::{Ladder, Staircase};
 
+/// A ladder that is known to be one.
 pub fn ladder(steps: &[(u32, usize)], last: u32) -> Ladder {
     Ladder::new(steps, last).unwrap()
 }

@@ -7,7 +7,8 @@ use half::f16;
 use prflash::{Attention, Pairing, Rope, Shape};
 use safetensors::{Dtype, SafeTensors};
 
-#[allow(dead_code)] // each user of it takes its part
+use crate::repository;
+
 /// One KV group of one layer: 3 query heads on 1 key/value head.
 pub struct Layer {
     /// The layer's number in the model.
@@ -20,13 +21,14 @@ pub struct Layer {
     pub k: Vec<f32>,
     /// `[1, tokens, 64]`.
     pub v: Vec<f32>,
-    /// `q` and `k` before rotation, as the model's projections give them, and the rotation.
+    /// `q` before rotation, as the model's projections give it.
     pub unrotated_q: Vec<f32>,
+    /// `k` before rotation.
     pub unrotated_k: Vec<f32>,
+    /// The rotation.
     pub rope: Rope,
 }
 
-#[allow(dead_code)]
 impl Layer {
     /// Causal attention that rotates unrotated queries and keys itself.
     pub fn attention(&self) -> Attention {
@@ -41,10 +43,13 @@ impl Layer {
 
 /// Where the fixture lies.
 pub fn path() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/smollm2-135m-persuasion.safetensors")
+    repository().join("fixtures/smollm2-135m-persuasion.safetensors")
 }
 
 /// The first `tokens` tokens (at most all 3,840) of every layer in the fixture.
+///
+/// # Errors
+/// The file can't be read, or isn't what `fixtures/README.md` says.
 pub fn load(tokens: usize) -> Result<Vec<Layer>> {
     let path = path();
     let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
