@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use prflash::cache::{Staircase, StoredKeys};
-use prflash::{SequenceId, 
-    Attention, Bound, Call, Chunk, Context, DType, KvCache, Layout, Operands, Plan, Queries, TableBuffer,
-    Tables, Tensor,
+use prflash::{
+    Attention, Bound, Call, Chunk, Context, DType, KvCache, Layout, Operands, Plan, Queries, SequenceId,
+    TableBuffer, Tables, Tensor,
 };
 
 use crate::measure::Work;
@@ -121,7 +121,8 @@ impl Cached {
 impl Work for Cached {
     fn call(&mut self) -> Result<()> {
         let mut encoder = self.context.device().create_command_encoder(&Default::default());
-        let queries = [Queries { sequence: SequenceId::FIRST, entry: 0, rows: 0..self.queries, positions: None }];
+        let queries =
+            [Queries { sequence: SequenceId::FIRST, entry: 0, rows: 0..self.queries, positions: None }];
         self.plan.encode(&mut encoder, &self.bound, &Call::cached(&self.cache, &queries))?;
         self.context.queue().submit([encoder.finish()]);
         Ok(self.context.wait()?)

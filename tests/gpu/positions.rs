@@ -1,11 +1,11 @@
 //! Rotation and bias inside the kernels against the oracle: every pairing, distance and factor, with everything else that shapes a score.
 
-use crate::common::{Problem, Storage, by, gpu, matrix, stored_for, zeros};
+use crate::common::{Problem, Storage, by, gpu, matrix, stored_for, subgroups_only, zeros};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, Bias, BlockGrid, Call, DType, Distance, Documents, FirstPositions, Kernel, Key, Layout,
-    Pairing, PositionIds, Positions, Profile, Rope, Scaling, Schedule, Sequence, Shape, Slopes, Systematic,
-    TableBuffer, Tables, Tile,
+    Attention, Bias, BlockGrid, Call, DType, Decode, Distance, Documents, FirstPositions, Kernel, Key,
+    Layout, Pairing, PlanOptions, PositionIds, Positions, Profile, Rope, Scaling, Schedule, Sequence, Shape,
+    Slopes, Systematic, TableBuffer, Tables, Tile,
 };
 
 fn rope(dim: usize, rotary: usize, pairing: Pairing) -> Rope {
@@ -94,6 +94,25 @@ fn every_combination_agrees_with_the_oracle() {
         check(name, positions, (90, 90, 80), &both[..1]);
     }
     check("recommended", Positions::recommended(rope(128, 128, Pairing::Half)), (70, 90, 128), &both[..1]);
+}
+
+/// Few queries, whose keys are split: queries turn before the split, and keys where they are read.
+#[test]
+fn decode_kernels_take_positions() {
+    let Some(context) = gpu("decode kernels with positions") else { return };
+    let mut kernels = Vec::new();
+    if !subgroups_only() {
+        kernels.push(Some(Kernel::Decode(Decode::new(2, false).unwrap())));
+    }
+    if context.capabilities().subgroup_sizes.is_some() {
+        kernels.push(Some(Kernel::Decode(Decode::new(1, true).unwrap())));
+    }
+    for (name, positions) in combinations(32) {
+        let attention = Attention::causal().with_lse(true).with_positions(positions);
+        let problem = Problem::random(attention, shape(3, 330, 32), 21)
+            .with_options(PlanOptions::new().with_splits(3).unwrap());
+        problem.check_kernels(&context, Storage::HeadsFirst, &Tables::new(), &kernels, name);
+    }
 }
 
 /// The kernel on matrix units, emulated; also at its own steps' positions, by ids, and where rotated numbers would leave f16.

@@ -106,8 +106,7 @@ fn tables_are_rectangular() {
 fn files_appear_whole() {
     let out = std::env::temp_dir().join(format!("prflash-benchmarks-{}", std::process::id()));
     crate::write(&made_up(), &out).unwrap();
-    for name in
-        ["BENCHMARKS.md", "docs/benchmarks.json", "docs/images/peers.svg", "docs/images/scaling.svg"]
+    for name in ["BENCHMARKS.md", "docs/benchmarks.json", "docs/images/peers.svg", "docs/images/scaling.svg"]
     {
         assert!(std::fs::metadata(out.join(name)).unwrap().len() > 1000, "{name}");
     }
