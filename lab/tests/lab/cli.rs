@@ -1,14 +1,12 @@
 //! The program itself, on small random models and the CPU backend: what it prints, what it refuses, and that its results survive interruptions.
 //! (A program started by a test doesn't get the software device of scripts/with-vulkan; the GPU backend is tested in-process.)
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use crate::common::Tiny;
 use candle_core::quantized::GgmlDType;
-use common::Tiny;
 use serde_json::Value;
 
 struct Folder {
@@ -20,7 +18,7 @@ impl Folder {
     fn new(tiny: Tiny) -> Self {
         let folder = tempfile::tempdir().unwrap();
         tiny.write(&folder.path().join("tiny.gguf"), GgmlDType::Q8_0);
-        std::fs::write(folder.path().join("text.txt"), common::text(2500)).unwrap();
+        std::fs::write(folder.path().join("text.txt"), crate::common::text(2500)).unwrap();
         Self { folder }
     }
 
@@ -136,7 +134,7 @@ fn generate_takes_files_draws_tokens_and_samples_blocks() {
 fn a_staircase_is_shown_by_rung() {
     let folder = Folder::new(Tiny::Llama);
     let stairs = "paper;segment=32";
-    let prompt = common::text(80);
+    let prompt = crate::common::text(80);
     let options = ["--prompt", &prompt, "--max-new", "2", "--staircase", stairs];
     let arguments = [&GENERATE[..], &options].concat();
     let shown = folder.ok(&arguments);
@@ -355,8 +353,8 @@ fn sweep_and_report_name_what_is_missing() {
     assert!(folder.refused(&[&sweep[..], &["--only", "size"]].concat()).contains("--only"));
 
     // Two windows of 2,048 tokens are too many for a short text.
-    std::fs::write(folder.path("target/texts/emma.txt"), common::text(300)).unwrap();
-    std::fs::write(folder.path("target/texts/wiki.txt"), common::text(300)).unwrap();
+    std::fs::write(folder.path("target/texts/emma.txt"), crate::common::text(300)).unwrap();
+    std::fs::write(folder.path("target/texts/wiki.txt"), crate::common::text(300)).unwrap();
     let refused = folder.refused(&[&sweep[..], &["--only", "ages"]].concat());
     assert!(refused.contains("1024 tokens"), "{refused}");
 

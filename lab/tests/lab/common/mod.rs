@@ -1,5 +1,4 @@
 //! What the tests of the lab share: the device, and small random models written as GGUF files.
-#![allow(dead_code)] // each test file uses its part
 
 pub mod candle;
 pub mod oracle;

@@ -1,14 +1,12 @@
 //! What a file says of its model is computed, on every backend alike: small models whose metadata and
-//! tensors a test changes. What isn't computed, tests/refusals.rs has.
+//! tensors a test changes. What isn't computed, refusals.rs has.
 
-mod common;
-
+use crate::common::oracle::{Facts, Turn, frequencies, llama3};
+use crate::common::{Folder, HEAD_DIM, LAYERS, Parts, Tiny, attended, difference, ids, load, read, string};
 use candle_core::Tensor;
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use clap::Parser;
-use common::oracle::{Facts, Turn, frequencies, llama3};
-use common::{Folder, HEAD_DIM, LAYERS, Parts, Tiny, attended, difference, ids, load, read, string};
 use lab::attend::Attend;
 use lab::config::Config;
 use lab::cpu::CpuAttention;
@@ -192,7 +190,7 @@ fn applied(tiny: Tiny) -> Vec<(&'static str, Parts, Facts)> {
 
 #[test]
 fn what_files_say_is_computed() {
-    let gpu = common::gpu("what_files_say_is_computed");
+    let gpu = crate::common::gpu("what_files_say_is_computed");
     let tokens = ids(TOKENS);
     for tiny in [Tiny::Llama, Tiny::Gemma] {
         let mut plain = Vec::new();
@@ -240,7 +238,7 @@ fn peculiar(tiny: Tiny) -> Parts {
 
 #[test]
 fn backends_and_caches_apply_it_alike() {
-    let Some(gpu) = common::gpu("backends_and_caches_apply_it_alike") else { return };
+    let Some(gpu) = crate::common::gpu("backends_and_caches_apply_it_alike") else { return };
     let tokens = ids(150);
     for tiny in [Tiny::Llama, Tiny::Gemma] {
         let folder = Folder::new();

@@ -1,13 +1,11 @@
 //! Small random models of both architectures: the GPU agrees with plain loops on the CPU under every setting, and both with candle's own models.
 
-mod common;
-
 use std::ops::Range;
 use std::path::Path;
 
+use crate::common::{Tiny, WINDOW, attended, candle, difference, ids, load};
 use candle_core::quantized::GgmlDType;
 use clap::Parser;
-use common::{Tiny, WINDOW, attended, candle, difference, ids, load};
 use lab::attend::Attend;
 use lab::cpu::CpuAttention;
 use lab::gpu::GpuAttention;
@@ -99,7 +97,7 @@ const SETTINGS: [&str; 13] = [
 
 #[test]
 fn gpu_is_cpu_under_every_setting() {
-    let Some(context) = common::gpu("gpu_is_cpu_under_every_setting") else { return };
+    let Some(context) = crate::common::gpu("gpu_is_cpu_under_every_setting") else { return };
     for tiny in [Tiny::Llama, Tiny::Gemma] {
         let folder = tempfile::tempdir().unwrap();
         let model = load(&write(folder.path(), tiny, GgmlDType::Q8_0));
@@ -131,7 +129,7 @@ fn gpu_is_cpu_under_every_setting() {
 
 #[test]
 fn decoding_is_prefilling() {
-    let Some(context) = common::gpu("decoding_is_prefilling") else { return };
+    let Some(context) = crate::common::gpu("decoding_is_prefilling") else { return };
     let folder = tempfile::tempdir().unwrap();
     let model = load(&write(folder.path(), Tiny::Gemma, GgmlDType::Q8_0));
     let tokens = ids(70);
@@ -145,7 +143,7 @@ fn decoding_is_prefilling() {
 
 #[test]
 fn rounds_end_at_dense() {
-    let Some(context) = common::gpu("rounds_end_at_dense") else { return };
+    let Some(context) = crate::common::gpu("rounds_end_at_dense") else { return };
     let folder = tempfile::tempdir().unwrap();
     let model = load(&write(folder.path(), Tiny::Llama, GgmlDType::F32));
     let tokens = ids(100);
@@ -177,7 +175,7 @@ fn rounds_end_at_dense() {
 
 #[test]
 fn half_precision_storage_is_close() {
-    let Some(context) = common::gpu("half_precision_storage_is_close") else { return };
+    let Some(context) = crate::common::gpu("half_precision_storage_is_close") else { return };
     let folder = tempfile::tempdir().unwrap();
     let model = load(&write(folder.path(), Tiny::Llama, GgmlDType::F32));
     let tokens = ids(80);
@@ -197,7 +195,7 @@ fn half_precision_storage_is_close() {
 
 #[test]
 fn sequences_draw_apart() {
-    let Some(context) = common::gpu("sequences_draw_apart") else { return };
+    let Some(context) = crate::common::gpu("sequences_draw_apart") else { return };
     let folder = tempfile::tempdir().unwrap();
     let model = load(&write(folder.path(), Tiny::Llama, GgmlDType::F32));
     let setting = setting(&model, "--attention prflash --block-size 8");
@@ -215,7 +213,7 @@ fn sequences_draw_apart() {
 
 #[test]
 fn too_many_tokens_are_refused() {
-    let Some(context) = common::gpu("too_many_tokens_are_refused") else { return };
+    let Some(context) = crate::common::gpu("too_many_tokens_are_refused") else { return };
     let folder = tempfile::tempdir().unwrap();
     let model = load(&write(folder.path(), Tiny::Llama, GgmlDType::F32));
     let mut gpu = GpuAttention::new(&context, model.config(), &setting(&model, ""), 20, 16).unwrap();
@@ -241,7 +239,7 @@ const STAIRCASES: [&str; 9] = [
 
 #[test]
 fn staircase_is_the_oracles() {
-    let Some(context) = common::gpu("staircase_is_the_oracles") else { return };
+    let Some(context) = crate::common::gpu("staircase_is_the_oracles") else { return };
     for tiny in [Tiny::Llama, Tiny::Gemma] {
         let folder = tempfile::tempdir().unwrap();
         let model = load(&write(folder.path(), tiny, GgmlDType::F32));
@@ -281,7 +279,7 @@ fn staircase_is_the_oracles() {
 
 #[test]
 fn plain_staircase_is_dense() {
-    let Some(context) = common::gpu("plain_staircase_is_dense") else { return };
+    let Some(context) = crate::common::gpu("plain_staircase_is_dense") else { return };
     let tokens = ids(300);
     for tiny in [Tiny::Llama, Tiny::Gemma] {
         let folder = tempfile::tempdir().unwrap();

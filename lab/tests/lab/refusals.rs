@@ -1,11 +1,9 @@
 //! What a file says that the lab can't apply is refused, by name: keys, tensors, sizes, and headers
 //! that are none.
 
-mod common;
-
+use crate::common::oracle::{frequencies, llama3};
+use crate::common::{Folder, HEAD_DIM, Parts, Tiny, load, read, string};
 use candle_core::quantized::gguf_file::Value;
-use common::oracle::{frequencies, llama3};
-use common::{Folder, HEAD_DIM, Parts, Tiny, load, read, string};
 use lab::gguf::ModelFile;
 use prflash::Scaling;
 

@@ -1,12 +1,10 @@
 //! The study of the paper's questions on small random models: sweeps resume, reports say what there is, and the committed report is what the committed files give.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::common::Tiny;
 use candle_core::quantized::GgmlDType;
-use common::Tiny;
 use lab::Interrupted;
 use lab::ages::{self, Recorder};
 use lab::attend::Attend;
@@ -36,7 +34,7 @@ impl Study {
         Tiny::Llama.write(&file(ModelName::SmolLm2), GgmlDType::Q8_0);
         Tiny::Gemma.write(&file(ModelName::Gemma3), GgmlDType::Q8_0);
         for (name, words) in [("emma", 900), ("wiki", 1000)] {
-            fs::write(folder.path().join(format!("texts/{name}.txt")), common::text(words)).unwrap();
+            fs::write(folder.path().join(format!("texts/{name}.txt")), crate::common::text(words)).unwrap();
         }
         Self { folder }
     }
@@ -196,7 +194,7 @@ fn a_passkey_stands_where_it_is_said_to() {
     let study = Study::new();
     for model in [ModelName::SmolLm2, ModelName::Gemma3] {
         let mut loaded = Loaded::open(&study.path("models").join(model.file()), |_, _| Ok(())).unwrap();
-        let hay = loaded.tokenizer.encode(&common::text(600), false).unwrap();
+        let hay = loaded.tokenizer.encode(&crate::common::text(600), false).unwrap();
         let prompt = |loaded: &mut Loaded, depth, seed| {
             Prompt::new(&mut loaded.tokenizer, &hay, 400, depth, seed).unwrap()
         };
@@ -235,7 +233,7 @@ fn found_is_what_greedy_decoding_writes() {
     let study = Study::new();
     let path = study.path("models").join(ModelName::SmolLm2.file());
     let mut loaded = Loaded::open(&path, |_, _| Ok(())).unwrap();
-    let hay = loaded.tokenizer.encode(&common::text(600), false).unwrap();
+    let hay = loaded.tokenizer.encode(&crate::common::text(600), false).unwrap();
     let mut prompt = Prompt::new(&mut loaded.tokenizer, &hay, 300, 50, 3).unwrap();
     let setting = Setting::from_options("").unwrap();
     let mut attention = CpuAttention::new(loaded.config(), &setting).unwrap();
@@ -270,7 +268,7 @@ fn errors_by_age_follow_the_bits() {
     let loaded = Loaded::open(&path, |_, _| Ok(())).unwrap();
     let config = loaded.config();
     let dense = Setting::from_options("").unwrap();
-    let tokens = common::ids(WIDTH);
+    let tokens = crate::common::ids(WIDTH);
     let plain = || Box::new(CpuAttention::new(config, &dense).unwrap());
     let stairs =
         |text: &str| Setting::from_options(&format!("--staircase {text} --staircase-layers all")).unwrap();
@@ -322,7 +320,7 @@ fn errors_by_age_follow_the_bits() {
 
 #[test]
 fn times_come_in_turns() {
-    let Some(context) = common::gpu("times_come_in_turns") else { return };
+    let Some(context) = crate::common::gpu("times_come_in_turns") else { return };
     let study = Study::new();
     for model in [ModelName::SmolLm2, ModelName::Gemma3] {
         let loaded = Loaded::open(&study.path("models").join(model.file()), |_, _| Ok(())).unwrap();

@@ -1,10 +1,8 @@
 //! The models that scripts/fetch-models brings, where they are: agreement with candle's own models in f32, on the GPU.
 
-mod common;
-
 use std::path::Path;
 
-use common::{candle, difference};
+use crate::common::{candle, difference};
 use lab::attend::Attend;
 use lab::generate::{Options, generate};
 use lab::gguf::ModelFile;
@@ -23,7 +21,7 @@ const TOLERANCE: f32 = 1e-5;
 fn agrees(path: &Path, gpu: &prflash::Context, prompt: &str, theirs: impl Fn(&[u32]) -> Vec<f32>) -> String {
     let file = ModelFile::open(path).unwrap();
     let mut tokenizer = Tokenizer::read(&file).unwrap();
-    let model = common::load(path);
+    let model = crate::common::load(path);
     let setting = Setting::new(&SettingArgs::default(), model.config()).unwrap();
     let mut tokens: Vec<u32> = tokenizer.bos().into_iter().collect();
     tokens.extend(tokenizer.encode(prompt, false).unwrap());
@@ -52,8 +50,8 @@ fn agrees(path: &Path, gpu: &prflash::Context, prompt: &str, theirs: impl Fn(&[u
 
 #[test]
 fn smollm_is_candles() {
-    let Some(path) = common::fetched_model("smollm_is_candles", SMOLLM) else { return };
-    let Some(gpu) = common::gpu("smollm_is_candles") else { return };
+    let Some(path) = crate::common::fetched_model("smollm_is_candles", SMOLLM) else { return };
+    let Some(gpu) = crate::common::gpu("smollm_is_candles") else { return };
     let theirs = |tokens: &[u32]| {
         let mut model = candle::llama(&path);
         candle::step_by_step(tokens, |input, position| model.forward(input, position).unwrap())
@@ -64,8 +62,8 @@ fn smollm_is_candles() {
 
 #[test]
 fn gemma_is_candles() {
-    let Some(path) = common::fetched_model("gemma_is_candles", GEMMA) else { return };
-    let Some(gpu) = common::gpu("gemma_is_candles") else { return };
+    let Some(path) = crate::common::fetched_model("gemma_is_candles", GEMMA) else { return };
+    let Some(gpu) = crate::common::gpu("gemma_is_candles") else { return };
     let theirs = |tokens: &[u32]| {
         let mut model = candle::gemma(&path, 512, 6);
         candle::step_by_step(tokens, |input, position| model.forward(input, position).unwrap())
@@ -80,7 +78,7 @@ fn texts_have_the_ids_of_the_models() {
     let hard = "Tab\tand  two spaces,\n\n\n12,345 €; naïve 東京 👩‍🚀 <|im_start|> <bos> x\u{301}\r\n end ";
     let name = "texts_have_the_ids_of_the_models";
     let check = |file: &str, pairs: &[(&str, &[u32])]| {
-        let Some(path) = common::fetched_model(name, file) else { return };
+        let Some(path) = crate::common::fetched_model(name, file) else { return };
         let mut tokenizer = Tokenizer::read(&ModelFile::open(&path).unwrap()).unwrap();
         for (text, ids) in pairs {
             assert_eq!(tokenizer.encode(text, true).unwrap(), *ids, "{text:?}");
@@ -102,14 +100,16 @@ fn texts_have_the_ids_of_the_models() {
 #[test]
 fn perplexity_is_that_of_numpy() {
     let name = "perplexity_is_that_of_numpy";
-    let Some(path) = common::fetched_model(name, SMOLLM) else { return };
+    let Some(path) = crate::common::fetched_model(name, SMOLLM) else { return };
     let text = path.with_file_name("../texts/persuasion.txt");
     let Ok(text) = std::fs::read_to_string(&text) else {
-        return common::skipped(&format!("{name}: no persuasion.txt (scripts/fetch-models brings it)"));
+        return crate::common::skipped(&format!(
+            "{name}: no persuasion.txt (scripts/fetch-models brings it)"
+        ));
     };
-    let Some(gpu) = common::gpu(name) else { return };
+    let Some(gpu) = crate::common::gpu(name) else { return };
     let file = ModelFile::open(&path).unwrap();
-    let (mut tokenizer, model) = (Tokenizer::read(&file).unwrap(), common::load(&path));
+    let (mut tokenizer, model) = (Tokenizer::read(&file).unwrap(), crate::common::load(&path));
     let windows = Windows::new(tokenizer.encode(&text, false).unwrap(), &tokenizer, 1024).unwrap();
     let setting = Setting::new(&SettingArgs::default(), model.config()).unwrap();
     let mut attention = GpuAttention::new(&gpu, model.config(), &setting, 1024, 512).unwrap();

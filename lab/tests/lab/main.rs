@@ -1,0 +1,9 @@
+//! The lab's tests, in one program: each would link all that the lab is compared with.
+
+mod agreement;
+mod cli;
+mod common;
+mod metadata;
+mod models;
+mod refusals;
+mod study;
