@@ -81,7 +81,7 @@
 //! # Features
 //!
 //! `vulkan`, `metal`, `dx12` and `webgpu` (all on by default, each effective on its platforms) are wgpu's backends; `ndarray` adds upload from and
-//! readback into arrays, `serde` makes calibrations and tuning profiles serializable.
+//! readback into arrays, `serde` makes calibrations and tuning profiles serializable, `subword` is sub-word encoding.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -100,6 +100,8 @@ mod runtime;
 pub mod sampling;
 pub mod shaders;
 mod shape;
+#[cfg(feature = "subword")]
+pub mod subword;
 pub mod verify;
 
 pub use attention::kernels::shapes::{Decode, Kernel, Matrix, Tile};
