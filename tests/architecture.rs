@@ -49,7 +49,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("reference", &["attention/inputs", "cache", "error", "position", "sampling", "shape"]),
     ("verify", &["attention/kernels", "error", "layout", "reference", "shape"]),
     ("calibration", &["attention/inputs", "error", "limits", "random", "reference", "sampling", "shape"]),
-    ("subword", &["checksum", "error", "limits"]),
+    ("subword", &["error"]),
     ("shaders", &["attention/kernels", "cache/gpu", "runtime", "sampling/gpu"]),
 ];
 

@@ -76,8 +76,8 @@ impl Rope {
 /// let plan = Rope::new(64, 1e4, Pairing::Half)?.plan_rotation(&context, DType::F16, 4096)?;
 /// let bound = plan.bind(keys.view())?;
 /// let mut encoder = context.device().create_command_encoder(&Default::default());
-/// plan.encode(&mut encoder, &bound, &[Rows::new(0, 1000)])?; // a prompt; then, once it is there,
-/// plan.encode(&mut encoder, &bound, &[Rows::new(0, 1).starting_at(1000)])?; // one more token
+/// plan.encode(&mut encoder, &bound, &[Rows::new(0, 0..1000)])?; // a prompt; then, once it is there,
+/// plan.encode(&mut encoder, &bound, &[Rows::new(0, 1000..1001)])?; // one more token
 /// context.queue().submit([encoder.finish()]);
 /// # Ok(())
 /// # }

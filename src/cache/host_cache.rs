@@ -267,7 +267,7 @@ impl HostCache {
     /// Adds a sequence from [saved](HostCache::save) bytes.
     ///
     /// # Errors
-    /// [Corrupt](Error::is_corrupt) if the bytes are cut off, changed or not of a cache; [unknown version](Error::is_unknown_version); invalid argument (`bytes`) if they are of
+    /// [Corrupt](crate::Error::is_corrupt) if the bytes are cut off, changed or not of a cache; [unknown version](crate::Error::is_unknown_version); invalid argument (`bytes`) if they are of
     /// another staircase, of other sizes, or of keys stored otherwise. Nothing is added then.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<SequenceId> {
         let sequence = file::read_same(&self.form, bytes)?;

@@ -19,7 +19,7 @@ use crate::random::Key;
 /// | [`row_column`](Reshaping::row_column) | [`RowColumn`]'s: one index set for rows and columns | in the set (to which the sinks are added): the triangle of the gathered rows; else its own block and the sink strip |
 ///
 /// [`schedule`](Reshaping::schedule) is the same as block lists, so either way of computing it can check the other. Attention over it:
-/// [`Attention::plan_reshaped`](crate::Attention::plan_reshaped).
+/// [`Plan::reshaped`](crate::Plan::reshaped).
 ///
 /// ```
 /// use prflash::sampling::Reshaping;

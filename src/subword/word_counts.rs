@@ -61,15 +61,12 @@ impl WordCounts {
         let mut table = Self::default();
         let (mut ours, mut theirs) = (self.iter().peekable(), other.iter().peekable());
         loop {
-            let first = match (ours.peek(), theirs.peek()) {
-                (Some(a), Some(b)) if a.0 <= b.0 => ours.next(),
-                (_, Some(_)) => theirs.next(),
-                (Some(_), None) => ours.next(),
-                (None, None) => break,
+            let ours_first = match (ours.peek(), theirs.peek()) {
+                (Some(a), Some(b)) => a.0 <= b.0,
+                (ours, _) => ours.is_some(),
             };
-            for (word, count) in first {
-                table.push(word, count)?;
-            }
+            let Some((word, count)) = (if ours_first { ours.next() } else { theirs.next() }) else { break };
+            table.push(word, count)?;
         }
         table.check()
     }
