@@ -8,7 +8,7 @@
 //! | elements of a tensor | [`MAX_ELEMENTS`] | kernels index elements by u32 |
 //! | tokens of a sequence | [`MAX_LEN`] | kernels take token positions, and differences of two, as i32 |
 //! | query heads | [`MAX_HEADS`] | heads × channels then stay far below u32, whatever the lengths |
-//! | sequences of a call | [`MAX_BATCH`] | each takes a row of a call's parameters |
+//! | batch entries of a tensor, sequences of a call | [`MAX_BATCH`] | each takes a row of a call's parameters |
 //! | channels of a head | [`MAX_HEAD_DIM`] | kernels hold a row in registers or workgroup memory |
 //! | channels of a [`Rope`](crate::Rope) | [`MAX_ROTARY_DIM`] | a table has a column for each pair |
 //! | entries of a [`RopeTable`](crate::position::RopeTable) | [`MAX_ROPE_ENTRIES`] | 2 GiB |
@@ -16,6 +16,7 @@
 //! | block distances of a walk | [`MAX_WALK`] | its gaps take the square of them to compute |
 //! | blocks kept by a schedule, and its rows | [`MAX_ELEMENTS`] | lists begin at u32 offsets |
 //! | rounds, seeds, repeated measurements | [`MAX_ROUNDS`] | each is a schedule, or a call, of its own |
+//! | pieces of a sub-word vocabulary | [`MAX_PIECES`] | kernels index the bytes of all pieces by u32, with room to spare |
 //!
 //! Workers of [`Schedule::load_balance`](crate::Schedule::load_balance) need no bound: those without work cost nothing.
 
@@ -32,7 +33,7 @@ pub const MAX_LEN: usize = i32::MAX as usize / 2;
 /// Query heads.
 pub const MAX_HEADS: usize = 1 << 16;
 
-/// Sequences of one call.
+/// Batch entries of a tensor, and sequences of one call.
 pub const MAX_BATCH: usize = 1 << 20;
 
 /// The largest head dimension of the kernels, in channels.
@@ -56,6 +57,9 @@ pub const MAX_WALK: usize = 1 << 17;
 /// Rounds of one problem: of [partition rounds](crate::sampling::partition_rounds), seeds of a [calibration](crate::calibration::Options::with_seeds), calls of a
 /// [measurement](crate::Plan::timings).
 pub const MAX_ROUNDS: usize = 1 << 16;
+
+/// Pieces of a sub-word vocabulary: four times the largest that language models have had so far.
+pub const MAX_PIECES: usize = 1 << 20;
 
 /// Refuses a count that is past its bound.
 pub(crate) fn at_most(argument: &'static str, count: usize, most: usize) -> Result<()> {

@@ -1,6 +1,18 @@
 //! Sub-word encoding: words cut into pieces of a vocabulary at the least cost, and vocabularies
 //! trained so that this cost is low.
+//!
+//! A cut is optimal for a vocabulary, the costs of its pieces and a number of steps. Choosing the
+//! best vocabulary is NP-complete, and what a [`Trainer`] finds is only good.
 
+mod costs;
+mod segmenter;
+mod trainer;
+mod trie;
+mod vocabulary;
 mod word_counts;
 
+pub use costs::{Cost, Costs};
+pub use segmenter::{Segmentation, Segmenter, Steps};
+pub use trainer::{Progress, Trained, Trainer};
+pub use vocabulary::{MAX_PIECE, Vocabulary};
 pub use word_counts::WordCounts;

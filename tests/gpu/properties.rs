@@ -35,7 +35,10 @@ fn a_dense_schedule_gives_the_bits_of_plain_attention() {
     {
         // With β = 1 too: ln 1 = 0 adds nothing.
         let attention = attention.with_lse(true).with_correction((case % 2) as f32).unwrap();
-        for (q_len, kv_len) in [(300, 300), (65, 300), (300, 65), (1, 1)] {
+        // The kernel on matrix units is emulated here, which takes long.
+        let sizes = [(300, 300), (65, 300), (300, 65), (1, 1)];
+        let sizes = if kernel.is_none() { &sizes[..] } else { &sizes[1..3] };
+        for &(q_len, kv_len) in sizes {
             let shape = Shape::new(6, 2, q_len, 64).unwrap().with_kv_len(kv_len).unwrap();
             let grid = match attention.is_causal() {
                 true => BlockGrid::causal(&shape),
@@ -208,7 +211,7 @@ fn random_problems_match_the_oracle() {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     // At other subgroup sizes, a part of them by the kernel whose arithmetic depends on the size.
-    let cases = if subgroups_only() { 60 } else { 500 };
+    let cases = if subgroups_only() { 60 } else { 300 };
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let problems = (

@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
@@ -18,27 +17,11 @@ use lab::config::Config;
 use lab::gguf::ModelFile;
 use lab::model::Model;
 use lab::tokenizer::Tokenizer;
-use prflash::Context;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
-/// The device under test. `None` only where a run without one was asked for by name; no adapter is a failure.
-pub fn gpu(test: &str) -> Option<Context> {
-    static CONTEXT: OnceLock<Option<Context>> = OnceLock::new();
-    let context = CONTEXT.get_or_init(|| {
-        if std::env::var_os("PRFLASH_NO_GPU").is_some_and(|value| value != "0") {
-            return None;
-        }
-        Some(Context::new_blocking().expect(
-            "GPU tests need an adapter: run them through scripts/with-vulkan, or ask for a run without one with PRFLASH_NO_GPU=1",
-        ))
-    });
-    if context.is_none() {
-        skipped(&format!("{test}: PRFLASH_NO_GPU is set"));
-    }
-    context.clone()
-}
+pub use testkit::device::gpu;
 
 /// Says so past the test harness, which swallows what `println!` says in a test that passes.
 pub fn skipped(what: &str) {

@@ -1,0 +1,83 @@
+//! The words that a vocabulary is trained on, cut on several threads.
+
+use std::num::NonZeroUsize;
+use std::ops::Range;
+
+use crate::subword::segmenter::Segmenter;
+use crate::subword::word_counts::WordCounts;
+
+pub(super) struct Corpus<'w> {
+    words: &'w WordCounts,
+    /// Runs of words, about as many bytes each.
+    shares: Vec<Range<usize>>,
+}
+
+impl<'w> Corpus<'w> {
+    pub(super) fn new(words: &'w WordCounts, threads: NonZeroUsize) -> Self {
+        let threads = if cfg!(target_arch = "wasm32") { 1 } else { threads.get().min(words.len().max(1)) };
+        let bytes: usize = words.iter().map(|(word, _)| word.len()).sum();
+        let mut shares = Vec::with_capacity(threads);
+        let (mut begin, mut before) = (0, 0);
+        for (index, (word, _)) in words.iter().enumerate() {
+            before += word.len();
+            if before * threads >= bytes * (shares.len() + 1) {
+                shares.push(begin..index + 1);
+                begin = index + 1;
+            }
+        }
+        if begin < words.len() {
+            shares.push(begin..words.len());
+        }
+        Self { words, shares }
+    }
+
+    /// How often each piece is used, and what all words cost.
+    pub(super) fn recount(&self, segmenter: &Segmenter) -> (Vec<u64>, u128) {
+        let parts = self.each_share(|words| {
+            let mut counts = vec![0u64; segmenter.vocabulary().len()];
+            let (mut total, mut pieces, mut scratch) = (0u128, Vec::new(), Default::default());
+            for (word, count) in words {
+                pieces.clear();
+                let cost = segmenter.segment_into(word, &mut scratch, &mut pieces);
+                total += u128::from(cost) * u128::from(count);
+                // A table's counts are at most 2⁶³ in all; a piece may come many times in a word.
+                for &piece in &pieces {
+                    let sum = &mut counts[piece as usize];
+                    *sum = sum.saturating_add(count);
+                }
+            }
+            (counts, total)
+        });
+        let none = (vec![0u64; segmenter.vocabulary().len()], 0u128);
+        parts.into_iter().fold(none, |(mut counts, total), (more, cost)| {
+            for (sum, count) in counts.iter_mut().zip(more) {
+                *sum = sum.saturating_add(count);
+            }
+            (counts, total + cost)
+        })
+    }
+
+    /// What `work` makes of each share of the words, in their order.
+    pub(super) fn each_share<'s, T: Send>(
+        &'s self,
+        work: impl Fn(Box<dyn Iterator<Item = (&'s [u8], u64)> + 's>) -> T + Sync,
+    ) -> Vec<T> {
+        let of = |share: &Range<usize>| -> Box<dyn Iterator<Item = (&'s [u8], u64)> + 's> {
+            Box::new(self.words.iter().skip(share.start).take(share.len()))
+        };
+        if self.shares.len() < 2 {
+            return self.shares.iter().map(|share| work(of(share))).collect();
+        }
+        std::thread::scope(|scope| {
+            let work = &work;
+            let threads: Vec<_> =
+                self.shares.iter().map(|share| scope.spawn(move || work(of(share)))).collect();
+            // A thread that panicked takes the caller with it.
+            let join = |thread: std::thread::ScopedJoinHandle<'_, T>| match thread.join() {
+                Ok(part) => part,
+                Err(panic) => std::panic::resume_unwind(panic),
+            };
+            threads.into_iter().map(join).collect()
+        })
+    }
+}
