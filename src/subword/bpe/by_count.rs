@@ -10,12 +10,15 @@ use super::trainer::Choose;
 /// is never too low: what comes up with its present count is the best, and what comes up with
 /// another goes back with the present one.
 pub(super) struct ByCount {
-    heap: BinaryHeap<(u64, Reverse<(u32, u32)>, u32)>,
+    heap: BinaryHeap<Entry>,
     minimum: u64,
 }
 
+/// Count, ids and index of a pair.
+type Entry = (u64, Reverse<(u32, u32)>, u32);
+
 impl ByCount {
-    fn entry(corpus: &Corpus, index: u32) -> (u64, Reverse<(u32, u32)>, u32) {
+    fn entry(corpus: &Corpus, index: u32) -> Entry {
         let pair = corpus.pair(index);
         (pair.count, Reverse((pair.left, pair.right)), index)
     }

@@ -50,7 +50,13 @@ impl<M: Measure> ByRow<M> {
             if pair.count < minimum {
                 return false;
             }
-            let value = M::value(&corpus.counts_of(pair));
+            let counts = corpus.counts_of(pair);
+            if let Some((highest, ..)) = best
+                && M::bound(M::at_most(&counts), pair.count) < highest
+            {
+                return true;
+            }
+            let value = M::value(&counts);
             let better = best
                 .is_none_or(|(highest, right, _)| value > highest || value == highest && pair.right < right);
             if better {
@@ -77,8 +83,12 @@ impl<M: Measure> ByRow<M> {
             if pair.count < *minimum {
                 return false;
             }
-            let value = M::value(&corpus.counts_of(pair));
-            bounds.raise(pair.left as usize, M::bound(value, pair.count));
+            let counts = corpus.counts_of(pair);
+            let bound = |value| Some(M::bound(value, pair.count));
+            let row = pair.left as usize;
+            if bounds.get(row) < bound(M::at_most(&counts)) {
+                bounds.raise(row, bound(M::value(&counts)));
+            }
             true
         });
     }
@@ -120,7 +130,7 @@ impl<M: Measure> Choose for ByRow<M> {
             if let Some(index) = best {
                 let pair = corpus.pair(index);
                 let value = M::value(&corpus.counts_of(pair));
-                self.bounds.raise(row as usize, M::bound(value, pair.count));
+                self.bounds.raise(row as usize, Some(M::bound(value, pair.count)));
             }
         }
         chosen
@@ -183,9 +193,13 @@ impl<V: Copy + Ord> Tree<V> {
         }
     }
 
-    fn raise(&mut self, leaf: usize, value: V) {
-        if self.nodes[self.leaves() + leaf] < Some(value) {
-            self.set(leaf, Some(value));
+    fn get(&self, leaf: usize) -> Option<V> {
+        self.nodes[self.leaves() + leaf]
+    }
+
+    fn raise(&mut self, leaf: usize, value: Option<V>) {
+        if self.get(leaf) < value {
+            self.set(leaf, value);
         }
     }
 
@@ -221,9 +235,9 @@ mod tests {
             let leaf = state as usize % values.len();
             let value = Some(state >> 27).filter(|&value| value > 3);
             match value {
-                Some(value) if step % 2 == 0 => {
+                Some(_) if step % 2 == 0 => {
                     tree.raise(leaf, value);
-                    values[leaf] = values[leaf].max(Some(value));
+                    values[leaf] = values[leaf].max(value);
                 }
                 _ => {
                     tree.set(leaf, value);

@@ -186,7 +186,7 @@ impl Corpus {
                         merge.grown.push(*slot);
                     }
                     let new = *slot as usize;
-                    if previous != made || run % 2 == 0 {
+                    if previous != made || run.is_multiple_of(2) {
                         self.pairs[new].count += weight;
                     }
                     self.places[new].push(start as u32);

@@ -50,11 +50,16 @@ pub(super) struct Counts {
     pub(super) total: u64,
 }
 
-/// A score that falls when the count of a piece rises, and doesn't fall when n does.
+/// A score that doesn't rise when the count of a piece rises, nor when n falls.
 pub(super) trait Measure {
     type Value: Copy + Ord;
 
     fn value(counts: &Counts) -> Self::Value;
+
+    /// A value that is no lower, apart from rounding, and perhaps quicker to compute.
+    fn at_most(counts: &Counts) -> Self::Value {
+        Self::value(counts)
+    }
 
     /// What the score of the pair stays below or at while its count and those of its pieces stay,
     /// or the latter rise, and n falls.
@@ -175,6 +180,16 @@ impl Measure for Likelihood {
         Real(pair as f64 * libm::log(lift(counts)) + pieces - rest(pair, total))
     }
 
+    /// Since ln(1 − x) ≤ −x, the part of a piece is at most −r·(1 − r/c), and since
+    /// −ln(1 − x) ≤ x / (1 − x), that of n is at most r.
+    fn at_most(counts: &Counts) -> Real {
+        let &Counts { pair, left, right, twice, .. } = counts;
+        let r = pair as f64;
+        let shares = r / left as f64 + r / right as f64;
+        let pieces = if twice { 2.0 * shares } else { shares } - 2.0;
+        Real(r * (libm::log(lift(counts)) + pieces + 1.0))
+    }
+
     fn bound(value: Real, pair: u64) -> Real {
         value.with_slack(pair)
     }
@@ -211,12 +226,14 @@ mod tests {
                         let gain = h(left - pair) - h(left) + h(right - pair) - h(right) + h(pair) + h(total)
                             - h(total - pair);
                         assert!((Likelihood::value(&counts).0 - gain).abs() < 1e-9, "{counts:?}");
+                        assert!(Likelihood::at_most(&counts).0 > gain - 1e-9, "{counts:?}");
                     }
                 }
                 for pair in 1..=left / 2 {
                     let counts = Counts { pair, left, right: left, twice: true, total };
                     let gain = h(left - 2 * pair) - h(left) + h(pair) + h(total) - h(total - pair);
                     assert!((Likelihood::value(&counts).0 - gain).abs() < 1e-9, "{counts:?}");
+                    assert!(Likelihood::at_most(&counts).0 > gain - 1e-9, "{counts:?}");
                 }
             }
         }

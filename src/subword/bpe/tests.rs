@@ -173,7 +173,7 @@ fn every_word_of_two_letters() {
     // All words of up to 9 letters of two, each as a corpus of its own.
     for len in 1..=9 {
         for bits in 0..1u32 << len {
-            let word: Vec<u8> = (0..len).map(|at| b'a' + (bits >> at & 1) as u8).collect();
+            let word: Vec<u8> = (0..len).map(|at| b'a' + ((bits >> at) & 1) as u8).collect();
             let table = WordCounts::from_words([word]).unwrap();
             for score in SCORES {
                 check(&table, 300, score, 1);
@@ -308,6 +308,9 @@ fn time_of_training() {
             };
             let merges = trainer.train_while(&table, progress).unwrap();
             println!("{score:?} {}: {:?}, {tokens} tokens", merges.pieces(), start.elapsed());
+            let (start, mut out) = (std::time::Instant::now(), Vec::new());
+            table.iter().for_each(|(word, _)| merges.encode_word(word, &mut out));
+            println!("  encoding every distinct word once: {:?}", start.elapsed());
         }
     }
 }
@@ -324,7 +327,7 @@ fn made_up(words: usize) -> Vec<u8> {
         for _ in 0..len {
             let last = u32::from(*word.last().unwrap());
             state = pcg_hash(state ^ last);
-            word.push(letter(pcg_hash(last) ^ state % 64));
+            word.push(letter(pcg_hash(last) ^ (state % 64)));
         }
         word
     };
