@@ -1,6 +1,7 @@
 //! By what the next merge is chosen.
 
 use std::cmp::Ordering;
+use std::f64::consts::{FRAC_1_SQRT_2, LN_2};
 
 /// By what the next merge is chosen: the pair with the highest score is merged.
 ///
@@ -161,6 +162,10 @@ impl Measure for MutualInformation {
         Real(counts.pair as f64 * libm::log(lift(counts)))
     }
 
+    fn at_most(counts: &Counts) -> Real {
+        Real(counts.pair as f64 * ln_at_most(lift(counts)))
+    }
+
     fn bound(value: Real, pair: u64) -> Real {
         value.with_slack(pair)
     }
@@ -187,12 +192,21 @@ impl Measure for Likelihood {
         let r = pair as f64;
         let shares = r / left as f64 + r / right as f64;
         let pieces = if twice { 2.0 * shares } else { shares } - 2.0;
-        Real(r * (libm::log(lift(counts)) + pieces + 1.0))
+        Real(r * (ln_at_most(lift(counts)) + pieces + 1.0))
     }
 
     fn bound(value: Real, pair: u64) -> Real {
         value.with_slack(pair)
     }
+}
+
+/// What the natural logarithm of a normal positive number is at most, and at least 0.07 less. Of
+/// x = m·2ᵉ with m from 1 to 2, ln m lies below its tangent at √2.
+fn ln_at_most(x: f64) -> f64 {
+    const MANTISSA: u64 = (1 << 52) - 1;
+    let exponent = (x.to_bits() >> 52) as i64 - 1023;
+    let mantissa = f64::from_bits(x.to_bits() & MANTISSA | 1f64.to_bits());
+    (exponent as f64 + 0.5) * LN_2 + (mantissa * FRAC_1_SQRT_2 - 1.0)
 }
 
 /// (c − r)·ln(1 − r/c), which tends to 0 as r tends to c.
@@ -213,6 +227,15 @@ mod tests {
         assert!(ratio(u64::MAX, large) < ratio(u64::MAX, large - 1));
         assert_eq!(ratio(u64::MAX, u128::from(u64::MAX) * 7), ratio(1, 7));
         assert_eq!(wide_product(u128::MAX, u64::MAX), (u128::MAX - (1 << 64), 1));
+    }
+
+    #[test]
+    fn what_a_logarithm_is_at_most() {
+        for step in -40_000..=40_000 {
+            let x = (f64::from(step) / 450.0).exp();
+            let over = ln_at_most(x) - x.ln();
+            assert!((-1e-12..0.07).contains(&over), "{x}: {over}");
+        }
     }
 
     #[test]

@@ -278,15 +278,8 @@ fn nothing_to_merge() {
     }
 }
 
-/// Prints what training takes, on the words of a file named in `CORPUS` or on made-up ones.
-#[test]
-#[ignore = "a measurement"]
-fn time_of_training() {
-    let text = match std::env::var_os("CORPUS") {
-        Some(path) => std::fs::read(path).unwrap(),
-        None => made_up(1_800_000),
-    };
-    // Words begin with the space before them.
+/// Words begin with the space before them.
+fn counted(text: &[u8]) -> WordCounts {
     let mut words: Vec<&[u8]> = Vec::new();
     let mut start = 0;
     for at in 1..=text.len() {
@@ -295,7 +288,29 @@ fn time_of_training() {
             start = at;
         }
     }
-    let table = WordCounts::from_words(words).unwrap();
+    WordCounts::from_words(words).unwrap()
+}
+
+#[test]
+fn hundreds_of_merges_are_those_of_counting_anew() {
+    let table = counted(&made_up(2000));
+    assert!(table.len() > 500);
+    for score in SCORES {
+        for minimum in [1, 3] {
+            check(&table, BYTES + 400, score, minimum);
+        }
+    }
+}
+
+/// Prints what training takes, on the words of a file named in `CORPUS` or on made-up ones.
+#[test]
+#[ignore = "a measurement"]
+fn time_of_training() {
+    let text = match std::env::var_os("CORPUS") {
+        Some(path) => std::fs::read(path).unwrap(),
+        None => made_up(1_800_000),
+    };
+    let table = counted(&text);
     println!("{} bytes, {} words, {} distinct", text.len(), table.total(), table.len());
     for score in SCORES {
         for pieces in [8192, 32768] {
