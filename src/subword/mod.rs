@@ -4,6 +4,7 @@
 //! A cut is optimal for a vocabulary, the costs of its pieces and a number of steps. Choosing the
 //! best vocabulary is NP-complete, and what a [`Trainer`] finds is only good.
 
+mod bpe;
 mod costs;
 mod segmenter;
 mod trainer;
@@ -11,6 +12,7 @@ mod trie;
 mod vocabulary;
 mod word_counts;
 
+pub use bpe::{MergeScore, Merges, MergesProgress, MergesTrainer};
 pub use costs::{Cost, Costs};
 pub use segmenter::{Segmentation, Segmenter, Steps};
 pub use trainer::{Progress, Trained, Trainer};
