@@ -4,6 +4,7 @@
 mod counting;
 mod pretokenize;
 mod word_counts;
+mod word_table;
 
 pub use pretokenize::{Pattern, Words};
 pub use word_counts::WordCounts;
