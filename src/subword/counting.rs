@@ -22,8 +22,7 @@ impl WordCounts {
     ///
     /// Memory is needed for the distinct words, not for the text. The table is that of the whole
     /// text: a word at the end of what has been read is held back until so much more has been read
-    /// that nothing behind it can change it. A reader that gives an end, and more later, gave two
-    /// texts.
+    /// that nothing behind it can change it.
     ///
     /// ```
     /// # #[cfg(feature = "subword")] {
@@ -210,6 +209,27 @@ mod tests {
                 let whole = WordCounts::from_words(pattern.split(text.as_bytes())).unwrap();
                 assert!(table == whole, "{pattern}, {unit:?}");
             }
+        }
+    }
+
+    #[test]
+    fn the_buffer_follows_the_longest_word() {
+        /// Remembers for how much it was asked at once, which is what was free in the buffer.
+        struct Asked<'a>(&'a [u8], usize);
+        impl Read for Asked<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.1 = self.1.max(buffer.len());
+                self.0.read(buffer)
+            }
+        }
+        let text = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+        let text = text.repeat(20);
+        for pattern in Pattern::ALL {
+            let mut reader = Asked(&text, 0);
+            count(&mut reader, pattern, 256, &mut Counts::default()).unwrap();
+            let longest = pattern.split(&text).map(<[u8]>::len).max().unwrap();
+            let asked = reader.1;
+            assert!(asked <= 256.max(4 * longest), "{pattern}: {asked} bytes, {longest} the longest word");
         }
     }
 
