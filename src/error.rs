@@ -1,6 +1,7 @@
 //! The one error type of the crate.
 
 use std::fmt;
+use std::io;
 
 /// A `Result` whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -36,6 +37,8 @@ pub enum ErrorKind {
     Corrupt,
     /// See [`Error::is_unknown_version`].
     UnknownVersion,
+    /// See [`Error::is_io`].
+    Io,
     /// See [`Error::is_unsupported`].
     Unsupported,
     /// See [`Error::is_no_adapter`].
@@ -62,6 +65,8 @@ enum Kind {
     Corrupt(String),
     #[error("unknown version: {0}")]
     UnknownVersion(String),
+    #[error("{what}: {source}")]
+    Io { what: String, source: io::Error },
     #[error("not supported on this device: {0}")]
     Unsupported(String),
     #[error("no GPU adapter: {0}")]
@@ -103,6 +108,12 @@ impl Error {
         Self::new(Kind::UnknownVersion(message.into()))
     }
 
+    /// `what` was done, or tried, with which file or stream.
+    #[cfg_attr(not(feature = "subword"), allow(dead_code))]
+    pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
+        Self::new(Kind::Io { what: what.into(), source })
+    }
+
     pub(crate) fn unsupported(message: impl Into<String>) -> Self {
         Self::new(Kind::Unsupported(message.into()))
     }
@@ -132,6 +143,7 @@ impl Error {
             Kind::OutOfOrder(_) => ErrorKind::OutOfOrder,
             Kind::Corrupt(_) => ErrorKind::Corrupt,
             Kind::UnknownVersion(_) => ErrorKind::UnknownVersion,
+            Kind::Io { .. } => ErrorKind::Io,
             Kind::Unsupported(_) => ErrorKind::Unsupported,
             Kind::NoAdapter(_) => ErrorKind::NoAdapter,
             Kind::DeviceLost(_) => ErrorKind::DeviceLost,
@@ -171,6 +183,12 @@ impl Error {
     /// Bytes that were read are of a version that this one doesn't know.
     pub fn is_unknown_version(&self) -> bool {
         self.kind() == ErrorKind::UnknownVersion
+    }
+
+    /// A file or stream couldn't be opened, read or written. The [`source`](std::error::Error::source)
+    /// is the [`std::io::Error`].
+    pub fn is_io(&self) -> bool {
+        self.kind() == ErrorKind::Io
     }
 
     /// The device lacks a feature that the request needs.
@@ -222,7 +240,11 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&*self.0)
+    }
+}
 
 /// `Err` with an invalid-argument error unless the condition holds.
 macro_rules! ensure {

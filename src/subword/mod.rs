@@ -6,14 +6,18 @@
 
 mod bpe;
 mod costs;
+mod counting;
+mod pretokenize;
 mod segmenter;
 mod trainer;
 mod trie;
 mod vocabulary;
 mod word_counts;
+mod word_table;
 
 pub use bpe::{MergeScore, Merges, MergesProgress, MergesTrainer};
 pub use costs::{Cost, Costs};
+pub use pretokenize::{Pattern, Words};
 pub use segmenter::{Segmentation, Segmenter, Steps};
 pub use trainer::{Progress, Trained, Trainer};
 pub use vocabulary::{MAX_PIECE, Vocabulary};

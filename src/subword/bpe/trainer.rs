@@ -7,7 +7,7 @@ use super::by_row::ByRow;
 use super::corpus::{Corpus, Merge};
 use super::score::{Likelihood, MutualInformation, WordPiece};
 use super::{BYTES, MergeScore, Merges};
-use crate::error::{Error, Result, ensure};
+use crate::error::{Result, ensure};
 use crate::limits::{MAX_PIECES, at_most};
 use crate::subword::WordCounts;
 
