@@ -49,7 +49,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("reference", &["attention/inputs", "cache", "error", "position", "sampling", "shape"]),
     ("verify", &["attention/kernels", "error", "layout", "reference", "shape"]),
     ("calibration", &["attention/inputs", "error", "limits", "random", "reference", "sampling", "shape"]),
-    ("subword", &["error"]),
+    ("subword", &["error", "limits"]),
     ("shaders", &["attention/kernels", "cache/gpu", "runtime", "sampling/gpu"]),
 ];
 
