@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::choose::Choose;
 use super::corpus::{Corpus, Merge};
-use super::trainer::Choose;
 
 /// A heap of pairs with the counts that they had. Counts only fall, so what the heap says of a pair
 /// is never too low: what comes up with its present count is the best, and what comes up with

@@ -1,9 +1,9 @@
 //! The pair with the best score, where scores depend on more than the count of the pair.
 
 use super::NONE;
+use super::choose::Choose;
 use super::corpus::{Corpus, Merge};
 use super::score::Measure;
-use super::trainer::Choose;
 
 /// Pairs in rows by their left piece, with a bound on the scores of each row.
 ///

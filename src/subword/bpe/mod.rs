@@ -21,6 +21,7 @@
 
 mod by_count;
 mod by_row;
+mod choose;
 mod corpus;
 mod encode;
 mod merges;
