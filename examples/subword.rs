@@ -5,6 +5,7 @@
 //! cargo run --release --features subword --example subword
 //! ```
 
+use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -120,11 +121,13 @@ fn compare(arguments: &Arguments, size: usize, train: &WordCounts, test: &WordCo
     let trainer = Trainer::new(size)?.with_cost(Cost::Unigram, arguments.lambda)?;
     let trainer = trainer.with_threads(arguments.threads);
     let Trained { segmenter, rounds, .. } = trainer.train(train, &merges.vocabulary()?, |progress| {
-        eprint!("\r{size} pieces, round {}: {:.4} nats a byte", progress.rounds, progress.cost_per_byte);
+        if std::io::stderr().is_terminal() {
+            eprint!("\r{size} pieces, round {}: {:.4} nats a byte", progress.rounds, progress.cost_per_byte);
+        }
         ControlFlow::Continue(())
     })?;
     let swe_seconds = begun.elapsed().as_secs_f64();
-    eprintln!();
+    eprintln!("\r{size} pieces: {rounds} rounds");
     let by_cost = |word: &[u8]| segmenter.segment(word).pieces;
     Ok(Row {
         size,
@@ -221,7 +224,13 @@ fn print(rows: &[Row]) {
 }
 
 fn object(name: &str, arguments: &Arguments, rows: &[Row]) -> Value {
-    let quality = |Quality { bytes_per_token, bits_per_byte, seconds }: &Quality| json!({ "bytes_per_token": bytes_per_token, "bits_per_byte": bits_per_byte, "training_seconds": seconds });
+    let quality = |quality: &Quality| {
+        json!({
+            "bytes_per_token": quality.bytes_per_token,
+            "bits_per_byte": quality.bits_per_byte,
+            "training_seconds": quality.seconds,
+        })
+    };
     let row = |row: &Row| {
         let differing = row
             .differing

@@ -16,7 +16,7 @@
 //! | block distances of a walk | [`MAX_WALK`] | its gaps take the square of them to compute |
 //! | blocks kept by a schedule, and its rows | [`MAX_ELEMENTS`] | lists begin at u32 offsets |
 //! | rounds, seeds, repeated measurements | [`MAX_ROUNDS`] | each is a schedule, or a call, of its own |
-//! | pieces of a sub-word vocabulary | [`MAX_PIECES`] | kernels index the bytes of all pieces by u32, with room to spare |
+//! | pieces of a sub-word vocabulary | [`MAX_PIECES`] | four times the largest so far; their bytes have u32 offsets |
 //!
 //! Workers of [`Schedule::load_balance`](crate::Schedule::load_balance) need no bound: those without work cost nothing.
 

@@ -25,11 +25,9 @@ impl WordCounts {
     /// that nothing behind it can change it.
     ///
     /// ```
-    /// # #[cfg(feature = "subword")] {
     /// use prflash::subword::{Pattern, WordCounts};
     /// let table = WordCounts::from_text(&b"the cat and the dog"[..], Pattern::Gpt2)?;
     /// assert_eq!((table.count("the"), table.count(" the"), table.count(" cat")), (1, 1, 1));
-    /// # }
     /// # Ok::<(), prflash::Error>(())
     /// ```
     ///

@@ -9,14 +9,12 @@ use crate::error::{Error, Result};
 /// that of the whole.
 ///
 /// ```
-/// # #[cfg(feature = "subword")] {
 /// use prflash::subword::WordCounts;
 /// let one = WordCounts::from_words(["the", "cat", "the"])?;
 /// let two = WordCounts::from_counts([("the", 5_000_000_000), ("dog", 1)])?;
 /// let both = one.merged(&two)?;
 /// assert_eq!(both.count("the"), 5_000_000_002);
 /// assert_eq!(both.iter().map(|(word, _)| word).collect::<Vec<_>>(), [&b"cat"[..], b"dog", b"the"]);
-/// # }
 /// # Ok::<(), prflash::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -14,14 +14,12 @@ impl WordCounts {
     /// the byte with this hexadecimal number. All other bytes are themselves.
     ///
     /// ```
-    /// # #[cfg(feature = "subword")] {
     /// use prflash::subword::WordCounts;
     /// let table = WordCounts::read_table(&b" the\t12\n\\n\\xff\t3\n"[..])?;
     /// assert_eq!((table.count(" the"), table.count(b"\n\xFF")), (12, 3));
     /// let error = WordCounts::read_table(&b"the\t12\ncat 3\n"[..]).unwrap_err();
     /// assert!(error.is_corrupt());
     /// assert_eq!(error.to_string(), "corrupt data: line 2: there is no tab");
-    /// # }
     /// # Ok::<(), prflash::Error>(())
     /// ```
     ///

@@ -15,7 +15,6 @@ use crate::subword::vocabulary::Vocabulary;
 /// two pieces are the same string, and none is longer than [`MAX_PIECE`](super::MAX_PIECE) bytes.
 ///
 /// ```
-/// # #[cfg(feature = "subword")] {
 /// use prflash::subword::Merges;
 /// let [a, b, c] = [b'a', b'b', b'c'].map(u32::from);
 /// let merges = Merges::from_pairs([(b, c), (a, 256)])?;
@@ -23,7 +22,6 @@ use crate::subword::vocabulary::Vocabulary;
 /// let mut ids = Vec::new();
 /// merges.encode_word(b"abcab", &mut ids);
 /// assert_eq!(ids, [257, a, b]);
-/// # }
 /// # Ok::<(), prflash::Error>(())
 /// ```
 #[derive(Clone, Debug)]

@@ -302,34 +302,6 @@ fn hundreds_of_merges_are_those_of_counting_anew() {
     }
 }
 
-/// Prints what training takes, on the words of a file named in `CORPUS` or on made-up ones.
-#[test]
-#[ignore = "a measurement"]
-fn time_of_training() {
-    let text = match std::env::var_os("CORPUS") {
-        Some(path) => std::fs::read(path).unwrap(),
-        None => made_up(1_800_000),
-    };
-    let table = counted(&text);
-    println!("{} bytes, {} words, {} distinct", text.len(), table.total(), table.len());
-    for score in SCORES {
-        for pieces in [8192, 32768] {
-            let start = std::time::Instant::now();
-            let trainer = MergesTrainer::new(pieces).unwrap().with_score(score);
-            let mut tokens = 0;
-            let progress = |progress: MergesProgress| {
-                tokens = progress.tokens;
-                ControlFlow::Continue(())
-            };
-            let merges = trainer.train_while(&table, progress).unwrap();
-            println!("{score:?} {}: {:?}, {tokens} tokens", merges.pieces(), start.elapsed());
-            let (start, mut out) = (std::time::Instant::now(), Vec::new());
-            table.iter().for_each(|(word, _)| merges.encode_word(word, &mut out));
-            println!("  encoding every distinct word once: {:?}", start.elapsed());
-        }
-    }
-}
-
 /// Words of letters that follow each other as a chain of Markov, with counts after Zipf.
 fn made_up(words: usize) -> Vec<u8> {
     use crate::random::pcg_hash;

@@ -15,13 +15,11 @@ use crate::subword::WordCounts;
 /// Trains [`Merges`] from the words of a corpus.
 ///
 /// ```
-/// # #[cfg(feature = "subword")] {
 /// use prflash::subword::{MergesTrainer, WordCounts};
 /// let words = WordCounts::from_counts([("low", 5), ("lower", 2), ("newest", 6), ("widest", 3)])?;
 /// let merges = MergesTrainer::new(256 + 3)?.train(&words)?;
 /// let made: Vec<&[u8]> = merges.iter().skip(256).collect();
 /// assert_eq!(made, [&b"es"[..], b"est", b"lo"]);
-/// # }
 /// # Ok::<(), prflash::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -27,7 +27,6 @@ use text::Text;
 /// a letter here and a symbol in an older program.
 ///
 /// ```
-/// # #[cfg(feature = "subword")] {
 /// use prflash::subword::Pattern;
 /// let words = |pattern: Pattern| {
 ///     let words = pattern.split(b"It's 2026  already!\n");
@@ -39,7 +38,6 @@ use text::Text;
 /// assert_eq!(words(Pattern::Whitespace), "It's| 2026| | already!|\n");
 /// assert_eq!(words(Pattern::None), "It's 2026  already!\n");
 /// assert_eq!("cl100k".parse::<Pattern>()?, Pattern::Cl100k);
-/// # }
 /// # Ok::<(), prflash::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
