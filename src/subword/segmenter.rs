@@ -42,7 +42,7 @@ pub enum Steps {
 /// assert_eq!(text, [&b"un"[..], b"related"]);
 /// # Ok::<(), prflash::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Segmenter {
     vocabulary: Vocabulary,
     costs: Costs,
