@@ -1,6 +1,9 @@
 //! What a piece costs, as integers: so that any program and any order of work finds the same cuts.
 
-use crate::error::{Result, ensure};
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result, ensure};
 use crate::limits::{MAX_PIECES, at_most};
 
 /// How a piece's cost κ follows from how often it occurs.
@@ -16,6 +19,9 @@ pub enum Cost {
 }
 
 impl Cost {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Unigram, Self::InverseCount, Self::Unit];
+
     /// Steps in which costs are counted: 2¹² a nat, 2²⁴ for inverse counts (at 2¹² those were 0
     /// from a count of 8,193 on), 1 for units.
     pub const fn scale(self) -> u32 {
@@ -49,6 +55,31 @@ impl Cost {
     }
 }
 
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Unigram => "unigram",
+            Self::InverseCount => "inverse-count",
+            Self::Unit => "unit",
+        })
+    }
+}
+
+impl FromStr for Cost {
+    type Err = Error;
+
+    /// By name: `unigram`, `inverse-count` or `unit`.
+    ///
+    /// # Errors
+    /// Invalid argument (`cost`) if there is none of this name.
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|cost| cost.to_string() == name).ok_or_else(|| {
+            let names = Self::ALL.map(|cost| cost.to_string()).join(", ");
+            Error::argument_error("cost", format!("expected one of {names}; got {name:?}"))
+        })
+    }
+}
+
 /// The cost κ(u) + λ of every piece u of a vocabulary, in integer steps of [`Cost::scale`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Costs {
@@ -59,6 +90,9 @@ pub struct Costs {
 }
 
 impl Costs {
+    /// Every piece costs less, in steps of any kind.
+    pub(super) const BOUND: u32 = 1 << 26;
+
     /// From how often each piece occurs, by its number. A piece that never does counts half a time.
     ///
     /// λ is added for every piece of a cut, in the unit of κ (nats, for [`Cost::Unigram`]): the
@@ -76,9 +110,10 @@ impl Costs {
         Ok(Self { cost, lambda, of_piece })
     }
 
-    /// The same kind with these costs.
-    pub(super) fn with(self, of_piece: impl Iterator<Item = u32>) -> Self {
-        Self { of_piece: of_piece.collect(), ..self }
+    /// Of κ + λ in steps, each below [`BOUND`](Costs::BOUND).
+    pub(super) fn from_steps(cost: Cost, lambda: f64, of_piece: Vec<u32>) -> Self {
+        debug_assert!(of_piece.iter().all(|&steps| steps < Self::BOUND));
+        Self { cost, lambda, of_piece }
     }
 
     /// The kind of κ.
@@ -120,10 +155,11 @@ mod tests {
 
     #[test]
     fn every_cost_is_below_its_bound() {
-        for cost in [Cost::Unigram, Cost::InverseCount, Cost::Unit] {
+        for cost in Cost::ALL {
+            assert_eq!(cost.to_string().parse::<Cost>().unwrap(), cost);
             for counts in [[0u64, 1 << 63], [0, 0], [1, 1]] {
                 let costs = Costs::new(cost, &counts, cost.max_lambda()).unwrap();
-                assert!(costs.of_pieces().iter().all(|&steps| steps < 1 << 26), "{costs:?}");
+                assert!(costs.of_pieces().iter().all(|&steps| steps < Costs::BOUND), "{costs:?}");
             }
             for lambda in [-1e-9, f64::NAN, cost.max_lambda() + 1e-9] {
                 assert_eq!(Costs::new(cost, &[1], lambda).unwrap_err().argument(), Some("lambda"));

@@ -7,6 +7,8 @@
 mod bpe;
 mod costs;
 mod counting;
+mod escape;
+mod files;
 mod pretokenize;
 mod segmenter;
 mod tokenizer;

@@ -33,6 +33,8 @@ pub struct Merges {
     ends: Vec<u64>,
     /// The rank of a pair.
     ranks: HashMap<u64, u32, RandomState>,
+    /// The id of a string that a merge makes.
+    ids: HashMap<Box<[u8]>, u32, RandomState>,
 }
 
 impl Merges {
@@ -40,7 +42,7 @@ impl Merges {
     pub(super) fn bytes() -> Self {
         let bytes = (0..=u8::MAX).collect();
         let ends = (1..=BYTES as u64).collect();
-        Self { pairs: Vec::new(), bytes, ends, ranks: HashMap::default() }
+        Self { pairs: Vec::new(), bytes, ends, ranks: HashMap::default(), ids: HashMap::default() }
     }
 
     /// Of pairs of ids, in the order of the merges.
@@ -51,25 +53,28 @@ impl Merges {
     /// past [`MAX_PIECES`](crate::limits::MAX_PIECES).
     pub fn from_pairs(pairs: impl IntoIterator<Item = (u32, u32)>) -> Result<Self> {
         let mut merges = Self::bytes();
-        let mut strings: HashMap<Vec<u8>, usize, RandomState> = HashMap::default();
-        for (left, right) in pairs {
-            let id = merges.pieces();
-            at_most("pairs", id + 1, MAX_PIECES)?;
-            let (Some(start), Some(end)) = (merges.piece(left), merges.piece(right)) else {
-                let message = format!("expected ids below {id}, got {left} and {right}");
-                return Err(Error::argument_error("pairs", message));
-            };
-            let string = [start, end].concat();
-            let length = string.len();
-            ensure!(length <= MAX_PIECE, "pairs", "expected at most {MAX_PIECE} bytes, got {length}");
-            merges.push(left, right, &string);
-            let before = strings.insert(string, id);
-            if let Some(before) = before {
-                let message = format!("expected no string twice, got that of piece {before} as {id} too");
-                return Err(Error::argument_error("pairs", message));
-            }
-        }
+        pairs.into_iter().try_for_each(|pair| merges.append(pair))?;
         Ok(merges)
+    }
+
+    /// One more merge, refused as [`from_pairs`](Merges::from_pairs) refuses it.
+    pub(in crate::subword) fn append(&mut self, (left, right): (u32, u32)) -> Result<()> {
+        let id = self.pieces();
+        at_most("pairs", id + 1, MAX_PIECES)?;
+        let (Some(start), Some(end)) = (self.piece(left), self.piece(right)) else {
+            let message = format!("expected ids below {id}, got {left} and {right}");
+            return Err(Error::argument_error("pairs", message));
+        };
+        let string = [start, end].concat();
+        let length = string.len();
+        ensure!(length <= MAX_PIECE, "pairs", "expected at most {MAX_PIECE} bytes, got {length}");
+        let before = self.ids.insert(string.as_slice().into(), id as u32);
+        if let Some(before) = before {
+            let message = format!("expected no string twice, got that of piece {before} as {id} too");
+            return Err(Error::argument_error("pairs", message));
+        }
+        self.push(left, right, &string);
+        Ok(())
     }
 
     fn push(&mut self, left: u32, right: u32, string: &[u8]) {
@@ -100,6 +105,14 @@ impl Merges {
         let end = *self.ends.get(id)? as usize;
         let start = id.checked_sub(1).map_or(0, |before| self.ends[before] as usize);
         self.bytes.get(start..end)
+    }
+
+    /// The id of a piece; `None` if there is no such string.
+    pub fn id(&self, piece: &[u8]) -> Option<u32> {
+        match *piece {
+            [byte] => Some(byte.into()),
+            _ => self.ids.get(piece).copied(),
+        }
     }
 
     /// The strings of all pieces, in the order of their ids.

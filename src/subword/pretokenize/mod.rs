@@ -1,6 +1,7 @@
 //! Pre-tokenization: a text cut into words, of which no token is ever to cross the border.
 
 mod classes;
+mod regex;
 mod scanners;
 mod text;
 

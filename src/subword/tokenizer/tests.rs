@@ -17,8 +17,8 @@ fn merges(pattern: Pattern) -> Merges {
 fn segmenter(pattern: Pattern, steps: Steps) -> Segmenter {
     let words = WordCounts::from_text(&TEXT.as_bytes()[..100_000], pattern).unwrap();
     let trainer = Trainer::new(600).unwrap().with_rounds(1);
-    let trained =
-        trainer.train(&words, &merges(pattern).vocabulary().unwrap(), |_| std::ops::ControlFlow::Continue(()));
+    let trained = trainer
+        .train(&words, &merges(pattern).vocabulary().unwrap(), |_| std::ops::ControlFlow::Continue(()));
     let trained = trained.unwrap();
     let costs = Costs::new(Cost::Unigram, &trained.counts, 0.0).unwrap();
     Segmenter::new(trained.segmenter.vocabulary().clone(), costs, steps).unwrap()
@@ -29,7 +29,10 @@ fn tokenizers() -> Vec<Tokenizer> {
     let two = Steps::AtMost(NonZeroUsize::new(2).unwrap());
     let of = |pattern| {
         let by_steps = [Steps::Unlimited, Steps::Fewest, two].map(|steps| segmenter(pattern, steps).into());
-        by_steps.into_iter().chain([merges(pattern).into()]).map(move |model: Model| Tokenizer::new(pattern, model))
+        by_steps
+            .into_iter()
+            .chain([merges(pattern).into()])
+            .map(move |model: Model| Tokenizer::new(pattern, model))
     };
     Pattern::ALL.into_iter().flat_map(of).collect()
 }

@@ -231,8 +231,8 @@ impl Trainer {
         });
         // The costs stay those by which the objective was found.
         let of_pieces = state.segmenter.costs().of_pieces();
-        let costs = Costs::new(self.cost, &[], self.lambda)?;
-        let costs = costs.with(order.iter().map(|&number| of_pieces[number]));
+        let of_pieces = order.iter().map(|&number| of_pieces[number]).collect();
+        let costs = Costs::from_steps(self.cost, self.lambda, of_pieces);
         let ordered = Vocabulary::new(order.iter().map(|&number| piece(number)))?;
         let segmenter = Segmenter::new(ordered, costs, self.steps)?;
         let (counts, objective) = corpus.recount(&segmenter);
