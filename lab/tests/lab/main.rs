@@ -3,6 +3,7 @@
 mod agreement;
 mod cli;
 mod common;
+mod encodings;
 mod metadata;
 mod models;
 mod refusals;
