@@ -11,6 +11,7 @@
 //! | [`backend`] | a device and a model, opened |
 //! | [`generate`], [`perplexity`], [`needle`], [`ages`], [`speed`] | what is measured |
 //! | [`results`] | files of results |
+//! | [`subword`] | vocabularies of sub-words, judged beside other programs' |
 //! | [`study`], [`sweep`], [`report`], [`plots`] | the paper's open questions: what is measured for them, computed, and written down |
 
 pub mod ages;
@@ -32,6 +33,7 @@ pub mod setting;
 pub mod speed;
 pub mod staircase;
 pub mod study;
+pub mod subword;
 pub mod sweep;
 pub mod tokenizer;
 

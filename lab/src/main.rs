@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use lab::Interrupted;
 
-use crate::commands::{generate, perplexity, report, sweep};
+use crate::commands::{generate, perplexity, report, subword, sweep};
 
 /// Real language models on prflash.
 #[derive(Parser)]
@@ -28,6 +28,9 @@ enum Command {
     Sweep(sweep::Args),
     /// Writes lab/RESULTS.md and its pictures from the files of results.
     Report(report::Args),
+    /// Trains, uses and compares vocabularies of sub-words.
+    #[command(subcommand)]
+    Subword(subword::Command),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Command::Perplexity(arguments) => perplexity::run(&arguments),
         Command::Sweep(arguments) => sweep::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Subword(command) => subword::run(&command),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,6 +8,7 @@ mod page;
 mod positions;
 mod sampling;
 mod staircase;
+mod subword;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use crate::plots::{Point, Series};
 use crate::results::{InWindow, Measured, Results, Row, Source, Summary, differences, mean_and_error};
 use crate::speed::Timed;
 use crate::study::{Choice, Experiment, Place, Question, Size, experiments};
+use crate::subword::rows::Rows;
 
 use page::Page;
 
@@ -79,6 +81,7 @@ pub fn write_experiments(paths: &Paths, all: &[Experiment], quick: bool) -> Resu
         };
         write(&data, &mut page, &part)?;
     }
+    subword::subword(&data.subword, &mut page)?;
     page.answer("limits", "Limits of the evidence")?;
     page.finish()
 }
@@ -91,6 +94,7 @@ struct Data {
     positions: Vec<Row<InWindow>>,
     needle: Vec<Row<Found>>,
     ages: Vec<Row<AgeError>>,
+    subword: Vec<crate::subword::rows::Row>,
 }
 
 impl Data {
@@ -103,6 +107,7 @@ impl Data {
             positions: Results::read(&path(Question::Positions))?,
             needle: Results::read(&path(Question::Needle))?,
             ages: Results::read(&path(Question::Ages))?,
+            subword: Rows::open(&paths.results.join("subword.csv"))?.into(),
         })
     }
 

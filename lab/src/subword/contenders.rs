@@ -1,0 +1,128 @@
+//! The vocabularies that are compared, and how each encodes.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+
+use anyhow::Result;
+use prflash::subword::{
+    Cost, Costs, MergeScore, Merges, MergesTrainer, Pattern, Segmenter, Steps, Tokenizer, Trained, Trainer,
+    WordCounts,
+};
+
+/// A vocabulary with its encoder, trained on some words.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Contender {
+    /// Pairs merged by a score, and words encoded by these merges.
+    Merged(MergeScore),
+    /// The same pieces, but words cut where they are cheapest by −ln p.
+    MergedCheapest(MergeScore),
+    /// The pieces of BPE, but words cut into the fewest.
+    MergedFewest,
+    /// Grown from BPE's pieces and pruned by −ln p and λ, in nats for each piece.
+    Grown(f64),
+    /// Pruned from four times BPE's pieces by the number of pieces that words have; of cuts into as
+    /// few, the most likely.
+    Fewest,
+    /// The same pieces, but of cuts into as few that of the least sum of inverse counts: the paper's
+    /// objective with the smallest k that a word allows.
+    FewestInverse,
+    /// Pruned from four times BPE's pieces by inverse counts and λ for each piece.
+    Inverse(f64),
+    /// The paper's objective as it is written: inverse counts, by at most k pieces, from four times
+    /// BPE's pieces.
+    Paper(NonZeroUsize),
+}
+
+impl Contender {
+    /// All that are compared, in the order of the tables.
+    pub fn all() -> Vec<Self> {
+        use MergeScore::{Likelihood, MutualInformation, PairCount, WordPiece};
+        let k = |k: usize| Self::Paper(NonZeroUsize::MIN.saturating_add(k - 1));
+        let mut all = vec![Self::Merged(PairCount), Self::MergedCheapest(PairCount), Self::MergedFewest];
+        for score in [WordPiece, MutualInformation, Likelihood] {
+            all.extend([Self::Merged(score), Self::MergedCheapest(score)]);
+        }
+        all.extend([
+            Self::Grown(0.0),
+            Self::Grown(2.0),
+            Self::Fewest,
+            Self::FewestInverse,
+            Self::Inverse(0.1),
+        ]);
+        all.extend([k(2), k(3)]);
+        all
+    }
+
+    /// Trains it. `progress` may end the training, which then gives the best so far.
+    ///
+    /// # Errors
+    /// Sizes that can't be.
+    pub fn train(
+        self,
+        words: &WordCounts,
+        size: usize,
+        progress: &mut dyn FnMut() -> ControlFlow<()>,
+    ) -> Result<Tokenizer> {
+        let mut merges = |score, size| -> Result<Merges> {
+            Ok(MergesTrainer::new(size)?.with_score(score).train_while(words, |_| progress())?)
+        };
+        let start = match self {
+            Self::Merged(score) | Self::MergedCheapest(score) => merges(score, size)?,
+            Self::MergedFewest | Self::Grown(_) => merges(MergeScore::PairCount, size)?,
+            Self::Fewest | Self::FewestInverse | Self::Inverse(_) | Self::Paper(_) => {
+                merges(MergeScore::PairCount, 4 * size)?
+            }
+        };
+        if let Self::Merged(_) = self {
+            return Ok(Tokenizer::new(Pattern::Gpt2, start));
+        }
+        let trainer = Trainer::new(size)?;
+        let trainer = match self {
+            // No rounds: the pieces stay, and costs follow from how often each is used.
+            Self::MergedCheapest(_) | Self::MergedFewest => trainer.with_rounds(0),
+            Self::Grown(lambda) => trainer.with_cost(Cost::Unigram, lambda)?,
+            Self::Inverse(lambda) => trainer.with_cost(Cost::InverseCount, lambda)?,
+            Self::Paper(most) => Trainer::paper(size, most)?,
+            Self::Fewest | Self::FewestInverse => {
+                trainer.with_cost(Cost::Unit, 0.0)?.with_steps(Steps::Fewest)
+            }
+            Self::Merged(_) => trainer,
+        };
+        let trained = trainer.train(words, &start.vocabulary()?, |_| progress())?;
+        let segmenter = match self {
+            Self::MergedFewest | Self::Fewest => fewest(trained, Cost::Unigram)?,
+            Self::FewestInverse => fewest(trained, Cost::InverseCount)?,
+            _ => trained.segmenter,
+        };
+        Ok(Tokenizer::new(Pattern::Gpt2, segmenter))
+    }
+}
+
+/// The same pieces, for words cut into the fewest, and of those cuts into the cheapest.
+fn fewest(trained: Trained, cost: Cost) -> Result<Segmenter> {
+    let costs = Costs::new(cost, &trained.counts, 0.0)?;
+    Ok(Segmenter::new(trained.segmenter.vocabulary().clone(), costs, Steps::Fewest)?)
+}
+
+impl fmt::Display for Contender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |score: &MergeScore| match score {
+            MergeScore::PairCount => "BPE",
+            MergeScore::WordPiece => "eBPE by c(ab)/(c(a)·c(b))",
+            MergeScore::MutualInformation => "eBPE by c(ab)·PMI",
+            MergeScore::Likelihood => "eBPE by likelihood",
+            _ => "eBPE",
+        };
+        match self {
+            Self::Merged(score) => f.write_str(of(score)),
+            Self::MergedCheapest(score) => write!(f, "{}, its pieces by shortest path", of(score)),
+            Self::MergedFewest => f.write_str("BPE, its pieces by fewest"),
+            Self::Grown(lambda) => write!(f, "SWE, λ = {lambda}"),
+            Self::Fewest => f.write_str("fewest pieces"),
+            Self::FewestInverse => f.write_str("fewest pieces, then 1/c"),
+            Self::Inverse(lambda) => write!(f, "1/c, λ = {lambda}"),
+            Self::Paper(most) => write!(f, "1/c, k = {most}"),
+        }
+    }
+}
