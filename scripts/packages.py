@@ -4,6 +4,7 @@ A module of its own so that fetch-models and make-fixture share it. Standard lib
 """
 
 import hashlib
+import shutil
 import struct
 import subprocess
 import sys
@@ -97,14 +98,24 @@ def fetch_smollm2(folder, downloads):
     return path
 
 
+def unpack_debian(package, downloads, name):
+    """A Debian package's files in the folder downloads/name, unpacked once; nothing is installed."""
+    folder = downloads / name
+    if folder.exists():
+        return folder
+    downloads.mkdir(parents=True, exist_ok=True)
+    run(["apt-get", "download", package], downloads)
+    part = downloads / f"{name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    run(["dpkg", "-x", find_one(downloads, f"{package}_*.deb").name, part.name], downloads)
+    part.rename(folder)
+    return folder
+
+
 def fetch_austen(folder):
     """The lazy-load database of the Debian package, downloaded once."""
-    path = folder / "janeaustenr/usr/lib/R/site-library/janeaustenr/data/Rdata.rdb"
-    if path.exists():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    run(["apt-get", "download", AUSTEN_PACKAGE], folder)
-    run(["dpkg", "-x", find_one(folder, f"{AUSTEN_PACKAGE}_*.deb").name, "janeaustenr"], folder)
+    package = unpack_debian(AUSTEN_PACKAGE, folder, "janeaustenr")
+    path = package / "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb"
     if not path.is_file():
         raise PackageError(f"the Debian package holds no {path.name}")
     return path
