@@ -50,7 +50,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("verify", &["attention/kernels", "error", "layout", "reference", "shape"]),
     ("calibration", &["attention/inputs", "error", "limits", "random", "reference", "sampling", "shape"]),
     ("subword", &["error", "limits"]),
-    ("shaders", &["attention/kernels", "cache/gpu", "runtime", "sampling/gpu"]),
+    ("subword/gpu", &["error", "limits", "runtime", "subword"]),
+    ("subword/trainer", &["error", "limits", "runtime", "subword", "subword/gpu"]),
+    ("shaders", &["attention/kernels", "cache/gpu", "runtime", "sampling/gpu", "subword/gpu"]),
 ];
 
 type Module = Vec<String>;

@@ -3,6 +3,9 @@
 use crate::error::{Result, ensure};
 use crate::limits::{MAX_PIECES, at_most};
 
+/// The cost of every piece is below this.
+pub(super) const BOUND: u64 = 1 << 26;
+
 /// How a piece's cost κ follows from how often it occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cost {
@@ -123,7 +126,7 @@ mod tests {
         for cost in [Cost::Unigram, Cost::InverseCount, Cost::Unit] {
             for counts in [[0u64, 1 << 63], [0, 0], [1, 1]] {
                 let costs = Costs::new(cost, &counts, cost.max_lambda()).unwrap();
-                assert!(costs.of_pieces().iter().all(|&steps| steps < 1 << 26), "{costs:?}");
+                assert!(costs.of_pieces().iter().all(|&steps| u64::from(steps) < BOUND), "{costs:?}");
             }
             for lambda in [-1e-9, f64::NAN, cost.max_lambda() + 1e-9] {
                 assert_eq!(Costs::new(cost, &[1], lambda).unwrap_err().argument(), Some("lambda"));

@@ -5,8 +5,10 @@
 //! best vocabulary is NP-complete, and what a [`Trainer`] finds is only good.
 
 mod bpe;
+mod corpus;
 mod costs;
 mod counting;
+pub(crate) mod gpu;
 mod pretokenize;
 mod segmenter;
 mod trainer;
@@ -16,9 +18,12 @@ mod word_counts;
 mod word_table;
 
 pub use bpe::{MergeScore, Merges, MergesProgress, MergesTrainer};
+pub use corpus::Recount;
 pub use costs::{Cost, Costs};
+pub use gpu::segmenter::GpuSegmenter;
+pub use gpu::words::GpuWords;
 pub use pretokenize::{Pattern, Words};
 pub use segmenter::{Segmentation, Segmenter, Steps};
-pub use trainer::{Progress, Trained, Trainer};
+pub use trainer::{Progress, RecountRates, RecountedBy, Trained, Trainer};
 pub use vocabulary::{MAX_PIECE, Vocabulary};
 pub use word_counts::WordCounts;
