@@ -46,6 +46,7 @@ pub struct Trainer {
     rounds: usize,
     threads: NonZeroUsize,
     /// What is faster, if nothing is set.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code))]
     recounts: Option<RecountedBy>,
 }
 
