@@ -90,6 +90,7 @@ impl<'w> GpuWords<'w> {
     }
 
     /// The device's context.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(in crate::subword) fn context(&self) -> &Context {
         &self.context
     }
