@@ -1,14 +1,19 @@
-//! How fast all words of a corpus are cut by a vocabulary: on threads of the host and on this device, for corpora of different size.
+//! How fast all words of a corpus are cut by a vocabulary: on threads of the host and on this
+//! device, for corpora of different size.
 //!
-//! The words are made up: those of *Persuasion* (fixtures/) give an order-3 model of letters, each distinct word once, from which distinct words are drawn; the r-th gets
-//! a count as by Zipf, 10⁷/r and at least 1. The vocabulary is that of as many byte-pair merges of the smallest 100,000 or fewer of them, its costs are those of unigrams
-//! after a first cut into the fewest pieces.
+//! The words are made up: those of *Persuasion* (fixtures/) give an order-3 model of letters, each
+//! distinct word once, from which distinct words are drawn; the r-th gets a count as by Zipf,
+//! 10⁷/r and at least 1. The vocabulary is that of byte-pair merges of the first 100,000 of them,
+//! its costs are those of unigrams after a first cut into the fewest pieces.
 //!
-//! A recount begins with a segmenter on the host and ends with counts and objective there: the device's includes the upload of the vocabulary and the readback. Words are
-//! uploaded once, which is timed apart. Ways run in turn, round after round, after one that isn't counted; medians over rounds with the range, and medians of ratios.
+//! A recount begins with a segmenter on the host and ends with counts and objective there: the
+//! device's includes the upload of the vocabulary and the readback. Words are uploaded once, which
+//! is timed apart. Ways run in turn, round after round, after one that isn't counted; medians over
+//! rounds with the range, and medians of ratios.
 //!
-//! Below the table is an *estimate*, which nothing measured: the bytes that the kernel touches for each word of the largest corpus, over a memory bandwidth that is given. It leaves
-//! out latency, caches (which hold most of the vocabulary's nodes) and contention of atomic additions.
+//! Below the table is an *estimate*, which nothing measured: the bytes that the kernel touches for
+//! each word of the largest corpus, over a memory bandwidth that is given. It leaves out latency,
+//! caches (which hold most of the vocabulary's nodes) and contention of atomic additions.
 //!
 //! ```text
 //! scripts/with-vulkan cargo bench --features subword --bench subword
@@ -215,7 +220,8 @@ fn print(context: &Context, arguments: &Arguments, rows: &[Row], touched: &Touch
     println!("{}", context.capabilities());
     println!("\nOne recount by {} pieces, unigrams, ms:\n", arguments.pieces);
     println!(
-        "| words | host, 1 thread | host, {threads} threads | GPU | 10⁶ words/s on the GPU | 1 thread / GPU | {threads} threads / GPU | upload, once |"
+        "| words | host, 1 thread | host, {threads} threads | GPU | 10⁶ words/s on the GPU | 1 thread / GPU \
+        | {threads} threads / GPU | upload, once |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- | --- |");
     for row in rows {
@@ -240,7 +246,8 @@ fn print(context: &Context, arguments: &Arguments, rows: &[Row], touched: &Touch
     );
     let (all, none) = touched.rates(arguments.bandwidth * 1e9);
     println!(
-        "\nEstimate, not measured: {:.0} bytes a word streamed, {:.0} of nodes, {:.0} of counts. At {} GB/s that is {:.0}·10⁶ words a second with every node from memory, {:.0}·10⁶ with all of them in caches.",
+        "\nEstimate, not measured: {:.0} bytes a word streamed, {:.0} of nodes, {:.0} of counts. At {} GB/s \
+        that is {:.0}·10⁶ words a second with every node from memory, {:.0}·10⁶ with all of them in caches.",
         touched.streamed,
         touched.gathered,
         touched.added,

@@ -1,9 +1,10 @@
-// subword_losses: what short strings cost without a piece each, which says what a vocabulary loses with that piece.
+// subword_losses: what short strings cost without a piece each, which says what a vocabulary loses
+// with that piece.
 //
 //   least(s) = min over the cuts of s without the piece of Σ cost(u)
 //
-// Shapes      words (walk.wgsl): length, the piece and 1 (0 forbids none); least: one cost a string
-// Workgroups, barriers    as walk.wgsl has them
+// Shapes      words (walk.wgsl): length, the piece and 1 (0 forbids none) · least: a cost a string
+// Workgroups  and barriers as walk.wgsl has them
 
 @group(0) @binding(3) var<storage, read_write> least: array<u32>;
 

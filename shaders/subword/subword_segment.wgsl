@@ -1,9 +1,11 @@
-// subword_segment: words of at most LONGEST bytes cut at the least cost, and how often each piece is used.
+// subword_segment: words of at most LONGEST bytes cut at the least cost, and how often each piece
+// is used.
 //
 //   usage(u) += count(w)   for every piece u of the cut of every word w
 //
-// Shapes      words (walk.wgsl): length, low and high half of the count; usage: two halves a piece; cuts: one number a word, bit j − 1 set where a piece ends at j
-// Workgroups, barriers    as walk.wgsl has them
+// Shapes      words (walk.wgsl): length, low and high half of the count ·
+//             usage: two halves a piece · cuts: a number a word, bit j − 1 set where a piece ends at j
+// Workgroups  and barriers as walk.wgsl has them
 //
 // Places without a word have a length of 0. The host has seen to it that no sum passes 64 bits.
 

@@ -1,14 +1,19 @@
-// The cheapest cut of a word, as `Segmenter` finds it on the host, bit for bit: what the kernels of sub-words share.
+// The cheapest cut of a word, as `Segmenter` finds it on the host, bit for bit: what the kernels of
+// sub-words share.
 //
 //   D(0) = 0      D(j) = min over the pieces u from i to j of D(i) + cost(u)
 //
-// D(i) is final when the walk starts at i, and no piece is longer than MAX_PIECE bytes: so a ring of MAX_PIECE numbers has room for all that is open, and the place of a
-// start is that of the position MAX_PIECE behind it. The costs of LONGEST pieces add up to less than NO_PATH (`costs::BOUND` in Rust). Starts ascend and only what is better
-// replaces what is there, so that ties go to the longest last piece.
+// D(i) is final when the walk starts at i, and no piece is longer than MAX_PIECE bytes: so a ring
+// of MAX_PIECE numbers has room for all that is open, and the place of a start is that of the
+// position MAX_PIECE behind it. The costs of LONGEST pieces add up to less than NO_PATH
+// (`costs::BOUND` in Rust). Starts ascend and only what is better replaces what is there, so that
+// ties go to the longest last piece.
 //
-// Shapes      words: groups of LANES words; of each group, rows of LANES numbers, one a word: HEADER rows (the length in bytes comes first), then rows of the bytes, four a number
-//             nodes: the double array of the vocabulary (src/subword/trie.rs): where the children begin, or 0; the parent and 1; the piece that ends here and 1, or 0; its cost
-// Workgroups  one per group, one word per invocation, numbered in one line and folded into x and y
+// Shapes      words: groups of LANES words; of each group rows of LANES numbers, one a word: HEADER
+//             rows, of which the first has lengths in bytes, then rows of the bytes, four a number
+//             nodes: the double array of the vocabulary (src/subword/trie.rs): where the children
+//             begin, or 0; the parent and 1; the piece that ends here and 1, or 0; its cost
+// Workgroups  one per group, a word an invocation, numbered in one line and folded into x and y
 // Barriers    none: an invocation reads the workgroup memory that it wrote itself
 
 struct SubwordParams {
@@ -25,7 +30,8 @@ const NO_PATH: u32 = 0xffffffffu;
 // D(j) at (j mod MAX_PIECE)·LANES + lane: neighbours in a subgroup take neighbouring banks.
 var<workgroup> costs: array<u32, MAX_PIECE * LANES>;
 #if KEEPS
-// The best path to j ≥ 1, at (j − 1)·LANES + lane: how many pieces << COUNT_SHIFT | bytes of the last and −1 << NUMBER_BITS | its number.
+// The best path to j ≥ 1, at (j − 1)·LANES + lane: how many pieces << COUNT_SHIFT, bytes of the
+// last one less 1 << NUMBER_BITS, and its number.
 var<workgroup> lasts: array<u32, LONGEST * LANES>;
 #end
 
@@ -34,7 +40,8 @@ fn head_of(group: u32, lane: u32) -> u32 {
     return group * (HEADER + params.rows) * LANES + lane;
 }
 
-// A path that goes on from `start` by a piece. `count` is how many pieces it has, where that matters.
+// A path that goes on from `start` by a piece. `count` is how many pieces it has, where the fewest
+// are wanted.
 fn reach(start: u32, end: u32, piece: u32, cost: u32, count: u32, lane: u32) {
     let slot = (end % MAX_PIECE) * LANES + lane;
     let best = costs[slot];

@@ -9,7 +9,8 @@ use super::word_counts::WordCounts;
 /// What the pieces of a vocabulary are to the words of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recount {
-    /// How often each piece is used in the cuts of all words, by its number; 2⁶⁴ − 1 where it is more.
+    /// How often each piece is used in the cuts of all words, by its number; 2⁶⁴ − 1 where it is
+    /// more.
     pub counts: Vec<u64>,
     /// The cost of all words together, in steps of [`Cost::scale`](super::Cost::scale).
     pub objective: u128,
@@ -22,8 +23,8 @@ impl Recount {
 }
 
 impl Segmenter {
-    /// Cuts every word of a table, on so many threads (one where there are none). The result doesn't
-    /// depend on them.
+    /// Cuts every word of a table, on so many threads (one where there are none). The result
+    /// doesn't depend on them.
     pub fn recount(&self, words: &WordCounts, threads: NonZeroUsize) -> Recount {
         Corpus::new(words, threads).recount(self)
     }

@@ -2,8 +2,8 @@
 //! trained so that this cost is low.
 //!
 //! A cut is optimal for a vocabulary, the costs of its pieces and a number of steps. Choosing the
-//! best vocabulary is NP-complete, and what a [`Trainer`] finds is only good. Words may be cut on a GPU
-//! ([`GpuWords`]), which finds the same cuts.
+//! best vocabulary is NP-complete, and what a [`Trainer`] finds is only good. Words may be cut on a
+//! GPU ([`GpuWords`]), which finds the same cuts.
 
 mod bpe;
 mod corpus;

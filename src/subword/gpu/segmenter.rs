@@ -9,17 +9,20 @@ use crate::runtime::program::{Pipeline, Program};
 use crate::subword::segmenter::{Segmenter, Steps};
 use crate::subword::vocabulary::MAX_PIECE;
 
-/// A [`Segmenter`] on a device: its vocabulary and costs are uploaded once, for any number of calls.
+/// A [`Segmenter`] on a device: its vocabulary and costs are uploaded once, for any number of
+/// calls.
 ///
 /// ```no_run
 /// use prflash::Context;
-/// use prflash::subword::{Cost, Costs, GpuSegmenter, GpuWords, Segmenter, Steps, Vocabulary, WordCounts};
+/// use prflash::subword::{Cost, Costs, GpuSegmenter, GpuWords, Segmenter, Steps};
+/// use prflash::subword::{Vocabulary, WordCounts};
 /// let vocabulary = Vocabulary::with_bytes(["the", "re"])?;
 /// let costs = Costs::new(Cost::Unit, &vec![0; vocabulary.len()], 0.0)?;
 /// let segmenter = Segmenter::new(vocabulary, costs, Steps::Unlimited)?;
 /// let context = Context::new_blocking()?;
 /// let words = WordCounts::from_words(["there", "the"])?;
-/// let recount = GpuWords::new(&context, &words)?.recount_blocking(&GpuSegmenter::new(&context, &segmenter)?)?;
+/// let words = GpuWords::new(&context, &words)?;
+/// let recount = words.recount_blocking(&GpuSegmenter::new(&context, &segmenter)?)?;
 /// assert_eq!((recount.counts[256], recount.objective), (2, 3));
 /// # Ok::<(), prflash::Error>(())
 /// ```

@@ -19,9 +19,9 @@ use crate::subword::word_counts::WordCounts;
 /// are all words of a table whose [`total_bytes`](WordCounts::total_bytes) don't fit 64 bits, since
 /// the device counts in as many.
 ///
-/// Words lie sorted by length in groups of 64, four bytes a number, behind their lengths and counts:
-/// 12 bytes a word and its own, rounded up to fours. There are as many buffers as lengths and the
-/// device's limits for bindings make necessary.
+/// Words lie sorted by length in groups of 64, four bytes a number, behind their lengths and
+/// counts: 12 bytes a word and its own, rounded up to fours. There are as many buffers as lengths
+/// and the device's limits for bindings make necessary.
 #[derive(Debug)]
 pub struct GpuWords<'w> {
     context: Context,

@@ -35,8 +35,8 @@ use crate::runtime::context::Context;
 /// κ and λ. The single bytes always stay. (By [`Cost::InverseCount`] without λ the objective is the
 /// number of pieces that are used, which no growth lowers: begin with more pieces than the size.)
 ///
-/// The result depends on the table of words alone: not on the order of a corpus, nor on threads, nor
-/// on what recounts the words, which may be a GPU ([`train_on`](Trainer::train_on)).
+/// The result depends on the table of words alone: not on the order of a corpus, nor on threads,
+/// nor on what recounts the words, which may be a GPU ([`train_on`](Trainer::train_on)).
 #[derive(Clone, Debug)]
 pub struct Trainer {
     size: usize,
@@ -150,8 +150,8 @@ impl Trainer {
     /// end the training, which then gives the best so far.
     ///
     /// # Errors
-    /// Invalid argument (`words`) if there are none; (`steps`) for [`Steps::Fewest`] by another cost
-    /// than [`Cost::Unit`].
+    /// Invalid argument (`words`) if there are none; (`steps`) for [`Steps::Fewest`] by another
+    /// cost than [`Cost::Unit`].
     pub fn train(
         &self,
         words: &WordCounts,
@@ -165,7 +165,8 @@ impl Trainer {
     /// [`train`](Trainer::train) with the words recounted on a device, if that is faster than the
     /// host's threads: both do it once by the vocabulary to begin with, the device after a first
     /// time in which its kernels are compiled. The result is that of `train`, bit for bit, and
-    /// [`Trained::recounted_by`] says which it was. (Growth looks at the cuts of words on the host.)
+    /// [`Trained::recounted_by`] says which it was. (Growth looks at the cuts of words on the
+    /// host.)
     ///
     /// By [`Steps::AtMost`] the host recounts, and nothing is measured.
     ///
