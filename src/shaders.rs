@@ -8,10 +8,19 @@ pub use crate::runtime::layouts::HostLayout;
 use crate::runtime::program::Program;
 pub use crate::runtime::text::ShaderSource;
 use crate::sampling::gpu as sampling;
+#[cfg(feature = "subword")]
+use crate::subword::gpu as subword;
 
 /// The layouts, on the Rust side, of every struct that the shaders share with it.
 pub fn host_layouts() -> Vec<HostLayout> {
-    [kernels::params::layouts(), sampling::params::layouts(), cache::params::layouts()].concat()
+    [
+        kernels::params::layouts(),
+        sampling::params::layouts(),
+        cache::params::layouts(),
+        #[cfg(feature = "subword")]
+        subword::params::layouts(),
+    ]
+    .concat()
 }
 
 /// Every kernel and tile shape that a plan chooses by itself, with every storage type, at head
@@ -24,6 +33,8 @@ pub fn sources() -> Vec<ShaderSource> {
     sampling::draw::all().iter().for_each(|program| add(program));
     cache::programs::moves().iter().for_each(|program| add(program));
     add(&cache::programs::Migrate);
+    #[cfg(feature = "subword")]
+    subword::programs::all().iter().for_each(|program| add(program));
     sources
 }
 

@@ -49,8 +49,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("reference", &["attention/inputs", "cache", "error", "position", "sampling", "shape"]),
     ("verify", &["attention/kernels", "error", "layout", "reference", "shape"]),
     ("calibration", &["attention/inputs", "error", "limits", "random", "reference", "sampling", "shape"]),
-    ("subword", &["error", "limits"]),
-    ("shaders", &["attention/kernels", "cache/gpu", "runtime", "sampling/gpu"]),
+    ("subword", &["checksum", "error", "limits"]),
+    ("subword/gpu", &["error", "limits", "runtime", "subword"]),
+    ("subword/trainer", &["error", "limits", "runtime", "subword", "subword/gpu"]),
+    ("shaders", &["attention/kernels", "cache/gpu", "runtime", "sampling/gpu", "subword/gpu"]),
 ];
 
 type Module = Vec<String>;

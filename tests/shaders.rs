@@ -142,6 +142,8 @@ fn bindings_are_those_of_the_architecture() {
                 (2, 1, "v", false),
             ],
             "migrate" => &[(0, 2, "todo", false), (0, 3, "old", false), (0, 4, "new_words", true)],
+            "subword_segment" => &[(0, 2, "nodes", false), (0, 3, "usage", true), (0, 4, "cuts", true)],
+            "subword_losses" => &[(0, 2, "nodes", false), (0, 3, "least", true)],
             "step_down" | "commit" => &[
                 (1, 0, "keys", true),
                 (1, 1, "values", true),
@@ -158,6 +160,9 @@ fn bindings_are_those_of_the_architecture() {
         }
         if shader.entry_point == "migrate" {
             want[1].2 = "spans";
+        }
+        if shader.entry_point.starts_with("subword_") {
+            want[1].2 = "words";
         }
         if matches!(shader.entry_point, "append" | "quantize" | "step_down" | "commit") {
             want[1].2 = "moves";

@@ -82,12 +82,15 @@ impl Pipeline {
 /// | position table | `PositionTable::check`, before a call is recorded; windows of φ are clamped |
 /// | words of a cache | addresses are functions of lengths the host keeps, never of what lies there (`cache::gpu::region`): steps of four tokens stay inside a ring, whose rows are a multiple of 32, and past the sinks comes the residual |
 /// | stamps, spans of a migration | the host writes where they lie: each sequence with room has a stamp before its keys (`cache::arena`), and spans end within the sequence's old and new room |
+/// | words to be cut | the host writes as many bytes of each as its length says, and has at most 32 of them for every kernel that keeps the last pieces of paths |
+/// | nodes of a vocabulary | children begin at least 256 before the end of the array (`Trie`), and are taken by a byte |
+/// | counts of pieces | numbers in the nodes are those of the vocabulary, for which the counts were made |
 /// | moves, runs, gathered blocks | written by the host with their number, which bounds the search for them |
 /// | fragments of matrices | in workgroup memory, at strides and offsets that `Matrix::layout` fixes; tasks are counted by constants |
 /// | states of shares and rounds | `Split::shares` and `Merger` keep within what was reserved |
 ///
-/// Loops end: over lists, keys and rows by those bounds; over the rungs of a cache at the last, whose `end` is the largest number; over runs of a cache since each ends past where it begins.
-/// Workgroup memory: tiles of keys and values, operands and sums of the matrix kernel (but for the gaps between padded rows, which nothing reads), the parts of split scores and the counts of rows are written whole before the barrier that comes before any read.
+/// Loops end: over lists, keys and rows by those bounds; over the rungs of a cache at the last, whose `end` is the largest number; over runs of a cache since each ends past where it begins; over the pieces of a word since none is empty.
+/// Workgroup memory: tiles of keys and values, operands and sums of the matrix kernel (but for the gaps between padded rows, which nothing reads), the parts of split scores and the counts of rows are written whole before the barrier that comes before any read. Costs of paths are written before a word is walked, the last piece of a path with its first cost.
 fn shader_module(context: &Context, label: &str, source: String) -> wgpu::ShaderModule {
     let descriptor =
         wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) };

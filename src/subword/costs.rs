@@ -91,7 +91,7 @@ pub struct Costs {
 
 impl Costs {
     /// Every piece costs less, in steps of any kind.
-    pub(super) const BOUND: u32 = 1 << 26;
+    pub(in crate::subword) const BOUND: u32 = 1 << 26;
 
     /// From how often each piece occurs, by its number. A piece that never does counts half a time.
     ///

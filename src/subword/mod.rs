@@ -2,13 +2,16 @@
 //! trained so that this cost is low.
 //!
 //! A cut is optimal for a vocabulary, the costs of its pieces and a number of steps. Choosing the
-//! best vocabulary is NP-complete, and what a [`Trainer`] finds is only good.
+//! best vocabulary is NP-complete, and what a [`Trainer`] finds is only good. Words may be cut on a
+//! GPU ([`GpuWords`]), which finds the same cuts.
 
 mod bpe;
+mod corpus;
 mod costs;
 mod counting;
 mod escape;
 mod files;
+pub(crate) mod gpu;
 mod pretokenize;
 mod segmenter;
 mod tokenizer;
@@ -19,10 +22,13 @@ mod word_counts;
 mod word_table;
 
 pub use bpe::{MergeScore, Merges, MergesProgress, MergesTrainer};
+pub use corpus::Recount;
 pub use costs::{Cost, Costs};
+pub use gpu::segmenter::GpuSegmenter;
+pub use gpu::words::GpuWords;
 pub use pretokenize::{Pattern, Words};
 pub use segmenter::{Segmentation, Segmenter, Steps};
 pub use tokenizer::{Model, Tokenizer};
-pub use trainer::{Progress, Trained, Trainer};
+pub use trainer::{Progress, RecountRates, RecountedBy, Trained, Trainer};
 pub use vocabulary::{MAX_PIECE, Vocabulary};
 pub use word_counts::WordCounts;

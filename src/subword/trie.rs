@@ -43,6 +43,12 @@ impl Trie {
         self.nodes[end as usize].piece.checked_sub(1)
     }
 
+    /// The nodes: where the children begin, or 0; the parent's index and 1; the piece that ends there
+    /// and 1, or 0. The root is the first.
+    pub(super) fn nodes(&self) -> impl ExactSizeIterator<Item = [u32; 3]> + '_ {
+        self.nodes.iter().map(|node| [node.base, node.parent, node.piece])
+    }
+
     #[inline]
     fn child(&self, at: u32, byte: u8) -> Option<u32> {
         let base = self.nodes[at as usize].base;

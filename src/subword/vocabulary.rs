@@ -99,6 +99,11 @@ impl Vocabulary {
         (0..self.len()).map(|number| piece(&self.bytes, &self.ends, number))
     }
 
+    /// The double array of all pieces, node by node ([`Trie::nodes`]).
+    pub(super) fn nodes(&self) -> impl ExactSizeIterator<Item = [u32; 3]> + '_ {
+        self.trie.nodes()
+    }
+
     /// The pieces that the bytes begin with, the shortest first: their lengths and numbers.
     #[inline]
     pub(super) fn prefixes<'v>(&'v self, bytes: &'v [u8]) -> impl Iterator<Item = (usize, u32)> + 'v {

@@ -132,7 +132,12 @@ impl WordCounts {
 
     /// The words with their counts, in the order of their bytes.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], u64)> + Clone {
-        (0..self.len()).map(|index| (self.word(index), self.counts[index]))
+        (0..self.len()).map(|index| self.get(index))
+    }
+
+    /// A word by its number in that order, with its count.
+    pub(super) fn get(&self, index: usize) -> (&[u8], u64) {
+        (self.word(index), self.counts[index])
     }
 
     fn word(&self, index: usize) -> &[u8] {

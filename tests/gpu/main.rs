@@ -17,6 +17,8 @@ mod reshaped;
 mod rotation;
 mod rounds;
 mod schedules;
+#[cfg(feature = "subword")]
+mod subword;
 mod tensors;
 mod threads;
 mod tuning;

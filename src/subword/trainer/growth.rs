@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 
 use foldhash::fast::RandomState;
 
-use super::corpus::Corpus;
+use crate::subword::corpus::Corpus;
 use crate::subword::costs::Cost;
 use crate::subword::segmenter::Segmenter;
 use crate::subword::vocabulary::MAX_PIECE;

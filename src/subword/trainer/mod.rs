@@ -1,19 +1,26 @@
 //! A vocabulary trained to make words cheap: grown by what pays most, pruned of what pays least.
 
-mod corpus;
 mod growth;
+mod recounter;
 
 use std::cmp::Reverse;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
-use self::corpus::Corpus;
+pub use self::recounter::{RecountRates, RecountedBy};
+
+use self::recounter::Recounter;
+use super::corpus::Recount;
 use super::costs::{Cost, Costs};
+#[cfg(not(target_arch = "wasm32"))]
+use super::gpu::words::GpuWords;
 use super::segmenter::{Segmenter, Steps};
 use super::vocabulary::Vocabulary;
 use super::word_counts::WordCounts;
 use crate::error::{Result, ensure};
 use crate::limits::{MAX_PIECES, at_most};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::runtime::context::Context;
 
 /// Trains vocabularies for a [`Segmenter`].
 ///
@@ -28,7 +35,8 @@ use crate::limits::{MAX_PIECES, at_most};
 /// κ and λ. The single bytes always stay. (By [`Cost::InverseCount`] without λ the objective is the
 /// number of pieces that are used, which no growth lowers: begin with more pieces than the size.)
 ///
-/// The result depends on the table of words alone: not on the order of a corpus, nor on threads.
+/// The result depends on the table of words alone: not on the order of a corpus, nor on threads,
+/// nor on what recounts the words, which may be a GPU ([`train_on`](Trainer::train_on)).
 #[derive(Clone, Debug)]
 pub struct Trainer {
     size: usize,
@@ -37,6 +45,9 @@ pub struct Trainer {
     steps: Steps,
     rounds: usize,
     threads: NonZeroUsize,
+    /// What is faster, if nothing is set.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code))]
+    recounts: Option<RecountedBy>,
 }
 
 /// How far a training is.
@@ -64,6 +75,10 @@ pub struct Trained {
     pub rounds: usize,
     /// The cost of all words together, in steps of [`Cost::scale`].
     pub objective: u128,
+    /// What recounted the words.
+    pub recounted_by: RecountedBy,
+    /// How fast host and device recounted, where [`Trainer::train_on`] measured it.
+    pub rates: Option<RecountRates>,
 }
 
 /// A vocabulary, and what became of the words by it.
@@ -89,7 +104,7 @@ impl Trainer {
         ensure!(size >= 256, "size", "expected at least 256, the single bytes, got {size}");
         at_most("size", size, MAX_PIECES)?;
         let (cost, steps) = (Cost::Unigram, Steps::Unlimited);
-        Ok(Self { size, cost, lambda: 0.0, steps, rounds: 40, threads: NonZeroUsize::MIN })
+        Ok(Self { size, cost, lambda: 0.0, steps, rounds: 40, threads: NonZeroUsize::MIN, recounts: None })
     }
 
     /// The paper's objective: the inverse of a piece's count, by at most k steps.
@@ -125,18 +140,61 @@ impl Trainer {
         Self { threads, ..self }
     }
 
+    /// With words recounted by the host or the device whatever is faster, in
+    /// [`train_on`](Trainer::train_on). [`train`](Trainer::train) knows no device.
+    pub fn with_recounts_by(self, recounts: RecountedBy) -> Self {
+        Self { recounts: Some(recounts), ..self }
+    }
+
     /// Trains on these words, from this vocabulary. `progress` is told after every round, and may
     /// end the training, which then gives the best so far.
     ///
     /// # Errors
-    /// Invalid argument (`words`) if there are none; (`steps`) for [`Steps::Fewest`] by another cost
-    /// than [`Cost::Unit`].
+    /// Invalid argument (`words`) if there are none; (`steps`) for [`Steps::Fewest`] by another
+    /// cost than [`Cost::Unit`].
     pub fn train(
         &self,
         words: &WordCounts,
         start: &Vocabulary,
-        mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+        progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Trained> {
+        self.check(words)?;
+        self.run(&Recounter::host(words, self.threads), words, start, progress)
+    }
+
+    /// [`train`](Trainer::train) with the words recounted on a device, if that is faster than the
+    /// host's threads: both do it once by the vocabulary to begin with, the device after a first
+    /// time in which its kernels are compiled. The result is that of `train`, bit for bit, and
+    /// [`Trained::recounted_by`] says which it was. (Growth looks at the cuts of words on the
+    /// host.)
+    ///
+    /// By [`Steps::AtMost`] the host recounts, and nothing is measured.
+    ///
+    /// # Errors
+    /// As [`train`](Trainer::train); too large (`segmenter`) if the device can't bind a vocabulary
+    /// that the device was to cut by; out of memory; device lost.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn train_on(
+        &self,
+        context: &Context,
+        words: &WordCounts,
+        start: &Vocabulary,
+        progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Trained> {
+        self.check(words)?;
+        let on_host = matches!(self.steps, Steps::AtMost(_)) || self.recounts == Some(RecountedBy::Host);
+        let recounter = match self.recounts {
+            _ if on_host => Recounter::host(words, self.threads),
+            Some(_) => Recounter::gpu(GpuWords::new(context, words)?, self.threads),
+            None => {
+                let segmenter = unit(start, self.steps)?;
+                Recounter::faster(GpuWords::new(context, words)?, self.threads, &segmenter)?
+            }
+        };
+        self.run(&recounter, words, start, progress)
+    }
+
+    fn check(&self, words: &WordCounts) -> Result<()> {
         ensure!(!words.is_empty(), "words", "expected at least one word, got none");
         ensure!(
             self.steps != Steps::Fewest || self.cost == Cost::Unit,
@@ -144,9 +202,18 @@ impl Trainer {
             "the fewest pieces are trained by Cost::Unit, not by {:?}",
             self.cost
         );
-        let corpus = Corpus::new(words, self.threads);
+        Ok(())
+    }
+
+    fn run(
+        &self,
+        recounter: &Recounter<'_>,
+        words: &WordCounts,
+        start: &Vocabulary,
+        mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Trained> {
         let bytes = words.total_bytes() as f64 * f64::from(self.cost.scale());
-        let mut best = self.pruned(&corpus, self.begin(&corpus, start)?)?;
+        let mut best = self.pruned(recounter, self.begin(recounter, start)?)?;
         let mut rounds = 0;
         loop {
             let so_far =
@@ -154,50 +221,49 @@ impl Trainer {
             if progress(so_far).is_break() || rounds == self.rounds {
                 break;
             }
-            let grown = self.grown(&corpus, &best)?;
-            let next = self.pruned(&corpus, grown)?;
+            let grown = self.grown(recounter, &best)?;
+            let next = self.pruned(recounter, grown)?;
             if next.objective >= best.objective {
                 break;
             }
             best = next;
             rounds += 1;
         }
-        let State { segmenter, counts, objective } = self.ordered(&corpus, best)?;
-        Ok(Trained { segmenter, counts, rounds, objective })
+        let State { segmenter, counts, objective } = self.ordered(recounter, best)?;
+        let (recounted_by, rates) = (recounter.by(), recounter.rates);
+        Ok(Trained { segmenter, counts, rounds, objective, recounted_by, rates })
     }
 
     /// Cuts words into the fewest pieces first, where nothing is known of how often each is used.
-    fn begin(&self, corpus: &Corpus<'_>, start: &Vocabulary) -> Result<State> {
-        let costs = Costs::new(Cost::Unit, &vec![0; start.len()], 0.0)?;
-        let fewest = Segmenter::new(start.clone(), costs, Steps::Unlimited)?;
-        let (counts, _) = corpus.recount(&fewest);
-        let first = self.recounted(corpus, start.clone(), &counts)?;
-        self.recounted(corpus, start.clone(), &first.counts)
+    fn begin(&self, recounter: &Recounter<'_>, start: &Vocabulary) -> Result<State> {
+        let Recount { counts, .. } = recounter.recount(&unit(start, Steps::Unlimited)?)?;
+        let first = self.recounted(recounter, start.clone(), &counts)?;
+        self.recounted(recounter, start.clone(), &first.counts)
     }
 
     /// All words cut by the costs that follow from these counts.
-    fn recounted(&self, corpus: &Corpus<'_>, vocabulary: Vocabulary, counts: &[u64]) -> Result<State> {
+    fn recounted(&self, recounter: &Recounter<'_>, vocabulary: Vocabulary, counts: &[u64]) -> Result<State> {
         let costs = Costs::new(self.cost, counts, self.lambda)?;
         let segmenter = Segmenter::new(vocabulary, costs, self.steps)?;
-        let (counts, objective) = corpus.recount(&segmenter);
+        let Recount { counts, objective } = recounter.recount(&segmenter)?;
         Ok(State { segmenter, counts, objective })
     }
 
     /// With the pieces that pay most beside those that are there.
-    fn grown(&self, corpus: &Corpus<'_>, state: &State) -> Result<State> {
+    fn grown(&self, recounter: &Recounter<'_>, state: &State) -> Result<State> {
         let most = ((self.size as f64 * GROWTH) as usize).max(1).min(MAX_PIECES - self.size);
-        let added = growth::best(corpus, state.view(), (self.cost, self.lambda), most);
+        let added = growth::best(&recounter.corpus, state.view(), (self.cost, self.lambda), most);
         let vocabulary = state.segmenter.vocabulary();
         let pieces = vocabulary.iter().map(<[u8]>::to_vec);
         let pieces = pieces.chain(added.iter().map(|added| added.bytes().to_vec()));
         let mut counts = state.counts.clone();
         counts.extend(added.iter().map(|added| added.count));
-        let grown = self.recounted(corpus, Vocabulary::new(pieces)?, &counts)?;
-        self.recounted(corpus, grown.segmenter.vocabulary().clone(), &grown.counts)
+        let grown = self.recounted(recounter, Vocabulary::new(pieces)?, &counts)?;
+        self.recounted(recounter, grown.segmenter.vocabulary().clone(), &grown.counts)
     }
 
     /// Without the pieces that words need least, down to the size, and counted anew.
-    fn pruned(&self, corpus: &Corpus<'_>, mut state: State) -> Result<State> {
+    fn pruned(&self, recounter: &Recounter<'_>, mut state: State) -> Result<State> {
         while state.segmenter.vocabulary().len() > self.size {
             let len = state.segmenter.vocabulary().len();
             let most = ((len as f64 * PRUNED) as usize).max(1).min(len - self.size);
@@ -208,20 +274,20 @@ impl Trainer {
             order.sort_unstable_by_key(|&piece| (losses[piece], bytes(piece)));
             let mut stays = vec![true; len];
             order.iter().take(most).for_each(|&piece| stays[piece] = false);
-            state = self.kept(corpus, &state, &stays)?;
+            state = self.kept(recounter, &state, &stays)?;
         }
-        self.recounted(corpus, state.segmenter.vocabulary().clone(), &state.counts)
+        self.recounted(recounter, state.segmenter.vocabulary().clone(), &state.counts)
     }
 
-    fn kept(&self, corpus: &Corpus<'_>, state: &State, stays: &[bool]) -> Result<State> {
+    fn kept(&self, recounter: &Recounter<'_>, state: &State, stays: &[bool]) -> Result<State> {
         let vocabulary = state.segmenter.vocabulary();
         let pieces = vocabulary.iter().zip(stays).filter(|(_, stays)| **stays).map(|(piece, _)| piece);
         let counts = state.counts.iter().zip(stays).filter(|(_, stays)| **stays).map(|(&count, _)| count);
-        self.recounted(corpus, Vocabulary::new(pieces)?, &counts.collect::<Vec<_>>())
+        self.recounted(recounter, Vocabulary::new(pieces)?, &counts.collect::<Vec<_>>())
     }
 
     /// The same with the bytes first, and then the pieces from the most frequent on.
-    fn ordered(&self, corpus: &Corpus<'_>, state: State) -> Result<State> {
+    fn ordered(&self, recounter: &Recounter<'_>, state: State) -> Result<State> {
         let vocabulary = state.segmenter.vocabulary();
         let piece = |number: usize| vocabulary.piece(number as u32);
         let mut order: Vec<usize> = (0..vocabulary.len()).collect();
@@ -235,9 +301,15 @@ impl Trainer {
         let costs = Costs::from_steps(self.cost, self.lambda, of_pieces);
         let ordered = Vocabulary::new(order.iter().map(|&number| piece(number)))?;
         let segmenter = Segmenter::new(ordered, costs, self.steps)?;
-        let (counts, objective) = corpus.recount(&segmenter);
+        let Recount { counts, objective } = recounter.recount(&segmenter)?;
         Ok(State { segmenter, counts, objective })
     }
+}
+
+/// Every piece at the same cost.
+fn unit(vocabulary: &Vocabulary, steps: Steps) -> Result<Segmenter> {
+    let costs = Costs::new(Cost::Unit, &vec![0; vocabulary.len()], 0.0)?;
+    Segmenter::new(vocabulary.clone(), costs, steps)
 }
 
 impl State {

@@ -3,9 +3,51 @@
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
-use crate::subword::segmenter::Segmenter;
-use crate::subword::word_counts::WordCounts;
+use super::segmenter::Segmenter;
+use super::word_counts::WordCounts;
 
+/// What the pieces of a vocabulary are to the words of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recount {
+    /// How often each piece is used in the cuts of all words, by its number; 2⁶⁴ − 1 where it is
+    /// more.
+    pub counts: Vec<u64>,
+    /// The cost of all words together, in steps of [`Cost::scale`](super::Cost::scale).
+    pub objective: u128,
+}
+
+impl Recount {
+    fn none(segmenter: &Segmenter) -> Self {
+        Self { counts: vec![0; segmenter.vocabulary().len()], objective: 0 }
+    }
+}
+
+impl Segmenter {
+    /// Cuts every word of a table, on so many threads (one where there are none). The result
+    /// doesn't depend on them.
+    pub fn recount(&self, words: &WordCounts, threads: NonZeroUsize) -> Recount {
+        Corpus::new(words, threads).recount(self)
+    }
+
+    /// The same for words as they come.
+    pub(super) fn recount_each<'w>(&self, words: impl Iterator<Item = (&'w [u8], u64)>) -> Recount {
+        let Recount { mut counts, mut objective } = Recount::none(self);
+        let (mut pieces, mut scratch) = (Vec::new(), Default::default());
+        for (word, count) in words {
+            pieces.clear();
+            let cost = self.segment_into(word, &mut scratch, &mut pieces);
+            objective += u128::from(cost) * u128::from(count);
+            // A table's counts are at most 2⁶³ in all; a piece may come many times in a word.
+            for &piece in &pieces {
+                let sum = &mut counts[piece as usize];
+                *sum = sum.saturating_add(count);
+            }
+        }
+        Recount { counts, objective }
+    }
+}
+
+/// The words of a table, divided among threads.
 pub(super) struct Corpus<'w> {
     words: &'w WordCounts,
     /// Runs of words, about as many bytes each.
@@ -32,28 +74,13 @@ impl<'w> Corpus<'w> {
     }
 
     /// How often each piece is used, and what all words cost.
-    pub(super) fn recount(&self, segmenter: &Segmenter) -> (Vec<u64>, u128) {
-        let parts = self.each_share(|words| {
-            let mut counts = vec![0u64; segmenter.vocabulary().len()];
-            let (mut total, mut pieces, mut scratch) = (0u128, Vec::new(), Default::default());
-            for (word, count) in words {
-                pieces.clear();
-                let cost = segmenter.segment_into(word, &mut scratch, &mut pieces);
-                total += u128::from(cost) * u128::from(count);
-                // A table's counts are at most 2⁶³ in all; a piece may come many times in a word.
-                for &piece in &pieces {
-                    let sum = &mut counts[piece as usize];
-                    *sum = sum.saturating_add(count);
-                }
-            }
-            (counts, total)
-        });
-        let none = (vec![0u64; segmenter.vocabulary().len()], 0u128);
-        parts.into_iter().fold(none, |(mut counts, total), (more, cost)| {
-            for (sum, count) in counts.iter_mut().zip(more) {
+    pub(super) fn recount(&self, segmenter: &Segmenter) -> Recount {
+        let parts = self.each_share(|words| segmenter.recount_each(words));
+        parts.into_iter().fold(Recount::none(segmenter), |mut all, part| {
+            for (sum, count) in all.counts.iter_mut().zip(part.counts) {
                 *sum = sum.saturating_add(count);
             }
-            (counts, total + cost)
+            Recount { counts: all.counts, objective: all.objective + part.objective }
         })
     }
 
