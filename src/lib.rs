@@ -128,6 +128,6 @@ pub use shape::Shape;
 pub use wgpu;
 
 /// The README's example is a test too.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "subword"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

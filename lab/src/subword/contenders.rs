@@ -13,10 +13,10 @@ use prflash::subword::{
 /// A vocabulary with its encoder, trained on some words.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Contender {
-    /// Pairs merged by a score, and words encoded by these merges.
-    Merged(MergeScore),
+    /// Pairs merged by a score if they occur so often, and words encoded by these merges.
+    Merged(MergeScore, u64),
     /// The same pieces, but words cut where they are cheapest by −ln p.
-    MergedCheapest(MergeScore),
+    MergedCheapest(MergeScore, u64),
     /// The pieces of BPE, but words cut into the fewest.
     MergedFewest,
     /// Grown from BPE's pieces and pruned by −ln p and λ, in nats for each piece.
@@ -39,9 +39,11 @@ impl Contender {
     pub fn all() -> Vec<Self> {
         use MergeScore::{Likelihood, MutualInformation, PairCount, WordPiece};
         let k = |k: usize| Self::Paper(NonZeroUsize::MIN.saturating_add(k - 1));
-        let mut all = vec![Self::Merged(PairCount), Self::MergedCheapest(PairCount), Self::MergedFewest];
-        for score in [WordPiece, MutualInformation, Likelihood] {
-            all.extend([Self::Merged(score), Self::MergedCheapest(score)]);
+        let mut all =
+            vec![Self::Merged(PairCount, 1), Self::MergedCheapest(PairCount, 1), Self::MergedFewest];
+        // WordPiece's score takes rare pairs first, and there are always rare pairs.
+        for (score, least) in [(WordPiece, 1), (WordPiece, 100), (MutualInformation, 1), (Likelihood, 1)] {
+            all.extend([Self::Merged(score, least), Self::MergedCheapest(score, least)]);
         }
         all.extend([
             Self::Grown(0.0),
@@ -64,30 +66,31 @@ impl Contender {
         size: usize,
         progress: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Tokenizer> {
-        let mut merges = |score, size| -> Result<Merges> {
-            Ok(MergesTrainer::new(size)?.with_score(score).train_while(words, |_| progress())?)
+        let mut merges = |score, least, size| -> Result<Merges> {
+            let trainer = MergesTrainer::new(size)?.with_score(score).with_minimum_count(least);
+            Ok(trainer.train_while(words, |_| progress())?)
         };
         let start = match self {
-            Self::Merged(score) | Self::MergedCheapest(score) => merges(score, size)?,
-            Self::MergedFewest | Self::Grown(_) => merges(MergeScore::PairCount, size)?,
+            Self::Merged(score, least) | Self::MergedCheapest(score, least) => merges(score, least, size)?,
+            Self::MergedFewest | Self::Grown(_) => merges(MergeScore::PairCount, 1, size)?,
             Self::Fewest | Self::FewestInverse | Self::Inverse(_) | Self::Paper(_) => {
-                merges(MergeScore::PairCount, 4 * size)?
+                merges(MergeScore::PairCount, 1, 4 * size)?
             }
         };
-        if let Self::Merged(_) = self {
+        if let Self::Merged(..) = self {
             return Ok(Tokenizer::new(Pattern::Gpt2, start));
         }
         let trainer = Trainer::new(size)?;
         let trainer = match self {
             // No rounds: the pieces stay, and costs follow from how often each is used.
-            Self::MergedCheapest(_) | Self::MergedFewest => trainer.with_rounds(0),
+            Self::MergedCheapest(..) | Self::MergedFewest => trainer.with_rounds(0),
             Self::Grown(lambda) => trainer.with_cost(Cost::Unigram, lambda)?,
             Self::Inverse(lambda) => trainer.with_cost(Cost::InverseCount, lambda)?,
             Self::Paper(most) => Trainer::paper(size, most)?,
             Self::Fewest | Self::FewestInverse => {
                 trainer.with_cost(Cost::Unit, 0.0)?.with_steps(Steps::Fewest)
             }
-            Self::Merged(_) => trainer,
+            Self::Merged(..) => trainer,
         };
         let trained = trainer.train(words, &start.vocabulary()?, |_| progress())?;
         let segmenter = match self {
@@ -107,16 +110,21 @@ fn fewest(trained: Trained, cost: Cost) -> Result<Segmenter> {
 
 impl fmt::Display for Contender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of = |score: &MergeScore| match score {
-            MergeScore::PairCount => "BPE",
-            MergeScore::WordPiece => "eBPE by c(ab)/(c(a)·c(b))",
-            MergeScore::MutualInformation => "eBPE by c(ab)·PMI",
-            MergeScore::Likelihood => "eBPE by likelihood",
-            _ => "eBPE",
-        };
+        if let Self::Merged(score, least) | Self::MergedCheapest(score, least) = self {
+            f.write_str(match score {
+                MergeScore::PairCount => "BPE",
+                MergeScore::WordPiece => "eBPE by c(ab)/(c(a)·c(b))",
+                MergeScore::MutualInformation => "eBPE by c(ab)·PMI",
+                MergeScore::Likelihood => "eBPE by likelihood",
+                _ => "eBPE",
+            })?;
+            if *least > 1 {
+                write!(f, " from {least} times")?;
+            }
+        }
         match self {
-            Self::Merged(score) => f.write_str(of(score)),
-            Self::MergedCheapest(score) => write!(f, "{}, its pieces by shortest path", of(score)),
+            Self::Merged(..) => Ok(()),
+            Self::MergedCheapest(..) => f.write_str(", its pieces by shortest path"),
             Self::MergedFewest => f.write_str("BPE, its pieces by fewest"),
             Self::Grown(lambda) => write!(f, "SWE, λ = {lambda}"),
             Self::Fewest => f.write_str("fewest pieces"),

@@ -8,3 +8,4 @@ mod metadata;
 mod models;
 mod refusals;
 mod study;
+mod subword;

@@ -1,6 +1,6 @@
 //! `lab subword train`.
 
-use std::io::BufReader;
+use std::io::{BufReader, IsTerminal as _};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,10 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
+use prflash::Context;
 use prflash::subword::{
-    Cost, MergeScore, Merges, MergesTrainer, Model, Pattern, Steps, Tokenizer, Trainer, WordCounts,
+    Cost, MergeScore, Merges, MergesTrainer, Model, Pattern, Progress, RecountRates, Steps, Tokenizer,
+    Trainer, WordCounts,
 };
 use serde_json::json;
 
@@ -48,18 +50,25 @@ pub struct Args {
     /// How pieces are found
     #[arg(long, value_enum, default_value = "swe")]
     kind: Kind,
+    /// How often a pair must occur to be merged; of use with wordpiece, whose best pairs are rare
+    #[arg(long, default_value_t = 1)]
+    minimum_count: u64,
     /// What a piece costs, of swe: unigram, inverse-count or unit
     #[arg(long, default_value = "unigram")]
     cost: Cost,
     /// What each piece costs beside, of swe, in the cost's unit: the larger, the fewer pieces a word has
-    #[arg(long, default_value_t = 0.0)]
-    lambda: f64,
+    /// [default: 2 nats of unigram, 0 of the others]
+    #[arg(long)]
+    lambda: Option<f64>,
     /// Pieces of a word at most, of swe: unlimited, fewest or a number
     #[arg(long, default_value = "unlimited", value_parser = steps)]
     steps: Steps,
     /// Threads, which change nothing but the time
     #[arg(long, default_value_t = NonZeroUsize::MIN)]
     threads: NonZeroUsize,
+    /// Recount words on the GPU where that is faster, of swe; it changes nothing but the time
+    #[arg(long)]
+    gpu: bool,
     /// The trained tokenizer, in prflash's own format
     #[arg(long)]
     out: PathBuf,
@@ -94,13 +103,12 @@ fn steps(text: &str) -> Result<Steps, String> {
 /// Options and files that don't do, by name. After Ctrl-C there are no files if no whole round was
 /// trained, else those of the last whole round.
 pub fn run(arguments: &Args) -> Result<()> {
-    let by_merges = arguments.kind != Kind::Swe;
-    ensure!(by_merges || arguments.ranks.is_none(), "--ranks: tiktoken has merges, which --kind swe hasn't");
+    let trainers = Trainers::new(arguments)?;
     let words = words(arguments)?;
     ensure!(!words.is_empty(), "--text, --words: there are no words to train on");
     eprintln!("{} words, {} of them different", words.total(), words.len());
     let begun = Instant::now();
-    let (model, rounds) = train(arguments, &words)?;
+    let (model, rounds) = trainers.train(&words, arguments.gpu)?;
     let tokenizer = Tokenizer::new(arguments.pattern, model);
     let files = write(arguments, &tokenizer, &words)?;
     let pieces = tokenizer.model().len();
@@ -141,39 +149,86 @@ fn words(arguments: &Args) -> Result<WordCounts> {
     Ok(words.merged(&counted.context("--text")?)?)
 }
 
-fn train(arguments: &Args, words: &WordCounts) -> Result<(Model, Option<usize>)> {
-    let score = match arguments.kind {
-        Kind::Swe | Kind::Bpe => MergeScore::PairCount,
-        Kind::Wordpiece => MergeScore::WordPiece,
-        Kind::Pmi => MergeScore::MutualInformation,
-        Kind::Likelihood => MergeScore::Likelihood,
-    };
-    let merges = merges(words, score, arguments.size)?;
-    if arguments.kind != Kind::Swe {
-        return Ok((merges.into(), None));
-    }
-    check_stop()?;
-    let trainer = Trainer::new(arguments.size)?.with_cost(arguments.cost, arguments.lambda)?;
-    let trainer = trainer.with_steps(arguments.steps).with_threads(arguments.threads);
-    let progress = bar(0, "rounds");
-    let trained = trainer.train(words, &merges.vocabulary()?, |now| {
-        progress.set_length(now.most_rounds as u64);
-        progress.set_position(now.rounds as u64);
-        progress.set_message(format!("round {}, cost per byte {:.4}", now.rounds, now.cost_per_byte));
-        if check_stop().is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    progress.finish_and_clear();
-    Ok((trained.segmenter.into(), Some(trained.rounds)))
+/// What trains, made before anything is read: what can't be is refused at once.
+struct Trainers {
+    merges: MergesTrainer,
+    size: usize,
+    /// None where merges are all.
+    pieces: Option<Trainer>,
 }
 
-fn merges(words: &WordCounts, score: MergeScore, size: usize) -> Result<Merges> {
-    let progress = bar(size as u64, "merges");
-    let merges = MergesTrainer::new(size)?.with_score(score).train_while(words, |now| {
-        progress.set_position(now.pieces as u64);
-        if check_stop().is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    progress.finish_and_clear();
-    Ok(merges)
+impl Trainers {
+    fn new(arguments: &Args) -> Result<Self> {
+        let score = match arguments.kind {
+            Kind::Swe | Kind::Bpe => MergeScore::PairCount,
+            Kind::Wordpiece => MergeScore::WordPiece,
+            Kind::Pmi => MergeScore::MutualInformation,
+            Kind::Likelihood => MergeScore::Likelihood,
+        };
+        let size = arguments.size;
+        let merges = MergesTrainer::new(size).context("--size")?.with_score(score);
+        let merges = merges.with_minimum_count(arguments.minimum_count);
+        if arguments.kind != Kind::Swe {
+            return Ok(Self { merges, size, pieces: None });
+        }
+        ensure!(arguments.ranks.is_none(), "--ranks: tiktoken has merges, which --kind swe hasn't");
+        ensure!(
+            arguments.steps != Steps::Fewest || arguments.cost == Cost::Unit,
+            "--steps fewest: such pieces are trained by --cost unit"
+        );
+        ensure!(
+            arguments.hugging_face.is_none() || !matches!(arguments.steps, Steps::AtMost(_)),
+            "--hugging-face: a tokenizer.json has no limit of pieces, as --steps gives one"
+        );
+        let recommended = Trainer::recommended(size).context("--size")?;
+        let trainer = match (arguments.cost, arguments.lambda) {
+            (Cost::Unigram, None) => recommended,
+            (cost, lambda) => recommended.with_cost(cost, lambda.unwrap_or(0.0)).context("--lambda")?,
+        };
+        let trainer = trainer.with_steps(arguments.steps).with_threads(arguments.threads);
+        Ok(Self { merges, size, pieces: Some(trainer) })
+    }
+
+    /// The model, and of cuts at the least cost how many rounds it took.
+    fn train(&self, words: &WordCounts, gpu: bool) -> Result<(Model, Option<usize>)> {
+        let merges = self.merges(words)?;
+        let Some(trainer) = &self.pieces else { return Ok((merges.into(), None)) };
+        check_stop()?;
+        let progress = bar(0, "rounds");
+        let quiet = !std::io::stderr().is_terminal();
+        let told = |now: Progress| {
+            let line = format!("round {}, cost per byte {:.4}", now.rounds, now.cost_per_byte);
+            if quiet {
+                // A log has no bar.
+                eprintln!("{line}");
+            }
+            progress.set_length(now.most_rounds as u64);
+            progress.set_position(now.rounds as u64);
+            progress.set_message(line);
+            if check_stop().is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let start = merges.vocabulary()?;
+        let trained = match gpu {
+            true => trainer.train_on(&Context::new_blocking().context("--gpu")?, words, &start, told)?,
+            false => trainer.train(words, &start, told)?,
+        };
+        progress.finish_and_clear();
+        if let Some(RecountRates { host, gpu, .. }) = trained.rates {
+            let by = trained.recounted_by;
+            eprintln!("recounted by {by:?}: {host:.0} words a second on the host, {gpu:.0} on the GPU");
+        }
+        Ok((trained.segmenter.into(), Some(trained.rounds)))
+    }
+
+    fn merges(&self, words: &WordCounts) -> Result<Merges> {
+        let progress = bar(self.size as u64, "merges");
+        let merges = self.merges.train_while(words, |now| {
+            progress.set_position(now.pieces as u64);
+            if check_stop().is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        progress.finish_and_clear();
+        Ok(merges)
+    }
 }
 
 /// Each file whole or not at all; their names.
