@@ -19,8 +19,9 @@ pub enum Contender {
     MergedCheapest(MergeScore, u64),
     /// The pieces of BPE, but words cut into the fewest.
     MergedFewest,
-    /// Grown from BPE's pieces and pruned by −ln p and λ, in nats for each piece.
-    Grown(f64),
+    /// Grown from BPE's pieces and pruned by −ln p and λ, in nats for each piece; in so many rounds,
+    /// or as many as lower the objective.
+    Grown(f64, Option<usize>),
     /// Pruned from four times BPE's pieces by the number of pieces that words have; of cuts into as
     /// few, the most likely.
     Fewest,
@@ -72,7 +73,7 @@ impl Contender {
         };
         let start = match self {
             Self::Merged(score, least) | Self::MergedCheapest(score, least) => merges(score, least, size)?,
-            Self::MergedFewest | Self::Grown(_) => merges(MergeScore::PairCount, 1, size)?,
+            Self::MergedFewest | Self::Grown(..) => merges(MergeScore::PairCount, 1, size)?,
             Self::Fewest | Self::FewestInverse | Self::Inverse(_) | Self::Paper(_) => {
                 merges(MergeScore::PairCount, 1, 4 * size)?
             }
@@ -84,7 +85,10 @@ impl Contender {
         let trainer = match self {
             // No rounds: the pieces stay, and costs follow from how often each is used.
             Self::MergedCheapest(..) | Self::MergedFewest => trainer.with_rounds(0),
-            Self::Grown(lambda) => trainer.with_cost(Cost::Unigram, lambda)?,
+            Self::Grown(lambda, rounds) => {
+                let trainer = trainer.with_cost(Cost::Unigram, lambda)?;
+                rounds.map_or(trainer.clone(), |rounds| trainer.with_rounds(rounds))
+            }
             Self::Inverse(lambda) => trainer.with_cost(Cost::InverseCount, lambda)?,
             Self::Paper(most) => Trainer::paper(size, most)?,
             Self::Fewest | Self::FewestInverse => {
@@ -126,7 +130,8 @@ impl fmt::Display for Contender {
             Self::Merged(..) => Ok(()),
             Self::MergedCheapest(..) => f.write_str(", its pieces by shortest path"),
             Self::MergedFewest => f.write_str("BPE, its pieces by fewest"),
-            Self::Grown(lambda) => write!(f, "SWE, λ = {lambda}"),
+            Self::Grown(lambda, None) => write!(f, "SWE, λ = {lambda}"),
+            Self::Grown(lambda, Some(rounds)) => write!(f, "SWE, λ = {lambda}, {rounds} rounds"),
             Self::Fewest => f.write_str("fewest pieces"),
             Self::FewestInverse => f.write_str("fewest pieces, then 1/c"),
             Self::Inverse(lambda) => write!(f, "1/c, λ = {lambda}"),

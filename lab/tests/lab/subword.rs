@@ -150,7 +150,7 @@ fn comparisons_are_written_as_rows_and_renewed() {
         "compare --name a --train one.txt --held-out two.txt --sizes 400 --results rows.csv --only BPE";
     let object = folder.json(&format!("{compare} --only SWE"));
     let rows = object["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), 13, "{rows:?}");
+    assert_eq!(rows.len(), 14, "{rows:?}");
     for row in rows {
         assert_eq!(row["lossless"], true);
         let number = |key: &str| row[key].as_f64().unwrap();
@@ -161,9 +161,9 @@ fn comparisons_are_written_as_rows_and_renewed() {
         assert!((0.0..=1.0).contains(&number("renyi_efficiency")) && number("used") > 0.3, "{row}");
     }
     let first = folder.read("rows.csv");
-    assert_eq!(String::from_utf8_lossy(&first).lines().count(), 14);
+    assert_eq!(String::from_utf8_lossy(&first).lines().count(), 15);
     folder.json(compare);
-    assert_eq!(String::from_utf8_lossy(&folder.read("rows.csv")).lines().count(), 14);
+    assert_eq!(String::from_utf8_lossy(&folder.read("rows.csv")).lines().count(), 15);
 }
 
 #[cfg(unix)]

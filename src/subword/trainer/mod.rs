@@ -141,6 +141,9 @@ impl Trainer {
     }
 
     /// With at most so many rounds; 40 unless set.
+    ///
+    /// A vocabulary that isn't much smaller than the number of different words learns them by heart,
+    /// and cuts words that it hasn't seen into more pieces: there two rounds are better than many.
     pub fn with_rounds(self, rounds: usize) -> Self {
         Self { rounds, ..self }
     }
