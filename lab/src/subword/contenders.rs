@@ -47,8 +47,9 @@ impl Contender {
             all.extend([Self::Merged(score, least), Self::MergedCheapest(score, least)]);
         }
         all.extend([
-            Self::Grown(0.0),
-            Self::Grown(2.0),
+            Self::Grown(0.0, None),
+            Self::Grown(2.0, None),
+            Self::Grown(2.0, Some(2)),
             Self::Fewest,
             Self::FewestInverse,
             Self::Inverse(0.1),
