@@ -6,12 +6,14 @@ use anyhow::Result;
 
 use super::page::Page;
 use crate::plots::{Axes, Panel, Point, Series};
+use crate::subword::contenders::Contender;
 use crate::subword::rows::Row;
 
 /// What others are measured by.
 const BASELINE: &str = "hf-bpe";
 /// The encoders of the picture, of which most others are kin.
-const SHOWN: [&str; 5] = ["hf-bpe", "hf-unigram", "sentencepiece", "SWE, λ = 0", "SWE, λ = 2"];
+const SHOWN: [&str; 6] =
+    ["hf-bpe", "hf-unigram", "sentencepiece", "SWE, λ = 0", "SWE, λ = 2", "SWE, λ = 2, 2 rounds"];
 
 /// A number of a row.
 type Measure = fn(&Row) -> f64;
@@ -46,7 +48,10 @@ pub fn subword(rows: &[Row], page: &mut Page<'_>) -> Result<()> {
 fn table(rows: &[&Row], page: &mut Page<'_>) {
     let sizes: Vec<usize> = rows.iter().map(|row| row.size).collect::<BTreeSet<_>>().into_iter().collect();
     let titles = sizes.iter().map(usize::to_string).collect::<Vec<_>>().join(" / ");
-    let encoders = in_order(rows.iter().map(|row| row.encoder.as_str()));
+    // Ours first, in their order, whenever they were measured.
+    let ours: Vec<String> = Contender::all().iter().map(Contender::to_string).collect();
+    let ours = ours.iter().map(String::as_str).filter(|name| rows.iter().any(|row| row.encoder == *name));
+    let encoders = in_order(ours.chain(rows.iter().map(|row| row.encoder.as_str())));
     let line = |encoder: &&str| {
         let of = |size: usize| rows.iter().find(|row| row.encoder == *encoder && row.size == size);
         let each = |number: &dyn Fn(&Row) -> String| {
