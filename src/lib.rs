@@ -98,6 +98,7 @@ pub mod random;
 pub mod reference;
 mod runtime;
 pub mod sampling;
+pub mod search;
 pub mod shaders;
 mod shape;
 #[cfg(feature = "subword")]

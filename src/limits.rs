@@ -17,6 +17,7 @@
 //! | blocks kept by a schedule, and its rows | [`MAX_ELEMENTS`] | lists begin at u32 offsets |
 //! | rounds, seeds, repeated measurements | [`MAX_ROUNDS`] | each is a schedule, or a call, of its own |
 //! | pieces of a sub-word vocabulary | [`MAX_PIECES`] | four times the largest so far; their bytes have u32 offsets |
+//! | values of a parameter that is [searched](crate::search) | [`MAX_VALUES`] | a draw looks at each |
 //!
 //! Workers of [`Schedule::load_balance`](crate::Schedule::load_balance) need no bound: those without work cost nothing.
 
@@ -60,6 +61,9 @@ pub const MAX_ROUNDS: usize = 1 << 16;
 
 /// Pieces of a sub-word vocabulary: four times the largest that language models have had so far.
 pub const MAX_PIECES: usize = 1 << 20;
+
+/// Values of a parameter that is searched.
+pub const MAX_VALUES: usize = 1 << 16;
 
 /// Refuses a count that is past its bound.
 pub(crate) fn at_most(argument: &'static str, count: usize, most: usize) -> Result<()> {

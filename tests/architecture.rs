@@ -52,6 +52,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("subword", &["checksum", "error", "limits"]),
     ("subword/gpu", &["error", "limits", "runtime", "subword"]),
     ("subword/trainer", &["error", "limits", "runtime", "subword", "subword/gpu"]),
+    ("search", &["error", "limits", "random"]),
     ("shaders", &["attention/kernels", "cache/gpu", "runtime", "sampling/gpu", "subword/gpu"]),
 ];
 
