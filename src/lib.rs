@@ -81,7 +81,7 @@
 //! # Features
 //!
 //! `vulkan`, `metal`, `dx12` and `webgpu` (all on by default, each effective on its platforms) are wgpu's backends; `ndarray` adds upload from and
-//! readback into arrays, `serde` makes calibrations and tuning profiles serializable, `subword` is sub-word encoding.
+//! readback into arrays, `serde` makes calibrations and tuning profiles serializable and keeps searches in files, `subword` is sub-word encoding.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]

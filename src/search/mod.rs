@@ -6,6 +6,8 @@
 //! 2410.18441 has hyper-parameters found so; the method is Rubinstein's), and to compare with
 //! [`Random`], [`Balanced`], [`Grid`] and [`Tpe`].
 //!
+//! With the feature `serde` a `Journal` keeps the trials in files, as they come.
+//!
 //! A method is a pure function of what was asked and told. So a search that is taken up again from
 //! its list of trials goes on as if it had never stopped, and the same seed gives the same trials,
 //! whatever the machine, the order in which the scores of a round come in, or that in which the
@@ -31,6 +33,8 @@
 mod cross_entropy;
 mod draw;
 mod history;
+#[cfg(all(feature = "serde", not(target_arch = "wasm32")))]
+mod journal;
 mod keyed;
 mod methods;
 mod space;
@@ -40,6 +44,8 @@ mod tpe;
 
 pub use cross_entropy::{CrossEntropy, Elite};
 pub use history::{Ask, History, Method, Next, Search, Trial};
+#[cfg(all(feature = "serde", not(target_arch = "wasm32")))]
+pub use journal::Journal;
 pub use methods::{Balanced, Grid, Random};
 pub use space::{Parameter, Point, Scale, Space, Value};
 pub use tpe::Tpe;
