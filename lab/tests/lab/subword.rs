@@ -173,7 +173,7 @@ fn ctrl_c_leaves_the_last_whole_round() {
     let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/persuasion.txt");
     std::fs::copy(fixture, folder.path("long.txt")).unwrap();
     let mut child = folder
-        .command("train --text long.txt --size 4000 --out out.model")
+        .command("train --text long.txt --size 2000 --out out.model")
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()

@@ -114,3 +114,21 @@ fn refusals_name_the_argument() {
     let paper = Trainer::paper(300, NonZeroUsize::MIN).unwrap();
     assert_eq!((paper.cost, paper.steps), (Cost::InverseCount, Steps::AtMost(NonZeroUsize::MIN)));
 }
+
+/// Two rounds where pieces are more than a third of the words, unless another number is set.
+#[test]
+fn large_vocabularies_are_trained_for_few_rounds() {
+    let rounds = |trainer: &Trainer, words: u32| {
+        let words = WordCounts::from_words((0..words).map(|number| format!(" word{number}"))).unwrap();
+        let mut most = 0;
+        let trained = trainer.train(&words, &bytes(), |progress| {
+            most = progress.most_rounds;
+            ControlFlow::Continue(())
+        });
+        (most, trained.unwrap().rounds)
+    };
+    let trainer = Trainer::recommended(300).unwrap();
+    assert_eq!(rounds(&trainer, 899), (2, 2));
+    assert!(matches!(rounds(&trainer, 900), (40, 3..)));
+    assert_eq!(rounds(&trainer.with_rounds(1), 899), (1, 1));
+}
