@@ -234,3 +234,17 @@ pub fn output_layout(shape: &Shape) -> Layout {
 pub fn operands<'a>(qkv: &'a [TensorView; 3], output: &'a Tensor) -> Operands<'a> {
     Operands { q: &qkv[0], k: &qkv[1], v: &qkv[2], output: output.view(), lse: None }
 }
+
+/// A device that binds little at once, with few workgroups per dimension.
+pub fn small_device(binding: u64, workgroups: u32) -> Context {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+    let adapter = pollster::block_on(instance.request_adapter(&Default::default())).unwrap();
+    let limits = wgpu::Limits {
+        max_compute_workgroups_per_dimension: workgroups,
+        max_storage_buffer_binding_size: binding,
+        ..wgpu::Limits::defaults()
+    };
+    let descriptor = wgpu::DeviceDescriptor { required_limits: limits, ..Default::default() };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
+    Context::from_wgpu(device, queue).unwrap()
+}

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
-use crate::common::gpu;
+use crate::common::{gpu, small_device};
+use prflash::Context;
 use prflash::subword::{
     Cost, Costs, GpuSegmenter, GpuWords, Progress, RecountedBy, Segmenter, Steps, Trained, Trainer,
     Vocabulary, WordCounts,
 };
-use prflash::{Context, wgpu};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -74,20 +74,6 @@ fn assert_same(context: &Context, words: &WordCounts, segmenter: &Segmenter, wha
     for ((word, _), cut) in words.iter().zip(&cuts) {
         assert_eq!(*cut, segmenter.segment(word), "{what}: {word:?}");
     }
-}
-
-/// A device that binds little at once, with few workgroups per dimension.
-fn small_device(binding: u64, workgroups: u32) -> Context {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
-    let adapter = pollster::block_on(instance.request_adapter(&Default::default())).unwrap();
-    let limits = wgpu::Limits {
-        max_compute_workgroups_per_dimension: workgroups,
-        max_storage_buffer_binding_size: binding,
-        ..wgpu::Limits::defaults()
-    };
-    let descriptor = wgpu::DeviceDescriptor { required_limits: limits, ..Default::default() };
-    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
-    Context::from_wgpu(device, queue).unwrap()
 }
 
 #[test]

@@ -90,7 +90,8 @@ fn what_is_trained_encodes_and_decodes() {
 #[test]
 fn shards_and_threads_leave_no_trace() {
     let folder = Folder::new();
-    folder.json("train --text one.txt --size 300 --minimum-count 2 --kind wordpiece --out one.model --words-out one.tsv");
+    let options = "--size 300 --minimum-count 2 --kind wordpiece --words-out one.tsv";
+    folder.json(&format!("train --text one.txt --out one.model {options}"));
     folder.json("train --text one.txt --text two.txt --size 500 --out by-text.model --threads 2");
     folder.json("train --words one.tsv --text two.txt --size 500 --out by-table.model");
     let mut child = folder

@@ -1,9 +1,9 @@
 //! What a cache takes of the device: growth, parts, nothing once it is warm.
 
 use super::{Rows, input, noise, submit};
-use crate::common::gpu;
+use crate::common::{gpu, small_device};
 use prflash::cache::{HostCache, Staircase, StoredKeys};
-use prflash::{Chunk, Context, DType, KvCache, Layout, SequenceId, Shape, Tensor, wgpu};
+use prflash::{Chunk, Context, DType, KvCache, Layout, SequenceId, Shape, Tensor};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use testkit::staircases::short;
@@ -60,27 +60,13 @@ fn memory_grows_with_the_sequences() {
     }
 }
 
-/// A device that binds little at once, with few workgroups per dimension.
-fn small_device(binding: u64) -> Context {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
-    let adapter = pollster::block_on(instance.request_adapter(&Default::default())).unwrap();
-    let limits = wgpu::Limits {
-        max_compute_workgroups_per_dimension: 40,
-        max_storage_buffer_binding_size: binding,
-        ..wgpu::Limits::defaults()
-    };
-    let descriptor = wgpu::DeviceDescriptor { required_limits: limits, ..Default::default() };
-    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
-    Context::from_wgpu(device, queue).unwrap()
-}
-
 /// Arena and input past the binding size go in parts; what can't be bound at all is refused and leaves everything as it was.
 #[test]
 fn small_devices_bind_parts() {
     if gpu("small devices").is_none() {
         return;
     }
-    let context = small_device(1 << 16);
+    let context = small_device(1 << 16, 40);
     let (heads, dim, max_len) = (5, 32, 2000);
     let shape = Shape::new(heads, heads, max_len, dim).unwrap();
     let rng = &mut SmallRng::seed_from_u64(6);
