@@ -109,7 +109,7 @@ impl Error {
     }
 
     /// `what` was done, or tried, with which file or stream.
-    #[cfg_attr(not(any(feature = "subword", feature = "serde")), allow(dead_code))]
+    #[cfg_attr(not(any(feature = "subword", feature = "serde", feature = "word2vec")), allow(dead_code))]
     pub(crate) fn io(what: impl Into<String>, source: io::Error) -> Self {
         Self::new(Kind::Io { what: what.into(), source })
     }

@@ -81,7 +81,8 @@
 //! # Features
 //!
 //! `vulkan`, `metal`, `dx12` and `webgpu` (all on by default, each effective on its platforms) are wgpu's backends; `ndarray` adds upload from and
-//! readback into arrays, `serde` makes calibrations and tuning profiles serializable and keeps searches in files, `subword` is sub-word encoding.
+//! readback into arrays, `serde` makes calibrations and tuning profiles serializable and keeps searches in files, `subword` is sub-word encoding,
+//! `word2vec` vectors of words.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -91,6 +92,8 @@ pub mod cache;
 pub mod calibration;
 mod checksum;
 mod error;
+#[cfg(any(feature = "serde", feature = "word2vec"))]
+mod files;
 mod layout;
 pub mod limits;
 pub mod position;
@@ -104,6 +107,8 @@ mod shape;
 #[cfg(feature = "subword")]
 pub mod subword;
 pub mod verify;
+#[cfg(feature = "word2vec")]
+pub mod word2vec;
 
 pub use attention::kernels::shapes::{Decode, Kernel, Matrix, Tile};
 pub use attention::{

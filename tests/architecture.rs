@@ -13,6 +13,7 @@ use syn::visit::{self, Visit};
 /// The rooms, and those that each may use. A path belongs to the longest room that it begins with.
 const ROOMS: &[(&str, &[&str])] = &[
     ("error", &[]),
+    ("files", &[]),
     ("limits", &["error"]),
     ("random", &[]),
     ("checksum", &[]),
@@ -52,7 +53,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("subword", &["checksum", "error", "limits"]),
     ("subword/gpu", &["error", "limits", "runtime", "subword"]),
     ("subword/trainer", &["error", "limits", "runtime", "subword", "subword/gpu"]),
-    ("search", &["error", "limits", "random"]),
+    ("search", &["error", "files", "limits", "random"]),
+    ("word2vec", &["error", "files", "limits", "random"]),
     ("shaders", &["attention/kernels", "cache/gpu", "runtime", "sampling/gpu", "subword/gpu"]),
 ];
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::history::{Ask, Method, Search, Trial};
 use super::space::{Scale, Space, Value};
 use crate::error::{Error, Result, ensure};
+use crate::files::write_whole;
 
 const VERSION: u32 = 1;
 /// What is searched, and how.
@@ -146,14 +147,8 @@ fn check_state(path: &Path, state: &State) -> Result<()> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let part = path.with_extension("part");
             let text = serde_json::to_string_pretty(state).map_err(std::io::Error::from);
-            let written = text.and_then(|text| {
-                let mut file = File::create(&part)?;
-                file.write_all(text.as_bytes())?;
-                file.sync_all()?;
-                fs::rename(&part, path)
-            });
+            let written = text.and_then(|text| write_whole(path, |writer| writer.write_all(text.as_bytes())));
             return written.map_err(|error| failed("writing", path, error));
         }
         Err(error) => return Err(failed("reading", path, error)),
