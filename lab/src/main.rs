@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use lab::Interrupted;
 
-use crate::commands::{generate, perplexity, report, subword, sweep};
+use crate::commands::{generate, perplexity, report, subword, sweep, word2vec};
 
 /// Real language models on prflash.
 #[derive(Parser)]
@@ -31,6 +31,9 @@ enum Command {
     /// Trains, uses and compares vocabularies of sub-words.
     #[command(subcommand)]
     Subword(subword::Command),
+    /// Prepares texts for vectors of words, and judges and converts files of them.
+    #[command(subcommand)]
+    Word2vec(word2vec::Command),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Sweep(arguments) => sweep::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Subword(command) => subword::run(&command),
+        Command::Word2vec(command) => word2vec::run(&command),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

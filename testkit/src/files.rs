@@ -12,10 +12,18 @@ use tempfile::Builder;
 /// # Errors
 /// Names the file: it, or a folder above it, can't be written.
 pub fn write(path: &Path, contents: impl AsRef<[u8]>) -> Result<()> {
-    whole(path, contents.as_ref()).with_context(|| format!("writing {}", path.display()))
+    write_with(path, |writer| Ok(writer.write_all(contents.as_ref())?))
 }
 
-fn whole(path: &Path, contents: &[u8]) -> std::io::Result<()> {
+/// The same for contents that come bit by bit; an error of theirs leaves the file as it was, too.
+///
+/// # Errors
+/// Those of `contents`; names the file: it, or a folder above it, can't be written.
+pub fn write_with<T>(path: &Path, contents: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
+    whole(path, contents).with_context(|| format!("writing {}", path.display()))
+}
+
+fn whole<T>(path: &Path, contents: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
     // A bare name lies in the current folder; a temporary file needs its folder by name.
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
@@ -31,9 +39,10 @@ fn whole(path: &Path, contents: &[u8]) -> std::io::Result<()> {
         builder.permissions(std::fs::Permissions::from_mode(0o666));
     }
     let mut file = builder.tempfile_in(folder)?;
-    file.write_all(contents)?;
-    file.persist(path)?;
-    Ok(())
+    let made = contents(&mut file)?;
+    // The whole error would keep the file until it is dropped itself.
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(made)
 }
 
 #[cfg(test)]

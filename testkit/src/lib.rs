@@ -6,6 +6,7 @@
 pub mod device;
 pub mod files;
 pub mod fixture;
+pub mod pca;
 pub mod picture;
 pub mod staircases;
 pub mod statistics;

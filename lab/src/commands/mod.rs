@@ -5,6 +5,7 @@ pub mod perplexity;
 pub mod report;
 pub mod subword;
 pub mod sweep;
+pub mod word2vec;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -9,3 +9,4 @@ mod models;
 mod refusals;
 mod study;
 mod subword;
+mod word2vec;

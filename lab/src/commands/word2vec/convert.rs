@@ -1,0 +1,25 @@
+//! `lab word2vec convert`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use prflash::word2vec::Format;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// A file of vectors, binary if its name ends in .bin, else text
+    from: PathBuf,
+    /// The file to write, by the same rule
+    to: PathBuf,
+}
+
+/// Converts.
+///
+/// # Errors
+/// A file that can't be read or written, by name.
+pub fn run(arguments: &Args) -> Result<()> {
+    let vectors = super::load(&arguments.from)?;
+    vectors.save(&arguments.to, Format::of(&arguments.to))?;
+    println!("{}: {} words × {}", arguments.to.display(), vectors.len(), vectors.dimension());
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! Vectors by the files that `scripts/fetch-models similarity` brings.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use prflash::word2vec::{
+    Analogies, Analogy, Pairs, Questions, Rules, Similarity, WordVectors, analogies, similarity,
+};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+/// The ratings and questions.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    wordsim: Pairs,
+    simlex: Pairs,
+    questions: Questions,
+}
+
+/// A half of each file, by the library's `halves`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Half {
+    /// To choose settings by.
+    First,
+    /// To report what was chosen.
+    Second,
+}
+
+/// What there is to say of a file.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// By WordSim-353.
+    pub wordsim: Similarity,
+    /// By SimLex-999.
+    pub simlex: Similarity,
+    /// By word2vec's analogies.
+    pub analogies: Analogies,
+}
+
+impl Judge {
+    /// From a folder with `wordsim353.tsv`, `simlex999.txt` and `questions-words.txt`.
+    ///
+    /// # Errors
+    /// A file that isn't there or isn't as it must be, by its name.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let named = |name: &str| folder.join(name);
+        let context = |name: &str| format!("{}", named(name).display());
+        let pairs = |name: &str| Pairs::load(named(name)).with_context(|| context(name));
+        let questions = "questions-words.txt";
+        Ok(Self {
+            wordsim: pairs("wordsim353.tsv")?,
+            simlex: pairs("simlex999.txt")?,
+            questions: Questions::load(named(questions)).with_context(|| context(questions))?,
+        })
+    }
+
+    /// The same with a half of each.
+    #[must_use]
+    pub fn half(&self, half: Half) -> Self {
+        fn of<T>((first, second): (T, T), half: Half) -> T {
+            if half == Half::First { first } else { second }
+        }
+        Self {
+            wordsim: of(self.wordsim.halves(), half),
+            simlex: of(self.simlex.halves(), half),
+            questions: of(self.questions.halves(), half),
+        }
+    }
+
+    /// Judges vectors.
+    pub fn judge(&self, vectors: &WordVectors, method: Analogy, rules: &Rules) -> Verdict {
+        Verdict {
+            wordsim: similarity(vectors, &self.wordsim, rules),
+            simlex: similarity(vectors, &self.simlex, rules),
+            analogies: analogies(vectors, &self.questions, method, rules),
+        }
+    }
+}
+
+impl Verdict {
+    /// As an object of JSON; numbers that aren't defined are null.
+    pub fn to_json(&self) -> Value {
+        let pairs = |found: &Similarity| json!({ "spearman": found.spearman, "pairs": found.pairs, "covered": found.covered });
+        let tally = |tally: &prflash::word2vec::Tally| {
+            json!({
+                "asked": tally.asked,
+                "covered": tally.covered,
+                "right": tally.right,
+                "accuracy": tally.accuracy(),
+                "accuracy_of_covered": tally.accuracy_of_covered(),
+            })
+        };
+        let mut analogies = tally(&self.analogies.total());
+        let sections = self.analogies.sections.iter().map(|section| {
+            let mut object = tally(&section.tally);
+            object["name"] = json!(section.name);
+            object
+        });
+        analogies["sections"] = sections.collect();
+        json!({
+            "wordsim353": pairs(&self.wordsim),
+            "simlex999": pairs(&self.simlex),
+            "analogies": analogies,
+        })
+    }
+}
+
+/// The SHA-256 of the words (UTF-8, a line end behind each) and of the numbers (little-endian f32,
+/// row by row), in hex, as `scripts/word2vec-peers check` prints them.
+pub fn sums(vectors: &WordVectors) -> [String; 2] {
+    let (mut words, mut values) = (Sha256::new(), Sha256::new());
+    for (word, row) in vectors.iter() {
+        words.update(word);
+        words.update("\n");
+        row.iter().for_each(|value| values.update(value.to_le_bytes()));
+    }
+    [words, values].map(|sum| sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,9 @@
+//! What vectors of words are trained on, and how good they are.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`text`] | texts as words in small letters, a sentence a line |
+//! | [`judge`] | a file of vectors by ratings of pairs and by analogies |
+
+pub mod judge;
+pub mod text;
