@@ -39,6 +39,8 @@ pub enum ErrorKind {
     UnknownVersion,
     /// See [`Error::is_io`].
     Io,
+    /// See [`Error::is_diverged`].
+    Diverged,
     /// See [`Error::is_unsupported`].
     Unsupported,
     /// See [`Error::is_no_adapter`].
@@ -67,6 +69,8 @@ enum Kind {
     UnknownVersion(String),
     #[error("{what}: {source}")]
     Io { what: String, source: io::Error },
+    #[error("the training diverges: {0}")]
+    Diverged(String),
     #[error("not supported on this device: {0}")]
     Unsupported(String),
     #[error("no GPU adapter: {0}")]
@@ -114,6 +118,11 @@ impl Error {
         Self::new(Kind::Io { what: what.into(), source })
     }
 
+    #[cfg_attr(not(feature = "word2vec"), allow(dead_code))]
+    pub(crate) fn diverged(message: impl Into<String>) -> Self {
+        Self::new(Kind::Diverged(message.into()))
+    }
+
     pub(crate) fn unsupported(message: impl Into<String>) -> Self {
         Self::new(Kind::Unsupported(message.into()))
     }
@@ -144,6 +153,7 @@ impl Error {
             Kind::Corrupt(_) => ErrorKind::Corrupt,
             Kind::UnknownVersion(_) => ErrorKind::UnknownVersion,
             Kind::Io { .. } => ErrorKind::Io,
+            Kind::Diverged(_) => ErrorKind::Diverged,
             Kind::Unsupported(_) => ErrorKind::Unsupported,
             Kind::NoAdapter(_) => ErrorKind::NoAdapter,
             Kind::DeviceLost(_) => ErrorKind::DeviceLost,
@@ -189,6 +199,11 @@ impl Error {
     /// is the [`std::io::Error`].
     pub fn is_io(&self) -> bool {
         self.kind() == ErrorKind::Io
+    }
+
+    /// A training's weights grow past all bounds: its learning rate is too large, or its batches are.
+    pub fn is_diverged(&self) -> bool {
+        self.kind() == ErrorKind::Diverged
     }
 
     /// The device lacks a feature that the request needs.

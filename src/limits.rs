@@ -17,6 +17,8 @@
 //! | blocks kept by a schedule, and its rows | [`MAX_ELEMENTS`] | lists begin at u32 offsets |
 //! | rounds, seeds, repeated measurements | [`MAX_ROUNDS`] | each is a schedule, or a call, of its own |
 //! | pieces of a sub-word vocabulary | [`MAX_PIECES`] | four times the largest so far; their bytes have u32 offsets |
+//! | words of a vocabulary of word vectors | [`MAX_VOCABULARY`] | numbers of rows share 32 bits with a flag |
+//! | words of a text for word vectors | [`MAX_TOKENS`] | draws go by u32 places |
 //! | values of a parameter that is [searched](crate::search) | [`MAX_VALUES`] | a draw looks at each |
 //!
 //! Workers of [`Schedule::load_balance`](crate::Schedule::load_balance) need no bound: those without work cost nothing.
@@ -61,6 +63,12 @@ pub const MAX_ROUNDS: usize = 1 << 16;
 
 /// Pieces of a sub-word vocabulary: four times the largest that language models have had so far.
 pub const MAX_PIECES: usize = 1 << 20;
+
+/// Words of the vocabulary of word vectors.
+pub const MAX_VOCABULARY: usize = 1 << 24;
+
+/// Words of a text that word vectors are trained on, those of no vocabulary left out.
+pub const MAX_TOKENS: usize = u32::MAX as usize - 1;
 
 /// Values of a parameter that is searched.
 pub const MAX_VALUES: usize = 1 << 16;

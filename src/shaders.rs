@@ -10,6 +10,8 @@ pub use crate::runtime::text::ShaderSource;
 use crate::sampling::gpu as sampling;
 #[cfg(feature = "subword")]
 use crate::subword::gpu as subword;
+#[cfg(feature = "word2vec")]
+use crate::word2vec::gpu as word2vec;
 
 /// The layouts, on the Rust side, of every struct that the shaders share with it.
 pub fn host_layouts() -> Vec<HostLayout> {
@@ -19,6 +21,8 @@ pub fn host_layouts() -> Vec<HostLayout> {
         cache::params::layouts(),
         #[cfg(feature = "subword")]
         subword::params::layouts(),
+        #[cfg(feature = "word2vec")]
+        word2vec::params::layouts(),
     ]
     .concat()
 }
@@ -35,6 +39,8 @@ pub fn sources() -> Vec<ShaderSource> {
     add(&cache::programs::Migrate);
     #[cfg(feature = "subword")]
     subword::programs::all().iter().for_each(|program| add(program));
+    #[cfg(feature = "word2vec")]
+    word2vec::programs::all().iter().for_each(|program| add(program));
     sources
 }
 

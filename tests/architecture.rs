@@ -55,7 +55,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("subword/trainer", &["error", "limits", "runtime", "subword", "subword/gpu"]),
     ("search", &["error", "files", "limits", "random"]),
     ("word2vec", &["error", "files", "limits", "random"]),
-    ("shaders", &["attention/kernels", "cache/gpu", "runtime", "sampling/gpu", "subword/gpu"]),
+    ("word2vec/gpu", &["checksum", "error", "files", "runtime", "word2vec"]),
+    (
+        "shaders",
+        &["attention/kernels", "cache/gpu", "runtime", "sampling/gpu", "subword/gpu", "word2vec/gpu"],
+    ),
 ];
 
 type Module = Vec<String>;

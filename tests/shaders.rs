@@ -144,6 +144,24 @@ fn bindings_are_those_of_the_architecture() {
             "migrate" => &[(0, 2, "todo", false), (0, 3, "old", false), (0, 4, "new_words", true)],
             "subword_segment" => &[(0, 2, "nodes", false), (0, 3, "usage", true), (0, 4, "cuts", true)],
             "subword_losses" => &[(0, 2, "nodes", false), (0, 3, "least", true)],
+            "word2vec_inputs" => &[
+                (0, 2, "inputs", false),
+                (0, 3, "outputs", false),
+                (0, 4, "errors", true),
+                (0, 5, "gradients", true),
+            ],
+            "word2vec_negatives" => {
+                &[(0, 2, "inputs", false), (0, 3, "errors", false), (0, 4, "gradients", true)]
+            }
+            "word2vec_windows" if shader.name.contains("spread") => &[(0, 2, "gradients", true)],
+            "word2vec_windows" if shader.name.contains("means") => {
+                &[(0, 2, "inputs", false), (0, 3, "sums", true)]
+            }
+            "word2vec_windows" => &[(0, 2, "inputs", false), (0, 3, "sums", true), (0, 4, "errors", false)],
+            "word2vec_fold" => &[(0, 2, "gradients", true)],
+            "word2vec_update" => {
+                &[(0, 2, "gradients", false), (0, 3, "weights", true), (0, 4, "diverged", true)]
+            }
             "step_down" | "commit" => &[
                 (1, 0, "keys", true),
                 (1, 1, "values", true),
@@ -163,6 +181,9 @@ fn bindings_are_those_of_the_architecture() {
         }
         if shader.entry_point.starts_with("subword_") {
             want[1].2 = "words";
+        }
+        if shader.entry_point.starts_with("word2vec_") {
+            want[1].2 = "batch";
         }
         if matches!(shader.entry_point, "append" | "quantize" | "step_down" | "commit") {
             want[1].2 = "moves";

@@ -85,11 +85,12 @@ impl Pipeline {
 /// | words to be cut | the host writes as many bytes of each as its length says, and has at most 32 of them for every kernel that keeps the last pieces of paths |
 /// | nodes of a vocabulary | children begin at least 256 before the end of the array (`Trie`), and are taken by a byte |
 /// | counts of pieces | numbers in the nodes are those of the vocabulary, for which the counts were made |
+/// | tokens, negatives, lists of gradients of word2vec | `Batches::make` takes words from a corpus, whose numbers are below those of the vocabulary, and counts the gradients that `Capacity` made room for; tokens past the last are clamped to it |
 /// | moves, runs, gathered blocks | written by the host with their number, which bounds the search for them |
 /// | fragments of matrices | in workgroup memory, at strides and offsets that `Matrix::layout` fixes; tasks are counted by constants |
 /// | states of shares and rounds | `Split::shares` and `Merger` keep within what was reserved |
 ///
-/// Loops end: over lists, keys and rows by those bounds; over the rungs of a cache at the last, whose `end` is the largest number; over runs of a cache since each ends past where it begins; over the pieces of a word since none is empty.
+/// Loops end: over lists, keys and rows by those bounds; over the rungs of a cache at the last, whose `end` is the largest number; over runs of a cache since each ends past where it begins; over the pieces of a word since none is empty; over the centres, tokens and gradients of word2vec by what the host counted.
 /// Workgroup memory: tiles of keys and values, operands and sums of the matrix kernel (but for the gaps between padded rows, which nothing reads), the parts of split scores and the counts of rows are written whole before the barrier that comes before any read. Costs of paths are written before a word is walked, the last piece of a path with its first cost.
 fn shader_module(context: &Context, label: &str, source: String) -> wgpu::ShaderModule {
     let descriptor =
