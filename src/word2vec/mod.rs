@@ -24,6 +24,8 @@ pub(crate) mod gpu;
 mod options;
 #[cfg(test)]
 mod oracle;
+#[cfg(test)]
+mod tests;
 mod vectors;
 mod vocabulary;
 
