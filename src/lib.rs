@@ -134,6 +134,6 @@ pub use shape::Shape;
 pub use wgpu;
 
 /// The README's example is a test too.
-#[cfg(all(doctest, feature = "subword"))]
+#[cfg(all(doctest, feature = "subword", feature = "word2vec"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
