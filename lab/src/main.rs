@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use lab::Interrupted;
 
-use crate::commands::{generate, perplexity, report, subword, sweep};
+use crate::commands::{generate, perplexity, report, search, subword, sweep};
 
 /// Real language models on prflash.
 #[derive(Parser)]
@@ -31,6 +31,9 @@ enum Command {
     /// Trains, uses and compares vocabularies of sub-words.
     #[command(subcommand)]
     Subword(subword::Command),
+    /// Compares methods of search on real scores.
+    #[command(subcommand)]
+    Search(search::Command),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Sweep(arguments) => sweep::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Subword(command) => subword::run(&command),
+        Command::Search(command) => search::run(&command),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,5 +7,6 @@ mod encodings;
 mod metadata;
 mod models;
 mod refusals;
+mod search;
 mod study;
 mod subword;
