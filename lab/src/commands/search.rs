@@ -124,18 +124,18 @@ fn compare(arguments: &Args, name: &str) -> Result<Vec<Row>> {
 }
 
 fn print(name: &str, rows: &[&Row]) {
-    let marks: Vec<String> = MARKS.iter().map(|mark| format!("{mark:>13}")).collect();
+    let marks: Vec<String> = MARKS.iter().map(|mark| format!("{mark:>18}")).collect();
     println!("\n{name}: mean regret ± standard error after so many trials; below, what it has more than TPE");
-    println!("{:28}{}", "", marks.join(" "));
+    println!("{:24}{}", "", marks.concat());
     for row in rows.iter().filter(|row| row.trials == MARKS[0]) {
         let here: Vec<&&Row> = rows.iter().filter(|other| other.method == row.method).collect();
         let cells: Vec<String> =
-            here.iter().map(|row| format!("{:.4} ± {:.4}", row.mean, row.error)).collect();
-        println!("{:28}{}", row.method, cells.join(" "));
-        let over = |row: &&&Row| Some(format!("{:+.4} ± {:.4}", row.over_tpe?, row.over_tpe_error?));
+            here.iter().map(|row| format!("{:9.4} ± {:.4}", row.mean, row.error)).collect();
+        println!("{:24}{}", row.method, cells.concat());
+        let over = |row: &&&Row| Some(format!("{:+9.4} ± {:.4}", row.over_tpe?, row.over_tpe_error?));
         let cells: Vec<String> = here.iter().filter_map(over).collect();
         if !cells.is_empty() && row.method != "TPE" {
-            println!("{:27}{}", "", cells.join(""));
+            println!("{:24}{}", "", cells.concat());
         }
     }
 }
