@@ -11,6 +11,7 @@
 //! | [`backend`] | a device and a model, opened |
 //! | [`generate`], [`perplexity`], [`needle`], [`ages`], [`speed`] | what is measured |
 //! | [`results`] | files of results |
+//! | [`search`] | methods of search compared on real scores |
 //! | [`subword`] | vocabularies of sub-words, judged beside other programs' |
 //! | [`word2vec`] | corpora for vectors of words, and how good vectors are |
 //! | [`study`], [`sweep`], [`report`], [`plots`] | the paper's open questions: what is measured for them, computed, and written down |
@@ -30,6 +31,7 @@ pub mod perplexity;
 pub mod plots;
 pub mod report;
 pub mod results;
+pub mod search;
 pub mod setting;
 pub mod speed;
 pub mod staircase;

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use lab::Interrupted;
 
-use crate::commands::{generate, perplexity, report, subword, sweep, word2vec};
+use crate::commands::{generate, perplexity, report, search, subword, sweep, word2vec};
 
 /// Real language models on prflash.
 #[derive(Parser)]
@@ -34,6 +34,9 @@ enum Command {
     /// Prepares texts for vectors of words, and judges and converts files of them.
     #[command(subcommand)]
     Word2vec(word2vec::Command),
+    /// Compares methods of search on real scores.
+    #[command(subcommand)]
+    Search(search::Command),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Report(arguments) => report::run(&arguments),
         Command::Subword(command) => subword::run(&command),
         Command::Word2vec(command) => word2vec::run(&command),
+        Command::Search(command) => search::run(&command),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,9 +2,9 @@
 //!
 //! A [`Space`] names parameters and their values. A [`Search`] proposes points of it
 //! ([`ask`](Search::ask)), hears their scores ([`tell`](Search::tell)), the larger the better, and
-//! knows the [best](Search::best). What it proposes is up to a [`Method`]: [`CrossEntropy`] (arXiv
-//! 2410.18441 has hyper-parameters found so; the method is Rubinstein's), and to compare with
-//! [`Random`], [`Balanced`], [`Grid`] and [`Tpe`].
+//! knows the [best](Search::best). What it proposes is up to a [`Method`]: [`TreeCrossEntropy`], which
+//! sees what is good only together, [`CrossEntropy`] (arXiv 2410.18441 has hyper-parameters found
+//! so; the method is Rubinstein's), and to compare with [`Random`], [`Balanced`], [`Grid`] and [`Tpe`].
 //!
 //! With the feature `serde` a `Journal` keeps the trials in files, as they come.
 //!
@@ -14,12 +14,12 @@
 //! values of a nominal parameter are listed.
 //!
 //! ```
-//! use prflash::search::{Ask, CrossEntropy, Parameter, Search, Space};
+//! use prflash::search::{Ask, Parameter, Search, Space, TreeCrossEntropy};
 //! let space = Space::new([
 //!     Parameter::ordinal("window", [1, 2, 4, 8, 16])?,
 //!     Parameter::nominal("architecture", ["skip-gram", "bag of words"])?,
 //! ])?;
-//! let mut search = Search::new(space, CrossEntropy::recommended(), 2026);
+//! let mut search = Search::new(space, TreeCrossEntropy::recommended(), 2026);
 //! for _ in 0..10 {
 //!     let Ask::Trial(trial) = search.ask() else { break };
 //!     let window = search.space().value(&trial.point, "window").and_then(|value| value.number());
@@ -32,6 +32,7 @@
 
 mod cross_entropy;
 mod draw;
+mod family;
 mod history;
 #[cfg(all(feature = "serde", not(target_arch = "wasm32")))]
 mod journal;
@@ -41,6 +42,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod tpe;
+mod tree;
 
 pub use cross_entropy::{CrossEntropy, Elite};
 pub use history::{Ask, History, Method, Next, Search, Trial};
@@ -49,3 +51,4 @@ pub use journal::Journal;
 pub use methods::{Balanced, Grid, Random};
 pub use space::{Parameter, Point, Scale, Space, Value};
 pub use tpe::Tpe;
+pub use tree::TreeCrossEntropy;

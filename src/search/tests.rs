@@ -50,11 +50,39 @@ fn words(space: &Space, trial: &Trial) -> String {
     format!("{} {} {}", values.join(", "), trial.seed, trial.fidelity)
 }
 
-fn methods() -> [CrossEntropy; 3] {
+/// A cross-entropy method of either family.
+#[derive(Clone, Copy, Debug)]
+enum Family {
+    Rows(CrossEntropy),
+    Tree(TreeCrossEntropy),
+}
+
+impl Family {
+    fn distribution(&self, history: &History) -> Vec<Vec<f64>> {
+        match self {
+            Self::Rows(method) => method.distribution(history),
+            Self::Tree(method) => method.distribution(history),
+        }
+    }
+}
+
+impl Method for Family {
+    fn next(&self, history: &History) -> Next {
+        match self {
+            Self::Rows(method) => method.next(history),
+            Self::Tree(method) => method.next(history),
+        }
+    }
+}
+
+fn methods() -> [Family; 5] {
+    let tree = TreeCrossEntropy::recommended();
     [
-        CrossEntropy::paper(24, 0.2, 0.7).unwrap(),
-        CrossEntropy::recommended(),
-        CrossEntropy::paper(7, 0.5, 1.0).unwrap().with_elite(Elite::OfAll(3)).unwrap(),
+        Family::Rows(CrossEntropy::paper(24, 0.2, 0.7).unwrap()),
+        Family::Rows(CrossEntropy::recommended()),
+        Family::Rows(CrossEntropy::paper(7, 0.5, 1.0).unwrap().with_elite(Elite::OfAll(3)).unwrap()),
+        Family::Tree(tree),
+        Family::Tree(tree.with_round(3).unwrap().with_startup(2).with_candidates(6).unwrap()),
     ]
 }
 
@@ -73,9 +101,12 @@ fn rows_are_probabilities_and_points_keep_the_floor() {
         }
     }
     // With a floor of all, every round is as the first, whatever was told.
-    let even = CrossEntropy::recommended().with_floor(1.0).unwrap();
+    let even = Family::Rows(CrossEntropy::recommended().with_floor(1.0).unwrap());
+    let even_tree = Family::Tree(TreeCrossEntropy::recommended().with_floor(1.0).unwrap());
     let random = trace(&mut Search::new(space(), Random, 5), 60);
-    assert_eq!(trace(&mut Search::new(space(), even, 5), 60), random);
+    for even in [even, even_tree] {
+        assert_eq!(trace(&mut Search::new(space(), even, 5), 60), random);
+    }
 }
 
 #[test]
@@ -258,6 +289,66 @@ fn failures_are_worse_than_any_score() {
 }
 
 #[test]
+fn failures_count_among_the_rest() {
+    let method = TreeCrossEntropy::recommended().with_round(2).unwrap().with_startup(10);
+    let run = |failed: f64| {
+        let mut search = Search::new(space(), method, 3);
+        let mut asked = Vec::new();
+        for number in 0..40 {
+            let Ask::Trial(trial) = search.ask() else { panic!("exhausted") };
+            asked.push(words(search.space(), &trial));
+            let score = score(search.space(), &trial.point);
+            search.tell(trial.id, if number % 5 == 0 { failed } else { score }).unwrap();
+        }
+        asked
+    };
+    assert_eq!(run(f64::NAN), run(-1e300));
+    assert_ne!(run(f64::NAN), run(1e300));
+}
+
+/// Two values that are good only together: rows that are independent of each other can't say so.
+#[test]
+fn a_tree_learns_what_is_good_only_together() {
+    let pair = || {
+        Space::new([
+            Parameter::nominal("one", ["x", "y"]).unwrap(),
+            Parameter::ordinal("size", [1, 2, 3, 4, 5, 6, 7, 8]).unwrap(),
+            Parameter::nominal("other", ["x", "y"]).unwrap(),
+            Parameter::ordinal("rate", [1, 2, 3, 4, 5, 6, 7, 8]).unwrap(),
+        ])
+        .unwrap()
+    };
+    let different = |point: &Point| point.indices()[0] != point.indices()[2];
+    // All else is without a meaning, but there are no ties.
+    let score = |point: &Point| {
+        f64::from(different(point)) + 0.1 * f64::from(hash_words(point.indices())) / f64::from(u32::MAX)
+    };
+    let (mut by_rows, mut by_tree) = (0.0, 0);
+    for seed in 0..10 {
+        let mut random = Search::new(pair(), Random, seed);
+        let mut trials = Vec::new();
+        for _ in 0..100 {
+            let Ask::Trial(trial) = random.ask() else { panic!("exhausted") };
+            let score = score(&trial.point);
+            trials.push((trial, Some(score)));
+        }
+        let rows = Search::new(pair(), CrossEntropy::recommended(), seed).resumed(trials.clone()).unwrap();
+        let rows = rows.method().distribution(rows.history());
+        by_rows += rows[0][0] * rows[2][1] + rows[0][1] * rows[2][0];
+        let tree = TreeCrossEntropy::recommended().with_round(20).unwrap();
+        let mut tree = Search::new(pair(), tree, seed).resumed(trials).unwrap();
+        let joined = tree.method().dependences(tree.history());
+        assert!(joined.contains(&(0, 2)), "{seed}: {joined:?}");
+        for _ in 0..20 {
+            let Ask::Trial(trial) = tree.ask() else { panic!("exhausted") };
+            by_tree += usize::from(different(&trial.point));
+        }
+    }
+    // By chance it would be half of them, with a standard error of 7 of 200.
+    assert!(by_rows < 6.0 && by_tree > 125, "{by_rows} of 10, {by_tree} of 200");
+}
+
+#[test]
 fn balanced_points_have_each_value_equally_often() {
     let mut search = Search::new(space(), Balanced, 7);
     trace(&mut search, 60);
@@ -349,6 +440,11 @@ fn refusals_name_the_argument() {
     assert_eq!(name(ce.with_elite(Elite::OfRound(1.5))), "elite");
     assert_eq!(name(ce.with_floor(-0.1)), "floor");
     assert_eq!(name(ce.with_neighbours(1.1)), "part");
+    let name = |refused: crate::Result<TreeCrossEntropy>| refused.unwrap_err().argument().unwrap().to_owned();
+    let tree = TreeCrossEntropy::recommended();
+    assert_eq!(name(tree.with_round(0)), "round");
+    assert_eq!(name(tree.with_candidates(0)), "candidates");
+    assert_eq!(name(tree.with_floor(1.5)), "floor");
     let search = || Search::new(space(), Random, 0);
     assert_eq!(search().with_fidelity(0.0).unwrap_err().argument(), Some("fidelity"));
     let mut one = search().with_fidelity(0.125).unwrap();

@@ -3,6 +3,7 @@
 pub mod generate;
 pub mod perplexity;
 pub mod report;
+pub mod search;
 pub mod subword;
 pub mod sweep;
 pub mod word2vec;

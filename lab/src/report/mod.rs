@@ -7,6 +7,7 @@ mod needle;
 mod page;
 mod positions;
 mod sampling;
+mod search;
 mod staircase;
 mod subword;
 
@@ -82,6 +83,7 @@ pub fn write_experiments(paths: &Paths, all: &[Experiment], quick: bool) -> Resu
         write(&data, &mut page, &part)?;
     }
     subword::subword(&data.subword, &mut page)?;
+    search::search(&data.search, &mut page)?;
     page.answer("limits", "Limits of the evidence")?;
     page.finish()
 }
@@ -95,6 +97,7 @@ struct Data {
     needle: Vec<Row<Found>>,
     ages: Vec<Row<AgeError>>,
     subword: Vec<crate::subword::rows::Row>,
+    search: Vec<crate::search::rows::Row>,
 }
 
 impl Data {
@@ -108,6 +111,7 @@ impl Data {
             needle: Results::read(&path(Question::Needle))?,
             ages: Results::read(&path(Question::Ages))?,
             subword: Rows::open(&paths.results.join("subword.csv"))?.into(),
+            search: crate::search::rows::read(&paths.results.join("search.csv"))?,
         })
     }
 

@@ -7,6 +7,7 @@ mod encodings;
 mod metadata;
 mod models;
 mod refusals;
+mod search;
 mod study;
 mod subword;
 mod word2vec;
