@@ -12,7 +12,7 @@
 //! | [`generate`], [`perplexity`], [`needle`], [`ages`], [`speed`] | what is measured |
 //! | [`results`] | files of results |
 //! | [`subword`] | vocabularies of sub-words, judged beside other programs' |
-//! | [`word2vec`] | corpora for vectors of words, and how good vectors are |
+//! | [`word2vec`] | corpora for vectors of words, trainings, and how good vectors are |
 //! | [`study`], [`sweep`], [`report`], [`plots`] | the paper's open questions: what is measured for them, computed, and written down |
 
 pub mod ages;

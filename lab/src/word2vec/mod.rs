@@ -3,7 +3,9 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`text`] | texts as words in small letters, a sentence a line |
+//! | [`training`] | trainings in folders, left off and gone on with |
 //! | [`judge`] | a file of vectors by ratings of pairs and by analogies |
 
 pub mod judge;
 pub mod text;
+pub mod training;
