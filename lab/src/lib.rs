@@ -10,7 +10,7 @@
 //! | [`setting`], [`staircase`] | what attention computes in a run and how it remembers, from the command line to prflash's values |
 //! | [`backend`] | a device and a model, opened |
 //! | [`generate`], [`perplexity`], [`needle`], [`ages`], [`speed`] | what is measured |
-//! | [`results`] | files of results |
+//! | [`results`], [`table`] | files of results |
 //! | [`subword`] | vocabularies of sub-words, judged beside other programs' |
 //! | [`word2vec`] | corpora for vectors of words, trainings, and how good vectors are |
 //! | [`study`], [`sweep`], [`report`], [`plots`] | the paper's open questions: what is measured for them, computed, and written down |
@@ -36,6 +36,7 @@ pub mod staircase;
 pub mod study;
 pub mod subword;
 pub mod sweep;
+pub mod table;
 pub mod tokenizer;
 pub mod word2vec;
 

@@ -31,7 +31,7 @@ enum Command {
     /// Trains, uses and compares vocabularies of sub-words.
     #[command(subcommand)]
     Subword(subword::Command),
-    /// Trains vectors of words, prepares texts for that, and judges and converts vectors.
+    /// Trains vectors of words, prepares texts for that, and judges, compares and converts vectors.
     #[command(subcommand)]
     Word2vec(word2vec::Command),
 }

@@ -9,6 +9,7 @@ mod positions;
 mod sampling;
 mod staircase;
 mod subword;
+mod word2vec;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -82,6 +83,7 @@ pub fn write_experiments(paths: &Paths, all: &[Experiment], quick: bool) -> Resu
         write(&data, &mut page, &part)?;
     }
     subword::subword(&data.subword, &mut page)?;
+    word2vec::word2vec(&data.word2vec, &mut page)?;
     page.answer("limits", "Limits of the evidence")?;
     page.finish()
 }
@@ -95,6 +97,7 @@ struct Data {
     needle: Vec<Row<Found>>,
     ages: Vec<Row<AgeError>>,
     subword: Vec<crate::subword::rows::Row>,
+    word2vec: Vec<crate::word2vec::rows::Row>,
 }
 
 impl Data {
@@ -108,6 +111,7 @@ impl Data {
             needle: Results::read(&path(Question::Needle))?,
             ages: Results::read(&path(Question::Ages))?,
             subword: Rows::open(&paths.results.join("subword.csv"))?.into(),
+            word2vec: crate::word2vec::rows::Rows::open(&paths.results.join("word2vec.csv"))?.into(),
         })
     }
 

@@ -176,9 +176,16 @@ fn sentences(count: usize) -> String {
     (0..count).map(line).collect::<Vec<_>>().join("\n") + "\n"
 }
 
+/// What gensim would have left, with the vectors of [`VECTORS`].
+const PEER: &str = r#"{
+  "peer": "gensim", "version": "gensim 4", "text": "corpus.txt", "vectors": "vectors.txt", "read": "sentences",
+  "settings": { "sg": 1, "vector_size": 8, "window": 3, "negative": 5, "min_count": 5, "epochs": 20, "workers": 1, "seed": 1 },
+  "raw_words_per_s": 1000, "raw_words_per_cpu_s": 500
+}"#;
+
 #[test]
-fn trainings_are_written() {
-    if testkit::device::gpu("trainings_are_written").is_none() {
+fn trainings_are_written_and_compared() {
+    if testkit::device::gpu("trainings_are_written_and_compared").is_none() {
         return;
     }
     let folder = Folder::new();
@@ -212,6 +219,45 @@ fn trainings_are_written() {
     assert!(error.contains("it is of another text or other options"), "{error}");
     folder.ok(&format!("{train} --out binary --format binary --architecture bag-of-words"));
     assert!(folder.path("binary/seed-1/vectors.bin").exists());
+
+    std::fs::create_dir_all(folder.path("peers/seed-1")).unwrap();
+    std::fs::write(folder.path("peers/seed-1/peer.json"), PEER).unwrap();
+    std::fs::write(folder.path("peers/seed-1/vectors.txt"), VECTORS).unwrap();
+    let compare = "compare --data data --results rows/word2vec.csv";
+    let object: Value =
+        serde_json::from_str(&folder.ok(&format!("{compare} --json ours binary peers"))).unwrap();
+    let rows = object["rows"].as_array().unwrap();
+    let of = |key: &str| rows.iter().map(|row| row[key].clone()).collect::<Vec<_>>();
+    assert_eq!(of("trainer"), ["prflash", "prflash", "prflash", "gensim"]);
+    assert_eq!(of("architecture"), ["skip-gram", "skip-gram", "bag-of-words", "skip-gram"]);
+    assert_eq!(of("batch"), [64.into(), 64.into(), 64.into(), Value::Null]);
+    assert_eq!(
+        (&rows[3]["analogies_right"], &rows[3]["settings"]),
+        (&1.into(), &"workers 1; read sentences".into())
+    );
+    assert_eq!(
+        rows[0]["settings"],
+        "shared 32; sample 0.0; ns_exponent 0.75; rates [0.05,0.01]; cap 8; longest 10000"
+    );
+    // Measured again, they are renewed.
+    folder.ok(&format!("{compare} ours"));
+    let lines = std::fs::read_to_string(folder.path("rows/word2vec.csv")).unwrap();
+    assert_eq!(lines.lines().count(), 5);
+    let mut report = Command::new(env!("CARGO_BIN_EXE_lab"));
+    report.args(["report", "--quick", "--results", "rows", "--out", "report.md"]);
+    assert!(report.current_dir(folder.folder.path()).output().unwrap().status.success());
+    let text = std::fs::read_to_string(folder.path("report.md")).unwrap();
+    for line in [
+        "### corpus.txt, skip-gram, 8 numbers",
+        "| gensim; workers 1; read sentences | 1 | 0.775 | – | 50.0 | 1000 | 500 |",
+        "| prflash, batch 64; shared 32;",
+        "Differences to `gensim`",
+        "-50.0, below |",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    let error = folder.refused(&format!("{compare} data"));
+    assert!(error.contains("data: no train.json and no peer.json in it"), "{error}");
 }
 
 #[test]

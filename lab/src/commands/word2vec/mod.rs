@@ -1,5 +1,6 @@
 //! `lab word2vec`: corpora for vectors of words, trainings, and files of vectors.
 
+mod compare;
 mod convert;
 mod evaluate;
 mod text;
@@ -17,6 +18,8 @@ pub enum Command {
     Text(text::Args),
     /// Trains vectors of words on the GPU, a training a seed.
     Train(train::Args),
+    /// Judges trainings, ours and gensim's, by the same rules; adds to lab/results/word2vec.csv.
+    Compare(compare::Args),
     /// Judges files of vectors by WordSim-353, SimLex-999 and word2vec's analogies.
     Evaluate(evaluate::Args),
     /// Writes a file of vectors in the other of word2vec's formats.
@@ -31,6 +34,7 @@ pub fn run(command: &Command) -> Result<()> {
     match command {
         Command::Text(arguments) => text::run(arguments),
         Command::Train(arguments) => train::run(arguments),
+        Command::Compare(arguments) => compare::run(arguments),
         Command::Evaluate(arguments) => evaluate::run(arguments),
         Command::Convert(arguments) => convert::run(arguments),
     }
