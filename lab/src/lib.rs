@@ -10,10 +10,10 @@
 //! | [`setting`], [`staircase`] | what attention computes in a run and how it remembers, from the command line to prflash's values |
 //! | [`backend`] | a device and a model, opened |
 //! | [`generate`], [`perplexity`], [`needle`], [`ages`], [`speed`] | what is measured |
-//! | [`results`] | files of results |
+//! | [`results`], [`table`] | files of results |
 //! | [`search`] | methods of search compared on real scores |
 //! | [`subword`] | vocabularies of sub-words, judged beside other programs' |
-//! | [`word2vec`] | corpora for vectors of words, and how good vectors are |
+//! | [`word2vec`] | corpora for vectors of words, trainings, and how good vectors are |
 //! | [`study`], [`sweep`], [`report`], [`plots`] | the paper's open questions: what is measured for them, computed, and written down |
 
 pub mod ages;
@@ -38,6 +38,7 @@ pub mod staircase;
 pub mod study;
 pub mod subword;
 pub mod sweep;
+pub mod table;
 pub mod tokenizer;
 pub mod word2vec;
 

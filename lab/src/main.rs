@@ -31,7 +31,7 @@ enum Command {
     /// Trains, uses and compares vocabularies of sub-words.
     #[command(subcommand)]
     Subword(subword::Command),
-    /// Prepares texts for vectors of words, and judges and converts files of them.
+    /// Trains vectors of words, prepares texts for that, and judges, compares and converts vectors.
     #[command(subcommand)]
     Word2vec(word2vec::Command),
     /// Compares methods of search on real scores.

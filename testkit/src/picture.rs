@@ -8,6 +8,7 @@ use plotters::prelude::*;
 use prflash::sampling::DistanceFrequency;
 use prflash::{Profile, Schedule};
 
+use crate::statistics::range;
 use crate::{files, repository};
 
 /// Colours that stay apart for colour-blind readers (Okabe and Ito).
@@ -188,6 +189,31 @@ pub fn curves(path: &Path, axes: Axes<'_>, panels: &[(String, Vec<Curve>)]) -> R
                 .border_style(BLACK.mix(0.3))
                 .draw()?;
         }
+        Ok(())
+    })
+}
+
+/// Points with their names, in a plane whose axes mean nothing.
+///
+/// # Errors
+/// It can't be drawn, or the file can't be written.
+pub fn names(path: &Path, title: &str, points: &[(&str, [f64; 2])]) -> Result<()> {
+    let axis = |axis: usize| {
+        let values: Vec<f64> = points.iter().map(|(_, point)| point[axis]).collect();
+        let (least, most) = range(&values);
+        // Room for names at the right, and for a plane that is flat or has no point.
+        let room = if most > least { (most - least) * 0.05 } else { 1.0 };
+        if points.is_empty() { -1.0..1.0 } else { least - room..most + 2.0 * room }
+    };
+    svg(path, (900, 700), |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(10)
+            .caption(title, ("sans-serif", 16))
+            .build_cartesian_2d(axis(0), axis(1))?;
+        chart.draw_series(points.iter().map(|(name, [x, y])| {
+            let label = Text::new((*name).to_owned(), (5, -5), ("sans-serif", 12));
+            EmptyElement::at((*x, *y)) + Circle::new((0, 0), 2, COLORS[0].filled()) + label
+        }))?;
         Ok(())
     })
 }

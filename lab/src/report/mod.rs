@@ -10,6 +10,7 @@ mod sampling;
 mod search;
 mod staircase;
 mod subword;
+mod word2vec;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -84,6 +85,7 @@ pub fn write_experiments(paths: &Paths, all: &[Experiment], quick: bool) -> Resu
     }
     subword::subword(&data.subword, &mut page)?;
     search::search(&data.search, &mut page)?;
+    word2vec::word2vec(&data.word2vec, &mut page)?;
     page.answer("limits", "Limits of the evidence")?;
     page.finish()
 }
@@ -98,6 +100,7 @@ struct Data {
     ages: Vec<Row<AgeError>>,
     subword: Vec<crate::subword::rows::Row>,
     search: Vec<crate::search::rows::Row>,
+    word2vec: Vec<crate::word2vec::rows::Row>,
 }
 
 impl Data {
@@ -112,6 +115,7 @@ impl Data {
             ages: Results::read(&path(Question::Ages))?,
             subword: Rows::open(&paths.results.join("subword.csv"))?.into(),
             search: crate::search::rows::read(&paths.results.join("search.csv"))?,
+            word2vec: crate::word2vec::rows::Rows::open(&paths.results.join("word2vec.csv"))?.into(),
         })
     }
 

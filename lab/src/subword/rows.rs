@@ -1,10 +1,7 @@
 //! The file of results: a row for each encoder, vocabulary and pair of texts.
 
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context as _, Result};
-
 use super::judge::Verdict;
+use crate::table;
 
 /// What was measured of one encoder.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -56,57 +53,14 @@ impl Row {
             used: self.used,
         }
     }
+}
 
-    /// Whether both measure the same encoder on the same texts.
+impl table::Row for Row {
     fn same(&self, other: &Self) -> bool {
         let key = |row: &Self| (row.texts.clone(), row.size, row.encoder.clone());
         key(self) == key(other)
     }
 }
 
-/// The rows of a file, which is written whole each time.
-#[derive(Debug)]
-pub struct Rows {
-    path: PathBuf,
-    rows: Vec<Row>,
-}
-
-impl Rows {
-    /// Those that are there, none if the file isn't.
-    ///
-    /// # Errors
-    /// A file that can't be read, or a line that is no row.
-    pub fn open(path: &Path) -> Result<Self> {
-        let mut rows = Vec::new();
-        if path.exists() {
-            let context = || format!("reading {}", path.display());
-            let mut reader = csv::Reader::from_path(path).with_context(context)?;
-            for row in reader.deserialize() {
-                rows.push(row.with_context(context)?);
-            }
-        }
-        Ok(Self { path: path.into(), rows })
-    }
-
-    /// Puts a row in the place of one for the same encoder and texts, else behind all, and writes
-    /// the file.
-    ///
-    /// # Errors
-    /// The file can't be written.
-    pub fn put(&mut self, row: Row) -> Result<()> {
-        match self.rows.iter_mut().find(|other| other.same(&row)) {
-            Some(other) => *other = row,
-            None => self.rows.push(row),
-        }
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        self.rows.iter().try_for_each(|row| writer.serialize(row))?;
-        let text = writer.into_inner().map_err(|error| error.into_error())?;
-        testkit::files::write(&self.path, text)
-    }
-}
-
-impl From<Rows> for Vec<Row> {
-    fn from(rows: Rows) -> Self {
-        rows.rows
-    }
-}
+/// The rows of a file.
+pub type Rows = table::Table<Row>;

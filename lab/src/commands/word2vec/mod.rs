@@ -1,8 +1,10 @@
-//! `lab word2vec`: corpora for vectors of words, and files of vectors.
+//! `lab word2vec`: corpora for vectors of words, trainings, and files of vectors.
 
+mod compare;
 mod convert;
 mod evaluate;
 mod text;
+mod train;
 
 use std::path::Path;
 
@@ -14,6 +16,10 @@ use prflash::word2vec::{Format, WordVectors};
 pub enum Command {
     /// Writes texts as words in small letters, a sentence a line.
     Text(text::Args),
+    /// Trains vectors of words on the GPU, a training a seed.
+    Train(train::Args),
+    /// Judges trainings, ours and gensim's, by the same rules; adds to lab/results/word2vec.csv.
+    Compare(compare::Args),
     /// Judges files of vectors by WordSim-353, SimLex-999 and word2vec's analogies.
     Evaluate(evaluate::Args),
     /// Writes a file of vectors in the other of word2vec's formats.
@@ -27,6 +33,8 @@ pub enum Command {
 pub fn run(command: &Command) -> Result<()> {
     match command {
         Command::Text(arguments) => text::run(arguments),
+        Command::Train(arguments) => train::run(arguments),
+        Command::Compare(arguments) => compare::run(arguments),
         Command::Evaluate(arguments) => evaluate::run(arguments),
         Command::Convert(arguments) => convert::run(arguments),
     }

@@ -1,0 +1,59 @@
+//! Files of results with a row for each thing measured, which is renewed when it is measured again.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A row of such a file.
+pub trait Row: Serialize + DeserializeOwned {
+    /// Whether both measure the same.
+    fn same(&self, other: &Self) -> bool;
+}
+
+/// The rows of a file, which is written whole each time.
+#[derive(Debug)]
+pub struct Table<R> {
+    path: PathBuf,
+    rows: Vec<R>,
+}
+
+impl<R: Row> Table<R> {
+    /// Those that are there, none if the file isn't.
+    ///
+    /// # Errors
+    /// A file that can't be read, or a line that is no row.
+    pub fn open(path: &Path) -> Result<Self> {
+        let mut rows = Vec::new();
+        if path.exists() {
+            let context = || format!("reading {}", path.display());
+            let mut reader = csv::Reader::from_path(path).with_context(context)?;
+            for row in reader.deserialize() {
+                rows.push(row.with_context(context)?);
+            }
+        }
+        Ok(Self { path: path.into(), rows })
+    }
+
+    /// Puts a row in the place of one that measures the same, else behind all, and writes the file.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn put(&mut self, row: R) -> Result<()> {
+        match self.rows.iter_mut().find(|other| other.same(&row)) {
+            Some(other) => *other = row,
+            None => self.rows.push(row),
+        }
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        self.rows.iter().try_for_each(|row| writer.serialize(row))?;
+        let text = writer.into_inner().map_err(|error| error.into_error())?;
+        testkit::files::write(&self.path, text)
+    }
+}
+
+impl<R> From<Table<R>> for Vec<R> {
+    fn from(table: Table<R>) -> Self {
+        table.rows
+    }
+}
