@@ -29,7 +29,7 @@ const NEIGHBOURS: f64 = 0.15;
 ///
 /// It is far ahead of independent rows. Beside [`Tpe`](super::Tpe), on real trainings
 /// (`lab/RESULTS.md`), it is as good where its constants were chosen, and behind on a table that it
-/// hadn't seen: there some searches stay where they are, next to the best.
+/// hadn't seen: there some searches stay at a point that isn't the best.
 ///
 /// Only ranks of scores matter. Points that were asked for before are drawn anew.
 #[derive(Clone, Copy, Debug, PartialEq)]
