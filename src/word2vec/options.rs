@@ -158,6 +158,8 @@ impl Options {
     ///
     /// Gradients of a batch are of the same weights, so that a row which many words hit would go
     /// many times too far.
+    /// With a vocabulary of a few words every row is hit by many, and a lower cap than 64 may be
+    /// needed: [`Training::advance`](super::Training::advance) says when a training diverges.
     ///
     /// # Errors
     /// Invalid argument (`cap`) for 0.
