@@ -1,6 +1,7 @@
-"""What the scripts fetch through package clients: run a client, check a sum, read an R database.
+"""What the scripts fetch through package clients: run a client, check a sum, read an R database, have
+a virtual environment.
 
-A module of its own so that fetch-models and make-fixture share it. Standard library only.
+A module of its own so that those scripts share it. Standard library only.
 """
 
 import hashlib
@@ -155,3 +156,27 @@ def austen_novels(rdb: Path):
         lines = r_strings(block)
         if lines and lines[0] in AUSTEN_SHA256:
             yield lines[0], "\n".join(lines) + "\n"
+
+
+def venv(folder):
+    """The Python of a virtual environment, which is made if there is none."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        print(f"{folder} …", file=sys.stderr, flush=True)
+        quietly([sys.executable, "-m", "venv", "--clear", folder])
+    return python
+
+
+def install(python, wanted, *, with_dependencies=False):
+    """Installs packages, each as NAME==VERSION, from wheels alone."""
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    dependencies = [] if with_dependencies else ["--no-deps"]
+    quietly([*pip, *dependencies, "--only-binary", ":all:", *wanted])
+
+
+def quietly(command):
+    """Runs a command; its last line of errors is what an error says."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise PackageError(lines[-1] if lines else "no message")

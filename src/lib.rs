@@ -26,6 +26,9 @@
 //! | [`ReshapedPlan`] | sampled attention by re-shaping tensors ([`Reshaping`](sampling::Reshaping)) instead of walking lists |
 //! | [`reference`](mod@reference) | the f64 oracle, which takes the very same values |
 //! | [`verify`] | the comparator, for your own device |
+//! | [`search`] | the best among listed values of parameters, for a score that takes long to compute |
+//! | `subword` | sub-word encoding: vocabularies, segmentation, training (a feature) |
+//! | `word2vec` | word vectors: trained on the GPU, kept in files, judged (a feature) |
 //!
 //! Everything the GPU reads was decided on the host and is a plain value: print it, compare it, hand it to the oracle.
 //!

@@ -17,5 +17,7 @@ pub(crate) mod slots;
 pub(crate) mod sync;
 pub(crate) mod template;
 pub(crate) mod tensor;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod text;
 pub(crate) mod timing;

@@ -172,12 +172,12 @@ impl<'c> Batches<'c> {
         let first = begin as u32;
         batch.negatives.clear();
         for run in 0..batch.runs() as u32 {
-            batch.negatives.extend((0..shared).map(|number| epoch.negative(first + run, number)));
+            batch.negatives.extend((0..shared).map(|number| epoch.negative(first.wrapping_add(run), number)));
         }
         self.sums(batch);
     }
 
-    /// Tokens, windows and negatives of the corpus from `begin` to `end`.
+    /// Tokens and windows of the corpus from `begin` to `end`.
     fn windows(&self, epoch: Epoch<'_>, begin: usize, end: usize, batch: &mut Batch) {
         let (tokens, ends) = (self.corpus.tokens(), self.corpus.sentence_ends());
         let width = self.options.window;
@@ -186,10 +186,10 @@ impl<'c> Batches<'c> {
         let first = if sentence == 0 { 0 } else { ends[sentence - 1] as usize };
         let mut before: Vec<u32> =
             (first..begin).rev().filter(kept).take(width).map(|place| tokens[place]).collect();
+        // Where the sentence begins in the batch's tokens.
+        let mut start = width - before.len();
         before.resize(width, 0);
         batch.tokens.extend(before.iter().rev());
-        // Where the sentence begins in the batch's tokens.
-        let mut start = width - (first..begin).rev().filter(kept).take(width).count();
         let mut at = begin;
         let mut behind = Vec::new();
         while at < end {

@@ -10,6 +10,25 @@
 //! a plain value. The kernels take a whole batch from the same weights, add up what it changes in a
 //! fixed order, and change the weights once: the same training gives the same bits on a device.
 //!
+//! With word vectors x, output weights y, and σ(s) = 1/(1 + e^(−s)), what a batch makes larger is
+//!
+//! ```text
+//! L = Σ ln σ(⟨x, y_w⟩) + (K/N)·Σ pairs·Σ_n ln σ(−⟨x, y_n⟩)
+//! ```
+//!
+//! (Mikolov et al. 2013, *Distributed Representations of Words and Phrases and their
+//! Compositionality*, equation 4). The first sum is over the words w of the batch and, of skip-grams,
+//! over the words of w's window, whose vectors are x; of bags of words x is the mean of them. The
+//! second is over the same x, each once: `pairs` is in how many windows it is (of a mean 1), K the
+//! negatives of a pair, n the N words that its run shares. A row r of weights changes by
+//!
+//! ```text
+//! r ← r + rate · ∂L/∂r · min(1, cap/hits)
+//! ```
+//!
+//! with `hits`, the pairs that its gradient is of. The gradient of a mean goes to each word of its
+//! window in full, as in the original program.
+//!
 //! Two things differ from programs that go through a text word by word. A row of weights that many
 //! words of a batch have to do with is held back ([`Options::with_cap`]), since all of them would
 //! move it from the same place. And the words of a run of a text share their negatives

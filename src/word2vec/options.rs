@@ -12,9 +12,12 @@ pub enum Architecture {
     BagOfWords,
 }
 
-/// The settings of a training. Those that aren't set are gensim's.
+/// The settings of a training. Those that aren't set are gensim's, where gensim has them: batches,
+/// the cap and shared negatives are ours.
+///
+/// With the feature `serde` they are read as strictly as they are set.
 #[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(try_from = "Stored"))]
 pub struct Options {
     pub(super) architecture: Architecture,
     pub(super) dimension: usize,
@@ -43,8 +46,8 @@ pub(super) const MAX_BATCH_TOKENS: usize = 1 << 18;
 
 impl Options {
     /// Vectors of 100 numbers, windows of up to 5 words on each side, 5 negatives by counts to the
-    /// power of 0.75 (32 drawn for each 32 tokens), subsampling from 0.001, learning rates from 0.025 to 0.0001, 5 epochs, batches
-    /// of 4,096 tokens, cap 64, seed 1.
+    /// power of 0.75 (32 drawn for each 32 tokens), subsampling from 0.001, learning rates from 0.025
+    /// to 0.0001, 5 epochs, batches of 4,096 tokens, cap 64, seed 1.
     pub fn new(architecture: Architecture) -> Self {
         Self {
             architecture,
@@ -93,8 +96,8 @@ impl Options {
         Ok(Self { negative, ..self })
     }
 
-    /// With so many words drawn for each 32 tokens, which share them as their negatives: each counts
-    /// negative/shared times.
+    /// With so many words drawn for each 32 tokens (of bags of words, for each 32 centres), which share
+    /// them as their negatives: each counts negative/shared times.
     ///
     /// # Errors
     /// Invalid argument (`shared`) unless a multiple of 16, from 16 to 128.
@@ -158,6 +161,7 @@ impl Options {
     ///
     /// Gradients of a batch are of the same weights, so that a row which many words hit would go
     /// many times too far.
+    ///
     /// With a vocabulary of a few words every row is hit by many, and a lower cap than 64 may be
     /// needed: [`Training::advance`](super::Training::advance) says when a training diverges.
     ///
@@ -186,5 +190,38 @@ impl Options {
     /// Tokens of a batch.
     pub fn batch(&self) -> usize {
         self.batch
+    }
+}
+
+/// Options as they are read, before they are checked.
+#[cfg(feature = "serde")]
+#[derive(serde::Deserialize)]
+struct Stored {
+    architecture: Architecture,
+    dimension: usize,
+    window: usize,
+    negative: usize,
+    shared: usize,
+    sample: f64,
+    ns_exponent: f64,
+    rates: [f64; 2],
+    epochs: u32,
+    batch: usize,
+    cap: u32,
+    seed: u64,
+}
+
+#[cfg(feature = "serde")]
+impl TryFrom<Stored> for Options {
+    type Error = crate::error::Error;
+
+    fn try_from(stored: Stored) -> Result<Self> {
+        let [first, last] = stored.rates;
+        let options = Self::new(stored.architecture).with_seed(stored.seed);
+        let options = options.with_dimension(stored.dimension)?.with_window(stored.window)?;
+        let options = options.with_negative(stored.negative)?.with_shared(stored.shared)?;
+        let options = options.with_sample(stored.sample)?.with_ns_exponent(stored.ns_exponent)?;
+        let options = options.with_rates(first, last)?.with_epochs(stored.epochs)?;
+        options.with_batch(stored.batch)?.with_cap(stored.cap)
     }
 }

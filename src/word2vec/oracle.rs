@@ -30,17 +30,8 @@ impl Weights {
         begin..begin + self.dimension
     }
 
-    /// One step over a batch: every gradient is of the weights before it.
-    ///
-    /// ```text
-    /// skip-gram      x = x_c, for each word c of the window of w     pairs = windows that c is in
-    /// bag of words   x = mean of x_c over the window of w            pairs = 1
-    /// L = Σ log σ(⟨x, y_w⟩) + (K/N)·Σ pairs·Σ_n log σ(−⟨x, y_n⟩)      over the N negatives n of x's run
-    /// ```
-    ///
-    /// (Mikolov et al. 2013, equation 4, with K negatives), and a row changes by
-    /// `rate · ∂L · min(1, cap/hits)`. The change of a mean goes to every word of its window in full,
-    /// as in the original program.
+    /// One step over a batch, as the formulas of [`word2vec`](crate::word2vec) are: every gradient
+    /// is of the weights before it.
     pub(super) fn step(&mut self, batch: &Batch, options: &Options, rate: f64) {
         let mut sums = Self {
             dimension: self.dimension,

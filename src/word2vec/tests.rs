@@ -60,6 +60,20 @@ fn refusals_name_the_argument_or_the_line() {
     assert_eq!(CorpusOptions::new().with_longest(0).unwrap_err().argument(), Some("longest"));
 }
 
+#[cfg(feature = "serde")]
+#[test]
+fn options_are_read_as_strictly_as_they_are_set() {
+    let options = Options::new(Architecture::BagOfWords).with_window(7).unwrap().with_seed(u64::MAX);
+    let text = serde_json::to_string(&options).unwrap();
+    assert_eq!(serde_json::from_str::<Options>(&text).unwrap(), options);
+    for (from, to) in [("\"batch\":4096", "\"batch\":0"), ("\"window\":7", "\"window\":65")] {
+        let broken = text.replace(from, to);
+        assert_ne!(broken, text);
+        let error = serde_json::from_str::<Options>(&broken).unwrap_err().to_string();
+        assert!(error.contains(from[1..].split('"').next().unwrap()), "{error}");
+    }
+}
+
 /// Tokens of words by a law like Zipf's.
 fn zipf(tokens: u32) -> Corpus {
     let word = |at: u32| 2f64.powf(7.0 * f64::from(hash_words(&[at])) / 4_294_967_296.0) as u32;

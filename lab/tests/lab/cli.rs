@@ -9,6 +9,8 @@ use crate::common::Tiny;
 use candle_core::quantized::GgmlDType;
 use serde_json::Value;
 
+use crate::common::output::{refused, succeeded};
+
 struct Folder {
     folder: tempfile::TempDir,
 }
@@ -39,9 +41,7 @@ impl Folder {
     /// Standard output of a run that succeeds.
     #[track_caller]
     fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
+        succeeded(self.run(arguments))
     }
 
     #[track_caller]
@@ -52,11 +52,7 @@ impl Folder {
     /// Standard error of a run that fails, without a panic.
     #[track_caller]
     fn refused(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success(), "{arguments:?} passed");
-        assert!(!error.contains("panicked"), "{error}");
-        error
+        refused(self.run(arguments))
     }
 }
 

@@ -5,6 +5,8 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use crate::common::output::{refused, succeeded};
+
 /// A table of 60 scores of 240 points, of which the last ones are the best.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -34,9 +36,8 @@ fn run(folder: &Path, arguments: &str) -> Output {
 }
 
 fn rows(folder: &Path) -> Vec<Value> {
-    let output = run(folder, "--names made --seeds 8 --json");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let object = succeeded(run(folder, "--names made --seeds 8 --json"));
+    let object: Value = serde_json::from_str(&object).unwrap();
     object["rows"].as_array().unwrap().clone()
 }
 
@@ -93,11 +94,7 @@ fn every_method_is_replayed_and_written_down() {
 #[test]
 fn refusals_name_the_file_and_the_row() {
     let folder = folder();
-    let refused = |arguments: &str| {
-        let output = run(folder.path(), arguments);
-        assert!(!output.status.success());
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    };
+    let refused = |arguments: &str| refused(run(folder.path(), arguments));
     assert!(refused("--names other").contains("other.json"));
     assert!(refused("--names made --seeds 1").contains("--seeds"));
     let path = folder.path().join("made.csv");

@@ -6,6 +6,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use crate::common::output::{refused, succeeded};
+
 struct Folder {
     folder: tempfile::TempDir,
 }
@@ -44,18 +46,12 @@ impl Folder {
 
     #[track_caller]
     fn json(&self, arguments: &str) -> Value {
-        let output = self.run(&format!("{arguments} --json"));
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
+        serde_json::from_str(&succeeded(self.run(&format!("{arguments} --json")))).unwrap()
     }
 
     #[track_caller]
     fn refused(&self, arguments: &str) -> String {
-        let output = self.run(arguments);
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success(), "{arguments} passed");
-        assert!(!error.contains("panicked"), "{error}");
-        error
+        refused(self.run(arguments))
     }
 }
 

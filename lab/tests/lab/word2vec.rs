@@ -5,6 +5,8 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use crate::common::output::{refused, succeeded};
+
 struct Folder {
     folder: tempfile::TempDir,
 }
@@ -52,9 +54,7 @@ impl Folder {
 
     #[track_caller]
     fn ok(&self, arguments: &str) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
+        succeeded(self.run(arguments))
     }
 
     #[track_caller]
@@ -64,11 +64,7 @@ impl Folder {
 
     #[track_caller]
     fn refused(&self, arguments: &str) -> String {
-        let output = self.run(arguments);
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success(), "{arguments} passed");
-        assert!(!error.contains("panicked"), "{error}");
-        error
+        refused(self.run(arguments))
     }
 }
 

@@ -1,6 +1,5 @@
 //! Kernels with one thing wrong each: comparison with the host has to find every one of them.
 
-use std::io::Write;
 use std::num::NonZeroUsize;
 
 use rand::rngs::SmallRng;
@@ -10,7 +9,8 @@ use super::programs::Subword;
 use super::segmenter::GpuSegmenter;
 use super::words::GpuWords;
 use crate::runtime::context::Context;
-use crate::runtime::program::{Binds, Program};
+use crate::runtime::program::Program;
+use crate::runtime::testing::{Mutant, device};
 use crate::subword::costs::{Cost, Costs};
 use crate::subword::segmenter::{Segmentation, Segmenter, Steps};
 use crate::subword::vocabulary::Vocabulary;
@@ -18,33 +18,6 @@ use crate::subword::word_counts::WordCounts;
 
 const LEAST: Subword = Subword::Segment { fewest: false };
 const FEWEST: Subword = Subword::Segment { fewest: true };
-
-/// A program with some of its text replaced.
-struct Mutant {
-    of: Subword,
-    from: &'static str,
-    to: &'static str,
-}
-
-impl Program for Mutant {
-    fn label(&self) -> String {
-        format!("{}: {} for {}", self.of.label(), self.to, self.from)
-    }
-
-    fn entry_point(&self) -> &'static str {
-        self.of.entry_point()
-    }
-
-    fn source(&self) -> String {
-        let text = self.of.source();
-        assert_eq!(text.matches(self.from).count(), 1, "{} in {}", self.from, self.of.label());
-        text.replace(self.from, self.to)
-    }
-
-    fn groups(&self) -> Vec<Vec<Binds>> {
-        self.of.groups()
-    }
-}
 
 /// What is cut, and what strings cost without a piece.
 struct Case {
@@ -104,12 +77,7 @@ impl Case {
 
 #[test]
 fn every_mutant_is_caught() {
-    if std::env::var_os("PRFLASH_NO_GPU").is_some_and(|value| value != "0") {
-        // Past the test harness, which swallows what println! says in a test that passes.
-        let _ = writeln!(std::io::stderr(), "SKIPPED mutants of sub-word kernels: PRFLASH_NO_GPU is set");
-        return;
-    }
-    let context = Context::new_blocking().expect("an adapter, by scripts/with-vulkan");
+    let Some(context) = device("mutants of sub-word kernels") else { return };
     let least = case(Steps::Unlimited, Cost::InverseCount, 0.0);
     let fewest = case(Steps::Fewest, Cost::InverseCount, 0.0);
     let of = |of: Subword| if of == FEWEST { &fewest } else { &least };

@@ -104,9 +104,9 @@ fn parse(bytes: &[u8], corpus: &Corpus, options: &Options) -> Result<((u32, u32)
 
 /// A sum of everything that a training is a function of.
 fn fingerprint(corpus: &Corpus, options: &Options) -> u64 {
-    let words = corpus.vocabulary().words().iter().flat_map(|word| [word.as_bytes(), b"\n"].concat());
-    let numbers = corpus.tokens().iter().chain(corpus.sentence_ends()).flat_map(|n| n.to_le_bytes());
+    let words = corpus.vocabulary().words().iter().flat_map(|word| word.as_bytes().iter().chain(b"\n"));
+    let numbers = [corpus.tokens(), corpus.sentence_ends()].map(bytemuck::cast_slice::<u32, u8>);
     // Everything in the options, by its name: a float is printed so that it reads as the same.
-    let options = format!("{options:?}").into_bytes();
-    fnv1a(&words.chain(numbers).chain(options).collect::<Vec<u8>>())
+    let options = format!("{options:?}");
+    fnv1a(words.chain(numbers.into_iter().flatten()).chain(options.as_bytes()))
 }

@@ -1,41 +1,14 @@
 //! Kernels with one thing wrong each: comparison with the oracle has to find every one of them.
 
 use super::programs::{Form, Sum, Word2vec};
-use super::tests::{TOLERANCE, corpus, device, difference, options, training};
+use super::tests::{TOLERANCE, corpus, difference, options, training};
 use crate::runtime::context::Context;
-use crate::runtime::program::{Binds, Program};
+use crate::runtime::program::Program;
+use crate::runtime::testing::{Mutant, device};
 use crate::word2vec::corpus::Corpus;
 use crate::word2vec::options::{Architecture, Options};
 
-/// A program with some of its text replaced.
-#[derive(Clone, Debug)]
-struct Mutant {
-    of: Word2vec,
-    from: &'static str,
-    to: &'static str,
-}
-
-impl Program for Mutant {
-    fn label(&self) -> String {
-        format!("{}: {} for {}", self.of.label(), self.to, self.from)
-    }
-
-    fn entry_point(&self) -> &'static str {
-        self.of.entry_point()
-    }
-
-    fn source(&self) -> String {
-        let text = self.of.source();
-        assert!(text.contains(self.from), "{} in {}", self.from, self.of.label());
-        text.replacen(self.from, self.to, 1)
-    }
-
-    fn groups(&self) -> Vec<Vec<Binds>> {
-        self.of.groups()
-    }
-}
-
-fn caught(context: &Context, corpus: &Corpus, options: Options, mutant: &Mutant) -> bool {
+fn caught(context: &Context, corpus: &Corpus, options: Options, mutant: &Mutant<Word2vec>) -> bool {
     let program = |program: Word2vec| -> Box<dyn Program> {
         if program == mutant.of { Box::new(mutant.clone()) } else { Box::new(program) }
     };
@@ -52,7 +25,7 @@ fn every_mutant_is_caught() {
         // A cap that holds back, lists that are folded, tiles that aren't full.
         let options = options(architecture).with_cap(40).unwrap().with_batch(613).unwrap();
         let form = Form::new(&options);
-        let of = |of: Word2vec, changes: &[(&'static str, &'static str)]| -> Vec<Mutant> {
+        let of = |of: Word2vec, changes: &[(&'static str, &'static str)]| -> Vec<Mutant<Word2vec>> {
             changes.iter().map(|&(from, to)| Mutant { of, from, to }).collect()
         };
         let mut mutants = vec![

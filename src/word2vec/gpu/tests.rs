@@ -1,25 +1,14 @@
 //! The kernels beside the oracle, and what a training promises.
 
-use std::io::Write;
-
 use super::programs::Word2vec;
 use super::training::Training;
 use crate::random::hash_words;
 use crate::runtime::context::Context;
 use crate::runtime::program::Program;
+use crate::runtime::testing::device;
 use crate::word2vec::corpus::{Corpus, CorpusOptions};
 use crate::word2vec::options::{Architecture, Options};
 use crate::word2vec::oracle::Weights;
-
-/// A device, or none where tests are to run without.
-pub(super) fn device(tests: &str) -> Option<Context> {
-    if std::env::var_os("PRFLASH_NO_GPU").is_some_and(|value| value != "0") {
-        // Past the test harness, which swallows what println! says in a test that passes.
-        let _ = writeln!(std::io::stderr(), "SKIPPED {tests}: PRFLASH_NO_GPU is set");
-        return None;
-    }
-    Some(Context::new_blocking().expect("an adapter, by scripts/with-vulkan"))
-}
 
 /// Even between 0 and 1.
 fn uniform(words: &[u32]) -> f64 {
@@ -127,7 +116,8 @@ fn the_same_training_gives_the_same_bits() {
     std::fs::create_dir_all(&folder).unwrap();
     let path = folder.join("checkpoint");
     for architecture in [Architecture::SkipGram, Architecture::BagOfWords] {
-        let options = options(architecture).with_batch(100).unwrap().with_epochs(2).unwrap();
+        // More batches than are checked at once.
+        let options = options(architecture).with_batch(7).unwrap().with_epochs(2).unwrap();
         let run = |batches: usize, stop: usize| {
             let mut training = Training::new(&context, &corpus, options).unwrap();
             let mut done = 0;
@@ -149,7 +139,7 @@ fn the_same_training_gives_the_same_bits() {
         assert_eq!(refused.argument(), Some("path"));
     }
     let bytes = std::fs::read(&path).unwrap();
-    let options = options(Architecture::BagOfWords).with_batch(100).unwrap().with_epochs(2).unwrap();
+    let options = options(Architecture::BagOfWords).with_batch(7).unwrap().with_epochs(2).unwrap();
     for end in [0, 10, 29, 30, 40, bytes.len() / 2, bytes.len() - 1] {
         std::fs::write(&path, &bytes[..end]).unwrap();
         let refused = Training::resume(&context, &corpus, options, &path).unwrap_err();

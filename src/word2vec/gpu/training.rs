@@ -11,6 +11,9 @@ use crate::word2vec::draws::first_weight;
 use crate::word2vec::options::Options;
 use crate::word2vec::vectors::WordVectors;
 
+/// Batches after which a training waits for the device, and looks whether it diverges.
+const CHECKED: usize = 64;
+
 /// How far a training is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Progress {
@@ -140,24 +143,37 @@ impl<'c> Training<'c> {
     /// the progress, writing a checkpoint, stopping) costs little then.
     ///
     /// # Errors
-    /// Diverged, with the batch, if a weight became 1,000 or more, or no number: the training is
-    /// then where it was before this call. Out of memory; device lost.
+    /// Diverged, with the batch, if a weight became 1,000 or more, or no number: the training goes
+    /// back to where it was before this call, or up to 64 batches if they are more. Out of memory;
+    /// device lost.
     pub async fn advance(&mut self, batches: usize) -> Result<Progress> {
+        let mut left = batches;
+        while left > 0 && !self.is_done() {
+            // What is uploaded waits for the device: so much of it may.
+            let some = left.min(CHECKED);
+            self.advance_checked(some).await?;
+            left -= some;
+        }
+        Ok(self.progress())
+    }
+
+    /// The same of a few batches.
+    async fn advance_checked(&mut self, batches: usize) -> Result<()> {
         let of_epoch = self.batches.of_epoch();
-        for _ in 0..batches {
+        for since in 0..batches as u32 {
             if self.is_done() {
                 break;
             }
             let (epoch, batch) = self.place;
             self.batches.make(epoch, batch, &mut self.next);
             let rate = self.batches.rate(epoch, batch) as f32;
-            let since = (epoch - self.kept.0) * of_epoch + batch - self.kept.1;
             self.step.submit(&self.context, &self.next, rate, since)?;
             self.place = if batch + 1 == of_epoch { (epoch + 1, 0) } else { (epoch, batch + 1) };
         }
         if let Some(since) = self.step.diverged(&self.context).await? {
-            let number = self.kept.1 + since;
-            let (epoch, batch) = (self.kept.0 + number / of_epoch, number % of_epoch);
+            let number = u64::from(self.kept.1) + u64::from(since);
+            let epoch = self.kept.0 + (number / u64::from(of_epoch)) as u32;
+            let batch = (number % u64::from(of_epoch)) as u32;
             self.step.restore(&self.context)?;
             self.place = self.kept;
             return Err(Error::diverged(format!(
@@ -168,7 +184,7 @@ impl<'c> Training<'c> {
         }
         self.step.keep(&self.context)?;
         self.kept = self.place;
-        Ok(self.progress())
+        Ok(())
     }
 
     /// [`advance`](Training::advance), blocking.

@@ -2,6 +2,7 @@
 
 pub mod candle;
 pub mod oracle;
+pub mod output;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
