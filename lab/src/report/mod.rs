@@ -114,7 +114,7 @@ impl Data {
             needle: Results::read(&path(Question::Needle))?,
             ages: Results::read(&path(Question::Ages))?,
             subword: Rows::open(&paths.results.join("subword.csv"))?.into(),
-            search: crate::search::rows::read(&paths.results.join("search.csv"))?,
+            search: crate::table::read(&paths.results.join("search.csv"))?,
             word2vec: crate::word2vec::rows::Rows::open(&paths.results.join("word2vec.csv"))?.into(),
         })
     }
