@@ -9,6 +9,8 @@ use prflash::word2vec::{
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
+use crate::gguf::sha256;
+
 /// The files, in the order of [`Judge`]'s.
 const FILES: [&str; 3] = ["wordsim353.tsv", "simlex999.txt", "questions-words.txt"];
 
@@ -65,7 +67,7 @@ impl Judge {
         let of = |name: &str| {
             let path = folder.join(name);
             let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
-            Ok((name.to_owned(), Value::from(sum(&bytes))))
+            Ok((name.to_owned(), Value::from(sha256(&bytes))))
         };
         FILES.iter().map(|name| of(name)).collect()
     }
@@ -132,14 +134,5 @@ pub fn sums(vectors: &WordVectors) -> [String; 2] {
         words.update("\n");
         row.iter().for_each(|value| values.update(value.to_le_bytes()));
     }
-    [words, values].map(hex)
-}
-
-/// The SHA-256 of bytes, in hex.
-pub fn sum(bytes: &[u8]) -> String {
-    hex(Sha256::new().chain_update(bytes))
-}
-
-fn hex(sum: Sha256) -> String {
-    sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    [words, values].map(|sum| sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

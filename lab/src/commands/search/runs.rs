@@ -1,11 +1,8 @@
 //! Searches of an objective, run by run.
 
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use indicatif::ProgressBar;
 use lab::search::contenders::Contender;
 use lab::search::real::course::{Course, Now, Wanted};
 use lab::search::real::objective::Objective;
@@ -13,7 +10,8 @@ use lab::search::real::rows::{Row, put, rows};
 use lab::search::real::store::Kept;
 use serde_json::json;
 
-use crate::commands::{REVISION, bar, check_stop};
+use super::shown::Shown;
+use crate::commands::REVISION;
 
 /// What every such search takes.
 #[derive(clap::Args)]
@@ -49,20 +47,22 @@ pub fn run(objective: &mut dyn Objective, folder: &Path, searching: &Searching) 
     let mut kept = Kept::open(folder, objective, REVISION)?;
     let wanted = Wanted { trials: *trials as usize, again: *again };
     let each = wanted.trials as u64 + wanted.again;
-    let mut shown = Shown::new(each * runs * methods.len() as u64, *runs);
+    let mut shown = Shown::new(each * runs * methods.len() as u64, "searching");
     let mut all: Vec<Row> = Vec::new();
     for run in 0..*runs {
-        for &method in methods {
-            let before = shown.bar.position();
-            let course = Course::run(&mut kept, method, run, wanted, &mut |now| shown.step(before, now))?;
-            shown.bar.set_position(before + each);
+        for (number, &method) in (0..).zip(methods) {
+            let before = each * (run * methods.len() as u64 + number);
+            let step = &mut |now: &Now| shown.step(before + now.done as u64, &under_way(now, *runs));
+            let course = Course::run(&mut kept, method, run, wanted, step)?;
             let here = rows(&name, &scope, REVISION, &course);
-            shown.say(here.last());
+            if let Some(last) = here.last() {
+                shown.say(&line(last));
+            }
             all.extend(here);
         }
         put(results, &all)?;
     }
-    shown.bar.finish_and_clear();
+    shown.finish();
     let last: Vec<&Row> = all
         .iter()
         .enumerate()
@@ -77,18 +77,19 @@ pub fn run(objective: &mut dyn Objective, folder: &Path, searching: &Searching) 
         return Ok(());
     }
     last.iter().for_each(|row| println!("{}", line(row)));
-    println!(
-        "\n{} scores computed, {} found in {}; {} rows in {path}; `lab report` writes them down",
-        counts.computed,
-        counts.found,
-        folder.display(),
-        all.len()
-    );
+    println!("\n{}", super::told(counts, folder, all.len(), results));
     Ok(())
 }
 
 fn is_last(row: &Row, next: Option<&Row>) -> bool {
     next.is_none_or(|next| !next.same_method(row) || next.run != row.run)
+}
+
+/// A score that is under way.
+fn under_way(now: &Now, runs: u64) -> String {
+    let best = if now.best.is_nan() { "–".to_owned() } else { format!("{:.4}", now.best) };
+    let (run, method, score) = (now.run + 1, now.method.name(), now.done + 1);
+    format!("run {run} of {runs}, {method}, score {score}, {:.0}%, best {best}", 100.0 * now.part)
 }
 
 /// A search that is over.
@@ -106,45 +107,4 @@ fn line(row: &Row) -> String {
         number(row.again_report),
         row.point.as_deref().unwrap_or("–")
     )
-}
-
-/// Tells how far the searches are.
-struct Shown {
-    bar: ProgressBar,
-    runs: u64,
-    told: Instant,
-}
-
-impl Shown {
-    fn new(scores: u64, runs: u64) -> Self {
-        Self { bar: bar(scores, "searching"), runs, told: Instant::now() }
-    }
-
-    fn step(&mut self, before: u64, now: &Now) -> Result<()> {
-        let best = if now.best.is_nan() { "–".to_owned() } else { format!("{:.4}", now.best) };
-        let line = format!(
-            "run {} of {}, {}, score {}, {:.0}%, best {best}",
-            now.run + 1,
-            self.runs,
-            now.method.name(),
-            now.done + 1,
-            100.0 * now.part
-        );
-        self.bar.set_position(before + now.done as u64);
-        // A log has no bar: a line every so often.
-        if self.told.elapsed() > Duration::from_secs(30) && !std::io::stderr().is_terminal() {
-            let part = self.bar.position() as f64 / self.bar.length().unwrap_or(1).max(1) as f64;
-            eprintln!("{line}, {:.1}% done", 100.0 * part);
-            self.told = Instant::now();
-        }
-        self.bar.set_message(line);
-        check_stop()
-    }
-
-    /// Says what came of a search.
-    fn say(&self, row: Option<&Row>) {
-        if let Some(row) = row {
-            self.bar.suspend(|| eprintln!("{}", line(row)));
-        }
-    }
 }

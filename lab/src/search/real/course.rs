@@ -3,13 +3,10 @@
 use anyhow::{Result, ensure};
 use prflash::search::{Ask, Search};
 
-use super::objective::Outcome;
+use super::objective::{AGAIN, Outcome};
 use super::store::Kept;
 use super::values::Values;
 use crate::search::contenders::Contender;
-
-/// The first of the seeds by which winners are scored again; those of searches count from 0.
-pub const AGAIN: u64 = 1001;
 
 /// How far each search goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,13 +8,18 @@ use serde::{Deserialize, Serialize};
 
 use super::values::Values;
 
+/// The first of the seeds by which points are scored again, with a report; those of searches count
+/// from 0.
+pub const AGAIN: u64 = 1001;
+
 /// What a point is worth by a seed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scored {
     /// The score by which points are selected, the larger the better.
     pub select: f64,
-    /// The same by what nothing was selected by.
-    pub report: f64,
+    /// The same by what nothing was selected by; none where that would take too long for every
+    /// trial of a search.
+    pub report: Option<f64>,
     /// Seconds of the processor that it took.
     pub cpu_seconds: f64,
     /// What else there is to say, by name.
@@ -79,8 +84,8 @@ pub trait Objective {
     /// It can't be opened.
     fn device(&mut self) -> Result<String>;
 
-    /// The score of values by a seed of all that is drawn. They may be others than those of the
-    /// space. `step` hears which part is done.
+    /// The score of values by a seed of all that is drawn, from [`AGAIN`] on with a report. They may
+    /// be others than those of the space. `step` hears which part is done.
     ///
     /// # Errors
     /// Values that it can't take; those of devices and of `step`, after which nothing is known of

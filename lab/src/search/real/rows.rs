@@ -27,7 +27,8 @@ pub struct Row {
     pub cpu_seconds: f64,
     /// The best score so far, by which the search selects; none as long as all failed.
     pub best: Option<f64>,
-    /// What the point of `best` has by what nothing was selected by.
+    /// What the point of `best` has by what nothing was selected by, where that is computed for
+    /// every trial.
     pub best_report: Option<f64>,
     /// The last row of a search has its best point, by how many other seeds that was scored again,
     /// and the means of both scores. None where it failed by one of them.
@@ -68,7 +69,7 @@ pub fn rows(objective: &str, scope: &str, revision: &str, course: &Course) -> Ve
             Outcome::Failed { .. } => row.failed += 1,
             // The first of equal ones stays, as it does for the search.
             Outcome::Scored(scored) if row.best.is_none_or(|best| scored.select > best) => {
-                (row.best, row.best_report) = (Some(scored.select), Some(scored.report));
+                (row.best, row.best_report) = (Some(scored.select), scored.report);
             }
             Outcome::Scored(_) => {}
         }
@@ -77,15 +78,15 @@ pub fn rows(objective: &str, scope: &str, revision: &str, course: &Course) -> Ve
     if let (Some(last), Some(winner)) = (all.last_mut(), &course.winner) {
         last.point = Some(winner.values.to_string());
         last.again = Some(winner.again.len());
-        last.again_select = mean(&winner.again, |scored| scored.select);
+        last.again_select = mean(&winner.again, |scored| Some(scored.select));
         last.again_report = mean(&winner.again, |scored| scored.report);
     }
     all
 }
 
 /// None if there is nothing, or one failed.
-fn mean(outcomes: &[Outcome], of: impl Fn(&Scored) -> f64) -> Option<f64> {
-    let values: Vec<f64> = outcomes.iter().map(|one| one.scored().map(&of)).collect::<Option<_>>()?;
+fn mean(outcomes: &[Outcome], of: impl Fn(&Scored) -> Option<f64>) -> Option<f64> {
+    let values: Vec<f64> = outcomes.iter().map(|one| one.scored().and_then(&of)).collect::<Option<_>>()?;
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 

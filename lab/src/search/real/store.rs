@@ -54,6 +54,13 @@ pub struct Counts {
     pub found: u64,
 }
 
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.computed += other.computed;
+        self.found += other.found;
+    }
+}
+
 impl<'o> Kept<'o> {
     /// In a folder, which is made if it isn't there.
     ///

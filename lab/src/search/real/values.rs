@@ -27,6 +27,11 @@ impl Values {
         Ok(space.point(self.0.iter().map(|(name, value)| (name.as_str(), value.clone())))?)
     }
 
+    /// Whether there is a value of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// The number of this name.
     ///
     /// # Errors

@@ -8,21 +8,23 @@ use anyhow::{Context as _, Result};
 use cpu_time::ProcessTime;
 use prflash::Context;
 use prflash::search::{Parameter, Space};
-use prflash::word2vec::{Architecture, Corpus, CorpusOptions, Options, Rules, Training, WordVectors};
+use prflash::word2vec::{Analogy, Architecture, Corpus, CorpusOptions, Options, Rules, Training, WordVectors};
 use serde_json::json;
 
 use super::objective::{Objective, Outcome, Scored};
 use super::values::Values;
-use crate::word2vec::judge::{Half, Judge, sum};
+use crate::gguf::sha256;
+use crate::word2vec::judge::{Half, Judge};
 use crate::word2vec::part::part;
 use crate::word2vec::training::{Turns, device, warm_up};
 
 /// The last rate of all trainings: gensim's.
 const LAST_RATE: f64 = 1e-4;
-/// What is the same in all points. The library's batches of 4,096 words with a cap of 64 are for
+/// What is the same in all points of the space. The library's batches of 4,096 words with a cap of 64 are for
 /// longer texts: half a million words have few of them, and rates that would make up for it diverge.
-const BATCH: usize = 512;
-const CAP: u32 = 16;
+pub const BATCH: usize = 512;
+/// See [`BATCH`].
+pub const CAP: u32 = 16;
 
 /// Trainings on a part of a text, selected by the mean of Spearman's rank correlations with
 /// WordSim-353 and SimLex-999 on the first half of each, and reported by that on the second halves.
@@ -35,10 +37,14 @@ pub struct Word2vec {
     /// By how often words have to be in the text.
     corpora: HashMap<u32, Corpus>,
     judge: Judge,
+    with_analogies: bool,
     context: Option<Context>,
 }
 
 impl Word2vec {
+    /// What it is called in results.
+    pub const NAME: &'static str = "word2vec";
+
     /// On every so many'th piece of a text (see [`part`]), judged by the files of a folder.
     ///
     /// # Errors
@@ -46,19 +52,31 @@ impl Word2vec {
     pub fn open(text: &Path, every: usize, data: &Path) -> Result<Self> {
         let whole = std::fs::read_to_string(text).with_context(|| text.display().to_string())?;
         let identity = json!({
-            "text": sum(whole.as_bytes()),
+            "text": sha256(whole.as_bytes()),
             "ratings": Judge::sums(data)?,
             "fixed": { "batch": BATCH, "cap": CAP, "last_rate": LAST_RATE },
         });
         Ok(Self {
             space: space()?,
-            scope: format!("part {every}"),
+            scope: Self::scope_of(every),
             text: part(&whole, every),
             identity,
             corpora: HashMap::new(),
             judge: Judge::open(data)?,
+            with_analogies: false,
             context: None,
         })
+    }
+
+    /// With word2vec's analogies (3CosAdd) beside the scores, which take longer than the ratings.
+    #[must_use]
+    pub fn with_analogies(self) -> Self {
+        Self { scope: format!("{}, analogies", self.scope), with_analogies: true, ..self }
+    }
+
+    /// The scope of every so many'th piece.
+    pub fn scope_of(every: usize) -> String {
+        format!("part {every}")
     }
 
     fn context(&mut self) -> Result<&Context> {
@@ -80,6 +98,10 @@ impl Word2vec {
             for (pairs, found) in ["wordsim", "simlex"].iter().zip(judge.similarities(vectors, &rules)) {
                 let defined = if found.spearman.is_finite() { found.spearman } else { 0.0 };
                 scores.insert(format!("{pairs}{name}"), defined);
+            }
+            if self.with_analogies && half != Some(Half::First) {
+                let total = judge.judge(vectors, Analogy::CosAdd, &rules).analogies.total();
+                scores.insert(format!("analogies{name}"), total.accuracy());
             }
         }
         scores
@@ -107,7 +129,11 @@ fn options(values: &Values, seed: u64) -> Result<Options> {
         "bag-of-words" => Architecture::BagOfWords,
         other => anyhow::bail!("architecture: expected skip-gram or bag-of-words, got {other}"),
     };
-    let options = Options::new(architecture).with_seed(seed).with_batch(BATCH)?.with_cap(CAP)?;
+    let options = Options::new(architecture).with_seed(seed);
+    let batch = values.has("batch").then(|| values.whole("batch")).transpose()?;
+    let cap = values.has("cap").then(|| values.whole("cap")).transpose()?;
+    let options = options.with_batch(batch.map_or(BATCH, |batch| batch as usize))?;
+    let options = options.with_cap(cap.unwrap_or(CAP))?;
     let options = options.with_dimension(values.whole("dimension")? as usize)?;
     let options = options.with_window(values.whole("window")? as usize)?;
     let options = options.with_negative(values.whole("negative")? as usize)?;
@@ -119,7 +145,7 @@ fn options(values: &Values, seed: u64) -> Result<Options> {
 
 impl Objective for Word2vec {
     fn name(&self) -> &str {
-        "word2vec"
+        Self::NAME
     }
 
     fn scope(&self) -> &str {
@@ -177,6 +203,6 @@ impl Objective for Word2vec {
         more.insert("wall_seconds".into(), wall);
         more.insert("words".into(), vectors.len() as f64);
         more.insert("raw_words".into(), corpus.words() as f64);
-        Ok(Outcome::Scored(Scored { select, report, cpu_seconds, more }))
+        Ok(Outcome::Scored(Scored { select, report: Some(report), cpu_seconds, more }))
     }
 }
