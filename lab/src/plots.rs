@@ -38,7 +38,7 @@ pub struct Panel {
 }
 
 /// What the axes of all panels say.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Axes<'a> {
     /// Across.
     pub x: &'a str,
@@ -50,6 +50,8 @@ pub struct Axes<'a> {
     pub log_y_from: Option<f64>,
     /// The lowest and highest value up, where a few far points would flatten the rest; they are cut off.
     pub up: Option<(f64, f64)>,
+    /// Whether errors are bands along lines without points.
+    pub bands: bool,
 }
 
 /// Shares in cells: a row for each name, a column for each heading.
@@ -191,14 +193,19 @@ pub fn draw(path: &Path, axes: Axes<'_>, panels: &[Panel]) -> Result<()> {
                     let line = kept().map(|point| (across(point.x), up(point.y)));
                     chart.draw_series(LineSeries::new(line, color.stroke_width(2)))?;
                 }
-                let with_error = kept().filter(|point| point.error > 0.0);
-                chart.draw_series(with_error.map(|point| {
-                    let [low, high] = ends(point);
-                    ErrorBar::new_vertical(across(point.x), low, up(point.y), high, color.stroke_width(1), 6)
-                }))?;
+                if axes.bands {
+                    let edge = |end: usize| kept().map(move |point| (across(point.x), ends(point)[end]));
+                    let around: Vec<(f64, f64)> = edge(1).chain(edge(0).rev()).collect();
+                    chart.draw_series([Polygon::new(around, color.mix(0.15))])?;
+                } else {
+                    let with_error = kept().filter(|point| point.error > 0.0);
+                    chart.draw_series(with_error.map(|point| {
+                        let ([low, high], x) = (ends(point), across(point.x));
+                        ErrorBar::new_vertical(x, low, up(point.y), high, color.stroke_width(1), 6)
+                    }))?;
+                    chart.draw_series(kept().map(|point| Circle::new((across(point.x), up(point.y)), 4, style)))?;
+                }
                 let circle = |at| Circle::new(at, 4, style);
-                chart
-                    .draw_series(kept().map(|point| Circle::new((across(point.x), up(point.y)), 4, style)))?;
                 let (row, column) = (index / 2, index % 2);
                 let at = (24 + column as i32 * (WIDTH as i32 / 2 - 8), 8 + (row as u32 * ENTRY) as i32);
                 legend.draw(&circle(at))?;

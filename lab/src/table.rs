@@ -25,15 +25,7 @@ impl<R: Row> Table<R> {
     /// # Errors
     /// A file that can't be read, or a line that is no row.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut rows = Vec::new();
-        if path.exists() {
-            let context = || format!("reading {}", path.display());
-            let mut reader = csv::Reader::from_path(path).with_context(context)?;
-            for row in reader.deserialize() {
-                rows.push(row.with_context(context)?);
-            }
-        }
-        Ok(Self { path: path.into(), rows })
+        Ok(Self { path: path.into(), rows: read(path)? })
     }
 
     /// Puts a row in the place of one that measures the same, else behind all, and writes the file.
@@ -45,11 +37,32 @@ impl<R: Row> Table<R> {
             Some(other) => *other = row,
             None => self.rows.push(row),
         }
-        let mut writer = csv::Writer::from_writer(Vec::new());
-        self.rows.iter().try_for_each(|row| writer.serialize(row))?;
-        let text = writer.into_inner().map_err(|error| error.into_error())?;
-        testkit::files::write(&self.path, text)
+        write(&self.path, &self.rows)
     }
+}
+
+/// The rows of a file, none if it isn't there.
+///
+/// # Errors
+/// A file that can't be read, or a line that is no row.
+pub fn read<R: DeserializeOwned>(path: &Path) -> Result<Vec<R>> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let context = || format!("reading {}", path.display());
+    let mut reader = csv::Reader::from_path(path).with_context(context)?;
+    reader.deserialize().map(|row| row.with_context(context)).collect()
+}
+
+/// Writes rows, whole or not at all.
+///
+/// # Errors
+/// A file that can't be written.
+pub fn write<R: Serialize>(path: &Path, rows: &[R]) -> Result<()> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    rows.iter().try_for_each(|row| writer.serialize(row))?;
+    let text = writer.into_inner().map_err(|error| error.into_error())?;
+    testkit::files::write(path, text)
 }
 
 impl<R> From<Table<R>> for Vec<R> {

@@ -3,11 +3,14 @@
 //! Everything comes from the files of results, so that the same files give the same report, without a model or a device. What the numbers mean is written by
 //! people, in `lab/answers`, and goes in as it is.
 
+mod data;
 mod needle;
 mod page;
 mod positions;
 mod sampling;
 mod search;
+mod search_finals;
+mod search_runs;
 mod staircase;
 mod subword;
 mod word2vec;
@@ -17,14 +20,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::ages::AgeError;
-use crate::needle::Found;
 use crate::plots::{Point, Series};
-use crate::results::{InWindow, Measured, Results, Row, Source, Summary, differences, mean_and_error};
-use crate::speed::Timed;
+use crate::results::{InWindow, Measured, Row, Summary, differences, mean_and_error};
 use crate::study::{Choice, Experiment, Place, Question, Size, experiments};
-use crate::subword::rows::Rows;
 
+use data::Data;
 use page::Page;
 
 /// Where a report comes from and goes to.
@@ -85,48 +85,12 @@ pub fn write_experiments(paths: &Paths, all: &[Experiment], quick: bool) -> Resu
     }
     subword::subword(&data.subword, &mut page)?;
     search::search(&data.search, &mut page)?;
+    search_runs::search_runs(&data.search_runs, &mut page)?;
+    search_finals::finals(&data.search_finals, &mut page);
+    search_finals::tau(&data.search_tau, &mut page);
     word2vec::word2vec(&data.word2vec, &mut page)?;
     page.answer("limits", "Limits of the evidence")?;
     page.finish()
-}
-
-/// What the files of results hold.
-struct Data {
-    sampling: Vec<Row<InWindow>>,
-    speed: Vec<Row<Timed>>,
-    staircase: Vec<Row<InWindow>>,
-    positions: Vec<Row<InWindow>>,
-    needle: Vec<Row<Found>>,
-    ages: Vec<Row<AgeError>>,
-    subword: Vec<crate::subword::rows::Row>,
-    search: Vec<crate::search::rows::Row>,
-    word2vec: Vec<crate::word2vec::rows::Row>,
-}
-
-impl Data {
-    fn read(paths: &Paths) -> Result<Self> {
-        let path = |question: Question| paths.results.join(format!("{}.csv", question.name()));
-        Ok(Self {
-            sampling: Results::read(&path(Question::Sampling))?,
-            speed: Results::read(&path(Question::Speed))?,
-            staircase: Results::read(&path(Question::Staircase))?,
-            positions: Results::read(&path(Question::Positions))?,
-            needle: Results::read(&path(Question::Needle))?,
-            ages: Results::read(&path(Question::Ages))?,
-            subword: Rows::open(&paths.results.join("subword.csv"))?.into(),
-            search: crate::search::rows::read(&paths.results.join("search.csv"))?,
-            word2vec: crate::word2vec::rows::Rows::open(&paths.results.join("word2vec.csv"))?.into(),
-        })
-    }
-
-    /// What each row says of where it comes from.
-    fn sources(&self) -> impl Iterator<Item = &Source> {
-        fn of<M>(rows: &[Row<M>]) -> impl Iterator<Item = &Source> {
-            rows.iter().map(|row| &row.source)
-        }
-        let by_window = of(&self.sampling).chain(of(&self.staircase)).chain(of(&self.positions));
-        by_window.chain(of(&self.needle)).chain(of(&self.ages)).chain(of(&self.speed))
-    }
 }
 
 fn head(data: &Data, page: &mut Page<'_>, all: &[Experiment]) {

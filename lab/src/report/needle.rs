@@ -67,6 +67,7 @@ pub fn needle(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Result<
         powers_x: None,
         log_y_from: None,
         up: None,
+        bands: false,
     };
     page.picture(
         "needle_nats",

@@ -73,6 +73,7 @@ pub fn sampling(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Resul
         powers_x: None,
         log_y_from: None,
         up: None,
+        bands: false,
     };
     page.picture("frontier", "Quality against cost: lower and further left is better", axes, &frontier)?;
     let axes = Axes { x: "time of a layer's attention over dense", ..axes };

@@ -51,6 +51,7 @@ pub fn staircase(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Resu
         powers_x: None,
         log_y_from: Some(1e-4),
         up: None,
+        bands: false,
     };
     page.picture(
         "staircase",
@@ -116,6 +117,7 @@ pub fn ages(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Result<()
         powers_x: Some(2.0),
         log_y_from: Some(1e-4),
         up: None,
+        bands: false,
     };
     page.picture(
         "ages",

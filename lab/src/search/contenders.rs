@@ -1,16 +1,13 @@
 //! The methods that are compared.
 
 use anyhow::Result;
-use prflash::search::{Balanced, CrossEntropy, Grid, Random, Tpe, TreeCrossEntropy};
-
-use super::replay::regrets;
-use super::surrogate::Surrogate;
+use prflash::search::{Balanced, CrossEntropy, Grid, History, Method, Next, Random, Tpe, TreeCrossEntropy};
 
 /// What others are measured by.
 pub const BASELINES: [&str; 2] = ["TPE", "random"];
 
 /// A method with its settings.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Contender {
     /// Any points.
     Random,
@@ -20,17 +17,20 @@ pub enum Contender {
     Grid,
     /// The paper's method: rounds of 24, of which the best fifth is the elite, α = 0.7.
     Paper,
-    /// Independent rows with an elite of all trials.
+    /// The same for fewer trials: rounds of 8, of which the best quarter is the elite.
+    #[value(name = "paper-8")]
+    PaperOfEight,
+    /// Cross-entropy with independent rows and an elite of all trials.
     Rows,
-    /// A tree of dependences.
+    /// Cross-entropy with a tree of dependences.
     Tree,
     /// The Parzen estimator.
     Tpe,
 }
 
 impl Contender {
-    /// All, in the order of tables.
-    pub const ALL: [Self; 7] =
+    /// Those that search tables, in the order of the report.
+    pub const OF_TABLES: [Self; 7] =
         [Self::Random, Self::Balanced, Self::Grid, Self::Paper, Self::Rows, Self::Tree, Self::Tpe];
 
     /// What it is called in results.
@@ -40,25 +40,37 @@ impl Contender {
             Self::Balanced => "balanced",
             Self::Grid => "grid",
             Self::Paper => "cross-entropy, paper",
+            Self::PaperOfEight => "cross-entropy, paper, rounds of 8",
             Self::Rows => "cross-entropy, rows",
             Self::Tree => "cross-entropy, tree",
             Self::Tpe => "TPE",
         }
     }
 
-    /// The regrets of a search after each trial.
+    /// The method.
     ///
     /// # Errors
-    /// Those of [`regrets`].
-    pub fn regrets(self, surrogate: &Surrogate, seed: u64, trials: usize) -> Result<Vec<f64>> {
-        match self {
-            Self::Random => regrets(surrogate, Random, seed, trials),
-            Self::Balanced => regrets(surrogate, Balanced, seed, trials),
-            Self::Grid => regrets(surrogate, Grid, seed, trials),
-            Self::Paper => regrets(surrogate, CrossEntropy::paper(24, 0.2, 0.7)?, seed, trials),
-            Self::Rows => regrets(surrogate, CrossEntropy::recommended(), seed, trials),
-            Self::Tree => regrets(surrogate, TreeCrossEntropy::recommended(), seed, trials),
-            Self::Tpe => regrets(surrogate, Tpe::new(), seed, trials),
-        }
+    /// Those of the library for settings that it refuses.
+    pub fn method(self) -> Result<Chosen> {
+        Ok(Chosen(match self {
+            Self::Random => Box::new(Random),
+            Self::Balanced => Box::new(Balanced),
+            Self::Grid => Box::new(Grid),
+            Self::Paper => Box::new(CrossEntropy::paper(24, 0.2, 0.7)?),
+            Self::PaperOfEight => Box::new(CrossEntropy::paper(8, 0.25, 0.7)?),
+            Self::Rows => Box::new(CrossEntropy::recommended()),
+            Self::Tree => Box::new(TreeCrossEntropy::recommended()),
+            Self::Tpe => Box::new(Tpe::new()),
+        }))
+    }
+}
+
+/// Any of the methods.
+#[derive(Debug)]
+pub struct Chosen(Box<dyn Method>);
+
+impl Method for Chosen {
+    fn next(&self, history: &History) -> Next {
+        self.0.next(history)
     }
 }

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use testkit::statistics::median;
 
 use super::contenders::BASELINES;
 use super::statistics::mean_and_error;
 use super::surrogate::Fit;
+use crate::table;
 
 /// Trials after which regrets are written down.
 pub const MARKS: [usize; 5] = [12, 24, 48, 96, 144];
@@ -133,30 +134,15 @@ impl Of<'_> {
     }
 }
 
-/// The rows of a file, none if it isn't there.
-///
-/// # Errors
-/// A file that can't be read, or a line that is no row.
-pub fn read(path: &Path) -> Result<Vec<Row>> {
-    if !path.exists() {
-        return Ok(Vec::new());
-    }
-    let context = || format!("reading {}", path.display());
-    let mut reader = csv::Reader::from_path(path).with_context(context)?;
-    reader.deserialize().map(|row| row.with_context(context)).collect()
-}
-
 /// Writes rows in the place of those of the same tables, whole or not at all.
 ///
 /// # Errors
 /// A file that can't be read or written.
 pub fn put(path: &Path, rows: &[Row]) -> Result<()> {
-    let mut all = read(path)?;
+    let mut all: Vec<Row> = table::read(path)?;
     all.retain(|old| rows.iter().all(|row| row.table != old.table));
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    all.iter().chain(rows).try_for_each(|row| writer.serialize(row))?;
-    let text = writer.into_inner().map_err(|error| error.into_error())?;
-    testkit::files::write(path, text)
+    all.extend_from_slice(rows);
+    table::write(path, &all)
 }
 
 #[cfg(test)]
@@ -186,10 +172,11 @@ mod tests {
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("search.csv");
-        assert_eq!(read(&path).unwrap(), []);
+        let read = |path| table::read::<Row>(path).unwrap();
+        assert_eq!(read(&path), []);
         put(&path, &rows).unwrap();
-        assert_eq!(read(&path).unwrap(), rows);
+        assert_eq!(read(&path), rows);
         put(&path, &rows[..2]).unwrap();
-        assert_eq!(read(&path).unwrap(), rows[..2]);
+        assert_eq!(read(&path), rows[..2]);
     }
 }

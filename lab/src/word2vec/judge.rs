@@ -6,8 +6,13 @@ use anyhow::{Context as _, Result};
 use prflash::word2vec::{
     Analogies, Analogy, Pairs, Questions, Rules, Similarity, WordVectors, analogies, similarity,
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
+
+use crate::gguf::sha256;
+
+/// The files, in the order of [`Judge`]'s.
+const FILES: [&str; 3] = ["wordsim353.tsv", "simlex999.txt", "questions-words.txt"];
 
 /// The ratings and questions.
 #[derive(Clone, Debug)]
@@ -43,15 +48,28 @@ impl Judge {
     /// # Errors
     /// A file that isn't there or isn't as it must be, by its name.
     pub fn open(folder: &Path) -> Result<Self> {
-        let named = |name: &str| folder.join(name);
-        let context = |name: &str| format!("{}", named(name).display());
-        let pairs = |name: &str| Pairs::load(named(name)).with_context(|| context(name));
-        let questions = "questions-words.txt";
+        let named = FILES.map(|name| folder.join(name));
+        let context = |path: &Path| path.display().to_string();
+        let pairs = |path: &Path| Pairs::load(path).with_context(|| context(path));
+        let [wordsim, simlex, questions] = &named;
         Ok(Self {
-            wordsim: pairs("wordsim353.tsv")?,
-            simlex: pairs("simlex999.txt")?,
-            questions: Questions::load(named(questions)).with_context(|| context(questions))?,
+            wordsim: pairs(wordsim)?,
+            simlex: pairs(simlex)?,
+            questions: Questions::load(questions).with_context(|| context(questions))?,
         })
+    }
+
+    /// The SHA-256 of each of these files, by its name.
+    ///
+    /// # Errors
+    /// A file that can't be read, by its name.
+    pub fn sums(folder: &Path) -> Result<Map<String, Value>> {
+        let of = |name: &str| {
+            let path = folder.join(name);
+            let bytes = std::fs::read(&path).with_context(|| path.display().to_string())?;
+            Ok((name.to_owned(), Value::from(sha256(&bytes))))
+        };
+        FILES.iter().map(|name| of(name)).collect()
     }
 
     /// The same with a half of each.
@@ -67,13 +85,15 @@ impl Judge {
         }
     }
 
+    /// Judges vectors by WordSim-353 and SimLex-999 alone, which takes no time.
+    pub fn similarities(&self, vectors: &WordVectors, rules: &Rules) -> [Similarity; 2] {
+        [&self.wordsim, &self.simlex].map(|pairs| similarity(vectors, pairs, rules))
+    }
+
     /// Judges vectors.
     pub fn judge(&self, vectors: &WordVectors, method: Analogy, rules: &Rules) -> Verdict {
-        Verdict {
-            wordsim: similarity(vectors, &self.wordsim, rules),
-            simlex: similarity(vectors, &self.simlex, rules),
-            analogies: analogies(vectors, &self.questions, method, rules),
-        }
+        let [wordsim, simlex] = self.similarities(vectors, rules);
+        Verdict { wordsim, simlex, analogies: analogies(vectors, &self.questions, method, rules) }
     }
 }
 

@@ -131,8 +131,7 @@ impl Place<'_> {
         if !resume {
             remove(&checkpoint)?;
         }
-        // Drivers finish compiling when kernels first run, which is no part of training.
-        Training::new(context, &text.corpus, options)?.advance_blocking(1)?;
+        warm_up(context, &text.corpus, options)?;
         let mut training = if resume && checkpoint.exists() {
             Training::resume(context, &text.corpus, options, &checkpoint)
                 .with_context(|| format!("--resume: {}", checkpoint.display()))?
@@ -145,11 +144,9 @@ impl Place<'_> {
         let raw = text.corpus.words() as f64 * f64::from(options.epochs());
         let gone = |now: &Progress| (now.tokens - first) as f64 / each;
         let (wall, cpu) = (Instant::now(), ProcessTime::now());
-        let (mut batches, mut saved) = (1, Instant::now());
+        let (mut turns, mut saved) = (Turns::default(), Instant::now());
         while !training.is_done() {
-            let begun = Instant::now();
-            let now = training.advance_blocking(batches)?;
-            batches = fitting(batches, begun.elapsed());
+            let now = turns.advance(&mut training)?;
             let told = step(&now, raw * gone(&now) / wall.elapsed().as_secs_f64());
             if told.is_err() && !training.is_done() {
                 training.save_blocking(&checkpoint)?;
@@ -164,11 +161,10 @@ impl Place<'_> {
         let part = gone(&training.progress());
         let vectors = training.vectors_blocking()?;
         vectors.save(self.folder.join(self.vectors()), self.format)?;
-        let capabilities = context.capabilities();
         let told = Told {
             program: format!("prflash {}", env!("CARGO_PKG_VERSION")),
             revision: self.revision.into(),
-            device: format!("{} ({})", capabilities.adapter, capabilities.driver),
+            device: device(context),
             text: text.name.clone(),
             min_count: text.min_count,
             longest: text.longest,
@@ -190,10 +186,48 @@ impl Place<'_> {
     }
 }
 
-/// As many batches as take a turn; twice as many at most, since the first ones tell little.
-fn fitting(batches: usize, took: Duration) -> usize {
-    let fitting = TURN.as_secs_f64() / took.as_secs_f64().max(1e-6) * batches as f64;
-    (fitting as usize).clamp(1, 2 * batches)
+/// A device in words.
+pub fn device(context: &Context) -> String {
+    let capabilities = context.capabilities();
+    format!("{} ({})", capabilities.adapter, capabilities.driver)
+}
+
+/// Trains a batch of a training that is forgotten: drivers finish compiling when kernels first run,
+/// which is no part of training.
+///
+/// # Errors
+/// Those of the library.
+pub fn warm_up(context: &Context, corpus: &Corpus, options: Options) -> prflash::Result<()> {
+    Training::new(context, corpus, options)?.advance_blocking(1)?;
+    Ok(())
+}
+
+/// A training in turns of half a second, between which there is time for whatever else is to be
+/// done.
+pub struct Turns {
+    batches: usize,
+}
+
+impl Default for Turns {
+    /// The first one is a batch.
+    fn default() -> Self {
+        Self { batches: 1 }
+    }
+}
+
+impl Turns {
+    /// Trains for a turn.
+    ///
+    /// # Errors
+    /// Those of the library.
+    pub fn advance(&mut self, training: &mut Training<'_>) -> prflash::Result<Progress> {
+        let begun = Instant::now();
+        let now = training.advance_blocking(self.batches)?;
+        // Twice as many as before at most, since the first ones tell little.
+        let fitting = TURN.as_secs_f64() / begun.elapsed().as_secs_f64().max(1e-6) * self.batches as f64;
+        self.batches = (fitting as usize).clamp(1, 2 * self.batches);
+        Ok(now)
+    }
 }
 
 /// Removes a file, if it is there.

@@ -8,6 +8,7 @@ mod metadata;
 mod models;
 mod refusals;
 mod search;
+mod search_runs;
 mod study;
 mod subword;
 mod word2vec;

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::common::output::{refused, succeeded};
+use crate::common::output::{refused, succeeded, with_device};
 
 struct Folder {
     folder: tempfile::TempDir,
@@ -35,14 +35,7 @@ impl Folder {
     }
 
     fn command(&self, arguments: &str) -> Command {
-        // With the device that this test has: a software one comes by cargo's runner.
-        let triple = format!("CARGO_TARGET_{}_", std::env::consts::ARCH.to_uppercase());
-        let mut set = std::env::vars();
-        let runner = set.find(|(name, _)| name.starts_with(&triple) && name.ends_with("_RUNNER"));
-        let runner = runner.map_or(String::new(), |(_, words)| words);
-        let mut words = runner.split_whitespace().chain([env!("CARGO_BIN_EXE_lab")]);
-        let mut command = Command::new(words.next().unwrap());
-        command.args(words);
+        let mut command = with_device();
         command.arg("word2vec").args(arguments.split(' '));
         command.current_dir(self.folder.path()).env("RUST_BACKTRACE", "0");
         command

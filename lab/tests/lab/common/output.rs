@@ -1,6 +1,18 @@
-//! What a run of the lab said.
+//! Runs of the lab, and what they said.
 
-use std::process::Output;
+use std::process::{Command, Output};
+
+/// The lab with the device that this test has: a software one comes by cargo's runner.
+pub fn with_device() -> Command {
+    let triple = format!("CARGO_TARGET_{}_", std::env::consts::ARCH.to_uppercase());
+    let mut set = std::env::vars();
+    let runner = set.find(|(name, _)| name.starts_with(&triple) && name.ends_with("_RUNNER"));
+    let runner = runner.map_or(String::new(), |(_, words)| words);
+    let mut words = runner.split_whitespace().chain([env!("CARGO_BIN_EXE_lab")]);
+    let mut command = Command::new(words.next().unwrap());
+    command.args(words);
+    command
+}
 
 /// Standard output of a run that succeeds.
 #[track_caller]

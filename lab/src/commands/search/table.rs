@@ -1,28 +1,22 @@
-//! `lab search`: methods of search compared.
+//! `lab search table`: methods compared on the scores of trainings that are there.
 
 use std::path::PathBuf;
 use std::process::Command as Process;
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Subcommand;
 use lab::search::contenders::Contender;
 use lab::search::peers;
+use lab::search::replay::regrets;
 use lab::search::rows::{MARKS, Of, Replayed, Row, put};
 use lab::search::surrogate::{Fit, Surrogate};
 use lab::search::table::Table;
 use serde_json::json;
 use testkit::statistics::{median, range};
 
-use super::{REVISION, bar, check_stop};
+use crate::commands::{REVISION, bar, check_stop};
 
 /// The script that runs another program.
 const PEERS: &str = "scripts/search-peers";
-
-#[derive(Subcommand)]
-pub enum Command {
-    /// Replays methods on the scores of real trainings (scripts/search-tables makes them).
-    Table(Args),
-}
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -53,8 +47,7 @@ pub struct Args {
 ///
 /// # Errors
 /// Files that don't do, by name; another program that fails; Ctrl-C.
-pub fn run(command: &Command) -> Result<()> {
-    let Command::Table(arguments) = command;
+pub fn run(arguments: &Args) -> Result<()> {
     let mut rows = Vec::new();
     for name in &arguments.names {
         rows.extend(compare(arguments, name)?);
@@ -96,19 +89,19 @@ fn compare(arguments: &Args, name: &str) -> Result<Vec<Row>> {
         check_stop()?;
         ensure!(status.success(), "--peers: {PEERS} failed; what it says is above");
     }
-    let bar = bar(arguments.seeds * Contender::ALL.len() as u64, name);
+    let bar = bar(arguments.seeds * Contender::OF_TABLES.len() as u64, name);
     let mut all = Vec::new();
-    for contender in Contender::ALL {
+    for contender in Contender::OF_TABLES {
         bar.set_message(format!("{name}: {}", contender.name()));
-        let mut regrets = Vec::new();
+        let mut each_seed = Vec::new();
         for seed in 0..arguments.seeds {
             check_stop()?;
-            let each = contender.regrets(&surrogate, seed, MARKS[MARKS.len() - 1])?;
-            regrets.push(MARKS.iter().map(|&mark| each[mark - 1]).collect());
+            let each = regrets(&surrogate, contender.method()?, seed, MARKS[MARKS.len() - 1])?;
+            each_seed.push(MARKS.iter().map(|&mark| each[mark - 1]).collect());
             bar.inc(1);
         }
         let program = format!("prflash {}", env!("CARGO_PKG_VERSION"));
-        all.push(Replayed { method: contender.name().into(), program, regrets });
+        all.push(Replayed { method: contender.name().into(), program, regrets: each_seed });
     }
     bar.finish_and_clear();
     all.extend(peers::read(&of_peers, &surrogate)?);
