@@ -22,7 +22,7 @@ pub enum Contender {
     Paper,
     /// Independent rows with an elite of all trials.
     Rows,
-    /// A tree of dependences.
+    /// A tree of dependences and kernels.
     Tree,
     /// The Parzen estimator.
     Tpe,
