@@ -8,7 +8,14 @@ use super::space::{Parameter, Point, Scale};
 /// Pairs of parameters are taken for independent by so many trials.
 const INDEPENDENT: f64 = 16.0;
 /// What differs by less is the same, so that the order of a sum is nothing.
-const SAME: f64 = 1e-9;
+pub(super) const SAME: f64 = 1e-9;
+
+/// How many trials of even weights say as much as these: `(Σ w)²/Σ w²`, after Kish.
+pub(super) fn count_of(trials: &[(&Trial, f64)]) -> f64 {
+    let total: f64 = trials.iter().map(|(_, weight)| weight).sum();
+    let squares: f64 = trials.iter().map(|(_, weight)| weight * weight).sum();
+    if squares > 0.0 { total * total / squares } else { 0.0 }
+}
 
 /// Probabilities of values, and of pairs of values: frequencies among weighted trials, smoothed.
 pub(super) struct Frequencies {
@@ -19,14 +26,13 @@ pub(super) struct Frequencies {
 }
 
 impl Frequencies {
-    /// Of trials with their weights. With n of them (those of uneven weights count as
-    /// `(Σ w)²/Σ w²`, after Kish) a row is n parts of their values and one of even ones; the table
-    /// of a pair is that of two such rows, and 16 parts of the product of both rows. A trial gives
-    /// the part `neighbours` of its weight to the values next to its own, of ordinal parameters.
+    /// Of trials with their weights. With n of them ([`count_of`]) a row is n parts of their values
+    /// and one of even ones; the table of a pair is that of two such rows, and 16 parts of the
+    /// product of both rows. A trial gives the part `neighbours` of its weight to the values next to
+    /// its own, of ordinal parameters.
     pub(super) fn new(parameters: &[Parameter], trials: &[(&Trial, f64)], neighbours: f64) -> Self {
         let total: f64 = trials.iter().map(|(_, weight)| weight).sum();
-        let squares: f64 = trials.iter().map(|(_, weight)| weight * weight).sum();
-        let n = if squares > 0.0 { total * total / squares } else { 0.0 };
+        let n = count_of(trials);
         let spread = |trial: &Trial| -> Vec<Vec<f64>> {
             let own = parameters.iter().zip(trial.point.indices());
             own.map(|(parameter, &at)| kernel(parameter, at as usize, neighbours)).collect()
@@ -110,14 +116,13 @@ impl Frequencies {
 /// Frequencies as a distribution: a parameter's value depends on that of the one before it in a tree.
 pub(super) struct Family<'f> {
     frequencies: &'f Frequencies,
-    tree: &'f [(usize, Option<usize>)],
-    floor: f64,
+    tree: Vec<(usize, Option<usize>)>,
 }
 
 impl<'f> Family<'f> {
-    /// With this part of every row for even values.
-    pub(super) fn new(frequencies: &'f Frequencies, tree: &'f [(usize, Option<usize>)], floor: f64) -> Self {
-        Self { frequencies, tree, floor }
+    /// By the likeliest tree.
+    pub(super) fn new(frequencies: &'f Frequencies, parameters: &[Parameter]) -> Self {
+        Self { frequencies, tree: frequencies.tree(parameters) }
     }
 
     /// The probabilities of a parameter's values, given those of a point before it in the tree.
@@ -128,29 +133,18 @@ impl<'f> Family<'f> {
             let of = self.frequencies.rows[parent][at];
             (0..row.len()).map(|own| self.frequencies.pair((parent, at), (index, own)) / of).collect()
         };
-        let mut row: Vec<f64> = parent.map_or_else(|| row.clone(), given);
-        let even = self.floor / row.len() as f64;
-        row.iter_mut().for_each(|p| *p = even + (1.0 - self.floor) * *p);
-        row
+        parent.map_or_else(|| row.clone(), given)
     }
 
     /// A point, as a function of the key.
     pub(super) fn draw(&self, history: &History, key: [u32; 3]) -> Point {
         let parameters = history.space().parameters();
         let mut point = vec![0; parameters.len()];
-        for &(index, parent) in self.tree {
+        for &(index, parent) in &self.tree {
             let row = self.row((index, parent), &point);
             point[index] = value(history.seed(), key, &parameters[index], &row);
         }
         Point(point)
-    }
-
-    /// The logarithm of a point's probability, to steps of 10⁻⁹.
-    pub(super) fn ln(&self, point: &Point) -> i64 {
-        let own = |&(index, parent): &(usize, Option<usize>)| {
-            libm::log(self.row((index, parent), point.indices())[point.indices()[index] as usize])
-        };
-        (self.tree.iter().map(own).sum::<f64>() / SAME) as i64
     }
 }
 
@@ -225,14 +219,9 @@ mod tests {
         let found = Frequencies::new(&parameters(), &weighted, 0.15);
         let tree = found.tree(&parameters());
         assert_eq!(tree[..2], [(0, None), (2, Some(0))]);
-        let family = Family::new(&found, &tree, 0.0);
-        let of = |point: [u32; 3]| family.ln(&Point(point.to_vec())) as f64 * SAME;
+        let row = Family::new(&found, &parameters()).row(tree[1], &[0, 1, 0]);
         // n = 8, so that 9 of 25 parts are learnt: 4/9 + 1/36 of each of two cells, 1/36 of the others.
         let (same, different) = (0.36 * (4.0 / 9.0 + 1.0 / 36.0) + 0.16, 0.36 / 36.0 + 0.16);
-        let ratio = of([0, 1, 0]) - of([0, 1, 1]);
-        assert!((ratio - f64::ln(same / different)).abs() < 1e-6, "{ratio}");
-        // All of a row even: as likely as any other.
-        let family = Family::new(&found, &tree, 1.0);
-        assert_eq!(family.ln(&Point(vec![0, 1, 0])), family.ln(&Point(vec![1, 3, 0])));
+        assert!((row[0] / row[1] - same / different).abs() < 1e-12, "{row:?}");
     }
 }

@@ -40,6 +40,7 @@ mod family;
 mod history;
 #[cfg(all(feature = "serde", not(target_arch = "wasm32")))]
 mod journal;
+mod kernels;
 mod keyed;
 mod methods;
 mod space;

@@ -1,53 +1,65 @@
 //! The cross-entropy method with a distribution that sees which values go together.
 
 use super::draw::fresh;
-use super::family::{Family, Frequencies};
+use super::family::{Family, Frequencies, SAME};
 use super::history::{History, Method, Next, Trial};
+use super::kernels::Kernels;
+use super::keyed::{name, uniform};
 use super::methods::even;
+use super::space::Point;
 use crate::error::{Result, ensure};
 
 /// The part of all trials that is the elite.
 const ELITE: f64 = 0.2;
+/// The part of the tree in the mixture of both.
+const TREE: f64 = 0.25;
 /// The part of an elite trial's weight for the values next to its own, of ordinal parameters.
 const NEIGHBOURS: f64 = 0.15;
 
-/// The cross-entropy method with trees (as Baluja and Davies 1997 have them): of all trials so far
-/// the best fifth is the elite, and after each round the likeliest tree of dependences between
-/// parameters is fitted to it (Chow and Liu 1968), by which two values that are good only together
-/// come together. That is what rows of [`CrossEntropy`](super::CrossEntropy), which are independent
-/// of each other, can't learn.
+/// The cross-entropy method with a family of distributions that sees which values go together: of all
+/// trials so far the best fifth is the elite, after each round the family is fitted to it, and the
+/// next points are drawn from that. The family is a mixture of
+///
+/// - a *tree*, for a quarter of the points: the likeliest tree of dependences between parameters
+///   (Chow and Liu 1968; in searches Baluja and Davies 1997), with the elite's frequencies of values
+///   and of pairs of values. So it combines what good trials have in common, even if no trial had all
+///   of it.
+/// - *kernels*, for the others: one around each elite trial, a product over the parameters, which is
+///   the wider the fewer there are (as Bosman and Thierens 2000 have normal kernels). So it keeps whole
+///   what was good in one trial, where a tree of pairs would mix trials of two places that are both
+///   good, and forget the rarer one. They are those of [`Tpe`](super::Tpe), with the wide one that is
+///   of no trial.
+///
+/// What makes it work with few trials:
 ///
 /// - *Weights*: the r-th of μ elite trials counts `ln(μ + ½) − ln r`, as in evolution strategies
 ///   (Hansen and Ostermeier 2001): few trials say more by their order than by being in or out.
-/// - *Smoothing*: one trial more of even values, and 16 of independent ones for what goes together,
-///   so that a pair of parameters has to show itself in more than a handful of trials.
-/// - *Choice*: of the points drawn, that with the largest ratio of its probability to that under the
-///   same tree fitted to the other trials. What is frequent in the elite by chance is as frequent
-///   in the rest; without the ratio it would be learnt. (So does [`Tpe`](super::Tpe), with
-///   a kernel at each trial in place of a tree.)
-/// - *Floor*: a part of each row is even. All of it is random search.
+/// - *Smoothing*: one trial more of even values, and in the tree 16 of independent ones for what goes
+///   together, so that a pair of parameters has to show itself in more than a handful of trials.
+/// - *Choice*: of the points drawn, that with the largest ratio of its probability by kernels at the
+///   elite to that by kernels at the other trials, as in [`Tpe`](super::Tpe). What is frequent in the
+///   elite by chance is as frequent in the rest; without the ratio it would be learnt.
 ///
-/// It is far ahead of independent rows. Beside [`Tpe`](super::Tpe), on real trainings
-/// (`lab/RESULTS.md`), it is as good where its constants were chosen, and behind on a table that it
-/// hadn't seen: there some searches stay at a point that isn't the best.
+/// It is as near to [`Tpe`](super::Tpe) as to the method of independent rows,
+/// [`CrossEntropy`](super::CrossEntropy); what it has beyond the former are the weights, an elite twice
+/// as large, and the tree. `lab/RESULTS.md` compares them on real trainings.
 ///
 /// Only ranks of scores matter. Points that were asked for before are drawn anew.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeCrossEntropy {
     round: usize,
     startup: usize,
     candidates: usize,
-    floor: f64,
 }
 
 impl TreeCrossEntropy {
-    /// The first 8 trials drawn evenly, then rounds of 4; each trial is the best of 24 points drawn,
-    /// and a twentieth of each row is even.
+    /// The first 8 trials drawn evenly, then rounds of 2; each trial is the best of 24 points drawn.
     pub fn recommended() -> Self {
-        Self { round: 4, startup: 8, candidates: 24, floor: 0.05 }
+        Self { round: 2, startup: 8, candidates: 24 }
     }
 
-    /// With rounds of so many trials, which can be scored at the same time.
+    /// With rounds of so many trials, which can be scored at the same time; the more, the less each
+    /// knows.
     ///
     /// # Errors
     /// Invalid argument (`round`) for rounds of none.
@@ -70,23 +82,19 @@ impl TreeCrossEntropy {
         Ok(Self { candidates, ..self })
     }
 
-    /// With this part of each row even.
-    ///
-    /// # Errors
-    /// Invalid argument (`floor`) unless 0 to 1.
-    pub fn with_floor(self, floor: f64) -> Result<Self> {
-        ensure!((0.0..=1.0).contains(&floor), "floor", "expected 0 to 1, got {floor}");
-        Ok(Self { floor, ..self })
-    }
-
     /// The probability of each value of each parameter in the round that comes next, or is under
-    /// way, whatever the others' values, without the floor.
+    /// way, whatever the others' values.
     pub fn distribution(&self, history: &History) -> Vec<Vec<f64>> {
         let parameters = history.space().parameters();
-        match self.split(history) {
-            None => parameters.iter().map(even).collect(),
-            Some((elite, _)) => Frequencies::new(parameters, &elite, NEIGHBOURS).rows,
+        let Some((elite, _)) = self.split(history) else { return parameters.iter().map(even).collect() };
+        let kernels = Kernels::new(parameters, &elite);
+        let mut rows = Frequencies::new(parameters, &elite, NEIGHBOURS).rows;
+        for (index, row) in rows.iter_mut().enumerate() {
+            row.iter_mut()
+                .zip(kernels.row(index))
+                .for_each(|(p, other)| *p = TREE * *p + (1.0 - TREE) * other);
         }
+        rows
     }
 
     /// Pairs of parameters that the tree joins in the round that comes next, or is under way, by
@@ -135,14 +143,20 @@ impl Method for TreeCrossEntropy {
         let id = asked as u64;
         let evenly = || Next::of(fresh(history, id, &parameters.iter().map(even).collect::<Vec<_>>()));
         let Some((elite, others)) = self.split(history) else { return evenly() };
-        let [elite, others] = [elite, others].map(|trials| Frequencies::new(parameters, &trials, NEIGHBOURS));
-        let tree = elite.tree(parameters);
-        let [elite, others] =
-            [&elite, &others].map(|frequencies| Family::new(frequencies, &tree, self.floor));
-        let draw = |number: u32| elite.draw(history, [id as u32, (id >> 32) as u32, number]);
+        let frequencies = Frequencies::new(parameters, &elite, NEIGHBOURS);
+        let tree = Family::new(&frequencies, parameters);
+        let [good, bad] = [elite, others].map(|trials| Kernels::new(parameters, &trials));
+        let draw = |number: u32| {
+            let key = [id as u32, (id >> 32) as u32, number];
+            match uniform(history.seed(), key, name("tree")) < TREE {
+                true => tree.draw(history, key),
+                false => good.draw(history, key),
+            }
+        };
         let drawn = (0..self.candidates as u32).map(draw).filter(|point| !history.contains(point));
-        let scored = drawn.map(|point| (elite.ln(&point) - others.ln(&point), point));
-        // Of equal ones the first, by which a floor of all is random search.
+        // In whole steps, so that the order of a sum is nothing; of equal ones the first.
+        let ratio = |point: &Point| ((good.ln(point) - bad.ln(point)) / SAME) as i64;
+        let scored = drawn.map(|point| (ratio(&point), point));
         let best = scored.reduce(|best, next| if next.0 > best.0 { next } else { best });
         best.map_or_else(evenly, |(_, point)| Next::Point(point))
     }

@@ -22,7 +22,7 @@ pub enum Contender {
     PaperOfEight,
     /// Cross-entropy with independent rows and an elite of all trials.
     Rows,
-    /// Cross-entropy with a tree of dependences.
+    /// Cross-entropy with a tree of dependences and kernels.
     Tree,
     /// The Parzen estimator.
     Tpe,

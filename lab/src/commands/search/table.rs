@@ -21,7 +21,7 @@ const PEERS: &str = "scripts/search-peers";
 #[derive(clap::Args)]
 pub struct Args {
     /// Which tables
-    #[arg(long, value_delimiter = ',', default_values = ["wordsim", "both"])]
+    #[arg(long, value_delimiter = ',', default_values = ["wordsim", "both", "simlex"])]
     names: Vec<String>,
     /// Folder of the tables
     #[arg(long, default_value = "lab/tables")]
