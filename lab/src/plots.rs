@@ -203,7 +203,9 @@ pub fn draw(path: &Path, axes: Axes<'_>, panels: &[Panel]) -> Result<()> {
                         let ([low, high], x) = (ends(point), across(point.x));
                         ErrorBar::new_vertical(x, low, up(point.y), high, color.stroke_width(1), 6)
                     }))?;
-                    chart.draw_series(kept().map(|point| Circle::new((across(point.x), up(point.y)), 4, style)))?;
+                    chart.draw_series(
+                        kept().map(|point| Circle::new((across(point.x), up(point.y)), 4, style)),
+                    )?;
                 }
                 let circle = |at| Circle::new(at, 4, style);
                 let (row, column) = (index / 2, index % 2);

@@ -49,8 +49,14 @@ pub fn positions(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Resu
         }
         tables.push((title, long, edges, lines));
     }
-    let axes =
-        Axes { x: "λ", y: "nats a token over none", powers_x: Some(10.0), log_y_from: Some(1e-4), up: None, bands: false };
+    let axes = Axes {
+        x: "λ",
+        y: "nats a token over none",
+        powers_x: Some(10.0),
+        log_y_from: Some(1e-4),
+        up: None,
+        bands: false,
+    };
     page.picture(
         "bias",
         "A bias added at inference, within the trained context; what is 10⁻⁴ or less stands at 10⁻⁴",

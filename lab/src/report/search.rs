@@ -89,7 +89,14 @@ fn picture(rows: &[Row], tables: &[&str], page: &mut Page<'_>) -> Result<()> {
         Panel { title: (*table).to_owned(), series: series.collect() }
     };
     let panels: Vec<Panel> = tables.iter().map(panel).collect();
-    let axes = Axes { x: "trials", y: "mean regret", powers_x: Some(2.0), log_y_from: Some(1e-3), up: None, bands: false };
+    let axes = Axes {
+        x: "trials",
+        y: "mean regret",
+        powers_x: Some(2.0),
+        log_y_from: Some(1e-3),
+        up: None,
+        bands: false,
+    };
     page.picture(
         "search",
         "Searches of hyper-parameters of word2vec: how far the best so far is from the best",

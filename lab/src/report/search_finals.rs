@@ -24,7 +24,8 @@ pub fn finals(rows: &[Row], page: &mut Page<'_>) {
     let line = |name: &&str| {
         let own = of(name);
         let mean = |value: fn(&Row) -> Option<f64>, digits: usize, unit: f64| {
-            let values: Option<Vec<f64>> = own.iter().map(|row| value(row).map(|value| value * unit)).collect();
+            let values: Option<Vec<f64>> =
+                own.iter().map(|row| value(row).map(|value| value * unit)).collect();
             let Some(values) = values else { return "failed".to_owned() };
             let (mean, error) = mean_and_error(&values);
             let error = error.map_or(String::new(), |error| format!(" ± {error:.digits$}"));

@@ -75,9 +75,8 @@ fn marked(searches: &Searches<'_>, title: &str, marks: &[Mark], of: Of, page: &m
         }
         lines
     };
-    let means = lines(&mut searches.methods.iter(), &|method, mark| {
-        mean(&method.values(mark, of)).map(plain)
-    });
+    let means =
+        lines(&mut searches.methods.iter(), &|method, mark| mean(&method.values(mark, of)).map(plain));
     let header = |first: &str| -> Vec<String> {
         std::iter::once(first.to_owned()).chain(marks.iter().map(label)).collect()
     };

@@ -132,7 +132,8 @@ fn pictures(rows: &[Row], texts: &[&str], page: &mut Page<'_>) -> Result<()> {
             Panel { title: (*text).to_owned(), series: series.collect() }
         };
         let panels: Vec<Panel> = texts.iter().map(panel).collect();
-        let axes = Axes { x: "pieces", y: title, powers_x: Some(2.0), log_y_from: None, up: None, bands: false };
+        let axes =
+            Axes { x: "pieces", y: title, powers_x: Some(2.0), log_y_from: None, up: None, bands: false };
         page.picture(name, &format!("Held-out texts: {title}"), axes, &panels)?;
     }
     Ok(())

@@ -26,7 +26,8 @@ impl Folder {
             let words = (0..10).map(|_| format!("w{}", first + random.random_range(0..9)));
             words.collect::<Vec<_>>().join(" ")
         };
-        std::fs::write(this.path("text.txt"), (0..2500).map(&mut line).collect::<Vec<_>>().join("\n")).unwrap();
+        std::fs::write(this.path("text.txt"), (0..2500).map(&mut line).collect::<Vec<_>>().join("\n"))
+            .unwrap();
         let pair = |number: usize| {
             let (one, other) = (number * 7 % 200, number * 7 % 200 + number % 11);
             format!("w{one}\tw{other}\t{}\n", 11 - number % 11)
@@ -172,7 +173,9 @@ fn participation_is_searched_at_equal_blocks() {
         assert_eq!(line["outcome"]["scored"]["report"].is_null(), line["seed"].as_u64().unwrap() < 1000);
     }
     assert_eq!(scores(&folder.json(search)), [0, 8]);
-    assert!(folder.report().contains("### participation, 8 blocks of 16 in 512 tokens, report of 1: 3 trials"));
+    assert!(
+        folder.report().contains("### participation, 8 blocks of 16 in 512 tokens, report of 1: 3 trials")
+    );
 }
 
 #[test]

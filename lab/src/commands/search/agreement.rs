@@ -84,7 +84,9 @@ pub fn run(arguments: &Args) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&object)?);
         return Ok(());
     }
-    for (name, Correlation { tau, error }) in [("the part and all", to_all), ("two seeds of the part", to_other)] {
+    for (name, Correlation { tau, error }) in
+        [("the part and all", to_all), ("two seeds of the part", to_other)]
+    {
         println!("τ of {name}: {tau:.3} ± {error:.3} over {} points", rows.len());
     }
     println!("\n{}", super::told(counts, &arguments.folder, rows.len(), &arguments.results));

@@ -65,15 +65,17 @@ pub fn winners(rows: &[Searched], scope: &str) -> Result<Vec<Entry>> {
     let here = rows.iter().filter(|row| row.objective == Word2vec::NAME && row.scope == scope);
     for row in here {
         let (Some(point), Some(score)) = (&row.point, row.again_select) else { continue };
-        let entry =
-            Entry { name: row.method.clone(), values: Values::parse(point)?, chosen_by: Some(score) };
+        let entry = Entry { name: row.method.clone(), values: Values::parse(point)?, chosen_by: Some(score) };
         match entries.iter_mut().find(|other| other.name == row.method) {
             Some(other) if other.chosen_by >= Some(score) => {}
             Some(other) => *other = entry,
             None => entries.push(entry),
         }
     }
-    ensure!(!entries.is_empty(), "no searches of {scope} with winners scored again; lab search word2vec makes them");
+    ensure!(
+        !entries.is_empty(),
+        "no searches of {scope} with winners scored again; lab search word2vec makes them"
+    );
     Ok(entries)
 }
 
@@ -96,7 +98,11 @@ pub fn defaults() -> Vec<Entry> {
                 ("window", 5.into()),
             ];
             let values = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-            entries.push(Entry { name: format!("defaults, {architecture}{batches}"), values, chosen_by: None });
+            entries.push(Entry {
+                name: format!("defaults, {architecture}{batches}"),
+                values,
+                chosen_by: None,
+            });
         }
     }
     entries

@@ -130,7 +130,10 @@ fn scores_of_something_else_are_refused() {
     let refused = |made: &mut Made| format!("{:#}", searched(folder.path(), made).unwrap_err());
     searched(folder.path(), &mut Made { left: 3, ..Made::new() }).unwrap_err();
     let error = refused(&mut Made { device: "two".into(), ..Made::new() });
-    assert!(error.ends_with("scores.jsonl: its scores are of one, not of two; give another folder"), "{error}");
+    assert!(
+        error.ends_with("scores.jsonl: its scores are of one, not of two; give another folder"),
+        "{error}"
+    );
     let path = folder.path().join("scores.jsonl");
     let scores = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, scores.replacen("\"seed\"", "\"sead\"", 1)).unwrap();
@@ -197,7 +200,10 @@ fn runs_are_paired() {
     assert_eq!(read[read.len() - fewer.len()..], fewer);
 
     let entries = winners(&all, "part 8").unwrap();
-    assert_eq!(entries.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(), METHODS.map(Contender::name));
+    assert_eq!(
+        entries.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(),
+        METHODS.map(Contender::name)
+    );
     for entry in entries {
         let of_method = all.iter().filter(|row| row.method == entry.name);
         let most = of_method.filter_map(|row| row.again_select).fold(f64::MIN, f64::max);
@@ -221,7 +227,8 @@ fn agreement_has_a_row_for_each_point() {
         .unwrap()
     });
     assert_eq!((steps.len(), steps[3]), (2 * 2 * 6, (1, 0.5)));
-    let rows = agreement::rows(kept.objective(), "part 1", &points, [&scores[0], &scores[1], &scores[0]], "abc");
+    let rows =
+        agreement::rows(kept.objective(), "part 1", &points, [&scores[0], &scores[1], &scores[0]], "abc");
     let each: Vec<&agreement::Row> = rows.iter().collect();
     for row in &each {
         assert_eq!((row.first.is_none(), row.first), (row.point.contains("none"), row.all));

@@ -8,7 +8,9 @@ use anyhow::{Context as _, Result};
 use cpu_time::ProcessTime;
 use prflash::Context;
 use prflash::search::{Parameter, Space};
-use prflash::word2vec::{Analogy, Architecture, Corpus, CorpusOptions, Options, Rules, Training, WordVectors};
+use prflash::word2vec::{
+    Analogy, Architecture, Corpus, CorpusOptions, Options, Rules, Training, WordVectors,
+};
 use serde_json::json;
 
 use super::objective::{Objective, Outcome, Scored};
