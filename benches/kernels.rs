@@ -1,4 +1,4 @@
-//! The README's table: dense attention and PrFlashAttention, naive and tiled, on this device.
+//! Dense attention and PrFlashAttention, naive and tiled, on this device.
 //!
 //! All variants of a shape run in turn, round after round, so that a slow moment of the machine hits them alike; medians over rounds, with
 //! the range. Ratios are medians of ratios within a round.

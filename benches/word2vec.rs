@@ -51,7 +51,7 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_values_t = [100, 300])]
     dimensions: Vec<usize>,
     /// Tokens of a batch.
-    #[arg(long, value_delimiter = ',', default_values_t = [1024, 4096, 16384])]
+    #[arg(long, value_delimiter = ',', default_values_t = [1024, 4096])]
     batches: Vec<usize>,
     /// Negatives that 32 items share.
     #[arg(long, default_value_t = 32)]

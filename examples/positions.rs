@@ -7,10 +7,10 @@
 
 use anyhow::Result;
 use clap::Parser;
-use plotters::prelude::SeriesLabelPosition;
 use prflash::{Bias, Distance, Pairing, Positions, Rope, Slopes};
 use serde_json::json;
-use testkit::picture::{self, Axes};
+use testkit::chart::{Axis, Panel, Scale, Series, chart};
+use testkit::picture;
 
 /// Compares biases against distance: their curves and their reach.
 #[derive(Parser)]
@@ -65,28 +65,25 @@ fn main() -> Result<()> {
     let folder = picture::folder("positions")?;
     let mut pictures = Vec::new();
     let middle = heads.div_ceil(2);
-    let kinds: [(&str, String, Points); 2] = [
-        ("bias", format!("bias of head {middle} of {heads}"), |combination| &combination.bias),
-        ("prior", "prior per token, mean over heads".into(), |combination| &combination.prior),
+    let of_head = format!("bias of head {middle} of {heads}");
+    let kinds: [(&str, &str, Points); 2] = [
+        ("bias", &of_head, |combination| &combination.bias),
+        ("prior", "prior per token, mean over heads", |combination| &combination.prior),
     ];
     for (file, label, points) in kinds {
         let panel = |title: String, factored: bool| {
             let drawn = combinations.iter().filter(|combination| combination.factored == factored);
-            let curves = drawn.map(|combination| picture::Curve {
-                name: combination.name.clone(),
-                points: points(combination).iter().copied().filter(|&(_, y)| y >= FLOOR).collect(),
+            let series = drawn.map(|combination| {
+                let shown = points(combination).iter().copied().filter(|&(_, y)| y >= FLOOR);
+                Series::line(&combination.name, shown)
             });
-            (title, curves.filter(|curve| !curve.points.is_empty()).collect())
+            Panel { title, series: series.filter(|series| !series.points.is_empty()).collect() }
         };
         let factor = format!("a(Δ) = 1/(1 + Δ/{})", arguments.length);
         let path = folder.join(format!("{file}.svg"));
-        let legend = Some(if file == "bias" {
-            SeriesLabelPosition::UpperLeft
-        } else {
-            SeriesLabelPosition::LowerLeft
-        });
-        let axes = Axes { x: "lag Δ", y: &label, log_x: true, log_y: true, legend };
-        picture::curves(&path, axes, &[panel("a ≡ 1".into(), false), panel(factor, true)])?;
+        let axis = |title| Axis { title, scale: Scale::Powers(10.0), ..Axis::default() };
+        let panels = [panel("a ≡ 1".into(), false), panel(factor, true)];
+        chart(&path, [axis("lag Δ"), axis(label)], &panels)?;
         pictures.push(path);
     }
 

@@ -17,8 +17,9 @@ use prflash::{
     Systematic, TableBuffer, Tables, Tensor,
 };
 use serde_json::{Value, json};
+use testkit::chart::{Axis, Panel, Scale, Series, chart};
 use testkit::fixture::{self, Layer};
-use testkit::picture::{self, Axes, Curve};
+use testkit::picture;
 use testkit::statistics::median;
 
 /// Causal attention and PrFlashAttention on real attention inputs.
@@ -98,7 +99,7 @@ fn main() -> Result<()> {
         };
         let report = report(&arguments, &engine, layer, truth)?;
         say(&report.text());
-        panels.push((format!("layer {}", layer.index), report.curves()));
+        panels.push(Panel { title: format!("layer {}", layer.index), series: report.curves() });
         reports.push(report.json());
     }
     let key = Key::new(arguments.seed).layer(layers[0].index);
@@ -106,8 +107,8 @@ fn main() -> Result<()> {
         Schedule::sample(&BlockGrid::causal(&layers[0].shape), &Profile::harmonic(), &Systematic, key)?;
     let (schedule_svg, error_svg) = (folder.join("schedule.svg"), folder.join("error_vs_cost.svg"));
     picture::schedule(&schedule_svg, "PrFlashAttention, p(d) = 1/(1+d): kept blocks", &drawn)?;
-    let axes = Axes { x: "blocks visited / dense", y: "relative output error", ..Axes::default() };
-    picture::curves(&error_svg, axes, &panels)?;
+    let axis = |title| Axis { title, scale: Scale::FromZero, ..Axis::default() };
+    chart(&error_svg, [axis("blocks visited / dense"), axis("relative output error")], &panels)?;
     say(LEGEND);
     say(&format!("Pictures {}\n         {}\n", schedule_svg.display(), error_svg.display()));
     if arguments.json {
@@ -383,23 +384,18 @@ impl Report {
         text
     }
 
-    fn curves(&self) -> Vec<Curve> {
-        [("systematic", 0.0), ("systematic", 1.0), ("sink_window", 0.0), ("uniform", 0.0)]
-            .into_iter()
-            .map(|(sampler, beta)| Curve {
-                name: if sampler == "systematic" {
-                    format!("{sampler}, β = {beta}")
-                } else {
-                    sampler.into()
-                },
-                points: self
-                    .runs
-                    .iter()
-                    .filter(|run| run.sampler == sampler && run.beta == beta)
-                    .map(|run| (run.density, run.relative_error))
-                    .collect(),
-            })
-            .collect()
+    fn curves(&self) -> Vec<Series> {
+        let drawn = [
+            ("systematic", 0.0, "systematic, β = 0"),
+            ("systematic", 1.0, "systematic, β = 1"),
+            ("sink_window", 0.0, "sink + window"),
+            ("uniform", 0.0, "uniform"),
+        ];
+        let curve = |(sampler, beta, name)| {
+            let runs = self.runs.iter().filter(|run| run.sampler == sampler && run.beta == beta);
+            Series::line(name, runs.map(|run| (run.density, run.relative_error)))
+        };
+        drawn.map(curve).into()
     }
 
     fn json(&self) -> Value {

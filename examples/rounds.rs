@@ -14,8 +14,9 @@ use prflash::{
     Schedule, Systematic, Tables, Tensor,
 };
 use serde_json::{Value, json};
+use testkit::chart::{Axis, Panel, Scale, Series, chart};
 use testkit::fixture::{self, Layer};
-use testkit::picture::{self, Axes, Curve};
+use testkit::picture;
 
 /// Runs attention in rounds on real attention inputs.
 #[derive(Parser)]
@@ -79,29 +80,22 @@ fn main() -> Result<()> {
     let folder = picture::folder("rounds")?;
     let picture = folder.join("error_vs_rounds.svg");
     let panel = |measured: &Measured| {
-        let curve = |name: &str, rows: &[Row], value: fn(&Row) -> f64| Curve {
-            name: name.into(),
-            points: rows.iter().map(|row| (row.visits, value(row))).collect(),
+        let curve = |name: &str, rows: &[Row], value: fn(&Row) -> f64| {
+            Series::line(name, rows.iter().map(|row| (row.visits, value(row))))
         };
-        let curves = vec![
+        let series = vec![
             curve("independent, β = 1: error to dense", &measured.corrected, |row| row.distance),
-            curve("… as its standard error claims", &measured.corrected, |row| row.claimed),
+            curve("the same, as its standard error claims", &measured.corrected, |row| row.claimed),
             curve("independent, β = 0: to dense with +ln p(d)", &measured.identity, |row| row.distance),
             curve("partition, while under way", &measured.partition, |row| {
                 if row.distance > 1e-5 { row.distance } else { f64::NAN }
             }),
         ];
-        (format!("layer {}", measured.layer), curves)
+        Panel { title: format!("layer {}", measured.layer), series }
     };
     let panels: Vec<_> = measured.iter().map(panel).collect();
-    let axes = Axes {
-        x: "block visits / dense",
-        y: "relative output error",
-        log_x: true,
-        log_y: true,
-        ..Axes::default()
-    };
-    picture::curves(&picture, axes, &panels)?;
+    let axis = |title| Axis { title, scale: Scale::Powers(10.0), ..Axis::default() };
+    chart(&picture, [axis("block visits / dense"), axis("relative output error")], &panels)?;
 
     let worst = measured.iter().map(|m| m.partition.last().map_or(f64::NAN, |row| row.distance));
     let partition_error = worst.fold(0.0, f64::max);

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use plotters::chart::SeriesLabelPosition;
 use prflash::reference;
 use prflash::sampling::{
     Bernoulli, DEFAULT_BLOCK_SIZE, DistanceFrequencies, Renewal, RowColumn, Sampler, Segment,
@@ -21,8 +20,9 @@ use prflash::{
     TableBuffer, Tables, Tensor,
 };
 use serde_json::json;
+use testkit::chart::{Axis, Panel, Scale, Series, chart};
 use testkit::fixture;
-use testkit::picture::{self, Axes, Curve};
+use testkit::picture;
 
 /// Compares the samplers on real attention inputs.
 #[derive(Parser)]
@@ -218,9 +218,9 @@ fn cost_picture(folder: &Path) -> Result<PathBuf> {
     let law = |name: &str, blocks: &dyn Fn(f64, f64) -> f64| {
         let sizes = (0..=80).map(|step| 2f64.powf(4.0 + f64::from(step) / 8.0).round());
         let harmonic_number = |t: f64| (1..=t as usize).map(|n| 1.0 / n as f64).sum();
-        Curve { name: name.to_owned(), points: sizes.map(|t| (t, blocks(t, harmonic_number(t)))).collect() }
+        Series::line(name, sizes.map(|t| (t, blocks(t, harmonic_number(t)))))
     };
-    let measured = |sinks: usize| -> Result<Curve> {
+    let measured = |sinks: usize| -> Result<Series> {
         let mut points = Vec::new();
         for t in (4..=14).map(|power| 1usize << power) {
             let grid = BlockGrid::causal(&Shape::new(1, 1, t * DEFAULT_BLOCK_SIZE, 64)?);
@@ -228,24 +228,19 @@ fn cost_picture(folder: &Path) -> Result<PathBuf> {
             let schedule = Schedule::sample(&grid, &profile, &Systematic, Key::new(1))?;
             points.push((t as f64, schedule.visited_blocks() as f64));
         }
-        Ok(Curve { name: format!("systematic, sink blocks: {sinks}"), points })
+        Ok(Series { joined: false, ..Series::line(format!("systematic, sink blocks: {sinks}"), points) })
     };
     let path = folder.join("cost.svg");
     // The laws are drawn over what was measured.
-    let curves = vec![
+    let series = vec![
         measured(1)?,
         measured(0)?,
         law("one sink block: T·H_T", &|t, harmonic| t * harmonic),
         law("no sink: (T+1)·H_T − T", &|t, harmonic| (t + 1.0) * harmonic - t),
         law("dense: T(T+1)/2", &|t, _| t * (t + 1.0) / 2.0),
     ];
-    let axes = Axes {
-        x: "T, blocks of 64 tokens",
-        y: "block pairs visited by a head",
-        log_x: true,
-        log_y: true,
-        legend: Some(SeriesLabelPosition::UpperLeft),
-    };
-    picture::curves(&path, axes, &[("p(d) = 1/(1+d) up to 1,048,576 tokens".to_owned(), curves)])?;
+    let axis = |title, base| Axis { title, scale: Scale::Powers(base), ..Axis::default() };
+    let axes = [axis("T, blocks of 64 tokens", 2.0), axis("block pairs visited by a head", 10.0)];
+    chart(&path, axes, &[Panel { title: "p(d) = 1/(1+d) up to 1,048,576 tokens".to_owned(), series }])?;
     Ok(path)
 }

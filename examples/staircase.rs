@@ -17,8 +17,9 @@ use prflash::{
     Tensor,
 };
 use serde_json::{Value, json};
+use testkit::chart::{Axis, Panel, Scale, Series, chart};
 use testkit::fixture::{self, Layer};
-use testkit::picture::{self, Axes, Curve};
+use testkit::picture;
 
 /// Compares staircase KV caches on real attention inputs.
 #[derive(Parser)]
@@ -203,11 +204,20 @@ fn main() -> Result<()> {
     let ladders = |side| {
         let shown =
             presets.iter().filter(|p| ["paper", "recommended", "kivi-4", "kivi-2"].contains(&&*p.name));
-        let curves = shown.map(|preset| preset.bits_by_age(side, &shape)).collect();
-        (format!("{side:?}, {} tokens", shape.kv_len()), curves)
+        // Lines at the same height would hide each other.
+        let apart = |(place, preset): (usize, &Preset)| {
+            let mut series = preset.bits_by_age(side, &shape);
+            series.points.iter_mut().for_each(|point| point.y += 0.15 * place as f64);
+            series
+        };
+        Panel {
+            title: format!("{side:?} by age; the oldest tokens are the sinks"),
+            series: shown.enumerate().map(apart).collect(),
+        }
     };
-    let axes = Axes { x: "age in tokens", y: "bits", log_x: true, ..Axes::default() };
-    picture::curves(&pictures[0], axes, &[ladders(Side::Keys), ladders(Side::Values)])?;
+    let age = Axis { title: "age in tokens", scale: Scale::Powers(10.0), ..Axis::default() };
+    let bits = Axis { title: "bits (lines drawn apart)", scale: Scale::FromZero, ..Axis::default() };
+    chart(&pictures[0], [age, bits], &[ladders(Side::Keys), ladders(Side::Values)])?;
     let errors = |(at, layer): (usize, &Layer)| {
         let curve = |prefix: &str| {
             let mut points: Vec<(f64, f64)> = presets
@@ -216,14 +226,15 @@ fn main() -> Result<()> {
                 .map(|preset| (preset.bits_per_element, preset.layers[at].output.root()))
                 .collect();
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
-            Curve { name: prefix.trim_end_matches('-').into(), points }
+            Series::line(prefix.trim_end_matches('-'), points)
         };
         let names = ["kivi-", "streaming", "planned", "paper", "recommended"];
-        (format!("layer {}", layer.index), names.map(curve).into_iter().collect())
+        Panel { title: format!("layer {}", layer.index), series: names.map(curve).into() }
     };
     let panels: Vec<_> = layers.iter().enumerate().map(errors).collect();
-    let axes = Axes { x: "bits per element", y: "relative output error", log_y: true, ..Axes::default() };
-    picture::curves(&pictures[1], axes, &panels)?;
+    let size = Axis { title: "bits per element", scale: Scale::FromZero, ..Axis::default() };
+    let error = Axis { title: "relative output error", scale: Scale::Powers(10.0), ..Axis::default() };
+    chart(&pictures[1], [size, error], &panels)?;
 
     if arguments.json {
         let rows: Vec<Value> = presets.iter().map(|preset| preset.json(&layers)).collect();
@@ -363,14 +374,14 @@ impl Preset {
         Ok(())
     }
 
-    fn bits_by_age(&self, side: Side, shape: &Shape) -> Curve {
+    fn bits_by_age(&self, side: Side, shape: &Shape) -> Series {
         let len = shape.kv_len();
         let stretches = self.staircase.standing(len).stretches();
         let points = stretches.iter().rev().flat_map(|(tokens, keys, values)| {
             let bits = f64::from(if side == Side::Keys { *keys } else { *values });
             [((len - tokens.end + 1) as f64, bits), ((len - tokens.start) as f64, bits)]
         });
-        Curve { name: self.name.clone(), points: points.collect() }
+        Series::line(&self.name, points)
     }
 
     fn json(&self, layers: &[Layer]) -> Value {

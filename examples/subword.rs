@@ -15,7 +15,8 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use prflash::subword::{Cost, Merges, MergesTrainer, Pattern, Segmenter, Trained, Trainer, WordCounts};
 use serde_json::{Value, json};
-use testkit::picture::{self, Axes, Curve};
+use testkit::chart::{Axis, Panel, Scale, Series, chart};
+use testkit::picture;
 
 /// Trains sub-word vocabularies and compares them on text that they haven't seen.
 #[derive(Parser)]
@@ -187,21 +188,19 @@ fn differing(merges: &Merges, segmenter: &Segmenter, words: &WordCounts) -> Vec<
 }
 
 fn draw(path: &std::path::Path, rows: &[Row]) -> Result<()> {
-    let curve = |name: &str, value: fn(&Row) -> f64| Curve {
-        name: name.to_owned(),
-        points: rows.iter().map(|row| (row.size as f64, value(row))).collect(),
+    let curve = |name: &str, value: fn(&Row) -> f64| {
+        Series::line(name, rows.iter().map(|row| (row.size as f64, value(row))))
+    };
+    let panel = |title: &str, bpe, swe| Panel {
+        title: title.to_owned(),
+        series: vec![curve("BPE", bpe), curve("SWE", swe)],
     };
     let panels = [
-        (
-            "bytes per token".to_owned(),
-            vec![curve("BPE", |row| row.bpe.bytes_per_token), curve("SWE", |row| row.swe.bytes_per_token)],
-        ),
-        (
-            "bits per byte, unigram".to_owned(),
-            vec![curve("BPE", |row| row.bpe.bits_per_byte), curve("SWE", |row| row.swe.bits_per_byte)],
-        ),
+        panel("bytes per token", |row| row.bpe.bytes_per_token, |row| row.swe.bytes_per_token),
+        panel("bits per byte, unigram", |row| row.bpe.bits_per_byte, |row| row.swe.bits_per_byte),
     ];
-    picture::curves(path, Axes { x: "pieces", y: "held out", ..Axes::default() }, &panels)
+    let pieces = Axis { title: "pieces", scale: Scale::Powers(2.0), ..Axis::default() };
+    chart(path, [pieces, Axis { title: "held out", ..Axis::default() }], &panels)
 }
 
 fn print(rows: &[Row]) {

@@ -137,6 +137,6 @@ pub use shape::Shape;
 pub use wgpu;
 
 /// The README's example is a test too.
-#[cfg(all(doctest, feature = "subword", feature = "word2vec"))]
+#[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use testkit::picture::{Axes, COLORS, Curve, curves, svg};
+use testkit::chart::{Axis, Panel, Scale, Series, chart};
+use testkit::picture::{COLORS, svg};
 use testkit::statistics::{median, range, ratios};
 
 use crate::compare::{Comparison, PEERS};
@@ -83,19 +84,12 @@ pub fn peers(path: &Path, device: &str, comparisons: &[Comparison]) -> Result<()
 
 /// Seconds against N, both axes logarithmic.
 pub fn scaling(path: &Path, device: &str, points: &[Point]) -> Result<()> {
-    let sampled = points.iter().map(|point| (point.len as f64, median(&point.sampled.seconds))).collect();
+    let sampled = points.iter().map(|point| (point.len as f64, median(&point.sampled.seconds)));
     let dense =
         points.iter().filter_map(|point| Some((point.len as f64, median(&point.dense.as_ref()?.seconds))));
-    let lines = vec![
-        Curve { name: "dense, causal".to_owned(), points: dense.collect() },
-        Curve { name: "PrFlash, p(d) = 1/(1+d)".to_owned(), points: sampled },
-    ];
-    let axes = Axes {
-        x: "N, tokens",
-        y: "seconds a call",
-        log_x: true,
-        log_y: true,
-        legend: Some(SeriesLabelPosition::UpperLeft),
-    };
-    curves(path, axes, &[(format!("H = 8, KV = 2, D = 64, f32, {device}"), lines)])
+    let series =
+        vec![Series::line("dense, causal", dense), Series::line("PrFlash, p(d) = 1/(1+d)", sampled)];
+    let axis = |title, base| Axis { title, scale: Scale::Powers(base), ..Axis::default() };
+    let title = format!("H = 8, KV = 2, D = 64, f32, {device}");
+    chart(path, [axis("N, tokens", 2.0), axis("seconds a call", 10.0)], &[Panel { title, series }])
 }

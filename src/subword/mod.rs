@@ -4,6 +4,21 @@
 //! A cut is optimal for a vocabulary, the costs of its pieces and a number of steps. Choosing the
 //! best vocabulary is NP-complete, and what a [`Trainer`] finds is only good. Words may be cut on a
 //! GPU ([`GpuWords`]), which finds the same cuts.
+//!
+//! ```
+//! use prflash::subword::{MergesTrainer, Pattern, Tokenizer, Trainer, WordCounts};
+//! use std::ops::ControlFlow;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let text = "the cat sat on the mat";
+//! let words = WordCounts::from_text(text.as_bytes(), Pattern::Gpt2)?;
+//! let start = MergesTrainer::new(8192)?.train(&words)?.vocabulary()?;
+//! let trained = Trainer::recommended(8192)?.train(&words, &start, |_| ControlFlow::Continue(()))?;
+//! let tokenizer = Tokenizer::new(Pattern::Gpt2, trained.segmenter);
+//! let ids = tokenizer.encode("the mat");
+//! assert_eq!(tokenizer.decode(&ids)?, b"the mat");
+//! let json = tokenizer.to_hugging_face()?; // a tokenizer.json that gives the same ids
+//! # Ok(()) }
+//! ```
 
 mod bpe;
 mod corpus;

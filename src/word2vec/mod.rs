@@ -33,6 +33,23 @@
 //! words of a batch have to do with is held back ([`Options::with_cap`]), since all of them would
 //! move it from the same place. And the words of a run of a text share their negatives
 //! ([`Options::with_shared`]).
+//!
+//! ```no_run
+//! use prflash::word2vec::{Architecture, Corpus, CorpusOptions, Format, Options, Training};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let context = prflash::Context::new_blocking()?;
+//! let text = std::io::BufReader::new(std::fs::File::open("sentences.txt")?); // a sentence a line
+//! let corpus = Corpus::read(text, CorpusOptions::new())?;
+//! let mut training = Training::new(&context, &corpus, Options::new(Architecture::SkipGram))?;
+//! while !training.is_done() {
+//!     let progress = training.advance_blocking(64)?;
+//!     eprint!("\r{} of {} tokens", progress.tokens, progress.of_tokens);
+//! }
+//! let vectors = training.vectors_blocking()?;
+//! println!("{:?}", vectors.nearest("marriage", 5));
+//! vectors.save("vectors.bin", Format::Binary)?; // for gensim's KeyedVectors too
+//! # Ok(()) }
+//! ```
 
 mod batch;
 mod corpus;

@@ -41,8 +41,8 @@ pub(super) const MAX_WINDOW: usize = 64;
 pub(super) const SHARED_STEP: usize = 16;
 /// The most negatives for a pair.
 pub(super) const MAX_NEGATIVE: usize = 63;
-/// The largest batch, in tokens.
-pub(super) const MAX_BATCH_TOKENS: usize = 1 << 18;
+/// The largest batch, in tokens: past it vectors get worse (`lab/RESULTS.md`).
+pub(super) const MAX_BATCH_TOKENS: usize = 4096;
 
 impl Options {
     /// Vectors of 100 numbers, windows of up to 5 words on each side, 5 negatives by counts to the
@@ -146,10 +146,12 @@ impl Options {
         Ok(Self { epochs, ..self })
     }
 
-    /// With batches of so many tokens of the corpus, before subsampling.
+    /// With batches of so many tokens of the corpus, before subsampling. All gradients of a batch are
+    /// of the same weights, so the smaller it is, the nearer is training to that of word by word.
+    /// Batches past 4,096 tokens aren't offered, since vectors get worse by them.
     ///
     /// # Errors
-    /// Invalid argument (`batch`) unless 1 to 2¹⁸.
+    /// Invalid argument (`batch`) unless 1 to 4,096.
     pub fn with_batch(self, tokens: usize) -> Result<Self> {
         let fits = (1..=MAX_BATCH_TOKENS).contains(&tokens);
         ensure!(fits, "batch", "expected 1 to {MAX_BATCH_TOKENS} tokens, got {tokens}");

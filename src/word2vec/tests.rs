@@ -53,6 +53,7 @@ fn refusals_name_the_argument_or_the_line() {
         (base().with_rates(0.1, 0.0), "rates"),
         (base().with_epochs(0), "epochs"),
         (base().with_batch(0), "batch"),
+        (base().with_batch(4097), "batch"),
         (base().with_cap(0), "cap"),
     ] {
         assert_eq!(refused.unwrap_err().argument(), Some(argument));
@@ -178,7 +179,7 @@ proptest! {
         let corpus = read(&text.join("\n"), 1).unwrap();
         let architecture = if bags { Architecture::BagOfWords } else { Architecture::SkipGram };
         let options = Options::new(architecture).with_window(width).unwrap().with_sample(sample).unwrap();
-        let whole = windows(&mut Batches::new(&corpus, &options.with_batch(100_000).unwrap()), 1);
+        let whole = windows(&mut Batches::new(&corpus, &options.with_batch(4096).unwrap()), 1);
         let cut = windows(&mut Batches::new(&corpus, &options.with_batch(size).unwrap()), 1);
         prop_assert_eq!(&whole, &cut);
         if sample == 0.0 {

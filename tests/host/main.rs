@@ -2,6 +2,7 @@
 
 mod cache;
 mod calibration;
+mod documents;
 mod positions;
 mod sampling;
 mod verify;

@@ -7,6 +7,9 @@ use crate::results::mean_and_error;
 use crate::search::real::agreement::{self, Correlation, correlation};
 use crate::search::real::finals::Row;
 
+/// A number of a training; none where it failed.
+type Value = fn(&Row) -> Option<f64>;
+
 /// Writes the trainings on all of the text, unless there are none.
 pub fn finals(rows: &[Row], page: &mut Page<'_>) {
     if rows.is_empty() {
@@ -23,7 +26,7 @@ pub fn finals(rows: &[Row], page: &mut Page<'_>) {
     let of = |name: &str| -> Vec<&Row> { rows.iter().filter(|row| row.name == name).collect() };
     let line = |name: &&str| {
         let own = of(name);
-        let mean = |value: fn(&Row) -> Option<f64>, digits: usize, unit: f64| {
+        let mean = |value: Value, digits: usize, unit: f64| {
             let values: Option<Vec<f64>> =
                 own.iter().map(|row| value(row).map(|value| value * unit)).collect();
             let Some(values) = values else { return "failed".to_owned() };
@@ -32,7 +35,7 @@ pub fn finals(rows: &[Row], page: &mut Page<'_>) {
             format!("{mean:.digits$}{error}")
         };
         let seconds: Vec<f64> = own.iter().map(|row| row.cpu_seconds).collect();
-        let scores: [(fn(&Row) -> Option<f64>, usize, f64); 6] = [
+        let scores: [(Value, usize, f64); 6] = [
             (|row| row.wordsim_second, 3, 1.0),
             (|row| row.simlex_second, 3, 1.0),
             (|row| row.analogies_second, 1, 100.0),

@@ -25,7 +25,7 @@ pub(crate) const TILE_ROWS: usize = INVOCATIONS as usize;
 ///
 /// Direct tiles whose rows lanes share ([`Tile::with_parts`]) take their lanes' subgroups for granted, which WebGPU doesn't promise: they come before the same trial, and behind them the tiles of the last line.
 ///
-/// On lavapipe that is what was fastest within 3 s of compiling (the README has the measurements). On other devices a lane's part of q and o fits the registers,
+/// On lavapipe that is what was fastest within 3 s of compiling (`docs/MEASURED.md` has times). On other devices a lane's part of q and o fits the registers,
 /// and loads at uniform addresses go through a scalar or broadcast path: chosen from the machine code that `scripts/isa` counts
 /// for AMD's GPUs, not measured. Where workgroup memory is too
 /// small for staging, the tile is read directly. With a rotation ([`Rope`](crate::Rope)) tiles are staged on every device and take at least two keys at a time, since keys turn on their way through workgroup memory.

@@ -96,7 +96,7 @@ fn steps_are_the_oracles() {
             base().with_dimension(64).unwrap().with_negative(1).unwrap().with_shared(16).unwrap(),
             base().with_dimension(300).unwrap().with_batch(97).unwrap(),
             base().with_window(20).unwrap().with_shared(64).unwrap().with_negative(15).unwrap(),
-            base().with_cap(3).unwrap().with_sample(0.0).unwrap().with_batch(10_000).unwrap(),
+            base().with_cap(3).unwrap().with_sample(0.0).unwrap().with_batch(4096).unwrap(),
             base().with_batch(1).unwrap().with_sample(0.0).unwrap(),
             base().with_ns_exponent(-0.5).unwrap().with_batch(33).unwrap(),
         ];
