@@ -55,7 +55,7 @@ impl Objective for Made {
         "made".into()
     }
 
-    fn device(&mut self) -> Result<String> {
+    fn device(&mut self, _step: &mut dyn FnMut(f64) -> Result<()>) -> Result<String> {
         Ok(self.device.clone())
     }
 
