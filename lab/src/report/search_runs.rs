@@ -31,7 +31,8 @@ pub fn search_runs(rows: &[Row], page: &mut Page<'_>) -> Result<()> {
     page.line(&format!(
         "Run r of every method searches and scores with the seed r, so that a point has one score in a run; means over runs ± \
          their standard error, *over {BASELINE}* of differences run by run. *By CPU seconds*: what was there when a search had \
-         taken so many seconds of the processor in all; the last mark is what the cheapest search of all took. *Again*: the best \
+         taken this part of the seconds of the processor that the cheapest search of its run took in all, so that no search \
+         had run out of trials. In the picture seconds end with the cheapest search of all. *Again*: the best \
          point of each search scored by other seeds, the same for all, and by what nothing was selected by. A score that was \
          asked for twice was computed once, but is charged to each search.\n"
     ));
@@ -42,17 +43,21 @@ fn tables(searches: &Searches<'_>, page: &mut Page<'_>) {
     let trials = searches.trials();
     page.line(&format!("### {}, {}: {trials} trials\n", searches.objective, searches.scope));
     let by_trials = searches.trial_marks();
-    let by_seconds = searches.cpu_quarters();
+    let by_seconds = searches.cpu_parts();
     let best: Of = |row| row.best;
     let on_others: Of = |row| row.best_report;
     for (title, marks, of) in [
         ("best so far after so many trials", &by_trials, best),
-        ("best so far by CPU seconds", &by_seconds, best),
+        ("best so far by CPU seconds of the run's cheapest search", &by_seconds, best),
         ("that point by what it wasn't selected by, by trials", &by_trials, on_others),
     ] {
         marked(searches, title, marks, of, page);
     }
     ends(searches, page);
+    page.line(&format!(
+        "The cheapest search of a run takes {:.0} CPU seconds, the mean over runs.\n",
+        searches.mean_least_seconds()
+    ));
 }
 
 type Of = fn(&Row) -> Option<f64>;
@@ -62,6 +67,7 @@ fn marked(searches: &Searches<'_>, title: &str, marks: &[Mark], of: Of, page: &m
     let label = |mark: &Mark| match mark {
         Mark::Trials(trials) => trials.to_string(),
         Mark::CpuSeconds(seconds) => format!("{seconds:.0} s"),
+        Mark::CpuPart(part) => format!("{:.0}%", 100.0 * part),
     };
     let lines = |methods: &mut dyn Iterator<Item = &Method<'_>>,
                  cell: &dyn Fn(&Method<'_>, Mark) -> Option<String>| {
@@ -75,8 +81,9 @@ fn marked(searches: &Searches<'_>, title: &str, marks: &[Mark], of: Of, page: &m
         }
         lines
     };
-    let means =
-        lines(&mut searches.methods.iter(), &|method, mark| mean(&method.values(mark, of)).map(plain));
+    let means = lines(&mut searches.methods.iter(), &|method, mark| {
+        mean(&searches.values(method, mark, of)).map(plain)
+    });
     let header = |first: &str| -> Vec<String> {
         std::iter::once(first.to_owned()).chain(marks.iter().map(label)).collect()
     };
@@ -88,7 +95,7 @@ fn marked(searches: &Searches<'_>, title: &str, marks: &[Mark], of: Of, page: &m
     if let Some(baseline) = searches.baseline() {
         let mut others = searches.methods.iter().filter(|method| method.name != BASELINE);
         let lines = lines(&mut others, &|method, mark| {
-            let difference = over(&method.values(mark, of), &baseline.values(mark, of))?;
+            let difference = over(&searches.values(method, mark, of), &searches.values(baseline, mark, of))?;
             Some(with_error(difference, 4))
         });
         put(&format!("… over {BASELINE}"), lines);
@@ -99,7 +106,12 @@ fn marked(searches: &Searches<'_>, title: &str, marks: &[Mark], of: Of, page: &m
 fn ends(searches: &Searches<'_>, page: &mut Page<'_>) {
     let again: Of = |row| row.again_select;
     let report: Of = |row| row.again_report;
-    let cell = |value: Option<Mean>| value.map_or("–".to_owned(), plain);
+    // A point that failed by another seed has no mean.
+    let cell = |method: &Method<'_>, of: Of| {
+        let (values, runs) = (method.ends(of), method.runs.len());
+        let few = if values.len() < runs { format!(" ({} of {runs})", values.len()) } else { String::new() };
+        mean(&values).map_or("–".to_owned(), |value| plain(value) + &few)
+    };
     let over_baseline = |method: &Method<'_>, of: Of| {
         let baseline = searches.baseline().filter(|baseline| baseline.name != method.name);
         let difference = baseline.and_then(|baseline| over(&method.ends(of), &baseline.ends(of)));
@@ -117,9 +129,9 @@ fn ends(searches: &Searches<'_>, page: &mut Page<'_>) {
                 method.runs.len().to_string(),
                 format!("{seconds:.0}"),
                 format!("{failed:.0}"),
-                cell(mean(&method.ends(again))),
+                cell(method, again),
                 over_baseline(method, again),
-                cell(mean(&method.ends(report))),
+                cell(method, report),
                 over_baseline(method, report),
             ]
         })
@@ -149,12 +161,12 @@ fn panels(all: &[Searches<'_>], marks: &dyn Fn(&Searches<'_>) -> Vec<Mark>) -> V
         let marks = marks(searches);
         let series = |method: &Method<'_>| {
             let at = |&mark: &Mark| {
-                let values = method.values(mark, |row| row.best);
+                let values = searches.values(method, mark, |row| row.best);
                 // A mean over the runs that found something early would be of others than the next.
                 let (y, error) = mean(&values).filter(|_| values.len() == method.runs.len())?;
                 let x = match mark {
                     Mark::Trials(trials) => trials as f64,
-                    Mark::CpuSeconds(seconds) => seconds,
+                    Mark::CpuSeconds(seconds) | Mark::CpuPart(seconds) => seconds,
                 };
                 Some(Point { x, y, error: error.unwrap_or(0.0) })
             };
@@ -219,7 +231,7 @@ mod tests {
             "| TPE | 2.0000 ± 1.0000 | 3.0000 ± 1.0000 | 4.0000 ± 1.0000 | 5.0000 ± 1.0000 |",
             "| … over random | 1 | 2 | 3 | 4 |",
             "| TPE | +1.5000 ± 0.5000 | +2.5000 ± 0.5000 |",
-            "| best so far by CPU seconds | 2 s | 4 s | 6 s | 8 s |",
+            "| best so far by CPU seconds of the run's cheapest search | 25% | 50% | 75% | 100% |",
             "| in the end | runs | CPU s each | failed | again | over random | again, report | over random |",
             "| random | 2 | 8 | 0 | 0.5000 ± 0.5000 | – | -0.5000 ± 0.5000 | – |",
             "| TPE | 2 | 8 | 0 | 5.0000 ± 1.0000 | +4.5000 ± 0.5000 | 4.0000 ± 1.0000 | +4.5000 ± 0.5000 |",

@@ -1,6 +1,6 @@
 //! Searches beside each other: after as many trials, and after as many seconds of the processor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::rows::Row;
 use crate::results::mean_and_error;
@@ -35,6 +35,8 @@ pub enum Mark {
     Trials(usize),
     /// With what was there after so many seconds of the processor.
     CpuSeconds(f64),
+    /// The same, in each run after this part of the seconds that its cheapest search took.
+    CpuPart(f64),
 }
 
 /// A mean over runs with its standard error, none of a single run.
@@ -82,9 +84,37 @@ impl<'r> Searches<'r> {
         (1..=steps).map(|step| Mark::CpuSeconds(least * step as f64 / steps as f64)).collect()
     }
 
-    /// The marks of tables by seconds.
-    pub fn cpu_quarters(&self) -> Vec<Mark> {
-        self.cpu_marks(MARKS)
+    /// Parts of the seconds that the cheapest search of each run took, evenly to all of them: past
+    /// that it would have had no more trials.
+    pub fn cpu_parts(&self) -> Vec<Mark> {
+        (1..=MARKS).map(|part| Mark::CpuPart(part as f64 / MARKS as f64)).collect()
+    }
+
+    /// The seconds of the processor that the cheapest search of a run took.
+    pub fn least_seconds(&self, run: u64) -> f64 {
+        let searches = self.methods.iter().filter_map(|method| method.runs.get(&run)?.last());
+        searches.map(|row| row.cpu_seconds).fold(f64::INFINITY, f64::min)
+    }
+
+    /// The mean of these seconds over all runs.
+    pub fn mean_least_seconds(&self) -> f64 {
+        let runs: BTreeSet<u64> =
+            self.methods.iter().flat_map(|method| method.runs.keys().copied()).collect();
+        runs.iter().map(|&run| self.least_seconds(run)).sum::<f64>() / runs.len() as f64
+    }
+
+    /// A value of each run of a method at a mark; those that have none are left out.
+    pub fn values(&self, method: &Method<'_>, mark: Mark, of: fn(&Row) -> Option<f64>) -> BTreeMap<u64, f64> {
+        let at = |run: u64, rows: &[&Row]| {
+            let by = |seconds: f64| rows.iter().rfind(|row| row.cpu_seconds <= seconds);
+            let row = match mark {
+                Mark::Trials(trials) => rows.iter().find(|row| row.trials == trials),
+                Mark::CpuSeconds(seconds) => by(seconds),
+                Mark::CpuPart(part) => by(part * self.least_seconds(run)),
+            };
+            row.and_then(|row| of(row))
+        };
+        method.runs.iter().filter_map(|(&run, rows)| Some((run, at(run, rows)?))).collect()
     }
 
     /// The most trials that every search has.
@@ -103,18 +133,6 @@ impl<'r> Searches<'r> {
 }
 
 impl Method<'_> {
-    /// A value of each run at a mark; those that have none are left out.
-    pub fn values(&self, mark: Mark, of: fn(&Row) -> Option<f64>) -> BTreeMap<u64, f64> {
-        let at = |rows: &Vec<&Row>| {
-            let row = match mark {
-                Mark::Trials(trials) => rows.iter().find(|row| row.trials == trials),
-                Mark::CpuSeconds(seconds) => rows.iter().rfind(|row| row.cpu_seconds <= seconds),
-            };
-            row.and_then(|row| of(row))
-        };
-        self.runs.iter().filter_map(|(&run, rows)| Some((run, at(rows)?))).collect()
-    }
-
     /// A value of each run at its end.
     pub fn ends(&self, of: fn(&Row) -> Option<f64>) -> BTreeMap<u64, f64> {
         let end = |(&run, rows): (&u64, &Vec<&Row>)| Some((run, of(rows.last()?)?));
@@ -175,15 +193,21 @@ mod tests {
         assert_eq!((names, searches.trials()), (vec!["random", "TPE"], 4));
         assert_eq!(searches.trial_marks(), [1, 2, 3, 4].map(Mark::Trials));
         // The cheapest search ends after 4 s.
-        assert_eq!(searches.cpu_quarters(), [1.0, 2.0, 3.0, 4.0].map(Mark::CpuSeconds));
+        assert_eq!(searches.cpu_marks(4), [1.0, 2.0, 3.0, 4.0].map(Mark::CpuSeconds));
         let [random, tpe] = &searches.methods[..] else { panic!("expected two methods") };
         let best = |row: &Row| row.best;
-        let at = |method: &Method<'_>, mark| method.values(mark, best).into_iter().collect::<Vec<_>>();
+        let at =
+            |method: &Method<'_>, mark| searches.values(method, mark, best).into_iter().collect::<Vec<_>>();
         assert_eq!(at(random, Mark::Trials(1)), [(1, 3.0)]);
         assert_eq!(at(random, Mark::CpuSeconds(3.5)), [(0, 1.0), (1, 3.0)]);
         // Nothing is there yet in run 0.
         assert_eq!(at(tpe, Mark::CpuSeconds(3.5)), [(2, 9.0)]);
-        let (values, others) = (tpe.values(Mark::Trials(4), best), random.values(Mark::Trials(4), best));
+        // The cheapest search of run 0 takes 4 s, of which TPE's first trial takes all; those of
+        // runs 1 and 2 are alone in them.
+        assert_eq!([0, 1, 2].map(|run| searches.least_seconds(run)), [4.0, 8.0, 7.0]);
+        assert_eq!(at(tpe, Mark::CpuPart(1.0)), [(0, 2.0), (2, 9.0)]);
+        assert_eq!(at(random, Mark::CpuPart(0.5)), [(0, 1.0), (1, 3.0)]);
+        let [values, others] = [tpe, random].map(|method| searches.values(method, Mark::Trials(4), best));
         assert_eq!(mean(&values), Some((7.0, Some(2.0))));
         // Run 0 alone is in both.
         assert_eq!(over(&values, &others), Some((3.0, None)));

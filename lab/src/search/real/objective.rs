@@ -78,11 +78,12 @@ pub trait Objective {
     /// What all its scores depend on beside scope, point and seed: files by their sums.
     fn identity(&self) -> serde_json::Value;
 
-    /// On what scores are computed.
+    /// On what scores are computed, with all that they need opened. `step` hears which part of that
+    /// is done.
     ///
     /// # Errors
-    /// It can't be opened.
-    fn device(&mut self) -> Result<String>;
+    /// Something can't be opened; those of `step`.
+    fn device(&mut self, step: &mut dyn FnMut(f64) -> Result<()>) -> Result<String>;
 
     /// The score of values by a seed of all that is drawn, from [`AGAIN`] on with a report. They may
     /// be others than those of the space. `step` hears which part is done.

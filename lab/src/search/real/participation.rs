@@ -100,10 +100,11 @@ impl Participation {
         Ok(Self { space: space()?, scope, files, identity, texts, opened: None })
     }
 
-    fn opened(&mut self) -> Result<&mut Opened> {
+    fn opened(&mut self, step: &mut dyn FnMut(f64) -> Result<()>) -> Result<&mut Opened> {
         if self.opened.is_none() {
             let backend = Backend::gpu()?;
-            let mut loaded = Loaded::open(&self.files.model, |_, _| Ok(()))?;
+            let mut loaded =
+                Loaded::open(&self.files.model, |done, layers| step(done as f64 / layers as f64))?;
             let mut cut = |text: &str| -> Result<Windows> {
                 Windows::new(loaded.tokenizer.encode(text, false)?, &loaded.tokenizer, self.files.width)
             };
@@ -196,8 +197,8 @@ impl Objective for Participation {
         self.identity.clone()
     }
 
-    fn device(&mut self) -> Result<String> {
-        Ok(self.opened()?.backend.device())
+    fn device(&mut self, step: &mut dyn FnMut(f64) -> Result<()>) -> Result<String> {
+        Ok(self.opened(step)?.backend.device())
     }
 
     fn score(
@@ -208,7 +209,7 @@ impl Objective for Participation {
     ) -> Result<Outcome> {
         let options = self.setting(values, seed)?;
         let count = self.files.windows;
-        let opened = self.opened()?;
+        let opened = self.opened(step)?;
         let select = (0, 0);
         if !opened.warm {
             // Dense attention is read once; and drivers finish compiling when kernels first run.

@@ -120,7 +120,7 @@ impl<'o> Kept<'o> {
             self.counts.found += 1;
             return Ok(known.clone());
         }
-        let device = self.objective.device()?;
+        let device = self.objective.device(step)?;
         if let Some(there) = self.device.as_ref().filter(|there| **there != device) {
             let path = self.path.display();
             anyhow::bail!("{path}: its scores are of {there}, not of {device}; give another folder");

@@ -55,7 +55,7 @@ impl Objective for Made {
         "made".into()
     }
 
-    fn device(&mut self) -> Result<String> {
+    fn device(&mut self, _step: &mut dyn FnMut(f64) -> Result<()>) -> Result<String> {
         Ok(self.device.clone())
     }
 
@@ -188,7 +188,7 @@ fn runs_are_paired() {
     let [random, tree, _] = &searches[0].methods[..] else { panic!("expected three methods") };
     let best = |row: &Row| row.best;
     // Both draw the first trials evenly by the seed of the run.
-    let early = |method: &super::compare::Method<'_>| method.values(Mark::Trials(8), best);
+    let early = |method: &super::compare::Method<'_>| searches[0].values(method, Mark::Trials(8), best);
     assert_eq!(over(&early(tree), &early(random)), Some((0.0, Some(0.0))));
 
     let path = folder.path().join("rows.csv");

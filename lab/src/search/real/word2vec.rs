@@ -162,7 +162,7 @@ impl Objective for Word2vec {
         self.identity.clone()
     }
 
-    fn device(&mut self) -> Result<String> {
+    fn device(&mut self, _step: &mut dyn FnMut(f64) -> Result<()>) -> Result<String> {
         Ok(device(self.context()?))
     }
 
