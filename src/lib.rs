@@ -113,6 +113,8 @@ pub mod verify;
 #[cfg(feature = "word2vec")]
 pub mod word2vec;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use attention::TuningOptions;
 pub use attention::kernels::shapes::{Decode, Kernel, Matrix, Tile};
 pub use attention::{
     Attention, Bound, Call, Combine, Documents, Estimate, FirstPositions, GpuSampler, Operands, Output, Plan,

@@ -43,6 +43,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "runtime",
             "sampling",
             "sampling/gpu",
+            "search",
             "shape",
             "verify",
         ],

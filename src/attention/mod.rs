@@ -26,6 +26,8 @@ mod trial;
 #[cfg(not(target_arch = "wasm32"))]
 mod tuner;
 mod tuning;
+#[cfg(not(target_arch = "wasm32"))]
+mod tuning_options;
 mod wanted;
 mod work;
 
@@ -43,3 +45,5 @@ pub use rotation::{RotationBound, RotationPlan, Rows};
 pub use rounds::{Combine, Estimate, Rounds, RoundsBound, RoundsPlan};
 pub use table_buffer::TableBuffer;
 pub use tuning::{ShapeClass, Tuned, TuningProfile};
+#[cfg(not(target_arch = "wasm32"))]
+pub use tuning_options::TuningOptions;

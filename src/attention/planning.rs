@@ -8,6 +8,8 @@ use super::plan_options::PlanOptions;
 use super::tuner;
 #[cfg(not(target_arch = "wasm32"))]
 use super::tuning::TuningProfile;
+#[cfg(not(target_arch = "wasm32"))]
+use super::tuning_options::TuningOptions;
 use super::wanted::Wanted;
 use crate::cache::KvCache;
 use crate::error::Result;
@@ -89,27 +91,54 @@ impl Attention {
     /// Measures which kernels are fastest for these shapes on this device, with this attention's
     /// storage and positions and these options; takes seconds to minutes.
     ///
-    /// Shapes are put into classes ([`ShapeClass`](crate::ShapeClass)). A candidate of a class is
-    /// first compared with the portable kernel ([`Kernel::Naive`](crate::Kernel::Naive)) on every
-    /// shape of the class and on short and ragged ones beside, within what its arithmetic may
-    /// deviate; the right ones are then timed in turn, `rounds` times, by GPU timestamps or, on CPU
-    /// adapters, where these lie, by the wall. The fastest in the geometric mean over the shapes is
-    /// chosen, and the rule's own choice unless another gains 3%.
+    /// Shapes are put into classes ([`ShapeClass`](crate::ShapeClass)). The candidates of a class
+    /// are all kernels of its kind that the device can run: [`Decode`](crate::Decode) for few
+    /// queries, else every [`Tile`](crate::Tile), [`Matrix`](crate::Matrix) and
+    /// [`Kernel::Naive`](crate::Kernel::Naive). One that is tried is first compared with the portable
+    /// kernel (the naive one) on every shape of the class and on short and ragged ones beside,
+    /// within what its arithmetic may deviate; the right ones are then timed in turn, round by round,
+    /// by GPU timestamps or, on CPU adapters, where these lie, by the wall. The fastest in the
+    /// geometric mean over the shapes is chosen, and the rule's own choice unless another gains 3%.
+    ///
+    /// Where there are more candidates than [`TuningOptions::with_trials`](crate::TuningOptions::with_trials)
+    /// allows to try, the first tried are the rule's choice and those that are known to be good
+    /// somewhere, and then those that a [`search`](crate::search) proposes, by
+    /// [`Tpe`](crate::search::Tpe) over their parameters. Each is timed in turn with the rule's
+    /// choice, so that it doesn't count whether the device has become slower meanwhile, and the best
+    /// four are timed once more, together. The seed of the search is fixed: equal times give equal
+    /// proposals.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), prflash::Error> {
+    /// use prflash::{Attention, Context, PlanOptions, Shape, TuningOptions};
+    /// let context = Context::new_blocking()?;
+    /// let (attention, shape) = (Attention::causal(), Shape::new(8, 2, 2048, 64)?);
+    /// let tuning = TuningOptions::new(5)?.with_trials(48)?;
+    /// let profile = attention.tune(&context, &[shape], &PlanOptions::new(), &tuning)?;
+    /// for tuned in &profile.choices {
+    ///     println!("{}: {} of {} tried, {}", tuned.class, tuned.tried, tuned.candidates, tuned.kernel);
+    /// }
+    /// let plan = attention.plan_with(&context, &shape, &PlanOptions::new().with_tuning(profile))?;
+    /// # let _ = plan;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// [`TuningProfile::with`] puts the profiles of several attentions together.
     ///
     /// # Errors
-    /// Invalid argument: no `shapes`, no `rounds`, or options with a `kernel` of their own;
-    /// those of [`plan`](Attention::plan) for the rule's choice.
+    /// Invalid argument: no `shapes`, or options with a `kernel` of their own; those of
+    /// [`plan`](Attention::plan) for the rule's choice. A kernel that the device refuses is passed
+    /// over.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn tune(
         &self,
         context: &Context,
         shapes: &[Shape],
         options: &PlanOptions,
-        rounds: usize,
+        tuning: &TuningOptions,
     ) -> Result<TuningProfile> {
-        tuner::Tuner::new(context, self, options, rounds)?.tune(None, shapes)
+        tuner::Tuner::new(context, self, options, *tuning)?.tune(None, shapes)
     }
 
     /// The same for calls over staircase caches like `cache`: of its device, staircase and stored
@@ -125,7 +154,7 @@ impl Attention {
         cache: &KvCache,
         shapes: &[Shape],
         options: &PlanOptions,
-        rounds: usize,
+        tuning: &TuningOptions,
     ) -> Result<TuningProfile> {
         let want = cache.shape();
         let sizes = |shape: &Shape| [shape.kv_heads(), shape.head_dim(), shape.value_dim()];
@@ -138,6 +167,6 @@ impl Attention {
                 sizes(shape)
             );
         }
-        tuner::Tuner::new(cache.context(), self, options, rounds)?.tune(Some(cache), shapes)
+        tuner::Tuner::new(cache.context(), self, options, *tuning)?.tune(Some(cache), shapes)
     }
 }

@@ -35,8 +35,16 @@ pub struct Tuned {
     /// Its time over that of the rule's choice, the geometric mean over the shapes of the class; 1
     /// for the rule's choice itself.
     pub ratio: f64,
-    /// Candidates whose results were wrong on some shape of the class, and so weren't considered.
+    /// Kernels whose results were wrong on some shape of the class, and so weren't considered.
     pub refused: Vec<Kernel>,
+    /// How many kernels were tried: the rule's choice and those refused count, too. 0 in profiles
+    /// from before this was kept.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub tried: usize,
+    /// How many the device can run for the class, tried or not. 0 in profiles from before this was
+    /// kept.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub candidates: usize,
 }
 
 /// Shapes that the same kernel serves.

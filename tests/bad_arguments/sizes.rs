@@ -5,7 +5,7 @@ use prflash::sampling::RowOrder;
 use prflash::{
     Attention, BlockGrid, Call, Chunk, DType, Decode, Documents, FirstPositions, Granularity, Kernel, Key,
     Layout, Matrix, PlanOptions, PositionIds, Queries, Result, Rows, Schedule, Sequence, SequenceId, Shape,
-    Tables, Tile,
+    Tables, Tile, TuningOptions,
 };
 
 use super::runner::{Case, tell};
@@ -208,6 +208,11 @@ pub fn attention(case: &mut Case) {
     options = accepted(options.clone().with_splits(splits)).unwrap_or(options);
     options = accepted(options.clone().with_sequences(sequences)).unwrap_or(options);
     assert!(options.splits().is_none_or(|splits| splits <= 1024));
+    let (rounds, trials) = (case.numbers.size(), case.numbers.size());
+    tell!(case, "TuningOptions: {rounds} rounds, {trials} trials");
+    let tuning = accepted(TuningOptions::new(rounds));
+    let tuning = tuning.and_then(|tuning| accepted(tuning.with_trials(trials)));
+    assert!(tuning.is_none_or(|tuning| (tuning.rounds(), tuning.trials()) == (rounds, trials)));
     tell!(case, "{attention:?}: visible({position}, {kv_len}), scale({dim})");
     let visible = attention.visible(position, kv_len);
     assert!(visible.start <= visible.end && visible.end <= kv_len);

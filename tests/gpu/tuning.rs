@@ -4,12 +4,17 @@ use crate::common::{Problem, Storage, gpu};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::{
     Attention, DType, Decode, Kernel, KvCache, Matrix, Pairing, PlanOptions, Positions, Rope, Shape, Tables,
-    Tile, TuningProfile,
+    Tile, TuningOptions, TuningProfile,
 };
 
 fn shapes() -> [Shape; 3] {
     let prefill = Shape::new(4, 2, 130, 32).unwrap();
     [prefill, prefill.with_kv_len(200).unwrap(), prefill.with_kv_len(300).unwrap().with_q_len(1).unwrap()]
+}
+
+/// One round, and few kernels: tests of what becomes of a choice aren't after the best.
+fn tuning(trials: usize) -> TuningOptions {
+    TuningOptions::new(1).unwrap().with_trials(trials).unwrap()
 }
 
 #[test]
@@ -58,7 +63,7 @@ fn kernels_are_known_by_name() {
 fn a_profile_is_used_on_its_device_and_for_its_classes() {
     let Some(context) = gpu("tuning") else { return };
     let attention = Attention::causal().with_lse(true);
-    let profile = attention.tune(&context, &shapes(), &PlanOptions::new(), 1).unwrap();
+    let profile = attention.tune(&context, &shapes(), &PlanOptions::new(), &tuning(17)).unwrap();
     assert_eq!(profile.choices.len(), 2, "{profile:?}");
     assert!(
         profile.choices.iter().all(|tuned| tuned.refused.is_empty() && tuned.ratio <= 1.0),
@@ -96,6 +101,40 @@ fn a_profile_is_used_on_its_device_and_for_its_classes() {
     assert_ne!(kernel(&attention, &with(&edited), &shapes()[0]), odd);
 }
 
+/// Of many kernels some are tried, among them such as no list has, and the chosen one is right.
+#[test]
+fn a_few_of_many_kernels_are_tried() {
+    let Some(context) = gpu("tuning by search") else { return };
+    let attention = Attention::causal();
+    let [shape, _, decode] = shapes();
+    for (trials, tried) in [(1, 1), (3, 3), (19, 19)] {
+        let profile = attention.tune(&context, &[shape], &PlanOptions::new(), &tuning(trials)).unwrap();
+        let [tuned] = &profile.choices[..] else { panic!("{profile:?}") };
+        assert_eq!(tuned.tried, tried, "{tuned:?}");
+        assert!(tuned.candidates > 40 && tuned.refused.is_empty() && tuned.ratio <= 1.0, "{tuned:?}");
+        let options = PlanOptions::new().with_tuning(profile.clone());
+        let problem = Problem::random(attention.clone(), shape, 2).with_options(options);
+        assert_eq!(problem.plan(&context).unwrap().kernel(), tuned.kernel);
+        problem.check(&context, Storage::HeadsFirst, &Tables::new(), "tuned by search");
+    }
+    // Where there are few, all are.
+    let profile = attention.tune(&context, &[decode], &PlanOptions::new(), &tuning(8)).unwrap();
+    let quads = context.capabilities().subgroup_sizes.is_some();
+    let all = if quads { 8 } else { 4 };
+    assert_eq!((profile.choices[0].tried, profile.choices[0].candidates), (all, all));
+}
+
+/// Profiles from before the counts were kept.
+#[cfg(feature = "serde")]
+#[test]
+fn older_profiles_are_read() {
+    let class = r#"{"head_dim":64,"value_dim":64,"storage":"f32","rows":0}"#;
+    let tuned = format!(r#"{{"class":{class},"kernel":"attention_naive","ratio":0.5,"refused":[]}}"#);
+    let profile = format!(r#"{{"adapter":"a","driver":"d","choices":[{tuned}]}}"#);
+    let profile: TuningProfile = serde_json::from_str(&profile).unwrap();
+    assert_eq!((profile.choices[0].tried, profile.choices[0].candidates), (0, 0));
+}
+
 #[test]
 fn positions_and_caches_are_classes_of_their_own() {
     let Some(context) = gpu("tuning of caches") else { return };
@@ -108,9 +147,9 @@ fn positions_and_caches_are_classes_of_their_own() {
     let (stored, unturned) = (cache(StoredKeys::AfterRotation), cache(StoredKeys::BeforeRotation));
     let options = PlanOptions::new();
     let profiles = [
-        turned.tune(&context, &[prefill], &options, 1).unwrap(),
-        plain.tune_cached(&stored, &[prefill, decode], &options, 1).unwrap(),
-        turned.tune_cached(&unturned, &[decode], &options, 1).unwrap(),
+        turned.tune(&context, &[prefill], &options, &tuning(10)).unwrap(),
+        plain.tune_cached(&stored, &[prefill, decode], &options, &tuning(12)).unwrap(),
+        turned.tune_cached(&unturned, &[decode], &options, &tuning(12)).unwrap(),
     ];
     let profile = profiles.into_iter().reduce(|one, other| one.with(other).unwrap()).unwrap();
     let classes: Vec<String> = profile.choices.iter().map(|tuned| tuned.class.to_string()).collect();
@@ -139,14 +178,14 @@ fn positions_and_caches_are_classes_of_their_own() {
 #[test]
 fn refusals_name_the_argument() {
     let Some(context) = gpu("tuning refusals") else { return };
-    let argument = |options: PlanOptions, shapes: &[Shape], rounds| {
-        Attention::causal().tune(&context, shapes, &options, rounds).unwrap_err().argument().unwrap()
+    let argument = |options: PlanOptions, shapes: &[Shape]| {
+        Attention::causal().tune(&context, shapes, &options, &tuning(1)).unwrap_err().argument().unwrap()
     };
-    assert_eq!(argument(PlanOptions::new(), &[], 1), "shapes");
-    assert_eq!(argument(PlanOptions::new(), &shapes(), 0), "rounds");
-    assert_eq!(argument(PlanOptions::new().with_kernel(Kernel::Naive), &shapes(), 1), "kernel");
+    assert_eq!(argument(PlanOptions::new(), &[]), "shapes");
+    assert_eq!(argument(PlanOptions::new().with_kernel(Kernel::Naive), &shapes()), "kernel");
     let other = Shape::new(4, 4, 1, 32).unwrap();
     let cache = KvCache::new(&context, Staircase::recommended(), &other, StoredKeys::AfterRotation).unwrap();
-    let error = Attention::causal().tune_cached(&cache, &shapes(), &PlanOptions::new(), 1).unwrap_err();
+    let error =
+        Attention::causal().tune_cached(&cache, &shapes(), &PlanOptions::new(), &tuning(1)).unwrap_err();
     assert_eq!(error.argument(), Some("shapes"));
 }
