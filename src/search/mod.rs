@@ -6,8 +6,8 @@
 //! sees what is good only together, [`CrossEntropy`] (arXiv 2410.18441 has hyper-parameters found
 //! so; the method is Rubinstein's), and to compare with [`Random`], [`Balanced`], [`Grid`] and [`Tpe`].
 //!
-//! Which to take: on trainings that none of them was made by, [`Tpe`] found the better points, with
-//! [`TreeCrossEntropy`] behind it and all others far behind both (`lab/RESULTS.md`). The tree asks for
+//! Which to take: on trainings that none of them was made by, [`TreeCrossEntropy`] and [`Tpe`] were
+//! level within their errors, and all others far behind both (`lab/RESULTS.md`). The former asks for
 //! whole rounds, which can be scored at the same time.
 //!
 //! With the feature `serde` a `Journal` keeps the trials in files, as they come.
