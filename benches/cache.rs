@@ -1,8 +1,11 @@
-//! What appending to the staircase cache costs on this device: prompts, single tokens, and stepping down.
+//! What appending to the staircase cache costs on this device: prompts, single tokens, and stepping
+//! down.
 //!
-//! Ways run in turn, round after round; medians over rounds with the range. A prompt goes into an empty sequence, whose memory is there already; a step of decode appends one token to
-//! each sequence, one submit a step, and a round of as many steps as a segment has tokens takes every kind of work in. Stepping down is what a
-//! chunk takes longer where as many segments as it has step from 8 to 4 bits, than where they stay.
+//! Ways run in turn, round after round; medians over rounds with the range. A prompt goes into an
+//! empty sequence, whose memory is there already; a step of decode appends one token to each
+//! sequence, one submit a step, and a round of as many steps as a segment has tokens takes every
+//! kind of work in. Stepping down is what a chunk takes longer where as many segments as it has
+//! step from 8 to 4 bits, than where they stay.
 //!
 //! ```text
 //! scripts/with-vulkan cargo bench --bench cache

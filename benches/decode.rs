@@ -1,4 +1,5 @@
-//! One step of decoding: plain tensors in f32 and f16, and the staircase presets, over long histories; and what splitting the keys is worth.
+//! One step of decoding: plain tensors in f32 and f16, and the staircase presets, over long
+//! histories; and what splitting the keys is worth.
 //!
 //! `cargo bench --bench decode -- [--rounds N] [--json]`
 

@@ -1,7 +1,8 @@
 //! Dense attention and PrFlashAttention, naive and tiled, on this device.
 //!
-//! All variants of a shape run in turn, round after round, so that a slow moment of the machine hits them alike; medians over rounds, with
-//! the range. Ratios are medians of ratios within a round.
+//! All variants of a shape run in turn, round after round, so that a slow moment of the machine
+//! hits them alike; medians over rounds, with the range. Ratios are medians of ratios within a
+//! round.
 //!
 //! ```text
 //! scripts/with-vulkan cargo bench --bench kernels               # about 12 minutes on two cores of software Vulkan

@@ -1,6 +1,8 @@
-//! What rotation and bias inside the kernel add to dense attention, on this device; and what rotation in place costs instead.
+//! What rotation and bias inside the kernel add to dense attention, on this device; and what
+//! rotation in place costs instead.
 //!
-//! Each way runs in turn with attention without positions, round after round; medians over rounds with the range, and medians of ratios within a round.
+//! Each way runs in turn with attention without positions, round after round; medians over rounds
+//! with the range, and medians of ratios within a round.
 //!
 //! ```text
 //! scripts/with-vulkan cargo bench --bench positions
@@ -65,7 +67,8 @@ fn main() -> Result<()> {
         let bound = plan.bind(&operands)?;
         plans.push((plan, bound));
     }
-    // Turned where they are stored, then attended without positions. Every round turns them on, which changes no time.
+    // Turned where they are stored, then attended without positions. Every round turns them on,
+    // which changes no time.
     let mut rotations = Vec::new();
     for pairing in [Pairing::Interleaved, Pairing::Half] {
         let plan = rope(pairing)?.plan_rotation(&context, DType::F32, len)?;
@@ -93,7 +96,8 @@ fn main() -> Result<()> {
             Ok(())
         }));
     }
-    // Each way in turn with none: a round of all would be long enough for the machine to change its pace.
+    // Each way in turn with none: a round of all would be long enough for the machine to change its
+    // pace.
     let mut pairs = Vec::new();
     for work in works {
         let (plan, bound) = &plans[0];

@@ -1,6 +1,8 @@
-//! What there is beside the plain call of a sampled schedule, on this device: the order of long rows, re-shaped tensors, rounds.
+//! What there is beside the plain call of a sampled schedule, on this device: the order of long
+//! rows, re-shaped tensors, rounds.
 //!
-//! The ways of one table run in turn, round after round; medians over rounds with the range, and medians of ratios within a round.
+//! The ways of one table run in turn, round after round; medians over rounds with the range, and
+//! medians of ratios within a round.
 //!
 //! ```text
 //! scripts/with-vulkan cargo bench --bench sampling
@@ -33,7 +35,8 @@ struct Arguments {
     bench: bool,
 }
 
-/// One table: what is compared, and seconds per way and round. The first way is what the others are compared with.
+/// One table: what is compared, and seconds per way and round. The first way is what the others are
+/// compared with.
 struct Table {
     title: String,
     ways: Vec<(String, Vec<f64>)>,
@@ -79,7 +82,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Rows of very different length: dense causal attention; a causal schedule; and one query block that sees everything among rows that see little ("global tokens").
+/// Rows of very different length: dense causal attention; a causal schedule; and one query block
+/// that sees everything among rows that see little ("global tokens").
 fn row_orders(context: &Context, rounds: usize) -> Result<Vec<Table>> {
     let (heads, len) = (4, 4096);
     let shape = Shape::new(heads, 1, len, 64)?;

@@ -16,8 +16,8 @@
 //! bytes       4·d·(3·I + N + C + 2·G + 2·R) + 8·(E + I·S)
 //! ```
 //!
-//! A product of two rows, and each of the two changes that follow from it, are 2·d operations. Bytes
-//! are the least that the kernels can do with: each row once for each kernel that needs it.
+//! A product of two rows, and each of the two changes that follow from it, are 2·d operations.
+//! Bytes are the least that the kernels can do with: each row once for each kernel that needs it.
 //!
 //! Below the table is an *estimate*, which nothing measured: a roofline of these numbers with a
 //! bandwidth and operations a second that are given. It leaves out latency, launches of kernels,

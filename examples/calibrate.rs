@@ -1,4 +1,5 @@
-//! Fits a profile to every head on one half of a real model's text and measures it on the other half. Host only.
+//! Fits a profile to every head on one half of a real model's text and measures it on the other
+//! half. Host only.
 //!
 //! ```text
 //! cargo run --release --features serde --example calibrate

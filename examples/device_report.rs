@@ -1,4 +1,5 @@
-//! What a device offers, which kernels it is given and why, how fast they are there, and whether they are right: to paste into an issue.
+//! What a device offers, which kernels it is given and why, how fast they are there, and whether
+//! they are right: to paste into an issue.
 //!
 //! ```text
 //! cargo run --release --example device_report            # text

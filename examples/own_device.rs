@@ -1,7 +1,9 @@
-//! Attention inside a program that already owns a wgpu device, an encoder and buffers: nothing is copied, and one submit does it all.
+//! Attention inside a program that already owns a wgpu device, an encoder and buffers: nothing is
+//! copied, and one submit does it all.
 //!
-//! The caller's own kernel fills a fused QKV buffer (as a projection would), prflash attends over it in place, a second kernel
-//! of the caller's reads the result: three steps in one encoder, on the caller's device, with no feature enabled on it.
+//! The caller's own kernel fills a fused QKV buffer (as a projection would), prflash attends over
+//! it in place, a second kernel of the caller's reads the result: three steps in one encoder, on
+//! the caller's device, with no feature enabled on it.
 //!
 //! ```text
 //! cargo run --release --example own_device

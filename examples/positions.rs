@@ -1,5 +1,5 @@
-//! What each bias against distance does before content is looked at: curves of the bias and of the attention prior, and how far the prior reaches. On the
-//! host; no GPU.
+//! What each bias against distance does before content is looked at: curves of the bias and of the
+//! attention prior, and how far the prior reaches. On the host; no GPU.
 //!
 //! ```text
 //! cargo run --release --example positions

@@ -1,5 +1,6 @@
-//! The first thing to run: exact causal attention and PrFlashAttention over the queries, keys and values of a real language model, on
-//! your GPU, checked against an exact reference, with the cost and the error of skipping printed and drawn.
+//! The first thing to run: exact causal attention and PrFlashAttention over the queries, keys and
+//! values of a real language model, on your GPU, checked against an exact reference, with the cost
+//! and the error of skipping printed and drawn.
 //!
 //! ```text
 //! cargo run --release --example quickstart
@@ -306,8 +307,8 @@ fn report(arguments: &Arguments, engine: &Engine<'_>, layer: &Layer, truth: &Tru
         }
     }
 
-    // First every result (which also warms the device up), then the clock: all variants in turn, so that a slow moment of the
-    // machine hits dense attention and its competitors alike.
+    // First every result (which also warms the device up), then the clock: all variants in turn, so
+    // that a slow moment of the machine hits dense attention and its competitors alike.
     engine.run(&dense)?;
     let tolerance = Tolerance::of_output(&truth.exact, &layer.shape, DType::F32);
     let dense_report = compare(&engine.output(&dense)?, &truth.exact.output, tolerance)?;

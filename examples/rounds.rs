@@ -1,5 +1,6 @@
-//! Attention in rounds, on the attention inputs of a real model: an estimate after every round, with its standard error; partition rounds that end exactly dense; and what
-//! uncorrected rounds converge to.
+//! Attention in rounds, on the attention inputs of a real model: an estimate after every round,
+//! with its standard error; partition rounds that end exactly dense; and what uncorrected rounds
+//! converge to.
 //!
 //! ```text
 //! cargo run --release --example rounds
@@ -175,7 +176,8 @@ impl<'a> Problem<'a> {
     fn measure(&self, arguments: &Arguments) -> Result<Measured> {
         let dense = self.exact(&Attention::causal(), &Tables::new())?;
         let profile = Profile::harmonic();
-        // Dense attention whose scores have + ln p(d). Weights enter scores as −β·ln w, so w = least p / p(d) gives ln p(d) and a constant, which no softmax sees.
+        // Dense attention whose scores have + ln p(d). Weights enter scores as −β·ln w, so w =
+        // least p / p(d) gives ln p(d) and a constant, which no softmax sees.
         let least = profile.probability(self.grid.key_blocks());
         let biased = Schedule::from_entries(
             &self.grid,

@@ -1,5 +1,6 @@
-//! Every sampler on the attention inputs of a real model: error against exact attention at the same expected number of blocks, over many seeds, beside
-//! sink+window, uniform random blocks and the heaviest blocks by true attention mass.
+//! Every sampler on the attention inputs of a real model: error against exact attention at the same
+//! expected number of blocks, over many seeds, beside sink+window, uniform random blocks and the
+//! heaviest blocks by true attention mass.
 //!
 //! ```text
 //! cargo run --release --example samplers
@@ -190,7 +191,8 @@ fn standard_error(values: &[f64]) -> f64 {
     (values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt()
 }
 
-/// How often each distance is kept over many schedules, with bounds that all hold with 99% confidence, against p(d).
+/// How often each distance is kept over many schedules, with bounds that all hold with 99%
+/// confidence, against p(d).
 fn frequency_picture(
     folder: &Path,
     grid: &BlockGrid,

@@ -1,6 +1,8 @@
-//! Staircase KV caches on the attention inputs of a real model: what they take and what they lose, by rung and by age, against KIVI, a plain cache and sinks + window of
-//! the same bytes. Every cache is filled token by token on the host and on the GPU, whose words must be the same, and the GPU's attention over them is compared with the oracle's. Without an adapter
-//! it is the host alone.
+//! Staircase KV caches on the attention inputs of a real model: what they take and what they lose,
+//! by rung and by age, against KIVI, a plain cache and sinks + window of the same bytes. Every
+//! cache is filled token by token on the host and on the GPU, whose words must be the same, and the
+//! GPU's attention over them is compared with the oracle's. Without an adapter it is the host
+//! alone.
 //!
 //! ```text
 //! cargo run --release --example staircase
@@ -44,7 +46,8 @@ struct Preset {
     formula_bytes: u64,
     bits_per_element: f64,
     layers: Vec<Measured>,
-    /// On the GPU: the largest deviation of an output from the oracle over the same words, in units of the largest |v|.
+    /// On the GPU: the largest deviation of an output from the oracle over the same words, in units
+    /// of the largest |v|.
     gpu_deviation: Option<f64>,
 }
 
@@ -254,7 +257,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// KIVI, the two presets, staircases that the planner finds for the same bytes, and sinks + window of the same bytes as each.
+/// KIVI, the two presets, staircases that the planner finds for the same bytes, and sinks + window
+/// of the same bytes as each.
 fn presets(shape: &Shape) -> Result<Vec<Preset>> {
     let len = shape.kv_len();
     let bytes = |staircase: &Staircase| staircase.standing(len).memory(shape).total();
@@ -305,7 +309,8 @@ fn presets(shape: &Shape) -> Result<Vec<Preset>> {
 }
 
 impl Preset {
-    /// Appends token by token, and at some steps near the end compares attention of the newest token's queries.
+    /// Appends token by token, and at some steps near the end compares attention of the newest
+    /// token's queries.
     fn measure(&mut self, context: Option<&Context>, layer: &Layer, steps: usize) -> Result<()> {
         let shape = &layer.shape;
         let (len, dim) = (shape.kv_len(), shape.head_dim());

@@ -172,7 +172,8 @@ fn train(context: &Context, corpus: &Corpus, options: Options) -> Result<Trained
         let before = begun.elapsed().as_secs_f64();
         let now = training.advance_blocking(batches)?;
         let seconds = begun.elapsed().as_secs_f64();
-        // As many as take about half a second; twice as many at most, since the first ones tell little.
+        // As many as take about half a second; twice as many at most, since the first ones tell
+        // little.
         let fitting = 0.5 / (seconds - before) * batches as f64;
         batches = (fitting as usize).clamp(1, 2 * batches);
         let speed = now.tokens as f64 / seconds;

@@ -9,8 +9,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why prflash refused or could not finish something.
 ///
 /// [`kind`](Error::kind) says what it is to a `match`; the predicates
-/// ([`is_invalid_argument`](Error::is_invalid_argument), [`is_device_lost`](Error::is_device_lost), …) ask for one kind.
-/// The message says which argument was wrong, what was expected and what came.
+/// ([`is_invalid_argument`](Error::is_invalid_argument), [`is_device_lost`](Error::is_device_lost),
+/// …) ask for one kind. The message says which argument was wrong, what was expected and what came.
 ///
 /// ```
 /// let error = prflash::Shape::new(9, 2, 128, 64).unwrap_err();
@@ -173,14 +173,15 @@ impl Error {
         self.kind() == ErrorKind::TooLarge
     }
 
-    /// A tensor, plan, cache, table or buffer belongs to another device than what it is used with, or commands were made for one.
-    /// [`argument`](Error::argument) names it.
+    /// A tensor, plan, cache, table or buffer belongs to another device than what it is used with,
+    /// or commands were made for one. [`argument`](Error::argument) names it.
     pub fn is_other_device(&self) -> bool {
         self.kind() == ErrorKind::OtherDevice
     }
 
-    /// Encoders that change a [`KvCache`](crate::KvCache) were submitted in another order than they were recorded in, or one was dropped on which a submitted one
-    /// relies. What was lost is in the message; the cache is as if what was lost had never been recorded.
+    /// Encoders that change a [`KvCache`](crate::KvCache) were submitted in another order than they
+    /// were recorded in, or one was dropped on which a submitted one relies. What was lost is in
+    /// the message; the cache is as if what was lost had never been recorded.
     pub fn is_out_of_order(&self) -> bool {
         self.kind() == ErrorKind::OutOfOrder
     }
@@ -195,13 +196,14 @@ impl Error {
         self.kind() == ErrorKind::UnknownVersion
     }
 
-    /// A file or stream couldn't be opened, read or written. The [`source`](std::error::Error::source)
-    /// is the [`std::io::Error`].
+    /// A file or stream couldn't be opened, read or written. The
+    /// [`source`](std::error::Error::source) is the [`std::io::Error`].
     pub fn is_io(&self) -> bool {
         self.kind() == ErrorKind::Io
     }
 
-    /// A training's weights grow past all bounds: its learning rate is too large, or its batches are.
+    /// A training's weights grow past all bounds: its learning rate is too large, or its batches
+    /// are.
     pub fn is_diverged(&self) -> bool {
         self.kind() == ErrorKind::Diverged
     }
@@ -231,8 +233,9 @@ impl Error {
         self.kind() == ErrorKind::Validation
     }
 
-    /// The name of the argument that was refused, for [`is_invalid_argument`](Error::is_invalid_argument),
-    /// [`is_too_large`](Error::is_too_large) and [`is_other_device`](Error::is_other_device).
+    /// The name of the argument that was refused, for
+    /// [`is_invalid_argument`](Error::is_invalid_argument), [`is_too_large`](Error::is_too_large)
+    /// and [`is_other_device`](Error::is_other_device).
     pub fn argument(&self) -> Option<&'static str> {
         match *self.0 {
             Kind::Argument { argument, .. }

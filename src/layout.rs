@@ -43,7 +43,8 @@ impl DType {
         }
     }
 
-    /// The unit roundoff u: rounding to this type changes a normal number by at most u times its magnitude.
+    /// The unit roundoff u: rounding to this type changes a normal number by at most u times its
+    /// magnitude.
     pub const fn unit_roundoff(self) -> f64 {
         match self {
             DType::F32 => 1.0 / (1u32 << 24) as f64,
@@ -91,9 +92,11 @@ impl std::fmt::Display for DType {
     }
 }
 
-/// Offset and strides, in elements, of a `[batch, head, token, channel]` tensor. Channels are contiguous.
+/// Offset and strides, in elements, of a `[batch, head, token, channel]` tensor. Channels are
+/// contiguous.
 ///
-/// The kernels load four channels at a time, so `offset`, the strides and the channel count are multiples of 4.
+/// The kernels load four channels at a time, so `offset`, the strides and the channel count are
+/// multiples of 4.
 ///
 /// ```
 /// use prflash::{Layout, Shape};
@@ -116,7 +119,8 @@ impl Layout {
     /// Contiguous `[batch, heads, len, dim]`.
     ///
     /// # Errors
-    /// Invalid argument unless `dim` is a positive multiple of 4; too large past 32-bit indices (an empty dimension counts as 1).
+    /// Invalid argument unless `dim` is a positive multiple of 4; too large past 32-bit indices (an
+    /// empty dimension counts as 1).
     pub fn heads_first(batch: usize, heads: usize, len: usize, dim: usize) -> Result<Self> {
         let row = dim;
         let head = len.saturating_mul(row);
@@ -132,8 +136,8 @@ impl Layout {
         Self::with_strides([batch, heads, len, dim], 0, [len.saturating_mul(row), dim, row])
     }
 
-    /// Queries, keys and values inside one `[batch, len, (heads + 2·kv_heads) · dim]` buffer: the result of a fused
-    /// QKV projection. Needs `q_len = kv_len`.
+    /// Queries, keys and values inside one `[batch, len, (heads + 2·kv_heads) · dim]` buffer: the
+    /// result of a fused QKV projection. Needs `q_len = kv_len`.
     ///
     /// # Errors
     /// Invalid argument if `q_len ≠ kv_len`; too large past 32-bit indices.
@@ -161,11 +165,13 @@ impl Layout {
         ])
     }
 
-    /// Any layout with contiguous channels: `dims = [batch, heads, len, dim]`, `strides = [batch, head, row]`.
+    /// Any layout with contiguous channels: `dims = [batch, heads, len, dim]`, `strides = [batch,
+    /// head, row]`.
     ///
     /// # Errors
-    /// Invalid argument unless `dim`, `offset` and every stride are multiples of 4 (`dim` positive); too large if the
-    /// last element lies past 32-bit indices, or a stride or the number of elements is (an empty dimension counts as 1).
+    /// Invalid argument unless `dim`, `offset` and every stride are multiples of 4 (`dim`
+    /// positive); too large if the last element lies past 32-bit indices, or a stride or the number
+    /// of elements is (an empty dimension counts as 1).
     pub fn with_strides(dims: [usize; 4], offset: usize, strides: [usize; 3]) -> Result<Self> {
         let dim = dims[3];
         ensure!(dim > 0 && dim.is_multiple_of(4), "dim", "expected a positive multiple of 4, got {dim}");
@@ -228,7 +234,8 @@ impl Layout {
         }
     }
 
-    /// One batch entry seen as a batch of head groups: entry g holds the heads `first..first + heads` of those `g·per_group .. (g + 1)·per_group`.
+    /// One batch entry seen as a batch of head groups: entry g holds the heads `first..first +
+    /// heads` of those `g·per_group .. (g + 1)·per_group`.
     pub(crate) fn grouped(&self, batch: usize, per_group: usize, first: usize, heads: usize) -> Self {
         let [_, all, len, dim] = self.dims;
         let [_, head, row] = self.strides;
@@ -259,7 +266,8 @@ impl Layout {
         self.try_extent().unwrap_or(usize::MAX)
     }
 
-    /// The element index of `[batch, head, token, channel]`; of one that isn't there where it would be, and `usize::MAX` past that.
+    /// The element index of `[batch, head, token, channel]`; of one that isn't there where it would
+    /// be, and `usize::MAX` past that.
     pub fn index(&self, batch: usize, head: usize, token: usize, channel: usize) -> usize {
         let [batches, heads, rows] = self.strides;
         let steps = [batch.saturating_mul(batches), head.saturating_mul(heads), token.saturating_mul(rows)];
@@ -288,8 +296,8 @@ impl Layout {
     /// Copies a contiguous `[batch, heads, len, dim]` slice into this layout inside `buffer`.
     ///
     /// # Errors
-    /// Invalid argument if `source` doesn't have [`elements`](Layout::elements) values or `buffer` fewer than
-    /// [`extent`](Layout::extent).
+    /// Invalid argument if `source` doesn't have [`elements`](Layout::elements) values or `buffer`
+    /// fewer than [`extent`](Layout::extent).
     pub fn scatter(&self, source: &[f32], buffer: &mut [f32]) -> Result<()> {
         self.check_slices(source.len(), buffer.len())?;
         let dim = self.dims[3];
@@ -299,10 +307,12 @@ impl Layout {
         Ok(())
     }
 
-    /// The inverse of [`scatter`](Layout::scatter): the tensor as a contiguous `[batch, heads, len, dim]` vector.
+    /// The inverse of [`scatter`](Layout::scatter): the tensor as a contiguous `[batch, heads, len,
+    /// dim]` vector.
     ///
     /// # Errors
-    /// Invalid argument if `buffer` has fewer than [`extent`](Layout::extent) values; too large (`dims`) where elements that share places are more than fit into memory.
+    /// Invalid argument if `buffer` has fewer than [`extent`](Layout::extent) values; too large
+    /// (`dims`) where elements that share places are more than fit into memory.
     pub fn gather(&self, buffer: &[f32]) -> Result<Vec<f32>> {
         self.check_slices(self.elements(), buffer.len())?;
         let dim = self.dims[3];

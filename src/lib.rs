@@ -1,9 +1,11 @@
-//! **prflash** is portable GPU attention in WGSL on [wgpu]: Vulkan, Metal, DX12 and WebGPU from one source, checked against an
-//! exact reference.
+//! **prflash** is portable GPU attention in WGSL on [wgpu]: Vulkan, Metal, DX12 and WebGPU from one
+//! source, checked against an exact reference.
 //!
-//! It computes causal and full attention (MHA, GQA, MQA; f32, f16 and bf16 storage; sliding windows, soft-caps, ragged and packed batches, log-sum-exp
-//! output; rotary positions and biases against distance) and **PrFlashAttention**: FlashAttention in which a key block takes part with a probability `p(d)` that falls harmonically with its
-//! block distance d (arXiv 2410.18441), so that cost grows like `T·ln T` blocks and not like `T²/2`.
+//! It computes causal and full attention (MHA, GQA, MQA; f32, f16 and bf16 storage; sliding
+//! windows, soft-caps, ragged and packed batches, log-sum-exp output; rotary positions and biases
+//! against distance) and **PrFlashAttention**: FlashAttention in which a key block takes part with
+//! a probability `p(d)` that falls harmonically with its block distance d (arXiv 2410.18441), so
+//! that cost grows like `T·ln T` blocks and not like `T²/2`.
 //!
 //! # The words
 //!
@@ -30,7 +32,8 @@
 //! | `subword` | sub-word encoding: vocabularies, segmentation, training (a feature) |
 //! | `word2vec` | word vectors: trained on the GPU, kept in files, judged (a feature) |
 //!
-//! Everything the GPU reads was decided on the host and is a plain value: print it, compare it, hand it to the oracle.
+//! Everything the GPU reads was decided on the host and is a plain value: print it, compare it,
+//! hand it to the oracle.
 //!
 //! # Exact attention, then a part of it
 //!
@@ -68,23 +71,27 @@
 //!
 //! # In your own encoder
 //!
-//! [`Plan::run`] allocates and submits; programs with buffers of their own call [`Plan::bind`] once and [`Plan::encode`] per step, which only
-//! records into their `wgpu::CommandEncoder`. See `examples/own_device.rs`.
+//! [`Plan::run`] allocates and submits; programs with buffers of their own call [`Plan::bind`] once
+//! and [`Plan::encode`] per step, which only records into their `wgpu::CommandEncoder`. See
+//! `examples/own_device.rs`.
 //!
 //! # Errors
 //!
-//! Nothing panics on bad input: constructors validate, and an [`Error`] names the argument, what was expected and what came.
+//! Nothing panics on bad input: constructors validate, and an [`Error`] names the argument, what
+//! was expected and what came.
 //!
 //! # Limits
 //!
-//! Every count has a bound, chosen so that what is computed from an accepted value fits its type: [`limits`] has them all. Queries never panic either: an index that isn't there
-//! gives the empty answer, or that of the nearest index, as each says. Time and memory are proportional to what is asked for or to the size of the input; where they aren't, the
-//! docs say what they are.
+//! Every count has a bound, chosen so that what is computed from an accepted value fits its type:
+//! [`limits`] has them all. Queries never panic either: an index that isn't there gives the empty
+//! answer, or that of the nearest index, as each says. Time and memory are proportional to what is
+//! asked for or to the size of the input; where they aren't, the docs say what they are.
 //!
 //! # Features
 //!
-//! `vulkan`, `metal`, `dx12` and `webgpu` (all on by default, each effective on its platforms) are wgpu's backends; `ndarray` adds upload from and
-//! readback into arrays, `serde` makes calibrations and tuning profiles serializable and keeps searches in files, `subword` is sub-word encoding,
+//! `vulkan`, `metal`, `dx12` and `webgpu` (all on by default, each effective on its platforms) are
+//! wgpu's backends; `ndarray` adds upload from and readback into arrays, `serde` makes calibrations
+//! and tuning profiles serializable and keeps searches in files, `subword` is sub-word encoding,
 //! `word2vec` vectors of words.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(unreachable_pub)]

@@ -1,7 +1,9 @@
 //! The bounds on every count, in one place.
 //!
-//! Constructors refuse what is past them ([too large](crate::Error::is_too_large), with the argument's name), so that nothing which is computed from an accepted value
-//! overflows, on 32-bit targets too. A device may hold less: what it refuses, it refuses when memory or bindings are made.
+//! Constructors refuse what is past them ([too large](crate::Error::is_too_large), with the
+//! argument's name), so that nothing which is computed from an accepted value overflows, on 32-bit
+//! targets too. A device may hold less: what it refuses, it refuses when memory or bindings are
+//! made.
 //!
 //! | count | at most | because |
 //! | --- | --- | --- |
@@ -21,16 +23,19 @@
 //! | words of a text for word vectors | [`MAX_TOKENS`] | draws go by u32 places |
 //! | values of a parameter that is [searched](crate::search) | [`MAX_VALUES`] | a draw looks at each |
 //!
-//! Workers of [`Schedule::load_balance`](crate::Schedule::load_balance) need no bound: those without work cost nothing.
+//! Workers of [`Schedule::load_balance`](crate::Schedule::load_balance) need no bound: those
+//! without work cost nothing.
 
 use crate::error::{Error, Result};
 
 /// Elements of a tensor, the gaps of its layout included: kernels index them by u32.
 ///
-/// An empty tensor counts as if each of its empty dimensions were 1, so that a length of 0 doesn't let other dimensions past this.
+/// An empty tensor counts as if each of its empty dimensions were 1, so that a length of 0 doesn't
+/// let other dimensions past this.
 pub const MAX_ELEMENTS: usize = u32::MAX as usize;
 
-/// Tokens of a sequence: 2³⁰ − 1. Kernels take positions as i32, and so must be what two of them may lie apart.
+/// Tokens of a sequence: 2³⁰ − 1. Kernels take positions as i32, and so must be what two of them
+/// may lie apart.
 pub const MAX_LEN: usize = i32::MAX as usize / 2;
 
 /// Query heads.
@@ -42,22 +47,29 @@ pub const MAX_BATCH: usize = 1 << 20;
 /// The largest head dimension of the kernels, in channels.
 pub const MAX_HEAD_DIM: usize = 256;
 
-/// Channels of a [`Rope`](crate::Rope). On the host it may turn wider heads than the kernels' [`MAX_HEAD_DIM`].
+/// Channels of a [`Rope`](crate::Rope). On the host it may turn wider heads than the kernels'
+/// [`MAX_HEAD_DIM`].
 pub const MAX_ROTARY_DIM: usize = 1 << 16;
 
-/// (cos, sin) pairs of a [`RopeTable`](crate::position::RopeTable), both levels together: 2 GiB of them.
+/// (cos, sin) pairs of a [`RopeTable`](crate::position::RopeTable), both levels together: 2 GiB of
+/// them.
 pub const MAX_ROPE_ENTRIES: usize = 1 << 28;
 
-/// Query blocks, or key blocks, that the tokens of a sequence fill: 2²⁴, which [`MAX_LEN`] tokens have in blocks of 64. (Where the first block is ragged too there may be one more.)
+/// Query blocks, or key blocks, that the tokens of a sequence fill: 2²⁴, which [`MAX_LEN`] tokens
+/// have in blocks of 64. (Where the first block is ragged too there may be one more.)
 pub const MAX_BLOCKS: usize = 1 << 24;
 
-/// Block distances of a [`CumulativeProfile`](crate::sampling::CumulativeProfile): those of the largest grid, with its ragged blocks.
+/// Block distances of a [`CumulativeProfile`](crate::sampling::CumulativeProfile): those of the
+/// largest grid, with its ragged blocks.
 pub const MAX_DISTANCES: usize = MAX_BLOCKS + 4;
 
-/// Block distances of a profile that a [`Renewal`](crate::sampling::Renewal) or [`RowColumn`](crate::sampling::RowColumn) walk is made from: 2¹⁷, with which that takes some seconds.
+/// Block distances of a profile that a [`Renewal`](crate::sampling::Renewal) or
+/// [`RowColumn`](crate::sampling::RowColumn) walk is made from: 2¹⁷, with which that takes some
+/// seconds.
 pub const MAX_WALK: usize = 1 << 17;
 
-/// Rounds of one problem: of [partition rounds](crate::sampling::partition_rounds), seeds of a [calibration](crate::calibration::Options::with_seeds), calls of a
+/// Rounds of one problem: of [partition rounds](crate::sampling::partition_rounds), seeds of a
+/// [calibration](crate::calibration::Options::with_seeds), calls of a
 /// [measurement](crate::Plan::timings).
 pub const MAX_ROUNDS: usize = 1 << 16;
 

@@ -1,15 +1,16 @@
 //! The counter-based random numbers behind every schedule.
 //!
-//! A draw is a pure function of its key: there is no state to carry, any row of a schedule can be drawn alone, and
-//! the result is the same on every machine, host or GPU. The functions here are **frozen**: changing them changes
-//! every schedule of every seed, so the tests below pin their values.
+//! A draw is a pure function of its key: there is no state to carry, any row of a schedule can be
+//! drawn alone, and the result is the same on every machine, host or GPU. The functions here are
+//! **frozen**: changing them changes every schedule of every seed, so the tests below pin their
+//! values.
 
 pub(crate) const PCG_MULTIPLIER: u32 = 747_796_405;
 pub(crate) const PCG_INCREMENT: u32 = 2_891_336_453;
 pub(crate) const PCG_OUTPUT: u32 = 277_803_737;
 
-/// One step of the PCG-RXS-M-XS hash on 32 bits (O'Neill 2014; as a GPU hash: Jarzynski and Olano, *Hash Functions
-/// for GPU Rendering*, 2020). A permutation of the 32-bit numbers.
+/// One step of the PCG-RXS-M-XS hash on 32 bits (O'Neill 2014; as a GPU hash: Jarzynski and Olano,
+/// *Hash Functions for GPU Rendering*, 2020). A permutation of the 32-bit numbers.
 ///
 /// ```
 /// assert_eq!(prflash::random::pcg_hash(0), 129_708_002);
@@ -35,7 +36,8 @@ fn hash_on(hash: u32, words: &[u32]) -> u32 {
     words.iter().fold(hash, |hash, &word| pcg_hash(hash ^ word))
 }
 
-/// What a random schedule is a function of, beside the profile: a seed, and which sequence, layer and round it is for.
+/// What a random schedule is a function of, beside the profile: a seed, and which sequence, layer
+/// and round it is for.
 ///
 /// Two schedules with the same key, grid, profile and sampler are equal, on every machine.
 ///
@@ -72,14 +74,15 @@ impl Key {
         Self { round, ..self }
     }
 
-    /// The uniform number of (head group, query block, purpose). `query_block` is absolute and may be negative when
-    /// there are more queries than keys.
+    /// The uniform number of (head group, query block, purpose). `query_block` is absolute and may
+    /// be negative when there are more queries than keys.
     pub(crate) fn uniform(&self, group: u32, query_block: i64, purpose: u32) -> u32 {
         let (hash, round) = self.prefix();
         hash_on(hash, &[group, round, query_block as u32, purpose])
     }
 
-    /// The hash of the words that all rows share, and the round, which goes into it after the group: where a kernel goes on.
+    /// The hash of the words that all rows share, and the round, which goes into it after the
+    /// group: where a kernel goes on.
     pub(crate) fn prefix(&self) -> (u32, u32) {
         let words = [self.seed as u32, (self.seed >> 32) as u32, self.sequence, self.layer];
         (hash_words(&words), self.round)

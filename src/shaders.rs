@@ -1,4 +1,5 @@
-//! The kernels as WGSL text, one per variant: what the device is given, to read, to validate, to compile elsewhere.
+//! The kernels as WGSL text, one per variant: what the device is given, to read, to validate, to
+//! compile elsewhere.
 //!
 //! Each part of the library has kernels of its own; here they are together.
 
@@ -56,7 +57,8 @@ pub struct Candidate {
     pub keys: usize,
     /// How often the inner loops of such a pass turn, where they aren't written out.
     pub turns: usize,
-    /// Multiply-adds that attention takes of each invocation for each key: those of the two products.
+    /// Multiply-adds that attention takes of each invocation for each key: those of the two
+    /// products.
     pub multiply_adds: usize,
     /// Whether keys and values pass through workgroup memory.
     pub staged: bool,

@@ -42,8 +42,9 @@ impl Shape {
     /// Self-attention of one sequence: batch 1, `q_len = kv_len = len`, `value_dim = head_dim`.
     ///
     /// # Errors
-    /// Invalid argument unless `heads ≥ 1`, `kv_heads` divides `heads`, and `head_dim` is a multiple of 4 from 4
-    /// to 256; too large past the [limits](crate::limits): heads, tokens, or elements of a tensor (an empty one counts as if it had a token).
+    /// Invalid argument unless `heads ≥ 1`, `kv_heads` divides `heads`, and `head_dim` is a
+    /// multiple of 4 from 4 to 256; too large past the [limits](crate::limits): heads, tokens, or
+    /// elements of a tensor (an empty one counts as if it had a token).
     pub fn new(heads: usize, kv_heads: usize, len: usize, head_dim: usize) -> Result<Self> {
         Self { batch: 1, heads, kv_heads, q_len: len, kv_len: len, head_dim, value_dim: head_dim }.validated()
     }
@@ -159,13 +160,14 @@ impl Shape {
         self.heads / self.kv_heads
     }
 
-    /// The absolute position of query 0: `kv_len − q_len` (bottom-right aligned, so it may be negative).
+    /// The absolute position of query 0: `kv_len − q_len` (bottom-right aligned, so it may be
+    /// negative).
     pub fn first_position(&self) -> i64 {
         self.kv_len as i64 - self.q_len as i64
     }
 
-    /// FLOPs of dense attention by the usual convention `2·(D + D_v)` per visible (query, key) pair:
-    /// `4·H·N²·D` for full square attention, about half of it if `causal`.
+    /// FLOPs of dense attention by the usual convention `2·(D + D_v)` per visible (query, key)
+    /// pair: `4·H·N²·D` for full square attention, about half of it if `causal`.
     pub fn dense_flops(&self, causal: bool) -> f64 {
         let (queries, keys) = (self.q_len as u64, self.kv_len as u64);
         let pairs = if causal {

@@ -1,7 +1,8 @@
 //! The one comparator: is a result of some device the exact one, within what its arithmetic allows?
 //!
-//! It is total: a number passes only if `|got − want| ≤ tolerance` holds, so a NaN never passes, an infinity only
-//! where the very same is expected, and a missing number is an error. Use it to check prflash on your own device:
+//! It is total: a number passes only if `|got − want| ≤ tolerance` holds, so a NaN never passes, an
+//! infinity only where the very same is expected, and a missing number is an error. Use it to check
+//! prflash on your own device:
 //!
 //! ```
 //! use prflash::verify::{Tolerance, compare};
@@ -36,12 +37,15 @@ impl Tolerance {
 
     /// What f32 arithmetic on these inputs, stored as `output`, may deviate in an output element.
     ///
-    /// A score is off by at most `ε = u·(D/4 + 8)·max Σ|q·k|·scale`: D/4 products are summed in each of four lanes, with a few roundings around
-    /// it, and `u = 2⁻²⁴`. Rotation adds less than `26u` of the rotated channels' part: u for each rounded
-    /// table of cos and sin and `√5·u` for each complex product (Brent, Percival and Zimmermann 2007), of which a query takes two and a key up to six: two levels of
-    /// the table, three steps of keys on from there, the place in the step, and the pair itself. That changes the softmax by `e^{2ε} − 1` in L1. The sums over keys add `u·(16 + 4√n)`: rounding errors of
-    /// n additions grow like √n with overwhelming probability (Higham and Mary 2019), and `exp` is good to a few units
-    /// in the last place. Both are relative to the largest value. Rounding to the output type adds its own unit roundoff.
+    /// A score is off by at most `ε = u·(D/4 + 8)·max Σ|q·k|·scale`: D/4 products are summed in
+    /// each of four lanes, with a few roundings around it, and `u = 2⁻²⁴`. Rotation adds less than
+    /// `26u` of the rotated channels' part: u for each rounded table of cos and sin and `√5·u` for
+    /// each complex product (Brent, Percival and Zimmermann 2007), of which a query takes two and a
+    /// key up to six: two levels of the table, three steps of keys on from there, the place in the
+    /// step, and the pair itself. That changes the softmax by `e^{2ε} − 1` in L1. The sums over
+    /// keys add `u·(16 + 4√n)`: rounding errors of n additions grow like √n with overwhelming
+    /// probability (Higham and Mary 2019), and `exp` is good to a few units in the last place. Both
+    /// are relative to the largest value. Rounding to the output type adds its own unit roundoff.
     pub fn of_output(exact: &Exact, shape: &Shape, output: DType) -> Self {
         Self::of_kernel_output(Kernel::Naive, exact, shape, output)
     }
@@ -51,26 +55,33 @@ impl Tolerance {
         Self::of_kernel_lse(Kernel::Naive, exact, shape)
     }
 
-    /// What a kernel may deviate in an output element: [`of_output`](Tolerance::of_output) for those that compute in f32, and more for those that take products in f16, of which the unit roundoff
-    /// is `h = 2⁻¹¹`.
+    /// What a kernel may deviate in an output element: [`of_output`](Tolerance::of_output) for
+    /// those that compute in f32, and more for those that take products in f16, of which the unit
+    /// roundoff is `h = 2⁻¹¹`.
     ///
     /// On matrix units ([`Kernel::Matrix`]):
     ///
-    /// - D products may be added one after another, each sum truncated instead of rounded: `2u·(D + 8)` of the score's magnitude.
+    /// - D products may be added one after another, each sum truncated instead of rounded: `2u·(D +
+    ///   8)` of the score's magnitude.
     /// - Rotated queries and keys are rounded to f16: `2h` of the rotated part of it.
-    /// - Weights are rounded to f16, `p̃ⱼ = pⱼ·(1 + δⱼ)` with `|δⱼ| ≤ h`, and the output is divided by their own sum. So it is off by `|Σ pⱼδⱼ(vⱼ − o)| / Σ p̃ⱼ`, at most `h / (1 − h)` times the
-    ///   mean deviation of values from their mean, which is at most their largest magnitude.
-    /// - Weights below 2⁻²⁹ of the largest are subnormal in f16, and matrix units may take them for 0: `n·2⁻²⁸` of the largest magnitude.
+    /// - Weights are rounded to f16, `p̃ⱼ = pⱼ·(1 + δⱼ)` with `|δⱼ| ≤ h`, and the output is divided
+    ///   by their own sum. So it is off by `|Σ pⱼδⱼ(vⱼ − o)| / Σ p̃ⱼ`, at most `h / (1 − h)` times
+    ///   the mean deviation of values from their mean, which is at most their largest magnitude.
+    /// - Weights below 2⁻²⁹ of the largest are subnormal in f16, and matrix units may take them for
+    ///   0: `n·2⁻²⁸` of the largest magnitude.
     ///
     /// [With half products](crate::Tile::with_half_products):
     ///
-    /// - A score is off by `11h` of its magnitude more: query, key (where it was rotated), up to 8 products summed in f16, and two such sums added.
-    /// - The weights add `(keys + 1)·h`: each is rounded, and the products of the keys of a step are summed in f16. That takes devices that keep subnormals of f16; where they don't, weights below
-    ///   2⁻¹⁴ of the largest may be lost.
+    /// - A score is off by `11h` of its magnitude more: query, key (where it was rotated), up to 8
+    ///   products summed in f16, and two such sums added.
+    /// - The weights add `(keys + 1)·h`: each is rounded, and the products of the keys of a step
+    ///   are summed in f16. That takes devices that keep subnormals of f16; where they don't,
+    ///   weights below 2⁻¹⁴ of the largest may be lost.
     pub fn of_kernel_output(kernel: Kernel, exact: &Exact, shape: &Shape, output: DType) -> Self {
         let Rounding { scores, weights } = Rounding::of(kernel, exact, shape);
         let softmax = (2.0 * scores).exp_m1() + weights + summation_error(shape);
-        // Twice the roundoff: packing may truncate where WGSL leaves the rounding open. 2⁻²⁴ is the last subnormal of f16.
+        // Twice the roundoff: packing may truncate where WGSL leaves the rounding open. 2⁻²⁴ is the
+        // last subnormal of f16.
         let (relative, smallest) = match output {
             DType::F32 => (0.0, 0.0),
             DType::F16 => (2.0 * output.unit_roundoff(), 1.0 / f64::from(1u32 << 24)),
@@ -79,7 +90,8 @@ impl Tolerance {
         Self { absolute: exact.max_value * softmax * (1.0 + relative) + smallest, relative }
     }
 
-    /// What a kernel may deviate in a natural-log log-sum-exp: as its scores do ([`of_kernel_output`](Tolerance::of_kernel_output)). Sums of weights are in f32 everywhere.
+    /// What a kernel may deviate in a natural-log log-sum-exp: as its scores do
+    /// ([`of_kernel_output`](Tolerance::of_kernel_output)). Sums of weights are in f32 everywhere.
     pub fn of_kernel_lse(kernel: Kernel, exact: &Exact, shape: &Shape) -> Self {
         let Rounding { scores, .. } = Rounding::of(kernel, exact, shape);
         Self { absolute: scores + summation_error(shape), relative: 4.0 * DType::F32.unit_roundoff() }

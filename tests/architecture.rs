@@ -1,4 +1,5 @@
-//! The house: which room of `src/` may use which, and no two files that use each other, however far around.
+//! The house: which room of `src/` may use which, and no two files that use each other, however far
+//! around.
 //!
 //! A room is a folder or a file below `src/`. Every path in the code (but for tests) that leads
 //! into another room is an arrow; names that a module re-exports are followed to the file that

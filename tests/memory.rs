@@ -1,4 +1,5 @@
-//! Schedules of a million tokens: memory is proportional to the kept blocks, never to the square of the context. No GPU.
+//! Schedules of a million tokens: memory is proportional to the kept blocks, never to the square of
+//! the context. No GPU.
 #![allow(unsafe_code)] // a global allocator that counts can't be written without
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -14,8 +15,9 @@ struct Counting;
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: every call is passed on to the system's allocator unchanged; counting touches no memory of the caller's. `realloc` and `alloc_zeroed` come down to these
-// two by the trait's own implementation.
+// SAFETY: every call is passed on to the system's allocator unchanged; counting touches no memory
+// of the caller's. `realloc` and `alloc_zeroed` come down to these two by the trait's own
+// implementation.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let in_use = IN_USE.fetch_add(layout.size(), Relaxed) + layout.size();

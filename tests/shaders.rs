@@ -1,5 +1,6 @@
-//! Every shader variant, without a GPU: naga validates it and translates it to SPIR-V, MSL and HLSL; its structs and bindings are what
-//! Rust thinks they are. The sources are left in `target/shaders` for other compilers (`scripts/tint-check`).
+//! Every shader variant, without a GPU: naga validates it and translates it to SPIR-V, MSL and
+//! HLSL; its structs and bindings are what Rust thinks they are. The sources are left in
+//! `target/shaders` for other compilers (`scripts/tint-check`).
 
 use std::path::PathBuf;
 
@@ -10,7 +11,8 @@ use prflash::shaders::{self, ShaderSource};
 fn validated(shader: &ShaderSource) -> (naga::Module, ModuleInfo) {
     let module = naga::front::wgsl::parse_str(&shader.wgsl)
         .unwrap_or_else(|error| panic!("{}: {}", shader.name, error.emit_to_string(&shader.wgsl)));
-    // Nothing beyond core WebGPU, of which pack2x16float is a part (only OpenGL ES lacks it), but what the shader names.
+    // Nothing beyond core WebGPU, of which pack2x16float is a part (only OpenGL ES lacks it), but
+    // what the shader names.
     let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     if shader.subgroups {
         capabilities |= Capabilities::SUBGROUP;
@@ -226,7 +228,8 @@ fn names_are_unique_and_sources_are_left_for_other_compilers() {
         let file = format!("{}.wgsl", shader.name);
         let subgroups = shader.subgroups && !shader.cooperative;
         let enable = if subgroups { "enable subgroups;\n" } else { "" };
-        // The matrices are wgpu's own extension, by a name that no browser has: such shaders are skipped, by name.
+        // The matrices are wgpu's own extension, by a name that no browser has: such shaders are
+        // skipped, by name.
         let features = [
             ("subgroups", subgroups),
             ("shader-f16", shader.f16),

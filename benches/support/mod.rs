@@ -11,8 +11,9 @@ use testkit::statistics::{median, range};
 /// Something to measure: it records its work into an encoder.
 pub type Work<'a> = Box<dyn FnMut(&mut CommandEncoder) -> Result<()> + 'a>;
 
-/// Wall seconds from recording to completion, per work and round. All works run in turn, round after round, so that a slow moment of the machine hits them
-/// alike; a first round warms up and isn't counted.
+/// Wall seconds from recording to completion, per work and round. All works run in turn, round
+/// after round, so that a slow moment of the machine hits them alike; a first round warms up and
+/// isn't counted.
 pub fn interleave(context: &Context, rounds: usize, works: &mut [Work<'_>]) -> Result<Vec<Vec<f64>>> {
     let mut seconds = vec![Vec::with_capacity(rounds); works.len()];
     for round in 0..=rounds {

@@ -1,7 +1,8 @@
 //! The driver's machine code as text: blocks, loops, and what is counted on a loop's hot path.
 //!
-//! Blocks are what lies between labels (`BB7:`); edges are branches and falling through. The compiler's code is structured, so an edge to an earlier
-//! block closes a loop, and the loop's body is what reaches that edge without passing its head.
+//! Blocks are what lies between labels (`BB7:`); edges are branches and falling through. The
+//! compiler's code is structured, so an edge to an earlier block closes a loop, and the loop's body
+//! is what reaches that edge without passing its head.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
@@ -11,7 +12,8 @@ use serde::{Deserialize, Serialize};
 /// How many instructions of each class, and the bytes that they load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counts {
-    /// Multiply-adds of vectors: `v_fma…`, `v_mac…`, `v_mad_f…`, `v_pk_fma…`, `v_dot…`. Each half of a dual-issue instruction is one.
+    /// Multiply-adds of vectors: `v_fma…`, `v_mac…`, `v_mad_f…`, `v_pk_fma…`, `v_dot…`. Each half
+    /// of a dual-issue instruction is one.
     pub fma: f64,
     /// Matrix instructions.
     pub wmma: f64,
@@ -37,7 +39,8 @@ pub struct Counts {
     pub moves: f64,
     /// Of `transcendental`: reciprocals.
     pub reciprocals: f64,
-    /// Multiply-adds of one lane: as `fma`, with 2 for packed ones and those of matrix instructions per lane of a wave of 32.
+    /// Multiply-adds of one lane: as `fma`, with 2 for packed ones and those of matrix instructions
+    /// per lane of a wave of 32.
     pub multiply_adds: f64,
     /// Bytes loaded per wave by scalar loads.
     pub scalar_bytes: f64,
@@ -309,9 +312,10 @@ impl Program {
 
     /// The loop over keys, or nothing where no loop has multiply-adds.
     ///
-    /// The *step loop* is the one with the most multiply-adds on its hot path, inner loops left out. A hot path is, of all paths through a loop, the one with
-    /// the most multiply-adds, then the one with the fewest instructions. A soft-cap, which has a
-    /// few besides its division, is no part of it.
+    /// The *step loop* is the one with the most multiply-adds on its hot path, inner loops left
+    /// out. A hot path is, of all paths through a loop, the one with the most multiply-adds, then
+    /// the one with the fewest instructions. A soft-cap, which has a few besides its division, is
+    /// no part of it.
     pub fn key_loop(&self, steps: &Steps) -> Option<KeyLoop> {
         let own = |at: &usize| {
             let path = self.hot_path(*at, &|_| Some(0.0));
@@ -321,7 +325,8 @@ impl Program {
         if own(&step) == 0 {
             return None;
         }
-        // Inner loops that fill workgroup memory turn as often as that takes; of those without multiply-adds nothing is known but that they turn.
+        // Inner loops that fill workgroup memory turn as often as that takes; of those without
+        // multiply-adds nothing is known but that they turn.
         let inner = |at: usize| {
             let turn = self.hot_path(at, &|_| Some(1.0));
             Some(match () {

@@ -76,7 +76,8 @@ impl Budget {
         serde_json::from_str(&text).with_context(|| format!("{} isn't a budget", path.display()))
     }
 
-    /// What the rows are worse in. `complete`: the rows are all that plans choose, so that limits without a row are out of date.
+    /// What the rows are worse in. `complete`: the rows are all that plans choose, so that limits
+    /// without a row are out of date.
     pub fn check(&self, rows: &[Row], complete: bool) -> Vec<String> {
         let mut failures = Vec::new();
         for row in rows.iter().filter(|row| row.chosen) {

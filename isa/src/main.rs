@@ -1,25 +1,36 @@
 //! What prflash's kernels become on AMD GPUs, counted without a GPU: `scripts/isa` runs it.
 //!
-//! RADV, Mesa's Vulkan driver, can compile for a chip that isn't there ([`null_device`]). Each kernel goes through naga with the options that wgpu would give it
-//! ([`spirv`]); the driver says how many registers it takes and prints the machine code, of which the loop over keys is found and counted ([`assembly`]). What plans
-//! choose on GPUs has limits in `budget.json` ([`budget`]).
+//! RADV, Mesa's Vulkan driver, can compile for a chip that isn't there ([`null_device`]). Each
+//! kernel goes through naga with the options that wgpu would give it ([`spirv`]); the driver says
+//! how many registers it takes and prints the machine code, of which the loop over keys is found
+//! and counted ([`assembly`]). What plans choose on GPUs has limits in `budget.json` ([`budget`]).
 //!
 //! # What is counted
 //!
-//! All instructions of a key block of 64 keys: the unmasked step over `keys` of them as often as the block has steps, and once what comes around. Of the
-//! paths through a loop the one with the most multiply-adds counts, then the shortest: so the step without a mask, scores without a soft cap, and all blocks rather than a list of them.
-//! An inner loop that fills workgroup memory turns as often as it takes to fill it; one with multiply-adds as often as the kernel's source says; any other counts once.
+//! All instructions of a key block of 64 keys: the unmasked step over `keys` of them as often as
+//! the block has steps, and once what comes around. Of the paths through a loop the one with the
+//! most multiply-adds counts, then the shortest: so the step without a mask, scores without a soft
+//! cap, and all blocks rather than a list of them. An inner loop that fills workgroup memory turns
+//! as often as it takes to fill it; one with multiply-adds as often as the kernel's source says;
+//! any other counts once.
 //!
-//! * `fma_share`: multiply-adds among *all* instructions, those that only order others (waits, `s_delay_alu`) included. Each half of a dual-issue instruction is one.
-//! * `vector_share`: multiply-adds among the vector instructions, transcendental ones four times: the share of peak if all else overlaps with other waves.
-//!   Between these two lies what a kernel may reach when nothing waits for memory. They are static estimates: good for comparing, and no measurement.
-//! * `useful_share`: as the first, of the 2·D multiply-adds per row and key that attention takes. Compilers write other things as multiply-adds, too.
-//! * `bytes_per_flop`: what a wave asks of memory and caches, for two operations of each multiply-add. Each spilled register that is loaded again counts.
+//! * `fma_share`: multiply-adds among *all* instructions, those that only order others (waits,
+//!   `s_delay_alu`) included. Each half of a dual-issue instruction is one.
+//! * `vector_share`: multiply-adds among the vector instructions, transcendental ones four times:
+//!   the share of peak if all else overlaps with other waves. Between these two lies what a kernel
+//!   may reach when nothing waits for memory. They are static estimates: good for comparing, and no
+//!   measurement.
+//! * `useful_share`: as the first, of the 2·D multiply-adds per row and key that attention takes.
+//!   Compilers write other things as multiply-adds, too.
+//! * `bytes_per_flop`: what a wave asks of memory and caches, for two operations of each
+//!   multiply-add. Each spilled register that is loaded again counts.
 //!
 //! # What isn't
 //!
-//! Latencies, caches, clocks, conflicts of banks, and how a chip hides one wave's waits behind another's work. On RDNA3 a wave of 64 may issue both of its halves at once:
-//! the text doesn't show it. Paths that have more multiply-adds than the usual one (a bias that is evaluated in full) are taken for the usual one.
+//! Latencies, caches, clocks, conflicts of banks, and how a chip hides one wave's waits behind
+//! another's work. On RDNA3 a wave of 64 may issue both of its halves at once: the text doesn't
+//! show it. Paths that have more multiply-adds than the usual one (a bias that is evaluated in
+//! full) are taken for the usual one.
 
 mod assembly;
 mod budget;
@@ -42,9 +53,11 @@ use null_device::NullDevice;
 use row::Row;
 use spirv::Checks;
 
-/// Compiles prflash's kernels for AMD GPUs without one, counts the instructions of their loops over keys, and compares with the committed limits.
+/// Compiles prflash's kernels for AMD GPUs without one, counts the instructions of their loops over
+/// keys, and compares with the committed limits.
 ///
-/// Families are those of RADV: navi31 (RDNA3), navi21 (RDNA2), vega10 (GCN). Rows marked * are what plans choose on GPUs; those have limits.
+/// Families are those of RADV: navi31 (RDNA3), navi21 (RDNA2), vega10 (GCN). Rows marked * are what
+/// plans choose on GPUs; those have limits.
 #[derive(Parser)]
 #[command(name = "scripts/isa", after_help = EXITS)]
 struct Args {
@@ -57,7 +70,8 @@ struct Args {
     /// Other tile shapes, too (minutes)
     #[arg(long)]
     all: bool,
-    /// Shaders without wgpu's checks (`ContextOptions::trusted_shaders`); limits are for shaders with them
+    /// Shaders without wgpu's checks (`ContextOptions::trusted_shaders`); limits are for shaders
+    /// with them
     #[arg(long)]
     trusted: bool,
     /// Lanes of a wave to insist on (32, 64), which wgpu can't; limits are for the driver's choice

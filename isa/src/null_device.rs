@@ -1,4 +1,5 @@
-//! RADV's null device: a driver that compiles for a chip that isn't there. The one module that talks to Vulkan.
+//! RADV's null device: a driver that compiles for a chip that isn't there. The one module that
+//! talks to Vulkan.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -39,7 +40,8 @@ pub struct Compiled {
 }
 
 impl NullDevice {
-    /// Opens a device of this family, as RADV names them: `navi31`, `vega10`. `robust` is how wgpu opens devices: with robust buffer access.
+    /// Opens a device of this family, as RADV names them: `navi31`, `vega10`. `robust` is how wgpu
+    /// opens devices: with robust buffer access.
     ///
     /// # Errors
     /// No Vulkan loader, no such driver, one that has no null device, or no such family.
@@ -147,7 +149,8 @@ impl NullDevice {
         if cooperative {
             create = create.push_next(&mut matrix);
         }
-        // SAFETY: names and features are those that the device reports; all lives until the call returns.
+        // SAFETY: names and features are those that the device reports; all lives until the call
+        // returns.
         let device =
             unsafe { instance.create_device(physical, &create, None) }.context("no Vulkan device")?;
         let executables = khr::pipeline_executable_properties::Device::new(instance, &device);
@@ -242,7 +245,8 @@ impl NullDevice {
             .map(|number| {
                 let name = number.name_as_c_str().unwrap_or_default().to_string_lossy().into_owned();
                 let value = if number.format == vk::PipelineExecutableStatisticFormatKHR::UINT64 {
-                    // SAFETY: of the union's members this is the one that `format` names; RADV sets no other.
+                    // SAFETY: of the union's members this is the one that `format` names; RADV sets
+                    // no other.
                     unsafe { number.value.u64 }
                 } else {
                     0
@@ -260,7 +264,8 @@ impl NullDevice {
         }
         let mut count = texts.len() as u32;
         let read = self.executables.fp().get_pipeline_executable_internal_representations_khr;
-        // SAFETY: `texts` holds `count` structures whose buffers are as large as the driver asked for.
+        // SAFETY: `texts` holds `count` structures whose buffers are as large as the driver asked
+        // for.
         unsafe { read(self.device.handle(), &info, &mut count, texts.as_mut_ptr()) }.result()?;
         let assembly = texts
             .iter()

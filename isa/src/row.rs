@@ -44,7 +44,8 @@ pub struct Row {
     pub key_loop: bool,
     /// Multiply-adds among all instructions, dual issue counted as two.
     pub fma_share: f64,
-    /// As `fma_share`, of the multiply-adds that attention takes: without those that convert or rescale.
+    /// As `fma_share`, of the multiply-adds that attention takes: without those that convert or
+    /// rescale.
     pub useful_share: f64,
     /// Multiply-adds among the vector unit's time: the share of peak where all else overlaps.
     pub vector_share: f64,
@@ -52,7 +53,8 @@ pub struct Row {
     pub wmma_share: f64,
     /// Instructions per key of a block.
     pub per_key: f64,
-    /// Bytes that a wave loads from memory (caches included) per floating-point operation of its multiply-adds.
+    /// Bytes that a wave loads from memory (caches included) per floating-point operation of its
+    /// multiply-adds.
     pub bytes_per_flop: f64,
     /// Of a key block's instructions, or of the whole program's.
     pub counts: Counts,

@@ -1,4 +1,5 @@
-//! WGSL to SPIR-V, with the options that wgpu 30 gives naga for a Vulkan device with robust buffer access.
+//! WGSL to SPIR-V, with the options that wgpu 30 gives naga for a Vulkan device with robust buffer
+//! access.
 
 use anyhow::{Context, Result, anyhow};
 use naga::back::spv;

@@ -18,7 +18,8 @@ use tiktoken_rs::CoreBPE;
 
 #[derive(Parser)]
 struct Arguments {
-    /// A text; repeat for more. Both vocabularies are trained on all. Persuasion, which ships, by default.
+    /// A text; repeat for more. Both vocabularies are trained on all. Persuasion, which ships, by
+    /// default.
     #[arg(long)]
     text: Vec<PathBuf>,
     /// Pieces.

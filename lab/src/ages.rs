@@ -1,4 +1,5 @@
-//! The error of a staircase cache by the age of tokens: real queries, keys and values of a model's layers, compared on the host in f64.
+//! The error of a staircase cache by the age of tokens: real queries, keys and values of a model's
+//! layers, compared on the host in f64.
 
 use std::ops::Range;
 
@@ -78,7 +79,8 @@ pub struct AgeError {
     pub layer: usize,
     /// Ages in tokens: 0 is the newest token.
     pub ages: Range<usize>,
-    /// Root mean square error of scores, in natural units; none if the layer's queries see no such token.
+    /// Root mean square error of scores, in natural units; none if the layer's queries see no such
+    /// token.
     pub score_error: Option<f64>,
     /// What these tokens contribute to the error of the output, over the output's norm.
     pub output_error: f64,
@@ -131,7 +133,8 @@ pub fn unit(window: usize, layer: usize) -> usize {
     1000 * window + layer
 }
 
-/// The layers that are looked at: at most ten of those to which a setting's staircase applies, evenly spread, the first and the last among them.
+/// The layers that are looked at: at most ten of those to which a setting's staircase applies,
+/// evenly spread, the first and the last among them.
 pub fn layers(config: &Config, setting: &Setting) -> Vec<usize> {
     let with: Vec<usize> =
         (0..config.layers).filter(|&layer| setting.staircase(config, layer).is_some()).collect();

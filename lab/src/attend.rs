@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 
-/// What a layer's projections give for new tokens, before any rotation: rows of tokens, each with all its heads.
+/// What a layer's projections give for new tokens, before any rotation: rows of tokens, each with
+/// all its heads.
 #[derive(Clone, Copy, Debug)]
 pub struct Qkv<'a> {
     /// New tokens.
@@ -17,13 +18,15 @@ pub struct Qkv<'a> {
 
 /// Attention with a memory of the keys and values of one sequence, layer by layer.
 pub trait Attend {
-    /// Remembers the new keys and values of a layer and returns what its queries see: `[tokens, heads · head_dim]`.
+    /// Remembers the new keys and values of a layer and returns what its queries see: `[tokens,
+    /// heads · head_dim]`.
     ///
     /// # Errors
     /// More tokens than the backend was made for; what its device refuses.
     fn attend(&mut self, layer: usize, new: &Qkv<'_>) -> Result<Vec<f32>>;
 
-    /// Forgets everything. The next tokens are the first of sequence `sequence`, whose schedules are drawn apart from those of other sequences.
+    /// Forgets everything. The next tokens are the first of sequence `sequence`, whose schedules
+    /// are drawn apart from those of other sequences.
     fn start(&mut self, sequence: u32);
 
     /// What was stored and visited since [`start`](Attend::start).
@@ -49,7 +52,8 @@ pub struct Usage {
     pub kv_f16_bytes: u64,
     /// The layers with a staircase among them, if there are any.
     pub rungs: Option<Rungs>,
-    /// By token: key blocks visited, summed over the heads of the layers that have no window of their own, and over rounds.
+    /// By token: key blocks visited, summed over the heads of the layers that have no window of
+    /// their own, and over rounds.
     pub visited: Vec<u64>,
     /// By token: what dense attention visits there.
     pub dense: Vec<u64>,

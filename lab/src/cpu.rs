@@ -11,8 +11,10 @@ use crate::config::Config;
 use crate::gpu::Visits;
 use crate::setting::{Rounds, Setting};
 
-/// [`Attend`] without a device: f32, one head and one query after the other. Schedules, frequencies and biases are the host values that the GPU
-/// is given; scores, masks and softmax are its own. Layers with a staircase are the exception: they are the library's host cache, read by its oracle.
+/// [`Attend`] without a device: f32, one head and one query after the other. Schedules, frequencies
+/// and biases are the host values that the GPU is given; scores, masks and softmax are its own.
+/// Layers with a staircase are the exception: they are the library's host cache, read by its
+/// oracle.
 pub struct CpuAttention {
     config: Config,
     setting: Setting,

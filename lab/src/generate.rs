@@ -42,8 +42,8 @@ pub struct Generated {
     pub interrupted: bool,
 }
 
-/// Continues a prompt until a text ends, `max_new` is reached, or `step` returns [`Interrupted`]. `step` is called before each layer, with the tokens read so
-/// far; `emit` gets each new token.
+/// Continues a prompt until a text ends, `max_new` is reached, or `step` returns [`Interrupted`].
+/// `step` is called before each layer, with the tokens read so far; `emit` gets each new token.
 ///
 /// # Errors
 /// An empty prompt; what the backend and `emit` return.

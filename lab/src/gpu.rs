@@ -26,7 +26,8 @@ pub struct GpuAttention {
     visits: Visits,
 }
 
-/// Plans of layers that compute the same: one for pieces of a text, and one for single tokens, which has another kernel.
+/// Plans of layers that compute the same: one for pieces of a text, and one for single tokens,
+/// which has another kernel.
 struct Kind {
     reading: Planned,
     writing: Planned,
@@ -57,7 +58,8 @@ struct LayerState {
 }
 
 impl GpuAttention {
-    /// Makes ready for sequences of at most `max_tokens` tokens, which come at most `max_chunk` at a time.
+    /// Makes ready for sequences of at most `max_tokens` tokens, which come at most `max_chunk` at
+    /// a time.
     ///
     /// # Errors
     /// What the device refuses.
@@ -174,7 +176,8 @@ impl Attend for GpuAttention {
             plan.encode(&mut encoder, bound, memory, [q_len, kv_len], Some(tables), round)?;
         }
         context.queue().submit([encoder.finish()]);
-        // Tokens first, all heads of one behind each other: rows of one head, to the view that is read back.
+        // Tokens first, all heads of one behind each other: rows of one head, to the view that is
+        // read back.
         let rows = Layout::heads_first(1, 1, q_len, heads * head_dim)?;
         Ok(self.output.with_layout(rows)?.read_blocking(context)?)
     }

@@ -1,7 +1,8 @@
 //! Real language models on prflash: GGUF files in, text and perplexities out.
 //!
-//! Embeddings, norms and linear layers run on the CPU (candle); attention, positions and the memory of keys and values are prflash's, on the GPU. The two meet in one
-//! trait, [`attend::Attend`], so the same model also runs on plain CPU attention, which is what the GPU is checked against.
+//! Embeddings, norms and linear layers run on the CPU (candle); attention, positions and the memory
+//! of keys and values are prflash's, on the GPU. The two meet in one trait, [`attend::Attend`], so
+//! the same model also runs on plain CPU attention, which is what the GPU is checked against.
 //!
 //! | module | what it is |
 //! | --- | --- |

@@ -1,6 +1,7 @@
 //! Where the keys and values of a layer live on the GPU.
 //!
-//! [`Memory`] owns the buffers of one layer; the rest of the GPU backend only appends to it, binds plans to it, and asks for bytes.
+//! [`Memory`] owns the buffers of one layer; the rest of the GPU backend only appends to it, binds
+//! plans to it, and asks for bytes.
 
 use anyhow::{Result, ensure};
 use prflash::cache::{Staircase, StoredKeys};
@@ -52,8 +53,8 @@ impl Memory {
         }
     }
 
-    /// Remembers the keys and values of new tokens, by commands in the encoder or before them. Whether buffers moved, so that what was bound to the old ones has
-    /// to be bound again.
+    /// Remembers the keys and values of new tokens, by commands in the encoder or before them.
+    /// Whether buffers moved, so that what was bound to the old ones has to be bound again.
     ///
     /// # Errors
     /// More tokens than the memory is for; what the device refuses.
@@ -172,7 +173,8 @@ pub struct Stairs {
 }
 
 impl Stairs {
-    /// An empty cache for the key/value heads, channels and `kv_len` of `shape`. Keys that are stored after their rotation are turned by `rope` in `staging`.
+    /// An empty cache for the key/value heads, channels and `kv_len` of `shape`. Keys that are
+    /// stored after their rotation are turned by `rope` in `staging`.
     ///
     /// # Errors
     /// What the library or the device refuses.

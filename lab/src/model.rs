@@ -66,8 +66,8 @@ impl Model {
     /// Loads the tensors of a file. `loaded` hears of each layer and may stop it.
     ///
     /// # Errors
-    /// What [`Config::read`] refuses; tensors that are missing, cut off or of another shape; tensors of
-    /// the file that no part of the model reads; and what `loaded` returns.
+    /// What [`Config::read`] refuses; tensors that are missing, cut off or of another shape;
+    /// tensors of the file that no part of the model reads; and what `loaded` returns.
     pub fn load(file: &ModelFile, mut loaded: impl FnMut(usize, usize) -> Result<()>) -> Result<Self> {
         let config = Config::read(file)?;
         let Config { width, hidden, heads, kv_heads, head_dim, vocabulary, .. } = config;
@@ -111,7 +111,8 @@ impl Model {
         &self.config
     }
 
-    /// The final hidden states `[tokens, width]` of tokens that follow those `attention` remembers. `step` is called before each layer and may stop it.
+    /// The final hidden states `[tokens, width]` of tokens that follow those `attention` remembers.
+    /// `step` is called before each layer and may stop it.
     ///
     /// # Errors
     /// An id outside the vocabulary; what `attention` and `step` return.

@@ -1,6 +1,8 @@
-//! The passkey test: a number hidden in a long text, asked for at its end (after Mohtashami and Jaggi, arXiv 2305.16300, appendix).
+//! The passkey test: a number hidden in a long text, asked for at its end (after Mohtashami and
+//! Jaggi, arXiv 2305.16300, appendix).
 //!
-//! The answer is read along with the prompt, and counts as right if each of its tokens is the likeliest one: exactly when the model, left alone, would have written it.
+//! The answer is read along with the prompt, and counts as right if each of its tokens is the
+//! likeliest one: exactly when the model, left alone, would have written it.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -33,7 +35,8 @@ pub struct Prompt {
 }
 
 impl Prompt {
-    /// `width` tokens with the number at `depth` percent, in the text that `hay` holds. The number is a function of `seed`.
+    /// `width` tokens with the number at `depth` percent, in the text that `hay` holds. The number
+    /// is a function of `seed`.
     ///
     /// # Errors
     /// Fewer tokens of hay than there is room for; a width without room for any.

@@ -14,7 +14,8 @@ use crate::tokenizer::Tokenizer;
 /// Rows of logits held at a time: a large vocabulary takes a megabyte each.
 const LOGIT_ROWS: usize = 64;
 
-/// Windows that follow each other without a gap: `width` tokens each, the BOS that some models want included.
+/// Windows that follow each other without a gap: `width` tokens each, the BOS that some models want
+/// included.
 #[derive(Clone, Debug)]
 pub struct Windows {
     ids: Rc<[u32]>,

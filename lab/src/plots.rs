@@ -33,7 +33,8 @@ pub struct Series {
 pub struct Panel {
     /// Above it.
     pub title: String,
-    /// The same names have the same colours in all panels of a picture if they stand in the same order.
+    /// The same names have the same colours in all panels of a picture if they stand in the same
+    /// order.
     pub series: Vec<Series>,
 }
 
@@ -48,7 +49,8 @@ pub struct Axes<'a> {
     pub powers_x: Option<f64>,
     /// In powers: what is smaller than this is drawn here.
     pub log_y_from: Option<f64>,
-    /// The lowest and highest value up, where a few far points would flatten the rest; they are cut off.
+    /// The lowest and highest value up, where a few far points would flatten the rest; they are cut
+    /// off.
     pub up: Option<(f64, f64)>,
     /// Whether errors are bands along lines without points.
     pub bands: bool,

@@ -1,4 +1,5 @@
-//! Rows of results: CSV files that grow by whole measurements and are never torn, and summaries of them.
+//! Rows of results: CSV files that grow by whole measurements and are never torn, and summaries of
+//! them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
@@ -34,7 +35,8 @@ pub struct Source {
 
 /// What a measurement adds to the rows: numbers by window, by prompt or by layer.
 ///
-/// A *unit* is what is computed at once and stored at once, [`parts`](Measured::parts) rows of it; a unit with fewer was torn and is computed again.
+/// A *unit* is what is computed at once and stored at once, [`parts`](Measured::parts) rows of it;
+/// a unit with fewer was torn and is computed again.
 pub trait Measured: Clone {
     /// Names of [`values`](Measured::values).
     const COLUMNS: &'static [&'static str];
@@ -143,7 +145,8 @@ impl<M: Measured> Row<M> {
         })
     }
 
-    /// What says that rows are about the same unit of the same computation, whoever did it and whatever it was called.
+    /// What says that rows are about the same unit of the same computation, whoever did it and
+    /// whatever it was called.
     fn key(&self) -> Key {
         Key::new(&self.setting, &self.source, self.measured.unit())
     }
@@ -245,7 +248,8 @@ impl<M: Measured> Results<M> {
         Self { rows: Vec::new(), file: None }
     }
 
-    /// Opens a file of earlier rows, or makes one. Rows of a unit that isn't complete are taken out.
+    /// Opens a file of earlier rows, or makes one. Rows of a unit that isn't complete are taken
+    /// out.
     ///
     /// # Errors
     /// Names the file: it can't be read or written, or its columns are others.
@@ -409,7 +413,8 @@ impl Summary {
     }
 }
 
-/// How much a token's negative log-likelihood differs from that of a baseline, in nats, window by window: of every window that both have.
+/// How much a token's negative log-likelihood differs from that of a baseline, in nats, window by
+/// window: of every window that both have.
 pub fn differences(rows: &[&Row<InWindow>], baseline: &[&Row<InWindow>]) -> Vec<f64> {
     let by_window = |rows: &[&Row<InWindow>]| {
         let mut sums: BTreeMap<(String, usize), (f64, u64)> = BTreeMap::new();

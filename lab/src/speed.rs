@@ -86,7 +86,8 @@ impl Repeated {
     }
 }
 
-/// Times a setting and dense attention in turns. `step` is called before each round and may stop it.
+/// Times a setting and dense attention in turns. `step` is called before each round and may stop
+/// it.
 ///
 /// # Errors
 /// What the device refuses, and `step` returns; a setting with rounds.

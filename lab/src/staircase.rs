@@ -42,8 +42,9 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Reads `recommended`, `paper`, `plain`, `kivi8`, `kivi4`, `kivi3`, `kivi2`, `streaming:WINDOW` or two ladders as in `K:8x2,4;V:8x2,4x16,2` (bits × segments, the last one without
-/// an end); any of them followed by `;residual=TOKENS`, `;sinks=TOKENS`, `;segment=TOKENS` or `;group=TOKENS`.
+/// Reads `recommended`, `paper`, `plain`, `kivi8`, `kivi4`, `kivi3`, `kivi2`, `streaming:WINDOW` or
+/// two ladders as in `K:8x2,4;V:8x2,4x16,2` (bits × segments, the last one without an end); any of
+/// them followed by `;residual=TOKENS`, `;sinks=TOKENS`, `;segment=TOKENS` or `;group=TOKENS`.
 ///
 /// # Errors
 /// Says at which character, and what was expected there.
@@ -83,7 +84,8 @@ pub fn parse(text: &str) -> Result<Staircase> {
             bail!(part.error("residual=, sinks=, segment= or group="));
         }
         let tokens: usize = value.number("a number of tokens")?;
-        // A segment and a group that only fit each other may come in either order, so they are checked together.
+        // A segment and a group that only fit each other may come in either order, so they are
+        // checked together.
         let (segment, group, _) = lengths.unwrap_or((staircase.segment(), staircase.group(), part));
         match name {
             "residual" => staircase = part.checked(staircase.with_residual(tokens))?,

@@ -1,6 +1,8 @@
-//! What is measured to answer the paper's questions: which settings, on which texts, at which lengths.
+//! What is measured to answer the paper's questions: which settings, on which texts, at which
+//! lengths.
 //!
-//! Only names and numbers; [`sweep`](crate::sweep) computes them and [`report`](crate::report) writes down what came of them.
+//! Only names and numbers; [`sweep`](crate::sweep) computes them and [`report`](crate::report)
+//! writes down what came of them.
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
@@ -14,7 +16,8 @@ use crate::staircase;
 /// How much is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Size {
-    /// The shape of every picture in under ten minutes on two cores: one model, short windows, into files of its own.
+    /// The shape of every picture in under ten minutes on two cores: one model, short windows, into
+    /// files of its own.
     Quick,
     /// Both models, windows of 2,048 tokens of four texts.
     Default,
@@ -152,13 +155,15 @@ pub struct Experiment {
     pub places: Vec<Place>,
     /// Tokens of a window.
     pub width: usize,
-    /// The first is what the others are compared with (not in [`Question::Needle`] and [`Question::Ages`]).
+    /// The first is what the others are compared with (not in [`Question::Needle`] and
+    /// [`Question::Ages`]).
     pub choices: Vec<Choice>,
     /// Depths of passkeys, for [`Question::Needle`].
     pub depths: Vec<usize>,
 }
 
-/// The sampled settings at some blocks a row: PrFlashAttention, and the two patterns with as many blocks.
+/// The sampled settings at some blocks a row: PrFlashAttention, and the two patterns with as many
+/// blocks.
 fn at_blocks(blocks: usize) -> [Choice; 3] {
     let choice = |name: &str, options: &str| {
         let options = options.replace("PROFILE", &format!("--profile recommended:{blocks}"));
@@ -171,7 +176,8 @@ fn at_blocks(blocks: usize) -> [Choice; 3] {
     ]
 }
 
-/// The window of a sink+window cache that takes no more bytes than a staircase once `tokens` tokens are there.
+/// The window of a sink+window cache that takes no more bytes than a staircase once `tokens` tokens
+/// are there.
 ///
 /// # Errors
 /// A staircase smaller than any window.

@@ -1,4 +1,5 @@
-//! Computes what a [study](crate::study) asks for, a unit at a time, into files that keep what is there.
+//! Computes what a [study](crate::study) asks for, a unit at a time, into files that keep what is
+//! there.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -132,10 +133,12 @@ impl<'a> Sweep<'a> {
 }
 
 impl Sweep<'_> {
-    /// Computes what isn't there yet. `hear` is told before each layer and behind each unit, and may stop it.
+    /// Computes what isn't there yet. `hear` is told before each layer and behind each unit, and
+    /// may stop it.
     ///
     /// # Errors
-    /// Files that are missing or others than those before; what the model, the device and `hear` return.
+    /// Files that are missing or others than those before; what the model, the device and `hear`
+    /// return.
     pub fn run(
         &self,
         experiments: &[Experiment],
@@ -276,7 +279,8 @@ impl Sweep<'_> {
         Ok((text, source))
     }
 
-    /// The tasks of an experiment that its file doesn't have, window by window: so that a sweep that was stopped has all settings of fewer windows.
+    /// The tasks of an experiment that its file doesn't have, window by window: so that a sweep
+    /// that was stopped has all settings of fewer windows.
     fn missing(&self, index: usize, experiment: &Experiment, files: &mut Files) -> Result<Vec<Task>> {
         let question = experiment.question;
         ensure!(

@@ -35,8 +35,9 @@ impl Tokenizer {
     /// Builds it from the file's vocabulary.
     ///
     /// # Errors
-    /// A kind of vocabulary that the lab doesn't know; metadata that is missing, contradicts itself, or may
-    /// turn texts into other tokens in a way that the lab doesn't apply. Each names the key.
+    /// A kind of vocabulary that the lab doesn't know; metadata that is missing, contradicts
+    /// itself, or may turn texts into other tokens in a way that the lab doesn't apply. Each names
+    /// the key.
     pub fn read(file: &ModelFile) -> Result<Self> {
         let tokens = file.list("tokenizer.ggml.tokens", |token| token.to_string().cloned())?;
         ensure!(!tokens.is_empty(), "model {}: an empty vocabulary", file.path().display());
@@ -83,8 +84,8 @@ impl Tokenizer {
             let inside = || file.refusal(&key, &format!("the vocabulary has {} tokens", tokens.len()));
             Ok(Some(id.with_context(inside)?))
         };
-        // A SentencePiece vocabulary that doesn't say has BOS in front, a byte-level one hasn't, as in
-        // llama.cpp.
+        // A SentencePiece vocabulary that doesn't say has BOS in front, a byte-level one hasn't, as
+        // in llama.cpp.
         let adds_bos = file.optional("tokenizer.ggml.add_bos_token", ModelFile::flag)?;
         let bos = if adds_bos.unwrap_or(kind == "llama") {
             let missing = || format!("model {}: no id for its BOS token", file.path().display());
@@ -110,8 +111,8 @@ impl Tokenizer {
         self.ends.contains(&id)
     }
 
-    /// The tokens of a text, without BOS. With `marks`, control tokens like `<|im_start|>` in the text are taken for what they are; else they
-    /// are text like any other.
+    /// The tokens of a text, without BOS. With `marks`, control tokens like `<|im_start|>` in the
+    /// text are taken for what they are; else they are text like any other.
     ///
     /// # Errors
     /// A text that the vocabulary can't express.
@@ -203,7 +204,8 @@ fn sentence_piece(file: &ModelFile, tokens: &[String]) -> Result<tokenizers::Tok
         scores.len(),
         tokens.len()
     );
-    // SentencePiece joins the two neighbours whose union has the best score; BPE wants the unions in that order.
+    // SentencePiece joins the two neighbours whose union has the best score; BPE wants the unions
+    // in that order.
     let ids = vocabulary(tokens);
     let mut merges = Vec::new();
     for (token, score) in tokens.iter().zip(&scores) {

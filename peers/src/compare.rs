@@ -27,7 +27,8 @@ pub struct Comparison {
     pub problem: Problem,
     /// prflash, burn and candle, f32 all of them; then other ways to hold the history.
     pub contestants: Vec<Contestant>,
-    /// Bytes of keys and values as prflash holds them; one for prflash and each other way to hold them.
+    /// Bytes of keys and values as prflash holds them; one for prflash and each other way to hold
+    /// them.
     pub held: Vec<Held>,
     pub trials: Vec<Trial>,
     /// Our kernel.
@@ -131,7 +132,8 @@ pub fn compare(context: &Context, problem: &Problem, effort: Effort) -> Result<C
     Ok(Comparison { problem: *problem, contestants, held, trials, kernel })
 }
 
-/// Warms up and checks. `None`: results are kept, but may be inexact by design; they have to be numbers.
+/// Warms up and checks. `None`: results are kept, but may be inexact by design; they have to be
+/// numbers.
 fn prepare(contestant: &mut Contestant, problem: &Problem, tolerance: Option<f64>) -> Option<f64> {
     progress(&format!("{}: {} {}: warming up", problem.name, contestant.name, contestant.how));
     let seconds = contestant.warm_up()?;
@@ -145,7 +147,8 @@ fn prepare(contestant: &mut Contestant, problem: &Problem, tolerance: Option<f64
     Some(seconds)
 }
 
-/// The fastest way of a peer that computes the right result; all are noted. Where none does, the first with its failure.
+/// The fastest way of a peer that computes the right result; all are noted. Where none does, the
+/// first with its failure.
 fn fastest<'a, B: FnOnce() -> Result<Box<dyn Work>>>(
     name: &str,
     ways: impl Iterator<Item = (&'a str, B)>,

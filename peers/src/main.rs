@@ -1,4 +1,5 @@
-//! prflash beside burn's and candle's attention, measured in one run; writes `BENCHMARKS.md`, `docs/benchmarks.json` and pictures.
+//! prflash beside burn's and candle's attention, measured in one run; writes `BENCHMARKS.md`,
+//! `docs/benchmarks.json` and pictures.
 //!
 //! ```text
 //! scripts/benchmarks            # some minutes of measuring, after 20 of building
@@ -28,8 +29,8 @@ use report::{Machine, Record};
 use testkit::files;
 use testkit::statistics::median;
 
-/// Measures prflash beside burn's wgpu attention and candle's CPU attention, and PrFlashAttention's growth with the sequence. Writes BENCHMARKS.md,
-/// docs/benchmarks.json and pictures.
+/// Measures prflash beside burn's wgpu attention and candle's CPU attention, and PrFlashAttention's
+/// growth with the sequence. Writes BENCHMARKS.md, docs/benchmarks.json and pictures.
 #[derive(Parser)]
 #[command(
     name = "benchmarks",
@@ -126,7 +127,8 @@ fn options(arguments: &Arguments) -> String {
     options
 }
 
-/// Nothing is written before everything is measured, and each file appears whole: an interrupt leaves the former record.
+/// Nothing is written before everything is measured, and each file appears whole: an interrupt
+/// leaves the former record.
 fn write(record: &Record, out: &Path) -> Result<()> {
     let images = out.join("docs/images");
     pictures::peers(&images.join("peers.svg"), &record.machine.adapter, &record.comparisons)?;

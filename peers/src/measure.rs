@@ -77,7 +77,8 @@ impl Contestant {
         self.failed = Some(why);
     }
 
-    /// Calls until the times settle: autotuning, compiling and first touches are over then. Returns the last time.
+    /// Calls until the times settle: autotuning, compiling and first touches are over then. Returns
+    /// the last time.
     pub fn warm_up(&mut self) -> Option<f64> {
         let mut last = f64::INFINITY;
         for call in 0..8 {
@@ -124,8 +125,8 @@ pub struct Effort {
     pub seconds: f64,
 }
 
-/// Every contestant once per round, in an order that rotates, so that a slow moment of the machine hits them alike and nobody always runs behind the same
-/// neighbour. Contestants are warm before.
+/// Every contestant once per round, in an order that rotates, so that a slow moment of the machine
+/// hits them alike and nobody always runs behind the same neighbour. Contestants are warm before.
 pub fn interleave(label: &str, effort: Effort, contestants: &mut [Contestant]) -> Result<()> {
     let count = contestants.len();
     let started = Instant::now();
@@ -167,7 +168,8 @@ pub fn progress(line: &str) {
     }
 }
 
-/// The exponent `b` of `y ∝ xᵇ` by least squares on the logarithms, with its standard error (NaN for two points).
+/// The exponent `b` of `y ∝ xᵇ` by least squares on the logarithms, with its standard error (NaN
+/// for two points).
 pub fn exponent(points: &[(f64, f64)]) -> Option<(f64, f64)> {
     let count = points.len() as f64;
     if points.len() < 2 {
@@ -191,7 +193,8 @@ mod tests {
         let power: Vec<(f64, f64)> = (1..6).map(|i| (f64::from(i), 3.0 * f64::from(i).powf(1.5))).collect();
         let (slope, error) = exponent(&power).unwrap();
         assert!((slope - 1.5).abs() < 1e-12 && error < 1e-12);
-        // By hand: x = 0, 1, 2 and y = 0, 2, 2 have slope 1, residuals −1/3, 2/3, −1/3, so √(6/9 / 1 / 2).
+        // By hand: x = 0, 1, 2 and y = 0, 2, 2 have slope 1, residuals −1/3, 2/3, −1/3, so √(6/9 /
+        // 1 / 2).
         let noisy = [(0.0, 0.0), (1.0, 2.0), (2.0, 2.0)].map(|(x, y): (f64, f64)| (x.exp(), y.exp()));
         let (slope, error) = exponent(&noisy).unwrap();
         assert!((slope - 1.0).abs() < 1e-12 && (error - (1.0f64 / 3.0).sqrt()).abs() < 1e-12);

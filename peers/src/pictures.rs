@@ -12,7 +12,8 @@ use testkit::statistics::{median, range, ratios};
 use crate::compare::{Comparison, PEERS};
 use crate::scaling::Point;
 
-/// Speed of the peers at every shape, prflash's being 1: medians and ranges of ratios within rounds, with the median times above the bars.
+/// Speed of the peers at every shape, prflash's being 1: medians and ranges of ratios within
+/// rounds, with the median times above the bars.
 pub fn peers(path: &Path, device: &str, comparisons: &[Comparison]) -> Result<()> {
     let speeds = |comparison: &Comparison, peer: usize| {
         let all = &comparison.contestants;

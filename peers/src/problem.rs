@@ -102,8 +102,9 @@ impl Problem {
         self.values(input).chunks(block).flat_map(|head| head.repeat(self.group())).collect()
     }
 
-    /// The largest absolute difference of `output` (`[heads, queries, dim]`) from rows spread over heads and queries, computed in f64 over all keys a query sees
-    /// or over the blocks that the schedule lists. NaN anywhere in the output gives NaN.
+    /// The largest absolute difference of `output` (`[heads, queries, dim]`) from rows spread over
+    /// heads and queries, computed in f64 over all keys a query sees or over the blocks that the
+    /// schedule lists. NaN anywhere in the output gives NaN.
     pub fn difference_from_exact(&self, output: &[f32], schedule: Option<&Schedule>) -> f64 {
         if output.len() != self.heads * self.q_len * self.dim || output.iter().any(|x| !x.is_finite()) {
             return f64::NAN;
@@ -157,7 +158,8 @@ impl Problem {
     }
 }
 
-/// Even in [−√3, √3), so of unit variance; a function of the place alone, so that nothing has to be kept for checks.
+/// Even in [−√3, √3), so of unit variance; a function of the place alone, so that nothing has to be
+/// kept for checks.
 fn value(input: Input, index: usize) -> f32 {
     // The finalizer of SplitMix64.
     let mut x = (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add((input as u64) << 56);

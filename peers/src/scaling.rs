@@ -43,8 +43,9 @@ pub struct Fit {
     pub dense: Option<(f64, f64)>,
 }
 
-/// Causal, f32, 8 query heads on 2 KV heads, D = 64; p(d) = 1/(1+d) with one sink block, one list per head. Dense attention runs while a call is expected to
-/// stay under `dense_seconds`. All lengths are in the same rounds, so that the machine's drift doesn't bend the curve.
+/// Causal, f32, 8 query heads on 2 KV heads, D = 64; p(d) = 1/(1+d) with one sink block, one list
+/// per head. Dense attention runs while a call is expected to stay under `dense_seconds`. All
+/// lengths are in the same rounds, so that the machine's drift doesn't bend the curve.
 pub fn scaling(context: &Context, longest: usize, dense_seconds: f64, effort: Effort) -> Growth {
     let mut places: Vec<Place> = Vec::new();
     let mut contestants = Vec::new();
@@ -100,7 +101,8 @@ struct Place {
     dense: Option<(usize, f64)>,
 }
 
-/// `dense_call`: seconds that a dense call is expected to take, where there shall be one. What is ready joins the contestants.
+/// `dense_call`: seconds that a dense call is expected to take, where there shall be one. What is
+/// ready joins the contestants.
 fn place(
     context: &Context,
     len: usize,
@@ -126,7 +128,8 @@ fn place(
         None => None,
         Some(mut expected) => {
             let mut dense = Contestant::new("dense", how.as_str(), || Ok(Box::new(dense)));
-            // Long calls are neither warmed up nor checked for themselves: the kernel is compiled and the memory touched by the sampled call.
+            // Long calls are neither warmed up nor checked for themselves: the kernel is compiled
+            // and the memory touched by the sampled call.
             if expected < 2.0 {
                 expected = prepare(&mut dense, &problem, None)?;
             }

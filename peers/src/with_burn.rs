@@ -8,7 +8,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::measure::Work;
 use crate::problem::{Input, Problem};
 
-/// How query heads that share keys are given to an attention that knows one key head per query head.
+/// How query heads that share keys are given to an attention that knows one key head per query
+/// head.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
     /// Keys and values are repeated for every query head, before the call.

@@ -1,18 +1,26 @@
-// attention_decode: FlashDecoding, for a few queries. The same function as attention_naive, which explains it, over a share of the keys:
+// attention_decode: FlashDecoding, for a few queries. The same function as attention_naive, which
+// explains it, over a share of the keys:
 //
 //   m = max s      l = Σ 4^(s−m)      o = Σ 4^(s−m)·v         (scores s in powers of four)
 //
 // merge_splits makes one row of the shares, and decides what it comes to (ending.wgsl). Why powers
 // of four: attention_tiled says it.
 //
-// Shapes      q (batch, H, q_len, D) · k (batch, H_kv, kv_len, D) · v (batch, H_kv, kv_len, D_v), or a staircase cache · states (rows × splits, D_v + 4), f32
-// Workgroups  one per (sequence, row tile, heads that share keys and a block list, ROWS_HELD of its rows, share of the list's blocks)
-// Lanes       four to a row, one for each component of every quad, and ROW_SETS such rows each: q and o take D/4 + D_v/4 registers a row. A key or value is read
-//             at an address that is uniform over the workgroup, once for all heads that share it, and each lane takes its component.
-// Cache       packed words are read as they lie: the same word serves four lanes (values) or four tokens (keys). The scale of a group multiplies p once per token
-//             (values), the smallest number of a group counts once per group: Σ q·(min + code·step) = Σ q·min + Σ q·step·code.
-// Barriers    with QUADS none: the four lanes add up by quad operations. Without, through workgroup memory, two per key (or four keys of a cache), in loops whose
-//             bounds depend on the workgroup alone.
+// Shapes      q (batch, H, q_len, D) · k (batch, H_kv, kv_len, D) · v (batch, H_kv, kv_len, D_v),
+//             or a staircase cache · states (rows × splits, D_v + 4), f32
+// Workgroups  one per (sequence, row tile, heads that share keys and a block list, ROWS_HELD of its
+//             rows, share of the list's blocks)
+// Lanes       four to a row, one for each component of every quad, and ROW_SETS such rows each: q
+//             and o take D/4 + D_v/4 registers a row. A key or value is read at an address that is
+//             uniform over the workgroup, once for all heads that share it, and each lane takes its
+//             component.
+// Cache       packed words are read as they lie: the same word serves four lanes (values) or four
+//             tokens (keys). The scale of a group multiplies p once per token (values), the
+//             smallest number of a group counts once per group: Σ q·(min + code·step) = Σ q·min + Σ
+//             q·step·code.
+// Barriers    with QUADS none: the four lanes add up by quad operations. Without, through workgroup
+//             memory, two per key (or four keys of a cache), in loops whose bounds depend on the
+//             workgroup alone.
 
 @group(2) @binding(0) var<storage, read> q: array<InputQuad>;
 #if CACHED
@@ -67,7 +75,8 @@ fn attention_decode(
         return;
     }
 #if QUADS
-    // Quads are four lanes in a row of a subgroup, wherever these have their places in the workgroup.
+    // Quads are four lanes in a row of a subgroup, wherever these have their places in the
+    // workgroup.
     let lane = subgroup * subgroup_size + place;
 #end
     let component = lane % 4u;
@@ -155,7 +164,8 @@ fn attention_decode(
                 var step_$c = 0.0;
 #end
                 if run.keys.bits != 16u {
-                    // What the group's keys have in common: their smallest number, and the step between codes.
+                    // What the group's keys have in common: their smallest number, and the step
+                    // between codes.
                     let words = key_block + cache.segment * HEAD_WORDS * run.keys.bits + in_group * HEAD_PADDED;
                     let reciprocal = 1.0 / f32((1u << run.keys.bits) - 1u);
 #for c in HEAD_QUADS
@@ -316,7 +326,8 @@ fn attention_decode(
                 }
 #end
             } else {
-                // What a row doesn't see is selected away, never multiplied by zero: it may be anything.
+                // What a row doesn't see is selected away, never multiplied by zero: it may be
+                // anything.
 #for c in VALUE_QUADS
                 {
                     let value = pick(load_quad(v[v_at + $cu]), odd, high);

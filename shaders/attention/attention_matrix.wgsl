@@ -1,4 +1,5 @@
-// attention_matrix: FlashAttention on matrix units. The same function as attention_naive, which explains it, of f16 storage, with both products taken of f16 operands and added up in f32:
+// attention_matrix: FlashAttention on matrix units. The same function as attention_naive, which
+// explains it, of f16 storage, with both products taken of f16 operands and added up in f32:
 //
 //   S = Q·Kᵀ                       64 rows × KEYS keys at a time
 //   s(i, j) = a(Δ)·cap·tanh(S·scale / cap) − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d), in powers of four
@@ -10,21 +11,32 @@
 // p there, within f16, and those that become subnormal there below 2⁻²⁹ of it.
 //
 // Shapes      as attention_naive; head and value dimension filled up with zeros to whole fragments
-// Workgroups  one per (sequence, row tile, head), late tiles first. LANES_EACH lanes share a row of the tile: each has a part of its scores, and of each chunk of its output.
-// Fragments   EDGE × EDGE numbers of a matrix, held by a subgroup (fragments_*.wgsl). Subgroups may have any size: they share out tasks of 2 × 2 output fragments by a loop from their own number on, so
-//             each operand that is loaded is multiplied twice, and nothing of them lives past its task. What runs on (m, l, w, o) is in lanes' registers, in f32.
-// Memory      halves: Q, then a place for K or, when the scores are there, P̃ and CHUNK columns of V. sums: S, then CHUNK columns of P̃·V.
-// Masks       scores that a row doesn't see are selected away by its lanes. A masked key's p̃ is 0, but 0·∞ isn't: in a step that not every row sees whole, values that aren't finite stay out of the matrices, and rows that see
-//             them add them by themselves. Keys past the end are zeros.
-// Rotation    of queries and keys on their way into workgroup memory, where they are a quarter of themselves, so that no rotation leaves f16.
-// Barriers    three per step and two per chunk of it, in the list's loop: its bounds depend on the workgroup alone. Loops over tasks have none inside.
+// Workgroups  one per (sequence, row tile, head), late tiles first. LANES_EACH lanes share a row of
+//             the tile: each has a part of its scores, and of each chunk of its output.
+// Fragments   EDGE × EDGE numbers of a matrix, held by a subgroup (fragments_*.wgsl). Subgroups may
+//             have any size: they share out tasks of 2 × 2 output fragments by a loop from their
+//             own number on, so each operand that is loaded is multiplied twice, and nothing of
+//             them lives past its task. What runs on (m, l, w, o) is in lanes' registers, in f32.
+// Memory      halves: Q, then a place for K or, when the scores are there, P̃ and CHUNK columns of
+//             V. sums: S, then CHUNK columns of P̃·V.
+// Masks       scores that a row doesn't see are selected away by its lanes. A masked key's p̃ is 0,
+//             but 0·∞ isn't: in a step that not every row sees whole, values that aren't finite
+//             stay out of the matrices, and rows that see them add them by themselves. Keys past
+//             the end are zeros.
+// Rotation    of queries and keys on their way into workgroup memory, where they are a quarter of
+//             themselves, so that no rotation leaves f16.
+// Barriers    three per step and two per chunk of it, in the list's loop: its bounds depend on the
+//             workgroup alone. Loops over tasks have none inside.
 
 #if PADDED
-// Whether a value that isn't finite was kept out: only ever raised, so that who reads it late does needless work at worst. Where memory is short, rows look for themselves.
+// Whether a value that isn't finite was kept out: only ever raised, so that who reads it late does
+// needless work at worst. Where memory is short, rows look for themselves.
 var<workgroup> spoiled: atomic<u32>;
 #end
 
-// Rounded to the 11 significant bits of f16, ties to even: WGSL leaves the rounding of pack2x16float open, and so there is nothing left to round (but of subnormal numbers). NaN stays one.
+// Rounded to the 11 significant bits of f16, ties to even: WGSL leaves the rounding of
+// pack2x16float open, and so there is nothing left to round (but of subnormal numbers). NaN stays
+// one.
 fn rounded(x: vec4<f32>) -> vec4<f32> {
     let bits = bitcast<vec4<u32>>(x);
     let magnitude = min(bits & vec4<u32>(0x7fffffffu), vec4<u32>(0x7fc00000u));
@@ -254,7 +266,8 @@ fn attention_matrix(
             sum = sum * shrink + step_sum;
             weight = weight * shrink + step_weight;
 
-            // Whether some row doesn't see some key of this step; uniform over the workgroup, as the loops are.
+            // Whether some row doesn't see some key of this step; uniform over the workgroup, as
+            // the loops are.
             let guarded = j < rows.all.lo || min(j + i32(KEYS), end_key) > rows.all.hi;
 #for h in CHUNKS
             for (var i = lane; i < KEYS * (CHUNK / 4u); i += INVOCATIONS) {
@@ -311,7 +324,8 @@ fn attention_matrix(
         }
     }
 
-    // The parts of the row's sums; in the same order on each of its lanes, so that all have the same.
+    // The parts of the row's sums; in the same order on each of its lanes, so that all have the
+    // same.
     workgroupBarrier();
     sums[own_row * SUM_STRIDE + 2u * part] = sum;
     sums[own_row * SUM_STRIDE + 2u * part + 1u] = weight;

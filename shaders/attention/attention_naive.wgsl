@@ -3,25 +3,30 @@
 //   s(i, j) = a(Δ)·cap·tanh(⟨R_i qᵢ, R_j kⱼ⟩·scale / cap) − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d)
 //   o(i) = Σⱼ e^s(i,j)·vⱼ / Σⱼ e^s(i,j)      LSE(i) = ln Σⱼ e^s(i,j)
 //
-// over the visible keys j of the kept key blocks. Sources: PrFlashAttention (arXiv 2410.18441), on the online softmax of
-// Milakov and Gimelshein 2018 (arXiv 1805.02867): with a running maximum m, sum l and numerator o,
+// over the visible keys j of the kept key blocks. Sources: PrFlashAttention (arXiv 2410.18441), on
+// the online softmax of Milakov and Gimelshein 2018 (arXiv 1805.02867): with a running maximum m,
+// sum l and numerator o,
 //
 //   m' = max(m, s)     l' = l·e^(m−m') + e^(s−m')     o' = o·e^(m−m') + e^(s−m')·v
 //
-// Shapes      q (batch, H, q_len, D) · k (batch, H_kv, kv_len, D) · v (batch, H_kv, kv_len, D_v) · output (batch, H, q_len, D_v)
-//             lse (batch, H, q_len), natural logarithm, as bits
+// Shapes      q (batch, H, q_len, D) · k (batch, H_kv, kv_len, D) · v (batch, H_kv, kv_len, D_v) ·
+//             output (batch, H, q_len, D_v) lse (batch, H, q_len), natural logarithm, as bits
 // Rows        that see no key, or none with a score above −∞, have output 0 and log-sum-exp −∞;
 //             those that see a score that is NaN or +∞ have NaN for both (ending.wgsl). Values that
 //             aren't finite spoil their channel of the rows that see them, whatever their weights:
 //             0·∞ is NaN.
-// Workgroups  one per (sequence, row tile, head), numbered in one line and folded into x and y past the limit of one dimension;
-//             late tiles first, since causal rows grow longer. A tile is up to ROWS rows of *one* query block, so that all
-//             its rows walk the same block list and the loads of K and V are at uniform addresses.
-// Barriers    none. Loop bounds depend on the workgroup alone; only the element mask depends on the row.
+// Workgroups  one per (sequence, row tile, head), numbered in one line and folded into x and y past
+//             the limit of one dimension; late tiles first, since causal rows grow longer. A tile
+//             is up to ROWS rows of *one* query block, so that all its rows walk the same block
+//             list and the loads of K and V are at uniform addresses.
+// Barriers    none. Loop bounds depend on the workgroup alone; only the element mask depends on the
+//             row.
 //
-// Dense attention walks the blocks 0, 1, 2 … through the very same loop as a list, so a dense schedule gives the same bits.
+// Dense attention walks the blocks 0, 1, 2 … through the very same loop as a list, so a dense
+// schedule gives the same bits.
 
-// The online softmax over the keys seen so far: running maximum, Σ e^(s − maximum), and Σ e^(s − maximum)·v.
+// The online softmax over the keys seen so far: running maximum, Σ e^(s − maximum), and Σ e^(s −
+// maximum)·v.
 struct State {
     maximum: f32,
     sum: f32,
@@ -76,8 +81,9 @@ fn attention_naive(
     let k_base = sequence.k_base + kv_head * params.k_head_stride;
     let v_base = sequence.v_base + kv_head * params.v_head_stride;
 
-    // Two levels of the same recurrence: each block has a state of its own, which is then merged into the row's. Sums of a few
-    // numbers of like size lose fewer bits than one long sum, by about the square root of the block count.
+    // Two levels of the same recurrence: each block has a state of its own, which is then merged
+    // into the row's. Sums of a few numbers of like size lose fewer bits than one long sum, by
+    // about the square root of the block count.
     var row_state = State(LOWEST, 0.0, array<vec4<f32>, VALUE_QUADS>());
     let list = block_list(sequence, tile, head, rows.any);
     for (var entry = list.first; entry < list.end; entry++) {

@@ -1,4 +1,5 @@
-// attention_tiled: FlashAttention in registers. The same function as attention_naive, which explains it.
+// attention_tiled: FlashAttention in registers. The same function as attention_naive, which
+// explains it.
 //
 //   s(i, j) = a(Δ)·⟨R_i qᵢ, R_j kⱼ⟩·scale − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d), KEYS keys at a time; then with m' = max(m, s₁ … s_KEYS), in powers of four,
 //   l' = l·4^(m−m') + Σ 4^(s−m')      o' = o·4^(m−m') + Σ 4^(s−m')·v
@@ -7,23 +8,32 @@
 // exponents is exact.
 //
 // Shapes      as attention_naive
-// Workgroups  one per (sequence, row tile, head), late tiles first. A tile is ROW_LANES × ROWS_EACH rows of one query block:
-//             invocation `lane` has the rows lane, lane + ROW_LANES, …
-// Parts       where rows are too long for the registers, PARTS × ROW_LANES invocations share them: each part has some channels of q, k, v and o, and the shares of the
-//             inner products are added up through workgroup memory. The softmax is computed by every part.
-// Registers   q and o of ROWS_EACH rows, and ROWS_EACH × KEYS scores, all named: no array, so nothing is indexed at run time. The
-//             loops marked # are written out by Rust (src/runtime/template.rs).
-// Softmax     the maximum may stay behind the scores by up to RAISE_ABOVE before o is rescaled (forms with one row an invocation): results are the same, and rescaling is rare.
-// Masks       a step of KEYS keys that every row sees is computed without one; only the others (the diagonal, a window's or a
-//             document's edge, the ragged end) look at each element.
-// Rotation    of queries as they are loaded; of keys on their way through workgroup memory, once per workgroup: a lane turns the same quads of every step, by
-//             the rotation of the step's first key (from the table, or one product on from the step before) times that of the key within the step, which stays in registers.
-// Cache       a staircase cache is walked in runs of tokens that lie together (cache.wgsl), four tokens at a time, expanded on their way through workgroup memory.
-// Barriers    with staging two per step, with parts one, in the list's loop: its bounds depend on the workgroup alone.
-// Length      one file, though a long one: the forms (staged, direct, shared, with halves, over a cache) differ by a few lines each, in the middle of the same loops.
+// Workgroups  one per (sequence, row tile, head), late tiles first. A tile is ROW_LANES × ROWS_EACH
+//             rows of one query block: invocation `lane` has the rows lane, lane + ROW_LANES, …
+// Parts       where rows are too long for the registers, PARTS × ROW_LANES invocations share them:
+//             each part has some channels of q, k, v and o, and the shares of the inner products
+//             are added up through workgroup memory. The softmax is computed by every part.
+// Registers   q and o of ROWS_EACH rows, and ROWS_EACH × KEYS scores, all named: no array, so
+//             nothing is indexed at run time. The loops marked # are written out by Rust
+//             (src/runtime/template.rs).
+// Softmax     the maximum may stay behind the scores by up to RAISE_ABOVE before o is rescaled
+//             (forms with one row an invocation): results are the same, and rescaling is rare.
+// Masks       a step of KEYS keys that every row sees is computed without one; only the others (the
+//             diagonal, a window's or a document's edge, the ragged end) look at each element.
+// Rotation    of queries as they are loaded; of keys on their way through workgroup memory, once
+//             per workgroup: a lane turns the same quads of every step, by the rotation of the
+//             step's first key (from the table, or one product on from the step before) times that
+//             of the key within the step, which stays in registers.
+// Cache       a staircase cache is walked in runs of tokens that lie together (cache.wgsl), four
+//             tokens at a time, expanded on their way through workgroup memory.
+// Barriers    with staging two per step, with parts one, in the list's loop: its bounds depend on
+//             the workgroup alone.
+// Length      one file, though a long one: the forms (staged, direct, shared, with halves, over a
+//             cache) differ by a few lines each, in the middle of the same loops.
 
 #if SHARED
-// Shares of the inner products of a step, two steps in turn: [step % 2][part][row of a lane × key][lane of a part].
+// Shares of the inner products of a step, two steps in turn: [step % 2][part][row of a lane ×
+// key][lane of a part].
 var<workgroup> shares: array<f32, 2u * PARTS * ROWS_EACH * KEYS * ROW_LANES>;
 #else
 const own_head: u32 = 0u;
@@ -79,7 +89,8 @@ fn attention_tiled(
 #if STAGED
     let part = lane / ROW_LANES;
 #else
-    // Lanes of one part are whole subgroups. That it is the same for all of them is said here, so that what they load at the same address is loaded once.
+    // Lanes of one part are whole subgroups. That it is the same for all of them is said here, so
+    // that what they load at the same address is loaded once.
     let part = subgroupBroadcastFirst(lane / ROW_LANES);
 #end
     let row_lane = lane % ROW_LANES;
@@ -152,7 +163,8 @@ fn attention_tiled(
     let slope = slope_of(sequence.slope_head + params.first_head + head);
 #end
 #if TURN
-    // What this lane turns: quads `turn_quad` of the keys from `turn_first` on, TURN_KEYS of each step.
+    // What this lane turns: quads `turn_quad` of the keys from `turn_first` on, TURN_KEYS of each
+    // step.
     let turn_quad = lane % TURN_QUADS;
     let turn_first = lane / TURN_QUADS * TURN_KEYS;
 #for u in TURN_KEYS
@@ -173,8 +185,8 @@ fn attention_tiled(
 #else
         let end_key = block.keys.hi;
 #end
-        // The denominator is summed block by block: sums of a few numbers of like size lose fewer bits than one long sum. (The numerator would
-        // need twice the registers for that.)
+        // The denominator is summed block by block: sums of a few numbers of like size lose fewer
+        // bits than one long sum. (The numerator would need twice the registers for that.)
 #for r in ROWS_EACH
         var block_sum$r = 0.0;
 #end
@@ -217,7 +229,8 @@ fn attention_tiled(
 #if TURN
             if lane < TURN_QUADS * KEYS / TURN_KEYS {
                 let counted = sequence.id_base == NO_TABLE;
-                // The rotation of the step's first key: from the table every fourth step, by one more product for the steps between.
+                // The rotation of the step's first key: from the table every fourth step, by one
+                // more product for the steps between.
                 if (j - block.keys.lo) % (4 * i32(KEYS)) == 0 {
 #for h in TURN_PARTS
                     base$h = rotation(key_position(sequence, j), TURN_PARTS * turn_quad + $hu);
@@ -328,7 +341,8 @@ fn attention_tiled(
 #end
 #end
 #if SHARED
-            // Every part adds all shares in the same order, so that all have the same scores to the bit. While a step's are read, the next one writes the other half.
+            // Every part adds all shares in the same order, so that all have the same scores to the
+            // bit. While a step's are read, the next one writes the other half.
 #for r in ROWS_EACH
 #for t in KEYS
             shares[((half * PARTS + part) * ROWS_EACH * KEYS + $ru * KEYS + $tu) * ROW_LANES + row_lane] = s$r_$t;
@@ -478,7 +492,8 @@ fn attention_tiled(
 #end
 #end
             } else {
-                // Each row sees what it sees, one key at a time. The rest is selected away, never multiplied by zero: it may be anything.
+                // Each row sees what it sees, one key at a time. The rest is selected away, never
+                // multiplied by zero: it may be anything.
                 for (var t = 0; t < min(i32(KEYS), end_key - j); t++) {
 #if STAGED
                     let v_at = u32(t) * OWN_VALUE_QUADS;

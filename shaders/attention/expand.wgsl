@@ -23,7 +23,8 @@ fn codes(bits_from: u32, bits: u32) -> vec4<f32> {
     return vec4<f32>((vec4<u32>(bits_from) >> (vec4<u32>(0u, 1u, 2u, 3u) * bits)) & vec4<u32>(mask));
 }
 
-// Quad c of the keys of four tokens: x, y, z, w are those of the tokens `token` … `token + 3`, a multiple of 4 (within its segment), of which the run has `first` and those after it.
+// Quad c of the keys of four tokens: x, y, z, w are those of the tokens `token` … `token + 3`, a
+// multiple of 4 (within its segment), of which the run has `first` and those after it.
 struct KeyQuads {
     x: vec4<f32>,
     y: vec4<f32>,

@@ -1,7 +1,10 @@
-// Fragments of matrices, on the device's matrix units: EDGE × EDGE numbers that a subgroup holds together, each lane a part that it can't see. fragments_emulated.wgsl has the same names and computes the same.
+// Fragments of matrices, on the device's matrix units: EDGE × EDGE numbers that a subgroup holds
+// together, each lane a part that it can't see. fragments_emulated.wgsl has the same names and
+// computes the same.
 //
-// Operands are f16 and sums f32. Both lie in workgroup memory by rows, a number of elements apart; the loads and stores are the only way in and out. Every lane of a subgroup must come to each of these functions, with
-// the same arguments.
+// Operands are f16 and sums f32. Both lie in workgroup memory by rows, a number of elements apart;
+// the loads and stores are the only way in and out. Every lane of a subgroup must come to each of
+// these functions, with the same arguments.
 
 var<workgroup> halves: array<f16, HALVES>;
 var<workgroup> sums: array<f32, SUMS>;

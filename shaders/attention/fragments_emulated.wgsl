@@ -1,7 +1,10 @@
-// The fragments of fragments_cooperative.wgsl where there are no matrix units, in core WGSL: so all of the kernel but the intrinsics runs everywhere. Operands are f16 and sums f32, as there.
+// The fragments of fragments_cooperative.wgsl where there are no matrix units, in core WGSL: so all
+// of the kernel but the intrinsics runs everywhere. Operands are f16 and sums f32, as there.
 //
-// As many invocations as make up a fragment by eight numbers of a row each are called a subgroup, though none of them knows of the others. Operands are read where they lie when they are multiplied, since nothing there changes
-// before the next barrier. No array of an invocation's own: where numbers of them are indexed at run time, drivers take minutes over the text.
+// As many invocations as make up a fragment by eight numbers of a row each are called a subgroup,
+// though none of them knows of the others. Operands are read where they lie when they are
+// multiplied, since nothing there changes before the next barrier. No array of an invocation's own:
+// where numbers of them are indexed at run time, drivers take minutes over the text.
 
 // Two halves to a word.
 var<workgroup> halves: array<u32, HALVES / 2u>;

@@ -1,11 +1,14 @@
-// gather: copies the rows of some blocks of a tensor into a packed one, or back. PrFlashAttention's "rows and columns" (arXiv 2410.18441).
+// gather: copies the rows of some blocks of a tensor into a packed one, or back. PrFlashAttention's
+// "rows and columns" (arXiv 2410.18441).
 //
 //   packed[h, y] = whole[h, blocks[x / B]·B + x mod B − whole_first]      x = packed_first + y,  0 ≤ y < rows
 //
 // and with FLAG_SCATTER the other way round. Elements pass through as words, whatever their type.
 //
-// Shapes      whole (H, tokens, row_words) any strides · packed (H, ≥ rows, row_words) any strides · blocks: ascending blocks of B tokens
-// Workgroups  one per (head, COPIES words), numbered in one line and folded into x and y; one word per invocation
+// Shapes      whole (H, tokens, row_words) any strides · packed (H, ≥ rows, row_words) any strides
+//             · blocks: ascending blocks of B tokens
+// Workgroups  one per (head, COPIES words), numbered in one line and folded into x and y; one word
+//             per invocation
 // Barriers    none
 
 struct GatherParams {

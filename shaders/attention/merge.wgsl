@@ -1,25 +1,29 @@
 // merge: takes one more attention state into a running merge, row by row.
 //
-// A state is a row's output O and its natural log-sum-exp L over some keys: O = Σ e^s·v / Σ e^s, L = ln Σ e^s. With w = e^L, after R states
+// A state is a row's output O and its natural log-sum-exp L over some keys: O = Σ e^s·v / Σ e^s, L =
+// ln Σ e^s. With w = e^L, after R states
 //
 //   Ô = Σᵣ wᵣ·Oᵣ / Σᵣ wᵣ        L̂ = ln Σᵣ wᵣ  (− ln R where the states are independent rounds of one sum: FLAG_MEAN)
 //
-// which is exact where the states are of disjoint keys (FlashDecoding's split; partition rounds), and a consistent estimate where each is an independent
-// round of sampling. For these the error of the ratio Ô follows from the spread of the rounds (the delta method, Cochran 1977, §6):
+// which is exact where the states are of disjoint keys (FlashDecoding's split; partition rounds),
+// and a consistent estimate where each is an independent round of sampling. For these the error of
+// the ratio Ô follows from the spread of the rounds (the delta method, Cochran 1977, §6):
 //
 //   SE² = R/(R−1) · Σᵣ wᵣ²·|Oᵣ − Ô|² / (Σᵣ wᵣ)²  =  R/(R−1) · B/W² · (q + |M − Ô|²)
 //
-// W = Σ w, B = Σ w², M = Σ w²·O / B and q = Σ w²·|O − M|² / B are kept up to date by West's recurrence (1979), which subtracts no large numbers.
-// W is kept as its logarithm and B as B/W², so that no scale overflows.
+// W = Σ w, B = Σ w², M = Σ w²·O / B and q = Σ w²·|O − M|² / B are kept up to date by West's
+// recurrence (1979), which subtracts no large numbers. W is kept as its logarithm and B as B/W², so
+// that no scale overflows.
 //
 // A state that is empty (L = −∞, O = 0) adds nothing, and where all are, so is the merged one. A
 // state that is NaN makes the merged one NaN, and its error: told by bits, since compilers may take
 // every number for finite.
 //
 // Shapes      round_output (rows, D_v) · round_lse (rows), bits · state (rows of Ô, [M,] and (ln W,
-//             B/W², q, 0))
-//             output (batch, H, q_len, D_v), any strides · lse, standard_error (batch, H, q_len), bits
-// Workgroups  one per (sequence, head, tile of ROWS rows), one row per invocation, numbered in one line and folded into x and y
+//             B/W², q, 0)) output (batch, H, q_len, D_v), any strides · lse, standard_error (batch,
+//             H, q_len), bits
+// Workgroups  one per (sequence, head, tile of ROWS rows), one row per invocation, numbered in one
+//             line and folded into x and y
 // Barriers    none
 
 struct MergeParams {

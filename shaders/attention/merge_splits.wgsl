@@ -6,7 +6,8 @@
 // Shares that saw nothing have l = 0; one that saw a NaN has l = NaN, and so has the row
 // (ending.wgsl).
 //
-// Shapes      states (rows × splits, D_v + 4), f32 · output (batch, H, q_len, D_v), any strides · lse (batch, H, q_len), bits
+// Shapes      states (rows × splits, D_v + 4), f32 · output (batch, H, q_len, D_v), any strides ·
+//             lse (batch, H, q_len), bits
 // Workgroups  a line of invocations, one per (sequence, row, head, quad), folded into x and y
 // Barriers    none
 

@@ -1,4 +1,5 @@
-// Products in f16, of inputs in f16: hardware takes two at a time. What is summed over many keys or channels is summed in f32.
+// Products in f16, of inputs in f16: hardware takes two at a time. What is summed over many keys or
+// channels is summed in f32.
 alias InputQuad = vec4<f16>;
 alias Number = f16;
 alias Quad = vec4<f16>;

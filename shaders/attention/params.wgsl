@@ -1,7 +1,9 @@
-// What every attention kernel is bound to. Group 0 changes with each call, group 1 with the schedule, group 2 with the tensors.
+// What every attention kernel is bound to. Group 0 changes with each call, group 1 with the
+// schedule, group 2 with the tensors.
 //
-// All strides and bases are in quads (four channels), the unit of every load; the log-sum-exp's are in elements.
-// Rust fills these structs (src/attention/kernels/params.rs); a test compares the two layouts field by field.
+// All strides and bases are in quads (four channels), the unit of every load; the log-sum-exp's are
+// in elements. Rust fills these structs (src/attention/kernels/params.rs); a test compares the two
+// layouts field by field.
 
 struct Params {
     q_head_stride: u32,

@@ -1,9 +1,10 @@
-// Rotation and bias: s = a(Δ)·⟨R_i q, R_j k⟩·scale − λ·m_h·c(Δ)·φ(Δ), with Δ the lag between the positions of query and key.
+// Rotation and bias: s = a(Δ)·⟨R_i q, R_j k⟩·scale − λ·m_h·c(Δ)·φ(Δ), with Δ the lag between the
+// positions of query and key.
 //
-// Everything that needs more than f32 arithmetic was tabulated by the host, as quads: rotations (rope.wgsl), and
-//   steps      rotations of the positions 0 … of a step of keys, without a temperature
-//   H          at index i: φ(|i|), φ(|i − 1|), φ(|i − 2|), φ(|i − 3|), so that one load serves four keys in a row; near lags only, see phi_far
-//   slopes     λ·m_h of four heads, in the unit of the kernel's scores
+// Everything that needs more than f32 arithmetic was tabulated by the host, as quads: rotations
+// (rope.wgsl), and steps rotations of the positions 0 … of a step of keys, without a temperature H
+// at index i: φ(|i|), φ(|i − 1|), φ(|i − 2|), φ(|i − 3|), so that one load serves four keys in a
+// row; near lags only, see phi_far slopes λ·m_h of four heads, in the unit of the kernel's scores
 
 fn query_position(sequence: Sequence, row: i32) -> i32 {
     if sequence.id_base != NO_TABLE {
@@ -49,7 +50,8 @@ fn rotated(own: vec4<f32>, other: vec4<f32>, position: i32, c: u32) -> vec4<f32>
 #end
 
 #if PHI_HARMONIC
-// H_min(|lag|, cap) for |lag| ≥ PHI_NEAR: with y = |lag| + ½, H = ln y + γ + 1/(24y²) − … = ½·ln(y² + 1/12) + γ to within 1e-8 there, and without a division.
+// H_min(|lag|, cap) for |lag| ≥ PHI_NEAR: with y = |lag| + ½, H = ln y + γ + 1/(24y²) − … = ½·ln(y² +
+// 1/12) + γ to within 1e-8 there, and without a division.
 fn phi_far(lag: i32) -> f32 {
     let y = f32(abs(lag)) + 0.5;
 #if PHI_CAPPED
@@ -69,7 +71,8 @@ fn phi_window(lag: i32) -> vec4<f32> {
 #end
 
 #if WINDOWS
-// Which of these the lags of a step of KEYS keys with all rows of a tile are. It is uniform over the workgroup.
+// Which of these the lags of a step of KEYS keys with all rows of a tile are. It is uniform over
+// the workgroup.
 const LAGS_ANY: u32 = 0u;   // by number
 const LAGS_NEAR: u32 = 1u;  // in the windows
 const LAGS_FAR: u32 = 2u;   // |lag| ≥ PHI_NEAR
@@ -97,7 +100,8 @@ fn phi_of(lag: i32) -> f32 {
     return f32(abs(lag));
 #end
 #if PHI_LOG
-    // ln(1 + x); near 0 by 2·artanh(x / (2 + x)), since 1 + x would round x away: four terms are within 1e-8 of it there, relatively.
+    // ln(1 + x); near 0 by 2·artanh(x / (2 + x)), since 1 + x would round x away: four terms are
+    // within 1e-8 of it there, relatively.
     let x = params.phi_rate * f32(abs(lag));
     let z = x / (2.0 + x);
     let w = z * z;

@@ -1,5 +1,6 @@
-// Rotations, tabulated by the host (src/attention/position_table.rs): a quad is (cos, sin) of two pairs, times the temperature. Positions are
-// high·ROPE_STRIDE + low, and the rotations of the two levels are multiplied as complex numbers (high 0 is no turn).
+// Rotations, tabulated by the host (src/attention/position_table.rs): a quad is (cos, sin) of two
+// pairs, times the temperature. Positions are high·ROPE_STRIDE + low, and the rotations of the two
+// levels are multiplied as complex numbers (high 0 is no turn).
 
 @group(0) @binding(2) var<storage, read> position_table: array<vec4<f32>>;
 

@@ -1,13 +1,18 @@
-// rotate: rotary position embedding (Su et al. 2021, arXiv 2104.09864) in place, for queries or keys that are to lie in storage turned.
+// rotate: rotary position embedding (Su et al. 2021, arXiv 2104.09864) in place, for queries or
+// keys that are to lie in storage turned.
 //
 //   (x_a, x_b) ← s·t·(x_a·cos pωᵢ − x_b·sin pωᵢ, x_a·sin pωᵢ + x_b·cos pωᵢ)      for every pair i = (a, b) of the first r channels
 //
-// of a row at position p, with the temperature t that the table carries. s = 1; the inverse turns by −p with s = 1/t².
+// of a row at position p, with the temperature t that the table carries. s = 1; the inverse turns
+// by −p with s = 1/t².
 //
-// Shapes      tensor (batch, H, rows, D), any strides that keep its rows apart · channels r … D − 1 and rows of no run are not touched
-// Runs        rows that follow each other, at positions that do (or at one); the rows of all runs of a dispatch are numbered in one line
-// Workgroups  one per (group of HEADS_EACH heads, INVOCATIONS of the line's rows × TURNS), numbered in one line and folded into x and y. A turn is a quad,
-//             or with pairs in halves the two quads that hold its four pairs: nobody reads what another invocation writes.
+// Shapes      tensor (batch, H, rows, D), any strides that keep its rows apart · channels r … D − 1
+//             and rows of no run are not touched
+// Runs        rows that follow each other, at positions that do (or at one); the rows of all runs
+//             of a dispatch are numbered in one line
+// Workgroups  one per (group of HEADS_EACH heads, INVOCATIONS of the line's rows × TURNS), numbered
+//             in one line and folded into x and y. A turn is a quad, or with pairs in halves the
+//             two quads that hold its four pairs: nobody reads what another invocation writes.
 // Rounding    everything is in f32; a value is rounded to the storage type once, as it is written
 // Barriers    none
 

@@ -1,8 +1,11 @@
-// Schedules and document masks. A schedule: one offset per (list group, query block) and one past the end, then (key block, bits of ln p) pairs.
-// The order of a schedule's query blocks: their row numbers, longest lists first. A document mask: the first visible key and one past the last, for each query.
+// Schedules and document masks. A schedule: one offset per (list group, query block) and one past
+// the end, then (key block, bits of ln p) pairs. The order of a schedule's query blocks: their row
+// numbers, longest lists first. A document mask: the first visible key and one past the last, for
+// each query.
 @group(1) @binding(0) var<storage, read> tables: array<u32>;
 
-// Which keys the query of a row sees: lo ≤ j < hi. Both ascend with the row. The same as Attention::visible in Rust, and the document mask.
+// Which keys the query of a row sees: lo ≤ j < hi. Both ascend with the row. The same as
+// Attention::visible in Rust, and the document mask.
 
 struct Visible {
     lo: i32,
@@ -29,7 +32,8 @@ fn visible_keys(sequence: Sequence, row: i32) -> Visible {
     return Visible(lo, hi);
 }
 
-// The rows of a tile, and what they see. A kernel computes it from numbers that are uniform over the workgroup, so that list bounds are.
+// The rows of a tile, and what they see. A kernel computes it from numbers that are uniform over
+// the workgroup, so that list bounds are.
 struct RowTile {
     first_position: i32,  // the position of lane 0; its row may be negative
     first_row: i32,       // the first and the last row that exist; none if first > last
@@ -58,8 +62,8 @@ fn row_tile(sequence: Sequence, tile: u32) -> RowTile {
     return RowTile(first_position, first_row, last_row, any, all);
 }
 
-// The part of a block list that a tile walks: entries first ≤ e < end, each a (key block, bits of ln p) pair at `pairs + 2·e`; or, without a
-// list, the key blocks themselves.
+// The part of a block list that a tile walks: entries first ≤ e < end, each a (key block, bits of
+// ln p) pair at `pairs + 2·e`; or, without a list, the key blocks themselves.
 struct BlockList {
     first: u32,
     end: u32,

@@ -8,9 +8,11 @@ struct WorkItem {
     sequence: u32,
 }
 
-// Heads run fastest, then tiles. Without a schedule's own order: late ones first, since causal rows grow longer and the longest should not still be running when all else
-// is done; or, with FLAG_PAIRED, the last, the first, the second to last, the second …, for devices that divide workgroups among their threads beforehand, in runs of
-// equal number: each run then has the same share of a triangle.
+// Heads run fastest, then tiles. Without a schedule's own order: late ones first, since causal rows
+// grow longer and the longest should not still be running when all else is done; or, with
+// FLAG_PAIRED, the last, the first, the second to last, the second …, for devices that divide
+// workgroups among their threads beforehand, in runs of equal number: each run then has the same
+// share of a triangle.
 fn work_item(workgroup: vec3<u32>, workgroups: vec3<u32>) -> WorkItem {
     // Long work is cut into several dispatches, each with a line of its own.
     let index = params.first_item + place_in_line(workgroup, workgroups);

@@ -1,11 +1,16 @@
-// append: rows of a staircase cache (arXiv 2410.18441) that stay rows: the residual, copies of sinks, blocks of 16 bits.
+// append: rows of a staircase cache (arXiv 2410.18441) that stay rows: the residual, copies of
+// sinks, blocks of 16 bits.
 //
 //   row[(r₀ + i) mod R, c] = f16(x[i, c]),  +0 for channels D ≤ c < D' and for what isn't finite
 //
-// Shapes      input k, v (batch, H_kv, capacity, D), any strides · rows of D'/2 words in the arena, in rings of R rows
-// Moves       rows that follow each other, from the input or from the arena's residual. A unit is a quad: four channels of a row, two words
-// Workgroups  one per (head, INVOCATIONS of the line of all moves' units), numbered in one line and folded into x and y
-// Counting    moves with FLAG_COUNT count what isn't finite: each number of the input is counted once, wherever else it goes
+// Shapes      input k, v (batch, H_kv, capacity, D), any strides · rows of D'/2 words in the arena,
+//             in rings of R rows
+// Moves       rows that follow each other, from the input or from the arena's residual. A unit is a
+//             quad: four channels of a row, two words
+// Workgroups  one per (head, INVOCATIONS of the line of all moves' units), numbered in one line and
+//             folded into x and y
+// Counting    moves with FLAG_COUNT count what isn't finite: each number of the input is counted
+//             once, wherever else it goes
 // Barriers    none: nobody reads what another invocation of the dispatch writes
 
 fn take(own: Move, head: u32, unit: u32) {

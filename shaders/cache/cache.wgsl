@@ -1,4 +1,5 @@
-// Where a staircase cache holds its tokens: the addresses of src/cache/region.rs, in words from the start of a region. Everything here is uniform over a workgroup.
+// Where a staircase cache holds its tokens: the addresses of src/cache/region.rs, in words from the
+// start of a region. Everything here is uniform over a workgroup.
 
 struct CacheRung {
     end: u32,          // the age at which segments leave it; the largest number on the last rung
@@ -51,14 +52,16 @@ fn rung_of_values(age: u32) -> u32 {
     return rung;
 }
 
-// Tokens that lie together: from `first` up to `end`, all at the same widths, in one segment, in rows that follow each other.
+// Tokens that lie together: from `first` up to `end`, all at the same widths, in one segment, in
+// rows that follow each other.
 struct Run {
     end: u32,
     keys: Stored,
     values: Stored,
 }
 
-// The run that begins at token `first` of a sequence of which `segments` segments have left the residual.
+// The run that begins at token `first` of a sequence of which `segments` segments have left the
+// residual.
 fn run_at(first: u32, segments: u32) -> Run {
     if first < cache.sinks {
         return Run(

@@ -2,11 +2,14 @@
 //
 //   new[to + i] = old[from + i]   for every span and head, if it wasn't done before
 //
-// Every encoder that is recorded after an arena grew brings this dispatch along, until one of them is known to have run: whichever comes first does the work, and clears `todo` behind it.
-// So a dropped encoder takes nothing with it.
+// Every encoder that is recorded after an arena grew brings this dispatch along, until one of them
+// is known to have run: whichever comes first does the work, and clears `todo` behind it. So a
+// dropped encoder takes nothing with it.
 //
-// Shapes      old (H, W) and new (H, W') words of keys or of values, H the heads that are bound · spans: from, to and words, from the start of a head
-// Workgroups  one per (head, COPIES words of the line of all spans), numbered in one line and folded into x and y
+// Shapes      old (H, W) and new (H, W') words of keys or of values, H the heads that are bound ·
+//             spans: from, to and words, from the start of a head
+// Workgroups  one per (head, COPIES words of the line of all spans), numbered in one line and
+//             folded into x and y
 // Barriers    none: nobody reads what another invocation of the dispatch writes
 
 struct MigrateParams {

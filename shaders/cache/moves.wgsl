@@ -17,7 +17,8 @@ struct MoveParams {
     number: u32,         // of the change that the dispatch is a part of
 }
 
-// A segment of one side that goes from where it lies, or from the input, to another rung; or rows that are copied. Words are counted from the start of a head.
+// A segment of one side that goes from where it lies, or from the input, to another rung; or rows
+// that are copied. Words are counted from the start of a head.
 struct Move {
     first: u32,        // units of the moves before
     flags: u32,
@@ -49,7 +50,8 @@ struct Work {
     any: bool,
 }
 
-// ⌊n/d⌋ where it is below 2¹⁰. The estimate is off by one at most, however loosely a device divides, and integers put it right.
+// ⌊n/d⌋ where it is below 2¹⁰. The estimate is off by one at most, however loosely a device
+// divides, and integers put it right.
 fn quotient(n: vec4<u32>, d: vec4<u32>) -> vec4<u32> {
     let estimate = vec4<u32>(vec4<f32>(n) / vec4<f32>(d));
     let rest = vec4<i32>(n - estimate * d);
@@ -95,8 +97,9 @@ fn stamp_at(own: Move, head: u32) -> u32 {
     return (params.arena_head + head) * cache.key_head_stride + own.stamp;
 }
 
-// Whether the sequence is as the change found it when it was recorded. What the change before it would have done is missing where that was dropped, and then nothing
-// may move: rows would be overwritten that have never left for a block.
+// Whether the sequence is as the change found it when it was recorded. What the change before it
+// would have done is missing where that was dropped, and then nothing may move: rows would be
+// overwritten that have never left for a block.
 fn is_due(own: Move, head: u32) -> bool {
     if own.expected == 0u {
         return true;
@@ -132,7 +135,8 @@ fn last_width(widths: u32) -> u32 {
     return rest;
 }
 
-// Codes of the first width, taken through all the others: the nearest level each time, as src/cache/quantize.rs says.
+// Codes of the first width, taken through all the others: the nearest level each time, as
+// src/cache/quantize.rs says.
 fn stepped(codes: vec4<u32>, widths: u32) -> vec4<u32> {
     var code = codes;
     var n = levels(widths & 15u);

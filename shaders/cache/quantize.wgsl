@@ -1,15 +1,21 @@
-// quantize: segments of a staircase cache (arXiv 2410.18441) that were rows of f16 numbers become codes.
+// quantize: segments of a staircase cache (arXiv 2410.18441) that were rows of f16 numbers become
+// codes.
 //
 //   code = (2·t·(2^b − 1) + R) / (2R),  t = x − min and R = max − min of the group, in integers scaled by one power of two to at most 22 bits
 //
-// then stepped down to the width of the rung where the segment arrives. Every number is an integer, so that the host (src/cache/quantize.rs, which says why this is
-// exact enough) holds the same bits.
+// then stepped down to the width of the rung where the segment arrives. Every number is an integer,
+// so that the host (src/cache/quantize.rs, which says why this is exact enough) holds the same
+// bits.
 //
-// Shapes      input k, v (batch, H_kv, capacity, D), any strides · blocks of S·D'·b/32 words of codes, then S·D'/G words min | max << 16
-// Groups      keys: G tokens × 1 channel; values: 1 token × G channels. Channels past D hold code 0 and take no part in extremes
-// Moves       a segment whose first rows lie in the arena (in the ring of the residual, or in a block of 16 bits), the later ones in the input.
-//             A unit is four groups of adjacent channels (keys), or one (values)
-// Workgroups  one per (head, INVOCATIONS of the line of all moves' units), numbered in one line and folded into x and y
+// Shapes      input k, v (batch, H_kv, capacity, D), any strides · blocks of S·D'·b/32 words of
+//             codes, then S·D'/G words min | max << 16
+// Groups      keys: G tokens × 1 channel; values: 1 token × G channels. Channels past D hold code 0
+//             and take no part in extremes
+// Moves       a segment whose first rows lie in the arena (in the ring of the residual, or in a
+//             block of 16 bits), the later ones in the input. A unit is four groups of adjacent
+//             channels (keys), or one (values)
+// Workgroups  one per (head, INVOCATIONS of the line of all moves' units), numbered in one line and
+//             folded into x and y
 // Barriers    none: a group's words are whole, so nobody shares one
 
 // A number that orders finite f16 bits as the numbers they are, −0 below +0.

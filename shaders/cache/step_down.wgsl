@@ -5,8 +5,10 @@
 // for every width that the segment passes, as src/cache/quantize.rs says.
 //
 // Shapes      blocks of S·D'·b/32 words of codes, then S·D'/G words of extremes
-// Moves       a segment from one rung's ring to another's. A unit is 32 codes: b words before, b' words after
-// Workgroups  one per (head, INVOCATIONS of the line of all moves' units), numbered in one line and folded into x and y
+// Moves       a segment from one rung's ring to another's. A unit is 32 codes: b words before, b'
+//             words after
+// Workgroups  one per (head, INVOCATIONS of the line of all moves' units), numbered in one line and
+//             folded into x and y
 // Barriers    none: no move of a dispatch reads the rung that it writes
 
 fn take(own: Move, head: u32, unit: u32) {

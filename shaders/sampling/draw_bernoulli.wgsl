@@ -1,4 +1,5 @@
-// Bernoulli sampling: the block J at distance d is kept where its own uniform number, pcg_hash(u ⊕ J), is below p(d).
+// Bernoulli sampling: the block J at distance d is kept where its own uniform number, pcg_hash(u ⊕
+// J), is below p(d).
 
 fn is_kept(u: u32, block: i32, d: i32) -> bool {
     // ln p = 0 is p = 1, whose low word is 0.

@@ -1,4 +1,5 @@
-// Systematic sampling: with one uniform number u per row and side, the block at distance d is kept where ⌊C(d) + u⌋ steps up, C(d) = p(0) + … + p(d − 1).
+// Systematic sampling: with one uniform number u per row and side, the block at distance d is kept
+// where ⌊C(d) + u⌋ steps up, C(d) = p(0) + … + p(d − 1).
 
 // ⌊C(d) + u⌋: the sum's high word and the carry of its low one.
 fn whole(u: u32, d: i32) -> u32 {
@@ -6,7 +7,8 @@ fn whole(u: u32, d: i32) -> u32 {
     return distances[d].sum_high + select(0u, 1u, low + u < u);
 }
 
-// The smallest distance in first..=last whose block makes ⌊C + u⌋ reach `target_whole`; `last` does.
+// The smallest distance in first..=last whose block makes ⌊C + u⌋ reach `target_whole`; `last`
+// does.
 fn first_reaching(u: u32, target_whole: u32, first: i32, last: i32) -> i32 {
     var low = first;
     var high = last;
@@ -29,8 +31,9 @@ fn count_drawn(row: Row) -> u32 {
 
 fn fill_drawn(row: Row, first_at: u32) {
     var at = first_at;
-    // Ascending blocks: descending distances before the diagonal, ascending ones after it. A step needs a distance at least, which bounds each search; so a run
-    // of certain blocks takes no search.
+    // Ascending blocks: descending distances before the diagonal, ascending ones after it. A step
+    // needs a distance at least, which bounds each search; so a run of certain blocks takes no
+    // search.
     let u = uniform_number(row, PURPOSE);
     let start = whole(u, row.before.x);
     var end = row.before.y;

@@ -1,7 +1,9 @@
-// What the three kernels that draw a schedule are bound to, and the rows that they draw: design §2.2, `Schedule::sample` in Rust.
+// What the three kernels that draw a schedule are bound to, and the rows that they draw: design
+// §2.2, `Schedule::sample` in Rust.
 //
-// Numbers are 32.32 fixed point, as on the host: a probability is p_low, or 1 where ln p is 0; a cumulative sum is two words.
-// Rust fills these structs (src/sampling/gpu/params.rs); a test compares the two layouts field by field.
+// Numbers are 32.32 fixed point, as on the host: a probability is p_low, or 1 where ln p is 0; a
+// cumulative sum is two words. Rust fills these structs (src/sampling/gpu/params.rs); a test
+// compares the two layouts field by field.
 
 struct ScheduleParams {
     sequences: u32,
@@ -35,8 +37,9 @@ struct Distance {
 @group(0) @binding(1) var<storage, read> sequences: array<ScheduleSequence>;
 @group(1) @binding(0) var<storage, read> distances: array<Distance>;
 
-// One word per sequence: how many blocks it keeps, or capacity + 1 where that is more. Then, for each sequence, its lists: an offset per row and one past the end,
-// (key block, bits of ln p) pairs; and behind the room for these, the sums of its chunks.
+// One word per sequence: how many blocks it keeps, or capacity + 1 where that is more. Then, for
+// each sequence, its lists: an offset per row and one past the end, (key block, bits of ln p)
+// pairs; and behind the room for these, the sums of its chunks.
 @group(1) @binding(1) var<storage, read_write> tables: array<u32>;
 
 // Counts saturate just past the capacity, so that no sum of them wraps.
@@ -48,7 +51,8 @@ fn row_count(sequence: ScheduleSequence) -> u32 {
     return params.groups * sequence.query_blocks;
 }
 
-// One row: its candidates at the distances before.x ≤ d < before.y (J = I − d) and after.x ≤ d < after.y (J = I + d), beside its sinks.
+// One row: its candidates at the distances before.x ≤ d < before.y (J = I − d) and after.x ≤ d <
+// after.y (J = I + d), beside its sinks.
 struct Row {
     group: u32,
     query_block: i32,
@@ -95,7 +99,8 @@ fn put(row: Row, at: u32, block: i32, ln_p: u32) {
 
 var<workgroup> partial_counts: array<u32, ROWS>;
 
-// Over the lanes of a workgroup: the sum of the counts before this lane's, and of all. Every lane must come here.
+// Over the lanes of a workgroup: the sum of the counts before this lane's, and of all. Every lane
+// must come here.
 fn scan_counts(lane: u32, count: u32) -> vec2<u32> {
     var sum = count;
     partial_counts[lane] = sum;

@@ -1,12 +1,17 @@
-// schedule_count: how many blocks each row of a schedule keeps, as offsets within its chunk of ROWS rows.
+// schedule_count: how many blocks each row of a schedule keeps, as offsets within its chunk of ROWS
+// rows.
 //
 //   offset(r) = Σ n(r′) over the rows r′ < r of the chunk        sum(chunk) = Σ n(r) over its rows        n(r) = sinks + drawn
 //
-// The first of three passes (count, scan, fill) that draw the schedule that `Schedule::sample` draws, bit for bit: design §2.2.
+// The first of three passes (count, scan, fill) that draw the schedule that `Schedule::sample`
+// draws, bit for bit: design §2.2.
 //
-// Shapes      tables: per sequence rows + 1 offsets, pairs, one sum per chunk; rows = list groups × query blocks
-// Workgroups  one per (sequence, chunk), one row per invocation, numbered in one line and folded into x and y
-// Barriers    in scan_counts, which every lane of a workgroup reaches: only whole workgroups leave before it
+// Shapes      tables: per sequence rows + 1 offsets, pairs, one sum per chunk; rows = list groups ×
+//             query blocks
+// Workgroups  one per (sequence, chunk), one row per invocation, numbered in one line and folded
+//             into x and y
+// Barriers    in scan_counts, which every lane of a workgroup reaches: only whole workgroups leave
+//             before it
 
 @compute @workgroup_size(ROWS)
 fn schedule_count(

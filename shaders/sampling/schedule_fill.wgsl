@@ -1,11 +1,14 @@
-// schedule_fill: the entries of every row, at the offsets that the passes before (schedule_count, schedule_scan) found.
+// schedule_fill: the entries of every row, at the offsets that the passes before (schedule_count,
+// schedule_scan) found.
 //
 //   row = the sinks 0 … sinks − 1, then the blocks that were drawn, ascending; each with ln p
 //
-// Entries past the capacity are left out, and offsets end there: a list is then too short, never wrong, and the total says so.
+// Entries past the capacity are left out, and offsets end there: a list is then too short, never
+// wrong, and the total says so.
 //
 // Shapes      tables: per sequence rows + 1 offsets, then (key block, bits of ln p) pairs
-// Workgroups  one per (sequence, chunk), one row per invocation, numbered in one line and folded into x and y
+// Workgroups  one per (sequence, chunk), one row per invocation, numbered in one line and folded
+//             into x and y
 // Barriers    none
 
 @compute @workgroup_size(ROWS)

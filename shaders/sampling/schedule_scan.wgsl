@@ -2,7 +2,8 @@
 //
 //   begin(chunk) = Σ sum(chunk′) over chunk′ < chunk        total = Σ sum(chunk)
 //
-// The second of three passes (schedule_count, schedule_fill). The sums become their own prefix sums, in place; each lane takes a strip of them.
+// The second of three passes (schedule_count, schedule_fill). The sums become their own prefix
+// sums, in place; each lane takes a strip of them.
 //
 // Shapes      tables: per sequence one sum per chunk; one total per sequence before all lists
 // Workgroups  one per sequence

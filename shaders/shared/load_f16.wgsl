@@ -1,4 +1,5 @@
-// Q, K and V in f16 storage, two channels to a word: unpacking is core WGSL, so no device feature is needed.
+// Q, K and V in f16 storage, two channels to a word: unpacking is core WGSL, so no device feature
+// is needed.
 alias InputQuad = vec2<u32>;
 
 fn load_quad(quad: InputQuad) -> vec4<f32> {

@@ -1,7 +1,9 @@
-// The output in f16 storage, two channels to a word: unpacking is core WGSL, so no device feature is needed.
+// The output in f16 storage, two channels to a word: unpacking is core WGSL, so no device feature
+// is needed.
 alias OutputQuad = vec2<u32>;
 
-// WGSL leaves pack2x16float of a number beyond f16 undefined, so those become infinities here, and a NaN stays one.
+// WGSL leaves pack2x16float of a number beyond f16 undefined, so those become infinities here, and
+// a NaN stays one.
 fn pack_f16(value: f32) -> u32 {
     let bits = bitcast<u32>(value);
     let magnitude = bits & 0x7fffffffu;

@@ -3,8 +3,8 @@
 //
 //   usage(u) += count(w)   for every piece u of the cut of every word w
 //
-// Shapes      words (walk.wgsl): length, low and high half of the count ·
-//             usage: two halves a piece · cuts: a number a word, bit j − 1 set where a piece ends at j
+// Shapes      words (walk.wgsl): length, low and high half of the count · usage: two halves a piece
+//             · cuts: a number a word, bit j − 1 set where a piece ends at j
 // Workgroups  and barriers as walk.wgsl has them
 //
 // Places without a word have a length of 0. The host has seen to it that no sum passes 64 bits.

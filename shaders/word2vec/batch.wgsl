@@ -3,13 +3,12 @@
 // An item is what is compared with outputs: of skip-grams (PAIRS) each token, of bags of words the
 // mean of each centre's window. RUN items after each other are a run, and share their negatives.
 //
-// Shapes      batch: tokens (CENTRES + 2·WINDOW; centre i is token i + WINDOW) · windows (CENTRES) ·
-//             pairs (ITEMS) · negatives (SHARED for each run) · what is added up; each begins where
-//             the parameters say
-//             errors: of skip-grams centres × RING, a token of the ring each; then items × SHARED
-//             gradients: rows of each centre's word, of each run's negatives, of each token; then
-//             of bags of words what changes of each mean
-//             rows of weights, means and gradients have QUADS quads
+// Shapes      batch: tokens (CENTRES + 2·WINDOW; centre i is token i + WINDOW) · windows (CENTRES)
+//             · pairs (ITEMS) · negatives (SHARED for each run) · what is added up; each begins
+//             where the parameters say errors: of skip-grams centres × RING, a token of the ring
+//             each; then items × SHARED gradients: rows of each centre's word, of each run's
+//             negatives, of each token; then of bags of words what changes of each mean rows of
+//             weights, means and gradients have QUADS quads
 
 struct BatchParams {
     centres: u32,

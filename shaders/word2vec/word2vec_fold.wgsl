@@ -1,5 +1,5 @@
-// word2vec_fold: gradients of rows that are many times in a batch, added up in stretches, so that no
-// invocation has a long sum to do alone.
+// word2vec_fold: gradients of rows that are many times in a batch, added up in stretches, so that
+// no invocation has a long sum to do alone.
 //
 //   g_begin ← Σ g over the stretch
 //

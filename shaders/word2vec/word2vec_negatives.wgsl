@@ -3,8 +3,8 @@
 //   gradient of negative n of a run     Σ e(t, n)·x_t over the items t of the run
 //
 // Shapes      batch.wgsl
-// Workgroups  one per LANES negatives of a run, a negative an invocation; rows of items pass through
-//             workgroup memory, TILE at a time
+// Workgroups  one per LANES negatives of a run, a negative an invocation; rows of items pass
+//             through workgroup memory, TILE at a time
 // Barriers    two per tile: how many there are depends on the workgroup alone
 
 // Word vectors, or means.

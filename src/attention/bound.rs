@@ -39,17 +39,19 @@ pub struct Operands<'a> {
     pub lse: Option<&'a TensorView>,
 }
 
-/// Tensors that a plan has checked and bound. Reusable for any number of calls; it keeps their buffers alive.
+/// Tensors that a plan has checked and bound. Reusable for any number of calls; it keeps their
+/// buffers alive.
 ///
-/// Tensors past the device's binding size are bound in parts, by batch entries and key/value heads, and a call then dispatches
-/// once per part.
+/// Tensors past the device's binding size are bound in parts, by batch entries and key/value heads,
+/// and a call then dispatches once per part.
 #[derive(Debug)]
 pub struct Bound {
     pub(super) prepared: Arc<Prepared>,
     parts: Mutex<Arc<Vec<Part>>>,
     /// What is bound again when a cache comes to be bound in other parts.
     queries: Option<QueryTensors>,
-    /// (argument, batch entries, rows) of the tensors, to check lengths against: queries, then keys.
+    /// (argument, batch entries, rows) of the tensors, to check lengths against: queries, then
+    /// keys.
     query_rows: Vec<(&'static str, usize, usize)>,
     key_rows: Vec<(&'static str, usize, usize)>,
     pub(super) batch: usize,
@@ -70,7 +72,8 @@ pub(super) struct Part {
     pub(super) kv_heads: Range<usize>,
     pub(super) pipeline: Arc<Pipeline>,
     pub(super) groups: PartGroups,
-    /// What the groups bind beside states of shares: queries (keys, values), and output and log-sum-exp.
+    /// What the groups bind beside states of shares: queries (keys, values), and output and
+    /// log-sum-exp.
     inputs: Vec<Binding>,
     outputs: [Binding; 2],
     pub(super) q: Axis,

@@ -66,7 +66,8 @@ pub(super) struct SequenceRows {
     pub(super) kv_len: usize,
     /// Where they aren't those of the bottom-right corner and 0.
     pub(super) positions: Option<FirstPositions>,
-    /// The first head's place among the slopes of a bias, where the heads of the tensors are others.
+    /// The first head's place among the slopes of a bias, where the heads of the tensors are
+    /// others.
     pub(super) slope_head: usize,
 }
 
@@ -145,8 +146,8 @@ impl<'a> Call<'a> {
     }
 
     /// These sequences, at most as many as the plan was made for
-    /// ([`PlanOptions::with_sequences`](crate::PlanOptions::with_sequences)). Their output rows must
-    /// not overlap.
+    /// ([`PlanOptions::with_sequences`](crate::PlanOptions::with_sequences)). Their output rows
+    /// must not overlap.
     pub const fn sequences(sequences: &'a [Sequence]) -> Self {
         Self { lengths: Lengths::Each(sequences), tables: None, timestamps: None }
     }
@@ -158,8 +159,8 @@ impl<'a> Call<'a> {
 
     /// These queries over their sequences in a cache, as it stands after what was recorded into it
     /// so far; at most as many as the plan was made for
-    /// ([`PlanOptions::with_sequences`](crate::PlanOptions::with_sequences)). Their output rows must
-    /// not overlap.
+    /// ([`PlanOptions::with_sequences`](crate::PlanOptions::with_sequences)). Their output rows
+    /// must not overlap.
     pub const fn cached(cache: &'a KvCache, queries: &'a [Queries]) -> Self {
         Self { lengths: Lengths::Cached { cache, queries }, tables: None, timestamps: None }
     }
@@ -218,7 +219,8 @@ impl<'a> Call<'a> {
         queries.iter().map(|queries| queries.sequence)
     }
 
-    /// The rows of every sequence on tensors with `batch` entries, and where its keys are, if in a cache.
+    /// The rows of every sequence on tensors with `batch` entries, and where its keys are, if in a
+    /// cache.
     pub(super) fn rows(&self, batch: usize) -> Result<Vec<(SequenceRows, Option<Region>)>> {
         match self.lengths {
             Lengths::Equal { q_len, kv_len } => {

@@ -126,7 +126,8 @@ impl Prepared {
         }
     }
 
-    /// Refuses a sequence that is past the maxima or the tensors, or whose tables aren't for its lengths.
+    /// Refuses a sequence that is past the maxima or the tensors, or whose tables aren't for its
+    /// lengths.
     fn check_sequence(
         &self,
         bound: &Bound,

@@ -39,7 +39,8 @@ impl Gatherer {
         Ok(Self { context: context.clone(), pipeline, slots, block_size })
     }
 
-    /// Binds a tensor and its packed twin, to copy from the one to the other or, to `scatter`, back.
+    /// Binds a tensor and its packed twin, to copy from the one to the other or, to `scatter`,
+    /// back.
     pub(super) fn bind(
         &self,
         argument: &'static str,
@@ -48,7 +49,8 @@ impl Gatherer {
         scatter: bool,
     ) -> Result<Copier> {
         let context = &self.context;
-        // Elements per word: rows of 16-bit tensors are whole words, since they are multiples of four channels.
+        // Elements per word: rows of 16-bit tensors are whole words, since they are multiples of
+        // four channels.
         let per_word = 4 / whole.dtype().size();
         let empty = context.create_buffer("prflash unused binding", 16, wgpu::BufferUsages::STORAGE)?;
         let bind = |view: &TensorView| -> Result<(Binding, Axis)> {

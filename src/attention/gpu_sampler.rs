@@ -1,4 +1,5 @@
-//! Schedules drawn on the GPU: `shaders/sampling/schedule_count.wgsl`, `schedule_scan.wgsl`, `schedule_fill.wgsl`.
+//! Schedules drawn on the GPU: `shaders/sampling/schedule_count.wgsl`, `schedule_scan.wgsl`,
+//! `schedule_fill.wgsl`.
 
 use std::sync::Arc;
 
@@ -17,7 +18,8 @@ use crate::sampling::{BlockGrid, CumulativeProfile, GpuRule, ONE, Profile, Sampl
 
 /// Draws schedules on the GPU: what [`Schedule::sample`] draws, bit for bit.
 ///
-/// The lists never leave the GPU, and the host does nothing that grows with the sequence: record the drawing, then the calls that read it, into one encoder.
+/// The lists never leave the GPU, and the host does nothing that grows with the sequence: record
+/// the drawing, then the calls that read it, into one encoder.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), prflash::Error> {
@@ -40,8 +42,9 @@ use crate::sampling::{BlockGrid, CumulativeProfile, GpuRule, ONE, Profile, Sampl
 /// # }
 /// ```
 ///
-/// Three passes: the count of every row (of [`Systematic`](crate::Systematic) from two numbers, of [`Bernoulli`](crate::sampling::Bernoulli) from all candidates), where each
-/// row begins, the entries.
+/// Three passes: the count of every row (of [`Systematic`](crate::Systematic) from two numbers, of
+/// [`Bernoulli`](crate::sampling::Bernoulli) from all candidates), where each row begins, the
+/// entries.
 #[derive(Debug)]
 pub struct GpuSampler {
     context: Context,
@@ -87,9 +90,9 @@ impl GpuSampler {
     /// `maxima`.
     ///
     /// # Errors
-    /// Invalid argument: no `sequences`, `sampler` that has no [GPU rule](Sampler::gpu_rule), `profile` that is a
-    /// budget (solved row by row, on the host). Too large (`maxima`) where the device can't bind
-    /// such lists at once; out of memory; device lost.
+    /// Invalid argument: no `sequences`, `sampler` that has no [GPU rule](Sampler::gpu_rule),
+    /// `profile` that is a budget (solved row by row, on the host). Too large (`maxima`) where the
+    /// device can't bind such lists at once; out of memory; device lost.
     pub fn new(
         context: &Context,
         maxima: &BlockGrid,
@@ -193,16 +196,19 @@ impl GpuSampler {
         self.capacity
     }
 
-    /// Bytes of GPU memory held. It grows with the sequences of a call, and where more schedules are in use at once than ever before.
+    /// Bytes of GPU memory held. It grows with the sequences of a call, and where more schedules
+    /// are in use at once than ever before.
     pub fn device_bytes(&self) -> u64 {
         self.slots.bytes() + self.tables.bytes()
     }
 
-    /// Records the drawing of a schedule for all sequences of a call, or of one for each in order; returns the tables for [`Call::with_tables`](crate::Call::with_tables).
+    /// Records the drawing of a schedule for all sequences of a call, or of one for each in order;
+    /// returns the tables for [`Call::with_tables`](crate::Call::with_tables).
     ///
-    /// It doesn't submit or wait, and creates no GPU object once as many schedules have been in use before. Calls that were recorded with earlier
-    /// tables keep theirs. The tables are there when the encoder's commands have run: submit these before the calls that read them, or with them. A call that runs
-    /// without them takes for lists whatever the buffer held.
+    /// It doesn't submit or wait, and creates no GPU object once as many schedules have been in use
+    /// before. Calls that were recorded with earlier tables keep theirs. The tables are there when
+    /// the encoder's commands have run: submit these before the calls that read them, or with them.
+    /// A call that runs without them takes for lists whatever the buffer held.
     ///
     /// # Errors
     /// Invalid argument: `sequences` that are none or more than was made ready for, `grid` that is
@@ -285,10 +291,12 @@ impl GpuSampler {
         self.tables.described().map(|_| &self.tables)
     }
 
-    /// How many blocks each sequence of the last [`encode`](GpuSampler::encode) keeps, once all work submitted so far is done. Native backends wait inside.
+    /// How many blocks each sequence of the last [`encode`](GpuSampler::encode) keeps, once all
+    /// work submitted so far is done. Native backends wait inside.
     ///
     /// # Errors
-    /// Too large (`capacity`) where there were more than fit: then the later rows of that sequence lack blocks. Device lost; out of memory.
+    /// Too large (`capacity`) where there were more than fit: then the later rows of that sequence
+    /// lack blocks. Device lost; out of memory.
     pub async fn check(&self) -> Result<Vec<u64>> {
         let Some((schedules, buffer)) = self.tables.described() else { return Ok(Vec::new()) };
         let totals = self.words(buffer, 0, schedules.len() as u64).await?;
@@ -303,10 +311,12 @@ impl GpuSampler {
         }
     }
 
-    /// The schedules of the last [`encode`](GpuSampler::encode), one for each of its sequences, once all work submitted so far is done. Native backends wait inside.
+    /// The schedules of the last [`encode`](GpuSampler::encode), one for each of its sequences,
+    /// once all work submitted so far is done. Native backends wait inside.
     ///
     /// # Errors
-    /// Those of [`check`](GpuSampler::check); invalid argument (`lists`) if what the device holds is no schedule: its commands weren't submitted.
+    /// Those of [`check`](GpuSampler::check); invalid argument (`lists`) if what the device holds
+    /// is no schedule: its commands weren't submitted.
     pub async fn read(&self) -> Result<Vec<Schedule>> {
         let totals = self.check().await?;
         let Some((described, buffer)) = self.tables.described() else { return Ok(Vec::new()) };
@@ -387,8 +397,10 @@ fn device_table(table: &CumulativeProfile) -> Vec<Distance> {
 
 /// The most blocks that a schedule of a grid within `maxima` keeps.
 ///
-/// The more keys, the longer is a row at the same distance from the last one. Systematic rows keep at most ⌈Σp⌉ blocks on each side. The count of a Bernoulli schedule
-/// has mean μ = Σp and a variance below μ; by Bernstein's inequality it exceeds `μ + L/3 + √(L²/9 + 2Lμ)` with probability at most `e^−L`.
+/// The more keys, the longer is a row at the same distance from the last one. Systematic rows keep
+/// at most ⌈Σp⌉ blocks on each side. The count of a Bernoulli schedule has mean μ = Σp and a
+/// variance below μ; by Bernstein's inequality it exceeds `μ + L/3 + √(L²/9 + 2Lμ)` with
+/// probability at most `e^−L`.
 fn most_blocks(table: &CumulativeProfile, maxima: &BlockGrid, rule: GpuRule) -> u64 {
     const L: f64 = 27.64; // e^−L < 10⁻¹²
     let row = table.row(&(0..0), &(0..0), 0);

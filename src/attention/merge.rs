@@ -25,14 +25,16 @@ pub(super) struct Merger {
     value_dim: usize,
     pipeline: Arc<Pipeline>,
     slots: SlotPool,
-    /// Bound where no log-sum-exp and no standard error is asked for: a buffer each, since they are bound for writing.
+    /// Bound where no log-sum-exp and no standard error is asked for: a buffer each, since they are
+    /// bound for writing.
     unused: [wgpu::Buffer; 2],
 }
 
 /// The tensors of a running merge.
 #[derive(Debug)]
 pub(super) struct MergerBound {
-    /// Where the next state goes: `[batch, heads, rows, value_dim]` and `[batch, heads, rows]`, f32.
+    /// Where the next state goes: `[batch, heads, rows, value_dim]` and `[batch, heads, rows]`,
+    /// f32.
     pub(super) state_output: Tensor,
     pub(super) state_lse: Tensor,
     bind_group: wgpu::BindGroup,
@@ -120,8 +122,8 @@ impl Merger {
         Ok(MergerBound { state_output, state_lse, bind_group, heads, rows, o, lse, error })
     }
 
-    /// Makes ready to take the state that will lie in `bound` into the running merge, for the query rows of these sequences, and to write the result.
-    /// Nothing if there are no rows.
+    /// Makes ready to take the state that will lie in `bound` into the running merge, for the query
+    /// rows of these sequences, and to write the result. Nothing if there are no rows.
     pub(super) fn prepare<'a>(
         &'a self,
         bound: &'a MergerBound,

@@ -8,7 +8,8 @@ pub(super) struct WorkRun {
     pub(super) cost: u64,
 }
 
-/// The ends of pieces of a line, of which each costs at most `cap` or is a single item; the last is the end of the line.
+/// The ends of pieces of a line, of which each costs at most `cap` or is a single item; the last is
+/// the end of the line.
 pub(super) fn cut(line: &[WorkRun], cap: u64) -> Vec<u64> {
     let mut ends = Vec::new();
     let (mut end, mut begun, mut cost) = (0u64, 0u64, 0u64);

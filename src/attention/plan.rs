@@ -22,12 +22,14 @@ use crate::runtime::tensor::{Tensor, TensorView};
 use crate::runtime::timing::Timings;
 use crate::shape::Shape;
 
-/// An [`Attention`] made ready for a device: one kernel, maxima for the sizes, and everything that calls need.
+/// An [`Attention`] made ready for a device: one kernel, maxima for the sizes, and everything that
+/// calls need.
 ///
 /// One plan serves many calls, of any lengths up to its maxima, from any thread:
 ///
 /// 1. [`bind`](Plan::bind) checks the tensors once and makes a [`Bound`],
-/// 2. [`encode`](Plan::encode) records a [`Call`] on them into your command encoder; it never submits or waits.
+/// 2. [`encode`](Plan::encode) records a [`Call`] on them into your command encoder; it never
+///    submits or waits.
 ///
 /// [`run`](Plan::run) does both, and submits.
 ///
@@ -161,11 +163,11 @@ impl Plan {
         Bound::queries(&self.prepared, q, output, lse)
     }
 
-    /// Records one call into the caller's encoder. It doesn't submit or wait, and creates no GPU object once as many calls have been in flight
-    /// before.
+    /// Records one call into the caller's encoder. It doesn't submit or wait, and creates no GPU
+    /// object once as many calls have been in flight before.
     ///
-    /// Any number of calls may be recorded for one submit. The result is there when the encoder's commands have run. Work past
-    /// [`Context::max_dispatch_flops`] takes several dispatches.
+    /// Any number of calls may be recorded for one submit. The result is there when the encoder's
+    /// commands have run. Work past [`Context::max_dispatch_flops`] takes several dispatches.
     ///
     /// # Errors
     /// Invalid argument: tensors of another plan, tables of another device or for other sizes,
@@ -177,10 +179,12 @@ impl Plan {
         self.record(Target::Encoder(encoder), self.check(bound, call)?)
     }
 
-    /// Records one call and submits it, without waiting: [`encode`](Plan::encode) for programs whose encoder needn't hold anything else.
+    /// Records one call and submits it, without waiting: [`encode`](Plan::encode) for programs
+    /// whose encoder needn't hold anything else.
     ///
-    /// Work past [`Context::max_dispatch_flops`] is submitted in several pieces, one dispatch each, with the same result bit for bit. Watchdogs that reset a GPU go by
-    /// the submission on some systems and by the dispatch on others; `encode` can only cut the second.
+    /// Work past [`Context::max_dispatch_flops`] is submitted in several pieces, one dispatch each,
+    /// with the same result bit for bit. Watchdogs that reset a GPU go by the submission on some
+    /// systems and by the dispatch on others; `encode` can only cut the second.
     ///
     /// # Errors
     /// As [`encode`](Plan::encode); device lost.
@@ -198,7 +202,8 @@ impl Plan {
         self.prepared.record(target, call)
     }
 
-    /// Times a call: submits it once to warm up and then `rounds` times, each after the one before is done.
+    /// Times a call: submits it once to warm up and then `rounds` times, each after the one before
+    /// is done.
     ///
     /// # Errors
     /// As [`submit`](Plan::submit); too large past [`MAX_ROUNDS`](crate::limits::MAX_ROUNDS).
@@ -211,8 +216,9 @@ impl Plan {
         })
     }
 
-    /// Computes the attention of whole tensors, of any length up to the plan's maxima: allocates the results, uploads the tables, binds and
-    /// [submits](Plan::submit). It doesn't wait; [`Tensor::read`] does.
+    /// Computes the attention of whole tensors, of any length up to the plan's maxima: allocates
+    /// the results, uploads the tables, binds and [submits](Plan::submit). It doesn't wait;
+    /// [`Tensor::read`] does.
     ///
     /// # Errors
     /// Invalid argument (`k`, `v`) unless keys and values have as many batch entries as the
@@ -259,7 +265,8 @@ impl Plan {
     }
 }
 
-/// Refuses keys and values that aren't those of all queries: whole tensors, of which nothing says which rows are meant.
+/// Refuses keys and values that aren't those of all queries: whole tensors, of which nothing says
+/// which rows are meant.
 pub(super) fn check_whole(q: &TensorView, k: &TensorView, v: &TensorView) -> Result<()> {
     let [batch, _, _, _] = q.layout().dims();
     let [k_batch, _, rows, _] = k.layout().dims();

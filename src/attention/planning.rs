@@ -22,7 +22,8 @@ impl Attention {
     /// Makes this attention ready for a device: compiles its kernel and reserves what calls up to
     /// the sizes of `maxima` need. How it is computed is left to the plan.
     ///
-    /// Heads and head dimensions of later calls are those of `maxima`; batch and lengths may be smaller.
+    /// Heads and head dimensions of later calls are those of `maxima`; batch and lengths may be
+    /// smaller.
     ///
     /// # Errors
     /// Invalid argument: positions for another head dimension (`positions`), or slopes for another
@@ -94,19 +95,20 @@ impl Attention {
     /// Shapes are put into classes ([`ShapeClass`](crate::ShapeClass)). The candidates of a class
     /// are all kernels of its kind that the device can run: [`Decode`](crate::Decode) for few
     /// queries, else every [`Tile`](crate::Tile), [`Matrix`](crate::Matrix) and
-    /// [`Kernel::Naive`](crate::Kernel::Naive). One that is tried is first compared with the portable
-    /// kernel (the naive one) on every shape of the class and on short and ragged ones beside,
-    /// within what its arithmetic may deviate; the right ones are then timed in turn, round by round,
-    /// by GPU timestamps or, on CPU adapters, where these lie, by the wall. The fastest in the
-    /// geometric mean over the shapes is chosen, and the rule's own choice unless another gains 3%.
+    /// [`Kernel::Naive`](crate::Kernel::Naive). One that is tried is first compared with the
+    /// portable kernel (the naive one) on every shape of the class and on short and ragged ones
+    /// beside, within what its arithmetic may deviate; the right ones are then timed in turn, round
+    /// by round, by GPU timestamps or, on CPU adapters, where these lie, by the wall. The fastest
+    /// in the geometric mean over the shapes is chosen, and the rule's own choice unless another
+    /// gains 3%.
     ///
-    /// Where there are more candidates than [`TuningOptions::with_trials`](crate::TuningOptions::with_trials)
-    /// allows to try, the first tried are the rule's choice and those that are known to be good
-    /// somewhere, and then those that a [`search`](crate::search) proposes, by
-    /// [`Tpe`](crate::search::Tpe) over their parameters. Each is timed in turn with the rule's
-    /// choice, so that it doesn't count whether the device has become slower meanwhile, and the best
-    /// four are timed once more, together. The seed of the search is fixed: equal times give equal
-    /// proposals.
+    /// Where there are more candidates than
+    /// [`TuningOptions::with_trials`](crate::TuningOptions::with_trials) allows to try, the first
+    /// tried are the rule's choice and those that are known to be good somewhere, and then those
+    /// that a [`search`](crate::search) proposes, by [`Tpe`](crate::search::Tpe) over their
+    /// parameters. Each is timed in turn with the rule's choice, so that it doesn't count whether
+    /// the device has become slower meanwhile, and the best four are timed once more, together. The
+    /// seed of the search is fixed: equal times give equal proposals.
     ///
     /// ```no_run
     /// # fn main() -> Result<(), prflash::Error> {

@@ -6,7 +6,8 @@ use crate::error::{Error, Result, ensure};
 use crate::position::{Distance, Positions, Rope, harmonic_number};
 use crate::runtime::context::Context;
 
-/// Rotations from a step's first key: those within the longest step of a kernel, and that to the next.
+/// Rotations from a step's first key: those within the longest step of a kernel, and that to the
+/// next.
 const STEPS: usize = 8 + 1;
 
 /// The table of one plan, and where its parts begin.
@@ -146,7 +147,8 @@ pub(super) fn check_aligned(rope: &Rope) -> Result<()> {
     ))
 }
 
-/// (cos, sin) of every pair at positions 0 … STEPS − 1, without a temperature: the table's low rows have it already.
+/// (cos, sin) of every pair at positions 0 … STEPS − 1, without a temperature: the table's low rows
+/// have it already.
 fn steps(rope: &Rope) -> Vec<f32> {
     let turn = |position: usize| {
         rope.frequencies().iter().flat_map(move |frequency| {

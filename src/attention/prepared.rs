@@ -1,4 +1,5 @@
-//! An attention made ready for a device: what its plan, the tensors that it binds and their calls share.
+//! An attention made ready for a device: what its plan, the tensors that it binds and their calls
+//! share.
 
 use std::f32::consts::LOG2_E;
 use std::sync::Arc;
@@ -76,7 +77,8 @@ impl Prepared {
         }
         let task = wanted.task();
         kernel.check(context.capabilities(), &task)?;
-        // The most tiles that q_len rows can make, wherever they start and however small a schedule's blocks are.
+        // The most tiles that q_len rows can make, wherever they start and however small a
+        // schedule's blocks are.
         let dense = maxima.q_len().div_ceil(TILE_ROWS) as u64 + 1;
         let limit = context.capabilities().max_workgroups_per_dimension;
         dispatch::fold(dense * (maxima.heads() * sequences) as u64, limit)?;

@@ -1,4 +1,5 @@
-//! Re-shaping, literally: dense causal triangles over a tensor that was cut or gathered, without block lists.
+//! Re-shaping, literally: dense causal triangles over a tensor that was cut or gathered, without
+//! block lists.
 
 use std::ops::Range;
 
@@ -116,7 +117,8 @@ impl ReshapedPlan {
         }
         grid.check(true, shape)?;
         let per_kv = shape.heads_per_kv_head();
-        // How heads become batch entries, one per list group, so that each can have lengths of its own.
+        // How heads become batch entries, one per list group, so that each can have lengths of its
+        // own.
         let (views, heads, kv_heads, groups) = match grid.granularity() {
             Granularity::Head => (per_kv, 1, 1, shape.kv_heads()),
             Granularity::KvHead => (1, per_kv, 1, shape.kv_heads()),
@@ -158,10 +160,12 @@ impl ReshapedPlan {
         &self.grid
     }
 
-    /// Checks tensors against the plan and binds them, and reserves what states and gathered rows need: about as much as the tensors themselves, twice the output.
+    /// Checks tensors against the plan and binds them, and reserves what states and gathered rows
+    /// need: about as much as the tensors themselves, twice the output.
     ///
     /// # Errors
-    /// Those of [`Plan::bind`]; too large where the state of a list group doesn't fit the device's binding size; out of memory.
+    /// Those of [`Plan::bind`]; too large where the state of a list group doesn't fit the device's
+    /// binding size; out of memory.
     pub fn bind(&self, operands: &Operands<'_>) -> Result<ReshapedBound> {
         let (context, shape) = (self.triangle.context(), &self.shape);
         let Operands { q, k, v, output, lse } = *operands;
@@ -255,11 +259,13 @@ impl ReshapedPlan {
         })
     }
 
-    /// Records attention over re-shaped tensors into the caller's encoder: one re-shaping for all batch entries, or one each. It doesn't submit or wait, and after
-    /// warm-up creates no GPU object (but for the position ids of gathered rows, if the attention has positions).
+    /// Records attention over re-shaped tensors into the caller's encoder: one re-shaping for all
+    /// batch entries, or one each. It doesn't submit or wait, and after warm-up creates no GPU
+    /// object (but for the position ids of gathered rows, if the attention has positions).
     ///
     /// # Errors
-    /// Invalid argument (`reshapings`) for another number of them or another grid. Then nothing was recorded. Out of memory.
+    /// Invalid argument (`reshapings`) for another number of them or another grid. Then nothing was
+    /// recorded. Out of memory.
     pub fn encode(
         &self,
         encoder: &mut wgpu::CommandEncoder,
@@ -300,7 +306,8 @@ impl ReshapedPlan {
         Ok(())
     }
 
-    /// Computes whole tensors: allocates the results, binds, encodes and submits. It doesn't wait; [`Tensor::read`] does.
+    /// Computes whole tensors: allocates the results, binds, encodes and submits. It doesn't wait;
+    /// [`Tensor::read`] does.
     ///
     /// # Errors
     /// Those of [`bind`](ReshapedPlan::bind) and [`encode`](ReshapedPlan::encode); device lost.
@@ -418,7 +425,8 @@ impl ReshapedPlan {
         set: &[usize],
         reshaping: &Reshaping,
     ) -> Result<()> {
-        // The packed triangle: whole blocks, but for the last of the sequence, which is in every set.
+        // The packed triangle: whole blocks, but for the last of the sequence, which is in every
+        // set.
         let keys: usize = set.iter().map(|&block| self.tokens(block..block + 1).len()).sum();
         let rows: usize = set.iter().map(|&block| self.rows(&self.tokens(block..block + 1)).len()).sum();
         let Packed { q, k, v, output, lse, bound } = &view.packed;

@@ -20,15 +20,18 @@ use crate::runtime::tensor::{Binding, TensorView};
 const RUNS: usize = 512;
 
 impl Rope {
-    /// Makes this rotation ready to turn rows where they are stored, at positions below `max_positions` in magnitude: compiles the kernel and uploads the
-    /// tables (in two levels: a million positions take about 1 MB at 64 channels).
+    /// Makes this rotation ready to turn rows where they are stored, at positions below
+    /// `max_positions` in magnitude: compiles the kernel and uploads the tables (in two levels: a
+    /// million positions take about 1 MB at 64 channels).
     ///
-    /// Attention with [`Positions`] rotates as it loads and needs none of this. Rows that lie in storage turned are for attention *without* a rotation, which is then
-    /// spared turning the same keys in every call, and for kernels of your own.
+    /// Attention with [`Positions`] rotates as it loads and needs none of this. Rows that lie in
+    /// storage turned are for attention *without* a rotation, which is then spared turning the same
+    /// keys in every call, and for kernels of your own.
     ///
     /// # Errors
-    /// Invalid argument (`max_positions`) past 2³⁰; unsupported, where the rotary dimension isn't [aligned](Rope::is_quad_aligned); too large
-    /// (`max_positions`), where the device can't bind the tables at once; out of memory; device lost.
+    /// Invalid argument (`max_positions`) past 2³⁰; unsupported, where the rotary dimension isn't
+    /// [aligned](Rope::is_quad_aligned); too large (`max_positions`), where the device can't bind
+    /// the tables at once; out of memory; device lost.
     pub fn plan_rotation(
         &self,
         context: &Context,
@@ -62,11 +65,13 @@ impl Rope {
 
 /// A [`Rope`] made ready to turn stored rows in place, in every head of them.
 ///
-/// One plan serves any number of tensors and calls, from any thread: [`bind`](RotationPlan::bind) checks a tensor once, [`encode`](RotationPlan::encode) records a call
-/// into your command encoder and never submits or waits.
+/// One plan serves any number of tensors and calls, from any thread: [`bind`](RotationPlan::bind)
+/// checks a tensor once, [`encode`](RotationPlan::encode) records a call into your command encoder
+/// and never submits or waits.
 ///
-/// Rotations add up: rows that lie turned to positions p and are [all turned by d](Rows::all_at) lie turned to p + d, as a cache needs that has dropped
-/// tokens. (Not so with YaRN: its temperature would multiply again.)
+/// Rotations add up: rows that lie turned to positions p and are [all turned by d](Rows::all_at)
+/// lie turned to p + d, as a cache needs that has dropped tokens. (Not so with YaRN: its
+/// temperature would multiply again.)
 ///
 /// ```no_run
 /// # fn main() -> Result<(), prflash::Error> {
@@ -84,9 +89,10 @@ impl Rope {
 /// ```
 ///
 /// # Precision
-/// Everything is computed in f32, where a value is off by less than `6.5u·t` times its pair's length (`u = 2⁻²⁴`, t the temperature): 2u for the two levels of
-/// the table, `√5·u` for their product and `√5·u` for that with the pair. It is then rounded to the storage type once, and past f16's range becomes infinite.
-/// Attention that rotates as it loads is spared this last rounding.
+/// Everything is computed in f32, where a value is off by less than `6.5u·t` times its pair's
+/// length (`u = 2⁻²⁴`, t the temperature): 2u for the two levels of the table, `√5·u` for their
+/// product and `√5·u` for that with the pair. It is then rounded to the storage type once, and past
+/// f16's range becomes infinite. Attention that rotates as it loads is spared this last rounding.
 #[derive(Clone, Debug)]
 pub struct RotationPlan {
     inner: Arc<PlanInner>,
@@ -105,9 +111,11 @@ struct PlanInner {
     params: RotateParams,
 }
 
-/// A tensor that a [`RotationPlan`] has checked and bound. Reusable for any number of calls; it keeps the buffer alive.
+/// A tensor that a [`RotationPlan`] has checked and bound. Reusable for any number of calls; it
+/// keeps the buffer alive.
 ///
-/// A tensor past the device's binding size is bound in parts, by batch entries and heads, and a call then dispatches once per part.
+/// A tensor past the device's binding size is bound in parts, by batch entries and heads, and a
+/// call then dispatches once per part.
 #[derive(Debug)]
 pub struct RotationBound {
     plan: Arc<PlanInner>,
@@ -165,7 +173,8 @@ impl<'a> Rows<'a> {
         Self { positions: RowPositions::All(position), ..self }
     }
 
-    /// The position of each by number. Numbers that count up for a while are as cheap as [`at_position`](Rows::at_position).
+    /// The position of each by number. Numbers that count up for a while are as cheap as
+    /// [`at_position`](Rows::at_position).
     pub fn at_ids(self, ids: &'a [u32]) -> Self {
         Self { positions: RowPositions::Ids(ids), ..self }
     }
@@ -227,7 +236,8 @@ impl RotationPlan {
         self.inner.max_positions
     }
 
-    /// Bytes of GPU memory that the plan holds. It grows only when more calls (or longer lists of ids) are in flight than ever before.
+    /// Bytes of GPU memory that the plan holds. It grows only when more calls (or longer lists of
+    /// ids) are in flight than ever before.
     pub fn device_bytes(&self) -> u64 {
         self.inner.slots.bytes() + self.inner.table.size()
     }
@@ -235,8 +245,9 @@ impl RotationPlan {
     /// Checks a tensor `[batch, heads, rows, head_dim]`, of any layout, and binds it.
     ///
     /// # Errors
-    /// Invalid argument (`tensor`): another type or head dimension, rows that overlap each other. Too large (`tensor`), where not even one head of one batch entry
-    /// fits the device's binding size; device lost.
+    /// Invalid argument (`tensor`): another type or head dimension, rows that overlap each other.
+    /// Too large (`tensor`), where not even one head of one batch entry fits the device's binding
+    /// size; device lost.
     pub fn bind(&self, tensor: &TensorView) -> Result<RotationBound> {
         let PlanInner { context, rope, kernel, pipeline, table, .. } = &*self.inner;
         tensor.check("tensor", context)?;
@@ -265,14 +276,17 @@ impl RotationPlan {
         Ok(RotationBound { plan: self.inner.clone(), parts, batch, rows })
     }
 
-    /// Records the rotation of these rows into the caller's encoder. It doesn't submit or wait, and creates no GPU object once as many calls have been in
-    /// flight before.
+    /// Records the rotation of these rows into the caller's encoder. It doesn't submit or wait, and
+    /// creates no GPU object once as many calls have been in flight before.
     ///
-    /// Rows and channels that aren't named keep their bits. Any number of calls may be recorded for one submit; they take effect one after the other.
+    /// Rows and channels that aren't named keep their bits. Any number of calls may be recorded for
+    /// one submit; they take effect one after the other.
     ///
     /// # Errors
-    /// Invalid argument (`bound`) for a tensor of another plan; (`rows`) for rows past the tensor, positions that aren't below
-    /// [`max_positions`](RotationPlan::max_positions) in magnitude, another number of ids than rows, or entries that share a row. Then nothing was recorded. Out of memory.
+    /// Invalid argument (`bound`) for a tensor of another plan; (`rows`) for rows past the tensor,
+    /// positions that aren't below [`max_positions`](RotationPlan::max_positions) in magnitude,
+    /// another number of ids than rows, or entries that share a row. Then nothing was recorded. Out
+    /// of memory.
     pub fn encode(
         &self,
         encoder: &mut wgpu::CommandEncoder,
@@ -282,7 +296,8 @@ impl RotationPlan {
         self.record(encoder, bound, rows, false)
     }
 
-    /// Records what undoes [`encode`](RotationPlan::encode) of the same rows, but for rounding: turns them back, and divides by the temperature.
+    /// Records what undoes [`encode`](RotationPlan::encode) of the same rows, but for rounding:
+    /// turns them back, and divides by the temperature.
     ///
     /// # Errors
     /// As [`encode`](RotationPlan::encode).

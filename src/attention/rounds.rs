@@ -1,4 +1,5 @@
-//! Attention in rounds: each visits some of the blocks, and their merge is there after every one of them.
+//! Attention in rounds: each visits some of the blocks, and their merge is there after every one of
+//! them.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -22,10 +23,11 @@ use crate::runtime::tensor::{Tensor, TensorView};
 /// What the rounds of a [`RoundsPlan`] are to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Combine {
-    /// Independent draws of a schedule ([`Key::round`](crate::Key::round)): the running estimate is their mean by log-sum-exp, and its standard error is
-    /// known from their spread.
+    /// Independent draws of a schedule ([`Key::round`](crate::Key::round)): the running estimate is
+    /// their mean by log-sum-exp, and its standard error is known from their spread.
     Independent,
-    /// Rounds without a common block, as [`partition_rounds`](crate::sampling::partition_rounds) draws them: their sum, exact once all are in.
+    /// Rounds without a common block, as [`partition_rounds`](crate::sampling::partition_rounds)
+    /// draws them: their sum, exact once all are in.
     Partition,
 }
 
@@ -61,7 +63,8 @@ pub struct RoundsPlan {
 
 /// Tensors that a [`RoundsPlan`] has checked and bound, with the running state of their rounds.
 ///
-/// The state takes `2·value_dim + 4` f32 values per row of the output (`value_dim + 4` for partitions) beside one more output in f32, however many rounds there are.
+/// The state takes `2·value_dim + 4` f32 values per row of the output (`value_dim + 4` for
+/// partitions) beside one more output in f32, however many rounds there are.
 #[derive(Debug)]
 pub struct RoundsBound {
     bound: Bound,
@@ -116,11 +119,13 @@ impl RoundsPlan {
         self.plan.device_bytes() + self.merger.device_bytes()
     }
 
-    /// Checks tensors against the plan and binds them; `standard_error` is `[batch, heads, q capacity]`, f32 ([`Layout::rows`](crate::Layout::rows)).
+    /// Checks tensors against the plan and binds them; `standard_error` is `[batch, heads, q
+    /// capacity]`, f32 ([`Layout::rows`](crate::Layout::rows)).
     ///
     /// # Errors
-    /// Those of [`Plan::bind`]; invalid argument (`standard_error`) for partitions, which have none; too large where the running state doesn't fit the device's binding size;
-    /// out of memory.
+    /// Those of [`Plan::bind`]; invalid argument (`standard_error`) for partitions, which have
+    /// none; too large where the running state doesn't fit the device's binding size; out of
+    /// memory.
     pub fn bind(&self, operands: &Operands<'_>, standard_error: Option<&TensorView>) -> Result<RoundsBound> {
         let (context, maxima) = (self.plan.context(), self.plan.maxima());
         let Operands { q, k, v, output, lse } = *operands;
@@ -151,13 +156,16 @@ impl RoundsPlan {
         Ok(RoundsBound { bound, merger, recorded: Mutex::new(0) })
     }
 
-    /// Records round number `round`, counted from 0, and the estimate from all rounds up to it. Round 0 starts afresh.
+    /// Records round number `round`, counted from 0, and the estimate from all rounds up to it.
+    /// Round 0 starts afresh.
     ///
-    /// As [`Plan::encode`], it doesn't submit or wait, and after warm-up creates no GPU object. The result is written into the bound output after every round, for the
-    /// rows of this call alone: give every round of an estimate the same lengths.
+    /// As [`Plan::encode`], it doesn't submit or wait, and after warm-up creates no GPU object. The
+    /// result is written into the bound output after every round, for the rows of this call alone:
+    /// give every round of an estimate the same lengths.
     ///
     /// # Errors
-    /// Those of [`Plan::encode`]; invalid argument (`round`) if an earlier one wasn't recorded. Then nothing was recorded.
+    /// Those of [`Plan::encode`]; invalid argument (`round`) if an earlier one wasn't recorded.
+    /// Then nothing was recorded.
     pub fn encode_round(
         &self,
         encoder: &mut wgpu::CommandEncoder,
@@ -175,7 +183,9 @@ impl RoundsPlan {
         Ok(())
     }
 
-    /// Records and submits one round, without waiting: [`encode_round`](RoundsPlan::encode_round) for programs whose encoder needn't hold anything else. Long work is submitted in pieces, as by [`Plan::submit`].
+    /// Records and submits one round, without waiting: [`encode_round`](RoundsPlan::encode_round)
+    /// for programs whose encoder needn't hold anything else. Long work is submitted in pieces, as
+    /// by [`Plan::submit`].
     ///
     /// # Errors
     /// As [`encode_round`](RoundsPlan::encode_round); device lost.
@@ -207,7 +217,8 @@ impl RoundsPlan {
         Ok((checked, merge))
     }
 
-    /// Allocates the results of whole tensors, of any length up to the plan's maxima, for rounds that are then computed one by one.
+    /// Allocates the results of whole tensors, of any length up to the plan's maxima, for rounds
+    /// that are then computed one by one.
     ///
     /// # Errors
     /// Those of [`bind`](RoundsPlan::bind); invalid argument (`k`, `v`) as in [`Plan::run`].
@@ -227,7 +238,8 @@ impl RoundsPlan {
 }
 
 impl RoundsBound {
-    /// Refuses a round before which others are missing. Whoever holds the result says which round is the next.
+    /// Refuses a round before which others are missing. Whoever holds the result says which round
+    /// is the next.
     fn check_round(&self, round: usize) -> Result<MutexGuard<'_, usize>> {
         let recorded = lock(&self.recorded);
         ensure!(
@@ -259,14 +271,17 @@ pub struct Estimate {
     pub output: Tensor,
     /// `[batch, heads, q_len]`, f32, natural logarithm; if the attention asks for it.
     pub lse: Option<Tensor>,
-    /// `[batch, heads, q_len]`, f32: the standard error of each output row, as the Euclidean norm over its channels; infinite after one round. Independent rounds only.
+    /// `[batch, heads, q_len]`, f32: the standard error of each output row, as the Euclidean norm
+    /// over its channels; infinite after one round. Independent rounds only.
     ///
-    /// It is a first-order (delta method) estimate of sampling error. It can't see what no round visited.
+    /// It is a first-order (delta method) estimate of sampling error. It can't see what no round
+    /// visited.
     pub standard_error: Option<Tensor>,
 }
 
 impl Rounds<'_> {
-    /// Submits one more round with these tables, and returns the estimate that it leads to. It doesn't wait; [`Tensor::read`] does.
+    /// Submits one more round with these tables, and returns the estimate that it leads to. It
+    /// doesn't wait; [`Tensor::read`] does.
     ///
     /// # Errors
     /// Those of [`TableBuffer::new`] and [`RoundsPlan::encode_round`]; device lost.

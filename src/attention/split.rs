@@ -14,13 +14,15 @@ use crate::shape::Shape;
 /// Keys that are worth a workgroup of their own, at least.
 const SHARE: usize = 128;
 
-/// Workgroups that a call should have, if its keys can be split into as many: some for each thread of a CPU, which take them in turn; enough to fill any GPU.
+/// Workgroups that a call should have, if its keys can be split into as many: some for each thread
+/// of a CPU, which take them in turn; enough to fill any GPU.
 const WORKGROUPS: (usize, usize) = (16, 512);
 
 /// The second pass of a split call, and the states between the two.
 ///
-/// A plan has one buffer of states for all calls that run as one: nothing comes between commands of one pass, so the next call finds them used up. A call that is submitted in
-/// pieces has [states of its own](Split::own_states), since calls of other threads may come between the pieces.
+/// A plan has one buffer of states for all calls that run as one: nothing comes between commands of
+/// one pass, so the next call finds them used up. A call that is submitted in pieces has [states of
+/// its own](Split::own_states), since calls of other threads may come between the pieces.
 #[derive(Debug)]
 pub(super) struct Split {
     pub(super) pipeline: Arc<Pipeline>,

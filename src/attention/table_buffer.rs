@@ -15,13 +15,15 @@ use crate::sampling::{BlockGrid, RowOrder, Schedule};
 ///
 /// They belong to no plan: any call of the device may have them whose lengths and heads are theirs.
 ///
-/// Writing new ones is safe at any time: calls that were recorded or submitted before keep what they were given.
+/// Writing new ones is safe at any time: calls that were recorded or submitted before keep what
+/// they were given.
 #[derive(Debug)]
 pub struct TableBuffer {
     context: Context,
     layout: wgpu::BindGroupLayout,
     schedules: Vec<ScheduleWords>,
-    /// Of each schedule that the host wrote: the mean length of a query block's lists, in the order of its rows.
+    /// Of each schedule that the host wrote: the mean length of a query block's lists, in the order
+    /// of its rows.
     row_blocks: Vec<Vec<u32>>,
     /// (queries, word offset) of each document mask.
     documents: Vec<(usize, u32)>,
@@ -95,7 +97,8 @@ impl TableBuffer {
         }
     }
 
-    /// Replaces the tables. Calls recorded before keep theirs. Nothing is allocated if a buffer that fits is free.
+    /// Replaces the tables. Calls recorded before keep theirs. Nothing is allocated if a buffer
+    /// that fits is free.
     ///
     /// # Errors
     /// Too large for a binding; out of memory. The old tables then stay.
@@ -186,7 +189,8 @@ impl TableBuffer {
         let (size, usage) = match self.writer {
             // Reserved for the largest.
             Some(_) => (bytes, wgpu::BufferUsages::COPY_SRC),
-            // Room for the next tables, which are a little longer or shorter; but no more than can be bound.
+            // Room for the next tables, which are a little longer or shorter; but no more than can
+            // be bound.
             None => {
                 let limit = context.capabilities().max_binding_bytes & !15;
                 ((bytes + bytes / 4).min(limit).max(bytes), wgpu::BufferUsages::COPY_DST)
@@ -209,7 +213,8 @@ impl TableBuffer {
         &self.context
     }
 
-    /// What a call needs of the current tables: the bind group, and a guard to keep until it is done.
+    /// What a call needs of the current tables: the bind group, and a guard to keep until it is
+    /// done.
     pub(super) fn current(&self) -> (&wgpu::BindGroup, Arc<()>) {
         let tables = &self.buffers[self.current];
         (&tables.bind_group, tables.in_use.clone())
@@ -227,12 +232,14 @@ impl TableBuffer {
         nth(&self.schedules, sequence).copied()
     }
 
-    /// How many blocks each row of a sequence's schedule keeps, in the order of the rows; nothing where a device drew it.
+    /// How many blocks each row of a sequence's schedule keeps, in the order of the rows; nothing
+    /// where a device drew it.
     pub(super) fn row_blocks(&self, sequence: usize) -> Option<&[u32]> {
         nth(&self.row_blocks, sequence).map(Vec::as_slice)
     }
 
-    /// The position ids of a sequence with these lengths: the offset of their words, and the largest.
+    /// The position ids of a sequence with these lengths: the offset of their words, and the
+    /// largest.
     pub(super) fn position_ids(
         &self,
         sequence: usize,

@@ -199,7 +199,8 @@ impl Trial {
     }
 }
 
-/// Bounds of the magnitudes from which tolerances follow: no number of the inputs is larger than 1, and what a cache makes of it not by more than a hundredth.
+/// Bounds of the magnitudes from which tolerances follow: no number of the inputs is larger than 1,
+/// and what a cache makes of it not by more than a hundredth.
 fn magnitudes(attention: &Attention, shape: &Shape) -> Result<Exact> {
     const MOST: f64 = 1.01;
     let products = MOST * f64::from(attention.scale(shape.head_dim()).abs()) * shape.head_dim() as f64;

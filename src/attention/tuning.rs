@@ -58,7 +58,8 @@ pub struct ShapeClass {
     pub value_dim: usize,
     /// The type of queries, keys and values.
     pub storage: DType,
-    /// Where queries are few ([`Decode`]): rows that share a key, up to the next power of two. 0 for all other lengths.
+    /// Where queries are few ([`Decode`]): rows that share a key, up to the next power of two. 0
+    /// for all other lengths.
     pub rows: usize,
     /// The kind of positions: what of them is rendered into a kernel. Empty without any.
     #[cfg_attr(feature = "serde", serde(default))]

@@ -11,8 +11,8 @@ pub struct TuningOptions {
 }
 
 impl TuningOptions {
-    /// Unless set. Room for those that a search of tiles begins with (9 to 22, by what runs), and for
-    /// ten proposals or more.
+    /// Unless set. Room for those that a search of tiles begins with (9 to 22, by what runs), and
+    /// for ten proposals or more.
     const TRIALS: usize = 32;
 
     /// Each time is the median of so many rounds. At most 32 kernels are tried for a class of

@@ -30,7 +30,8 @@ pub(super) struct Dispatch<'p> {
 }
 
 impl Prepared {
-    /// Writes the parameters of a part's dispatches into slots; none if the call has no sequence there.
+    /// Writes the parameters of a part's dispatches into slots; none if the call has no sequence
+    /// there.
     pub(super) fn prepare<'p>(
         &self,
         dispatches: &mut Vec<Dispatch<'p>>,
@@ -206,7 +207,8 @@ impl Prepared {
                 | flag(attention.soft_cap().is_some(), FLAG_SOFT_CAP)
                 | flag(attention.lse(), FLAG_LSE)
                 | flag(row_order(&self.context) == RowOrder::Paired, FLAG_PAIRED),
-            // A window past every key is no window; the clamp keeps position ± window within 32 bits.
+            // A window past every key is no window; the clamp keeps position ± window within 32
+            // bits.
             window: attention.window().map_or(0, |w| w.min(1 << 30) as u32),
             scale: scale * unit,
             soft_cap,

@@ -6,7 +6,8 @@ use super::staircase::Staircase;
 use crate::error::{Error, Result, ensure};
 use crate::limits::{MAX_ELEMENTS, MAX_HEAD_DIM};
 
-/// The words of a *block*: one segment (S tokens) of one key/value head of one sequence, keys or values, at one width. The same on host and GPU.
+/// The words of a *block*: one segment (S tokens) of one key/value head of one sequence, keys or
+/// values, at one width. The same on host and GPU.
 ///
 /// D channels are padded to D', a multiple of 32. At b = 8, 4, 3 or 2 bits a block is two parts:
 ///
@@ -19,8 +20,10 @@ use crate::limits::{MAX_ELEMENTS, MAX_HEAD_DIM};
 /// i         (⌊t/G⌋·D' + c)·G + t mod G         t·D' + c
 /// ```
 ///
-/// so that the codes of every group are G·b/32 whole, adjacent words, and stepping down keeps the order: 32 codes are b words before and b' words after. At 16
-/// bits a block is S rows of D' f16 numbers, two to a word, with no extremes (as are the rows of the residual and of the sinks); at 0 bits it has no words.
+/// so that the codes of every group are G·b/32 whole, adjacent words, and stepping down keeps the
+/// order: 32 codes are b words before and b' words after. At 16 bits a block is S rows of D' f16
+/// numbers, two to a word, with no extremes (as are the rows of the residual and of the sinks); at
+/// 0 bits it has no words.
 ///
 /// Channels past D hold code 0 (or +0) and take no part in extremes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +83,8 @@ impl BlockLayout {
     /// Of a staircase's keys or values at `bits`, for `dim` channels.
     ///
     /// # Errors
-    /// Invalid argument (`bits`) unless 16, 8, 4, 3, 2 or 0; (`dim`) unless 1 to 256; (`group`) unless it divides the padded channels, where values are grouped along them; too large
+    /// Invalid argument (`bits`) unless 16, 8, 4, 3, 2 or 0; (`dim`) unless 1 to 256; (`group`)
+    /// unless it divides the padded channels, where values are grouped along them; too large
     /// (`segment`) where the numbers of a block are past 32-bit indices.
     pub fn new(staircase: &Staircase, side: Side, bits: u32, dim: usize) -> Result<Self> {
         ensure!(matches!(bits, 16 | 8 | 4 | 3 | 2 | 0), "bits", "expected 16, 8, 4, 3, 2 or 0, got {bits}");
@@ -125,7 +129,8 @@ impl BlockLayout {
         self.segment * (padded(self.dim) / 32 * self.bits as usize)
     }
 
-    /// Which code of the block (or f16 number) belongs to a token of the segment and a channel, padding included; `usize::MAX` where the block has no such token or channel.
+    /// Which code of the block (or f16 number) belongs to a token of the segment and a channel,
+    /// padding included; `usize::MAX` where the block has no such token or channel.
     pub fn index(&self, token: usize, channel: usize) -> usize {
         let dim = padded(self.dim);
         if token >= self.segment || channel >= dim {

@@ -77,7 +77,8 @@ pub(super) fn read_same(form: &CacheForm, bytes: &[u8]) -> Result<Sequence> {
     Ok(sequence)
 }
 
-/// Checks all that doesn't depend on the content, and gives the words between the prefix and the checksum.
+/// Checks all that doesn't depend on the content, and gives the words between the prefix and the
+/// checksum.
 fn open(bytes: &[u8]) -> Result<Words<'_>> {
     let cut = || Error::corrupt(format!("the file is cut off: {} bytes", bytes.len()));
     let (magic, rest) = bytes.split_first_chunk().ok_or_else(cut)?;

@@ -18,8 +18,10 @@ use crate::shape::Shape;
 
 /// A staircase KV cache of many sequences in host memory: the reference for the one on the GPU.
 ///
-/// Per sequence and key/value head it holds, for keys and for values: rows of the sinks, a [block](BlockLayout) for every segment that has left the residual, and the
-/// rows of the residual. It takes every step as it happens, so appending a chunk leaves the very words that appending its tokens one by one does.
+/// Per sequence and key/value head it holds, for keys and for values: rows of the sinks, a
+/// [block](BlockLayout) for every segment that has left the residual, and the rows of the residual.
+/// It takes every step as it happens, so appending a chunk leaves the very words that appending its
+/// tokens one by one does.
 #[derive(Clone, Debug)]
 pub struct HostCache {
     form: CacheForm,
@@ -38,11 +40,12 @@ pub struct Row {
 }
 
 impl HostCache {
-    /// Without sequences, for the key/value heads and channels of `shape` (its lengths, batch and query heads don't matter).
+    /// Without sequences, for the key/value heads and channels of `shape` (its lengths, batch and
+    /// query heads don't matter).
     ///
     /// # Errors
-    /// Invalid argument (`group`) unless the staircase's group divides the value channels padded to a multiple of 32; too large where the numbers of a
-    /// segment are past 32-bit indices.
+    /// Invalid argument (`group`) unless the staircase's group divides the value channels padded to
+    /// a multiple of 32; too large where the numbers of a segment are past 32-bit indices.
     pub fn new(staircase: Staircase, shape: &Shape, keys: StoredKeys) -> Result<Self> {
         Ok(Self::of(CacheForm::new(staircase, shape, keys)?))
     }
@@ -112,11 +115,13 @@ impl HostCache {
         Ok(self.sequences.get(sequence)?.len)
     }
 
-    /// Appends tokens: `k` is `[kv_heads, tokens, head_dim]`, `v` is `[kv_heads, tokens, value_dim]`. Numbers are rounded to f16.
+    /// Appends tokens: `k` is `[kv_heads, tokens, head_dim]`, `v` is `[kv_heads, tokens,
+    /// value_dim]`. Numbers are rounded to f16.
     ///
     /// # Errors
-    /// Invalid argument (`k`, `v`) if they hold different numbers of whole tokens, or a number that is NaN, infinite or past f16's ±65,504; (`sequence`) if there is none such; too
-    /// large past 32-bit indices. Nothing has been written then.
+    /// Invalid argument (`k`, `v`) if they hold different numbers of whole tokens, or a number that
+    /// is NaN, infinite or past f16's ±65,504; (`sequence`) if there is none such; too large past
+    /// 32-bit indices. Nothing has been written then.
     pub fn append(&mut self, sequence: SequenceId, k: &[f32], v: &[f32]) -> Result<()> {
         let heads = self.kv_heads();
         let (key_row, value_row) = (heads * self.dim(Side::Keys), heads * self.dim(Side::Values));
@@ -172,8 +177,9 @@ impl HostCache {
     /// Forgets the tokens of a sequence from `len` on.
     ///
     /// # Errors
-    /// Invalid argument (`len`) if the sequence is shorter, or the first forgotten token has left the residual: as many tokens as the staircase's residual can always
-    /// be forgotten after the last append.
+    /// Invalid argument (`len`) if the sequence is shorter, or the first forgotten token has left
+    /// the residual: as many tokens as the staircase's residual can always be forgotten after the
+    /// last append.
     pub fn truncate(&mut self, sequence: SequenceId, len: usize) -> Result<()> {
         let residual = self.standing(sequence)?.residual();
         check_truncation(&residual, len)?;
@@ -209,7 +215,8 @@ impl HostCache {
         Ok(live.map(move |token| Row { token, key: row(token, Side::Keys), value: row(token, Side::Values) }))
     }
 
-    /// The keys or values of a sequence as the oracle reads them, `[kv_heads, len, dim]`; 0 for dropped tokens.
+    /// The keys or values of a sequence as the oracle reads them, `[kv_heads, len, dim]`; 0 for
+    /// dropped tokens.
     pub(crate) fn exact(&self, sequence: SequenceId, side: Side) -> Result<Vec<f64>> {
         let (standing, held) = (self.standing(sequence)?, self.sequences.get(sequence)?);
         let (layout, dim) = (self.form.layouts()?[side as usize], self.dim(side));
@@ -224,7 +231,8 @@ impl HostCache {
         Ok(rows)
     }
 
-    /// The words of one segment of one head ([`BlockLayout`]); `None` while it is in the residual and after it was dropped.
+    /// The words of one segment of one head ([`BlockLayout`]); `None` while it is in the residual
+    /// and after it was dropped.
     ///
     /// # Errors
     /// Invalid argument if there is no such sequence or head.
@@ -242,7 +250,8 @@ impl HostCache {
         Ok(index.and_then(|index| store.blocks.get(index)).map(Vec::as_slice))
     }
 
-    /// Bytes of the words that are held, counted: always what [`Standing::memory`] says, summed over the sequences.
+    /// Bytes of the words that are held, counted: always what [`Standing::memory`] says, summed
+    /// over the sequences.
     pub fn live_bytes(&self) -> u64 {
         let words = |store: &Store| {
             store.sinks.len() + store.residual.len() + store.blocks.iter().map(Vec::len).sum::<usize>()
@@ -251,12 +260,15 @@ impl HostCache {
         stores.map(|store| 4 * words(store) as u64).sum()
     }
 
-    /// A sequence as bytes, with the sizes, the staircase, a version and a checksum: to be kept on disk and [restored](HostCache::restore).
+    /// A sequence as bytes, with the sizes, the staircase, a version and a checksum: to be kept on
+    /// disk and [restored](HostCache::restore).
     ///
-    /// The file is little-endian 32-bit words: `"prflash\0"`; version 1; bytes of the whole file (two words); kv_heads, head_dim, value_dim; 0 for keys before rotation, 1 for keys after;
-    /// S, G, sinks, W (0: equal to S); the number of rungs of keys and of values, and for each rung its bits and segments (0 on the last); tokens and segments
-    /// that have left the residual; then per head, keys before values, the rows of the sinks, the blocks from the oldest on, the rows of the residual; last the
-    /// 64-bit FNV-1a hash of all bytes before it.
+    /// The file is little-endian 32-bit words: `"prflash\0"`; version 1; bytes of the whole file
+    /// (two words); kv_heads, head_dim, value_dim; 0 for keys before rotation, 1 for keys after; S,
+    /// G, sinks, W (0: equal to S); the number of rungs of keys and of values, and for each rung
+    /// its bits and segments (0 on the last); tokens and segments that have left the residual; then
+    /// per head, keys before values, the rows of the sinks, the blocks from the oldest on, the rows
+    /// of the residual; last the 64-bit FNV-1a hash of all bytes before it.
     ///
     /// # Errors
     /// Invalid argument if there is no such sequence.
@@ -267,8 +279,9 @@ impl HostCache {
     /// Adds a sequence from [saved](HostCache::save) bytes.
     ///
     /// # Errors
-    /// [Corrupt](crate::Error::is_corrupt) if the bytes are cut off, changed or not of a cache; [unknown version](crate::Error::is_unknown_version); invalid argument (`bytes`) if they are of
-    /// another staircase, of other sizes, or of keys stored otherwise. Nothing is added then.
+    /// [Corrupt](crate::Error::is_corrupt) if the bytes are cut off, changed or not of a cache;
+    /// [unknown version](crate::Error::is_unknown_version); invalid argument (`bytes`) if they are
+    /// of another staircase, of other sizes, or of keys stored otherwise. Nothing is added then.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<SequenceId> {
         let sequence = file::read_same(&self.form, bytes)?;
         Ok(self.insert(sequence))

@@ -59,8 +59,9 @@ impl Ladder {
     /// Rungs of `(bits, segments)`, and the bits of the last rung, which holds the tail.
     ///
     /// # Errors
-    /// Invalid argument (`bits`) unless all are 16, 8, 4, 3 or 2 and fall from rung to rung; the last may be 0, which drops tokens. Invalid argument (`segments`) unless every
-    /// dwell is at least 1 and their sum below 2³⁰.
+    /// Invalid argument (`bits`) unless all are 16, 8, 4, 3 or 2 and fall from rung to rung; the
+    /// last may be 0, which drops tokens. Invalid argument (`segments`) unless every dwell is at
+    /// least 1 and their sum below 2³⁰.
     pub fn new(steps: &[(u32, usize)], last: u32) -> Result<Self> {
         let mut above = 17;
         for (index, bits) in steps.iter().map(|step| step.0).chain([last]).enumerate() {
@@ -114,13 +115,16 @@ impl Ladder {
         })
     }
 
-    /// Whether every step gives the very codes that quantizing the original would: then a token never loses more than its present rung says.
+    /// Whether every step gives the very codes that quantizing the original would: then a token
+    /// never loses more than its present rung says.
     pub fn is_nested(&self) -> bool {
         self.rungs.windows(2).all(|pair| nests(pair[0].bits, pair[1].bits))
     }
 
-    /// For each rung, the bound on `|x − x̂|` (in exact arithmetic, on x rounded to f16) as a fraction of the group's range: 0 at 16 bits, ∞ at 0 bits, and else
-    /// `1/(2N) + 2⁻²²` with `N = 2^bits − 1`. From the first step that does not nest on, the `1/(2N)` of the rungs passed add up.
+    /// For each rung, the bound on `|x − x̂|` (in exact arithmetic, on x rounded to f16) as a
+    /// fraction of the group's range: 0 at 16 bits, ∞ at 0 bits, and else `1/(2N) + 2⁻²²` with `N =
+    /// 2^bits − 1`. From the first step that does not nest on, the `1/(2N)` of the rungs passed add
+    /// up.
     pub fn error_bounds(&self) -> Vec<f64> {
         let (mut steps, mut direct, mut before) = (0.0, true, 16);
         let bound = |&Rung { bits, .. }: &Rung| {
@@ -154,8 +158,10 @@ impl fmt::Display for Ladder {
 
 /// A bound on the error of an attention output, from bounds on what it is computed of.
 ///
-/// If every score is off by at most `score_error` = ε (natural units, before the softmax), then `‖p̂ − p‖₁ ≤ e^{2ε} − 1`, and with values up to `max_value` in magnitude,
-/// off by at most `value_error`, `‖ô − o‖_∞ ≤ (e^{2ε} − 1)·max_value + value_error`. Keys off by at most e give `ε ≤ ‖q‖₁·e·scale`.
+/// If every score is off by at most `score_error` = ε (natural units, before the softmax), then
+/// `‖p̂ − p‖₁ ≤ e^{2ε} − 1`, and with values up to `max_value` in magnitude, off by at most
+/// `value_error`, `‖ô − o‖_∞ ≤ (e^{2ε} − 1)·max_value + value_error`. Keys off by at most e give `ε
+/// ≤ ‖q‖₁·e·scale`.
 pub fn output_error_bound(score_error: f64, max_value: f64, value_error: f64) -> f64 {
     (2.0 * score_error).exp_m1() * max_value + value_error
 }

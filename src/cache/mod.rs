@@ -1,9 +1,12 @@
 //! The staircase KV cache (SAQ): precision that steps down as tokens age.
 //!
-//! A [`Staircase`] says, for keys and for values, at how many bits a token is stored at which age; [`quantize`] is the integer arithmetic that decides the
-//! codes; a [`BlockLayout`] says where they lie. All of it is plain values and pure functions on the host. [`HostCache`] is the
-//! cache itself in host memory, word for word what the one on the GPU holds: [`KvCache`]. Attention reads that one as it lies, packed
-//! ([`Attention::plan_cached`](crate::Attention::plan_cached)); [`reference::attention_cached`](crate::reference::attention_cached) is the oracle over the same words.
+//! A [`Staircase`] says, for keys and for values, at how many bits a token is stored at which age;
+//! [`quantize`] is the integer arithmetic that decides the codes; a [`BlockLayout`] says where they
+//! lie. All of it is plain values and pure functions on the host. [`HostCache`] is the cache itself
+//! in host memory, word for word what the one on the GPU holds: [`KvCache`]. Attention reads that
+//! one as it lies, packed ([`Attention::plan_cached`](crate::Attention::plan_cached));
+//! [`reference::attention_cached`](crate::reference::attention_cached) is the oracle over the same
+//! words.
 //!
 //! ```
 //! use prflash::Shape;

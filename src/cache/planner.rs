@@ -14,9 +14,11 @@ pub struct Fit {
     pub staircase: Staircase,
     /// What it takes at the length asked for, per sequence.
     pub bytes: u64,
-    /// What it may lose: the mean of `2·e_K + e_V` over the tokens, weighted by `1/(1 + d)` at a distance of d segments, with each rung's
-    /// [error bound](Ladder::error_bounds) e in ranges of its group. It is the first order of [`output_error_bound`](super::output_error_bound) for attention that decays
-    /// harmonically; in which units the range of a model's groups lies is another matter, so it ranks staircases and bounds no output.
+    /// What it may lose: the mean of `2·e_K + e_V` over the tokens, weighted by `1/(1 + d)` at a
+    /// distance of d segments, with each rung's [error bound](Ladder::error_bounds) e in ranges of
+    /// its group. It is the first order of [`output_error_bound`](super::output_error_bound) for
+    /// attention that decays harmonically; in which units the range of a model's groups lies is
+    /// another matter, so it ranks staircases and bounds no output.
     pub loss: f64,
 }
 
@@ -28,10 +30,13 @@ struct Candidate {
 }
 
 impl Staircase {
-    /// Staircases that hold `len` tokens (at most 2³⁰ − 1, the longest sequence) in `bytes` per sequence, least loss first; none if the residual and the sinks alone take more.
+    /// Staircases that hold `len` tokens (at most 2³⁰ − 1, the longest sequence) in `bytes` per
+    /// sequence, least loss first; none if the residual and the sinks alone take more.
     ///
-    /// They have this one's S, G, sinks and W, and the nested ladders `16`, `8`, `8×a → 4` and `8×a → 4×b → 2` with a and b 0 (no such rung) or a power of
-    /// two up to the length, values never at more bits in the end than keys (2-bit keys hurt most). For every key ladder, the value ladder of least loss that fits.
+    /// They have this one's S, G, sinks and W, and the nested ladders `16`, `8`, `8×a → 4` and `8×a
+    /// → 4×b → 2` with a and b 0 (no such rung) or a power of two up to the length, values never at
+    /// more bits in the end than keys (2-bit keys hurt most). For every key ladder, the value
+    /// ladder of least loss that fits.
     ///
     /// ```
     /// use prflash::Shape;

@@ -1,12 +1,15 @@
 //! The arithmetic of codes, in integers: what a GPU must compute to hold the same bits.
 //!
-//! f16 numbers are u16 bit patterns and words are u32, as in a kernel. Nothing here divides or rounds a float to decide a code.
+//! f16 numbers are u16 bit patterns and words are u32, as in a kernel. Nothing here divides or
+//! rounds a float to decide a code.
 //!
-//! `bits` is one of [`WIDTHS`] wherever it is asked for, and groups hold finite numbers; other widths and groups give codes that mean nothing.
+//! `bits` is one of [`WIDTHS`] wherever it is asked for, and groups hold finite numbers; other
+//! widths and groups give codes that mean nothing.
 //!
 //! # A group and its codes
 //!
-//! A group of values keeps its exact extremes ([`Extremes`], 32 bits) and a code of b bits per value:
+//! A group of values keeps its exact extremes ([`Extremes`], 32 bits) and a code of b bits per
+//! value:
 //!
 //! ```text
 //! code = (2·t·N + R) / (2R)        N = 2^b − 1, integer division; 0 where R = 0
@@ -15,19 +18,23 @@
 //!
 //! `t` and R are `x − min` and `max − min`, scaled by one power of two ([`Scaled`]):
 //!
-//! 1. A finite f16 is `±m·2^e` in units of 2⁻²⁴, with `m < 2¹¹` and `e = max(exponent field, 1) − 1`, at most 29.
+//! 1. A finite f16 is `±m·2^e` in units of 2⁻²⁴, with `m < 2¹¹` and `e = max(exponent field, 1) −
+//!    1`, at most 29.
 //! 2. `A_s(x) = ±(m·2^(e−s))`, rounded to nearest with halves away from zero where `e < s`.
-//! 3. Let E be the larger e of min and max, and `s₀ = max(E − 10, 0)`: at that scale all magnitudes are below 2²¹, so `R₀ = A(max) − A(min) < 2²²`.
+//! 3. Let E be the larger e of min and max, and `s₀ = max(E − 10, 0)`: at that scale all magnitudes
+//!    are below 2²¹, so `R₀ = A(max) − A(min) < 2²²`.
 //! 4. `s = s₀ − min(s₀, 22 − bits(R₀), 2)`: up to two spare bits are taken up, with `bits(0) = 0`.
 //! 5. `t = A_s(x) − A_s(min)`, `R = A_s(max) − A_s(min) < 2²²`.
 //!
-//! So `2·t·N + R ≤ 511·2²² < 2³²` for b ≤ 8. Step 2 loses bits only of numbers below 2⁻¹⁰ of the group's largest magnitude, and then `R ≥ 2²¹`; hence the bound
+//! So `2·t·N + R ≤ 511·2²² < 2³²` for b ≤ 8. Step 2 loses bits only of numbers below 2⁻¹⁰ of the
+//! group's largest magnitude, and then `R ≥ 2²¹`; hence the bound
 //!
 //! ```text
 //! |x − x̂| ≤ range/(2N) + 2⁻²²·range
 //! ```
 //!
-//! in exact arithmetic. In f32, [`Extremes::value`] fixes the order of the operations and what they add.
+//! in exact arithmetic. In f32, [`Extremes::value`] fixes the order of the operations and what they
+//! add.
 //!
 //! # Stepping down
 //!
@@ -37,13 +44,17 @@
 //! code' = (2·code·N' + N) / (2N)
 //! ```
 //!
-//! Where N' divides N (8 → 4 → 2 bits), `r = N/N'` is odd and this is `(2·code + r) / (2r)`. With `y = t·N'/R` and `⌊·⌋` of integer division,
-//! `code = ⌊r·y + ½⌋`, and since `(r − 1)/2` is an integer, `code' = ⌊(⌊r·y + ½⌋ + (r − 1)/2)/r⌋ = ⌊y + ½⌋`: the code that quantizing x at b' bits gives. Other steps
-//! take the nearest of the coarser levels to x̂ (N is odd: there are no ties), so their errors add up.
+//! Where N' divides N (8 → 4 → 2 bits), `r = N/N'` is odd and this is `(2·code + r) / (2r)`. With
+//! `y = t·N'/R` and `⌊·⌋` of integer division, `code = ⌊r·y + ½⌋`, and since `(r − 1)/2` is an
+//! integer, `code' = ⌊(⌊r·y + ½⌋ + (r − 1)/2)/r⌋ = ⌊y + ½⌋`: the code that quantizing x at b' bits
+//! gives. Other steps take the nearest of the coarser levels to x̂ (N is odd: there are no ties),
+//! so their errors add up.
 //!
 //! # Packing
 //!
-//! Code i of a run occupies the bits `b·i .. b·(i + 1)` of its words, least significant first. Widths 8, 4 and 2 never straddle two words; 32 codes of 3 bits fill 3 words, and the codes 10 and 21 straddle.
+//! Code i of a run occupies the bits `b·i .. b·(i + 1)` of its words, least significant first.
+//! Widths 8, 4 and 2 never straddle two words; 32 codes of 3 bits fill 3 words, and the codes 10
+//! and 21 straddle.
 
 /// The widths a code may have, in bits.
 pub const WIDTHS: [u32; 4] = [8, 4, 3, 2];
@@ -58,7 +69,8 @@ pub const fn is_finite(half: u16) -> bool {
     half & 0x7c00 != 0x7c00
 }
 
-/// The smallest and the largest value of a group, as f16 bits; one word in storage, `min | max << 16`.
+/// The smallest and the largest value of a group, as f16 bits; one word in storage, `min | max <<
+/// 16`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Extremes {
     /// The smallest value.
@@ -93,9 +105,11 @@ impl Extremes {
         f64::from(to_f32(self.max)) - f64::from(to_f32(self.min))
     }
 
-    /// `x̂` in f32: `min + code·((max − min)·(1/N))`, the reciprocal of N rounded to f32 first, each other operation rounded once.
+    /// `x̂` in f32: `min + code·((max − min)·(1/N))`, the reciprocal of N rounded to f32 first,
+    /// each other operation rounded once.
     ///
-    /// A device that fuses or reorders them, or this, differs from [`exact`](Extremes::exact) by at most `2⁻²²·range + 2⁻²³·max(|min|, |max|)`.
+    /// A device that fuses or reorders them, or this, differs from [`exact`](Extremes::exact) by at
+    /// most `2⁻²²·range + 2⁻²³·max(|min|, |max|)`.
     pub fn value(self, code: u32, bits: u32) -> f32 {
         let (min, max) = (to_f32(self.min), to_f32(self.max));
         min + code as f32 * ((max - min) * (1.0 / levels(bits) as f32))
@@ -139,7 +153,8 @@ impl Scaled {
     }
 }
 
-/// The code at `to` bits of a value that has this code at `from` bits: the nearest level. See the [module](self).
+/// The code at `to` bits of a value that has this code at `from` bits: the nearest level. See the
+/// [module](self).
 pub const fn step_down(code: u32, from: u32, to: u32) -> u32 {
     let (from, to) = (levels(from), levels(to));
     let product = code.wrapping_mul(2).wrapping_mul(to).wrapping_add(from);
@@ -149,7 +164,8 @@ pub const fn step_down(code: u32, from: u32, to: u32) -> u32 {
     }
 }
 
-/// Whether stepping down from one width to the next gives the codes of direct quantization: 16 bits hold the value itself, and 0 bits nothing.
+/// Whether stepping down from one width to the next gives the codes of direct quantization: 16 bits
+/// hold the value itself, and 0 bits nothing.
 pub const fn nests(from: u32, to: u32) -> bool {
     from == 16 || to == 0 || levels(from).is_multiple_of(levels(to))
 }

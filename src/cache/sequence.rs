@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-/// Whether a cache's keys were turned to their positions ([`Rope`](crate::Rope)) before they were stored.
+/// Whether a cache's keys were turned to their positions ([`Rope`](crate::Rope)) before they were
+/// stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StoredKeys {
     /// Attention turns them when it reads them. Positions may then still change, and per-channel

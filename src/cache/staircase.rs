@@ -6,15 +6,18 @@ use super::ladder::{Ladder, Rung, Side};
 use crate::error::{Result, ensure};
 use crate::shape::MAX_LEN;
 
-/// At how many bits a KV cache stores which token: precise while young, in fewer bits as it ages (arXiv 2410.18441's staircase adaptive quantization).
+/// At how many bits a KV cache stores which token: precise while young, in fewer bits as it ages
+/// (arXiv 2410.18441's staircase adaptive quantization).
 ///
-/// Tokens come in segments of S (default 128) from token 0 on. The newest W … W + S − 1 tokens (W is the *residual*, default S) are f16; whenever W + S are
-/// there, the oldest segment of them leaves the residual for the first rung of a [`Ladder`], one for keys and one for values, and segments whose dwell ends step
-/// down. So after n tokens `m = max(0, ⌊(n − W)/S⌋)` segments have left, and segment s has age `m − 1 − s`. The first `sinks` tokens (default 4) are kept as precise
-/// copies too, for good: attention leans on them (StreamingLLM, arXiv 2309.17453).
+/// Tokens come in segments of S (default 128) from token 0 on. The newest W … W + S − 1 tokens (W
+/// is the *residual*, default S) are f16; whenever W + S are there, the oldest segment of them
+/// leaves the residual for the first rung of a [`Ladder`], one for keys and one for values, and
+/// segments whose dwell ends step down. So after n tokens `m = max(0, ⌊(n − W)/S⌋)` segments have
+/// left, and segment s has age `m − 1 − s`. The first `sinks` tokens (default 4) are kept as
+/// precise copies too, for good: attention leans on them (StreamingLLM, arXiv 2309.17453).
 ///
-/// Groups of G values (default 32) share their extremes: G tokens of a channel for keys, G channels of a token for values (KIVI, arXiv 2402.02750); see
-/// [`quantize`](super::quantize).
+/// Groups of G values (default 32) share their extremes: G tokens of a channel for keys, G channels
+/// of a token for values (KIVI, arXiv 2402.02750); see [`quantize`](super::quantize).
 ///
 /// ```
 /// use prflash::Shape;
@@ -69,7 +72,8 @@ impl Staircase {
         Self::of(Ladder::of(rungs.clone()), Ladder::of(rungs))
     }
 
-    /// The literal reading of arXiv 2410.18441: every width once, one segment on each but the last; keys 8 → 4, values 8 → 4 → 2, below the 16 bits of the residual.
+    /// The literal reading of arXiv 2410.18441: every width once, one segment on each but the last;
+    /// keys 8 → 4, values 8 → 4 → 2, below the 16 bits of the residual.
     ///
     /// At long contexts that is almost all tail; see [`recommended`](Staircase::recommended).
     pub fn paper() -> Self {
@@ -79,10 +83,12 @@ impl Staircase {
         )
     }
 
-    /// Dwells that grow with age, and keys in more bits than values: keys 8×2 → 4, values 8×2 → 4×16 → 2.
+    /// Dwells that grow with age, and keys in more bits than values: keys 8×2 → 4, values 8×2 →
+    /// 4×16 → 2.
     ///
-    /// Measured in the first 4,096 tokens of *Emma* and of *Persuasion*, every query reading the cache as it stands when tokens come one by one (`lab/results/staircase.csv`). Bytes
-    /// are those of f16 over those held at the end, perplexity is against f32 keys and values:
+    /// Measured in the first 4,096 tokens of *Emma* and of *Persuasion*, every query reading the
+    /// cache as it stands when tokens come one by one (`lab/results/staircase.csv`). Bytes are
+    /// those of f16 over those held at the end, perplexity is against f32 keys and values:
     ///
     /// | | bytes | SmolLM2-135M: 24.99, 31.66 | Gemma 3 270M, all layers: 24.42 |
     /// | --- | --- | --- | --- |
@@ -94,9 +100,11 @@ impl Staircase {
     /// | keys 4, values 2 | 3.64 | +1.30%, +0.48% | +1.42% |
     /// | [`kivi(2)`](Staircase::kivi) | 4.70 | +15.5% | +8.9% |
     ///
-    /// Down to this one nothing is lost that one window could tell (±0.2%), and further down values in 2 bits start to cost; 2-bit keys cost far more. With length it goes to a
-    /// quarter of f16's bytes, where `kivi(4)` stays at 3.2 times fewer, and more of the values are in 2 bits: expect up to what the row of keys 4, values 2 says. Longer
-    /// contexts and larger models were not measured. More texts, passkeys and the error by age are in `lab/RESULTS.md`.
+    /// Down to this one nothing is lost that one window could tell (±0.2%), and further down values
+    /// in 2 bits start to cost; 2-bit keys cost far more. With length it goes to a quarter of f16's
+    /// bytes, where `kivi(4)` stays at 3.2 times fewer, and more of the values are in 2 bits:
+    /// expect up to what the row of keys 4, values 2 says. Longer contexts and larger models were
+    /// not measured. More texts, passkeys and the error by age are in `lab/RESULTS.md`.
     pub fn recommended() -> Self {
         Self::of(
             Ladder::of(vec![Rung::on(8, 2), Rung::tail(4)]),
@@ -113,7 +121,8 @@ impl Staircase {
         Ok(Self::both(vec![Rung::tail(bits)]).with_sinks(0))
     }
 
-    /// StreamingLLM (arXiv 2309.17453): 4 sinks and the newest `window` … `window` + S − 1 tokens, all precise; the others are dropped.
+    /// StreamingLLM (arXiv 2309.17453): 4 sinks and the newest `window` … `window` + S − 1 tokens,
+    /// all precise; the others are dropped.
     ///
     /// # Errors
     /// As [`with_residual`](Staircase::with_residual).
@@ -129,7 +138,8 @@ impl Staircase {
     /// The same with segments of another length S; the residual follows unless it was set.
     ///
     /// # Errors
-    /// Invalid argument unless a positive multiple of G; too many tokens as in [`with_residual`](Staircase::with_residual).
+    /// Invalid argument unless a positive multiple of G; too many tokens as in
+    /// [`with_residual`](Staircase::with_residual).
     pub fn with_segment(self, segment: usize) -> Result<Self> {
         Self { segment, ..self }.validated()
     }
@@ -137,7 +147,8 @@ impl Staircase {
     /// The same with groups of another length G.
     ///
     /// # Errors
-    /// Invalid argument unless a positive multiple of 32 (codes of a group then fill whole words at every width) that divides S.
+    /// Invalid argument unless a positive multiple of 32 (codes of a group then fill whole words at
+    /// every width) that divides S.
     pub fn with_group(self, group: usize) -> Result<Self> {
         Self { group, ..self }.validated()
     }
@@ -156,7 +167,8 @@ impl Staircase {
         Self { sinks: sinks.min(MAX_LEN), ..self }
     }
 
-    /// The same with another residual W, in tokens: at least the longest rollback ([`HostCache::truncate`](super::HostCache::truncate)).
+    /// The same with another residual W, in tokens: at least the longest rollback
+    /// ([`HostCache::truncate`](super::HostCache::truncate)).
     ///
     /// # Errors
     /// Invalid argument unless at least 1 and, with S, below 2³⁰.
@@ -243,14 +255,15 @@ impl Staircase {
         Aging { leaves: segment, keys: steps(&self.keys), values: steps(&self.values) }
     }
 
-    /// What happens when one more token is appended after `len`: nothing, or a segment leaves the residual.
+    /// What happens when one more token is appended after `len`: nothing, or a segment leaves the
+    /// residual.
     pub fn on_append(&self, len: usize) -> Option<Aging> {
         let (before, after) = (self.segments_after(len), self.segments_after(len.saturating_add(1)));
         (after > before).then(|| self.aging(before))
     }
 
-    /// Tokens quantized or stepped down, keys and values together, while `len` tokens are appended: never more than `len` times the number of rungs, so amortized O(1) per
-    /// token.
+    /// Tokens quantized or stepped down, keys and values together, while `len` tokens are appended:
+    /// never more than `len` times the number of rungs, so amortized O(1) per token.
     pub fn work(&self, len: usize) -> u64 {
         self.work_of(self.segments_after(len))
     }

@@ -67,12 +67,14 @@ impl<'a> Standing<'a> {
         Some(self.staircase.ladder(side).rung_at(age))
     }
 
-    /// The rung of a token; `None` in the residual. Sinks have a rung like all others, beside their copies.
+    /// The rung of a token; `None` in the residual. Sinks have a rung like all others, beside their
+    /// copies.
     pub fn rung_of(&self, side: Side, token: usize) -> Option<usize> {
         self.segment_rung(side, token / self.staircase.segment())
     }
 
-    /// The bits in which attention reads a token: 16 for sinks and the residual, 0 if it was dropped (or isn't there).
+    /// The bits in which attention reads a token: 16 for sinks and the residual, 0 if it was
+    /// dropped (or isn't there).
     pub fn bits(&self, side: Side, token: usize) -> u32 {
         if token >= self.len {
             return 0;
@@ -83,7 +85,8 @@ impl<'a> Standing<'a> {
         }
     }
 
-    /// Maximal runs of tokens that are read at the same widths, oldest first: `(tokens, key bits, value bits)`.
+    /// Maximal runs of tokens that are read at the same widths, oldest first: `(tokens, key bits,
+    /// value bits)`.
     pub fn stretches(&self) -> Vec<(Range<usize>, u32, u32)> {
         // Widths change only behind the sinks, where a rung's tokens begin, and at the residual.
         let mut starts = vec![0, self.sinks().end, self.residual().start];
@@ -125,10 +128,13 @@ impl<'a> Standing<'a> {
         self.rung_segments(side).map(move |segments| segments.start * length..segments.end * length)
     }
 
-    /// The memory of what is held, for the key/value heads and channels of `shape` (its lengths and batch don't matter).
+    /// The memory of what is held, for the key/value heads and channels of `shape` (its lengths and
+    /// batch don't matter).
     ///
-    /// In bits, keys and values each with their own ladder: `H_kv·D'·[16·(n_r + n_sink) + Σ_k n_k·c(B_k)]` with n_r tokens in the residual, n_sink precise copies,
-    /// n_k tokens on a rung of B_k bits, `c(16) = 16`, `c(0) = 0`, else `c(B) = B + 32/G`, and D' the channels padded to a multiple of 32.
+    /// In bits, keys and values each with their own ladder: `H_kv·D'·[16·(n_r + n_sink) + Σ_k
+    /// n_k·c(B_k)]` with n_r tokens in the residual, n_sink precise copies, n_k tokens on a rung of
+    /// B_k bits, `c(16) = 16`, `c(0) = 0`, else `c(B) = B + 32/G`, and D' the channels padded to a
+    /// multiple of 32.
     pub fn memory(&self, shape: &Shape) -> Memory {
         let bytes = |side, dim: usize| {
             let elements = (shape.kv_heads() * padded(dim)) as u64;
@@ -151,8 +157,9 @@ impl<'a> Standing<'a> {
         Memory { keys, values, residual: key_residual + value_residual, sinks: key_sinks + value_sinks }
     }
 
-    /// Bytes of keys and values that attention reads for one decode step over all tokens, each once per key/value head: blocks with their extremes, the residual,
-    /// and the precise copies of sinks in place of what their blocks hold of them.
+    /// Bytes of keys and values that attention reads for one decode step over all tokens, each once
+    /// per key/value head: blocks with their extremes, the residual, and the precise copies of
+    /// sinks in place of what their blocks hold of them.
     ///
     /// A group's extremes count as read if one of its tokens is.
     pub fn bytes_read(&self, shape: &Shape) -> u64 {
@@ -176,7 +183,8 @@ impl<'a> Standing<'a> {
         (bits(Side::Keys, shape.head_dim()) + bits(Side::Values, shape.value_dim())) / 8
     }
 
-    /// Bits per number of K and V, padding and dropped tokens counted as what they take up; 16 for a plain f16 cache of 32·k channels, 0 without tokens.
+    /// Bits per number of K and V, padding and dropped tokens counted as what they take up; 16 for
+    /// a plain f16 cache of 32·k channels, 0 without tokens.
     pub fn bits_per_element(&self, shape: &Shape) -> f64 {
         let channels = shape.kv_heads() * (shape.head_dim() + shape.value_dim());
         let numbers = self.len as u64 * channels as u64;
@@ -205,13 +213,15 @@ impl Memory {
 }
 
 impl Staircase {
-    /// Where every token stands after `len` tokens have been appended (at most 2³⁰ − 1, the longest sequence).
+    /// Where every token stands after `len` tokens have been appended (at most 2³⁰ − 1, the longest
+    /// sequence).
     pub fn standing(&self, len: usize) -> Standing<'_> {
         let len = len.min(MAX_LEN);
         Standing { staircase: self, len, segments: self.segments_after(len) }
     }
 
-    /// The same where `segments` segments have left the residual: more than `len` says if tokens were appended and then truncated.
+    /// The same where `segments` segments have left the residual: more than `len` says if tokens
+    /// were appended and then truncated.
     pub(crate) fn standing_at(&self, len: usize, segments: usize) -> Standing<'_> {
         Standing { staircase: self, len, segments }
     }
@@ -306,7 +316,8 @@ mod tests {
     #[test]
     fn the_byte_formula() {
         let shape = Shape::new(4, 2, 1, 80).unwrap();
-        // 1,000 tokens: 6 segments have left, 232 tokens are in the residual; 80 channels are padded to 96.
+        // 1,000 tokens: 6 segments have left, 232 tokens are in the residual; 80 channels are
+        // padded to 96.
         let memory = staircase().standing(1000).memory(&shape);
         let numbers = |tokens: u64| tokens * 2 * 96;
         assert_eq!(memory.keys, [numbers(128) * 9 / 8, numbers(640) * 5 / 8]);
@@ -321,7 +332,8 @@ mod tests {
     fn bytes_of_a_decode_step() {
         let shape = Shape::new(4, 2, 1, 80).unwrap();
         let numbers = |tokens: u64| tokens * 2 * 96;
-        // As above; 4 sinks are read from their copies, so 636 of the 640 tokens in keys' last rung, but all of their extremes.
+        // As above; 4 sinks are read from their copies, so 636 of the 640 tokens in keys' last
+        // rung, but all of their extremes.
         let keys = numbers(128) * 9 / 8 + numbers(636) / 2 + numbers(640) / 8;
         let values = numbers(128) * 9 / 8 + numbers(256) * 5 / 8 + numbers(380) * 3 / 8;
         let rows = 2 * numbers(236) * 2;

@@ -1,7 +1,9 @@
-//! Fitting a profile to each head: which window, exponent and correction lose least at a given number of blocks.
+//! Fitting a profile to each head: which window, exponent and correction lose least at a given
+//! number of blocks.
 //!
-//! Heads differ. Where attention is diffuse, a slow decay reaches what a window misses; where it is sharp, nearly the whole budget belongs in the window. A calibration
-//! measures that on a sample of Q, K and V and is then a plain value (feature `serde`: serializable) that makes schedules:
+//! Heads differ. Where attention is diffuse, a slow decay reaches what a window misses; where it is
+//! sharp, nearly the whole budget belongs in the window. A calibration measures that on a sample of
+//! Q, K and V and is then a plain value (feature `serde`: serializable) that makes schedules:
 //!
 //! ```
 //! use prflash::calibration::{BlockStates, Options};
@@ -22,12 +24,16 @@
 //!
 //! # How
 //!
-//! Attention output is a ratio of sums over key blocks. For a few query rows per query block, [`BlockStates`] holds the softmax mass `m_J = Σ p_j` of every key block and
-//! its part `V_J = Σ p_j·v_j` of the output. Under any block list with weights `w_J = p(d)^−β` the output of a row is then `Σ w_J·V_J / Σ w_J·m_J`: hundreds of
-//! candidates over several seeds cost a fraction of a second, without another inner product.
+//! Attention output is a ratio of sums over key blocks. For a few query rows per query block,
+//! [`BlockStates`] holds the softmax mass `m_J = Σ p_j` of every key block and its part `V_J = Σ
+//! p_j·v_j` of the output. Under any block list with weights `w_J = p(d)^−β` the output of a row is
+//! then `Σ w_J·V_J / Σ w_J·m_J`: hundreds of candidates over several seeds cost a fraction of a
+//! second, without another inner product.
 //!
-//! Candidates are [`Profile::budget_with`] over windows (up to the whole budget: sink + window) × exponents × β, drawn by [`Systematic`]. The criterion is `‖o − o*‖ / ‖o*‖`
-//! over the rows of a list, averaged over the seeds. Where only attention mass was measured, [`calibrate_mass`] minimizes the variance that sampling adds.
+//! Candidates are [`Profile::budget_with`] over windows (up to the whole budget: sink + window) ×
+//! exponents × β, drawn by [`Systematic`]. The criterion is `‖o − o*‖ / ‖o*‖` over the rows of a
+//! list, averaged over the seeds. Where only attention mass was measured, [`calibrate_mass`]
+//! minimizes the variance that sampling adds.
 
 mod mass;
 
@@ -105,7 +111,8 @@ impl Options {
     }
 }
 
-/// What was chosen for every list group. A plain value: store it (feature `serde`), edit it, compare it; [`profiles`](Calibration::profiles) validates.
+/// What was chosen for every list group. A plain value: store it (feature `serde`), edit it,
+/// compare it; [`profiles`](Calibration::profiles) validates.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Calibration {
@@ -133,7 +140,8 @@ pub struct HeadCalibration {
     pub errors: Option<HeadErrors>,
 }
 
-/// Relative output errors of one list group over the rows of a sample, each a mean over the same seeds, all at the same expected blocks of a row.
+/// Relative output errors of one list group over the rows of a sample, each a mean over the same
+/// seeds, all at the same expected blocks of a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct HeadErrors {
@@ -145,8 +153,9 @@ pub struct HeadErrors {
     pub sink_window: f64,
     /// Uniformly random blocks, as many in every row as the default.
     pub uniform: f64,
-    /// The [variance-optimal](variance_optimal) allocation for these very rows, with the best β: what knowing the mass by distance is worth. It bounds the added variance, not this
-    /// error, so a calibration may lie below it.
+    /// The [variance-optimal](variance_optimal) allocation for these very rows, with the best β:
+    /// what knowing the mass by distance is worth. It bounds the added variance, not this error, so
+    /// a calibration may lie below it.
     pub variance_optimal: f64,
     /// That β.
     pub variance_optimal_beta: f32,
@@ -158,7 +167,8 @@ impl Calibration {
     /// The profile of every list group.
     ///
     /// # Errors
-    /// Invalid argument, as [`Profile::budget_with`] and [`Profile::with_window_blocks`], where a value can't be.
+    /// Invalid argument, as [`Profile::budget_with`] and [`Profile::with_window_blocks`], where a
+    /// value can't be.
     pub fn profiles(&self) -> Result<Vec<Profile>> {
         let profile = |head: &HeadCalibration| {
             Profile::budget_with(self.blocks, head.alpha)?
@@ -173,10 +183,12 @@ impl Calibration {
         self.heads.iter().map(|head| head.beta).collect()
     }
 
-    /// Draws a schedule whose weights hold every list's β: use it with [`Attention::with_correction(1.0)`](Attention::with_correction).
+    /// Draws a schedule whose weights hold every list's β: use it with
+    /// [`Attention::with_correction(1.0)`](Attention::with_correction).
     ///
     /// # Errors
-    /// Invalid argument (`grid`) for another block size than the calibration's; as [`profiles`](Calibration::profiles), [`Schedule::sample_each`] and
+    /// Invalid argument (`grid`) for another block size than the calibration's; as
+    /// [`profiles`](Calibration::profiles), [`Schedule::sample_each`] and
     /// [`Schedule::with_corrections`].
     pub fn schedule(&self, grid: &BlockGrid, sampler: &dyn Sampler, key: Key) -> Result<Schedule> {
         let (want, got) = (self.block_size, grid.block_size());
@@ -185,7 +197,8 @@ impl Calibration {
     }
 }
 
-/// The attention of some query rows, block by block: enough to know their output under any block list.
+/// The attention of some query rows, block by block: enough to know their output under any block
+/// list.
 #[derive(Clone, Debug)]
 pub struct BlockStates {
     grid: BlockGrid,
@@ -206,13 +219,16 @@ struct Row {
 }
 
 impl BlockStates {
-    /// Computes dense attention for at most `rows_per_block` queries of every query block, evenly spaced. `q`, `k` and `v` as in [`reference::attention`]; of a batch,
-    /// all sequences count alike.
+    /// Computes dense attention for at most `rows_per_block` queries of every query block, evenly
+    /// spaced. `q`, `k` and `v` as in [`reference::attention`]; of a batch, all sequences count
+    /// alike.
     ///
-    /// To measure other rows than the first ones of a text, give fewer queries than keys: they are its last. Takes `heads·rows·T/2·D_v` f32 numbers for `rows` chosen queries.
+    /// To measure other rows than the first ones of a text, give fewer queries than keys: they are
+    /// its last. Takes `heads·rows·T/2·D_v` f32 numbers for `rows` chosen queries.
     ///
     /// # Errors
-    /// As [`reference::block_mass`]; invalid argument also for values that aren't finite (`q`), or if no chosen row sees a key (`rows_per_block`).
+    /// As [`reference::block_mass`]; invalid argument also for values that aren't finite (`q`), or
+    /// if no chosen row sees a key (`rows_per_block`).
     pub fn new(
         attention: &Attention,
         shape: &Shape,
@@ -270,7 +286,8 @@ impl BlockStates {
         &self.grid
     }
 
-    /// `‖o − o*‖ / ‖o*‖` over the rows of each list group under this schedule and β, o* being the dense output. A row whose list holds no mass has output 0.
+    /// `‖o − o*‖ / ‖o*‖` over the rows of each list group under this schedule and β, o* being the
+    /// dense output. A row whose list holds no mass has output 0.
     ///
     /// # Errors
     /// Invalid argument if the schedule is of another grid (`schedule`), or unless `0 ≤ beta ≤ 1`.
@@ -316,7 +333,8 @@ impl BlockStates {
         squares.into_iter().map(relative).collect()
     }
 
-    /// The softmax mass by block distance over the rows of one list group, without the first `sink_blocks` key blocks.
+    /// The softmax mass by block distance over the rows of one list group, without the first
+    /// `sink_blocks` key blocks.
     pub fn by_distance(&self, group: usize, sink_blocks: usize) -> Vec<DistanceMass> {
         let mut masses = Vec::new();
         for row in self.rows.iter().filter(|row| row.group == group) {
@@ -329,7 +347,8 @@ impl BlockStates {
         masses
     }
 
-    /// The schedule that visits the blocks of largest mass over these rows, as many in every row as `like` has.
+    /// The schedule that visits the blocks of largest mass over these rows, as many in every row as
+    /// `like` has.
     ///
     /// # Errors
     /// Invalid argument (`schedule`) if `like` is of another grid.
@@ -355,8 +374,9 @@ impl BlockStates {
         Schedule::from_block_lists(&self.grid, &lists)
     }
 
-    /// Chooses window, exponent and β for every list group, and reports the errors on these very rows under the seeds of the choice. Use
-    /// [`errors`](BlockStates::errors) of other rows for a fair estimate.
+    /// Chooses window, exponent and β for every list group, and reports the errors on these very
+    /// rows under the seeds of the choice. Use [`errors`](BlockStates::errors) of other rows for a
+    /// fair estimate.
     ///
     /// # Errors
     /// None that making these options and states didn't meet.
@@ -385,7 +405,8 @@ impl BlockStates {
         Ok(calibration)
     }
 
-    /// What a calibration, its default and the usual comparisons lose on these rows, for every list group: at the calibration's budget and sinks, under the seeds of `options`.
+    /// What a calibration, its default and the usual comparisons lose on these rows, for every list
+    /// group: at the calibration's budget and sinks, under the seeds of `options`.
     ///
     /// # Errors
     /// As [`Calibration::schedule`].

@@ -16,14 +16,16 @@ use crate::limits::{MAX_HEADS, MAX_LEN, at_most};
 pub enum Distance {
     /// `Δ`: ALiBi (Press, Smith and Lewis 2022, arXiv 2108.12409).
     Linear,
-    /// The harmonic number `H_Δ = 1 + 1/2 + … + 1/Δ`, a reading of arXiv 2410.18441: each further token costs less than the one before.
+    /// The harmonic number `H_Δ = 1 + 1/2 + … + 1/Δ`, a reading of arXiv 2410.18441: each further
+    /// token costs less than the one before.
     Harmonic,
     /// `ln(1 + rΔ)`: KERPLE's logarithmic kernel (Chi et al. 2022, arXiv 2205.09921).
     Log {
         /// r, per token; positive and at most 10⁶.
         rate: f64,
     },
-    /// `H_min(Δ, cap)`: harmonic up to a lag, then flat, so that everything further away costs the same.
+    /// `H_min(Δ, cap)`: harmonic up to a lag, then flat, so that everything further away costs the
+    /// same.
     CappedHarmonic {
         /// The lag from which on it is flat, in tokens; at least 1.
         cap: u64,
@@ -64,8 +66,8 @@ impl Distance {
 
 /// The harmonic number `H_n = 1 + 1/2 + … + 1/n`; `H_0 = 0`.
 ///
-/// Summed below n = 32, from the smallest term; above `ln n + γ + 1/(2n) − 1/(12n²) + 1/(120n⁴) − 1/(252n⁶)` (Euler–Maclaurin; the next term is below
-/// 4e-15).
+/// Summed below n = 32, from the smallest term; above `ln n + γ + 1/(2n) − 1/(12n²) + 1/(120n⁴) −
+/// 1/(252n⁶)` (Euler–Maclaurin; the next term is below 4e-15).
 ///
 /// # Precision
 /// Within 1e-14 of the exact number up to n = 10⁶.
@@ -84,8 +86,9 @@ pub fn harmonic_number(n: u64) -> f64 {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Slopes {
-    /// ALiBi's geometric series `2^(−8h/H)`, h from 1: the numbers of Bloom and MPT. Where H is not a power of two: the series for the next lower power n, then the first H − n of
-    /// every other slope of the series for 2n, starting with its first.
+    /// ALiBi's geometric series `2^(−8h/H)`, h from 1: the numbers of Bloom and MPT. Where H is not
+    /// a power of two: the series for the next lower power n, then the first H − n of every other
+    /// slope of the series for 2n, starting with its first.
     Alibi,
     /// `1/h`, h from 1.
     Harmonic,
@@ -97,7 +100,8 @@ impl Slopes {
     /// The slopes of `heads` query heads.
     ///
     /// # Errors
-    /// Invalid argument (`slopes`) if they are given for another number of heads; too large (`heads`) past [`MAX_HEADS`].
+    /// Invalid argument (`slopes`) if they are given for another number of heads; too large
+    /// (`heads`) past [`MAX_HEADS`].
     pub fn values(&self, heads: usize) -> Result<Vec<f64>> {
         at_most("heads", heads, MAX_HEADS)?;
         Ok(match self {
@@ -142,7 +146,8 @@ impl Bias {
     /// A bias of weight 1.
     ///
     /// # Errors
-    /// Invalid argument if a number of the distance is outside its range, or a given slope is not within 0 to 10⁶.
+    /// Invalid argument if a number of the distance is outside its range, or a given slope is not
+    /// within 0 to 10⁶.
     pub fn new(distance: Distance, slopes: Slopes) -> Result<Self> {
         distance.check()?;
         if let Slopes::Given(slopes) = &slopes {

@@ -4,8 +4,9 @@
 //! s(i, j) = a(Δ)·⟨R_i q, R_j k⟩·scale − λ·m_h·c(Δ)·φ(Δ)
 //! ```
 //!
-//! [`Rope`] is R, [`Bias`] holds [`φ`](Distance), the [slopes](Slopes) `m_h` and the weight λ, and [`Positions`] combines them with the factor a. Everything here
-//! is computed on the host in f64, with `libm` where it decides a table, so tables are the same on every machine.
+//! [`Rope`] is R, [`Bias`] holds [`φ`](Distance), the [slopes](Slopes) `m_h` and the weight λ, and
+//! [`Positions`] combines them with the factor a. Everything here is computed on the host in f64,
+//! with `libm` where it decides a table, so tables are the same on every machine.
 
 mod bias;
 mod rope;
@@ -26,8 +27,9 @@ use crate::limits::{MAX_HEADS, at_most};
 /// s(i, j) = a(Δ)·⟨R_i q, R_j k⟩·scale − λ·m_h·c(Δ)·φ(Δ)
 /// ```
 ///
-/// where `a ≡ c ≡ 1`, or, with a [harmonic factor](Positions::with_harmonic_factor), `a(Δ) = 1/(1 + Δ/L)` and `c = 1 − a`. A soft-cap bounds `⟨R_i q, R_j k⟩·scale`
-/// before a is applied; see [`Attention`](crate::Attention) for the whole order.
+/// where `a ≡ c ≡ 1`, or, with a [harmonic factor](Positions::with_harmonic_factor), `a(Δ) = 1/(1 +
+/// Δ/L)` and `c = 1 − a`. A soft-cap bounds `⟨R_i q, R_j k⟩·scale` before a is applied; see
+/// [`Attention`](crate::Attention) for the whole order.
 ///
 /// ```
 /// use prflash::{Attention, Bias, Pairing, Positions, Rope};
@@ -54,12 +56,14 @@ impl Positions {
         Self { rope: None, bias: None, factor_length: None, max_positions: 0 }
     }
 
-    /// The literal reading of arXiv 2410.18441, whose abstract announces "a factored combination of rotary positional encoding (RoPE) and attention with
-    /// linear biases (ALiBi) with a harmonic series" and prints no formula: the harmonic factor `a(Δ) = 1/(1 + Δ/length)` on the rotated
+    /// The literal reading of arXiv 2410.18441, whose abstract announces "a factored combination of
+    /// rotary positional encoding (RoPE) and attention with linear biases (ALiBi) with a harmonic
+    /// series" and prints no formula: the harmonic factor `a(Δ) = 1/(1 + Δ/length)` on the rotated
     /// scores and its complement on ALiBi's linear bias, with ALiBi's slopes and λ = 1.
     ///
-    /// At `length` 1 the factor runs through the harmonic series 1, 1/2, 1/3 … itself. Near tokens are then told apart by content, far ones by
-    /// distance alone: a model must have been trained this way. Other readings (harmonic slopes, a harmonic distance) take the same parts.
+    /// At `length` 1 the factor runs through the harmonic series 1, 1/2, 1/3 … itself. Near tokens
+    /// are then told apart by content, far ones by distance alone: a model must have been trained
+    /// this way. Other readings (harmonic slopes, a harmonic distance) take the same parts.
     ///
     /// # Errors
     /// As [`with_harmonic_factor`](Positions::with_harmonic_factor).
@@ -67,16 +71,21 @@ impl Positions {
         Self::new().with_rope(rope).with_bias(Bias::alibi()).with_harmonic_factor(length)
     }
 
-    /// The reading of arXiv 2410.18441 that keeps reach: rotated scores as they are (`a ≡ 1`), and a bias that is harmonic twice, `φ(Δ) = H_Δ` with slopes
-    /// `m_h = 1/h` and λ = 1.
+    /// The reading of arXiv 2410.18441 that keeps reach: rotated scores as they are (`a ≡ 1`), and
+    /// a bias that is harmonic twice, `φ(Δ) = H_Δ` with slopes `m_h = 1/h` and λ = 1.
     ///
-    /// `H_Δ` grows like `ln Δ`, so before content is looked at the weight of a key falls like `Δ^(−1/h)` and not exponentially: in head 1 every octave of distance
-    /// weighs alike, and further heads see further. With ALiBi's slopes, all below 1, the same distance hardly tells near from far (`examples/positions.rs` has the
-    /// numbers). The choice rests on that reach, not on a trained model's loss.
+    /// `H_Δ` grows like `ln Δ`, so before content is looked at the weight of a key falls like
+    /// `Δ^(−1/h)` and not exponentially: in head 1 every octave of distance weighs alike, and
+    /// further heads see further. With ALiBi's slopes, all below 1, the same distance hardly tells
+    /// near from far (`examples/positions.rs` has the numbers). The choice rests on that reach, not
+    /// on a trained model's loss.
     ///
-    /// For models that are trained with it. Those trained with the rotation alone should run with the rotation alone (`Positions::from(rope)`): the bias takes SmolLM2-135M's
-    /// perplexity from 25.0 to 52.2 and from 31.7 to 61.7, and in the 3 global layers of Gemma 3 270M from 24.4 to 31.9 and from 29.2 to 38.3 (the first 4,096 tokens of
-    /// *Emma* and of *Persuasion*; `lab/results/sampling.csv`). With a weight λ of at most 0.03 ([`Bias::with_weight`]) it does no harm there, and no good (`lab/RESULTS.md`).
+    /// For models that are trained with it. Those trained with the rotation alone should run with
+    /// the rotation alone (`Positions::from(rope)`): the bias takes SmolLM2-135M's perplexity from
+    /// 25.0 to 52.2 and from 31.7 to 61.7, and in the 3 global layers of Gemma 3 270M from 24.4 to
+    /// 31.9 and from 29.2 to 38.3 (the first 4,096 tokens of *Emma* and of *Persuasion*;
+    /// `lab/results/sampling.csv`). With a weight λ of at most 0.03 ([`Bias::with_weight`]) it does
+    /// no harm there, and no good (`lab/RESULTS.md`).
     pub fn recommended(rope: Rope) -> Self {
         Self::new().with_rope(rope).with_bias(Bias::harmonic())
     }
@@ -91,7 +100,8 @@ impl Positions {
         Self { bias: Some(bias), ..self }
     }
 
-    /// The same with the factor `a(Δ) = 1/(1 + Δ/length)` on the scores and its complement `c = 1 − a` on the bias. `length` is in tokens: there both weigh one half.
+    /// The same with the factor `a(Δ) = 1/(1 + Δ/length)` on the scores and its complement `c = 1 −
+    /// a` on the bias. `length` is in tokens: there both weigh one half.
     ///
     /// # Errors
     /// Invalid argument unless finite and at least 2⁻²⁰.
@@ -104,8 +114,9 @@ impl Positions {
         Ok(Self { factor_length: Some(length), ..self })
     }
 
-    /// The same for positions (and lags) below `max_positions`, where [`PositionIds`](crate::PositionIds) or offsets go past the lengths of a plan: its tables are made for
-    /// these.
+    /// The same for positions (and lags) below `max_positions`, where
+    /// [`PositionIds`](crate::PositionIds) or offsets go past the lengths of a plan: its tables are
+    /// made for these.
     ///
     /// # Errors
     /// Invalid argument if past 2³⁰.

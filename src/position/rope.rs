@@ -5,19 +5,22 @@ use std::f64::consts::TAU;
 use crate::error::{Result, ensure};
 use crate::limits::{MAX_ROTARY_DIM, at_most};
 
-/// Which channels a rotation turns together. Checkpoints differ: the wrong choice gives fluent nonsense.
+/// Which channels a rotation turns together. Checkpoints differ: the wrong choice gives fluent
+/// nonsense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pairing {
     /// Channels `(2i, 2i+1)`: the original RoPE, and GGUF files of the llama family.
     Interleaved,
-    /// Channels `(i, i + r/2)` of r rotated ones: GPT-NeoX, and llama checkpoints in the Hugging Face layout.
+    /// Channels `(i, i + r/2)` of r rotated ones: GPT-NeoX, and llama checkpoints in the Hugging
+    /// Face layout.
     Half,
 }
 
 /// How a [`Rope`] is stretched to contexts longer than the model was trained on.
 ///
-/// Below, `ωᵢ = base^(−2i/r)` are the frequencies of r rotated channels, s is the factor and n the length in training. `tests/host/positions.rs` compares every kind with
-/// Hugging Face transformers 5.23.
+/// Below, `ωᵢ = base^(−2i/r)` are the frequencies of r rotated channels, s is the factor and n the
+/// length in training. `tests/host/positions.rs` compares every kind with Hugging Face transformers
+/// 5.23.
 ///
 /// ```
 /// use prflash::{Pairing, Rope, Scaling};
@@ -38,13 +41,16 @@ pub enum Scaling {
         /// s, at least 1.
         factor: f64,
     },
-    /// `ωᵢ` for the base `base·s^(r/(r−2))`, which leaves the fastest pair alone and slows the slowest by s ("NTK-aware", bloc97 2023; appendix of YaRN).
+    /// `ωᵢ` for the base `base·s^(r/(r−2))`, which leaves the fastest pair alone and slows the
+    /// slowest by s ("NTK-aware", bloc97 2023; appendix of YaRN).
     NtkAware {
         /// s, at least 1.
         factor: f64,
     },
-    /// Pairs that turn often within n tokens are left alone, those that turn rarely are slowed by s, with a ramp over the pair index between; cos and sin
-    /// carry a temperature (Peng et al. 2023, arXiv 2309.00071). The ramp's ends are rounded outwards to whole pairs, as in the authors' code.
+    /// Pairs that turn often within n tokens are left alone, those that turn rarely are slowed by
+    /// s, with a ramp over the pair index between; cos and sin carry a temperature (Peng et al.
+    /// 2023, arXiv 2309.00071). The ramp's ends are rounded outwards to whole pairs, as in the
+    /// authors' code.
     Yarn {
         /// s, at least 1.
         factor: f64,
@@ -57,8 +63,9 @@ pub enum Scaling {
         /// The factor on cos and sin; `0.1·ln s + 1` if not given.
         temperature: Option<f64>,
     },
-    /// Pairs of a wavelength below `n/high_freq_factor` are left alone, above `n/low_freq_factor` slowed by s, and blended linearly in `n/wavelength`
-    /// between (Llama 3.1, Meta 2024: `apply_scaling` of the llama-models repository).
+    /// Pairs of a wavelength below `n/high_freq_factor` are left alone, above `n/low_freq_factor`
+    /// slowed by s, and blended linearly in `n/wavelength` between (Llama 3.1, Meta 2024:
+    /// `apply_scaling` of the llama-models repository).
     Llama3 {
         /// s, at least 1.
         factor: f64,
@@ -161,10 +168,11 @@ fn check_original_len(len: usize) -> Result<()> {
     Ok(())
 }
 
-/// Rotary position embedding (Su et al. 2021, arXiv 2104.09864): pair i of a head at position p turns by the angle
-/// `p · base^(−2i/r)`, with r rotated channels (the whole head unless set).
+/// Rotary position embedding (Su et al. 2021, arXiv 2104.09864): pair i of a head at position p
+/// turns by the angle `p · base^(−2i/r)`, with r rotated channels (the whole head unless set).
 ///
-/// Rotated queries and keys have inner products that depend on the lag only. Angles, sines and cosines are computed in f64.
+/// Rotated queries and keys have inner products that depend on the lag only. Angles, sines and
+/// cosines are computed in f64.
 ///
 /// ```
 /// use prflash::{Pairing, Rope};
@@ -189,7 +197,8 @@ impl Rope {
     /// A rotation of every channel of a head.
     ///
     /// # Errors
-    /// Invalid argument unless `head_dim` is even and positive and `base` finite and positive, with finite frequencies; too large past [`MAX_ROTARY_DIM`].
+    /// Invalid argument unless `head_dim` is even and positive and `base` finite and positive, with
+    /// finite frequencies; too large past [`MAX_ROTARY_DIM`].
     pub fn new(head_dim: usize, base: f64, pairing: Pairing) -> Result<Self> {
         ensure!(
             head_dim > 0 && head_dim.is_multiple_of(2),
@@ -203,10 +212,12 @@ impl Rope {
             .updated()
     }
 
-    /// Turns only the first `rotary_dim` channels of a head (pairs lie within them, frequencies are `base^(−2i/rotary_dim)`) and leaves the rest.
+    /// Turns only the first `rotary_dim` channels of a head (pairs lie within them, frequencies are
+    /// `base^(−2i/rotary_dim)`) and leaves the rest.
     ///
     /// # Errors
-    /// Invalid argument unless even, positive and at most the head dimension; for [`Scaling::NtkAware`] more than 2.
+    /// Invalid argument unless even, positive and at most the head dimension; for
+    /// [`Scaling::NtkAware`] more than 2.
     pub fn with_rotary_dim(self, rotary_dim: usize) -> Result<Self> {
         ensure!(
             rotary_dim.is_multiple_of(2) && (2..=self.head_dim).contains(&rotary_dim),
@@ -267,8 +278,9 @@ impl Rope {
         self.temperature
     }
 
-    /// Whether the kernels can apply it. They load four channels at a time, and a pair must lie in one load or in two whole ones: the rotary dimension must be
-    /// a multiple of 4 ([`Interleaved`](Pairing::Interleaved)) or 8 ([`Half`](Pairing::Half)).
+    /// Whether the kernels can apply it. They load four channels at a time, and a pair must lie in
+    /// one load or in two whole ones: the rotary dimension must be a multiple of 4
+    /// ([`Interleaved`](Pairing::Interleaved)) or 8 ([`Half`](Pairing::Half)).
     pub fn is_quad_aligned(&self) -> bool {
         self.rotary_dim.is_multiple_of(match self.pairing {
             Pairing::Interleaved => 4,
@@ -276,7 +288,8 @@ impl Rope {
         })
     }
 
-    /// Turns the rows of a contiguous `[len, head_dim]` slice, in place: row i as position `first_position + i`.
+    /// Turns the rows of a contiguous `[len, head_dim]` slice, in place: row i as position
+    /// `first_position + i`.
     ///
     /// # Errors
     /// Invalid argument unless `rows` holds whole rows.
@@ -294,7 +307,8 @@ impl Rope {
         Ok(())
     }
 
-    /// Turns the rows of a contiguous `[len, head_dim]` slice, in place: row i as position `positions[i]`.
+    /// Turns the rows of a contiguous `[len, head_dim]` slice, in place: row i as position
+    /// `positions[i]`.
     ///
     /// # Errors
     /// Invalid argument unless `rows` holds one row for each position.
@@ -321,7 +335,8 @@ impl Rope {
         });
     }
 
-    /// Calls `turn(a, b, cos, sin)` for the channels a, b of each pair, with the temperature in cos and sin.
+    /// Calls `turn(a, b, cos, sin)` for the channels a, b of each pair, with the temperature in cos
+    /// and sin.
     pub(crate) fn for_each_pair(&self, position: i64, mut turn: impl FnMut(usize, usize, f64, f64)) {
         for (pair, frequency) in self.frequencies.iter().enumerate() {
             let (sin, cos) = libm::sincos(position as f64 * frequency);

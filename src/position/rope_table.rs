@@ -87,7 +87,8 @@ impl RopeTable {
         &self.high
     }
 
-    /// (cos, sin) of one pair at one position, added in f32 as a kernel does; `None` outside the table.
+    /// (cos, sin) of one pair at one position, added in f32 as a kernel does; `None` outside the
+    /// table.
     pub fn rotation(&self, position: i64, pair: usize) -> Option<[f32; 2]> {
         let magnitude = usize::try_from(position.unsigned_abs()).ok()?;
         let row = |table: &[[f32; 2]], row: usize| {
@@ -115,7 +116,8 @@ mod tests {
             let table = rope.table((1 << 20) + 1, 1024).unwrap();
             assert_eq!((table.low().len(), table.high().len()), (1024 * 32, 1025 * 32));
             let bound = rope.temperature() * (2f64.powi(-22) * 1.001 + 1e-9);
-            // A step that is prime to the stride meets every low row, and the last positions are met one by one.
+            // A step that is prime to the stride meets every low row, and the last positions are
+            // met one by one.
             let positions = (0..1 << 20).step_by(1009).chain((1 << 20) - 1030..=1 << 20);
             for position in positions.flat_map(|p| [p, -p]) {
                 for (pair, frequency) in rope.frequencies().iter().enumerate() {

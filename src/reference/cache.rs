@@ -8,14 +8,17 @@ use crate::cache::{HostCache, SequenceId, Side, StoredKeys};
 use crate::error::{Result, ensure};
 use crate::shape::Shape;
 
-/// Exact attention over what a cache holds of one sequence: packed words are expanded in f64, `min + code·range/N`.
+/// Exact attention over what a cache holds of one sequence: packed words are expanded in f64, `min +
+/// code·range/N`.
 ///
-/// `q` is `[heads, q_len, head_dim]`; the queries are the last tokens of the sequence, and dropped tokens are seen by none. All options and tables mean what they mean in
-/// [`attention`](super::attention), positions count dropped tokens, and a rotation turns the queries and, only if they are
-/// stored [before it](StoredKeys::BeforeRotation), the keys.
+/// `q` is `[heads, q_len, head_dim]`; the queries are the last tokens of the sequence, and dropped
+/// tokens are seen by none. All options and tables mean what they mean in
+/// [`attention`](super::attention), positions count dropped tokens, and a rotation turns the
+/// queries and, only if they are stored [before it](StoredKeys::BeforeRotation), the keys.
 ///
 /// # Errors
-/// As [`attention`](super::attention); `shape` must have batch 1, the cache's key/value heads and channels, and the sequence's tokens as `kv_len`.
+/// As [`attention`](super::attention); `shape` must have batch 1, the cache's key/value heads and
+/// channels, and the sequence's tokens as `kv_len`.
 pub fn attention_cached(
     attention: &Attention,
     shape: &Shape,
@@ -60,16 +63,18 @@ pub struct CacheLoss {
 pub struct AgeLoss {
     /// Which tokens.
     pub tokens: Range<usize>,
-    /// Root mean square of `ŝ − s` over the (query, key) pairs, in natural units; `None` if there is none.
+    /// Root mean square of `ŝ − s` over the (query, key) pairs, in natural units; `None` if there
+    /// is none.
     pub score_error: Option<f64>,
-    /// `‖Σⱼ (p̂ⱼ·v̂ⱼ − pⱼ·vⱼ)‖ / ‖o‖` over these tokens. Over all buckets the sums under the norm add up to `ô − o`.
+    /// `‖Σⱼ (p̂ⱼ·v̂ⱼ − pⱼ·vⱼ)‖ / ‖o‖` over these tokens. Over all buckets the sums under the norm
+    /// add up to `ô − o`.
     pub output_error: f64,
     /// The mean of the softmax mass of these tokens over the rows.
     pub mass: f64,
 }
 
-/// Compares [`attention_cached`] with attention over the history as it was before the cache took it: `k` and `v` as appended, `[kv_heads, kv_len, dim]`. `ages` are
-/// ranges of tokens.
+/// Compares [`attention_cached`] with attention over the history as it was before the cache took
+/// it: `k` and `v` as appended, `[kv_heads, kv_len, dim]`. `ages` are ranges of tokens.
 ///
 /// # Errors
 /// As [`attention_cached`]; invalid argument if `k` or `v` has the wrong length.

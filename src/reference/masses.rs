@@ -6,7 +6,8 @@ use crate::error::{Result, ensure};
 use crate::sampling::{BlockGrid, Schedule};
 use crate::shape::Shape;
 
-/// The softmax mass of exact attention by block: how much of it each (query row, key block) pair carries.
+/// The softmax mass of exact attention by block: how much of it each (query row, key block) pair
+/// carries.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockMass {
     grid: BlockGrid,
@@ -138,7 +139,8 @@ impl BlockMass {
     /// which `schedule` visits: 1 is dense.
     ///
     /// # Errors
-    /// Invalid argument if the schedule's grid has other sizes than the one the mass was summed over.
+    /// Invalid argument if the schedule's grid has other sizes than the one the mass was summed
+    /// over.
     pub fn recall(&self, schedule: &Schedule) -> Result<f64> {
         let grid = self.check(schedule)?;
         let (query_blocks, key_blocks, heads) = (grid.query_blocks(), grid.key_blocks(), grid.heads());

@@ -1,7 +1,8 @@
 //! The oracle: attention in f64, as plain as it can be written.
 //!
-//! The whole score row, a plain softmax, plain loops; no tiling, no online rescaling, no tricks. It takes the same
-//! [`Attention`] options and the same [`Tables`] as the GPU, so a difference is the kernel's.
+//! The whole score row, a plain softmax, plain loops; no tiling, no online rescaling, no tricks. It
+//! takes the same [`Attention`] options and the same [`Tables`] as the GPU, so a difference is the
+//! kernel's.
 
 mod cache;
 mod masses;
@@ -30,14 +31,15 @@ pub struct Exact {
     /// rounding errors of scores are relative to (a soft-cap lessens them). Of rotated channels it
     /// counts the lengths of the pairs, `|q_pair|·|k_pair|`, which the rotation keeps.
     pub max_score_magnitude: f64,
-    /// The largest part of it that comes from rotated channels: what rounding errors of the rotation are relative to. 0 without one.
+    /// The largest part of it that comes from rotated channels: what rounding errors of the
+    /// rotation are relative to. 0 without one.
     pub max_rotated_magnitude: f64,
     /// The largest |v| of any finite value.
     pub max_value: f64,
 }
 
-/// Exact attention. `q`, `k` and `v` are contiguous `[batch, heads, len, dim]` (`kv_heads` heads for `k` and `v`);
-/// every batch entry is a sequence.
+/// Exact attention. `q`, `k` and `v` are contiguous `[batch, heads, len, dim]` (`kv_heads` heads
+/// for `k` and `v`); every batch entry is a sequence.
 ///
 /// # Errors
 /// Invalid argument if a slice has the wrong length or the tables are for other sizes.
@@ -114,9 +116,10 @@ fn check_all<T>(
 
 /// Merges attention states over different keys, or over several rounds, by log-sum-exp.
 ///
-/// With `L = ln Σᵣ e^Lᵣ`, the output is `Σᵣ e^(Lᵣ − L)·Oᵣ` and the log-sum-exp is L; for independent rounds of sampling (`mean`), L is lowered by `ln R`, the
-/// mean of the sums being what a single round estimates. Where every state is empty (LSE −∞), so is
-/// the result: output 0, LSE −∞, never NaN. Where one is NaN, so is the result.
+/// With `L = ln Σᵣ e^Lᵣ`, the output is `Σᵣ e^(Lᵣ − L)·Oᵣ` and the log-sum-exp is L; for
+/// independent rounds of sampling (`mean`), L is lowered by `ln R`, the mean of the sums being what
+/// a single round estimates. Where every state is empty (LSE −∞), so is the result: output 0, LSE
+/// −∞, never NaN. Where one is NaN, so is the result.
 ///
 /// # Errors
 /// Invalid argument (`states`) if there are none or their sizes differ.
@@ -204,7 +207,8 @@ impl<'a, T> From<&'a [T]> for Keys<'a, T> {
 /// Queries or keys as the scores see them: `[batch, heads, len, dim]`, rotated.
 struct Turned {
     values: Vec<f64>,
-    /// What the rounding errors of each value are relative to: its own magnitude, or `|pair|/√2` for the two channels of a rotated pair.
+    /// What the rounding errors of each value are relative to: its own magnitude, or `|pair|/√2`
+    /// for the two channels of a rotated pair.
     sizes: Vec<f64>,
 }
 
@@ -322,7 +326,8 @@ fn row_positions(shape: &Shape, tables: &Tables<'_>, sequence: usize) -> (Vec<i6
     (signed(ids.queries()), signed(ids.keys()))
 }
 
-/// The visible keys of row (batch, head, query) as runs with their `ln p`: one run without a schedule, one per kept block with it.
+/// The visible keys of row (batch, head, query) as runs with their `ln p`: one run without a
+/// schedule, one per kept block with it.
 fn visible_runs(
     attention: &Attention,
     shape: &Shape,

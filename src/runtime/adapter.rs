@@ -38,7 +38,8 @@ impl Wish {
         }
     }
 
-    /// The adapter that it chooses: of those of the backends, and with the name, the first of the best type.
+    /// The adapter that it chooses: of those of the backends, and with the name, the first of the
+    /// best type.
     fn choose(&self, adapters: &[wgpu::AdapterInfo]) -> Option<usize> {
         let fits = |info: &wgpu::AdapterInfo| {
             self.backends.contains(info.backend.into())
@@ -106,7 +107,8 @@ fn none_of(wish: &Wish, found: &[wgpu::AdapterInfo]) -> Error {
     }
 }
 
-/// The one instance of this process, on which all devices that we open are: wgpu tells resources of different instances apart by nothing.
+/// The one instance of this process, on which all devices that we open are: wgpu tells resources of
+/// different instances apart by nothing.
 #[cfg(not(target_arch = "wasm32"))]
 fn instance() -> &'static wgpu::Instance {
     static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();

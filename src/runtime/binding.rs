@@ -110,7 +110,8 @@ pub(crate) fn check_rows(
     Ok(())
 }
 
-/// A tensor that is written must not overlap itself nor share a buffer with one that is bound beside it.
+/// A tensor that is written must not overlap itself nor share a buffer with one that is bound
+/// beside it.
 pub(crate) fn check_written(
     argument: &'static str,
     view: &TensorView,

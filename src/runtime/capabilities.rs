@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// What a device offers. Taken from the device itself, not from its adapter: a caller's device may have less enabled.
+/// What a device offers. Taken from the device itself, not from its adapter: a caller's device may
+/// have less enabled.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Capabilities {
@@ -37,7 +38,8 @@ pub struct Capabilities {
     pub cooperative_matrices: Vec<u32>,
 }
 
-/// Edges of the square matrices among these that the matrix kernel knows, with f16 operands and f32 sums.
+/// Edges of the square matrices among these that the matrix kernel knows, with f16 operands and f32
+/// sums.
 pub(super) fn matrix_edges(listed: &[wgpu::CooperativeMatrixProperties]) -> Vec<u32> {
     use wgpu::CooperativeScalarType::{F16, F32};
     let fits = |edge: &u32| {

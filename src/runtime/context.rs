@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 /// no more than Windows' 2 s at a tenth of that.
 const MAX_DISPATCH_FLOPS: u64 = 200_000_000_000;
 
-/// A GPU device to compute on, with the pipelines compiled for it. Cheap to clone: clones share everything.
+/// A GPU device to compute on, with the pipelines compiled for it. Cheap to clone: clones share
+/// everything.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), prflash::Error> {
@@ -39,7 +40,8 @@ struct Inner {
     max_dispatch_flops: Option<u64>,
     trusted_shaders: bool,
     pipeline_cache: Option<wgpu::PipelineCache>,
-    /// Why the device was lost. Set by our own callback only: a borrowed device keeps its caller's handlers.
+    /// Why the device was lost. Set by our own callback only: a borrowed device keeps its caller's
+    /// handlers.
     lost: Arc<Mutex<Option<String>>>,
     /// By the label of their program.
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
@@ -48,7 +50,8 @@ struct Inner {
 }
 
 impl Context {
-    /// Finds an adapter (respecting `WGPU_BACKEND`, `WGPU_ADAPTER_NAME` and `WGPU_POWER_PREF`) and opens it with its own limits.
+    /// Finds an adapter (respecting `WGPU_BACKEND`, `WGPU_ADAPTER_NAME` and `WGPU_POWER_PREF`) and
+    /// opens it with its own limits.
     ///
     /// # Errors
     /// No adapter; unsupported, where it can't run compute shaders as prflash needs them.
@@ -91,8 +94,11 @@ impl Context {
         let listed = adapter.cooperative_matrix_properties();
         if options.cooperative_matrices && !software && !matrix_edges(&listed).is_empty() {
             wanted |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-            // SAFETY: wgpu wants it known that its experimental features may be unsound. The caller asked for this one by `ContextOptions::cooperative_matrices`, whose documentation says so; one kernel of ours
-            // uses it, at addresses inside its own workgroup memory whose strides and alignment `Matrix::layout` fixes, and a plan takes it only after it agreed with the portable kernel.
+            // SAFETY: wgpu wants it known that its experimental features may be unsound. The caller
+            // asked for this one by `ContextOptions::cooperative_matrices`, whose documentation
+            // says so; one kernel of ours uses it, at addresses inside its own workgroup memory
+            // whose strides and alignment `Matrix::layout` fixes, and a plan takes it only after it
+            // agreed with the portable kernel.
             #[allow(unsafe_code)]
             unsafe {
                 experimental_features = wgpu::ExperimentalFeatures::enabled();
@@ -121,11 +127,12 @@ impl Context {
 
     /// Computes on the caller's device, with whatever features and limits it has.
     ///
-    /// No handler is installed on it: uncaptured errors and device loss stay the caller's to observe.
+    /// No handler is installed on it: uncaptured errors and device loss stay the caller's to
+    /// observe.
     ///
     /// # Errors
-    /// Unsupported, where the device's limits are below what the plainest kernel needs (the message says which); other device (`queue`) where the queue isn't
-    /// the device's.
+    /// Unsupported, where the device's limits are below what the plainest kernel needs (the message
+    /// says which); other device (`queue`) where the queue isn't the device's.
     pub fn from_wgpu(device: wgpu::Device, queue: wgpu::Queue) -> Result<Self> {
         Self::from_wgpu_with(device, queue, &ContextOptions::default())
     }
@@ -224,7 +231,8 @@ impl Context {
         &self.inner.capabilities
     }
 
-    /// Floating-point operations past which attention is cut into several dispatches ([`ContextOptions::max_dispatch_flops`]), if there is a limit.
+    /// Floating-point operations past which attention is cut into several dispatches
+    /// ([`ContextOptions::max_dispatch_flops`]), if there is a limit.
     pub fn max_dispatch_flops(&self) -> Option<u64> {
         self.inner.max_dispatch_flops
     }
@@ -238,8 +246,10 @@ impl Context {
         self.inner.pipeline_cache.as_ref()
     }
 
-    /// The pipelines that were compiled so far, for [`ContextOptions::pipeline_cache`] of a later run on the same device and driver; nothing where there is no such cache
-    /// (it takes Vulkan and [`Features::PIPELINE_CACHE`](wgpu::Features::PIPELINE_CACHE), which [`Context::new`] enables).
+    /// The pipelines that were compiled so far, for [`ContextOptions::pipeline_cache`] of a later
+    /// run on the same device and driver; nothing where there is no such cache (it takes Vulkan and
+    /// [`Features::PIPELINE_CACHE`](wgpu::Features::PIPELINE_CACHE), which [`Context::new`]
+    /// enables).
     pub fn pipeline_cache_data(&self) -> Option<Vec<u8>> {
         pipeline_cache::data(&self.inner.device, self.pipeline_cache()?)
     }
@@ -260,7 +270,8 @@ impl Context {
         lock(&self.inner.trials).entry(what).or_insert(found).clone()
     }
 
-    /// Blocks until all submitted work is done. (In a browser, where nothing can block, it returns at once.)
+    /// Blocks until all submitted work is done. (In a browser, where nothing can block, it returns
+    /// at once.)
     ///
     /// # Errors
     /// Device lost.
@@ -273,7 +284,8 @@ impl Context {
     /// Submits commands of ours.
     ///
     /// # Errors
-    /// Device lost; invalid argument (`buffer`) where a buffer that they use was destroyed or is mapped.
+    /// Device lost; invalid argument (`buffer`) where a buffer that they use was destroyed or is
+    /// mapped.
     pub(crate) fn submit(&self, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> Result<()> {
         self.capture(|| self.inner.queue.submit(commands))?;
         // wgpu takes commands for a lost device without a word.
@@ -319,7 +331,8 @@ impl Context {
 
     /// The one place that polls.
     fn poll(&self, how: wgpu::PollType) -> Result<()> {
-        // wgpu 30 panics in `poll` when the driver reports a lost device there; callers were promised a typed error.
+        // wgpu 30 panics in `poll` when the driver reports a lost device there; callers were
+        // promised a typed error.
         let device = std::panic::AssertUnwindSafe(&self.inner.device);
         match std::panic::catch_unwind(|| device.poll(how)) {
             Ok(Ok(_)) => Ok(()),
@@ -328,9 +341,11 @@ impl Context {
         }
     }
 
-    /// Runs `work`, which creates or submits something, and turns what the GPU API has to say of it into a typed error.
+    /// Runs `work`, which creates or submits something, and turns what the GPU API has to say of it
+    /// into a typed error.
     ///
-    /// Native errors are known at once. A browser's arrive later, through its own uncaptured-error event.
+    /// Native errors are known at once. A browser's arrive later, through its own uncaptured-error
+    /// event.
     pub(crate) fn capture<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
         let device = &self.inner.device;
         let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
@@ -361,7 +376,8 @@ impl Context {
         Ok(value)
     }
 
-    /// An error if the device is known to be lost, also for a borrowed device, on which we have no callback.
+    /// An error if the device is known to be lost, also for a borrowed device, on which we have no
+    /// callback.
     ///
     /// # Errors
     /// Device lost.
@@ -371,7 +387,8 @@ impl Context {
         }
         #[cfg(not(target_arch = "wasm32"))]
         {
-            // wgpu reports a lost device to its callback alone; but a buffer created on one can't be mapped.
+            // wgpu reports a lost device to its callback alone; but a buffer created on one can't
+            // be mapped.
             let probe = self.inner.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("prflash liveness probe"),
                 size: 4,

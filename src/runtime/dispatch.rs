@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Result};
 
-/// Folds a line of `workgroups` into (x, y, 1) with x and y at most `limit`; the kernel recovers the
-/// line as `y·x_count + x` (`shaders/shared/line.wgsl`) and drops what is beyond it.
+/// Folds a line of `workgroups` into (x, y, 1) with x and y at most `limit`; the kernel recovers
+/// the line as `y·x_count + x` (`shaders/shared/line.wgsl`) and drops what is beyond it.
 pub(crate) fn fold(workgroups: u64, limit: u32) -> Result<(u32, u32)> {
     let limit = u64::from(limit);
     if workgroups <= limit {
@@ -16,7 +16,8 @@ pub(crate) fn fold(workgroups: u64, limit: u32) -> Result<(u32, u32)> {
             format!("{workgroups} workgroups are past this device's {limit} × {limit}"),
         ));
     }
-    // The fewest columns that do with y rows, so that less than one row of workgroups has nothing to do.
+    // The fewest columns that do with y rows, so that less than one row of workgroups has nothing
+    // to do.
     Ok((workgroups.div_ceil(y) as u32, y as u32))
 }
 

@@ -1,8 +1,11 @@
 //! Which device a resource is of.
 //!
-//! wgpu compares devices and buffers by numbers that each `wgpu::Instance` counts for itself, so resources of two instances can be "equal", and a device that is handed another
-//! instance's buffer takes whatever buffer of its own has that number. Devices of callers come from instances of theirs. So contexts carry a number of our own, and what
-//! doesn't carry one is asked: on native backends a resource reports its errors to its own device alone, and an error scope of a device tells whether it was that one.
+//! wgpu compares devices and buffers by numbers that each `wgpu::Instance` counts for itself, so
+//! resources of two instances can be "equal", and a device that is handed another instance's buffer
+//! takes whatever buffer of its own has that number. Devices of callers come from instances of
+//! theirs. So contexts carry a number of our own, and what doesn't carry one is asked: on native
+//! backends a resource reports its errors to its own device alone, and an error scope of a device
+//! tells whether it was that one.
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use native::{Identity, State, state_of};
@@ -26,7 +29,8 @@ mod native {
     pub(crate) struct Identity {
         id: DeviceId,
         device: wgpu::Device,
-        /// Whether resources can be asked whose they are. Tried out, since wgpu doesn't promise that these errors stay errors.
+        /// Whether resources can be asked whose they are. Tried out, since wgpu doesn't promise
+        /// that these errors stay errors.
         buffers_tell: bool,
     }
 
@@ -67,7 +71,8 @@ mod native {
             self.id
         }
 
-        /// Whether a buffer is of this device. Where that can't be found out (it is mapped, or may be), it is taken for granted.
+        /// Whether a buffer is of this device. Where that can't be found out (it is mapped, or may
+        /// be), it is taken for granted.
         pub(crate) fn owns(&self, buffer: &wgpu::Buffer) -> bool {
             let mappable = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::MAP_WRITE;
             if !self.buffers_tell
@@ -105,12 +110,14 @@ mod native {
     /// Whether an error of `work` is one of this device.
     fn complains_to(device: &wgpu::Device, work: impl FnOnce()) -> bool {
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        // An unknown device without handlers panics on errors, and numbers that an instance doesn't know make it panic, too.
+        // An unknown device without handlers panics on errors, and numbers that an instance doesn't
+        // know make it panic, too.
         let done = catch_unwind(AssertUnwindSafe(work));
         now(scope.pop()).is_some() && done.is_ok()
     }
 
-    /// Whether two handles are of one device: equal numbers, and an error of the second is one of the first.
+    /// Whether two handles are of one device: equal numbers, and an error of the second is one of
+    /// the first.
     fn same_device(first: &wgpu::Device, second: &wgpu::Device) -> bool {
         if first != second {
             return false;

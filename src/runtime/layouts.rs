@@ -4,7 +4,8 @@
 /// A Rust struct that a shader reads: name, (field, byte offset) pairs, size in bytes.
 pub type HostLayout = (&'static str, Vec<(&'static str, u32)>, u32);
 
-/// The layout of a struct, under the shader's name for it: `host_layout!("Name", Struct: field, field)`.
+/// The layout of a struct, under the shader's name for it: `host_layout!("Name", Struct: field,
+/// field)`.
 macro_rules! host_layout {
     ($name:literal, $struct:ident: $($field:ident),* $(,)?) => {
         (

@@ -52,7 +52,8 @@ impl ContextOptions {
     /// key in the tiles that are visited; a tile of rows is never cut, and schedules drawn on the
     /// GPU count as dense attention.
     ///
-    /// Unless set: 2·10¹¹ (0.2 s at 1 TFLOP/s), and no limit on CPU adapters, which nothing watches.
+    /// Unless set: 2·10¹¹ (0.2 s at 1 TFLOP/s), and no limit on CPU adapters, which nothing
+    /// watches.
     pub fn max_dispatch_flops(self, flops: u64) -> Self {
         Self { max_dispatch_flops: Some(flops), ..self }
     }
@@ -73,7 +74,8 @@ impl ContextOptions {
     /// compiled again. Bytes that are damaged, or of another device, driver or version, are no
     /// error and have no effect. Only Vulkan devices have such a cache.
     ///
-    /// Keep the bytes where nobody else can write: drivers don't defend themselves against forged ones.
+    /// Keep the bytes where nobody else can write: drivers don't defend themselves against forged
+    /// ones.
     pub fn pipeline_cache(self, data: impl Into<Vec<u8>>) -> Self {
         Self { pipeline_cache: Some(data.into()), ..self }
     }

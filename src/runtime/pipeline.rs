@@ -54,7 +54,8 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    /// A bind group of one of the pipeline's groups, its resources in order of their binding numbers.
+    /// A bind group of one of the pipeline's groups, its resources in order of their binding
+    /// numbers.
     pub(crate) fn bind(
         &self,
         context: &Context,
@@ -66,9 +67,11 @@ impl Pipeline {
     }
 }
 
-/// The module of a kernel's text, with or without the checks that wgpu writes into it ([`ContextOptions::trusted_shaders`](super::context::ContextOptions::trusted_shaders)).
+/// The module of a kernel's text, with or without the checks that wgpu writes into it
+/// ([`ContextOptions::trusted_shaders`](super::context::ContextOptions::trusted_shaders)).
 ///
-/// What keeps a kernel inside its buffers without them (checks of integer division stay: the ring of a rung that holds nothing has no blocks):
+/// What keeps a kernel inside its buffers without them (checks of integer division stay: the ring
+/// of a rung that holds nothing has no blocks):
 ///
 /// | index | validated by |
 /// | --- | --- |
@@ -90,12 +93,19 @@ impl Pipeline {
 /// | fragments of matrices | in workgroup memory, at strides and offsets that `Matrix::layout` fixes; tasks are counted by constants |
 /// | states of shares and rounds | `Split::shares` and `Merger` keep within what was reserved |
 ///
-/// Loops end: over lists, keys and rows by those bounds; over the rungs of a cache at the last, whose `end` is the largest number; over runs of a cache since each ends past where it begins; over the pieces of a word since none is empty; over the centres, tokens and gradients of word2vec by what the host counted.
-/// Workgroup memory: tiles of keys and values, operands and sums of the matrix kernel (but for the gaps between padded rows, which nothing reads), the parts of split scores and the counts of rows are written whole before the barrier that comes before any read. Costs of paths are written before a word is walked, the last piece of a path with its first cost.
+/// Loops end: over lists, keys and rows by those bounds; over the rungs of a cache at the last,
+/// whose `end` is the largest number; over runs of a cache since each ends past where it begins;
+/// over the pieces of a word since none is empty; over the centres, tokens and gradients of
+/// word2vec by what the host counted. Workgroup memory: tiles of keys and values, operands and sums
+/// of the matrix kernel (but for the gaps between padded rows, which nothing reads), the parts of
+/// split scores and the counts of rows are written whole before the barrier that comes before any
+/// read. Costs of paths are written before a word is walked, the last piece of a path with its
+/// first cost.
 fn shader_module(context: &Context, label: &str, source: String) -> wgpu::ShaderModule {
     let descriptor =
         wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) };
-    // llvmpipe (Mesa 26.1) crashed in attention_naive at D = 256, in a tile that sees no key, also with bounds checks and only loops left unbounded: so not by an index of ours. Nothing was
+    // llvmpipe (Mesa 26.1) crashed in attention_naive at D = 256, in a tile that sees no key, also
+    // with bounds checks and only loops left unbounded: so not by an index of ours. Nothing was
     // gained there either.
     if !context.trusts_shaders() || context.capabilities().is_software() {
         return context.device().create_shader_module(descriptor);
@@ -105,7 +115,8 @@ fn shader_module(context: &Context, label: &str, source: String) -> wgpu::Shader
         force_loop_bounding: false,
         ..wgpu::ShaderRuntimeChecks::checked()
     };
-    // SAFETY: the text is our own, rendered from this crate's files, and stays inside its buffers and loops without checks: the table above.
+    // SAFETY: the text is our own, rendered from this crate's files, and stays inside its buffers
+    // and loops without checks: the table above.
     #[allow(unsafe_code)]
     unsafe {
         context.device().create_shader_module_trusted(descriptor, checks)

@@ -6,7 +6,8 @@ use crate::checksum::fnv1a;
 
 const MAGIC: &[u8] = b"prflash pipelines 1\n";
 
-/// A cache on a device that has them, with earlier data if it is whole and for this adapter; else empty.
+/// A cache on a device that has them, with earlier data if it is whole and for this adapter; else
+/// empty.
 pub(crate) fn open(device: &wgpu::Device, sealed: Option<&[u8]>) -> Option<wgpu::PipelineCache> {
     if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
         return None;
@@ -19,8 +20,10 @@ pub(crate) fn open(device: &wgpu::Device, sealed: Option<&[u8]>) -> Option<wgpu:
         data
     });
     let descriptor = wgpu::PipelineCacheDescriptor { label: Some("prflash"), data, fallback: true };
-    // SAFETY: the data must come from `PipelineCache::get_data`. It carries the seal that `data` below gave it: the key of this adapter and a hash of every byte, so it is neither damaged
-    // nor another program's. That nobody forged the seal can't be checked, and the option's documentation says so. wgpu itself checks the driver's version.
+    // SAFETY: the data must come from `PipelineCache::get_data`. It carries the seal that `data`
+    // below gave it: the key of this adapter and a hash of every byte, so it is neither damaged nor
+    // another program's. That nobody forged the seal can't be checked, and the option's
+    // documentation says so. wgpu itself checks the driver's version.
     #[allow(unsafe_code)]
     let cache = unsafe { device.create_pipeline_cache(&descriptor) };
     Some(cache)

@@ -1,8 +1,9 @@
 //! Parameter slots: where the numbers of one call wait for the GPU.
 //!
-//! `Queue::write_buffer` takes effect before the *next submit*, so two calls recorded for one submit must not share memory. Each call
-//! takes a free slot and a guard goes into its encoder; when the GPU is done with the submission (or the encoder is dropped unused) the
-//! guard is dropped and the slot is free again. After warm-up nothing is allocated.
+//! `Queue::write_buffer` takes effect before the *next submit*, so two calls recorded for one
+//! submit must not share memory. Each call takes a free slot and a guard goes into its encoder;
+//! when the GPU is done with the submission (or the encoder is dropped unused) the guard is dropped
+//! and the slot is free again. After warm-up nothing is allocated.
 
 use std::sync::{Arc, Mutex};
 
@@ -34,7 +35,8 @@ pub(crate) struct SlotPool {
     table_offset: u64,
 }
 
-/// (page, slot) that no call uses. Apart from the pages, since in browsers GPU objects can't be sent to a callback.
+/// (page, slot) that no call uses. Apart from the pages, since in browsers GPU objects can't be
+/// sent to a callback.
 type FreeList = Arc<Mutex<Vec<(usize, usize)>>>;
 
 #[derive(Clone, Debug)]
@@ -67,7 +69,8 @@ impl Drop for SlotGuard {
 }
 
 impl Slot {
-    /// Sets the call's group of a pass whose pipeline is set, and keeps the slot (and `held`) until the GPU is done.
+    /// Sets the call's group of a pass whose pipeline is set, and keeps the slot (and `held`) until
+    /// the GPU is done.
     pub(crate) fn bind(self, pass: &mut wgpu::ComputePass<'_>, held: Option<Arc<()>>) {
         pass.set_bind_group(CALL_GROUP as u32, &self.bind_group, &self.offsets);
         let guard = self.guard;

@@ -1,5 +1,5 @@
-//! The few directives that WGSL lacks: kernels that live in registers need their loops written out, since an array that is
-//! indexed at run time doesn't stay in registers on any device.
+//! The few directives that WGSL lacks: kernels that live in registers need their loops written out,
+//! since an array that is indexed at run time doesn't stay in registers on any device.
 //!
 //! ```text
 //! #for t in KEYS      the lines up to #end once for each t in 0..KEYS; `$t` becomes the number
@@ -7,14 +7,16 @@
 //! $(t/4) $(t%4)       quotient and remainder of a loop's number; the divisor may be a name
 //! ```
 //!
-//! Names of loop variables are one letter, so that `s$r_$t` needs no braces. Anything else is copied as it is.
+//! Names of loop variables are one letter, so that `s$r_$t` needs no braces. Anything else is
+//! copied as it is.
 
 use std::collections::HashMap;
 
 /// The numbers that directives may name.
 pub(crate) type Numbers = HashMap<&'static str, usize>;
 
-/// Expands every directive of `text`. A directive that isn't understood is copied, and then no WGSL compiler accepts the result.
+/// Expands every directive of `text`. A directive that isn't understood is copied, and then no WGSL
+/// compiler accepts the result.
 pub(crate) fn expand(text: &str, numbers: &Numbers) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let mut output = String::with_capacity(4 * text.len());
@@ -73,7 +75,8 @@ fn divided(mut line: String, variable: char, value: usize, numbers: &Numbers) ->
     line
 }
 
-/// The lines of a block that begins at `start`, those after its `#else`, and where to go on after its `#end`.
+/// The lines of a block that begins at `start`, those after its `#else`, and where to go on after
+/// its `#end`.
 fn block<'a, 'b>(lines: &'a [&'b str], start: usize) -> (&'a [&'b str], &'a [&'b str], usize) {
     let mut depth = 0;
     let mut otherwise = None;

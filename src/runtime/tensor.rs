@@ -8,7 +8,8 @@ use crate::error::{Error, Result, ensure};
 use crate::layout::{DType, Layout};
 use crate::shape::Shape;
 
-/// A typed, strided view over a wgpu buffer: yours or ours. It copies nothing, keeps the buffer alive, and knows its device.
+/// A typed, strided view over a wgpu buffer: yours or ours. It copies nothing, keeps the buffer
+/// alive, and knows its device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorView {
     device: DeviceId,
@@ -18,11 +19,13 @@ pub struct TensorView {
 }
 
 impl TensorView {
-    /// A view of `buffer`, which is of the device of `context`, as numbers of type `dtype` in `layout`, whose offset counts elements from the buffer's start.
+    /// A view of `buffer`, which is of the device of `context`, as numbers of type `dtype` in
+    /// `layout`, whose offset counts elements from the buffer's start.
     ///
     /// # Errors
-    /// Invalid argument (`buffer`) if the buffer is too short or lacks the usage `STORAGE`; other device (`buffer`) if it isn't of the context's. (A buffer that is
-    /// mapped, or can be, doesn't tell whose it is.)
+    /// Invalid argument (`buffer`) if the buffer is too short or lacks the usage `STORAGE`; other
+    /// device (`buffer`) if it isn't of the context's. (A buffer that is mapped, or can be, doesn't
+    /// tell whose it is.)
     pub fn new(context: &Context, buffer: &wgpu::Buffer, dtype: DType, layout: Layout) -> Result<Self> {
         let view = Self { device: context.device_id(), buffer: buffer.clone(), dtype, layout };
         view.check_size()?;
@@ -53,18 +56,22 @@ impl TensorView {
         Ok(())
     }
 
-    /// Replaces all elements by contiguous `[batch, heads, len, dim]` values, rounded to the storage type. Gaps of the layout keep their bytes. The values are there before any
-    /// commands that are submitted later.
+    /// Replaces all elements by contiguous `[batch, heads, len, dim]` values, rounded to the
+    /// storage type. Gaps of the layout keep their bytes. The values are there before any commands
+    /// that are submitted later.
     ///
     /// # Errors
-    /// Invalid argument: (`source`) another number of values; (`buffer`) that lacks the usage `COPY_DST`, is mapped or was destroyed, or whose rows aren't whole words of 4 bytes (only rows
-    /// of a single 16-bit number may be so); other device (`buffer`); device lost; out of memory.
+    /// Invalid argument: (`source`) another number of values; (`buffer`) that lacks the usage
+    /// `COPY_DST`, is mapped or was destroyed, or whose rows aren't whole words of 4 bytes (only
+    /// rows of a single 16-bit number may be so); other device (`buffer`); device lost; out of
+    /// memory.
     pub fn write(&self, context: &Context, values: &[f32]) -> Result<()> {
         let [batch, _, len, _] = self.layout.dims();
         self.write_part(context, 0..batch, 0..len, values)
     }
 
-    /// Replaces some rows of one batch entry, in all heads: `values` is contiguous `[heads, rows, dim]`. Otherwise as [`write`](TensorView::write).
+    /// Replaces some rows of one batch entry, in all heads: `values` is contiguous `[heads, rows,
+    /// dim]`. Otherwise as [`write`](TensorView::write).
     ///
     /// ```no_run
     /// # fn main() -> prflash::Result<()> {
@@ -79,7 +86,8 @@ impl TensorView {
     /// ```
     ///
     /// # Errors
-    /// As [`write`](TensorView::write); invalid argument (`entry`, `rows`) for a batch entry or rows that the tensor doesn't have.
+    /// As [`write`](TensorView::write); invalid argument (`entry`, `rows`) for a batch entry or
+    /// rows that the tensor doesn't have.
     pub fn write_rows(
         &self,
         context: &Context,
@@ -173,12 +181,13 @@ impl TensorView {
         Self { layout: self.layout.grouped(batch, per_group, first, heads), ..self.clone() }
     }
 
-    /// Reads the tensor back as contiguous `[batch, heads, len, dim]` f32 values, once all work submitted so far is done. Native
-    /// backends wait inside.
+    /// Reads the tensor back as contiguous `[batch, heads, len, dim]` f32 values, once all work
+    /// submitted so far is done. Native backends wait inside.
     ///
     /// # Errors
-    /// Invalid argument (`buffer`) if the buffer lacks the usage `COPY_SRC`, is mapped or was destroyed, or ends within a word of 4 bytes that holds an element; other device
-    /// (`buffer`); device lost; out of memory.
+    /// Invalid argument (`buffer`) if the buffer lacks the usage `COPY_SRC`, is mapped or was
+    /// destroyed, or ends within a word of 4 bytes that holds an element; other device (`buffer`);
+    /// device lost; out of memory.
     pub async fn read(&self, context: &Context) -> Result<Vec<f32>> {
         ensure!(
             self.buffer.usage().contains(wgpu::BufferUsages::COPY_SRC),
@@ -235,10 +244,12 @@ impl Tensor {
         Ok(Self { view: TensorView { device: context.device_id(), buffer, dtype, layout } })
     }
 
-    /// Uploads contiguous `[batch, heads, len, dim]` values, rounded to `dtype`, into the given layout (gaps become zeros).
+    /// Uploads contiguous `[batch, heads, len, dim]` values, rounded to `dtype`, into the given
+    /// layout (gaps become zeros).
     ///
     /// # Errors
-    /// Invalid argument (`source`) if the number of values is wrong; and those of [`Tensor::zeros`].
+    /// Invalid argument (`source`) if the number of values is wrong; and those of
+    /// [`Tensor::zeros`].
     pub fn upload(context: &Context, dtype: DType, layout: Layout, values: &[f32]) -> Result<Self> {
         layout.check_source(values.len())?;
         // The device may refuse the size, before this machine allocates it.
@@ -250,11 +261,13 @@ impl Tensor {
         Ok(tensor)
     }
 
-    /// Uploads queries, keys and values, contiguous `[batch, heads, len, dim]` each, into one buffer, as a fused projection leaves them: [`Layout::fused_qkv`]. Gives the
-    /// views of q, k and v, which keep the buffer alive.
+    /// Uploads queries, keys and values, contiguous `[batch, heads, len, dim]` each, into one
+    /// buffer, as a fused projection leaves them: [`Layout::fused_qkv`]. Gives the views of q, k
+    /// and v, which keep the buffer alive.
     ///
     /// # Errors
-    /// Invalid argument (`q`, `k`, `v`) for another number of values than `shape` says; those of [`Layout::fused_qkv`] and [`Tensor::zeros`].
+    /// Invalid argument (`q`, `k`, `v`) for another number of values than `shape` says; those of
+    /// [`Layout::fused_qkv`] and [`Tensor::zeros`].
     pub fn upload_fused_qkv(
         context: &Context,
         dtype: DType,
@@ -280,7 +293,8 @@ impl Tensor {
         Ok(layouts.map(|layout| TensorView { device, buffer: buffer.clone(), dtype, layout }))
     }
 
-    /// Uploads an array of shape `[batch, heads, len, dim]`, whatever its strides, into contiguous heads-first storage.
+    /// Uploads an array of shape `[batch, heads, len, dim]`, whatever its strides, into contiguous
+    /// heads-first storage.
     ///
     /// # Errors
     /// As [`Tensor::upload`].
@@ -374,7 +388,8 @@ pub(crate) struct Binding {
 }
 
 impl Binding {
-    /// `granule` is 4 for tensors that are loaded in quads, 1 for rows of single numbers. An empty tensor is bound to `empty`.
+    /// `granule` is 4 for tensors that are loaded in quads, 1 for rows of single numbers. An empty
+    /// tensor is bound to `empty`.
     pub(crate) fn new(
         argument: &'static str,
         view: &TensorView,

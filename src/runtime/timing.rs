@@ -31,7 +31,8 @@ impl GpuTimer {
     /// A timer on a device with timestamps.
     ///
     /// # Errors
-    /// Unsupported without [`Features::TIMESTAMP_QUERY`](wgpu::Features::TIMESTAMP_QUERY) ([`Context::new`] enables it where it exists).
+    /// Unsupported without [`Features::TIMESTAMP_QUERY`](wgpu::Features::TIMESTAMP_QUERY)
+    /// ([`Context::new`] enables it where it exists).
     pub fn new(context: &Context) -> Result<Self> {
         if !context.capabilities().timestamps {
             return Err(Error::unsupported("GPU timestamps (TIMESTAMP_QUERY)"));
@@ -62,7 +63,8 @@ impl GpuTimer {
         encoder.resolve_query_set(&self.queries, 0..2, &self.resolved, 0);
     }
 
-    /// The time between the two timestamps of the last call that ran, once all work submitted so far is done.
+    /// The time between the two timestamps of the last call that ran, once all work submitted so
+    /// far is done.
     ///
     /// # Errors
     /// Device lost; other device (`context`) than the timer's.

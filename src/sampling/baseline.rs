@@ -9,7 +9,8 @@ use crate::random::Key;
 /// The purpose word that keeps these draws apart from those of the samplers.
 const UNIFORM: u32 = 0x756e_6966;
 
-/// Sink + window (StreamingLLM's pattern): in every row the profile's sink blocks and then the nearest blocks, as many as `like` has there.
+/// Sink + window (StreamingLLM's pattern): in every row the profile's sink blocks and then the
+/// nearest blocks, as many as `like` has there.
 ///
 /// # Errors
 /// None that a schedule of the same grid didn't meet.
@@ -17,7 +18,8 @@ pub fn sink_window_like(like: &Schedule, profile: &Profile) -> Result<Schedule> 
     rebuild(like, profile, |_, query_block, block| (query_block - block as i64).unsigned_abs())
 }
 
-/// Uniform random blocks (BigBird's pattern): the profile's pinned blocks and then uniformly random others, as many as `like` has in that row.
+/// Uniform random blocks (BigBird's pattern): the profile's pinned blocks and then uniformly random
+/// others, as many as `like` has in that row.
 ///
 /// # Errors
 /// None that a schedule of the same grid didn't meet.

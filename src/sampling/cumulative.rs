@@ -156,7 +156,8 @@ impl<'a> RowProfile<'a> {
         let certain = distances.min(self.certain);
         let scaled_end = distances.clamp(certain, self.floor_from.max(certain));
         let sums = &self.table.sums;
-        // A steep profile's γ times the sum of what is certain may pass 64 bits; the difference never does.
+        // A steep profile's γ times the sum of what is certain may pass 64 bits; the difference
+        // never does.
         let between = scaled(self.gamma, sums[scaled_end]).wrapping_sub(scaled(self.gamma, sums[certain]));
         certain as u64 * ONE + between + (distances - scaled_end) as u64 * self.floor
     }
@@ -174,7 +175,8 @@ impl<'a> RowProfile<'a> {
     /// The smallest distance `≥ from` whose cumulative sum (its own p included) reaches `target`,
     /// if there is one below `end`.
     ///
-    /// Gallops, so that a run of certain blocks costs one step each and a long gap costs the logarithm of its length.
+    /// Gallops, so that a run of certain blocks costs one step each and a long gap costs the
+    /// logarithm of its length.
     pub(super) fn first_reaching(&self, target: u64, from: usize, end: usize) -> Option<usize> {
         let end = end.min(self.table.distances());
         if from >= end {

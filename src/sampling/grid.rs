@@ -9,8 +9,8 @@ pub const DEFAULT_BLOCK_SIZE: usize = 64;
 
 /// Which heads share one block list.
 ///
-/// Lists per query head sample most independently; lists per key/value head let a kernel load a key block once for all
-/// query heads of its group.
+/// Lists per query head sample most independently; lists per key/value head let a kernel load a key
+/// block once for all query heads of its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Granularity {
     /// One list per query head.
@@ -22,10 +22,11 @@ pub enum Granularity {
     Shared,
 }
 
-/// The grid of (query block, key block) pairs of one sequence: block `I` holds the absolute positions `I·B … I·B+B−1`.
+/// The grid of (query block, key block) pairs of one sequence: block `I` holds the absolute
+/// positions `I·B … I·B+B−1`.
 ///
-/// Query `i` sits at position `i + kv_len − q_len`, so the first and last block may be ragged, and query blocks start
-/// at a negative index where there are more queries than keys.
+/// Query `i` sits at position `i + kv_len − q_len`, so the first and last block may be ragged, and
+/// query blocks start at a negative index where there are more queries than keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockGrid {
     block_size: usize,
@@ -38,7 +39,8 @@ pub struct BlockGrid {
 }
 
 impl BlockGrid {
-    /// The grid of causal attention: key blocks `J ≤ I`. Blocks of 64 tokens, one list per query head.
+    /// The grid of causal attention: key blocks `J ≤ I`. Blocks of 64 tokens, one list per query
+    /// head.
     pub fn causal(shape: &Shape) -> Self {
         Self {
             block_size: DEFAULT_BLOCK_SIZE,
@@ -59,7 +61,8 @@ impl BlockGrid {
     /// The same with blocks of `block_size` tokens.
     ///
     /// # Errors
-    /// Invalid argument unless `block_size` is between 1 and 65,536; too large where queries or keys would fill more than [`MAX_BLOCKS`] of them.
+    /// Invalid argument unless `block_size` is between 1 and 65,536; too large where queries or
+    /// keys would fill more than [`MAX_BLOCKS`] of them.
     pub fn with_block_size(self, block_size: usize) -> Result<Self> {
         ensure!(
             (1..=1 << 16).contains(&block_size),
@@ -123,7 +126,8 @@ impl BlockGrid {
         }
     }
 
-    /// The list group of query head `head`; [`groups`](BlockGrid::groups) or more where there is no such head.
+    /// The list group of query head `head`; [`groups`](BlockGrid::groups) or more where there is no
+    /// such head.
     pub fn group_of_head(&self, head: usize) -> usize {
         head / self.heads_per_group()
     }
@@ -178,7 +182,8 @@ impl BlockGrid {
     pub fn dense_blocks(&self) -> u64 {
         let (rows, most) = (self.query_blocks() as u64, self.key_blocks() as u64);
         let pairs = if self.causal {
-            // The last row is that of the last key block, or comes before any. Each row before it has a block less, down to none.
+            // The last row is that of the last key block, or comes before any. Each row before it
+            // has a block less, down to none.
             let last = self.dense_row(self.first_query_block() + rows as i64 - 1) as u64;
             let longest = rows.min(last);
             longest * (2 * last + 1 - longest) / 2
@@ -230,7 +235,8 @@ mod tests {
         assert_eq!((grid.dense_row(i64::MAX), grid.dense_row(i64::MIN)), (MAX_BLOCKS, 0));
         let refused = grid.with_block_size(63).unwrap_err();
         assert!(refused.is_too_large() && refused.argument() == Some("block_size"));
-        // Queries of which all but one come before the keys, in blocks that are ragged at both ends.
+        // Queries of which all but one come before the keys, in blocks that are ragged at both
+        // ends.
         let ahead = BlockGrid::full(&shape.with_kv_len(1).unwrap());
         assert_eq!((ahead.query_blocks(), ahead.dense_blocks()), (MAX_BLOCKS + 1, MAX_BLOCKS as u64 + 1));
     }

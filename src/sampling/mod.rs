@@ -1,20 +1,24 @@
 //! Which key blocks each query block attends to: PrFlashAttention's host side.
 //!
-//! Attention over `T` blocks of tokens has `T·(T+1)/2` causal (query block, key block) pairs. PrFlashAttention lets
-//! the pair at block distance `d` take part with probability `p(d)` that falls harmonically, so that the expected
-//! cost of `p(d) = 1/(1+d)` is about `T·ln T` pairs. Four plain values describe it:
+//! Attention over `T` blocks of tokens has `T·(T+1)/2` causal (query block, key block) pairs.
+//! PrFlashAttention lets the pair at block distance `d` take part with probability `p(d)` that
+//! falls harmonically, so that the expected cost of `p(d) = 1/(1+d)` is about `T·ln T` pairs. Four
+//! plain values describe it:
 //!
 //! 1. a [`BlockGrid`]: the absolute block grid of one sequence, and which heads share a list,
 //! 2. a [`Profile`]: `p(d)`, with its pinned sink and window blocks,
 //! 3. a [`Sampler`]: how the participation is drawn, with marginals exactly `p(d)`,
 //! 4. a [`Key`](crate::Key): the seed and what the draw is for.
 //!
-//! They make a [`Schedule`]: sorted key-block lists with a weight each. It is decided in integers only, so it is
-//! bit-identical on every machine, and it is a plain value: print it, compare it, bring your own. Heads may each have a profile and a correction of their own
-//! ([`Schedule::sample_each`], [`Schedule::with_corrections`]); [`calibration`](crate::calibration) finds them.
+//! They make a [`Schedule`]: sorted key-block lists with a weight each. It is decided in integers
+//! only, so it is bit-identical on every machine, and it is a plain value: print it, compare it,
+//! bring your own. Heads may each have a profile and a correction of their own
+//! ([`Schedule::sample_each`], [`Schedule::with_corrections`]); [`calibration`](crate::calibration)
+//! finds them.
 //!
-//! What a schedule costs is known before it is drawn ([`expected_blocks`]); what was drawn is counted ([`Schedule::list_blocks`],
-//! [`DistanceFrequencies`] with confidence bounds, [`Schedule::load_balance`]).
+//! What a schedule costs is known before it is drawn ([`expected_blocks`]); what was drawn is
+//! counted ([`Schedule::list_blocks`], [`DistanceFrequencies`] with confidence bounds,
+//! [`Schedule::load_balance`]).
 //!
 //! ```
 //! use prflash::{BlockGrid, Key, Profile, Schedule, Shape, Systematic};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::error::{Result, ensure};
 use crate::limits::MAX_DISTANCES;
 
-/// Probabilities are unsigned 32.32 fixed-point numbers, so that no rounding of a float decides a draw (and 1 is exact).
+/// Probabilities are unsigned 32.32 fixed-point numbers, so that no rounding of a float decides a
+/// draw (and 1 is exact).
 pub(crate) const ONE: u64 = 1 << 32;
 
 /// The family of a [`Profile`]: `f(d)` before clipping and pinning.
@@ -21,8 +22,8 @@ pub enum Decay {
         /// The exponent; not negative.
         alpha: f64,
     },
-    /// `f(d) = min(1, γ / (1 + d)^alpha)`, γ solved for each row so that Σp is the budget: the "constrained" harmonic profile, with a fixed
-    /// expected cost per query block.
+    /// `f(d) = min(1, γ / (1 + d)^alpha)`, γ solved for each row so that Σp is the budget: the
+    /// "constrained" harmonic profile, with a fixed expected cost per query block.
     Budget {
         /// Expected blocks of a row, pinned ones included; at least 1.
         blocks: f64,
@@ -36,7 +37,8 @@ pub enum Decay {
         /// `w_d / w_0`, not increasing; the last one holds for every distance past the end.
         weights: Arc<[f64]>,
     },
-    /// `f(d) = max(0, 1 − c·H_d)` with the harmonic numbers `H_d = 1 + 1/2 + … + 1/d`: the literal "harmonic deduction".
+    /// `f(d) = max(0, 1 − c·H_d)` with the harmonic numbers `H_d = 1 + 1/2 + … + 1/d`: the literal
+    /// "harmonic deduction".
     Deduction {
         /// The share that each harmonic step takes away; positive.
         c: f64,
@@ -44,7 +46,8 @@ pub enum Decay {
 }
 
 impl Decay {
-    /// `f(d)` at one distance, for any: harmonic numbers by `ln d + γ + 1/(2d) − 1/(12d²)` from d = 32 on (error below 1e-8).
+    /// `f(d)` at one distance, for any: harmonic numbers by `ln d + γ + 1/(2d) − 1/(12d²)` from d =
+    /// 32 on (error below 1e-8).
     pub(super) fn at(&self, distance: u64) -> f64 {
         let d = distance as f64;
         match *self {
@@ -65,7 +68,8 @@ impl Decay {
         }
     }
 
-    /// `f(d)` for d = 0, 1, 2 …: with γ = 1 where it is [solved](Decay::budget). IEEE basic operations and `libm` only, so the same everywhere.
+    /// `f(d)` for d = 0, 1, 2 …: with γ = 1 where it is [solved](Decay::budget). IEEE basic
+    /// operations and `libm` only, so the same everywhere.
     pub(super) fn values(&self) -> impl Iterator<Item = f64> {
         let mut harmonic_number = 0.0;
         (0u64..).map(move |d| {
@@ -75,7 +79,8 @@ impl Decay {
         })
     }
 
-    /// The very number that [`values`](Decay::values) has at this distance; past every table [`at`](Decay::at), which differs from it by rounding.
+    /// The very number that [`values`](Decay::values) has at this distance; past every table
+    /// [`at`](Decay::at), which differs from it by rounding.
     fn single(&self, distance: usize) -> f64 {
         match self {
             Decay::Deduction { .. } if distance < MAX_DISTANCES => self.values().nth(distance).unwrap_or(0.0),
@@ -83,7 +88,8 @@ impl Decay {
         }
     }
 
-    /// The expected blocks of a row, for the families whose factor γ is solved row by row so that this is met.
+    /// The expected blocks of a row, for the families whose factor γ is solved row by row so that
+    /// this is met.
     pub fn budget(&self) -> Option<f64> {
         match *self {
             Decay::Budget { blocks, .. } | Decay::Allocated { blocks, .. } => Some(blocks),
@@ -92,14 +98,16 @@ impl Decay {
     }
 }
 
-/// The probability `p(d)` that a key block takes part at block distance `d` (|I − J| if not causal).
+/// The probability `p(d)` that a key block takes part at block distance `d` (|I − J| if not
+/// causal).
 ///
 /// `p(d) = clip(f(d), floor, 1)` with `p(0) = 1`. Pinned blocks always take part: the first
-/// [`sink_blocks`](Profile::with_sink_blocks) key blocks of the sequence (default 1) and the distances below
-/// [`window_blocks`](Profile::with_window_blocks) (default 1, the diagonal).
+/// [`sink_blocks`](Profile::with_sink_blocks) key blocks of the sequence (default 1) and the
+/// distances below [`window_blocks`](Profile::with_window_blocks) (default 1, the diagonal).
 ///
-/// Why a sink block: trained models put much attention mass on the first tokens. On a sharp layer of the repository's fixture the relative error of
-/// sampling at `1/(1+d)` is 0.12 with it and 1.2 without; on a diffuse one it makes little difference.
+/// Why a sink block: trained models put much attention mass on the first tokens. On a sharp layer
+/// of the repository's fixture the relative error of sampling at `1/(1+d)` is 0.12 with it and 1.2
+/// without; on a diffuse one it makes little difference.
 ///
 /// ```
 /// use prflash::Profile;
@@ -142,8 +150,8 @@ impl Profile {
         Ok(Self::of(Decay::Harmonic { a, alpha }))
     }
 
-    /// `min(1, γ/(1+d))` with γ solved for each row so that the row's expected cost is `blocks`, its pinned blocks included (all of a row that
-    /// has no more blocks than that).
+    /// `min(1, γ/(1+d))` with γ solved for each row so that the row's expected cost is `blocks`,
+    /// its pinned blocks included (all of a row that has no more blocks than that).
     ///
     /// # Errors
     /// Invalid argument unless `blocks` is finite and at least 1.
@@ -151,9 +159,12 @@ impl Profile {
         Self::budget_with(blocks, 1.0)
     }
 
-    /// [`budget`](Profile::budget) with half of its blocks as the window (rounded down): of the sampled profiles, the one that cost models trained without sampling least in three cases of four.
+    /// [`budget`](Profile::budget) with half of its blocks as the window (rounded down): of the
+    /// sampled profiles, the one that cost models trained without sampling least in three cases of
+    /// four.
     ///
-    /// Measured with β = ½ at 8 blocks of 64 tokens a row, in the first 4,096 tokens of *Emma* and of *Persuasion* (dense attention visits 32.5 blocks there, these profiles 7.56;
+    /// Measured with β = ½ at 8 blocks of 64 tokens a row, in the first 4,096 tokens of *Emma* and
+    /// of *Persuasion* (dense attention visits 32.5 blocks there, these profiles 7.56;
     /// `lab/results/sampling.csv`), perplexity:
     ///
     /// | | dense | this | window 1 | window 6 | sink + window |
@@ -161,8 +172,10 @@ impl Profile {
     /// | SmolLM2-135M | 24.99, 31.66 | +6.7%, +5.2% | +7.8%, +7.6% | +6.2%, +5.5% | **+5.3%, +4.7%** |
     /// | Gemma 3 270M (its 3 global layers) | 24.42, 29.24 | +5.7%, +4.9% | +6.8%, +5.8% | +6.3%, +5.7% | **+4.6%, +4.8%** |
     ///
-    /// The plain sink + window pattern ([`with_window_blocks(blocks − 1)`](Profile::budget_with)) did better in every case. What sampling has over it is that no key is
-    /// out of reach: take it where far keys must keep a chance. (A fact hidden far back is still not found: `lab/RESULTS.md`, where β = 0 was the better one in Gemma's global layers.)
+    /// The plain sink + window pattern ([`with_window_blocks(blocks − 1)`](Profile::budget_with))
+    /// did better in every case. What sampling has over it is that no key is out of reach: take it
+    /// where far keys must keep a chance. (A fact hidden far back is still not found:
+    /// `lab/RESULTS.md`, where β = 0 was the better one in Gemma's global layers.)
     ///
     /// # Errors
     /// Invalid argument unless `blocks` is finite and at least 1.
@@ -171,25 +184,31 @@ impl Profile {
         Ok(Self { window_blocks, ..Self::budget(blocks)? })
     }
 
-    /// [`budget`](Profile::budget) with another exponent: `min(1, γ/(1+d)^alpha)`. With as many pinned blocks as the budget has (say
-    /// [`with_window_blocks(blocks − 1)`](Profile::with_window_blocks) beside one sink) it is the sink + window pattern.
+    /// [`budget`](Profile::budget) with another exponent: `min(1, γ/(1+d)^alpha)`. With as many
+    /// pinned blocks as the budget has (say [`with_window_blocks(blocks −
+    /// 1)`](Profile::with_window_blocks) beside one sink) it is the sink + window pattern.
     ///
-    /// Weights below 2⁻³³ are 0: such blocks are never drawn, in short rows neither, unless they are pinned or there is a [floor](Profile::with_floor); so a budget beyond the blocks of
+    /// Weights below 2⁻³³ are 0: such blocks are never drawn, in short rows neither, unless they
+    /// are pinned or there is a [floor](Profile::with_floor); so a budget beyond the blocks of
     /// positive weight isn't met.
     ///
     /// # Errors
-    /// Invalid argument unless `blocks` is finite and at least 1 and `alpha` finite and not negative.
+    /// Invalid argument unless `blocks` is finite and at least 1 and `alpha` finite and not
+    /// negative.
     pub fn budget_with(blocks: f64, alpha: f64) -> Result<Self> {
         check_blocks(blocks)?;
         check_alpha(alpha)?;
         Ok(Self::of(Decay::Budget { blocks, alpha }))
     }
 
-    /// `min(1, γ·w_d)` with your own weights by distance, γ solved for each row as in [`budget`](Profile::budget). Only ratios of weights matter; every
-    /// distance past the end has the last one. Weights below 2⁻³³ of the first are 0, and such blocks are never drawn, as in [`budget_with`](Profile::budget_with).
+    /// `min(1, γ·w_d)` with your own weights by distance, γ solved for each row as in
+    /// [`budget`](Profile::budget). Only ratios of weights matter; every distance past the end has
+    /// the last one. Weights below 2⁻³³ of the first are 0, and such blocks are never drawn, as in
+    /// [`budget_with`](Profile::budget_with).
     ///
     /// # Errors
-    /// Invalid argument unless `blocks` is finite and at least 1 and `weights` are finite, not negative and not increasing, the first one positive.
+    /// Invalid argument unless `blocks` is finite and at least 1 and `weights` are finite, not
+    /// negative and not increasing, the first one positive.
     pub fn allocated(blocks: f64, weights: &[f64]) -> Result<Self> {
         check_blocks(blocks)?;
         let first = weights.first().copied().unwrap_or(0.0);
@@ -211,7 +230,8 @@ impl Profile {
         Ok(Self::of(Decay::Allocated { blocks, weights }))
     }
 
-    /// `max(0, 1 − c·H_d)`: the paper's "harmonic deduction", taken literally. It ends at a distance of about `e^(1/c − 0.58)` blocks.
+    /// `max(0, 1 − c·H_d)`: the paper's "harmonic deduction", taken literally. It ends at a
+    /// distance of about `e^(1/c − 0.58)` blocks.
     ///
     /// # Errors
     /// Invalid argument unless `c` is finite and positive.
@@ -269,7 +289,8 @@ impl Profile {
 
     /// `p(d)` of a block that is no sink, as it is drawn: a multiple of 2⁻³².
     ///
-    /// For a budget: in a row of `distance + 1` blocks, for which these are tabulated ([`cumulative`](Profile::cumulative)). No row has more than
+    /// For a budget: in a row of `distance + 1` blocks, for which these are tabulated
+    /// ([`cumulative`](Profile::cumulative)). No row has more than
     /// [`MAX_DISTANCES`]: past them it is what it is in the longest.
     pub fn probability(&self, distance: usize) -> f64 {
         let p = if self.decay.budget().is_some() {

@@ -11,15 +11,16 @@ use crate::error::{Error, Result, ensure};
 use crate::limits::MAX_ELEMENTS;
 use crate::random::Key;
 
-/// PrFlashAttention's re-shaping, literally: instead of block lists, which dense causal triangles the tensor is cut or gathered into.
+/// PrFlashAttention's re-shaping, literally: instead of block lists, which dense causal triangles
+/// the tensor is cut or gathered into.
 ///
 /// | | blocks | a row's result |
 /// | --- | --- | --- |
 /// | [`segments`](Reshaping::segments) | [`Segment`]'s: runs of the sequence | its segment's triangle, merged with the sink strip before it |
 /// | [`row_column`](Reshaping::row_column) | [`RowColumn`]'s: one index set for rows and columns | in the set (to which the sinks are added): the triangle of the gathered rows; else its own block and the sink strip |
 ///
-/// [`schedule`](Reshaping::schedule) is the same as block lists, so either way of computing it can check the other. Attention over it:
-/// [`Plan::reshaped`](crate::Plan::reshaped).
+/// [`schedule`](Reshaping::schedule) is the same as block lists, so either way of computing it can
+/// check the other. Attention over it: [`Plan::reshaped`](crate::Plan::reshaped).
 ///
 /// ```
 /// use prflash::sampling::Reshaping;
@@ -47,10 +48,12 @@ enum Lists {
 }
 
 impl Reshaping {
-    /// Cuts the block axis of every list group into segments, as [`Segment`] does with the same key.
+    /// Cuts the block axis of every list group into segments, as [`Segment`] does with the same
+    /// key.
     ///
     /// # Errors
-    /// Invalid argument (`profile`) for what [`Segment`] refuses, and for a window of more than the diagonal, which is no triangle; (`grid`) unless causal with `q_len ≤ kv_len`; too large
+    /// Invalid argument (`profile`) for what [`Segment`] refuses, and for a window of more than the
+    /// diagonal, which is no triangle; (`grid`) unless causal with `q_len ≤ kv_len`; too large
     /// (`grid`) past 2³² − 1 key blocks of all list groups.
     pub fn segments(grid: &BlockGrid, profile: &Profile, key: Key) -> Result<Self> {
         check(grid, profile)?;
@@ -61,7 +64,8 @@ impl Reshaping {
         Ok(Self::new(grid, profile, key, Lists::Segments((0..grid.groups()).map(starts).collect())))
     }
 
-    /// Draws one index set of blocks per list group, as [`RowColumn`] does with the same key, and adds the sinks to it.
+    /// Draws one index set of blocks per list group, as [`RowColumn`] does with the same key, and
+    /// adds the sinks to it.
     ///
     /// # Errors
     /// As [`segments`](Reshaping::segments), for what [`RowColumn`] refuses.
@@ -88,7 +92,8 @@ impl Reshaping {
         &self.grid
     }
 
-    /// Whether rows and columns are gathered by one index set, and not the sequence cut into segments.
+    /// Whether rows and columns are gathered by one index set, and not the sequence cut into
+    /// segments.
     pub fn is_row_column(&self) -> bool {
         matches!(self.lists, Lists::RowColumn(_))
     }
@@ -98,7 +103,8 @@ impl Reshaping {
         self.profile.sink_blocks().min(self.grid.key_blocks())
     }
 
-    /// The key blocks of each segment of a list group, in order; empty for an index set, or where there is no such group.
+    /// The key blocks of each segment of a list group, in order; empty for an index set, or where
+    /// there is no such group.
     pub fn segments_of(&self, group: usize) -> Vec<Range<usize>> {
         let Lists::Segments(starts) = &self.lists else { return Vec::new() };
         let Some(starts) = starts.get(group) else { return Vec::new() };
@@ -106,7 +112,8 @@ impl Reshaping {
         starts.iter().copied().zip(ends).map(|(start, end)| start..end).collect()
     }
 
-    /// The index set of a list group with the sinks, ascending; empty for segments, or where there is no such group.
+    /// The index set of a list group with the sinks, ascending; empty for segments, or where there
+    /// is no such group.
     pub fn index_set(&self, group: usize) -> &[usize] {
         match &self.lists {
             Lists::RowColumn(sets) => sets.get(group).map_or(&[], Vec::as_slice),

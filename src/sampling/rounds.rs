@@ -11,18 +11,23 @@ use crate::random::{Key, pcg_hash};
 /// The purpose word that keeps these draws apart from those of the samplers.
 const PARTITION: u32 = 0x7061_7274;
 
-/// Partition rounds: schedules that visit every block pair of dense attention exactly once between them.
+/// Partition rounds: schedules that visit every block pair of dense attention exactly once between
+/// them.
 ///
-/// Round r < R − 1 takes every pair that no earlier round took with probability p(d), the last round takes the rest; the diagonal and the pinned blocks are in
-/// round 0. Weights are `ln 1 = 0`, since nothing is left out in the end: merged by log-sum-exp
-/// ([`reference::merge`](crate::reference::merge) without the mean), the rounds are *exactly* dense attention. Lists may be empty. Stopped
-/// early, the estimate is truncated attention, without a standard error.
+/// Round r < R − 1 takes every pair that no earlier round took with probability p(d), the last
+/// round takes the rest; the diagonal and the pinned blocks are in round 0. Weights are `ln 1 = 0`,
+/// since nothing is left out in the end: merged by log-sum-exp
+/// ([`reference::merge`](crate::reference::merge) without the mean), the rounds are *exactly* dense
+/// attention. Lists may be empty. Stopped early, the estimate is truncated attention, without a
+/// standard error.
 ///
 /// Takes time for every block pair of dense attention, and for every round that it waits for.
 ///
 /// # Errors
-/// Invalid argument (`rounds`) if there are none; too large (`rounds`) past [`MAX_ROUNDS`], or where they have more than 2³² − 1 rows together; too large (`grid`) if dense attention has more
-/// than 2³² − 1 block pairs; invalid argument (`profile`) for a budget, whose probabilities belong to whole rows.
+/// Invalid argument (`rounds`) if there are none; too large (`rounds`) past [`MAX_ROUNDS`], or
+/// where they have more than 2³² − 1 rows together; too large (`grid`) if dense attention has more
+/// than 2³² − 1 block pairs; invalid argument (`profile`) for a budget, whose probabilities belong
+/// to whole rows.
 pub fn partition_rounds(
     grid: &BlockGrid,
     profile: &Profile,

@@ -8,9 +8,12 @@
 //! | [`Segment`] | convex | p(d) | Σp | Σ(2d+1)·p(d) − (Σp)² | contiguous: the tensor is re-shaped |
 //! | [`RowColumn`] | log-convex | p(d) *given* that the row is in | 1 + p(T−1−I)·(Σp − 1) | as Renewal, given that the row is in | one index set for rows and columns |
 //!
-//! Sums run over the distances 0 … I of row I of T in causal attention without sinks and windows, which are kept beside what is drawn. "Any" includes solved budgets and
-//! floors; the others need [`Harmonic`](Decay::Harmonic), [`Dense`](Decay::Dense) or (convex) [`Deduction`](Decay::Deduction) without a floor. [`expected_blocks`](super::expected_blocks) sums the
-//! means of a whole list. Bernoulli, Systematic and Renewal draw rows independently of each other; Segment and RowColumn draw once for all rows of a list.
+//! Sums run over the distances 0 … I of row I of T in causal attention without sinks and windows,
+//! which are kept beside what is drawn. "Any" includes solved budgets and floors; the others need
+//! [`Harmonic`](Decay::Harmonic), [`Dense`](Decay::Dense) or (convex)
+//! [`Deduction`](Decay::Deduction) without a floor. [`expected_blocks`](super::expected_blocks)
+//! sums the means of a whole list. Bernoulli, Systematic and Renewal draw rows independently of
+//! each other; Segment and RowColumn draw once for all rows of a list.
 //!
 //! The first two can be drawn on the GPU too, by a [`GpuSampler`](crate::GpuSampler).
 
@@ -39,7 +42,8 @@ pub struct RowSpan {
 
 /// A way to draw which blocks of a row take part.
 ///
-/// Implementations decide in integers only and draw from [`random`](crate::random), so that a row is the same wherever and in whichever order it is drawn.
+/// Implementations decide in integers only and draw from [`random`](crate::random), so that a row
+/// is the same wherever and in whichever order it is drawn.
 pub trait Sampler: Debug {
     /// Short lower-case name, for reports.
     fn name(&self) -> &'static str;
@@ -78,8 +82,9 @@ impl GpuRule {
 
 /// A [`Sampler`] made ready for a profile.
 pub trait RowSampler: Debug {
-    /// Distances that the profile isn't tabulated for aren't kept. Calls `keep` with each kept distance at or before the diagonal (`after = false`) in ascending order, then with each one after it (`after = true`)
-    /// in ascending order.
+    /// Distances that the profile isn't tabulated for aren't kept. Calls `keep` with each kept
+    /// distance at or before the diagonal (`after = false`) in ascending order, then with each one
+    /// after it (`after = true`) in ascending order.
     fn sample_row(
         &self,
         profile: &RowProfile<'_>,
@@ -89,7 +94,8 @@ pub trait RowSampler: Debug {
     );
 }
 
-/// What a uniform number is for: each use has its own, so that no two draws of a schedule share one.
+/// What a uniform number is for: each use has its own, so that no two draws of a schedule share
+/// one.
 pub(super) mod purpose {
     pub(in crate::sampling) const SYSTEMATIC: u32 = 0; // and 1: after the diagonal
     pub(in crate::sampling) const BERNOULLI: u32 = 0x6265_726e;
@@ -140,11 +146,12 @@ impl RowSampler for Bernoulli {
     }
 }
 
-/// Systematic sampling: one uniform number `u` a row; the block at distance d is kept where `⌊C(d) + u⌋` steps up, `C` being the cumulative sum of `p`.
+/// Systematic sampling: one uniform number `u` a row; the block at distance d is kept where `⌊C(d) +
+/// u⌋` steps up, `C` being the cumulative sum of `p`.
 ///
-/// The marginals are exactly `p(d)`, and a row keeps `⌊Σp⌋` or `⌈Σp⌉` blocks: the count has the smallest variance
-/// that the marginals allow. Blocks of one row are not independent of each other. Cost of a row: proportional to what it keeps,
-/// times the logarithm of its gaps.
+/// The marginals are exactly `p(d)`, and a row keeps `⌊Σp⌋` or `⌈Σp⌉` blocks: the count has the
+/// smallest variance that the marginals allow. Blocks of one row are not independent of each other.
+/// Cost of a row: proportional to what it keeps, times the logarithm of its gaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Systematic;
 
@@ -185,7 +192,8 @@ impl RowSampler for Systematic {
     }
 }
 
-/// The decay of a profile that isn't solved row by row or clipped from below, since both break its shape.
+/// The decay of a profile that isn't solved row by row or clipped from below, since both break its
+/// shape.
 pub(super) fn unclipped<'a>(profile: &'a CumulativeProfile, sampler: &str) -> Result<&'a Decay> {
     let profile = profile.profile();
     let plain = profile.decay().budget().is_none() && profile.floor() == 0.0;

@@ -17,17 +17,20 @@ use crate::random::Key;
 pub struct Entry {
     /// The key block J.
     pub block: usize,
-    /// The natural logarithm of the probability with which it was kept, 0 for certain blocks; times its list's β after
-    /// [`Schedule::with_corrections`].
+    /// The natural logarithm of the probability with which it was kept, 0 for certain blocks; times
+    /// its list's β after [`Schedule::with_corrections`].
     pub ln_p: f32,
 }
 
-/// Which key blocks every query block attends to, per list group: compressed sparse rows, sorted, with a weight per entry.
+/// Which key blocks every query block attends to, per list group: compressed sparse rows, sorted,
+/// with a weight per entry.
 ///
-/// Rows are ordered by list group, then by query block. In a causal schedule that was sampled, the last entry of a row is its diagonal
-/// block: the triangle is *compacted*, only the diagonal needs an element mask.
+/// Rows are ordered by list group, then by query block. In a causal schedule that was sampled, the
+/// last entry of a row is its diagonal block: the triangle is *compacted*, only the diagonal needs
+/// an element mask.
 ///
-/// Schedules are pure values. Equality means equal bits, and [`Display`](fmt::Display) draws a small picture.
+/// Schedules are pure values. Equality means equal bits, and [`Display`](fmt::Display) draws a
+/// small picture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
     grid: BlockGrid,
@@ -43,17 +46,20 @@ impl Schedule {
     /// Memory and time are proportional to the kept blocks, and to the longest block distance.
     ///
     /// # Errors
-    /// Invalid argument (`profile`) where the sampler can't have such marginals; too large (`grid`) if more than 2³² − 1 blocks are kept, at once where twice as many are expected.
+    /// Invalid argument (`profile`) where the sampler can't have such marginals; too large (`grid`)
+    /// if more than 2³² − 1 blocks are kept, at once where twice as many are expected.
     pub fn sample(grid: &BlockGrid, profile: &Profile, sampler: &dyn Sampler, key: Key) -> Result<Self> {
         Self::draw(grid, |_| profile, sampler, key)
     }
 
-    /// Draws a schedule, with a profile for each list group: heads differ in where their attention goes.
+    /// Draws a schedule, with a profile for each list group: heads differ in where their attention
+    /// goes.
     ///
     /// Where all profiles are equal it is [`sample`](Schedule::sample)'s.
     ///
     /// # Errors
-    /// Invalid argument (`profiles`) unless there is one per list group; otherwise as [`sample`](Schedule::sample).
+    /// Invalid argument (`profiles`) unless there is one per list group; otherwise as
+    /// [`sample`](Schedule::sample).
     pub fn sample_each(
         grid: &BlockGrid,
         profiles: &[Profile],
@@ -109,9 +115,11 @@ impl Schedule {
         Ok(builder.finish())
     }
 
-    /// The same lists with the weights of list group g multiplied by `betas[g]`: an importance correction per head.
+    /// The same lists with the weights of list group g multiplied by `betas[g]`: an importance
+    /// correction per head.
     ///
-    /// Use it with [`Attention::with_correction(1.0)`](crate::Attention::with_correction), since a kernel multiplies all weights by that one β.
+    /// Use it with [`Attention::with_correction(1.0)`](crate::Attention::with_correction), since a
+    /// kernel multiplies all weights by that one β.
     ///
     /// # Errors
     /// Invalid argument (`betas`) unless there is one from 0 to 1 for every list group.
@@ -147,21 +155,24 @@ impl Schedule {
         Ok(builder.finish())
     }
 
-    /// Your own lists of key blocks, all of weight `ln 1 = 0`, ordered by list group, then by query block. Lists may be empty.
+    /// Your own lists of key blocks, all of weight `ln 1 = 0`, ordered by list group, then by query
+    /// block. Lists may be empty.
     ///
     /// # Errors
-    /// Invalid argument (`lists`) unless there is one list per row, each strictly ascending, with no block past the keys or, if
-    /// causal, past the diagonal.
+    /// Invalid argument (`lists`) unless there is one list per row, each strictly ascending, with
+    /// no block past the keys or, if causal, past the diagonal.
     pub fn from_block_lists<L: AsRef<[usize]>>(grid: &BlockGrid, lists: &[L]) -> Result<Self> {
         let entries = |list: &L| list.as_ref().iter().map(|&block| Entry { block, ln_p: 0.0 }).collect();
         let lists: Vec<Vec<Entry>> = lists.iter().map(entries).collect();
         Self::from_entries(grid, &lists)
     }
 
-    /// Your own lists with a weight `ln p` per entry, as [`from_block_lists`](Schedule::from_block_lists).
+    /// Your own lists with a weight `ln p` per entry, as
+    /// [`from_block_lists`](Schedule::from_block_lists).
     ///
     /// # Errors
-    /// As [`from_block_lists`](Schedule::from_block_lists); a weight must be finite and not positive.
+    /// As [`from_block_lists`](Schedule::from_block_lists); a weight must be finite and not
+    /// positive.
     pub fn from_entries<L: AsRef<[Entry]>>(grid: &BlockGrid, lists: &[L]) -> Result<Self> {
         let count = grid.groups() * grid.query_blocks();
         ensure!(
@@ -200,7 +211,8 @@ impl Schedule {
         &self.grid
     }
 
-    /// The list of one row. `row` counts query blocks from 0 (absolute block `grid.first_query_block() + row`); empty where out of range.
+    /// The list of one row. `row` counts query blocks from 0 (absolute block
+    /// `grid.first_query_block() + row`); empty where out of range.
     pub fn row(&self, group: usize, row: usize) -> impl ExactSizeIterator<Item = Entry> + '_ {
         let query_blocks = self.grid.query_blocks();
         let range = if row < query_blocks && group < self.grid.groups() {
@@ -217,7 +229,8 @@ impl Schedule {
         self.row(group, row).map(|entry| entry.block).collect()
     }
 
-    /// Whether query block `grid.first_query_block() + row` visits `key_block`, and with which weight.
+    /// Whether query block `grid.first_query_block() + row` visits `key_block`, and with which
+    /// weight.
     pub fn find(&self, group: usize, row: usize, key_block: usize) -> Option<Entry> {
         self.row(group, row).find(|entry| entry.block == key_block)
     }
@@ -232,8 +245,8 @@ impl Schedule {
         (4 * (self.offsets.capacity() + self.blocks.capacity() + self.ln_p.capacity())) as u64
     }
 
-    /// The number of (query, key) token pairs in the kept blocks that causality leaves, over all *query heads*: what a kernel has to compute.
-    /// FLOPs are `2·(D + D_v)` times that.
+    /// The number of (query, key) token pairs in the kept blocks that causality leaves, over all
+    /// *query heads*: what a kernel has to compute. FLOPs are `2·(D + D_v)` times that.
     pub fn visited_pairs(&self) -> u64 {
         let grid = &self.grid;
         let block = grid.block_size() as i64;
@@ -261,7 +274,8 @@ impl Schedule {
         }
     }
 
-    /// The schedule of one list group as a `query_blocks × key_blocks` table; nothing is kept in it if there is no such group.
+    /// The schedule of one list group as a `query_blocks × key_blocks` table; nothing is kept in it
+    /// if there is no such group.
     ///
     /// # Errors
     /// Too large (`grid`) if the table would have more than 2³² − 1 cells, a byte each.
@@ -300,7 +314,8 @@ impl Schedule {
         }
     }
 
-    /// The schedule of these words, as [`append_words`](Schedule::append_words) writes them: checked, since a device wrote them.
+    /// The schedule of these words, as [`append_words`](Schedule::append_words) writes them:
+    /// checked, since a device wrote them.
     ///
     /// # Errors
     /// Invalid argument (`lists`) unless they are a schedule of `grid`.
@@ -325,7 +340,8 @@ pub struct KeyBlockRows {
 }
 
 impl KeyBlockRows {
-    /// The (row, ln p) pairs that visit `key_block`, rows ascending; empty where there is no such group or block.
+    /// The (row, ln p) pairs that visit `key_block`, rows ascending; empty where there is no such
+    /// group or block.
     pub fn column(&self, group: usize, key_block: usize) -> &[(usize, f32)] {
         self.columns.get(&(group, key_block)).map_or(&[], Vec::as_slice)
     }
@@ -378,7 +394,8 @@ impl Builder {
     }
 }
 
-/// A line of counts, then list group 0: `█` visited, `▒` partly (when several blocks share a cell), `·` skipped.
+/// A line of counts, then list group 0: `█` visited, `▒` partly (when several blocks share a cell),
+/// `·` skipped.
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const CELLS: usize = 32;

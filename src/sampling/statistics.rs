@@ -9,9 +9,11 @@ use super::rows::{candidates, expected_row, query_blocks, rows, spaced_rows, tab
 use super::schedule::Schedule;
 use crate::error::{Result, ensure};
 
-/// The expected blocks of one list: Σ p(d) over its rows, pinned blocks included, in closed form from the profile's tables.
+/// The expected blocks of one list: Σ p(d) over its rows, pinned blocks included, in closed form
+/// from the profile's tables.
 ///
-/// Every sampler whose marginals are p(d) has this expectation (so all but [`RowColumn`](super::RowColumn), which keeps fewer). The realized number is
+/// Every sampler whose marginals are p(d) has this expectation (so all but
+/// [`RowColumn`](super::RowColumn), which keeps fewer). The realized number is
 /// [`Schedule::list_blocks`].
 ///
 /// ```
@@ -27,7 +29,8 @@ pub fn expected_blocks(grid: &BlockGrid, profile: &Profile) -> f64 {
     query_blocks(grid).map(|query_block| expected_row(&table, grid, profile, query_block)).sum()
 }
 
-/// The mean over rows of `Σ of(d, p(d))` over the candidates beside the sinks at distances below `end`. Past 64 query blocks only so many evenly spaced ones count.
+/// The mean over rows of `Σ of(d, p(d))` over the candidates beside the sinks at distances below
+/// `end`. Past 64 query blocks only so many evenly spaced ones count.
 pub(crate) fn mean_over_rows(
     grid: &BlockGrid,
     profile: &Profile,
@@ -53,10 +56,12 @@ pub enum RowOrder {
     AsIs,
     /// Query blocks descending: in causal attention the longest first, on average.
     LateFirst,
-    /// By descending length of the longest list among the list groups; of equals the later row first.
+    /// By descending length of the longest list among the list groups; of equals the later row
+    /// first.
     LongestFirst,
-    /// The longest, the shortest, the second longest, the second shortest …: for devices that divide workgroups among their threads beforehand, in runs of
-    /// equal number, as lavapipe does. Each run then has about the same share.
+    /// The longest, the shortest, the second longest, the second shortest …: for devices that
+    /// divide workgroups among their threads beforehand, in runs of equal number, as lavapipe does.
+    /// Each run then has about the same share.
     Paired,
 }
 
@@ -69,7 +74,8 @@ pub enum Workers {
     Static(usize),
 }
 
-/// How evenly the rows of a schedule load a device, from [`Schedule::load_balance`]. The unit is a visited block.
+/// How evenly the rows of a schedule load a device, from [`Schedule::load_balance`]. The unit is a
+/// visited block.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LoadBalance {
     /// When the last worker is done.
@@ -90,7 +96,8 @@ impl LoadBalance {
 }
 
 impl Schedule {
-    /// The number of blocks kept in the lists of one group: what [`expected_blocks`] expects; 0 where there is no such group.
+    /// The number of blocks kept in the lists of one group: what [`expected_blocks`] expects; 0
+    /// where there is no such group.
     pub fn list_blocks(&self, group: usize) -> u64 {
         (0..self.grid().query_blocks()).map(|row| self.row(group, row).len() as u64).sum()
     }
@@ -117,7 +124,8 @@ impl Schedule {
         }
     }
 
-    /// One workgroup for every query head and row, as long as the row's list, in this order, on these workers (at least one; any number, those without work cost nothing).
+    /// One workgroup for every query head and row, as long as the row's list, in this order, on
+    /// these workers (at least one; any number, those without work cost nothing).
     pub fn load_balance(&self, workers: Workers, order: RowOrder) -> LoadBalance {
         let grid = self.grid();
         let lengths: Vec<u64> = self
@@ -158,8 +166,9 @@ impl Schedule {
 
 /// How often blocks at each distance are kept, counted over many schedules of one grid.
 ///
-/// Rows of one schedule may depend on each other, so a *schedule* is the sampling unit: bounds come from the spread of the schedules' own frequencies. Schedules must be
-/// drawn independently of each other (other seeds, rounds, layers or sequences).
+/// Rows of one schedule may depend on each other, so a *schedule* is the sampling unit: bounds come
+/// from the spread of the schedules' own frequencies. Schedules must be drawn independently of each
+/// other (other seeds, rounds, layers or sequences).
 ///
 /// ```
 /// use prflash::{BlockGrid, Key, Profile, Schedule, Shape, Systematic, sampling::DistanceFrequencies};
@@ -209,9 +218,11 @@ pub struct DistanceFrequency {
 }
 
 impl DistanceFrequencies {
-    /// Counts nothing yet. Pairs with the first `sink_blocks` key blocks are left out, since they are pinned at any distance.
+    /// Counts nothing yet. Pairs with the first `sink_blocks` key blocks are left out, since they
+    /// are pinned at any distance.
     pub fn new(grid: &BlockGrid, sink_blocks: usize) -> Self {
-        // The distances of a row are two runs, at or before the diagonal and after it: where more of them begin than end, by distance.
+        // The distances of a row are two runs, at or before the diagonal and after it: where more
+        // of them begin than end, by distance.
         let profile = Profile::dense().with_sink_blocks(sink_blocks);
         let runs = || {
             let of_row = |row| {
@@ -263,10 +274,13 @@ impl DistanceFrequencies {
         Ok(())
     }
 
-    /// The frequencies of all distances that occur, with bounds that *all* hold with probability at least `1 − false_alarm`.
+    /// The frequencies of all distances that occur, with bounds that *all* hold with probability at
+    /// least `1 − false_alarm`.
     ///
-    /// With n schedules, whose own frequencies at a distance have the sample variance V, and `L = ln(4·distances/false_alarm)`, a bound is `√(2VL/n) + 7L/(3(n−1))` away: the empirical
-    /// Bernstein inequality of Maurer and Pontil (2009) with a Bonferroni correction. Below two schedules, and unless `false_alarm` is positive, it is 0 and 1.
+    /// With n schedules, whose own frequencies at a distance have the sample variance V, and `L =
+    /// ln(4·distances/false_alarm)`, a bound is `√(2VL/n) + 7L/(3(n−1))` away: the empirical
+    /// Bernstein inequality of Maurer and Pontil (2009) with a Bonferroni correction. Below two
+    /// schedules, and unless `false_alarm` is positive, it is 0 and 1.
     pub fn rows(&self, false_alarm: f64) -> Vec<DistanceFrequency> {
         let n = self.schedules as f64;
         let occurring = self.counts.iter().filter(|count| count.candidates > 0).count();

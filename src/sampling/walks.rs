@@ -1,4 +1,5 @@
-//! Samplers that walk along the distances, and cut the block axis: blocks of a row depend on each other.
+//! Samplers that walk along the distances, and cut the block axis: blocks of a row depend on each
+//! other.
 
 use std::ops::Range;
 
@@ -75,7 +76,8 @@ impl RowSampler for Walk {
     }
 }
 
-/// Calls `keep` with the ascending distances of `kept` and the window's, each once, as far as they are in `range`.
+/// Calls `keep` with the ascending distances of `kept` and the window's, each once, as far as they
+/// are in `range`.
 fn with_window(
     kept: impl Iterator<Item = usize>,
     window: usize,
@@ -154,7 +156,8 @@ impl Cut {
     fn draw(&self, group: u32, key: Key) -> (u64, u64) {
         let uniform = u64::from(key.uniform(group, 0, purpose::SEGMENT_LENGTH));
         let offset = u64::from(key.uniform(group, 0, purpose::SEGMENT_OFFSET));
-        // The shortest length whose cumulative probability exceeds the uniform number: doubling, then halving.
+        // The shortest length whose cumulative probability exceeds the uniform number: doubling,
+        // then halving.
         let exceeds = |length: u64| self.at_most(length) > uniform;
         let mut high = 1;
         while high < UNCUT && !exceeds(high) {

@@ -46,8 +46,9 @@ impl CrossEntropy {
         Ok(Self { round, elite: Elite::OfRound(rho), smoothing: alpha, floor: 0.0, neighbours: 0.0 })
     }
 
-    /// Rounds of 12 with the best 6 of all trials so far as elite, α = 0.7, no value below 0.02 when
-    /// points are drawn, and 0.15 of an elite trial's weight for the neighbours of an ordinal value.
+    /// Rounds of 12 with the best 6 of all trials so far as elite, α = 0.7, no value below 0.02
+    /// when points are drawn, and 0.15 of an elite trial's weight for the neighbours of an ordinal
+    /// value.
     pub fn recommended() -> Self {
         Self { round: 12, elite: Elite::OfAll(6), smoothing: 0.7, floor: 0.02, neighbours: 0.15 }
     }

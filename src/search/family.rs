@@ -28,8 +28,8 @@ pub(super) struct Frequencies {
 impl Frequencies {
     /// Of trials with their weights. With n of them ([`count_of`]) a row is n parts of their values
     /// and one of even ones; the table of a pair is that of two such rows, and 16 parts of the
-    /// product of both rows. A trial gives the part `neighbours` of its weight to the values next to
-    /// its own, of ordinal parameters.
+    /// product of both rows. A trial gives the part `neighbours` of its weight to the values next
+    /// to its own, of ordinal parameters.
     pub(super) fn new(parameters: &[Parameter], trials: &[(&Trial, f64)], neighbours: f64) -> Self {
         let total: f64 = trials.iter().map(|(_, weight)| weight).sum();
         let n = count_of(trials);
@@ -113,7 +113,8 @@ impl Frequencies {
     }
 }
 
-/// Frequencies as a distribution: a parameter's value depends on that of the one before it in a tree.
+/// Frequencies as a distribution: a parameter's value depends on that of the one before it in a
+/// tree.
 pub(super) struct Family<'f> {
     frequencies: &'f Frequencies,
     tree: Vec<(usize, Option<usize>)>,
@@ -220,7 +221,8 @@ mod tests {
         let tree = found.tree(&parameters());
         assert_eq!(tree[..2], [(0, None), (2, Some(0))]);
         let row = Family::new(&found, &parameters()).row(tree[1], &[0, 1, 0]);
-        // n = 8, so that 9 of 25 parts are learnt: 4/9 + 1/36 of each of two cells, 1/36 of the others.
+        // n = 8, so that 9 of 25 parts are learnt: 4/9 + 1/36 of each of two cells, 1/36 of the
+        // others.
         let (same, different) = (0.36 * (4.0 / 9.0 + 1.0 / 36.0) + 0.16, 0.36 / 36.0 + 0.16);
         assert!((row[0] / row[1] - same / different).abs() < 1e-12, "{row:?}");
     }

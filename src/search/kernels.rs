@@ -29,8 +29,8 @@ struct Kernel {
 }
 
 impl Kernels {
-    /// Around trials with their weights. With n of them ([`count_of`]) the one of none, which is wide,
-    /// has the weight of an n-th of them.
+    /// Around trials with their weights. With n of them ([`count_of`]) the one of none, which is
+    /// wide, has the weight of an n-th of them.
     pub(super) fn new(parameters: &[Parameter], trials: &[(&Trial, f64)]) -> Self {
         let n = count_of(trials);
         let weight: f64 = trials.iter().map(|(_, weight)| weight).sum();
@@ -141,7 +141,8 @@ mod tests {
         let trial = |id, point: [u32; 2]| Trial { id, point: Point(point.to_vec()), seed: 0, fidelity: 1.0 };
         let trials = [trial(0, [0, 0]), trial(1, [1, 2])];
         let kernels = Kernels::new(&parameters, &[(&trials[0], 3.0), (&trials[1], 1.0)]);
-        // n = 1.6, so that 1/2.6 is even; the rest is around the trials, 3 of 4 parts the first one.
+        // n = 1.6, so that 1/2.6 is even; the rest is around the trials, 3 of 4 parts the first
+        // one.
         let row = kernels.row(0);
         let own = 3.6 / 4.6;
         let want = 0.5 / 2.6 + 1.6 / 2.6 * (0.75 * own + 0.25 * (1.0 - own));

@@ -2,13 +2,14 @@
 //!
 //! A [`Space`] names parameters and their values. A [`Search`] proposes points of it
 //! ([`ask`](Search::ask)), hears their scores ([`tell`](Search::tell)), the larger the better, and
-//! knows the [best](Search::best). What it proposes is up to a [`Method`]: [`TreeCrossEntropy`], which
-//! sees what is good only together, [`CrossEntropy`] (arXiv 2410.18441 has hyper-parameters found
-//! so; the method is Rubinstein's), and to compare with [`Random`], [`Balanced`], [`Grid`] and [`Tpe`].
+//! knows the [best](Search::best). What it proposes is up to a [`Method`]: [`TreeCrossEntropy`],
+//! which sees what is good only together, [`CrossEntropy`] (arXiv 2410.18441 has hyper-parameters
+//! found so; the method is Rubinstein's), and to compare with [`Random`], [`Balanced`], [`Grid`]
+//! and [`Tpe`].
 //!
 //! Which to take: on trainings that none of them was made by, [`TreeCrossEntropy`] and [`Tpe`] were
-//! level within their errors, and all others far behind both (`lab/RESULTS.md`). The former asks for
-//! whole rounds, which can be scored at the same time.
+//! level within their errors, and all others far behind both (`lab/RESULTS.md`). The former asks
+//! for whole rounds, which can be scored at the same time.
 //!
 //! With the feature `serde` a `Journal` keeps the trials in files, as they come.
 //!

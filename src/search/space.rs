@@ -77,8 +77,8 @@ impl Parameter {
     /// Of values without an order.
     ///
     /// # Errors
-    /// Invalid argument (`values`) if there are none, one is no finite number, or two read the same;
-    /// too large past [`MAX_VALUES`](crate::limits::MAX_VALUES).
+    /// Invalid argument (`values`) if there are none, one is no finite number, or two read the
+    /// same; too large past [`MAX_VALUES`](crate::limits::MAX_VALUES).
     pub fn nominal<V: Into<Value>>(name: &str, values: impl IntoIterator<Item = V>) -> Result<Self> {
         Self::new(name, Scale::Nominal, values.into_iter().map(Into::into).collect())
     }
@@ -180,8 +180,8 @@ impl Space {
     /// The point of these values by name, in any order.
     ///
     /// # Errors
-    /// Invalid argument (`values`) for a parameter or value that isn't there, or a parameter without
-    /// one.
+    /// Invalid argument (`values`) for a parameter or value that isn't there, or a parameter
+    /// without one.
     pub fn point<'v>(&self, values: impl IntoIterator<Item = (&'v str, Value)>) -> Result<Point> {
         let mut indices = vec![None; self.parameters.len()];
         let refused = |message: String| Error::argument_error("values", message);

@@ -13,9 +13,9 @@ use crate::error::{Result, ensure};
 ///
 /// A kernel is a product over all parameters, as in the multivariate form of Falkner et al. (2018)
 /// and optuna, so that it keeps together what was good together. The constants are optuna's: a
-/// tenth, but no more than 25 of the trials; for nominal values all but a part of 1/(n + 1) stays at
-/// the trial's own; for ordinal ones it is a normal distribution of width `0.2·n^(−1/(d + 4))` of
-/// their range, d being the number of parameters.
+/// tenth, but no more than 25 of the trials; for nominal values all but a part of 1/(n + 1) stays
+/// at the trial's own; for ordinal ones it is a normal distribution of width `0.2·n^(−1/(d + 4))`
+/// of their range, d being the number of parameters.
 ///
 /// It never waits for scores: trials without one count for nothing yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,33 +16,34 @@ const TREE: f64 = 0.25;
 /// The part of an elite trial's weight for the values next to its own, of ordinal parameters.
 const NEIGHBOURS: f64 = 0.15;
 
-/// The cross-entropy method with a family of distributions that sees which values go together: of all
-/// trials so far the best fifth is the elite, after each round the family is fitted to it, and the
-/// next points are drawn from that. The family is a mixture of
+/// The cross-entropy method with a family of distributions that sees which values go together: of
+/// all trials so far the best fifth is the elite, after each round the family is fitted to it, and
+/// the next points are drawn from that. The family is a mixture of
 ///
 /// - a *tree*, for a quarter of the points: the likeliest tree of dependences between parameters
-///   (Chow and Liu 1968; in searches Baluja and Davies 1997), with the elite's frequencies of values
-///   and of pairs of values. So it combines what good trials have in common, even if no trial had all
-///   of it.
-/// - *kernels*, for the others: one around each elite trial, a product over the parameters, which is
-///   the wider the fewer there are (as Bosman and Thierens 2000 have normal kernels). So it keeps whole
-///   what was good in one trial, where a tree of pairs would mix trials of two places that are both
-///   good, and forget the rarer one. They are those of [`Tpe`](super::Tpe), with the wide one that is
-///   of no trial.
+///   (Chow and Liu 1968; in searches Baluja and Davies 1997), with the elite's frequencies of
+///   values and of pairs of values. So it combines what good trials have in common, even if no
+///   trial had all of it.
+/// - *kernels*, for the others: one around each elite trial, a product over the parameters, which
+///   is the wider the fewer there are (as Bosman and Thierens 2000 have normal kernels). So it
+///   keeps whole what was good in one trial, where a tree of pairs would mix trials of two places
+///   that are both good, and forget the rarer one. They are those of [`Tpe`](super::Tpe), with the
+///   wide one that is of no trial.
 ///
 /// What makes it work with few trials:
 ///
 /// - *Weights*: the r-th of μ elite trials counts `ln(μ + ½) − ln r`, as in evolution strategies
 ///   (Hansen and Ostermeier 2001): few trials say more by their order than by being in or out.
-/// - *Smoothing*: one trial more of even values, and in the tree 16 of independent ones for what goes
-///   together, so that a pair of parameters has to show itself in more than a handful of trials.
-/// - *Choice*: of the points drawn, that with the largest ratio of its probability by kernels at the
-///   elite to that by kernels at the other trials, as in [`Tpe`](super::Tpe). What is frequent in the
-///   elite by chance is as frequent in the rest; without the ratio it would be learnt.
+/// - *Smoothing*: one trial more of even values, and in the tree 16 of independent ones for what
+///   goes together, so that a pair of parameters has to show itself in more than a handful of
+///   trials.
+/// - *Choice*: of the points drawn, that with the largest ratio of its probability by kernels at
+///   the elite to that by kernels at the other trials, as in [`Tpe`](super::Tpe). What is frequent
+///   in the elite by chance is as frequent in the rest; without the ratio it would be learnt.
 ///
 /// It is as near to [`Tpe`](super::Tpe) as to the method of independent rows,
-/// [`CrossEntropy`](super::CrossEntropy); what it has beyond the former are the weights, an elite twice
-/// as large, and the tree. `lab/RESULTS.md` compares them on real trainings.
+/// [`CrossEntropy`](super::CrossEntropy); what it has beyond the former are the weights, an elite
+/// twice as large, and the tree. `lab/RESULTS.md` compares them on real trainings.
 ///
 /// Only ranks of scores matter. Points that were asked for before are drawn anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,8 @@ pub struct TreeCrossEntropy {
 }
 
 impl TreeCrossEntropy {
-    /// The first 8 trials drawn evenly, then rounds of 2; each trial is the best of 24 points drawn.
+    /// The first 8 trials drawn evenly, then rounds of 2; each trial is the best of 24 points
+    /// drawn.
     pub fn recommended() -> Self {
         Self { round: 2, startup: 8, candidates: 24 }
     }

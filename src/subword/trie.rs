@@ -1,6 +1,7 @@
 //! Pieces by their bytes: a double array, which is walked byte by byte.
 
-/// A node of the double array. Its child by a byte is at `base + byte`, if that node's parent says so.
+/// A node of the double array. Its child by a byte is at `base + byte`, if that node's parent says
+/// so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Node {
     /// Where the children begin; 0 for a node without any.
@@ -43,8 +44,8 @@ impl Trie {
         self.nodes[end as usize].piece.checked_sub(1)
     }
 
-    /// The nodes: where the children begin, or 0; the parent's index and 1; the piece that ends there
-    /// and 1, or 0. The root is the first.
+    /// The nodes: where the children begin, or 0; the parent's index and 1; the piece that ends
+    /// there and 1, or 0. The root is the first.
     pub(super) fn nodes(&self) -> impl ExactSizeIterator<Item = [u32; 3]> + '_ {
         self.nodes.iter().map(|node| [node.base, node.parent, node.piece])
     }

@@ -5,8 +5,8 @@ use crate::error::{Error, Result};
 /// Distinct words (byte strings) with their counts, in the order of their bytes.
 ///
 /// Everything that is trained is trained from such a table, so the order of a corpus and the way in
-/// which it was counted leave no trace. Tables of parts of a corpus [merge](WordCounts::merged) into
-/// that of the whole.
+/// which it was counted leave no trace. Tables of parts of a corpus [merge](WordCounts::merged)
+/// into that of the whole.
 ///
 /// ```
 /// use prflash::subword::WordCounts;
@@ -39,7 +39,8 @@ impl WordCounts {
     /// 0 are left out.
     ///
     /// # Errors
-    /// Too large (`counts`) if all counts together are past 2⁶³, so that no sum over them overflows.
+    /// Too large (`counts`) if all counts together are past 2⁶³, so that no sum over them
+    /// overflows.
     pub fn from_counts<W: AsRef<[u8]>>(counts: impl IntoIterator<Item = (W, u64)>) -> Result<Self> {
         let mut words: Vec<(W, u64)> = counts.into_iter().collect();
         words.retain(|(word, count)| !word.as_ref().is_empty() && *count > 0);

@@ -57,7 +57,8 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Reads a text: UTF-8, words between white space of ASCII as they are written, a sentence a line.
+    /// Reads a text: UTF-8, words between white space of ASCII as they are written, a sentence a
+    /// line.
     ///
     /// # Errors
     /// I/O errors with the line; corrupt for a line that isn't UTF-8; too large (`text`) for more

@@ -1,5 +1,5 @@
-//! What is drawn at random, in integers: pure functions of seed, epoch and place, which are the same
-//! on every machine.
+//! What is drawn at random, in integers: pure functions of seed, epoch and place, which are the
+//! same on every machine.
 
 use super::options::Options;
 use super::vocabulary::Vocabulary;

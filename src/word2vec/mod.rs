@@ -1,8 +1,8 @@
 //! Word vectors (word2vec, Mikolov et al. 2013): trained in WGSL, kept in files, and judged by how
 //! people see words.
 //!
-//! A [`Corpus`] is a text as numbers of the words of its [`Vocabulary`]. A [`Training`] goes through
-//! it as [`Options`] say, a [`Batch`] after the other, and leaves [`WordVectors`].
+//! A [`Corpus`] is a text as numbers of the words of its [`Vocabulary`]. A [`Training`] goes
+//! through it as [`Options`] say, a [`Batch`] after the other, and leaves [`WordVectors`].
 //!
 //! Skip-gram and continuous bag of words, both with negative sampling. All that is drawn at random
 //! (which tokens are left out, how wide windows are, which words are negatives) is decided by
@@ -17,10 +17,10 @@
 //! ```
 //!
 //! (Mikolov et al. 2013, *Distributed Representations of Words and Phrases and their
-//! Compositionality*, equation 4). The first sum is over the words w of the batch and, of skip-grams,
-//! over the words of w's window, whose vectors are x; of bags of words x is the mean of them. The
-//! second is over the same x, each once: `pairs` is in how many windows it is (of a mean 1), K the
-//! negatives of a pair, n the N words that its run shares. A row r of weights changes by
+//! Compositionality*, equation 4). The first sum is over the words w of the batch and, of
+//! skip-grams, over the words of w's window, whose vectors are x; of bags of words x is the mean of
+//! them. The second is over the same x, each once: `pairs` is in how many windows it is (of a mean
+//! 1), K the negatives of a pair, n the N words that its run shares. A row r of weights changes by
 //!
 //! ```text
 //! r ← r + rate · ∂L/∂r · min(1, cap/hits)

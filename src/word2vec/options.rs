@@ -46,8 +46,8 @@ pub(super) const MAX_BATCH_TOKENS: usize = 4096;
 
 impl Options {
     /// Vectors of 100 numbers, windows of up to 5 words on each side, 5 negatives by counts to the
-    /// power of 0.75 (32 drawn for each 32 tokens), subsampling from 0.001, learning rates from 0.025
-    /// to 0.0001, 5 epochs, batches of 4,096 tokens, cap 64, seed 1.
+    /// power of 0.75 (32 drawn for each 32 tokens), subsampling from 0.001, learning rates from
+    /// 0.025 to 0.0001, 5 epochs, batches of 4,096 tokens, cap 64, seed 1.
     pub fn new(architecture: Architecture) -> Self {
         Self {
             architecture,
@@ -85,8 +85,8 @@ impl Options {
         Ok(Self { window, ..self })
     }
 
-    /// With so many negatives for each pair of words; [`with_shared`](Options::with_shared) says how
-    /// they are drawn.
+    /// With so many negatives for each pair of words; [`with_shared`](Options::with_shared) says
+    /// how they are drawn.
     ///
     /// # Errors
     /// Invalid argument (`negative`) unless 1 to 63.
@@ -96,8 +96,8 @@ impl Options {
         Ok(Self { negative, ..self })
     }
 
-    /// With so many words drawn for each 32 tokens (of bags of words, for each 32 centres), which share
-    /// them as their negatives: each counts negative/shared times.
+    /// With so many words drawn for each 32 tokens (of bags of words, for each 32 centres), which
+    /// share them as their negatives: each counts negative/shared times.
     ///
     /// # Errors
     /// Invalid argument (`shared`) unless a multiple of 16, from 16 to 128.
@@ -146,9 +146,9 @@ impl Options {
         Ok(Self { epochs, ..self })
     }
 
-    /// With batches of so many tokens of the corpus, before subsampling. All gradients of a batch are
-    /// of the same weights, so the smaller it is, the nearer is training to that of word by word.
-    /// Batches past 4,096 tokens aren't offered, since vectors get worse by them.
+    /// With batches of so many tokens of the corpus, before subsampling. All gradients of a batch
+    /// are of the same weights, so the smaller it is, the nearer is training to that of word by
+    /// word. Batches past 4,096 tokens aren't offered, since vectors get worse by them.
     ///
     /// # Errors
     /// Invalid argument (`batch`) unless 1 to 4,096.

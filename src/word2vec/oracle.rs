@@ -95,7 +95,8 @@ impl Weights {
         }
     }
 
-    /// What an item changes of its negatives is added to theirs; what they change of it is returned.
+    /// What an item changes of its negatives is added to theirs; what they change of it is
+    /// returned.
     fn negatives(
         &self,
         batch: &Batch,

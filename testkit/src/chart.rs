@@ -1,7 +1,7 @@
 //! Charts: panels side by side, with one legend below them.
 //!
-//! A name has one colour in all panels of a picture. Ticks are at round numbers: at 1, 2 or 5 times a
-//! power of ten, or at powers, where the axis is of powers.
+//! A name has one colour in all panels of a picture. Ticks are at round numbers: at 1, 2 or 5 times
+//! a power of ten, or at powers, where the axis is of powers.
 
 use std::ops::Range;
 use std::path::Path;

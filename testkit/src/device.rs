@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use prflash::{Context, ContextOptions};
 
-/// The device under test. `None` only where a run without one was asked for by name; no adapter is a failure.
+/// The device under test. `None` only where a run without one was asked for by name; no adapter is
+/// a failure.
 ///
 /// Each test that runs has a context to itself, and hands it with all its pipelines to one that
 /// comes later: a device compiles and computes in one thread of its driver, so that tests on one

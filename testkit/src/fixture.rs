@@ -1,4 +1,5 @@
-//! The attention inputs of a real language model that ship with the repository; see `fixtures/README.md`.
+//! The attention inputs of a real language model that ship with the repository; see
+//! `fixtures/README.md`.
 
 use std::path::PathBuf;
 

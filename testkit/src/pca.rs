@@ -4,9 +4,9 @@
 /// vary the most, from their mean.
 ///
 /// `values` has a row of `dimension` numbers for each point; further numbers are passed over. The
-/// directions are eigenvectors of the covariances, found by Jacobi's rotations in a fixed order, and
-/// point to where their largest component is positive, so that the same rows give the same picture.
-/// Takes the cube of the dimension in time.
+/// directions are eigenvectors of the covariances, found by Jacobi's rotations in a fixed order,
+/// and point to where their largest component is positive, so that the same rows give the same
+/// picture. Takes the cube of the dimension in time.
 pub fn plane(values: &[f32], dimension: usize) -> Vec<[f64; 2]> {
     if dimension == 0 {
         return Vec::new();

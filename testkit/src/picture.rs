@@ -52,7 +52,8 @@ pub fn svg(
     files::write(path, text)
 }
 
-/// One picture of a schedule: a panel per list (at most four), query blocks down, key blocks across.
+/// One picture of a schedule: a panel per list (at most four), query blocks down, key blocks
+/// across.
 ///
 /// # Errors
 /// It can't be drawn, or the file can't be written.

@@ -12,7 +12,8 @@ pub fn short(staircase: Staircase) -> Staircase {
     staircase.with_segment(32).unwrap()
 }
 
-/// Nested, not nested, dropping, with many sinks, the presets; and sinks and residuals that end anywhere.
+/// Nested, not nested, dropping, with many sinks, the presets; and sinks and residuals that end
+/// anywhere.
 pub fn staircases() -> Vec<Staircase> {
     let nested = Staircase::new(ladder(&[(16, 1), (8, 1)], 4), ladder(&[(8, 1), (4, 2)], 2)).unwrap();
     let uneven = Staircase::new(ladder(&[(8, 1), (4, 1), (3, 1)], 2), ladder(&[(8, 2)], 3)).unwrap();

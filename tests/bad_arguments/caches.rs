@@ -150,7 +150,8 @@ pub fn small_cache(case: &mut Case) -> (Staircase, Shape, StoredKeys) {
     (staircase, shape, keys)
 }
 
-/// What a sequence is by definition: the f16 rows that were appended, `[token][head · side][channel]`.
+/// What a sequence is by definition: the f16 rows that were appended, `[token][head ·
+/// side][channel]`.
 type Model = Vec<Vec<Vec<f32>>>;
 
 /// Tokens as a cache takes them: `[kv_heads, tokens, dim]`.
@@ -167,7 +168,8 @@ pub fn tokens(case: &mut Case, count: usize, heads: usize, dims: [usize; 2]) -> 
     (0..count).map(|_| (0..2 * heads).map(|index| row(dims[index % 2])).collect()).collect()
 }
 
-/// Every token once and in order, unless it was dropped; exact where it is held in 16 bits, and else within its rung's bound.
+/// Every token once and in order, unless it was dropped; exact where it is held in 16 bits, and
+/// else within its rung's bound.
 fn check(cache: &HostCache, sequence: SequenceId, model: &Model) {
     let standing = cache.standing(sequence).unwrap();
     assert_eq!((cache.len(sequence).unwrap(), standing.len()), (model.len(), model.len()));
@@ -292,7 +294,8 @@ pub fn operations(case: &mut Case) {
     assert_eq!(cache.live_bytes(), bytes);
 }
 
-/// The checksum of a file, as `HostCache::save` states it: without it nothing of what was changed would be looked at.
+/// The checksum of a file, as `HostCache::save` states it: without it nothing of what was changed
+/// would be looked at.
 pub fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
     let end = bytes.len().saturating_sub(8);
     if end < 20 {

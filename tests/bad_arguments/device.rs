@@ -247,7 +247,8 @@ fn rotations(case: &mut Case, context: &Context) {
     }
 }
 
-/// Any operations on the cache, against the one in host memory: the same are refused, and the words are the same.
+/// Any operations on the cache, against the one in host memory: the same are refused, and the words
+/// are the same.
 fn cache(case: &mut Case, context: &Context) {
     const LEN: usize = 400;
     let n = &mut case.numbers;

@@ -1,9 +1,13 @@
-//! Arguments that no caller should give, to every public constructor and query: a typed error or an answer, never a panic, an abort or a hang.
+//! Arguments that no caller should give, to every public constructor and query: a typed error or an
+//! answer, never a panic, an abort or a hang.
 //!
-//! `host` and `device` start this program again, as a child with bounds on time and memory that makes up numbers and tells every step before it is taken
-//! (`runner.rs`). A failure prints the steps of its case; `PRFLASH_SEED` and `PRFLASH_FIRST_CASE` start there again. `PRFLASH_CASES=10` runs ten times as many.
+//! `host` and `device` start this program again, as a child with bounds on time and memory that
+//! makes up numbers and tells every step before it is taken (`runner.rs`). A failure prints the
+//! steps of its case; `PRFLASH_SEED` and `PRFLASH_FIRST_CASE` start there again. `PRFLASH_CASES=10`
+//! runs ten times as many.
 //!
-//! Work that is proportional to what was asked for is asked for in small amounts only: what is tested of large amounts is that they are refused, or cost nothing.
+//! Work that is proportional to what was asked for is asked for in small amounts only: what is
+//! tested of large amounts is that they are refused, or cost nothing.
 
 mod caches;
 mod device;

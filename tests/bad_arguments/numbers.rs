@@ -5,7 +5,8 @@ use std::ops::Range;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-/// Sizes around which something happens: blocks, words, limits of types, and what overflows when it is multiplied.
+/// Sizes around which something happens: blocks, words, limits of types, and what overflows when it
+/// is multiplied.
 const SIZES: [u64; 36] = [
     1 << 8,
     (1 << 8) + 4,
@@ -87,7 +88,8 @@ impl Numbers {
         self.0.random_range(0..end)
     }
 
-    /// Rows from one on, up to about so many; sometimes more than there are, or an end before the start.
+    /// Rows from one on, up to about so many; sometimes more than there are, or an end before the
+    /// start.
     pub fn rows(&mut self, start: usize, most: usize) -> Range<usize> {
         match self.below(12) {
             0 => start..self.size(),

@@ -1,4 +1,5 @@
-//! Cases run in a process of their own, with bounds on time and memory: an abort, a hang or running out of memory ends that process, and this one tells in which case.
+//! Cases run in a process of their own, with bounds on time and memory: an abort, a hang or running
+//! out of memory ends that process, and this one tells in which case.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -21,7 +22,8 @@ pub struct Suite {
     pub cases: usize,
     /// Of address space.
     pub bytes: u64,
-    /// Starts the child by cargo's runner, where there is one (scripts/with-vulkan has one that finds the device).
+    /// Starts the child by cargo's runner, where there is one (scripts/with-vulkan has one that
+    /// finds the device).
     pub runner: bool,
     pub run: fn(&mut Case),
 }
@@ -55,7 +57,8 @@ fn number(name: &str, otherwise: u64) -> u64 {
 }
 
 impl Suite {
-    /// In this process: all cases if it is the child that [`check`](Suite::check) has started, nothing otherwise.
+    /// In this process: all cases if it is the child that [`check`](Suite::check) has started,
+    /// nothing otherwise.
     pub fn run_if_child(&self) {
         let Ok(text) = std::env::var(CHILD) else { return };
         let mut words = text.split(' ');
@@ -75,7 +78,8 @@ impl Suite {
     /// Starts the child and watches it.
     ///
     /// # Panics
-    /// If a case panicked, aborted, hung, or took more memory than it may; the message has its steps.
+    /// If a case panicked, aborted, hung, or took more memory than it may; the message has its
+    /// steps.
     pub fn check(&self) {
         let seed = number("PRFLASH_SEED", 1);
         let first = number("PRFLASH_FIRST_CASE", 0);
@@ -168,7 +172,8 @@ fn runner() -> Vec<String> {
     runner.map_or(Vec::new(), |(_, words)| words.split_whitespace().map(str::to_owned).collect())
 }
 
-/// Where memory can be bounded (macOS takes the bound and doesn't keep it): past it allocations fail, which aborts.
+/// Where memory can be bounded (macOS takes the bound and doesn't keep it): past it allocations
+/// fail, which aborts.
 #[cfg(unix)]
 fn limit_memory(bytes: u64) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -22,7 +22,8 @@ pub fn accepted<T>(result: Result<T>) -> Option<T> {
     }
 }
 
-/// Any shape that isn't refused. Mostly one or two of its counts are extreme, since hardly any product of more is in range.
+/// Any shape that isn't refused. Mostly one or two of its counts are extreme, since hardly any
+/// product of more is in range.
 pub fn shape(case: &mut Case) -> Option<Shape> {
     let n = &mut case.numbers;
     let mut counts = [1 + n.below(4), n.below(100), 1 + n.below(3), n.below(100), n.below(100)];

@@ -1,4 +1,5 @@
-//! What the GPU tests share: the device, seeded inputs, and one call of kernel and oracle side by side.
+//! What the GPU tests share: the device, seeded inputs, and one call of kernel and oracle side by
+//! side.
 #![allow(dead_code)] // each test file uses its part
 
 use prflash::verify::{Report, Tolerance, compare};
@@ -11,12 +12,14 @@ use rand::{RngExt, SeedableRng};
 
 pub use testkit::device::gpu;
 
-/// The kernel on matrix units, as every device runs it: without them. `padded` ones of 16 × 16 fragments need more than 32 KiB of workgroup memory from D = 128 on.
+/// The kernel on matrix units, as every device runs it: without them. `padded` ones of 16 × 16
+/// fragments need more than 32 KiB of workgroup memory from D = 128 on.
 pub fn matrix(edge: usize, padded: bool) -> Kernel {
     Kernel::Matrix(Matrix::new(edge, padded, true).unwrap())
 }
 
-/// Whether only kernels whose text uses subgroups are wanted: scripts/test runs them again at every subgroup size.
+/// Whether only kernels whose text uses subgroups are wanted: scripts/test runs them again at every
+/// subgroup size.
 pub fn subgroups_only() -> bool {
     std::env::var("PRFLASH_TEST_KERNELS").is_ok_and(|kernels| kernels == "subgroups")
 }
@@ -58,7 +61,8 @@ pub enum Storage {
     Fused,
 }
 
-/// One attention problem with its inputs, rounded to the storage type so that kernel and oracle see the same numbers.
+/// One attention problem with its inputs, rounded to the storage type so that kernel and oracle see
+/// the same numbers.
 pub struct Problem {
     pub attention: Attention,
     pub options: PlanOptions,
@@ -171,8 +175,8 @@ impl Problem {
         Tolerance::of_kernel_output(kernel, exact, &self.shape, self.attention.output())
     }
 
-    /// Runs the kernel that a plan chooses and the naive one, compares both with the oracle and with each other, and panics with the whole story
-    /// if anything is off.
+    /// Runs the kernel that a plan chooses and the naive one, compares both with the oracle and
+    /// with each other, and panics with the whole story if anything is off.
     pub fn check(&self, context: &Context, storage: Storage, tables: &Tables<'_>, story: &str) {
         let naive = Some(Kernel::Naive);
         self.check_kernels(context, storage, tables, &[self.options.kernel(), naive], story);
@@ -206,7 +210,8 @@ impl Problem {
                 tell(what, report);
             }
             if let Some(first) = &first {
-                // Each is within its tolerance of the exact result, so they are within both of each other.
+                // Each is within its tolerance of the exact result, so they are within both of each
+                // other.
                 let [one, other] = [first, &got].map(|got| self.tolerance(got.kernel, &exact));
                 let both = Tolerance {
                     absolute: one.absolute + other.absolute,

@@ -48,7 +48,8 @@ fn filled(
     cache
 }
 
-/// Queries of `q_len` rows for each sequence, computed on the GPU and by the oracle; panics with the story if anything is off.
+/// Queries of `q_len` rows for each sequence, computed on the GPU and by the oracle; panics with
+/// the story if anything is off.
 fn check(
     context: &Context,
     (attention, options): (&Attention, &PlanOptions),
@@ -136,7 +137,8 @@ fn every_staircase_and_kernel_agrees_with_the_oracle() {
         let story = staircase.to_string();
         let cache =
             filled(&context, staircase, &shape, StoredKeys::AfterRotation, &[391, 70, 5], index as u64);
-        // Prompts by the kernel that a plan takes; few queries by all that could take them, where the staircase has every width.
+        // Prompts by the kernel that a plan takes; few queries by all that could take them, where
+        // the staircase has every width.
         check(&context, (&Attention::causal(), &PlanOptions::new()), &shape, &cache, 40, &[], &story);
         let kernels = if index < 3 { kernels(&context) } else { vec![None] };
         for (kernel, q_len) in kernels.into_iter().zip([1, 1, 3]) {
@@ -277,7 +279,8 @@ fn positions_over_caches() {
     }
 }
 
-/// A device that binds little at once: heads of the cache go in parts, and parts change as it grows.
+/// A device that binds little at once: heads of the cache go in parts, and parts change as it
+/// grows.
 #[test]
 fn small_devices_attend_in_parts() {
     if gpu("small devices").is_none() {
@@ -297,8 +300,8 @@ fn small_devices_attend_in_parts() {
     }
 }
 
-/// One token at a time: append and attend in one encoder, with tensors that were bound once, while the cache grows; and no GPU object is made by a step after which it
-/// has not grown.
+/// One token at a time: append and attend in one encoder, with tensors that were bound once, while
+/// the cache grows; and no GPU object is made by a step after which it has not grown.
 #[test]
 fn decoding_step_by_step() {
     if gpu("decoding").is_none() {

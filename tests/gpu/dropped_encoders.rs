@@ -1,4 +1,5 @@
-//! What a cache holds when encoders are dropped, come in another order, or the device goes away: nothing that was stored before is lost.
+//! What a cache holds when encoders are dropped, come in another order, or the device goes away:
+//! nothing that was stored before is lost.
 
 use crate::common::{gpu, numbers};
 use prflash::cache::{HostCache, Staircase, StoredKeys};
@@ -13,7 +14,8 @@ const HEADS: usize = 2;
 const DIM: usize = 64;
 const CAPACITY: usize = 2048;
 
-/// A device of its own: the order in which commands ran is known of what one thread tells, and other tests have threads that tell of the shared device's.
+/// A device of its own: the order in which commands ran is known of what one thread tells, and
+/// other tests have threads that tell of the shared device's.
 fn own(test: &str) -> Option<Context> {
     gpu(test).map(|_| Context::new_blocking().unwrap())
 }
@@ -160,7 +162,8 @@ fn truncation_and_removal_go_with_dropped_encoders() {
     append(&context, &mut cache, &source, a, 0, 200);
     append(&context, &mut cache, &source, b, 0, 100);
     let kept = cache.save_blocking(b).unwrap();
-    // Truncated while an append is waiting, which is then dropped: to what was there before, or less.
+    // Truncated while an append is waiting, which is then dropped: to what was there before, or
+    // less.
     for (to, len) in [(220, 200), (150, 150), (0, 0)] {
         let mut dropped = encoder(&context);
         cache.append(&mut dropped, &source.input, &[Chunk { sequence: a, entry: 0, rows: 0..40 }]).unwrap();
@@ -188,7 +191,8 @@ fn truncation_and_removal_go_with_dropped_encoders() {
     assert!(cache.save_blocking(b).unwrap() == kept);
 }
 
-/// An encoder that relies on a dropped one, or comes before the one that it relies on, changes nothing, and that is said once.
+/// An encoder that relies on a dropped one, or comes before the one that it relies on, changes
+/// nothing, and that is said once.
 #[test]
 fn what_relies_on_a_dropped_encoder_is_left_out_and_told() {
     let Some(context) = own("encoders that rely on others") else { return };
@@ -232,7 +236,8 @@ fn what_relies_on_a_dropped_encoder_is_left_out_and_told() {
     host.append(index, &source.part(0, 260), &source.part(0, 260)).unwrap();
     assert!(cache.save_blocking(a).unwrap() == host.save(index).unwrap(), "the words differ");
 
-    // To read before what was recorded is submitted is told, too, whether by attention or by a copy.
+    // To read before what was recorded is submitted is told, too, whether by attention or by a
+    // copy.
     let mut waiting = encoder(&context);
     cache.append(&mut waiting, &source.input, &[Chunk { sequence: a, entry: 0, rows: 0..5 }]).unwrap();
     assert!(cache.save_blocking(a).unwrap_err().is_out_of_order());
@@ -316,8 +321,9 @@ fn a_lost_device_changes_nothing_and_is_told() {
     assert_eq!(cache.len(a).unwrap(), 40);
 }
 
-/// Encoders are submitted at once, later, in any order, or never. In the end each sequence is made of whole appends that were submitted; all that had what they rely on are among
-/// them; and its words are those of a host cache that was given just these.
+/// Encoders are submitted at once, later, in any order, or never. In the end each sequence is made
+/// of whole appends that were submitted; all that had what they rely on are among them; and its
+/// words are those of a host cache that was given just these.
 #[test]
 fn whatever_becomes_of_encoders() {
     let Some(context) = own("random fates of encoders") else { return };
@@ -338,7 +344,8 @@ fn whatever_becomes_of_encoders() {
         // Half of the runs keep the order, and drop only what nothing relies on yet.
         let orderly = seed % 2 == 0;
         if !orderly {
-            // Both caches have room, so that the same appends take place in both: those for an arena that sequences have left don't.
+            // Both caches have room, so that the same appends take place in both: those for an
+            // arena that sequences have left don't.
             let mut encoder = encoder(&context);
             for cache in &mut caches {
                 (0..3).for_each(|sequence| {
@@ -356,7 +363,8 @@ fn whatever_becomes_of_encoders() {
                     chunks.push((sequence, random.random_range(1..300)));
                 }
             }
-            // The tensor is read when the commands run; so it is written there, too: every append has a value of its own.
+            // The tensor is read when the commands run; so it is written there, too: every append
+            // has a value of its own.
             let values =
                 Tensor::upload(&context, DType::F32, layout, &vec![(step + 1) as f32; layout.elements()])
                     .unwrap();

@@ -8,7 +8,8 @@ use prflash::{
     SequenceId, Shape, Systematic, TableBuffer, Tables, Tensor,
 };
 
-/// The device under test without a cap, and one on the same adapter that gives each tile a dispatch of its own.
+/// The device under test without a cap, and one on the same adapter that gives each tile a dispatch
+/// of its own.
 fn contexts(test: &str) -> Option<[Context; 2]> {
     gpu(test)?;
     let open =

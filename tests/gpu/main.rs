@@ -1,4 +1,5 @@
-//! All tests that need a device, in one program: they share its context and the pipelines that were compiled in it.
+//! All tests that need a device, in one program: they share its context and the pipelines that were
+//! compiled in it.
 
 #[path = "../common/mod.rs"]
 mod common;

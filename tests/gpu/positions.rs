@@ -1,4 +1,5 @@
-//! Rotation and bias inside the kernels against the oracle: every pairing, distance and factor, with everything else that shapes a score.
+//! Rotation and bias inside the kernels against the oracle: every pairing, distance and factor,
+//! with everything else that shapes a score.
 
 use crate::common::{Problem, Storage, by, gpu, matrix, stored_for, subgroups_only, zeros};
 use prflash::verify::{Tolerance, compare};
@@ -70,7 +71,8 @@ fn every_combination_agrees_with_the_oracle() {
         check(name, positions.clone(), (150, 150, 32), &both);
         check(name, positions, (70, 330, 32), &both);
     }
-    // Steps of one, two and eight keys; rows whose keys turn in registers and in a loop; keys that don't pass through workgroup memory.
+    // Steps of one, two and eight keys; rows whose keys turn in registers and in a loop; keys that
+    // don't pass through workgroup memory.
     for (name, positions) in combinations(32) {
         let staged: &[_] = match name {
             "half" => &[(1, 1), (8, 2)],
@@ -115,7 +117,8 @@ fn decode_kernels_take_positions() {
     }
 }
 
-/// The kernel on matrix units, emulated; also at its own steps' positions, by ids, and where rotated numbers would leave f16.
+/// The kernel on matrix units, emulated; also at its own steps' positions, by ids, and where
+/// rotated numbers would leave f16.
 #[test]
 fn matrix_kernels_take_positions() {
     let Some(context) = gpu("matrix kernels with positions") else { return };
@@ -224,7 +227,8 @@ fn position_ids_rule_rotation_and_bias_alone() {
     }
 }
 
-/// Offsets of a sequence are ids that count up; positions that both move by as much change nothing but roundings; long contexts use both levels of the table.
+/// Offsets of a sequence are ids that count up; positions that both move by as much change nothing
+/// but roundings; long contexts use both levels of the table.
 #[test]
 fn offsets_are_ids_that_count_up() {
     let Some(context) = gpu("offsets_are_ids_that_count_up") else { return };

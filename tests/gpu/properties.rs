@@ -67,7 +67,8 @@ fn the_past_keeps_its_bits_when_the_future_changes() {
         let mut problem = Problem::random(attention, shape, 1).with_options(by(kernel));
         let before = problem.run(&context, Storage::HeadsFirst, &tables);
         let changed = 130;
-        // Not just other numbers: a masked key may be anything, and is selected away, never multiplied by zero.
+        // Not just other numbers: a masked key may be anything, and is selected away, never
+        // multiplied by zero.
         for row in changed..200 {
             problem.k[row * 32..][..32].fill(f32::NAN);
             problem.v[row * 32..][..32].fill(f32::INFINITY);
@@ -109,7 +110,8 @@ fn skipped_blocks_are_never_touched() {
 #[test]
 fn the_kernel_visits_exactly_the_blocks_of_the_schedule() {
     let Some(context) = gpu("visited blocks") else { return };
-    // Value channel c is 1 in key block c alone, so an output channel is positive where the block was visited.
+    // Value channel c is 1 in key block c alone, so an output channel is positive where the block
+    // was visited.
     for (block_size, granularity, kernel) in [
         (16, Granularity::Head, None),
         (64, Granularity::KvHead, None),
@@ -200,7 +202,8 @@ fn the_same_call_gives_the_same_bits() {
     }
 }
 
-/// Shapes, options and schedules at random against the oracle; a failing case is shrunk and printed.
+/// Shapes, options and schedules at random against the oracle; a failing case is shrunk and
+/// printed.
 #[test]
 fn random_problems_match_the_oracle() {
     let Some(context) = gpu("random problems") else { return };
@@ -217,7 +220,8 @@ fn random_problems_match_the_oracle() {
     let problems = (
         (1usize..4, 1usize..4, 1usize..3),
         (0usize..200, 0usize..200),
-        // Three pairs, since each is a pipeline to compile for every kernel and type; the parity grid has others.
+        // Three pairs, since each is a pipeline to compile for every kernel and type; the parity
+        // grid has others.
         prop::sample::select(&[(20, 24), (64, 64), (96, 4)][..]),
         (any::<bool>(), prop::option::of(1usize..100), prop::option::of(0.5f32..5.0), 0.0f32..=1.0),
         (prop::sample::select(&DType::ALL[..]), prop::option::of((1usize..100, 0.2f64..8.0)), any::<u64>()),

@@ -66,7 +66,8 @@ fn half_precision_storage() {
     check(DType::F16, DType::F16, true, 2e-3);
 }
 
-/// What rounding Q, K and V to f16 *after* the rotation costs, against the unrounded inputs: a matter of the inputs, not of a kernel.
+/// What rounding Q, K and V to f16 *after* the rotation costs, against the unrounded inputs: a
+/// matter of the inputs, not of a kernel.
 #[test]
 fn half_precision_against_the_unrounded_inputs() {
     for layer in testkit::fixture::load(512).unwrap() {

@@ -1,4 +1,5 @@
-//! Rotation in place against the oracle: every type, pairing, scaling and layout; what isn't named keeps its bits; attention over rows that were turned.
+//! Rotation in place against the oracle: every type, pairing, scaling and layout; what isn't named
+//! keeps its bits; attention over rows that were turned.
 
 use std::ops::Range;
 
@@ -12,11 +13,13 @@ use prflash::{
 /// u of f32.
 const U: f64 = DType::F32.unit_roundoff();
 
-/// What a turn may be off by, of the turned pair's length: 2u for the two levels of the table, √5·u for their product, √5·u for that with the pair
-/// (Brent, Percival and Zimmermann 2007), and a little for what is of second order.
+/// What a turn may be off by, of the turned pair's length: 2u for the two levels of the table, √5·u
+/// for their product, √5·u for that with the pair (Brent, Percival and Zimmermann 2007), and a
+/// little for what is of second order.
 const TURN: f64 = 6.5 * U * 1.001;
 
-/// What rounding to storage adds, relative and absolute. As in `verify`, packing f16 may truncate; bf16 is rounded to nearest, in integers.
+/// What rounding to storage adds, relative and absolute. As in `verify`, packing f16 may truncate;
+/// bf16 is rounded to nearest, in integers.
 fn rounding(dtype: DType) -> (f64, f64) {
     match dtype {
         DType::F32 => (0.0, 0.0),
@@ -49,7 +52,8 @@ impl Stored {
         Self { dtype, layout, before, whole, view }
     }
 
-    /// Compares every number of the buffer with what the oracle makes of it: rows that have a position are turned to it, all else keeps its bits.
+    /// Compares every number of the buffer with what the oracle makes of it: rows that have a
+    /// position are turned to it, all else keeps its bits.
     fn judge(
         &self,
         context: &Context,
@@ -207,7 +211,8 @@ fn rotations_add_up() {
             let got = stored.view.read_blocking(&context).unwrap();
             let want: Vec<f64> =
                 stored.layout.gather(&stored.before).unwrap().into_iter().map(f64::from).collect();
-            // Two turns, two u for the factor 1/t² and its product, and two roundings; a pair is no longer than 2·√2.
+            // Two turns, two u for the factor 1/t² and its product, and two roundings; a pair is no
+            // longer than 2·√2.
             let (relative, absolute) = rounding(dtype);
             let error = 8f64.sqrt() * (2.0 * TURN + 2.0 * U + relative) + 2.0 * absolute;
             let tolerance = Tolerance { absolute: error * (1.0 + relative), relative };
@@ -283,7 +288,8 @@ fn small_devices_turn_large_tensors() {
     turn(&context, &plan, &stored.view, &[Rows::new(0, 0..190), Rows::new(1, 10..190)]).unwrap();
     let position = |batch, row| (batch == 0 || row >= 10).then_some(row as i64);
     stored.judge(&context, &rope, position).unwrap();
-    // One head of one batch entry must fit; heads that lie between each other's rows can't be told apart.
+    // One head of one batch entry must fit; heads that lie between each other's rows can't be told
+    // apart.
     let tokens_first = Stored::new(&context, DType::F32, Layout::tokens_first(1, 190, 5, 32).unwrap(), 3);
     assert!(plan.bind(&tokens_first.view).unwrap_err().is_too_large());
     let far = rope.plan_rotation(&context, DType::F32, 4000).unwrap_err();

@@ -1,4 +1,5 @@
-//! Attention in rounds: the running merge on the GPU against the oracle's, partition rounds against dense attention, standard errors against the spread they claim.
+//! Attention in rounds: the running merge on the GPU against the oracle's, partition rounds against
+//! dense attention, standard errors against the spread they claim.
 
 use crate::common::{Problem, Storage, gpu, zeros};
 use prflash::sampling::{Entry, partition_rounds};
@@ -100,7 +101,8 @@ fn partition_rounds_end_dense() {
     assert_close(&problem, (&output, &lse), &problem.exact(&Tables::new()), "partition against dense");
 }
 
-/// The claimed standard error of a row against the spread of its estimate over independent repetitions, on average over all rows.
+/// The claimed standard error of a row against the spread of its estimate over independent
+/// repetitions, on average over all rows.
 #[test]
 fn standard_errors_are_of_the_size_of_the_errors() {
     let Some(context) = gpu("standard_errors_are_of_the_size_of_the_errors") else { return };
@@ -137,12 +139,14 @@ fn standard_errors_are_of_the_size_of_the_errors() {
             squared += off;
         }
     }
-    // Mean squares over 512 rows × 24 repetitions. The delta method is of first order in 1/R; the estimate's bias is of second.
+    // Mean squares over 512 rows × 24 repetitions. The delta method is of first order in 1/R; the
+    // estimate's bias is of second.
     let ratio = claimed / squared;
     assert!((0.75..1.25).contains(&ratio), "claimed variance over mean squared error: {ratio}");
 }
 
-/// Uncorrected rounds (β = 0) converge to dense attention whose scores have + ln p(d), at the rate R^−½, and to nothing else.
+/// Uncorrected rounds (β = 0) converge to dense attention whose scores have + ln p(d), at the rate
+/// R^−½, and to nothing else.
 #[test]
 fn uncorrected_rounds_converge_to_a_logarithmic_bias() {
     let Some(context) = gpu("uncorrected_rounds_converge_to_a_logarithmic_bias") else { return };
@@ -150,7 +154,8 @@ fn uncorrected_rounds_converge_to_a_logarithmic_bias() {
     let problem = problem(Attention::causal(), shape);
     let profile = Profile::harmonic();
     let grid = grid(&problem);
-    // Weights enter scores as −β·ln w: w = least p / p(d) gives + ln p(d) and a constant, which no softmax sees.
+    // Weights enter scores as −β·ln w: w = least p / p(d) gives + ln p(d) and a constant, which no
+    // softmax sees.
     let least = profile.probability(grid.key_blocks());
     let weight = |block: usize, row: usize| {
         let p = if block < 1 { 1.0 } else { profile.probability(row - block) };
@@ -178,7 +183,8 @@ fn uncorrected_rounds_converge_to_a_logarithmic_bias() {
         }
     }
     for pair in distances.windows(2) {
-        // Four times the rounds: half the distance, give or take what a mean over 2,048 rows varies by.
+        // Four times the rounds: half the distance, give or take what a mean over 2,048 rows varies
+        // by.
         let ratio = pair[1].0 / pair[0].0;
         assert!((0.4..0.6).contains(&ratio), "{distances:?}");
     }

@@ -1,4 +1,5 @@
-//! Tensors of the caller and ours: writing, fused upload, buffers that can't be used, tensors that don't belong together.
+//! Tensors of the caller and ours: writing, fused upload, buffers that can't be used, tensors that
+//! don't belong together.
 
 use crate::common::{gpu, numbers, zeros};
 use prflash::{

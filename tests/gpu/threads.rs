@@ -23,7 +23,8 @@ fn all(values: &[f32], want: f32) -> bool {
     values.iter().all(|x| (x - want).abs() < 1e-3)
 }
 
-/// One thread submits calls in pieces; others do so, too, or record into encoders of their own. All values of a call are equal, so that a state of another call shows.
+/// One thread submits calls in pieces; others do so, too, or record into encoders of their own. All
+/// values of a call are equal, so that a state of another call shows.
 #[test]
 fn calls_in_pieces_keep_apart() {
     if gpu("threads").is_none() {

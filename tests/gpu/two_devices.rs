@@ -1,4 +1,5 @@
-//! Two devices in one program: what belongs to one is refused on the other, by a typed error, whichever instances of wgpu they come from.
+//! Two devices in one program: what belongs to one is refused on the other, by a typed error,
+//! whichever instances of wgpu they come from.
 
 use crate::common::gpu;
 use prflash::cache::{Staircase, StoredKeys};
@@ -150,7 +151,8 @@ fn a_queue_of_another_device_is_refused() {
     Context::from_wgpu(device, queue).unwrap();
 }
 
-/// An encoder doesn't say whose it is; but our own devices are on one instance, where wgpu knows them apart and refuses the commands when they are finished.
+/// An encoder doesn't say whose it is; but our own devices are on one instance, where wgpu knows
+/// them apart and refuses the commands when they are finished.
 #[test]
 fn encoders_of_another_of_our_devices_are_refused_by_wgpu() {
     if gpu("encoders of two devices").is_none() {

@@ -64,7 +64,8 @@ fn mass_in_the_window_picks_the_window() {
     }
 }
 
-/// Where all blocks weigh the same and differ at random, any of them would do. Where values drift along the text, only far blocks tell.
+/// Where all blocks weigh the same and differ at random, any of them would do. Where values drift
+/// along the text, only far blocks tell.
 #[test]
 fn flat_mass_picks_a_slow_decay() {
     let mut sample = Sample::random(2, 1, 1280, 0.0);
@@ -81,7 +82,8 @@ fn flat_mass_picks_a_slow_decay() {
     assert!(from_mass.heads.iter().all(|head| head.alpha <= 0.5 && head.beta == 1.0), "{from_mass:?}");
 }
 
-/// The combination of block states is the oracle's attention, for every query and any schedule and β.
+/// The combination of block states is the oracle's attention, for every query and any schedule and
+/// β.
 #[test]
 fn errors_are_those_of_the_oracle() {
     for granularity in [Granularity::Head, Granularity::KvHead, Granularity::Shared] {
@@ -178,7 +180,8 @@ fn the_variance_optimal_allocation_adds_the_least_variance() {
     assert_eq!(variance_optimal(6.0, &nothing).unwrap(), Profile::allocated(6.0, &[1.0]).unwrap());
 }
 
-/// On the real layers' first half the calibration, from values or from masses, loses no more than the default does; the former by its criterion, the latter by measurement.
+/// On the real layers' first half the calibration, from values or from masses, loses no more than
+/// the default does; the former by its criterion, the latter by measurement.
 #[test]
 fn real_layers_gain() {
     for layer in testkit::fixture::load(1920).unwrap() {

@@ -72,8 +72,8 @@ fn links_lead_somewhere() {
     assert!(links > 20, "{links} links");
 }
 
-/// The ratios beside the peers are written into BENCHMARKS.md by the command that measures them; the
-/// README may only repeat them.
+/// The ratios beside the peers are written into BENCHMARKS.md by the command that measures them;
+/// the README may only repeat them.
 #[test]
 fn the_readme_repeats_what_was_measured() {
     let cells = |line: &str| -> Vec<String> { line.split('|').map(|cell| cell.trim().to_owned()).collect() };

@@ -1,4 +1,5 @@
-//! Positions in the oracle, against formulas written out again here and against another implementation. No GPU.
+//! Positions in the oracle, against formulas written out again here and against another
+//! implementation. No GPU.
 
 use prflash::position::harmonic_number;
 use prflash::reference::{self, Exact};
@@ -40,7 +41,8 @@ impl Inputs {
         self.exact_with(&Attention::causal().with_positions(positions.clone()), &Tables::new())
     }
 
-    /// Attention with the score `score(head, i, j, ⟨q, k⟩/√D)`, i and j absolute, of every key that `visible(i, j)`; batch 1.
+    /// Attention with the score `score(head, i, j, ⟨q, k⟩/√D)`, i and j absolute, of every key that
+    /// `visible(i, j)`; batch 1.
     fn plain(
         &self,
         visible: impl Fn(i64, i64) -> bool,
@@ -77,7 +79,8 @@ fn content(q: &[f32], k: &[f32]) -> f64 {
     dot / (q.len() as f64).sqrt()
 }
 
-/// The same after turning pairs (2i, 2i+1): the real part of `Σ q·conj(k)·e^{i(p−r)ω}` over pairs as complex numbers.
+/// The same after turning pairs (2i, 2i+1): the real part of `Σ q·conj(k)·e^{i(p−r)ω}` over pairs
+/// as complex numbers.
 fn turned_content(q: &[f32], k: &[f32], lag: i64, base: f64) -> f64 {
     let dim = q.len();
     let pair = |c: usize| {
@@ -194,7 +197,8 @@ fn the_factored_combination_is_its_formula() {
     }
 }
 
-/// Biases stand beside the importance correction, and both only on what the schedule and the window leave.
+/// Biases stand beside the importance correction, and both only on what the schedule and the window
+/// leave.
 #[test]
 fn schedules_and_windows_go_with_positions() {
     let inputs = Inputs::new(Shape::new(6, 2, 100, 16).unwrap());
@@ -233,7 +237,8 @@ fn only_lags_matter() {
     }
 }
 
-/// Queries that are all moved further away lower every linear bias of a row alike: the log-sum-exp falls, the output stays.
+/// Queries that are all moved further away lower every linear bias of a row alike: the log-sum-exp
+/// falls, the output stays.
 #[test]
 fn a_constant_on_a_row_changes_nothing() {
     let inputs = Inputs::new(shape());
@@ -248,8 +253,8 @@ fn a_constant_on_a_row_changes_nothing() {
     assert_close("lse", &got.lse, &lower, 1e-12);
 }
 
-/// Ids steer rotation and bias, and nothing else: spread threefold they undo a threefold slower rotation and a threefold smaller weight, under the same
-/// mask.
+/// Ids steer rotation and bias, and nothing else: spread threefold they undo a threefold slower
+/// rotation and a threefold smaller weight, under the same mask.
 #[test]
 fn ids_steer_rotation_and_bias_only() {
     let inputs = Inputs::new(shape());
@@ -279,7 +284,8 @@ fn reverse_rows(head: &mut [f32], dim: usize) {
     head.copy_from_slice(&rows);
 }
 
-/// A decode step, a chunk and a packed document give the bits of the same rows in the whole sequence.
+/// A decode step, a chunk and a packed document give the bits of the same rows in the whole
+/// sequence.
 #[test]
 fn offsets_and_documents_keep_their_rows() {
     let whole = Inputs::new(Shape::new(6, 2, 48, 16).unwrap());
@@ -351,7 +357,8 @@ fn magnitudes_count_the_bias_and_survive_the_rotation() {
     assert!((elsewhere.max_score_magnitude - rotary.max_score_magnitude).abs() < 1e-12);
 }
 
-/// The tolerances of the comparator, wider for rotation and bias, still reject what kernels get wrong.
+/// The tolerances of the comparator, wider for rotation and bias, still reject what kernels get
+/// wrong.
 #[test]
 fn mutants_are_rejected() {
     let inputs = Inputs::new(shape());
@@ -419,8 +426,9 @@ fn assert_same(story: &str, got: &[f64], want: &[f64]) {
     }
 }
 
-/// Against `modeling_rope_utils` of Hugging Face transformers (`tests/golden/README.md`). Its NTK type is "dynamic", whose base at length l is
-/// `base·(f·l/n − f + 1)^(r/(r−2))`: at l = 2n and f = s − 1 that is `base·s^(r/(r−2))`.
+/// Against `modeling_rope_utils` of Hugging Face transformers (`tests/golden/README.md`). Its NTK
+/// type is "dynamic", whose base at length l is `base·(f·l/n − f + 1)^(r/(r−2))`: at l = 2n and f =
+/// s − 1 that is `base·s^(r/(r−2))`.
 #[test]
 fn frequencies_are_those_of_transformers() {
     let golden = golden();
@@ -462,7 +470,8 @@ fn frequencies_are_those_of_transformers() {
     }
 }
 
-/// Against `build_alibi_tensor` of Bloom in Hugging Face transformers, which agrees with MPT's (`tests/golden/README.md`).
+/// Against `build_alibi_tensor` of Bloom in Hugging Face transformers, which agrees with MPT's
+/// (`tests/golden/README.md`).
 #[test]
 fn alibi_slopes_are_those_of_transformers() {
     let golden = golden();

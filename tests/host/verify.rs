@@ -1,4 +1,5 @@
-//! The comparator must reject wrong results. No GPU: a right answer is broken in every way that kernels break.
+//! The comparator must reject wrong results. No GPU: a right answer is broken in every way that
+//! kernels break.
 
 use prflash::reference::{self, Exact};
 use prflash::sampling::partition_rounds;
@@ -86,7 +87,8 @@ fn mutants_are_rejected() {
     assert!(!right.accepts(&nearly), "one key of one row missing");
 
     assert!(!right.accepts(&right.instead(Attention::full(), &right.qkv, &Tables::new())), "no causal mask");
-    // A mask off by one: query i sees the keys up to i + 1, which is what full attention of a window gives below.
+    // A mask off by one: query i sees the keys up to i + 1, which is what full attention of a
+    // window gives below.
     let [q, k, v] = &right.qkv;
     let longer = right.shape.with_q_len(129).unwrap();
     let mut early = Vec::new();
@@ -123,7 +125,8 @@ fn mutants_are_rejected() {
     assert!(!right.accepts_lse(&log2), "a log-sum-exp in base 2");
 }
 
-/// Weights rounded to f16 pass where they are allowed and nowhere else; what is wrong passes nowhere.
+/// Weights rounded to f16 pass where they are allowed and nowhere else; what is wrong passes
+/// nowhere.
 #[test]
 fn rounded_weights_pass_for_matrix_units_alone() {
     let right = right();
@@ -210,7 +213,8 @@ fn the_oracle_checks_its_inputs() {
     assert_eq!(run(&q, &k, &k, &Tables::from(&other)), "schedule");
 }
 
-/// The states of partition rounds, each by itself, merge to exactly dense attention: no tolerance for sampling.
+/// The states of partition rounds, each by itself, merge to exactly dense attention: no tolerance
+/// for sampling.
 #[test]
 fn partition_rounds_merge_to_dense_attention() {
     let right = right();
@@ -257,7 +261,8 @@ fn merging_equal_rounds_changes_nothing_and_empty_ones_stay_empty() {
     );
 }
 
-/// Independent rounds with the full correction approach dense attention like one over the square root of their number.
+/// Independent rounds with the full correction approach dense attention like one over the square
+/// root of their number.
 #[test]
 fn independent_rounds_approach_dense_attention() {
     let shape = Shape::new(2, 1, 512, 16).unwrap();

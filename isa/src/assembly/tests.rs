@@ -1,6 +1,7 @@
 use super::*;
 
-/// As RADV prints it: a loop over blocks, in it one over steps, in which a loop fills workgroup memory and a branch goes to the masked keys.
+/// As RADV prints it: a loop over blocks, in it one over steps, in which a loop fills workgroup
+/// memory and a branch goes to the masked keys.
 const SAMPLE: &str = include_str!("../../samples/loops.s");
 
 fn sample() -> Program {

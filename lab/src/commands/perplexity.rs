@@ -30,7 +30,8 @@ pub struct Args {
     /// The first window's number in the text
     #[arg(long, default_value_t = 0)]
     first: usize,
-    /// A named setting of a sweep: 'NAME: --attention prflash --beta 0.5 …'; repeat for more. The first is what the others are compared with
+    /// A named setting of a sweep: 'NAME: --attention prflash --beta 0.5 …'; repeat for more. The
+    /// first is what the others are compared with
     #[arg(long = "setting", value_name = "NAME: OPTIONS")]
     settings: Vec<String>,
     /// CSV file to which rows are added; what it has already isn't computed again

@@ -19,7 +19,8 @@ pub struct Args {
     /// Folder of what people wrote about them [default: lab/answers, none with --quick]
     #[arg(long)]
     pub answers: Option<PathBuf>,
-    /// The Markdown file; pictures go into the folder plots beside it [default: lab/RESULTS.md, of --quick target/lab/quick/RESULTS.md]
+    /// The Markdown file; pictures go into the folder plots beside it [default: lab/RESULTS.md, of
+    /// --quick target/lab/quick/RESULTS.md]
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// Print one JSON object

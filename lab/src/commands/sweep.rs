@@ -19,7 +19,8 @@ const HEARTBEAT: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// How much: quick takes under ten minutes on two cores, default under three hours, long measures long windows
+    /// How much: quick takes under ten minutes on two cores, default under three hours, long
+    /// measures long windows
     #[arg(long, value_enum, default_value = "default")]
     pub size: Size,
     /// The same as --size quick
@@ -34,7 +35,8 @@ pub struct Args {
     /// Folder of texts, as scripts/fetch-models makes it
     #[arg(long, default_value = "target/texts")]
     pub texts: PathBuf,
-    /// Folder of the files of results; what they have already isn't computed again [default: lab/results, of --quick target/lab/quick]
+    /// Folder of the files of results; what they have already isn't computed again [default:
+    /// lab/results, of --quick target/lab/quick]
     #[arg(long)]
     pub results: Option<PathBuf>,
     #[command(flatten)]

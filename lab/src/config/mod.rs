@@ -12,7 +12,8 @@ use crate::gguf::{KeyGroup, ModelFile};
 pub enum Architecture {
     /// Llama and its relatives (SmolLM2): SwiGLU, RMS norms before attention and feed-forward.
     Llama,
-    /// Gemma 3: norms on queries and keys and behind both halves of a layer, GeGLU, sliding-window layers between global ones.
+    /// Gemma 3: norms on queries and keys and behind both halves of a layer, GeGLU, sliding-window
+    /// layers between global ones.
     Gemma3,
 }
 
@@ -146,8 +147,8 @@ impl Config {
     /// Reads it from the file.
     ///
     /// # Errors
-    /// An architecture that the lab doesn't know; metadata that is missing, contradicts itself, or may
-    /// change the model in a way that the lab doesn't apply. Each names the key.
+    /// An architecture that the lab doesn't know; metadata that is missing, contradicts itself, or
+    /// may change the model in a way that the lab doesn't apply. Each names the key.
     pub fn read(file: &ModelFile) -> Result<Self> {
         let name = file.text("general.architecture")?;
         let architecture = match name {
@@ -315,8 +316,9 @@ fn scale(
     if let Some(scale) = keys.optional_positive("attention.scale")? {
         return Ok(Some(scale as f32));
     }
-    // Gemma 3 27B divides by √(width/heads), the others by √head_dim, and no key says so (config.py of
-    // google/gemma_pytorch: `query_pre_attn_scalar = 5376 // 32`; llama.cpp goes by the layers, too).
+    // Gemma 3 27B divides by √(width/heads), the others by √head_dim, and no key says so (config.py
+    // of google/gemma_pytorch: `query_pre_attn_scalar = 5376 // 32`; llama.cpp goes by the layers,
+    // too).
     let is_27b = architecture == Architecture::Gemma3 && layers == GEMMA3_27B_LAYERS;
     Ok(is_27b.then(|| (1.0 / width_of_head.sqrt()) as f32))
 }

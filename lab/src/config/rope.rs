@@ -8,7 +8,8 @@ use crate::gguf::ModelFile;
 /// Frequencies divided pair by pair: how files of the llama architecture write Llama 3's scaling.
 const FACTORS: &str = "rope_freqs.weight";
 
-/// What the Llama 3 models have in common (`rope_scaling` in their configurations: Llama 3.1 to 3.3).
+/// What the Llama 3 models have in common (`rope_scaling` in their configurations: Llama 3.1 to
+/// 3.3).
 const LLAMA3_LOW: f64 = 1.0;
 const LLAMA3_HIGH: f64 = 4.0;
 const LLAMA3_CONTEXT: usize = 8192;
@@ -18,8 +19,8 @@ const FACTOR_ERROR: f64 = 3e-5;
 
 /// The scaling that the keys `ARCHITECTURE.rope.*` declare for a model of this context.
 ///
-/// As llama.cpp reads them (`load_hparams` in llama-model.cpp): a factor without a type is linear, the
-/// type "none" goes before a factor. YaRN's temperature is `(0.1·ln s + 1) · attn_factor`, as
+/// As llama.cpp reads them (`load_hparams` in llama-model.cpp): a factor without a type is linear,
+/// the type "none" goes before a factor. YaRN's temperature is `(0.1·ln s + 1) · attn_factor`, as
 /// llama-context.cpp has it where nothing else is set.
 pub(super) fn declared(file: &ModelFile, architecture: &str, context: usize) -> Result<Scaling> {
     let key = |name: &str| format!("{architecture}.rope.{name}");
@@ -65,8 +66,8 @@ pub(super) fn declared(file: &ModelFile, architecture: &str, context: usize) -> 
     Ok(scaling)
 }
 
-/// The scaling behind a tensor of factors, for a rotation without one. `None` where there is no such
-/// tensor.
+/// The scaling behind a tensor of factors, for a rotation without one. `None` where there is no
+/// such tensor.
 ///
 /// # Errors
 /// Names the tensor if its factors aren't 1 and aren't Llama 3's.

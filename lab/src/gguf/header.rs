@@ -16,7 +16,8 @@ const MAX_NAME: u64 = (1 << 16) - 1;
 /// Arrays inside arrays; candle's reader stops at 64.
 const MAX_DEPTH: usize = 64;
 
-/// Elements of all arrays together. Candle's reader takes 32 bytes for each, whatever it is in the file.
+/// Elements of all arrays together. Candle's reader takes 32 bytes for each, whatever it is in the
+/// file.
 const MAX_ELEMENTS: u64 = 1 << 24;
 
 /// Dimensions of a tensor, as everywhere in ggml.
@@ -32,8 +33,8 @@ const U32: u32 = 4;
 /// Walks through the header of a file of `len` bytes, from its start.
 ///
 /// # Errors
-/// Not a header, or one that runs past the end of the file; names that come twice; an alignment that
-/// is none; tensors without elements, with more than can be counted, or off the alignment.
+/// Not a header, or one that runs past the end of the file; names that come twice; an alignment
+/// that is none; tensors without elements, with more than can be counted, or off the alignment.
 pub(super) fn check(reader: impl BufRead + Seek, len: u64) -> Result<()> {
     let mut walk = Walk { reader, left: len, long: true, elements: 0 };
     let magic = walk.bytes::<4>()?;

@@ -1,13 +1,13 @@
 //! Which metadata keys may stay unread.
 //!
 //! The names are those of llama.cpp (`gguf-py/gguf/constants.py`) and of the specification of GGUF.
-//! A key that nobody read and that isn't listed here is refused by name: it may change what the model
-//! computes.
+//! A key that nobody read and that isn't listed here is refused by name: it may change what the
+//! model computes.
 
 use candle_core::quantized::gguf_file::Value;
 
-/// Keys outside the architecture that change nothing, whatever they say. A `*` at the end stands for
-/// any rest.
+/// Keys outside the architecture that change nothing, whatever they say. A `*` at the end stands
+/// for any rest.
 const HARMLESS: &[&str] = &[
     // What the model is called, by whom, from what, and under which licence.
     "general.author",
@@ -86,7 +86,8 @@ const NEUTRAL: &[(&str, Neutral)] = &[
     ("split.count", Neutral::Number(0.0)),
     ("split.count", Neutral::Number(1.0)),
     ("split.tensors.count", Neutral::Number(0.0)),
-    // A text becomes its tokens, and BOS where the model wants it: nothing is put behind or between.
+    // A text becomes its tokens, and BOS where the model wants it: nothing is put behind or
+    // between.
     ("tokenizer.ggml.add_eos_token", Neutral::Flag(false)),
     ("tokenizer.ggml.add_sep_token", Neutral::Flag(false)),
     // A text is taken as it is. (SentencePiece reads the first of these.)

@@ -225,7 +225,8 @@ impl ModelFile {
 
     /// A matrix `[outputs, inputs]` in f32.
     ///
-    /// Candle could multiply matrices as they are stored, but rounds activations to 8 bits for it, and at these sizes takes longer.
+    /// Candle could multiply matrices as they are stored, but rounds activations to 8 bits for it,
+    /// and at these sizes takes longer.
     ///
     /// # Errors
     /// Missing, of another shape, or cut off.

@@ -1,7 +1,9 @@
-//! Writes down what a [study](crate::study) measured: tables, pictures and the sentences that follow from the numbers.
+//! Writes down what a [study](crate::study) measured: tables, pictures and the sentences that
+//! follow from the numbers.
 //!
-//! Everything comes from the files of results, so that the same files give the same report, without a model or a device. What the numbers mean is written by
-//! people, in `lab/answers`, and goes in as it is.
+//! Everything comes from the files of results, so that the same files give the same report, without
+//! a model or a device. What the numbers mean is written by people, in `lab/answers`, and goes in
+//! as it is.
 
 mod data;
 mod needle;

@@ -102,7 +102,8 @@ pub fn sampling(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Resul
     Ok(())
 }
 
-/// Sampling against the patterns with as many blocks, window by window, by each seed and by both; and against other seeds and corrections.
+/// Sampling against the patterns with as many blocks, window by window, by each seed and by both;
+/// and against other seeds and corrections.
 fn duels(experiment: &Experiment, all: &[Chosen<'_, InWindow>]) -> Vec<String> {
     let find = |name: &str| Some(all.iter().find(|chosen| chosen.choice.name == name)?.rows.as_slice());
     let mut sentences = Vec::new();

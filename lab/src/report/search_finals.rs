@@ -1,5 +1,5 @@
-//! What searches of word2vec found, trained on all of the text; and whether a part of it orders points
-//! as all of it does.
+//! What searches of word2vec found, trained on all of the text; and whether a part of it orders
+//! points as all of it does.
 
 use super::page::Page;
 use super::with_error;

@@ -1,5 +1,5 @@
-//! Searches whose every score is computed: methods beside each other, what they found, and whether a
-//! part of the work orders points as all of it does.
+//! Searches whose every score is computed: methods beside each other, what they found, and whether
+//! a part of the work orders points as all of it does.
 
 use std::collections::BTreeMap;
 

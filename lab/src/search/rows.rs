@@ -33,8 +33,8 @@ pub struct Row {
     pub error: f64,
     /// See `mean`.
     pub median: f64,
-    /// The mean of what it has more than TPE by the same seed, and its standard error; none of other
-    /// programs', whose seeds are others.
+    /// The mean of what it has more than TPE by the same seed, and its standard error; none of
+    /// other programs', whose seeds are others.
     pub over_tpe: Option<f64>,
     /// See `over_tpe`.
     pub over_tpe_error: Option<f64>,

@@ -18,9 +18,9 @@ const ROUNDS: usize = 20;
 /// The mean of a Gaussian process over the points of a space, given the scores of a table. The
 /// process has a constant mean and a covariance that is a product over parameters (Rasmussen and
 /// Williams 2006, ch. 2 and 5), of the places of values in their list: Matérn's of order 5/2 for
-/// ordinal parameters, and one number for any two different values of a nominal one. Its lengths and
-/// the noise are those of the largest marginal likelihood that a search along one after the other
-/// finds.
+/// ordinal parameters, and one number for any two different values of a nominal one. Its lengths
+/// and the noise are those of the largest marginal likelihood that a search along one after the
+/// other finds.
 #[derive(Clone, Debug)]
 pub struct Surrogate {
     space: Space,

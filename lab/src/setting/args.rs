@@ -18,7 +18,8 @@ pub enum Pattern {
 
 /// How blocks are drawn.
 ///
-/// `RowColumn` is left out: it draws the rows of one call together, so that reading in pieces and decoding would visit other blocks than one pass.
+/// `RowColumn` is left out: it draws the rows of one call together, so that reading in pieces and
+/// decoding would visit other blocks than one pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs, reason = "named after prflash::sampling")]
 pub enum SamplerName {
@@ -68,14 +69,16 @@ pub enum KeysStored {
 
 /// The attention of a run.
 ///
-/// What isn't given has the library's default. In models with sliding-window layers the pattern, rope scaling and bias apply to the other layers.
+/// What isn't given has the library's default. In models with sliding-window layers the pattern,
+/// rope scaling and bias apply to the other layers.
 #[derive(Args, Clone, Debug, Default, PartialEq)]
 #[command(next_help_heading = "Attention (in models with sliding-window layers, of the others)")]
 pub struct SettingArgs {
     /// Which keys a query sees [default: dense]
     #[arg(long, value_enum)]
     pub attention: Option<Pattern>,
-    /// p(d): recommended:BLOCKS, harmonic, harmonic:A, harmonic:A,ALPHA ((A/(A+d))^ALPHA), budget:BLOCKS, budget:BLOCKS,ALPHA, deduction:C [default: harmonic]
+    /// p(d): recommended:BLOCKS, harmonic, harmonic:A, harmonic:A,ALPHA ((A/(A+d))^ALPHA),
+    /// budget:BLOCKS, budget:BLOCKS,ALPHA, deduction:C [default: harmonic]
     #[arg(long)]
     pub profile: Option<String>,
     /// Key blocks at the start that always take part [default: 1]
@@ -108,10 +111,12 @@ pub struct SettingArgs {
     /// Seed of the schedules [default: 0]
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Rotary frequencies instead of the model's: linear:FACTOR, ntk:FACTOR, yarn:FACTOR (from the model's own context) or yarn:FACTOR,TOKENS [default: the model's]
+    /// Rotary frequencies instead of the model's: linear:FACTOR, ntk:FACTOR, yarn:FACTOR (from the
+    /// model's own context) or yarn:FACTOR,TOKENS [default: the model's]
     #[arg(long)]
     pub rope_scaling: Option<String>,
-    /// A bias against distance on top of the model's positions: alibi, harmonic, log:RATE, capped:TOKENS [default: none]
+    /// A bias against distance on top of the model's positions: alibi, harmonic, log:RATE,
+    /// capped:TOKENS [default: none]
     #[arg(long)]
     pub bias: Option<String>,
     /// λ, the weight of the bias [default: 1]
@@ -123,8 +128,9 @@ pub struct SettingArgs {
     /// How queries, keys and values are stored [default: f32]
     #[arg(long, value_enum)]
     pub storage: Option<Storage>,
-    /// A cache that stores tokens in fewer bits as they age: recommended, paper, plain, kivi8, kivi4, kivi3, kivi2, streaming:WINDOW or two ladders as in
-    /// "K:8x2,4;V:8x2,4x16,2", each with ;residual=, ;sinks=, ;segment=, ;group= [default: none]
+    /// A cache that stores tokens in fewer bits as they age: recommended, paper, plain, kivi8,
+    /// kivi4, kivi3, kivi2, streaming:WINDOW or two ladders as in "K:8x2,4;V:8x2,4x16,2", each with
+    /// ;residual=, ;sinks=, ;segment=, ;group= [default: none]
     #[arg(long)]
     pub staircase: Option<String>,
     /// What it stores of keys [default: after-rotation]

@@ -1,4 +1,5 @@
-//! What attention computes in a run: named on the command line, checked here, and written into every row of results.
+//! What attention computes in a run: named on the command line, checked here, and written into
+//! every row of results.
 
 mod args;
 mod parse;
@@ -212,8 +213,10 @@ impl Setting {
 
     /// Pieces of at most `chunk` tokens in which a text of `tokens` is read.
     ///
-    /// A piece is appended before it is attended from. With a staircase, pieces are cut right before the tokens with which a segment leaves the residual, and no longer than a segment:
-    /// so each query finds every token at the width at which it would find it if tokens came one by one.
+    /// A piece is appended before it is attended from. With a staircase, pieces are cut right
+    /// before the tokens with which a segment leaves the residual, and no longer than a segment: so
+    /// each query finds every token at the width at which it would find it if tokens came one by
+    /// one.
     pub fn pieces(&self, tokens: usize, chunk: usize) -> Vec<std::ops::Range<usize>> {
         let chunk = chunk.max(1);
         let end = |start: usize| match &self.staircase {
@@ -265,9 +268,11 @@ impl Setting {
         attention.with_positions(positions).with_correction(beta).context("--beta")
     }
 
-    /// The schedules of a layer for `q_len` queries behind `kv_len − q_len` earlier tokens, one for each round; none where it is dense.
+    /// The schedules of a layer for `q_len` queries behind `kv_len − q_len` earlier tokens, one for
+    /// each round; none where it is dense.
     ///
-    /// They are functions of seed, sequence, layer and query block, so that prefilling in pieces and decoding visit what one pass would.
+    /// They are functions of seed, sequence, layer and query block, so that prefilling in pieces
+    /// and decoding visit what one pass would.
     ///
     /// # Errors
     /// A profile that the sampler can't draw from.
@@ -326,7 +331,8 @@ impl Setting {
         "staircase_layers",
     ];
 
-    /// Every choice in effect, so that equal settings have equal values; empty where a choice has no effect.
+    /// Every choice in effect, so that equal settings have equal values; empty where a choice has
+    /// no effect.
     pub fn values(&self) -> [String; 18] {
         let sparse = |value: fn(&Sparse) -> String| self.sparse.as_ref().map_or(String::new(), value);
         let optional = |value: Option<String>| value.unwrap_or_default();

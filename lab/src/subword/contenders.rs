@@ -19,14 +19,14 @@ pub enum Contender {
     MergedCheapest(MergeScore, u64),
     /// The pieces of BPE, but words cut into the fewest.
     MergedFewest,
-    /// Grown from BPE's pieces and pruned by −ln p and λ, in nats for each piece; in so many rounds,
-    /// or as many as lower the objective.
+    /// Grown from BPE's pieces and pruned by −ln p and λ, in nats for each piece; in so many
+    /// rounds, or as many as lower the objective.
     Grown(f64, Option<usize>),
     /// Pruned from four times BPE's pieces by the number of pieces that words have; of cuts into as
     /// few, the most likely.
     Fewest,
-    /// The same pieces, but of cuts into as few that of the least sum of inverse counts: the paper's
-    /// objective with the smallest k that a word allows.
+    /// The same pieces, but of cuts into as few that of the least sum of inverse counts: the
+    /// paper's objective with the smallest k that a word allows.
     FewestInverse,
     /// Pruned from four times BPE's pieces by inverse counts and λ for each piece.
     Inverse(f64),

@@ -20,8 +20,8 @@ pub struct Verdict {
     pub unigram_bits: f64,
     /// Bits per byte of the held-out text by a Kneser-Ney model of five tokens.
     pub five_gram_bits: f64,
-    /// Rényi efficiency of the trained text's tokens, of order [`ALPHA`]. It decides nothing: it can
-    /// rise while models get worse.
+    /// Rényi efficiency of the trained text's tokens, of order [`ALPHA`]. It decides nothing: it
+    /// can rise while models get worse.
     pub renyi_efficiency: f64,
     /// Pieces that the trained text has, by all pieces.
     pub used: f64,

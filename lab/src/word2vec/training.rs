@@ -110,9 +110,9 @@ impl Place<'_> {
         Ok(Some(told))
     }
 
-    /// Trains, from where it was left off if that is asked for and there is such a place, and writes
-    /// the vectors and what is told. `step` hears of the progress, with words a second, and may end
-    /// it: a checkpoint is left then, as it is every ten minutes.
+    /// Trains, from where it was left off if that is asked for and there is such a place, and
+    /// writes the vectors and what is told. `step` hears of the progress, with words a second, and
+    /// may end it: a checkpoint is left then, as it is every ten minutes.
     ///
     /// # Errors
     /// Those of the library and of `step`; files that can't be written.

@@ -1,4 +1,5 @@
-//! Small random models of both architectures: the GPU agrees with plain loops on the CPU under every setting, and both with candle's own models.
+//! Small random models of both architectures: the GPU agrees with plain loops on the CPU under
+//! every setting, and both with candle's own models.
 
 use std::ops::Range;
 use std::path::Path;
@@ -12,10 +13,12 @@ use lab::gpu::GpuAttention;
 use lab::model::Model;
 use lab::setting::{Setting, SettingArgs};
 
-/// Logits of a small model are of the order of 10; two f32 computations that sum in another order may differ by this fraction of the largest.
+/// Logits of a small model are of the order of 10; two f32 computations that sum in another order
+/// may differ by this fraction of the largest.
 const TOLERANCE: f32 = 2e-5;
 
-/// Where keys are turned before they are rounded to f16, a last bit of the one may turn into a last bit of the other, or into another code.
+/// Where keys are turned before they are rounded to f16, a last bit of the one may turn into a last
+/// bit of the other, or into another code.
 const AFTER_ROTATION: f32 = 2e-2;
 
 #[derive(Parser)]
@@ -71,7 +74,8 @@ fn gemma_is_candles_gemma() {
     let path = write(folder.path(), Tiny::Gemma, GgmlDType::Q8_0);
     let tokens = ids(90);
     let mut candles = candle::gemma(&path, WINDOW, 2);
-    // One token at a time: in longer pieces candle's mask lets a query see one key more than its window.
+    // One token at a time: in longer pieces candle's mask lets a query see one key more than its
+    // window.
     let theirs = candle::step_by_step(&tokens, |input, position| candles.forward(input, position).unwrap());
     let model = load(&path);
     let mut ours = CpuAttention::new(model.config(), &setting(&model, "")).unwrap();
@@ -109,7 +113,8 @@ fn gpu_is_cpu_under_every_setting() {
             let mut cpu = CpuAttention::new(model.config(), &setting).unwrap();
             let wanted = logits(&model, &mut cpu, &tokens, tokens.len());
             let mut gpu = GpuAttention::new(&context, model.config(), &setting, tokens.len(), 64).unwrap();
-            // In uneven pieces, so that the memory grows and later pieces read what earlier ones stored.
+            // In uneven pieces, so that the memory grows and later pieces read what earlier ones
+            // stored.
             assert_close(&name, &logits(&model, &mut gpu, &tokens, 61), &wanted);
             let (cpu, gpu) = (cpu.usage(), gpu.usage());
             assert_eq!((&cpu.visited, &cpu.dense), (&gpu.visited, &gpu.dense), "{name}");
@@ -224,7 +229,8 @@ fn too_many_tokens_are_refused() {
     forward(4).unwrap(); // what was refused left nothing behind
 }
 
-/// Segments of 32 tokens, so that few tokens climb down many rungs; each with what it is compared with afterwards.
+/// Segments of 32 tokens, so that few tokens climb down many rungs; each with what it is compared
+/// with afterwards.
 const STAIRCASES: [&str; 9] = [
     "--staircase plain;segment=32",
     "--staircase recommended;segment=32",
@@ -268,7 +274,8 @@ fn staircase_is_the_oracles() {
                     assert_eq!((&cpu_usage.visited, cpu_usage.kv_bytes), (&usage.visited, usage.kv_bytes));
                     let cpu_rungs = cpu_usage.rungs.unwrap();
                     assert_eq!((cpu_rungs.keys, cpu_rungs.values), (rungs.keys, rungs.values), "{name}");
-                    // Token by token: the same words at the same time, read by another kernel; and again in a sequence that takes the first one's place.
+                    // Token by token: the same words at the same time, read by another kernel; and
+                    // again in a sequence that takes the first one's place.
                     let single: Vec<Range<usize>> = (0..200).map(|token| token..token + 1).collect();
                     assert_close(&name, &attended(config, &mut gpu, layer, &single), &got);
                 }

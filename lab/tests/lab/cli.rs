@@ -1,5 +1,6 @@
-//! The program itself, on small random models and the CPU backend: what it prints, what it refuses, and that its results survive interruptions.
-//! (A program started by a test doesn't get the software device of scripts/with-vulkan; the GPU backend is tested in-process.)
+//! The program itself, on small random models and the CPU backend: what it prints, what it refuses,
+//! and that its results survive interruptions. (A program started by a test doesn't get the
+//! software device of scripts/with-vulkan; the GPU backend is tested in-process.)
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -152,7 +153,8 @@ fn a_staircase_is_shown_by_rung() {
         (rungs["formula"].as_u64(), object["kv_f16_bytes"].as_u64())
     );
     assert_eq!(rungs["values"].as_array().unwrap().len(), 3);
-    // Two sides, four layers, two heads of 16 channels in f16. (The tiny heads are padded to 32 channels, so little is saved.)
+    // Two sides, four layers, two heads of 16 channels in f16. (The tiny heads are padded to 32
+    // channels, so little is saved.)
     let tokens = object["prompt_tokens"].as_u64().unwrap() + 1;
     assert_eq!(rungs["f16"], tokens * 2 * 4 * 2 * 16 * 2);
     // In pieces of any size, since each is cut where a segment steps.
@@ -293,7 +295,8 @@ fn perplexity_sums_up_and_resumes() {
         assert_ne!(settings[1]["nats_over_first"], 0.0);
         assert!(settings[1]["standard_error"].as_f64().unwrap() > 0.0);
 
-        // Fewer windows first, then the same file cut in the middle of a row, and behind one: the rest is computed, what is there stays.
+        // Fewer windows first, then the same file cut in the middle of a row, and behind one: the
+        // rest is computed, what is there stays.
         let whole = std::fs::read_to_string(folder.path("whole.csv")).unwrap();
         folder.ok(&sweep("1", "steps.csv"));
         folder.ok(&sweep("3", "steps.csv"));

@@ -1,5 +1,5 @@
-//! What a file says of its model is computed, on every backend alike: small models whose metadata and
-//! tensors a test changes. What isn't computed, refusals.rs has.
+//! What a file says of its model is computed, on every backend alike: small models whose metadata
+//! and tensors a test changes. What isn't computed, refusals.rs has.
 
 use crate::common::oracle::{Facts, Turn, frequencies, llama3};
 use crate::common::{Folder, HEAD_DIM, LAYERS, Parts, Tiny, attended, difference, ids, load, read, string};
@@ -87,7 +87,8 @@ fn applied(tiny: Tiny) -> Vec<(&'static str, Parts, Facts)> {
         facts
     };
     let halved = || scaled(&|rope| rope.0.iter_mut().for_each(|frequency| *frequency /= 2.0));
-    // YaRN by four over 64 tokens: a ramp between the pairs that turn `fast` and `slow` times in them.
+    // YaRN by four over 64 tokens: a ramp between the pairs that turn `fast` and `slow` times in
+    // them.
     let yarn = |temperature: f64, fast: f64, slow: f64| {
         scaled(&move |(frequencies, size)| {
             let turns = |pair: f64| 64.0 * 1e5f64.powf(-2.0 * pair / 16.0) / std::f64::consts::TAU;
@@ -253,8 +254,8 @@ fn backends_and_caches_apply_it_alike() {
             let (error, size) = difference(&wanted, &on_cpu(&plain, options, &tokens));
             assert!(error > 0.1 * size, "{name}");
         }
-        // Of caches layer by layer, on the same rows: another last bit may become another code, and so
-        // more in the layers behind. The second layer has no window.
+        // Of caches layer by layer, on the same rows: another last bit may become another code, and
+        // so more in the layers behind. The second layer has no window.
         let config = model.config();
         for (keys, tolerance) in [("before", TOLERANCE), ("after", 2e-2)] {
             let options =
@@ -374,7 +375,8 @@ fn options_go_before_what_files_say() {
 fn tokenizers_do_what_files_say() {
     let folder = Folder::new();
     let tokenizer = |parts: &Parts| read(&folder.write(parts)).unwrap().0;
-    // A SentencePiece vocabulary has BOS in front unless it says otherwise; a byte-level one hasn't.
+    // A SentencePiece vocabulary has BOS in front unless it says otherwise; a byte-level one
+    // hasn't.
     let add_bos = "tokenizer.ggml.add_bos_token";
     assert_eq!(tokenizer(&Tiny::Gemma.parts().without(add_bos)).bos(), Some(2));
     assert_eq!(tokenizer(&Tiny::Gemma.parts().key(add_bos, Value::Bool(false))).bos(), None);

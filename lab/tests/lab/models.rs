@@ -1,4 +1,5 @@
-//! The models that scripts/fetch-models brings, where they are: agreement with candle's own models in f32, on the GPU.
+//! The models that scripts/fetch-models brings, where they are: agreement with candle's own models
+//! in f32, on the GPU.
 
 use std::path::Path;
 
@@ -14,10 +15,12 @@ use lab::tokenizer::Tokenizer;
 const SMOLLM: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 const GEMMA: &str = "gemma-3-270m-q4_k_m.gguf";
 
-/// Error of a logit over the largest: two f32 computations of tens of layers, each summed in another order.
+/// Error of a logit over the largest: two f32 computations of tens of layers, each summed in
+/// another order.
 const TOLERANCE: f32 = 1e-5;
 
-/// A continuation by the GPU, and that candle, given the same tokens, has the same logits and would have chosen every one of them.
+/// A continuation by the GPU, and that candle, given the same tokens, has the same logits and would
+/// have chosen every one of them.
 fn agrees(path: &Path, gpu: &prflash::Context, prompt: &str, theirs: impl Fn(&[u32]) -> Vec<f32>) -> String {
     let file = ModelFile::open(path).unwrap();
     let mut tokenizer = Tokenizer::read(&file).unwrap();
@@ -96,7 +99,8 @@ fn texts_have_the_ids_of_the_models() {
     check(GEMMA, &[("The capital of France is", &[818, 5279, 529, 7001, 563])]);
 }
 
-/// An independent forward pass in numpy (scripts/make-fixture --check) has a perplexity of 31.411 on the first 1,024 tokens of Persuasion.
+/// An independent forward pass in numpy (scripts/make-fixture --check) has a perplexity of 31.411
+/// on the first 1,024 tokens of Persuasion.
 #[test]
 fn perplexity_is_that_of_numpy() {
     let name = "perplexity_is_that_of_numpy";

@@ -1,4 +1,5 @@
-//! The study of the paper's questions on small random models: sweeps resume, reports say what there is, and the committed report is what the committed files give.
+//! The study of the paper's questions on small random models: sweeps resume, reports say what there
+//! is, and the committed report is what the committed files give.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -62,7 +63,8 @@ impl Study {
         Ok(units)
     }
 
-    /// Rows of all files, without what differs between runs: seconds, the last column where there is one.
+    /// Rows of all files, without what differs between runs: seconds, the last column where there
+    /// is one.
     fn rows(&self, results: &str) -> Vec<String> {
         let mut all = Vec::new();
         for question in Question::ALL {
@@ -305,7 +307,8 @@ fn errors_by_age_follow_the_bits() {
             |bits| error(&stairs(&format!("kivi{bits};segment=32;residual=32")), layer)[0].whole_error;
         let (two, four, eight) = (whole(2), whole(4), whole(8));
         assert!(two > 2.0 * four && four > 4.0 * eight && eight > 0.0, "{two} {four} {eight}");
-        // The newest tokens are precise, so older ones carry the error of scores; a window of 24 tokens is precise altogether.
+        // The newest tokens are precise, so older ones carry the error of scores; a window of 24
+        // tokens is precise altogether.
         let ages = error(&stairs("kivi2;segment=32;residual=32"), layer);
         assert_eq!(ages.iter().map(|age| age.ages.clone()).collect::<Vec<_>>(), [0..128, 128..200]);
         if config.window(layer).is_none() {
@@ -343,7 +346,8 @@ fn times_come_in_turns() {
     }
 }
 
-/// `lab report` was run behind the last change of the files of results, of the study and of the report.
+/// `lab report` was run behind the last change of the files of results, of the study and of the
+/// report.
 #[test]
 fn the_committed_report_is_what_the_committed_files_give() {
     let lab = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -34,8 +34,8 @@ use crate::position::Positions;
 ///   other keys are. LSE is −∞ for empty rows alone.
 /// - A score past what f32 holds (±3.4·10³⁸), before or after the soft-cap and the bias, is
 ///   infinite with its sign. Where only parts of an inner product's sum are past it, the score may
-///   be infinite or NaN. Queries that hold infinities over a [cache](crate::KvCache), and infinities
-///   that are rotated, may give NaN instead of ±∞.
+///   be infinite or NaN. Queries that hold infinities over a [cache](crate::KvCache), and
+///   infinities that are rotated, may give NaN instead of ±∞.
 /// - A value that isn't finite makes its channel of the output infinite or NaN in every row that
 ///   sees it, be its weight 0 (`0·∞` is NaN); it changes no other channel and no LSE.
 ///
@@ -81,7 +81,8 @@ impl Attention {
         Self { causal: false, ..Self::causal() }
     }
 
-    /// Only keys at a lag `|Δ| < tokens` are visible (the query's own position counts as one). Token-exact.
+    /// Only keys at a lag `|Δ| < tokens` are visible (the query's own position counts as one).
+    /// Token-exact.
     ///
     /// # Errors
     /// Invalid argument if `tokens` is 0.
@@ -138,7 +139,8 @@ impl Attention {
         Self { output: dtype, ..self }
     }
 
-    /// Scores that depend on positions: a rotation of queries and keys, a bias against distance, or both.
+    /// Scores that depend on positions: a rotation of queries and keys, a bias against distance, or
+    /// both.
     pub fn with_positions(self, positions: Positions) -> Self {
         Self { positions: Some(Arc::new(positions)), ..self }
     }

@@ -6,8 +6,9 @@ use crate::error::{Result, ensure};
 
 /// A range of visible keys for each query of a sequence, beside causality, window and schedule.
 ///
-/// For several documents packed into one sequence, so that no query sees another document's keys. Ranges ascend with the
-/// query, so a workgroup knows from its first and last row what all of them see.
+/// For several documents packed into one sequence, so that no query sees another document's keys.
+/// Ranges ascend with the query, so a workgroup knows from its first and last row what all of them
+/// see.
 ///
 /// Memory is proportional to the number of different ranges.
 ///
@@ -35,8 +36,8 @@ struct Run {
 const END: u32 = i32::MAX as u32;
 
 impl Documents {
-    /// Self-attention over documents of these lengths behind each other: a query sees its own document's keys. The lengths sum to
-    /// `q_len = kv_len`.
+    /// Self-attention over documents of these lengths behind each other: a query sees its own
+    /// document's keys. The lengths sum to `q_len = kv_len`.
     ///
     /// # Errors
     /// Invalid argument if the sum is past 2³¹ − 1.
@@ -68,7 +69,8 @@ impl Documents {
         Self { runs }
     }
 
-    /// The first visible key of each query; with a causal mask that isolates documents, also where `q_len ≠ kv_len`.
+    /// The first visible key of each query; with a causal mask that isolates documents, also where
+    /// `q_len ≠ kv_len`.
     ///
     /// # Errors
     /// Invalid argument unless the starts ascend (equal ones are fine) and are below 2³¹ − 1.

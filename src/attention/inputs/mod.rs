@@ -1,4 +1,5 @@
-//! What is computed, as plain values of the host: options, and what a call reads beside its tensors.
+//! What is computed, as plain values of the host: options, and what a call reads beside its
+//! tensors.
 
 pub(crate) mod attention;
 pub(crate) mod documents;

@@ -4,8 +4,9 @@ use crate::error::{Result, ensure};
 
 /// The position of every query and key of a sequence, where they don't just count up.
 ///
-/// Without it key j is at position j and query i at `i + kv_len − q_len`. Only rotation and bias go by these numbers; causality, windows and schedules go by
-/// the order in memory. For documents that each count from 0, evicted or re-ordered caches, and trees of draft tokens.
+/// Without it key j is at position j and query i at `i + kv_len − q_len`. Only rotation and bias go
+/// by these numbers; causality, windows and schedules go by the order in memory. For documents that
+/// each count from 0, evicted or re-ordered caches, and trees of draft tokens.
 ///
 /// ```
 /// use prflash::PositionIds;

@@ -36,7 +36,8 @@ impl<'a> Tables<'a> {
     /// blocks of one size and lists of one granularity, since a kernel walks them alike.
     ///
     /// # Errors
-    /// Invalid argument (`schedule`) if its block size or granularity is another than that of those before it.
+    /// Invalid argument (`schedule`) if its block size or granularity is another than that of those
+    /// before it.
     pub fn with_schedule(mut self, schedule: &'a Schedule) -> Result<Self> {
         let kind = |schedule: &Schedule| (schedule.grid().block_size(), schedule.grid().granularity());
         if let Some(first) = self.schedules.first() {

@@ -75,7 +75,8 @@ fn plain(add: &mut Visit<'_>) {
     }
 }
 
-/// Keys and values in blocks, and rows that lanes share: dimensions with large powers of two in them, and without.
+/// Keys and values in blocks, and rows that lanes share: dimensions with large powers of two in
+/// them, and without.
 fn blocks_and_shared_rows(add: &mut Visit<'_>) {
     let linear = PositionsVariant { bias: BiasVariant::Linear, ..NONE };
     for (dim, positions) in
@@ -111,7 +112,8 @@ fn half_products(add: &mut Visit<'_>) {
     }
 }
 
-/// Each pairing, whole and partial, each bias, at dimensions whose keys turn in registers (64, 128) and not (80).
+/// Each pairing, whole and partial, each bias, at dimensions whose keys turn in registers (64, 128)
+/// and not (80).
 fn positions(add: &mut Visit<'_>) {
     for (dim, rope, bias, factor) in [
         (64, Some((Pairing::Interleaved, 64)), BiasVariant::None, false),

@@ -17,28 +17,39 @@ pub(crate) const TILE_ROWS: usize = INVOCATIONS as usize;
 /// | others | 1 row, 4 keys, direct | the same, shared by 2 lanes | the same, shared by 2 or 4 lanes |
 /// | others, without subgroups of at most 64 | 1 row, 4 keys, direct | 1 row, 2 keys, direct | 1 row, 1 key, direct |
 ///
-/// With at most 8 queries a sequence it takes the split kernel instead ([`Decode`]): its rows are too few to fill a tile.
+/// With at most 8 queries a sequence it takes the split kernel instead ([`Decode`]): its rows are
+/// too few to fill a tile.
 ///
-/// With more, in f16 storage and without a cache, it takes the kernel on matrix units ([`Matrix`]: 16 × 16 fragments where the device lists them, else 8 × 8, rows padded where workgroup memory allows),
-/// but only where [`ContextOptions::cooperative_matrices`](crate::ContextOptions::cooperative_matrices) asked for it, never on a CPU adapter or in a browser, and only once it has agreed with the
-/// portable kernel on that device, in a few small problems that the first plan for its dimensions runs. [`Plan::kernel_reason`](crate::Plan::kernel_reason) says where it didn't.
+/// With more, in f16 storage and without a cache, it takes the kernel on matrix units ([`Matrix`]:
+/// 16 × 16 fragments where the device lists them, else 8 × 8, rows padded where workgroup memory
+/// allows), but only where
+/// [`ContextOptions::cooperative_matrices`](crate::ContextOptions::cooperative_matrices) asked for
+/// it, never on a CPU adapter or in a browser, and only once it has agreed with the portable kernel
+/// on that device, in a few small problems that the first plan for its dimensions runs.
+/// [`Plan::kernel_reason`](crate::Plan::kernel_reason) says where it didn't.
 ///
-/// Direct tiles whose rows lanes share ([`Tile::with_parts`]) take their lanes' subgroups for granted, which WebGPU doesn't promise: they come before the same trial, and behind them the tiles of the last line.
+/// Direct tiles whose rows lanes share ([`Tile::with_parts`]) take their lanes' subgroups for
+/// granted, which WebGPU doesn't promise: they come before the same trial, and behind them the
+/// tiles of the last line.
 ///
-/// On lavapipe that is what was fastest within 3 s of compiling (`docs/MEASURED.md` has times). On other devices a lane's part of q and o fits the registers,
-/// and loads at uniform addresses go through a scalar or broadcast path: chosen from the machine code that `scripts/isa` counts
-/// for AMD's GPUs, not measured. Where workgroup memory is too
-/// small for staging, the tile is read directly. With a rotation ([`Rope`](crate::Rope)) tiles are staged on every device and take at least two keys at a time, since keys turn on their way through workgroup memory.
+/// On lavapipe that is what was fastest within 3 s of compiling (`docs/MEASURED.md` has times). On
+/// other devices a lane's part of q and o fits the registers, and loads at uniform addresses go
+/// through a scalar or broadcast path: chosen from the machine code that `scripts/isa` counts for
+/// AMD's GPUs, not measured. Where workgroup memory is too small for staging, the tile is read
+/// directly. With a rotation ([`Rope`](crate::Rope)) tiles are staged on every device and take at
+/// least two keys at a time, since keys turn on their way through workgroup memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(try_from = "String", into = "String"))]
 #[non_exhaustive]
 pub enum Kernel {
-    /// `attention_naive`: one query row per invocation, plain loops. The documentation of the others.
+    /// `attention_naive`: one query row per invocation, plain loops. The documentation of the
+    /// others.
     Naive,
     /// `attention_tiled`: several query rows per invocation in registers, several keys at a time.
     Tiled(Tile),
-    /// `attention_decode`: a few queries, the keys split over workgroups, and `merge_splits` after it.
+    /// `attention_decode`: a few queries, the keys split over workgroups, and `merge_splits` after
+    /// it.
     Decode(Decode),
     /// `attention_matrix`: many queries in f16 storage, on the device's matrix units.
     Matrix(Matrix),
@@ -46,9 +57,12 @@ pub enum Kernel {
 
 /// The shape of the kernel on matrix units: cooperative matrices with f16 operands and f32 sums.
 ///
-/// It takes tiles of 64 rows by 32 keys at a time. Queries, keys and values must be stored in f16; they are multiplied as they are, or, where a [`Rope`](crate::Rope) turns
-/// them, turned in f32 and rounded to f16. Weights are rounded to f16 too, so that outputs may deviate by `2⁻¹¹ · max |v|` beyond what f32 arithmetic does
-/// ([`Tolerance::of_kernel_output`](crate::verify::Tolerance::of_kernel_output)); everything else is f32.
+/// It takes tiles of 64 rows by 32 keys at a time. Queries, keys and values must be stored in f16;
+/// they are multiplied as they are, or, where a [`Rope`](crate::Rope) turns them, turned in f32 and
+/// rounded to f16. Weights are rounded to f16 too, so that outputs may deviate by `2⁻¹¹ · max |v|`
+/// beyond what f32 arithmetic does
+/// ([`Tolerance::of_kernel_output`](crate::verify::Tolerance::of_kernel_output)); everything else
+/// is f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Matrix {
     edge: u8,
@@ -64,9 +78,11 @@ impl Matrix {
     /// Lanes that share a row.
     pub(crate) const LANES_EACH: usize = 2;
 
-    /// Fragments are `edge` × `edge` (8 or 16). With `padded` rows in workgroup memory lie 16 bytes further apart, against bank conflicts; without, it needs less: 32 KiB at D = 128.
+    /// Fragments are `edge` × `edge` (8 or 16). With `padded` rows in workgroup memory lie 16 bytes
+    /// further apart, against bank conflicts; without, it needs less: 32 KiB at D = 128.
     ///
-    /// `emulated` computes the same without matrix units, in core WGSL: slowly, to test the kernel on any device.
+    /// `emulated` computes the same without matrix units, in core WGSL: slowly, to test the kernel
+    /// on any device.
     ///
     /// # Errors
     /// Invalid argument for other numbers.
@@ -92,7 +108,8 @@ impl Matrix {
 
     /// Where everything lies in workgroup memory.
     pub(crate) fn layout(&self, head_dim: usize) -> MatrixLayout {
-        // In units of their elements; every row begins at a multiple of 16 bytes, as loads of fragments require.
+        // In units of their elements; every row begins at a multiple of 16 bytes, as loads of
+        // fragments require.
         let (half_pad, sum_pad) = if self.padded { (8, 4) } else { (0, 0) };
         let head_padded = head_dim.next_multiple_of(self.edge());
         let head_stride = head_padded + half_pad;
@@ -116,7 +133,8 @@ impl Matrix {
     }
 }
 
-/// Rows and regions of the matrix kernel's workgroup memory, in elements of f16 (or of f32, for `sum…`).
+/// Rows and regions of the matrix kernel's workgroup memory, in elements of f16 (or of f32, for
+/// `sum…`).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MatrixLayout {
     pub(crate) head_padded: usize,
@@ -137,7 +155,8 @@ impl MatrixLayout {
     }
 }
 
-/// The shape of the split kernel: every lane computes one component of every quad, so four lanes hold a row.
+/// The shape of the split kernel: every lane computes one component of every quad, so four lanes
+/// hold a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Decode {
     row_sets: u8,
@@ -157,9 +176,11 @@ impl Decode {
     /// The most queries of a sequence for which a plan chooses this kernel.
     pub(crate) const QUERIES: usize = 8;
 
-    /// A workgroup of 16 lanes holds `4 · row_sets` rows (1, 2, 4 or 8): query heads that share a key/value head, times queries. Keys and values are read once for all of them.
+    /// A workgroup of 16 lanes holds `4 · row_sets` rows (1, 2, 4 or 8): query heads that share a
+    /// key/value head, times queries. Keys and values are read once for all of them.
     ///
-    /// With `quads` the four lanes of a row add up by quad operations, which need a device with subgroups; without, through workgroup memory.
+    /// With `quads` the four lanes of a row add up by quad operations, which need a device with
+    /// subgroups; without, through workgroup memory.
     ///
     /// # Errors
     /// Invalid argument for other numbers.
@@ -168,8 +189,9 @@ impl Decode {
         Ok(Self { row_sets: row_sets as u8, quads })
     }
 
-    /// For a number of rows that share keys. On GPUs no more than a lane's registers hold (128 for q and o, as the machine code of `scripts/isa` shows; more
-    /// spill), though then keys are read more than once.
+    /// For a number of rows that share keys. On GPUs no more than a lane's registers hold (128 for
+    /// q and o, as the machine code of `scripts/isa` shows; more spill), though then keys are read
+    /// more than once.
     pub(super) fn choose(rows: usize, quads: bool, software: bool, dim: usize) -> Self {
         let most = if software { 8 } else { 1 << (Self::HELD / dim).clamp(1, 8).ilog2() };
         let sets = rows.div_ceil(Self::ROWS).next_power_of_two().min(most);
@@ -203,13 +225,15 @@ pub struct Tile {
 }
 
 impl Tile {
-    /// The largest subgroup with which rows can be shared: as many lanes as a part has, with one row each.
+    /// The largest subgroup with which rows can be shared: as many lanes as a part has, with one
+    /// row each.
     pub(crate) const SHARED_SUBGROUP: u32 = 64;
 
-    /// `rows_each` query rows per invocation (1, 2, 4 or 8; a workgroup has `64 / rows_each` invocations) and `keys` keys at a time (1, 2, 4 or 8).
+    /// `rows_each` query rows per invocation (1, 2, 4 or 8; a workgroup has `64 / rows_each`
+    /// invocations) and `keys` keys at a time (1, 2, 4 or 8).
     ///
-    /// `staged` keys and values are first copied into workgroup memory; otherwise every invocation reads them from storage, at addresses
-    /// that are uniform over the workgroup.
+    /// `staged` keys and values are first copied into workgroup memory; otherwise every invocation
+    /// reads them from storage, at addresses that are uniform over the workgroup.
     ///
     /// # Errors
     /// Invalid argument for other numbers.
@@ -219,7 +243,8 @@ impl Tile {
         Ok(Self { rows_each: rows_each as u8, keys: keys as u8, staged, halves: false, parts: 1 })
     }
 
-    /// Whether products are taken in f16, two at a time where hardware does that, and summed in f32 after at most 8 of them. It needs storage in f16 and a device with f16 arithmetic.
+    /// Whether products are taken in f16, two at a time where hardware does that, and summed in f32
+    /// after at most 8 of them. It needs storage in f16 and a device with f16 arithmetic.
     ///
     /// Scores (times the scale and ½·log₂e, before a soft-cap) and their parts must stay within
     /// ±65,504, else they are infinite; values within ±16,000 divided by the keys at a time; what
@@ -229,8 +254,9 @@ impl Tile {
         Self { halves, ..self }
     }
 
-    /// With a row's channels divided among this many lanes of different subgroups (1, 2 or 4), each of which has registers for its own only. It needs head and value dimensions that
-    /// `4 · parts` divides and, unless staged, a device with subgroups of at most `64 / rows_each`.
+    /// With a row's channels divided among this many lanes of different subgroups (1, 2 or 4), each
+    /// of which has registers for its own only. It needs head and value dimensions that `4 · parts`
+    /// divides and, unless staged, a device with subgroups of at most `64 / rows_each`.
     ///
     /// # Errors
     /// Invalid argument for other numbers.
@@ -239,7 +265,8 @@ impl Tile {
         Ok(Self { parts: parts as u8, ..self })
     }
 
-    /// The tile shape for an adapter that is the CPU, or isn't, the head dimensions, whether tiles must be staged, and whether rows can be shared.
+    /// The tile shape for an adapter that is the CPU, or isn't, the head dimensions, whether tiles
+    /// must be staged, and whether rows can be shared.
     pub(crate) fn choose(software: bool, dims: [usize; 2], staged: bool, shared: bool) -> Self {
         let dim = dims[0].max(dims[1]);
         let (rows_each, keys) = match (software, dim) {
@@ -295,7 +322,8 @@ impl Tile {
         self.halves
     }
 
-    /// Quads of channels whose products are summed before they are added to a score: the most, up to 8, that divide a head's.
+    /// Quads of channels whose products are summed before they are added to a score: the most, up
+    /// to 8, that divide a head's.
     pub(crate) fn sum_quads(&self, head_dim: usize) -> usize {
         let quads = head_dim / 4 / self.parts();
         if !self.halves {

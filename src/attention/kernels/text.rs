@@ -18,7 +18,8 @@ use crate::runtime::text::{
 pub(super) const ROPE_PIECE: &str = include_str!("../../../shaders/attention/rope.wgsl");
 pub(super) const ENDING_PIECE: &str = include_str!("../../../shaders/attention/ending.wgsl");
 
-/// The text of an attention kernel, which takes keys and values in blocks of this many quads, or quad by quad (0).
+/// The text of an attention kernel, which takes keys and values in blocks of this many quads, or
+/// quad by quad (0).
 pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
     let Variant { kernel, storage, output, head_dim, value_dim, positions, cache } = *variant;
     let (rows_each, keys) = match kernel {
@@ -132,7 +133,8 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
         Kernel::Tiled(_) => include_str!("../../../shaders/attention/attention_tiled.wgsl"),
         Kernel::Matrix(_) => include_str!("../../../shaders/attention/attention_matrix.wgsl"),
         Kernel::Decode(_) => {
-            // Written out, a step of four tokens is faster; but text that is too long takes drivers many seconds.
+            // Written out, a step of four tokens is faster; but text that is too long takes drivers
+            // many seconds.
             let written_out = row_sets * (head_dim.max(value_dim)) <= 128;
             decode = decode_text(cache, written_out);
             decode.as_str()
@@ -281,7 +283,8 @@ struct Turn {
     groups: usize,
     keys: usize,
     rest: usize,
-    /// Whether every lane has one quad to turn, so that the rotations of a step stay in its registers.
+    /// Whether every lane has one quad to turn, so that the rotations of a step stay in its
+    /// registers.
     in_registers: bool,
 }
 

@@ -1,4 +1,5 @@
-//! The memory of a cache on a GPU: two buffers, keys and values, in which every sequence has a region of every head.
+//! The memory of a cache on a GPU: two buffers, keys and values, in which every sequence has a
+//! region of every head.
 
 use std::ops::Range;
 
@@ -173,7 +174,8 @@ impl Sizes<'_> {
         if held.capacity > 0 { [STAMP_WORDS + keys, values] } else { [0; 2] }
     }
 
-    /// The least capacity for what is held. A truncated sequence may have blocks that its length alone doesn't need.
+    /// The least capacity for what is held. A truncated sequence may have blocks that its length
+    /// alone doesn't need.
     pub(super) fn least(&self, held: &Held) -> usize {
         let for_blocks = match held.segments() {
             0 => 0,
@@ -189,8 +191,9 @@ impl Sizes<'_> {
     }
 }
 
-/// Gives the sequences of `needs` (index, tokens) room in an arena with heads of `strides` words, without moving any: those that are new in the first gap that is large enough, the
-/// others where they are, if the gap behind them is. `None` where that doesn't do.
+/// Gives the sequences of `needs` (index, tokens) room in an arena with heads of `strides` words,
+/// without moving any: those that are new in the first gap that is large enough, the others where
+/// they are, if the gap behind them is. `None` where that doesn't do.
 pub(super) fn grow_in_place(
     sizes: &Sizes<'_>,
     sequences: &[Option<Held>],
@@ -252,7 +255,8 @@ fn gaps(
 /// How generously a new arena is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Room {
-    /// Twice the room for those that need more, and for those that soon will; half as much again as the arena before, for sequences to come.
+    /// Twice the room for those that need more, and for those that soon will; half as much again as
+    /// the arena before, for sequences to come.
     Ample,
     /// Twice the room for those that need more, and for those that soon will.
     Doubled,
@@ -323,7 +327,8 @@ mod tests {
         apart(&packed, strides);
         assert!(packed.iter().flatten().all(|held| held.capacity == 1024));
         sequences = packed;
-        // The last one can't grow where it is, the first can when the second is gone, and then there is no gap left for a new one.
+        // The last one can't grow where it is, the first can when the second is gone, and then
+        // there is no gap left for a new one.
         assert_eq!(grow_in_place(&sizes, &sequences, strides, &[(2, 2000)]), None);
         assert_eq!(grow_in_place(&sizes, &sequences, strides, &[(0, 2000)]), None);
         sequences[1] = None;

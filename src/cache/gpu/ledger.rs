@@ -1,13 +1,17 @@
 //! What became of the commands that were recorded for a cache.
 //!
-//! The host's view of a cache runs ahead of the GPU: it counts what was recorded. Some of that never runs, since its encoder was dropped, or runs out of order. Every change is
-//! therefore numbered, and a sequence has a *stamp* in GPU memory, the number of the last change that took place there. Kernels carry out a change only where the stamp is the
-//! one that the change was recorded after (`shaders/commit.wgsl`), so nothing that was stored is ever damaged. The ledger works out the same on the host, from what wgpu says of
-//! encoders, and takes back what didn't take place.
+//! The host's view of a cache runs ahead of the GPU: it counts what was recorded. Some of that
+//! never runs, since its encoder was dropped, or runs out of order. Every change is therefore
+//! numbered, and a sequence has a *stamp* in GPU memory, the number of the last change that took
+//! place there. Kernels carry out a change only where the stamp is the one that the change was
+//! recorded after (`shaders/commit.wgsl`), so nothing that was stored is ever damaged. The ledger
+//! works out the same on the host, from what wgpu says of encoders, and takes back what didn't take
+//! place.
 //!
-//! wgpu tells of submissions in their order, but threads that poll a device may tell of two at once and swap them. Of what one thread told, the order is taken for the order in which
-//! commands ran; otherwise a sequence is *suspect* and the cache looks its stamp up.
-//! (Encoders out of order whose fates are swapped back by such threads go unnoticed; what was stored is whole even then.)
+//! wgpu tells of submissions in their order, but threads that poll a device may tell of two at once
+//! and swap them. Of what one thread told, the order is taken for the order in which commands ran;
+//! otherwise a sequence is *suspect* and the cache looks its stamp up. (Encoders out of order whose
+//! fates are swapped back by such threads go unnoticed; what was stored is whole even then.)
 
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
@@ -15,8 +19,8 @@ use std::thread::ThreadId;
 use crate::error::{Error, Result};
 use crate::runtime::sync::lock;
 
-/// Below all numbers. Memory that was of another sequence may hold anything where a stamp comes to lie, so numbers are such as hardly occur there: pairs of f16 numbers of which
-/// one is NaN.
+/// Below all numbers. Memory that was of another sequence may hold anything where a stamp comes to
+/// lie, so numbers are such as hardly occur there: pairs of f16 numbers of which one is NaN.
 const FIRST: u32 = 0x7e00_0000;
 
 /// What the host holds of a sequence beside its memory.
@@ -65,7 +69,8 @@ struct Chain {
     links: Vec<Link>,
     /// Changes that rely on one that didn't take place: number, tokens before and after.
     dead: Vec<(u32, usize, usize)>,
-    /// Reads whose commands have run though it isn't known that the change before them has: its number, and who told.
+    /// Reads whose commands have run though it isn't known that the change before them has: its
+    /// number, and who told.
     early: Vec<(u32, ThreadId)>,
     suspect: bool,
 }
@@ -87,7 +92,8 @@ type Fates = Arc<Mutex<Vec<Fate>>>;
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     last: u32,
-    /// Operations that aren't known to have run or to have been dropped, with the arena that they work in.
+    /// Operations that aren't known to have run or to have been dropped, with the arena that they
+    /// work in.
     recorded: Vec<(u32, u32)>,
     chains: Vec<Chain>,
     reads: Vec<Read>,
@@ -97,7 +103,8 @@ pub(super) struct Ledger {
     fault: Option<String>,
 }
 
-/// Goes into an encoder and tells the ledger what became of it: call [`ran`](Token::ran) when its commands have run.
+/// Goes into an encoder and tells the ledger what became of it: call [`ran`](Token::ran) when its
+/// commands have run.
 #[derive(Debug)]
 pub(crate) struct Token {
     number: u32,
@@ -131,7 +138,8 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// The operation takes a sequence from where it is to this state, whose stamp becomes the operation's number.
+    /// The operation takes a sequence from where it is to this state, whose stamp becomes the
+    /// operation's number.
     pub(super) fn change(&mut self, index: usize, account: &mut Account, len: usize, segments: usize) {
         let after = State { len, segments, stamp: self.number };
         self.changes.push((index, account.life, account.state, after));
@@ -323,7 +331,8 @@ impl Ledger {
 }
 
 impl Chain {
-    /// Takes the fate of an operation into account: gives the state that the sequence goes back to, if it does, and what was lost.
+    /// Takes the fate of an operation into account: gives the state that the sequence goes back to,
+    /// if it does, and what was lost.
     fn learn(
         &mut self,
         number: u32,

@@ -52,8 +52,9 @@ pub(super) struct Mover<'a> {
 impl Mover<'_> {
     /// The passes of an append, in the order in which they must take place.
     ///
-    /// A pass moves what arrives on one rung, the last rung first: whatever lay in the places of its ring has left them in a pass before. Rows that stay rows come last,
-    /// when no segment reads the residual any more.
+    /// A pass moves what arrives on one rung, the last rung first: whatever lay in the places of
+    /// its ring has left them in a pass before. Rows that stay rows come last, when no segment
+    /// reads the residual any more.
     pub(super) fn passes(&self, appended: &[Appended]) -> Vec<Pass> {
         let rungs = Side::ALL.map(|side| self.staircase.ladder(side).rungs().len());
         let mut passes = Vec::new();
@@ -120,7 +121,8 @@ impl Mover<'_> {
         }
     }
 
-    /// The widths from one rung (or from rows) to another, packed. Where several steps nest, the last of them does.
+    /// The widths from one rung (or from rows) to another, packed. Where several steps nest, the
+    /// last of them does.
     fn widths(&self, side: Side, from: Option<usize>, to: usize) -> u32 {
         let rungs = self.staircase.ladder(side).rungs();
         let passed = rungs[from.unwrap_or(0)..=to].iter().map(|rung| rung.bits).filter(|&bits| bits != 16);
@@ -142,7 +144,8 @@ impl Mover<'_> {
         kept.iter().rev().fold(0, |packed, &bits| packed << 4 | bits)
     }
 
-    /// Rows from a token on, which lie in the residual if they were there before, else in the input.
+    /// Rows from a token on, which lie in the residual if they were there before, else in the
+    /// input.
     fn rows_of(&self, sequence: &Appended, side: Side, first: usize) -> Move {
         let rows = sequence.input[side as usize];
         let held = sequence.len.saturating_sub(first);
@@ -187,7 +190,8 @@ impl Mover<'_> {
             ..Move::default()
         };
         copy((after * segment).max(len)..end, residual);
-        // Copies of sinks are counted where nobody else reads the numbers: if they are dropped at once otherwise.
+        // Copies of sinks are counted where nobody else reads the numbers: if they are dropped at
+        // once otherwise.
         let standing = self.staircase.standing_at(end, after);
         let dropped = standing.dropped_segments() * segment;
         let sinks = len..end.min(self.layout.sinks);

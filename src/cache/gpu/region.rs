@@ -11,7 +11,8 @@ use crate::cache::standing::Standing;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 
-/// The words of one sequence, one key/value head and one side are a *region* of a buffer. Its parts are of fixed sizes, but for the last:
+/// The words of one sequence, one key/value head and one side are a *region* of a buffer. Its parts
+/// are of fixed sizes, but for the last:
 ///
 /// ```text
 /// sinks      n_sink rows of D'/2 words
@@ -21,8 +22,10 @@ use crate::shape::Shape;
 /// last rung  segment s in block s, as many as the sequence has room for
 /// ```
 ///
-/// The segments of a rung are consecutive and no more than its dwell, so that a ring of that many blocks holds them: an address follows from the token, the length
-/// and the segments that have left the residual, and nothing has to be looked up. R is W + S, and C the dwell, or what the longest sequence needs if that is less.
+/// The segments of a rung are consecutive and no more than its dwell, so that a ring of that many
+/// blocks holds them: an address follows from the token, the length and the segments that have left
+/// the residual, and nothing has to be looked up. R is W + S, and C the dwell, or what the longest
+/// sequence needs if that is less.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RegionLayout {
     /// Rows of the residual's ring: a multiple of 32, so that it wraps where four tokens don't.
@@ -62,7 +65,8 @@ impl RegionLayout {
     /// For sequences of up to `max_len` tokens with the channels of `shape`.
     ///
     /// # Errors
-    /// Too large (`kv_len`) where the rings of such sequences are past what this machine can address.
+    /// Too large (`kv_len`) where the rings of such sequences are past what this machine can
+    /// address.
     pub(crate) fn new(staircase: &Staircase, shape: &Shape, max_len: usize) -> Result<Self> {
         let too_long =
             || Error::too_large("kv_len", format!("a cache of {max_len} tokens can't be addressed"));
@@ -119,7 +123,8 @@ impl RegionLayout {
         base + slot * block_words
     }
 
-    /// The words of each part, in the order of a [`Store`]: sinks, blocks from the oldest on, rows of the residual.
+    /// The words of each part, in the order of a [`Store`]: sinks, blocks from the oldest on, rows
+    /// of the residual.
     fn parts(&self, standing: &Standing<'_>, side: Side) -> [Vec<Range<usize>>; 3] {
         let layout = &self.sides[side as usize];
         let sinks = 0..standing.sinks().len() * layout.row_words;
@@ -171,7 +176,8 @@ impl RegionLayout {
                     end: rung.end.map_or(u32::MAX, |end| end as u32),
                     bits: rung.bits,
                     base: rung.base as u32,
-                    // Of the last rung, more than there are segments: a ring that never comes round.
+                    // Of the last rung, more than there are segments: a ring that never comes
+                    // round.
                     blocks: rung.end.map_or(u32::MAX, |_| rung.blocks.max(1) as u32),
                     block_words: rung.block_words as u32,
                     ..CacheRung::default()

@@ -6,7 +6,8 @@ use crate::runtime::program::{Binds, INVOCATIONS, Program};
 use crate::runtime::text;
 use crate::sampling::sampler::GpuRule;
 
-/// One of the passes that draw a schedule. All have the same bindings, so that they share their bind groups.
+/// One of the passes that draw a schedule. All have the same bindings, so that they share their
+/// bind groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Draw {
     /// `shaders/sampling/schedule_count.wgsl`.

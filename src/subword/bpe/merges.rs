@@ -49,8 +49,8 @@ impl Merges {
     ///
     /// # Errors
     /// Invalid argument (`pairs`) if a pair has an id that isn't made before it, spells more than
-    /// [`MAX_PIECE`](super::MAX_PIECE) bytes, or spells what another pair before it or a byte does; too large
-    /// past [`MAX_PIECES`](crate::limits::MAX_PIECES).
+    /// [`MAX_PIECE`](super::MAX_PIECE) bytes, or spells what another pair before it or a byte does;
+    /// too large past [`MAX_PIECES`](crate::limits::MAX_PIECES).
     pub fn from_pairs(pairs: impl IntoIterator<Item = (u32, u32)>) -> Result<Self> {
         let mut merges = Self::bytes();
         pairs.into_iter().try_for_each(|pair| merges.append(pair))?;

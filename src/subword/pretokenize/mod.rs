@@ -75,9 +75,9 @@ impl Pattern {
         Words { pattern: self, text: Text::new(text), at: 0 }
     }
 
-    /// The first place from `from` on at which a word begins by every pattern, whatever stands before
-    /// and behind it: after a line's end and before an ASCII letter or digit, which no pattern has in
-    /// one word.
+    /// The first place from `from` on at which a word begins by every pattern, whatever stands
+    /// before and behind it: after a line's end and before an ASCII letter or digit, which no
+    /// pattern has in one word.
     pub(super) fn seam(text: &[u8], from: usize) -> Option<usize> {
         let around = text.get(from.checked_sub(1)?..)?.windows(2);
         let at = around.into_iter().position(|pair| pair[0] == b'\n' && pair[1].is_ascii_alphanumeric())?;

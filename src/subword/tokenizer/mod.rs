@@ -135,7 +135,8 @@ impl Tokenizer {
     }
 
     /// The ids of several texts, each by itself, on so many threads; a long text is shared among
-    /// them. The ids are those of [`encode`](Tokenizer::encode). On one thread where there are none.
+    /// them. The ids are those of [`encode`](Tokenizer::encode). On one thread where there are
+    /// none.
     pub fn encode_batch<T: AsRef<[u8]> + Sync>(&self, texts: &[T], threads: NonZeroUsize) -> Vec<Vec<u32>> {
         let part = if threads.get() == 1 { usize::MAX } else { PART };
         self.encode_parts(texts, threads, part)

@@ -140,14 +140,14 @@ impl Trainer {
         })
     }
 
-    /// What came out best on held-out prose and code, in bytes per token and bits per byte together:
-    /// [`Cost::Unigram`] with λ = 2 nats, and as many rounds as lower the objective, or two where
-    /// there are more than a third as many pieces as different words to train on.
+    /// What came out best on held-out prose and code, in bytes per token and bits per byte
+    /// together: [`Cost::Unigram`] with λ = 2 nats, and as many rounds as lower the objective, or
+    /// two where there are more than a third as many pieces as different words to train on.
     ///
-    /// λ makes texts some 1% shorter in tokens than without it, and leaves their bits per byte where
-    /// they are. A vocabulary that isn't much smaller than the number of different words learns
-    /// them by heart, and cuts words that it hasn't seen into more pieces the longer it is trained.
-    /// (The lab's results have the figures.)
+    /// λ makes texts some 1% shorter in tokens than without it, and leaves their bits per byte
+    /// where they are. A vocabulary that isn't much smaller than the number of different words
+    /// learns them by heart, and cuts words that it hasn't seen into more pieces the longer it is
+    /// trained. (The lab's results have the figures.)
     ///
     /// # Errors
     /// As [`new`](Trainer::new).

@@ -202,7 +202,8 @@ impl Asked {
             }
             for (question, best) in self.questions.iter().zip(&mut best) {
                 let scores = scores(method, question.places.map(|place| &cosines[place]));
-                // Rows behind the last are of the block before, or 0: they may be looked at in vain.
+                // Rows behind the last are of the block before, or 0: they may be looked at in
+                // vain.
                 if best.is_none_or(|(score, _)| maximum(&scores) > score) {
                     self.look(question, &scores[..count], start, best);
                 }

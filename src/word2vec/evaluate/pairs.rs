@@ -95,7 +95,8 @@ impl Pairs {
     }
 
     /// Two halves, always the same: one to choose settings by, the other to report what was chosen,
-    /// so that it isn't praised for what it was chosen for. Of an odd number the first has one more.
+    /// so that it isn't praised for what it was chosen for. Of an odd number the first has one
+    /// more.
     ///
     /// Neighbours in the files have words in common, so that every second pair would be no
     /// independent half: places are sorted by [`hash_words`] of their number, and the first half of

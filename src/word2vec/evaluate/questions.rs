@@ -20,9 +20,9 @@ use crate::error::Result;
 pub struct Questions(Vec<(String, Vec<[String; 4]>)>);
 
 impl Questions {
-    /// Reads a file like `questions-words.txt`: lines of a colon, a space and the name of a section,
-    /// and behind each its questions, four words in a line with spaces between, the last of which is
-    /// the answer. Empty lines are passed over.
+    /// Reads a file like `questions-words.txt`: lines of a colon, a space and the name of a
+    /// section, and behind each its questions, four words in a line with spaces between, the last
+    /// of which is the answer. Empty lines are passed over.
     ///
     /// # Errors
     /// - [`is_corrupt`](crate::Error::is_corrupt), with the line, if it isn't as it must be

@@ -10,7 +10,8 @@ use crate::word2vec::vectors::WordVectors;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Similarity {
     /// Spearman's rank correlation of cosines with ratings, from −1 to 1, with mean ranks of equal
-    /// values. NaN where it isn't defined: less than two pairs, or all cosines or all ratings equal.
+    /// values. NaN where it isn't defined: less than two pairs, or all cosines or all ratings
+    /// equal.
     pub spearman: f64,
     /// Pairs in the file.
     pub pairs: usize,

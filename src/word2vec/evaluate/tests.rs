@@ -78,7 +78,8 @@ fn near(got: f64, want: f64, tolerance: f64) {
     assert!((got - want).abs() <= tolerance, "{got}, expected {want}");
 }
 
-/// `scipy.stats.spearmanr`, and a case by hand: of ranks 1, 2, 3 and 1½, 1½, 3 it is 1.5 / √(2·1.5).
+/// `scipy.stats.spearmanr`, and a case by hand: of ranks 1, 2, 3 and 1½, 1½, 3 it is 1.5 /
+/// √(2·1.5).
 #[test]
 fn rank_correlations_with_ties() {
     let scipy = spearman(&[1.0, 2.0, 2.0, 3.0, 5.0, 5.0, 5.0], &[2.0, 1.0, 2.0, 2.0, 9.0, 8.0, 9.0]);

@@ -19,9 +19,9 @@ impl<'c> Training<'c> {
     /// Writes all that is needed to go on: where the training is, and its weights. A file that is
     /// there stays whole until the new one is.
     ///
-    /// Behind the first line: the sum of corpus and options (u64), epoch and batch (u32), word vectors
-    /// and output weights (f32, a row a word), and the FNV-1a sum of all before it (u64), in
-    /// little-endian order.
+    /// Behind the first line: the sum of corpus and options (u64), epoch and batch (u32), word
+    /// vectors and output weights (f32, a row a word), and the FNV-1a sum of all before it (u64),
+    /// in little-endian order.
     ///
     /// # Errors
     /// I/O errors with the path; out of memory; device lost.

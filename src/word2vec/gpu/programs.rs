@@ -164,7 +164,8 @@ impl Program for Word2vec {
         };
         let batch = match self {
             Self::Fold(_) | Self::Update(_) => String::new(),
-            // What each of the shared negatives counts, so that a pair has as many as was asked for.
+            // What each of the shared negatives counts, so that a pair has as many as was asked
+            // for.
             _ => format!(
                 "const NEGATIVES_EACH: f32 = {:?};\n{}",
                 form.negative as f32 / form.shared as f32,

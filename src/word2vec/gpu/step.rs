@@ -281,7 +281,8 @@ impl Capacity {
         let items = if form.pairs { tokens } else { centres };
         let negatives = items.div_ceil(RUN) * form.shared;
         let gradients = centres + negatives + tokens;
-        // Of each gradient its number, that of its row with what belongs to it, and a part of a stretch.
+        // Of each gradient its number, that of its row with what belongs to it, and a part of a
+        // stretch.
         let lists = 5 * gradients + 4 * gradients.div_ceil(STRETCH);
         let numbers = tokens + centres + items + negatives + lists;
         let (of_pairs, changes) = if form.pairs { (centres * form.ring(), 0) } else { (0, centres) };

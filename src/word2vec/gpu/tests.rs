@@ -48,7 +48,8 @@ pub(super) fn training<'c>(
     (training, Weights { dimension: options.dimension(), inputs: wide(inputs), outputs: wide(outputs) })
 }
 
-/// The largest difference of a weight from the oracle's, as a part of 1 + |weight|, after each of two batches.
+/// The largest difference of a weight from the oracle's, as a part of 1 + |weight|, after each of
+/// two batches.
 pub(super) fn difference(training: &mut Training<'_>, mut weights: Weights) -> f64 {
     let mut most = 0.0f64;
     for _ in 0..2 {

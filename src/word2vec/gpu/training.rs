@@ -69,8 +69,9 @@ pub struct Training<'c> {
 impl<'c> Training<'c> {
     /// Makes ready: word vectors even between −1/2 and 1/2 over the dimension, output weights 0.
     ///
-    /// Weights and those that are kept for when a training diverges take 16 bytes for each number of
-    /// the word vectors. A batch takes about 12 bytes for each of its tokens and numbers of a vector.
+    /// Weights and those that are kept for when a training diverges take 16 bytes for each number
+    /// of the word vectors. A batch takes about 12 bytes for each of its tokens and numbers of a
+    /// vector.
     ///
     /// # Errors
     /// Too large (`dimension`, `batch`) if the device can't bind the weights or what a batch takes;

@@ -1,4 +1,5 @@
-//! Devices as they come: a caller's own, a small one, none, one that is gone. And everything that a plan must refuse.
+//! Devices as they come: a caller's own, a small one, none, one that is gone. And everything that a
+//! plan must refuse.
 
 mod refusals;
 
@@ -270,7 +271,8 @@ fn matrix_units_are_used_where_they_can_be() {
     let options = options.cooperative_matrix_properties(vec![listed]);
     let context = Context::from_wgpu_with(device, queue, &options).unwrap();
     assert!(context.capabilities().cooperative_matrices.is_empty());
-    // What it doesn't compute is refused, emulated or not; what needs more memory than there is, too: 16 KiB on such a device.
+    // What it doesn't compute is refused, emulated or not; what needs more memory than there is,
+    // too: 16 KiB on such a device.
     let emulated = by(Some(crate::common::matrix(16, false)));
     let refused = |attention: Attention, dim| {
         let shape = Shape::new(2, 1, 100, dim).unwrap();
@@ -308,7 +310,8 @@ fn shaders_with_and_without_checks() {
             let problem = Problem::random(attention, shape, case as u64);
             problem.check(&context, Storage::TokensFirst, &Tables::new(), "trusted");
         }
-        // A large schedule is drawn; then a small one is said to be, in commands that nobody submits.
+        // A large schedule is drawn; then a small one is said to be, in commands that nobody
+        // submits.
         let shape = Shape::new(4, 2, 1000, 64).unwrap();
         let grid = BlockGrid::causal(&shape).with_granularity(Granularity::Shared);
         let small = BlockGrid::causal(&shape.with_q_len(130).unwrap().with_kv_len(130).unwrap())

@@ -72,7 +72,8 @@ fn wrong_operands_are_named() {
     assert_eq!(refused(Operands { lse: Some(rows.view()), ..good }), "lse", "not asked for");
     let with_lse = Attention::causal().with_lse(true).plan(&context, &shape).unwrap();
     assert_eq!(with_lse.bind(&good).unwrap_err().argument(), Some("lse"), "missing");
-    // Two halves of one buffer: distinct places, but one buffer can't be read and written in one dispatch.
+    // Two halves of one buffer: distinct places, but one buffer can't be read and written in one
+    // dispatch.
     let both = zeros(&context, DType::F32, Layout::heads_first(2, 4, 32, 64).unwrap());
     let half_of = |offset| {
         let layout = Layout::with_strides([1, 4, 32, 64], offset, [0, 2048, 64]).unwrap();

@@ -46,7 +46,8 @@ fn memory_grows_with_the_sequences() {
     for &id in &ids {
         assert!(cache.save_blocking(id).unwrap() == host.save(SequenceId::FIRST).unwrap());
     }
-    // What removed ones leave serves the next; two whole prompts at once are more moves than one dispatch takes.
+    // What removed ones leave serves the next; two whole prompts at once are more moves than one
+    // dispatch takes.
     let before = cache.capacity_bytes();
     let prompts = [ids[2], ids[3]].map(|id| {
         cache.remove(id).unwrap();
@@ -60,7 +61,8 @@ fn memory_grows_with_the_sequences() {
     }
 }
 
-/// Arena and input past the binding size go in parts; what can't be bound at all is refused and leaves everything as it was.
+/// Arena and input past the binding size go in parts; what can't be bound at all is refused and
+/// leaves everything as it was.
 #[test]
 fn small_devices_bind_parts() {
     if gpu("small devices").is_none() {

@@ -54,7 +54,8 @@ fn submit<T>(context: &Context, work: impl FnOnce(&mut wgpu::CommandEncoder) -> 
     result
 }
 
-/// The same tokens in chunks of any size leave the words that the host holds: every staircase, type and padding.
+/// The same tokens in chunks of any size leave the words that the host holds: every staircase, type
+/// and padding.
 #[test]
 fn appended_words_are_the_hosts() {
     let Some(context) = gpu("appended words") else { return };
@@ -76,7 +77,8 @@ fn appended_words_are_the_hosts() {
             let input = input(&context, &cache, dtype, &k, &v);
             let mut done = 0;
             for chunk in [tokens, 33, 7, 1] {
-                // A byte for byte comparison of single tokens takes a while: one type for each staircase.
+                // A byte for byte comparison of single tokens takes a while: one type for each
+                // staircase.
                 if chunk == 1 && index % 3 != dtype as usize {
                     continue;
                 }
@@ -101,7 +103,8 @@ fn appended_words_are_the_hosts() {
     }
 }
 
-/// Finite f16 numbers in groups of 32 adjacent ones: any bits, subnormal, constant, extremes among small ones, far from zero, one-sided, in one binade, ordinary.
+/// Finite f16 numbers in groups of 32 adjacent ones: any bits, subnormal, constant, extremes among
+/// small ones, far from zero, one-sided, in one binade, ordinary.
 fn halves(rng: &mut SmallRng, count: usize) -> Vec<f32> {
     let any = |rng: &mut SmallRng| loop {
         let half = f16::from_bits(rng.random());
@@ -131,7 +134,8 @@ fn halves(rng: &mut SmallRng, count: usize) -> Vec<f32> {
     values
 }
 
-/// Over a million numbers of every kind: the codes of a prompt, which are quantized at their last width, are those that came down step by step, and the host's.
+/// Over a million numbers of every kind: the codes of a prompt, which are quantized at their last
+/// width, are those that came down step by step, and the host's.
 #[test]
 fn stepping_down_is_quantizing_the_original() {
     let Some(context) = gpu("path independence") else { return };
@@ -215,7 +219,8 @@ fn numbers_are_rounded_as_the_host_rounds_them() {
     }
 }
 
-/// What isn't finite is stored as 0 and counted once, however it came and wherever it went; the other numbers of its groups don't notice.
+/// What isn't finite is stored as 0 and counted once, however it came and wherever it went; the
+/// other numbers of its groups don't notice.
 #[test]
 fn numbers_that_are_not_finite_are_counted() {
     let Some(context) = gpu("not finite") else { return };

@@ -8,7 +8,8 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use testkit::staircases::staircases;
 
-/// 10,000 operations, recorded into encoders of random length, on the cache and on its model, the one in host memory.
+/// 10,000 operations, recorded into encoders of random length, on the cache and on its model, the
+/// one in host memory.
 #[test]
 fn random_operations() {
     let Some(context) = gpu("random operations") else { return };

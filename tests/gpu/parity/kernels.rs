@@ -152,7 +152,8 @@ fn every_decode_shape() {
         kernels.push(decode(sets, false));
         kernels.extend(quads.then(|| decode(sets, true)));
     }
-    // (heads, kv_heads, q_len, kv_len); the last by force: plans take other kernels for so many queries.
+    // (heads, kv_heads, q_len, kv_len); the last by force: plans take other kernels for so many
+    // queries.
     let cases = [(6, 2, 1, 400), (3, 3, 5, 77), (10, 1, 3, 300), (2, 1, 4, 2), (4, 2, 70, 133)];
     for (case, (heads, kv_heads, q_len, kv_len)) in cases.into_iter().enumerate() {
         let shape = Shape::new(heads, kv_heads, q_len, 20).unwrap().with_kv_len(kv_len).unwrap();
@@ -169,7 +170,8 @@ fn every_decode_shape() {
     }
 }
 
-/// The kernel on matrix units, emulated: fragments of both sizes, rows padded and not, whole fragments and not.
+/// The kernel on matrix units, emulated: fragments of both sizes, rows padded and not, whole
+/// fragments and not.
 #[test]
 fn matrix_kernels() {
     let Some(context) = gpu("matrix kernels") else { return };
@@ -181,7 +183,8 @@ fn matrix_kernels() {
         problem.check_kernels(&context, storage, &Tables::new(), kernels, &format!("case {case}"));
     };
     for (case, len) in [1, 17, 31, 32, 33, 63, 64, 65, 127, 200].into_iter().enumerate() {
-        // Whole fragments and not. Half of the kernels each time: each is a long pipeline to compile for every size.
+        // Whole fragments and not. Half of the kernels each time: each is a long pipeline to
+        // compile for every size.
         let (dim, ratio) = ([32, 20, 20, 32][case % 4], RATIOS[case % 3]);
         let shape = Shape::new(ratio, 1, len, dim).unwrap();
         let some = [[kernels[0], kernels[3]], [kernels[1], kernels[2]]][case % 2];

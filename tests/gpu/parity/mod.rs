@@ -147,7 +147,8 @@ fn other_head_dims() {
     }
 }
 
-/// Keys and values are loaded in blocks where rows begin at multiples of them, and one by one elsewhere: with the same result, to the bit.
+/// Keys and values are loaded in blocks where rows begin at multiples of them, and one by one
+/// elsewhere: with the same result, to the bit.
 #[test]
 fn rows_may_begin_anywhere() {
     let Some(context) = gpu("rows anywhere") else { return };
@@ -184,7 +185,8 @@ fn rows_may_begin_anywhere() {
     }
 }
 
-/// A maximum that rises by a little at every key, by much now and then: what a kernel that follows it late makes of it.
+/// A maximum that rises by a little at every key, by much now and then: what a kernel that follows
+/// it late makes of it.
 #[test]
 fn a_maximum_that_keeps_rising() {
     let Some(context) = gpu("rising maximum") else { return };
@@ -244,7 +246,8 @@ fn adversarial_logits() {
                 let problem = Problem { attention, options: by(kernel), shape, q, k, v };
                 let got = problem.run(&context, Storage::HeadsFirst, &Tables::new());
                 let exact = problem.exact(&Tables::new());
-                // Scores are equal or far apart, so the softmax is exact; only sums of values round.
+                // Scores are equal or far apart, so the softmax is exact; only sums of values
+                // round.
                 let report = compare(&got.output, &exact.output, Tolerance::absolute(2e-6)).unwrap();
                 assert!(report.passed(), "{name}, {dtype}, {kernel:?}: {report}");
                 let lse =

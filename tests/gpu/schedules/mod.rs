@@ -1,4 +1,5 @@
-//! Schedules drawn on the GPU: bit for bit those of the host, and read by attention in the same submit.
+//! Schedules drawn on the GPU: bit for bit those of the host, and read by attention in the same
+//! submit.
 
 mod refusals;
 
@@ -54,7 +55,8 @@ const SAMPLERS: [&dyn Sampler; 2] = [&Systematic, &Bernoulli];
 #[test]
 fn every_grid_profile_and_sampler_draws_the_bits_of_the_host() {
     let Some(context) = gpu("every_grid_profile_and_sampler_draws_the_bits_of_the_host") else { return };
-    // (q_len, kv_len) in blocks of 16: square, ragged, a chunk, decode, queries before the first key (negative blocks), no keys at all, one block, no queries.
+    // (q_len, kv_len) in blocks of 16: square, ragged, a chunk, decode, queries before the first
+    // key (negative blocks), no keys at all, one block, no queries.
     let lengths = [
         (640, 640),
         (645, 645),
@@ -101,7 +103,8 @@ fn every_grid_profile_and_sampler_draws_the_bits_of_the_host() {
     }
 }
 
-/// Within the maxima, the longest grid isn't the one of the most rows: no smaller grid keeps more than there is room for.
+/// Within the maxima, the longest grid isn't the one of the most rows: no smaller grid keeps more
+/// than there is room for.
 #[test]
 fn the_capacity_is_enough_for_every_grid_within_the_maxima() {
     let Some(context) = gpu("the_capacity_is_enough_for_every_grid_within_the_maxima") else { return };

@@ -87,7 +87,8 @@ fn a_plain_cache_is_exact() {
     assert_eq!(refused.unwrap_err().argument(), Some("shape"));
 }
 
-/// A last rung of 0 bits is StreamingLLM: attention over the sinks and the window, at their places in the sequence.
+/// A last rung of 0 bits is StreamingLLM: attention over the sinks and the window, at their places
+/// in the sequence.
 #[test]
 fn dropping_old_tokens_is_streaming() {
     let history = History::new(5, 300);
@@ -112,7 +113,8 @@ fn dropping_old_tokens_is_streaming() {
     assert_close(&history.cached(&attention, &cache, &Tables::new()), &want, 1e-12);
 }
 
-/// What is measured as loss: nothing where nothing is lost, the difference of the two oracles else, and parts that belong to the right tokens.
+/// What is measured as loss: nothing where nothing is lost, the difference of the two oracles else,
+/// and parts that belong to the right tokens.
 #[test]
 fn losses_are_measured() {
     let history = History::new(3, 300);

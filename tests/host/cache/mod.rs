@@ -1,4 +1,5 @@
-//! The staircase cache on the host: codes, ladders, layouts, files, and the oracle over them. No GPU.
+//! The staircase cache on the host: codes, ladders, layouts, files, and the oracle over them. No
+//! GPU.
 
 mod files;
 mod losses;
@@ -25,7 +26,8 @@ fn noise(rng: &mut SmallRng, count: usize) -> Vec<f32> {
     (0..count).map(|_| rng.random_range(-4.0..4.0)).collect()
 }
 
-/// Groups of 32 f16 numbers: any bits, subnormal, constant, extremes among small ones, far from zero, one-sided, in one binade.
+/// Groups of 32 f16 numbers: any bits, subnormal, constant, extremes among small ones, far from
+/// zero, one-sided, in one binade.
 fn groups(rng: &mut SmallRng, count: usize) -> Vec<Vec<u16>> {
     let any = |rng: &mut SmallRng| loop {
         let half: u16 = rng.random();
@@ -56,8 +58,9 @@ fn groups(rng: &mut SmallRng, count: usize) -> Vec<Vec<u16>> {
     (0..count).map(group).collect()
 }
 
-/// Over 1.2 million values: a code is that of exact arithmetic (but for values within 2⁻²² of a threshold), its error is within the bound, and stepping down along any nested
-/// ladder gives the codes of quantizing the original; wrong ways to step down don't.
+/// Over 1.2 million values: a code is that of exact arithmetic (but for values within 2⁻²² of a
+/// threshold), its error is within the bound, and stepping down along any nested ladder gives the
+/// codes of quantizing the original; wrong ways to step down don't.
 #[test]
 fn codes_are_exact_and_path_independent() {
     let mut rng = SmallRng::seed_from_u64(1);
@@ -83,7 +86,8 @@ fn codes_are_exact_and_path_independent() {
                 let got = code[bits as usize];
                 let exact = if range == 0 { 0 } else { (2 * t * n + range) / (2 * range) };
                 if i128::from(got) != exact {
-                    // Halfway between opposite extremes is a threshold, near which anything small lies.
+                    // Halfway between opposite extremes is a threshold, near which anything small
+                    // lies.
                     moved += u32::from(extremes.min != extremes.max ^ 0x8000);
                     let threshold = (2 * exact.max(got.into()) - 1) * range;
                     assert!(
@@ -257,7 +261,8 @@ fn every_token_once_and_in_order_under_random_use() {
     }
 }
 
-/// The same tokens in chunks of any size leave the same words, also where ladders don't nest and channels are padded.
+/// The same tokens in chunks of any size leave the same words, also where ladders don't nest and
+/// channels are padded.
 #[test]
 fn prefill_is_decode() {
     let (tokens, heads) = (500, 2);
@@ -365,7 +370,8 @@ fn blocks_lie_where_the_layout_says() {
     assert_eq!((refused(5, 64), refused(8, 0)), (Some("bits"), Some("dim")));
 }
 
-// The checksums of the files, computed by an independent Python program from the definitions in the docs.
+// The checksums of the files, computed by an independent Python program from the definitions in the
+// docs.
 
 proptest! {
     #[test]

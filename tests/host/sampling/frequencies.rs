@@ -5,7 +5,8 @@ use prflash::sampling::DistanceFrequencies;
 use prflash::sampling::{Bernoulli, Renewal, RowColumn, Sampler, Segment};
 use prflash::{BlockGrid, Key, Profile, Schedule, Systematic};
 
-/// How often each key block of one row is kept over many rounds; a round is one independent sampling unit.
+/// How often each key block of one row is kept over many rounds; a round is one independent
+/// sampling unit.
 fn frequencies(
     grid: &BlockGrid,
     profile: &Profile,
@@ -21,8 +22,9 @@ fn frequencies(
     counts
 }
 
-/// Hoeffding's bound with a Bonferroni correction over the distances: under the claimed marginals a test that allows this deviation of a frequency fails
-/// for one seed in a million (and the seed is fixed).
+/// Hoeffding's bound with a Bonferroni correction over the distances: under the claimed marginals a
+/// test that allows this deviation of a frequency fails for one seed in a million (and the seed is
+/// fixed).
 pub(super) fn allowed(distances: usize, rounds: u32) -> f64 {
     const FALSE_ALARM: f64 = 1e-6;
     ((2.0 * distances as f64 / FALSE_ALARM).ln() / (2.0 * f64::from(rounds))).sqrt()
@@ -79,7 +81,8 @@ fn marginals_are_exactly_the_profile() {
     }
 }
 
-/// The means and variances of a row's count that the samplers' table states, at one row of T = 24, without sinks.
+/// The means and variances of a row's count that the samplers' table states, at one row of T = 24,
+/// without sinks.
 #[test]
 fn counts_have_the_stated_mean_and_variance() {
     const ROUNDS: u32 = 20_000;
@@ -110,7 +113,8 @@ fn counts_have_the_stated_mean_and_variance() {
         }
         let n = f64::from(ROUNDS);
         let (got_mean, got) = (sum / n, squares / n - (sum / n).powi(2));
-        // Six standard errors of a mean; a tenth of a variance is more than that here, by the fourth moments.
+        // Six standard errors of a mean; a tenth of a variance is more than that here, by the
+        // fourth moments.
         let story = format!("{}: {got_mean} ± {got} against {mean} ± {variance}", sampler.name());
         assert!((got_mean - mean).abs() < 6.0 * (variance / n).sqrt(), "{story}");
         assert!((got / variance - 1.0).abs() < 0.1, "{story}");

@@ -38,7 +38,8 @@ const FROZEN_HEAD_1: [&[usize]; 3] = [&[0, 3], &[0, 4, 8, 9], &[0, 9, 13, 15]];
 const FROZEN_FULL: &[usize] = &[0, 1, 4, 7, 8, 9, 12];
 const FROZEN_WEIGHTS: u32 = 2_141_983_154;
 
-/// Rows and columns come from one set: given that a row is in, a block is with probability p(d); and what is kept is a triangle.
+/// Rows and columns come from one set: given that a row is in, a block is with probability p(d);
+/// and what is kept is a triangle.
 #[test]
 fn row_column_keeps_a_principal_submatrix() {
     const ROUNDS: u32 = 20_000;
@@ -96,8 +97,9 @@ fn segments_are_dense_triangles() {
     }
 }
 
-/// Chunked prefill and decode draw the rows of one global schedule: a row depends on its query block, not on which rows or how many keys there are.
-/// `RowColumn` can't: its index set starts from the last key block.
+/// Chunked prefill and decode draw the rows of one global schedule: a row depends on its query
+/// block, not on which rows or how many keys there are. `RowColumn` can't: its index set starts
+/// from the last key block.
 #[test]
 fn rows_of_chunks_are_those_of_the_whole() {
     const TOKENS: usize = 64 * 30 + 13;

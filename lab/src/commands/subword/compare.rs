@@ -37,7 +37,8 @@ pub struct Args {
     /// Only encoders with this in their name; repeat for more
     #[arg(long)]
     only: Vec<String>,
-    /// Also run other people's programs on the same texts (scripts/subword-peers; Python, downloads)
+    /// Also run other people's programs on the same texts (scripts/subword-peers; Python,
+    /// downloads)
     #[arg(long)]
     peers: bool,
     /// Folder for texts and what other programs encoded [default: target/subword/NAME]

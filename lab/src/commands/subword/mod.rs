@@ -16,7 +16,8 @@ pub enum Command {
     Train(train::Args),
     /// Encodes a text with a trained vocabulary, or decodes ids.
     Encode(encode::Args),
-    /// Compares vocabularies on a pair of texts, beside other programs'; adds to lab/results/subword.csv.
+    /// Compares vocabularies on a pair of texts, beside other programs'; adds to
+    /// lab/results/subword.csv.
     Compare(compare::Args),
 }
 

@@ -56,8 +56,8 @@ pub struct Args {
     /// What a piece costs, of swe: unigram, inverse-count or unit
     #[arg(long, default_value = "unigram")]
     cost: Cost,
-    /// What each piece costs beside, of swe, in the cost's unit: the larger, the fewer pieces a word has
-    /// [default: 2 nats of unigram, 0 of the others]
+    /// What each piece costs beside, of swe, in the cost's unit: the larger, the fewer pieces a
+    /// word has [default: 2 nats of unigram, 0 of the others]
     #[arg(long)]
     lambda: Option<f64>,
     /// Pieces of a word at most, of swe: unlimited, fewest or a number

@@ -63,8 +63,8 @@ impl Outcome {
     }
 }
 
-/// What is searched: a space, and scores of its points. A score is a function of point and seed on a
-/// device, so that it can be kept.
+/// What is searched: a space, and scores of its points. A score is a function of point and seed on
+/// a device, so that it can be kept.
 pub trait Objective {
     /// What it is called in results.
     fn name(&self) -> &str;
@@ -85,8 +85,8 @@ pub trait Objective {
     /// Something can't be opened; those of `step`.
     fn device(&mut self, step: &mut dyn FnMut(f64) -> Result<()>) -> Result<String>;
 
-    /// The score of values by a seed of all that is drawn, from [`AGAIN`] on with a report. They may
-    /// be others than those of the space. `step` hears which part is done.
+    /// The score of values by a seed of all that is drawn, from [`AGAIN`] on with a report. They
+    /// may be others than those of the space. `step` hears which part is done.
     ///
     /// # Errors
     /// Values that it can't take; those of devices and of `step`, after which nothing is known of

@@ -16,8 +16,8 @@ use crate::gguf::{ModelFile, sha256};
 use crate::perplexity::{Evaluated, Windows, evaluate};
 use crate::setting::Setting;
 
-/// Rows of blocks in a window: as many as the study's sampling has, 32 of 64 tokens in 2,048, so that
-/// a budget keeps the same part here.
+/// Rows of blocks in a window: as many as the study's sampling has, 32 of 64 tokens in 2,048, so
+/// that a budget keeps the same part here.
 const ROWS: usize = 32;
 
 /// Where texts and the model are, and how much is read.
@@ -43,10 +43,10 @@ pub struct Files {
 /// the first windows of another.
 ///
 /// The budget is the same in all points, as it is in the comparisons of the study's sampling part:
-/// keeping more always helps, so points with different budgets would need a price for a block, which
-/// nothing gives. Searched is how the budget is spent: `window`, the newest blocks that always take
-/// part; `exponent`, how fast the others' chance falls with distance; `beta`, how much the sampled
-/// ones are weighted up. A seed is that of the schedules.
+/// keeping more always helps, so points with different budgets would need a price for a block,
+/// which nothing gives. Searched is how the budget is spent: `window`, the newest blocks that
+/// always take part; `exponent`, how fast the others' chance falls with distance; `beta`, how much
+/// the sampled ones are weighted up. A seed is that of the schedules.
 pub struct Participation {
     space: Space,
     scope: String,

@@ -32,8 +32,8 @@ struct Line {
 type Key = (String, u64, String);
 
 /// An objective with a folder in which its scores are kept: each is a line at the end of a file,
-/// which is on the disk before anything else goes on. A last line that is torn is as if it had never
-/// been written.
+/// which is on the disk before anything else goes on. A last line that is torn is as if it had
+/// never been written.
 pub struct Kept<'o> {
     objective: &'o mut dyn Objective,
     path: PathBuf,

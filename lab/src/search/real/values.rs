@@ -1,4 +1,5 @@
-//! A point as names and values, which stays what it is when a space gets other parameters or values.
+//! A point as names and values, which stays what it is when a space gets other parameters or
+//! values.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -22,8 +22,9 @@ use crate::word2vec::training::{Turns, device, warm_up};
 
 /// The last rate of all trainings: gensim's.
 const LAST_RATE: f64 = 1e-4;
-/// What is the same in all points of the space. The library's batches of 4,096 words with a cap of 64 are for
-/// longer texts: half a million words have few of them, and rates that would make up for it diverge.
+/// What is the same in all points of the space. The library's batches of 4,096 words with a cap of
+/// 64 are for longer texts: half a million words have few of them, and rates that would make up for
+/// it diverge.
 pub const BATCH: usize = 512;
 /// See [`BATCH`].
 pub const CAP: u32 = 16;

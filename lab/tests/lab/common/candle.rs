@@ -1,4 +1,5 @@
-//! Candle's own models in f32, from the same files: independent of everything in the lab but the reading of GGUF.
+//! Candle's own models in f32, from the same files: independent of everything in the lab but the
+//! reading of GGUF.
 
 use std::collections::HashMap;
 use std::io::Cursor;
@@ -10,7 +11,8 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{Activation, VarBuilder};
 use candle_transformers::models::{gemma3, quantized_llama};
 
-/// Candle's model for GGUF files, from a copy whose tensors are f32: on others it rounds activations to 8 bits.
+/// Candle's model for GGUF files, from a copy whose tensors are f32: on others it rounds
+/// activations to 8 bits.
 pub fn llama(path: &Path) -> quantized_llama::ModelWeights {
     let mut file = std::fs::File::open(path).unwrap();
     let content = Content::read(&mut file).unwrap();
@@ -31,7 +33,8 @@ pub fn llama(path: &Path) -> quantized_llama::ModelWeights {
     quantized_llama::ModelWeights::from_gguf(content, &mut copy, &Device::Cpu).unwrap()
 }
 
-/// Candle's model for unquantized weights, fed from the file: their quantized one has another activation than the family.
+/// Candle's model for unquantized weights, fed from the file: their quantized one has another
+/// activation than the family.
 pub fn gemma(path: &Path, sliding_window: usize, sliding_window_pattern: usize) -> gemma3::Model {
     let mut file = std::fs::File::open(path).unwrap();
     let content = Content::read(&mut file).unwrap();

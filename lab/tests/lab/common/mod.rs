@@ -46,7 +46,8 @@ pub fn fetched_model(test: &str, name: &str) -> Option<PathBuf> {
 pub enum Tiny {
     /// 4 query heads on 2 key/value heads, 16 channels each, interleaved pairs.
     Llama,
-    /// 4 query heads on one key/value head, 16 channels each; every second layer with a window of 24 tokens.
+    /// 4 query heads on one key/value head, 16 channels each; every second layer with a window of
+    /// 24 tokens.
     Gemma,
 }
 

@@ -1,5 +1,5 @@
-//! A forward pass in f64, in plain loops over the tensors of a file: independent of the lab's, and of
-//! what the lab makes of metadata. What a model is, the test says.
+//! A forward pass in f64, in plain loops over the tensors of a file: independent of the lab's, and
+//! of what the lab makes of metadata. What a model is, the test says.
 
 use std::collections::HashMap;
 use std::path::Path;

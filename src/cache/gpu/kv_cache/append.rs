@@ -48,7 +48,8 @@ impl Grown {
 }
 
 impl Book {
-    /// Takes the room, and records what has to come before anything else in the new arena. Gives the arena, if it is a new one.
+    /// Takes the room, and records what has to come before anything else in the new arena. Gives
+    /// the arena, if it is a new one.
     pub(super) fn adopt(&mut self, encoder: &mut wgpu::CommandEncoder, grown: Grown) -> Option<Arena> {
         self.sequences.replace(grown.sequences);
         let arena = grown.moved.map(|(arena, migration)| {
@@ -67,14 +68,18 @@ impl Book {
 }
 
 impl KvCache {
-    /// Records that rows of `input` are appended to sequences, each rounded to f16. The rows are read when the commands run.
+    /// Records that rows of `input` are appended to sequences, each rounded to f16. The rows are
+    /// read when the commands run.
     ///
-    /// Numbers that are NaN, infinite or past f16's ±65,504 are stored as 0 and counted: see [`check`](KvCache::check).
+    /// Numbers that are NaN, infinite or past f16's ±65,504 are stored as 0 and counted: see
+    /// [`check`](KvCache::check).
     ///
     /// # Errors
-    /// Invalid argument: (`input`) of another cache; (`chunks`) with rows that the input doesn't have, or a sequence twice; (`sequence`) if there is none such.
-    /// Out of order, if commands were lost by it that no call has told of yet. Too large (`tokens`) past [`max_len`](KvCache::max_len), or where the device can't bind or hold the memory. Out of memory; device lost. Then nothing
-    /// was recorded and the cache is as it was.
+    /// Invalid argument: (`input`) of another cache; (`chunks`) with rows that the input doesn't
+    /// have, or a sequence twice; (`sequence`) if there is none such. Out of order, if commands
+    /// were lost by it that no call has told of yet. Too large (`tokens`) past
+    /// [`max_len`](KvCache::max_len), or where the device can't bind or hold the memory. Out of
+    /// memory; device lost. Then nothing was recorded and the cache is as it was.
     pub fn append(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
@@ -112,7 +117,8 @@ impl KvCache {
         Ok(())
     }
 
-    /// Makes room for `tokens` tokens of a sequence, those that it has included, so that appends up to there don't have to.
+    /// Makes room for `tokens` tokens of a sequence, those that it has included, so that appends up
+    /// to there don't have to.
     ///
     /// # Errors
     /// As [`append`](KvCache::append).
@@ -151,7 +157,8 @@ impl KvCache {
         Err(Error::too_large("tokens", message))
     }
 
-    /// Everything that an append is refused for, but for memory: gives the lengths that sequences will have.
+    /// Everything that an append is refused for, but for memory: gives the lengths that sequences
+    /// will have.
     fn check_append(
         &self,
         book: &Book,

@@ -12,7 +12,8 @@ use crate::runtime::binding::{Axis, check_tensor, fits, split};
 use crate::runtime::program::Pipeline;
 use crate::runtime::tensor::{Binding as TensorBinding, TensorView};
 
-/// Keys and values on the GPU that a [`KvCache`] has checked and bound, to append from. Reusable for any number of calls; it keeps the buffers alive.
+/// Keys and values on the GPU that a [`KvCache`] has checked and bound, to append from. Reusable
+/// for any number of calls; it keeps the buffers alive.
 ///
 /// Tensors past the device's binding size are bound in parts, by batch entries and heads.
 #[derive(Debug)]
@@ -56,12 +57,14 @@ pub struct Chunk {
 }
 
 impl KvCache {
-    /// Checks keys `[batch, kv_heads, capacity, head_dim]` and values `[batch, kv_heads, capacity, value_dim]`, of any layout, and binds them. Compiles the kernels for
-    /// their type, if it is the first time.
+    /// Checks keys `[batch, kv_heads, capacity, head_dim]` and values `[batch, kv_heads, capacity,
+    /// value_dim]`, of any layout, and binds them. Compiles the kernels for their type, if it is
+    /// the first time.
     ///
     /// # Errors
-    /// Invalid argument (`k`, `v`): other heads or channels, or values of another type than keys. Too large, where not even one head of one batch entry
-    /// fits the device's binding size; device lost.
+    /// Invalid argument (`k`, `v`): other heads or channels, or values of another type than keys.
+    /// Too large, where not even one head of one batch entry fits the device's binding size; device
+    /// lost.
     pub fn input(&self, k: &TensorView, v: &TensorView) -> Result<KvInput> {
         let (context, heads) = (&self.context, self.kv_heads());
         check_tensor(context, "k", k, k.dtype(), heads, self.dim(Side::Keys))?;

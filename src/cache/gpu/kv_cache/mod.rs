@@ -35,17 +35,22 @@ const MOVES: usize = 256;
 /// A staircase KV cache of many sequences on the GPU, word for word what a
 /// [`HostCache`](crate::cache::HostCache) holds.
 ///
-/// [`append`](KvCache::append) records commands into your encoder, and never submits or waits: whole prompts or single tokens, of any number of sequences in one call. Segments that leave
-/// the residual are quantized and older ones step down there and then, in integers.
+/// [`append`](KvCache::append) records commands into your encoder, and never submits or waits:
+/// whole prompts or single tokens, of any number of sequences in one call. Segments that leave the
+/// residual are quantized and older ones step down there and then, in integers.
 ///
-/// **Submit encoders in the order in which they were recorded.** What the host knows of the cache ([`len`](KvCache::len), [`truncate`](KvCache::truncate), …) runs
-/// ahead of the GPU: it counts what was recorded. An encoder that is dropped unused takes with it what it would have appended, and nothing else: sequences are again as they
-/// were before. Where a later encoder relied on a dropped one, or encoders come in another order, what can't be stored any more is left out, the tokens stored before stay as they are,
-/// and the next call says so, once ([`Error::is_out_of_order`](crate::Error::is_out_of_order)).
+/// **Submit encoders in the order in which they were recorded.** What the host knows of the cache
+/// ([`len`](KvCache::len), [`truncate`](KvCache::truncate), …) runs ahead of the GPU: it counts
+/// what was recorded. An encoder that is dropped unused takes with it what it would have appended,
+/// and nothing else: sequences are again as they were before. Where a later encoder relied on a
+/// dropped one, or encoders come in another order, what can't be stored any more is left out, the
+/// tokens stored before stay as they are, and the next call says so, once
+/// ([`Error::is_out_of_order`](crate::Error::is_out_of_order)).
 ///
-/// Memory grows as sequences do: a region doubles when it is outgrown, where there is room behind it, else all regions move to a larger pair of buffers,
-/// by commands that are recorded into the same encoder (and into those after it, until they have run). Appends, after which nothing has grown, allocate nothing once as many calls
-/// have been in flight before.
+/// Memory grows as sequences do: a region doubles when it is outgrown, where there is room behind
+/// it, else all regions move to a larger pair of buffers, by commands that are recorded into the
+/// same encoder (and into those after it, until they have run). Appends, after which nothing has
+/// grown, allocate nothing once as many calls have been in flight before.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), prflash::Error> {
@@ -101,7 +106,8 @@ struct Book {
     migrations: Vec<Arc<Migration>>,
     /// Sequences so far.
     lives: u32,
-    /// Tokens that removed sequences had quantized or stepped down, less what restored ones came with.
+    /// Tokens that removed sequences had quantized or stepped down, less what restored ones came
+    /// with.
     earlier_work: i64,
 }
 
@@ -157,7 +163,8 @@ impl Reading {
 }
 
 impl KvCache {
-    /// Without sequences, for the key/value heads and channels of `shape`; its `kv_len` is the longest that any sequence may become (its other lengths, batch and query heads don't
+    /// Without sequences, for the key/value heads and channels of `shape`; its `kv_len` is the
+    /// longest that any sequence may become (its other lengths, batch and query heads don't
     /// matter).
     ///
     /// # Errors
@@ -231,7 +238,8 @@ impl KvCache {
         self.book().add()
     }
 
-    /// Removes a sequence. Commands recorded before still find its words; its memory serves those that come.
+    /// Removes a sequence. Commands recorded before still find its words; its memory serves those
+    /// that come.
     ///
     /// # Errors
     /// Invalid argument if there is no such sequence.
@@ -278,13 +286,15 @@ impl KvCache {
         Ok(())
     }
 
-    /// Tells whether all numbers that were ever appended were finite, and whether commands ran as they were recorded, once all work submitted so far is done. Native backends
-    /// wait inside.
+    /// Tells whether all numbers that were ever appended were finite, and whether commands ran as
+    /// they were recorded, once all work submitted so far is done. Native backends wait inside.
     ///
     /// Numbers of tokens that were dropped as they came aren't looked at, unless they are sinks.
     ///
     /// # Errors
-    /// Out of order, if commands were lost by it that no call has told of yet. Invalid argument (`k` or `v`) if some were NaN, infinite or past f16's ±65,504; the message says how many (modulo 2³²). Device lost; out of memory.
+    /// Out of order, if commands were lost by it that no call has told of yet. Invalid argument
+    /// (`k` or `v`) if some were NaN, infinite or past f16's ±65,504; the message says how many
+    /// (modulo 2³²). Device lost; out of memory.
     pub async fn check(&self) -> Result<()> {
         let bytes = self.context.read_buffer(&self.unsound, 0, 8).await?;
         self.book().ledger.check()?;
@@ -324,13 +334,15 @@ impl KvCache {
             .sum()
     }
 
-    /// Bytes of GPU memory that keys and values take up, gaps and room to grow included. Until commands that move them to a larger pair of buffers are known to have run, the old pair
-    /// is held beside it.
+    /// Bytes of GPU memory that keys and values take up, gaps and room to grow included. Until
+    /// commands that move them to a larger pair of buffers are known to have run, the old pair is
+    /// held beside it.
     pub fn capacity_bytes(&self) -> u64 {
         self.arena.bytes()
     }
 
-    /// Tokens quantized or stepped down so far, keys and values together: over the sequences, the [`Staircase::work`] of what was appended to them.
+    /// Tokens quantized or stepped down so far, keys and values together: over the sequences, the
+    /// [`Staircase::work`] of what was appended to them.
     pub fn work(&self) -> u64 {
         let book = self.book();
         let work = |held: &Held| self.staircase().work_of(held.segments()) as i64;
@@ -411,7 +423,8 @@ impl KvCache {
         book
     }
 
-    /// A sequence's stamp on the GPU, once all that was submitted is done. Threads may tell of two submissions in another order than that in which they ran, and then this does.
+    /// A sequence's stamp on the GPU, once all that was submitted is done. Threads may tell of two
+    /// submissions in another order than that in which they ran, and then this does.
     #[cfg(not(target_arch = "wasm32"))]
     fn stamp(&self, book: &Book, sequence: SequenceId) -> Result<u32> {
         let at = 4 * book.get(sequence)?.bases[0] as u64;

@@ -12,11 +12,12 @@ use crate::error::{Error, Result};
 
 impl KvCache {
     /// A copy of one sequence in host memory: the only one of a cache of its own
-    /// ([`SequenceId::FIRST`]). Everything that was recorded for it must have been submitted; once that is done. Native backends
-    /// wait inside.
+    /// ([`SequenceId::FIRST`]). Everything that was recorded for it must have been submitted; once
+    /// that is done. Native backends wait inside.
     ///
     /// # Errors
-    /// Invalid argument if there is no such sequence; out of order, if something that was recorded for it hasn't been submitted; device lost; out of memory.
+    /// Invalid argument if there is no such sequence; out of order, if something that was recorded
+    /// for it hasn't been submitted; device lost; out of memory.
     pub async fn to_host(&self, sequence: SequenceId) -> Result<HostCache> {
         self.check_order()?;
         let held = self.book().get(sequence)?.clone();
@@ -77,8 +78,9 @@ impl KvCache {
         pollster::block_on(self.to_host(sequence))
     }
 
-    /// A sequence as bytes, in the format of [`HostCache::save`]: either cache can [restore](KvCache::restore) what the other has saved. What is
-    /// needed, and what is waited for, is as for [`to_host`](KvCache::to_host).
+    /// A sequence as bytes, in the format of [`HostCache::save`]: either cache can
+    /// [restore](KvCache::restore) what the other has saved. What is needed, and what is waited
+    /// for, is as for [`to_host`](KvCache::to_host).
     ///
     /// # Errors
     /// As [`to_host`](KvCache::to_host).
@@ -95,10 +97,12 @@ impl KvCache {
         pollster::block_on(self.save(sequence))
     }
 
-    /// Adds a sequence from saved bytes. The copy to the GPU is recorded into your encoder, in order with everything else.
+    /// Adds a sequence from saved bytes. The copy to the GPU is recorded into your encoder, in
+    /// order with everything else.
     ///
     /// # Errors
-    /// Those of [`HostCache::restore`]; too large (`bytes`) if the sequence is, or was before it was truncated, longer than [`max_len`](KvCache::max_len); those of
+    /// Those of [`HostCache::restore`]; too large (`bytes`) if the sequence is, or was before it
+    /// was truncated, longer than [`max_len`](KvCache::max_len); those of
     /// [`append`](KvCache::append). Then nothing was recorded or added.
     pub fn restore(&mut self, encoder: &mut wgpu::CommandEncoder, bytes: &[u8]) -> Result<SequenceId> {
         let this = &*self;
@@ -165,7 +169,8 @@ impl KvCache {
         Ok(added)
     }
 
-    /// Where the words of a sequence lie, heads outermost and keys before values: (side, byte in the arena, byte of all of them in a row).
+    /// Where the words of a sequence lie, heads outermost and keys before values: (side, byte in
+    /// the arena, byte of all of them in a row).
     fn spans(
         &self,
         arena: &Arena,

@@ -16,7 +16,8 @@ struct Change {
     parts: Vec<(usize, u32, usize)>,
 }
 
-/// What the kernels do: a sequence is the list of changes that took place, with the length that they led to.
+/// What the kernels do: a sequence is the list of changes that took place, with the length that
+/// they led to.
 #[derive(Default)]
 struct Gpu {
     sequences: Vec<Vec<(u32, usize)>>,
@@ -92,7 +93,8 @@ fn the_host_learns_what_took_place() {
                 }
             }
             for (thread, telling) in threads.iter().zip(&mut telling) {
-                // Only what ran in order is told in another one: both at once is past what can be found out.
+                // Only what ran in order is told in another one: both at once is past what can be
+                // found out.
                 let told = if orderly { random.random_range(0..=telling.len()) } else { telling.len() };
                 telling.drain(..told).for_each(|token| token.told_by(*thread));
             }
