@@ -5,9 +5,10 @@
 //! ```
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use prflash::sampling::Granularity;
 use prflash::{
-    Attention, BlockGrid, Call, Context, DType, Granularity, Key, Layout, Operands, Profile, Schedule, Shape,
-    Systematic, TableBuffer, Tables, Tensor,
+    Attention, BlockGrid, Call, Context, DType, Layout, Operands, Profile, Schedule, Seed, Shape, Systematic,
+    TableBuffer, Tables, Tensor,
 };
 
 fn attention(criterion: &mut Criterion) {
@@ -33,7 +34,7 @@ fn attention(criterion: &mut Criterion) {
         let bound = plan.bind(&operands).expect("good operands");
         let grid = BlockGrid::causal(&shape).with_granularity(Granularity::KvHead);
         let schedule =
-            Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(1)).expect("it fits");
+            Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(1)).expect("it fits");
         let uploaded = TableBuffer::new(plan.context(), &Tables::from(&schedule)).expect("enough memory");
         let run = |call: &Call<'_>| {
             let mut encoder = context.device().create_command_encoder(&Default::default());

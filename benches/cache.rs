@@ -17,8 +17,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use prflash::cache::{Ladder, Side, Staircase, StoredKeys};
-use prflash::{Chunk, Context, DType, KvCache, KvInput, Layout, SequenceId, Shape, Tensor};
+use prflash::cache::{Chunk, KvCache, KvInput, Ladder, SequenceId, Side, Staircase, StoredKeys};
+use prflash::{Context, DType, Layout, Shape, Tensor};
 use serde_json::json;
 use support::milliseconds;
 use testkit::statistics::{median, range};

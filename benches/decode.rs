@@ -8,10 +8,9 @@ mod support;
 
 use anyhow::Result;
 use clap::Parser;
-use prflash::cache::{Staircase, StoredKeys};
+use prflash::cache::{Chunk, KvCache, SequenceId, Staircase, StoredKeys};
 use prflash::{
-    Attention, Bound, Call, Chunk, Context, DType, KvCache, Layout, Operands, Plan, PlanOptions, Queries,
-    SequenceId, Shape, Tensor,
+    Attention, Bound, Call, Context, DType, Layout, Operands, Plan, PlanOptions, Queries, Shape, Tensor,
 };
 use support::{Work, interleave, milliseconds};
 use testkit::statistics::{median, median_ratio};

@@ -15,9 +15,11 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use prflash::device::GpuTimer;
+use prflash::kernels::Kernel;
 use prflash::{
-    Attention, BlockGrid, Bound, Call, Context, GpuTimer, Kernel, Key, Operands, Plan, PlanOptions, Profile,
-    Schedule, Shape, Systematic, TableBuffer, Tables,
+    Attention, BlockGrid, Bound, Call, Context, Operands, Plan, PlanOptions, Profile, Schedule, Seed, Shape,
+    Systematic, TableBuffer, Tables,
 };
 use serde_json::json;
 use support::tensor;
@@ -100,7 +102,7 @@ fn shape(
         tensor(context, 8, len, dim)?,
     );
     let schedule =
-        Schedule::sample(&BlockGrid::causal(&shape), &Profile::harmonic(), &Systematic, Key::new(1))?;
+        Schedule::sample(&BlockGrid::causal(&shape), &Profile::harmonic(), &Systematic, Seed::new(1))?;
     let timer = GpuTimer::new(context).ok();
     let chosen = Attention::causal().plan(context, &shape)?.kernel();
     let mut variants = Vec::new();

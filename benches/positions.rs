@@ -12,7 +12,9 @@ mod support;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use prflash::{Attention, Bias, Call, Context, DType, Operands, Pairing, Positions, Rope, Rows, Shape};
+use prflash::position::Pairing;
+use prflash::rotation::Rows;
+use prflash::{Attention, Bias, Call, Context, DType, Operands, Positions, Rope, Shape};
 use serde_json::json;
 use support::{Work, interleave, milliseconds, tensor};
 use testkit::statistics::{median, median_ratio};
@@ -53,8 +55,8 @@ fn main() -> Result<()> {
         ("ALiBi", Bias::alibi().into()),
         ("harmonic bias", Bias::harmonic().into()),
         ("RoPE interleaved + ALiBi", Positions::from(interleaved.clone()).with_bias(Bias::alibi())),
-        ("RoPE interleaved + harmonic (recommended)", Positions::recommended(interleaved)),
-        ("RoPE half + harmonic (recommended)", Positions::recommended(half.clone())),
+        ("RoPE interleaved + harmonic (recommended)", Positions::doubly_harmonic(interleaved)),
+        ("RoPE half + harmonic (recommended)", Positions::doubly_harmonic(half.clone())),
         ("paper: a·RoPE half + (1−a)·ALiBi", Positions::paper(half, 64.0)?),
     ];
     let (q, k, v) =

@@ -12,10 +12,11 @@ mod support;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use prflash::rounds::Combine;
 use prflash::sampling::{Reshaping, RowOrder, Workers};
 use prflash::{
-    Attention, BlockGrid, Call, Combine, Context, Key, Operands, Profile, Schedule, Shape, Systematic,
-    TableBuffer, Tables,
+    Attention, BlockGrid, Call, Context, Operands, Profile, Schedule, Seed, Shape, Systematic, TableBuffer,
+    Tables,
 };
 use serde_json::json;
 use support::{Work, interleave, milliseconds, tensor};
@@ -99,7 +100,7 @@ fn row_orders(context: &Context, rounds: usize) -> Result<Vec<Table>> {
         (
             "causal, systematic 1/(1+d)",
             true,
-            Schedule::sample(&causal, &Profile::harmonic(), &Systematic, Key::new(1))?,
+            Schedule::sample(&causal, &Profile::harmonic(), &Systematic, Seed::new(1))?,
         ),
         (
             "full; the middle query block sees all key blocks, the others 4",
@@ -161,8 +162,8 @@ fn re_shaped(context: &Context, rounds: usize, len: usize) -> Result<Table> {
     let profile = Profile::harmonic();
     let (mut names, mut kept) = (Vec::new(), Vec::new());
     for reshaping in [
-        Reshaping::segments(&grid, &profile, Key::new(1))?,
-        Reshaping::row_column(&grid, &profile, Key::new(1))?,
+        Reshaping::segments(&grid, &profile, Seed::new(1))?,
+        Reshaping::row_column(&grid, &profile, Seed::new(1))?,
     ] {
         let schedule = reshaping.schedule()?;
         let name = if reshaping.is_row_column() { "rows and columns" } else { "segments" };
@@ -197,7 +198,7 @@ fn rounds_and_merge(context: &Context, rounds: usize) -> Result<Table> {
     let output = tensor(context, 8, len, 64)?;
     let operands = Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
     let schedule =
-        Schedule::sample(&BlockGrid::causal(&shape), &Profile::harmonic(), &Systematic, Key::new(1))?;
+        Schedule::sample(&BlockGrid::causal(&shape), &Profile::harmonic(), &Systematic, Seed::new(1))?;
     let plain = Attention::causal().plan(context, &shape)?;
     let plans = [Combine::Partition, Combine::Independent]
         .map(|combine| Attention::causal().plan(context, &shape)?.rounds(combine));

@@ -5,8 +5,9 @@
 //! ```
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use prflash::attention::GpuSampler;
 use prflash::{
-    Attention, BlockGrid, Context, GpuSampler, Key, Profile, Schedule, Shape, Systematic, TableBuffer, Tables,
+    Attention, BlockGrid, Context, Profile, Schedule, Seed, Shape, Systematic, TableBuffer, Tables,
 };
 
 fn schedules(criterion: &mut Criterion) {
@@ -17,7 +18,7 @@ fn schedules(criterion: &mut Criterion) {
         let shape = Shape::new(32, 8, 64 * blocks, 64).expect("a valid shape");
         let grid = BlockGrid::causal(&shape);
         let profile = Profile::harmonic();
-        let draw = |seed| Schedule::sample(&grid, &profile, &Systematic, Key::new(seed)).expect("it fits");
+        let draw = |seed| Schedule::sample(&grid, &profile, &Systematic, Seed::new(seed)).expect("it fits");
         group.throughput(Throughput::Elements(draw(0).visited_blocks()));
         let mut seed = 0;
         let mut next = || {
@@ -50,7 +51,7 @@ fn schedules(criterion: &mut Criterion) {
         group.bench_function(format!("T = {blocks}, GPU"), |bencher| {
             bencher.iter(|| {
                 let mut encoder = context.device().create_command_encoder(&Default::default());
-                sampler.encode(&mut encoder, &[(grid, Key::new(next()))]).expect("it fits");
+                sampler.encode(&mut encoder, &[(grid, Seed::new(next()))]).expect("it fits");
                 context.queue().submit([encoder.finish()]);
                 context.wait().expect("the device lives");
             });

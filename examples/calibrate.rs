@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Parser;
 use prflash::calibration::{BlockStates, Calibration, HeadErrors, Options};
-use prflash::{Attention, BlockGrid, Key, Shape};
+use prflash::{Attention, BlockGrid, Seed, Shape};
 use serde_json::json;
 use testkit::{fixture, picture};
 
@@ -60,7 +60,7 @@ fn main() -> Result<()> {
         };
         let calibration = states(0..half)?.calibrate(&options)?;
         let elapsed = start.elapsed();
-        let fresh = options.clone().with_key(Key::new(1));
+        let fresh = options.clone().with_seed(Seed::new(1));
         let held_out = states(half..tokens)?.errors(&calibration, &fresh)?;
         eprintln!("Layer {}: calibrated in {elapsed:.1?}", layer.index);
 
@@ -95,7 +95,7 @@ fn main() -> Result<()> {
         arguments.blocks, arguments.seeds
     );
     println!(
-        "layer head  part         window alpha  β     chosen  default  sink+window  uniform  by variance (β)  top-k"
+        "layer head  part         window alpha  β     chosen  default  sink + window  uniform  by variance (β)  top-k"
     );
     for (layer, head, chosen, held_out) in &rows {
         let line = |part: &str, errors: &HeadErrors| {

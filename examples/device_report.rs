@@ -10,12 +10,14 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
-use prflash::cache::{Staircase, StoredKeys};
+use prflash::cache::{Chunk, KvCache, Staircase, StoredKeys};
+use prflash::device::Timings;
+use prflash::kernels::{Decode, Kernel, Matrix, Tile};
+use prflash::position::Pairing;
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, Call, Chunk, Context, ContextOptions, DType, Decode, Kernel, KvCache, Layout, Matrix,
-    Operands, Pairing, PlanOptions, Positions, Queries, Rope, Shape, Tables, Tensor, Tile, Timings,
-    reference, wgpu,
+    Attention, Call, Context, ContextOptions, DType, Layout, Operands, PlanOptions, Positions, Queries, Rope,
+    Shape, Tables, Tensor, reference, wgpu,
 };
 use serde_json::{Value, json};
 

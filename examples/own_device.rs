@@ -11,10 +11,11 @@
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
+use prflash::sampling::Granularity;
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, BlockGrid, Call, Context, DType, Granularity, Key, Layout, Operands, Profile, Schedule, Shape,
-    Systematic, TableBuffer, Tables, TensorView, reference, wgpu,
+    Attention, BlockGrid, Call, Context, DType, Layout, Operands, Profile, Schedule, Seed, Shape, Systematic,
+    TableBuffer, Tables, TensorView, reference, wgpu,
 };
 use serde_json::json;
 
@@ -76,7 +77,7 @@ fn main() -> Result<()> {
     let output = TensorView::new(&context, &result, DType::F32, output)?;
     let bound = plan.bind(&Operands { q: &q, k: &k, v: &v, output: &output, lse: None })?;
     let grid = BlockGrid::causal(&shape).with_granularity(Granularity::KvHead);
-    let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(1))?;
+    let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(1))?;
     let uploaded = TableBuffer::new(plan.context(), &Tables::from(&schedule))?;
 
     // One encoder, three steps, one submit.

@@ -7,7 +7,8 @@
 
 use anyhow::Result;
 use clap::Parser;
-use prflash::{Bias, Distance, Pairing, Positions, Rope, Slopes};
+use prflash::position::{Distance, Pairing, Slopes};
+use prflash::{Bias, Positions, Rope};
 use serde_json::json;
 use testkit::chart::{Axis, Panel, Scale, Series, chart};
 use testkit::picture;
@@ -127,7 +128,7 @@ fn combinations(arguments: &Arguments) -> Result<Vec<(String, Positions)>> {
     let capped_name = format!("capped at {}", arguments.cap);
     Ok(vec![
         ("ALiBi".into(), Bias::alibi().into()),
-        ("harmonic (recommended)".into(), Positions::recommended(rope.clone())),
+        ("harmonic (recommended)".into(), Positions::doubly_harmonic(rope.clone())),
         ("harmonic, ALiBi slopes".into(), plain(Distance::Harmonic, Slopes::Alibi)?),
         ("log".into(), plain(log, Slopes::Harmonic)?),
         (capped_name.clone(), plain(capped, Slopes::Harmonic)?),

@@ -14,7 +14,7 @@ use prflash::reference::{self, BlockMass, Exact};
 use prflash::sampling::{sink_window_like, uniform_like};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    BlockGrid, Bound, Call, Context, ContextOptions, DType, Key, Layout, Operands, Plan, Profile, Schedule,
+    BlockGrid, Bound, Call, Context, ContextOptions, DType, Layout, Operands, Plan, Profile, Schedule, Seed,
     Systematic, TableBuffer, Tables, Tensor,
 };
 use serde_json::{Value, json};
@@ -103,9 +103,9 @@ fn main() -> Result<()> {
         panels.push(Panel { title: format!("layer {}", layer.index), series: report.curves() });
         reports.push(report.json());
     }
-    let key = Key::new(arguments.seed).layer(layers[0].index);
+    let seed = Seed::new(arguments.seed).layer(layers[0].index);
     let drawn =
-        Schedule::sample(&BlockGrid::causal(&layers[0].shape), &Profile::harmonic(), &Systematic, key)?;
+        Schedule::sample(&BlockGrid::causal(&layers[0].shape), &Profile::harmonic(), &Systematic, seed)?;
     let (schedule_svg, error_svg) = (folder.join("schedule.svg"), folder.join("error_vs_cost.svg"));
     picture::schedule(&schedule_svg, "PrFlashAttention, p(d) = 1/(1+d): kept blocks", &drawn)?;
     let axis = |title| Axis { title, scale: Scale::FromZero, ..Axis::default() };
@@ -289,14 +289,14 @@ struct Report {
 
 fn report(arguments: &Arguments, engine: &Engine<'_>, layer: &Layer, truth: &Truth) -> Result<Report> {
     let grid = BlockGrid::causal(&layer.shape);
-    let key = Key::new(arguments.seed).layer(layer.index);
+    let seed = Seed::new(arguments.seed).layer(layer.index);
     let dense = engine.ready(0.0, None)?;
     let mut variants = Vec::new();
     for a in STRENGTHS {
         let profile = Profile::harmonic_with(a, 1.0)?;
-        let drawn = Schedule::sample(&grid, &profile, &Systematic, key)?;
+        let drawn = Schedule::sample(&grid, &profile, &Systematic, seed)?;
         let nearest = sink_window_like(&drawn, &profile)?;
-        let random = uniform_like(&drawn, &profile, key)?;
+        let random = uniform_like(&drawn, &profile, seed)?;
         for (sampler, beta, schedule) in [
             ("systematic", 0.0, drawn.clone()),
             ("systematic", 1.0, drawn),

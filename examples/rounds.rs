@@ -8,11 +8,11 @@
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use prflash::reference;
+use prflash::rounds::{Combine, Estimate, Rounds, RoundsPlan};
 use prflash::sampling::{Entry, partition_rounds};
 use prflash::{
-    Attention, BlockGrid, Combine, Context, DType, Estimate, Key, Layout, Profile, Rounds, RoundsPlan,
-    Schedule, Systematic, Tables, Tensor,
+    Attention, BlockGrid, Context, DType, Layout, Profile, Schedule, Seed, Systematic, Tables, Tensor,
+    reference,
 };
 use serde_json::{Value, json};
 use testkit::chart::{Axis, Panel, Scale, Series, chart};
@@ -188,8 +188,8 @@ impl<'a> Problem<'a> {
         )?;
         let target = self.exact(&Attention::causal().with_correction(1.0)?, &Tables::from(&biased))?;
         let draw = |round: u32| {
-            let key = Key::new(arguments.seed).layer(self.layer.index).round(round);
-            Schedule::sample(&self.grid, &profile, &Systematic, key)
+            let seed = Seed::new(arguments.seed).layer(self.layer.index).round(round);
+            Schedule::sample(&self.grid, &profile, &Systematic, seed)
         };
         let shown = |round: u32| (round + 1).is_power_of_two() || round + 1 == arguments.rounds;
         let independent = |beta: f32, target: &[f64]| -> Result<Vec<Row>> {
@@ -197,8 +197,8 @@ impl<'a> Problem<'a> {
             self.rounds(&plan, (0..arguments.rounds).map(draw), shown, target)
         };
         let (identity, corrected) = (independent(0.0, &target)?, independent(1.0, &dense)?);
-        let key = Key::new(arguments.seed).layer(self.layer.index);
-        let parts = partition_rounds(&self.grid, &profile, key, arguments.partition.into())?;
+        let seed = Seed::new(arguments.seed).layer(self.layer.index);
+        let parts = partition_rounds(&self.grid, &profile, seed, arguments.partition.into())?;
         let plan = self.plan(Attention::causal(), Combine::Partition)?;
         let partition = self.rounds(&plan, parts.into_iter().map(Ok), |_| true, &dense)?;
         Ok(Measured { layer: self.layer.index, identity, corrected, partition })

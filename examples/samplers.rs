@@ -1,5 +1,5 @@
 //! Every sampler on the attention inputs of a real model: error against exact attention at the same
-//! expected number of blocks, over many seeds, beside sink+window, uniform random blocks and the
+//! expected number of blocks, over many seeds, beside sink + window, uniform random blocks and the
 //! heaviest blocks by true attention mass.
 //!
 //! ```text
@@ -17,7 +17,7 @@ use prflash::sampling::{
 };
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, BlockGrid, Call, Context, DType, Key, Layout, Operands, Profile, Schedule, Shape, Systematic,
+    Attention, BlockGrid, Call, Context, DType, Layout, Operands, Profile, Schedule, Seed, Shape, Systematic,
     TableBuffer, Tables, Tensor,
 };
 use serde_json::json;
@@ -79,7 +79,7 @@ fn main() -> Result<()> {
             let plan = Attention::causal().with_correction(beta)?.plan(&context, shape)?;
             let bound = plan.bind(&operands)?;
             let mut measure =
-                |sampler: &'static str, choose: &dyn Fn(Key) -> prflash::Result<Schedule>| -> Result<()> {
+                |sampler: &'static str, choose: &dyn Fn(Seed) -> prflash::Result<Schedule>| -> Result<()> {
                     let mut row = Row {
                         layer: layer.index,
                         sampler,
@@ -89,7 +89,7 @@ fn main() -> Result<()> {
                         recalls: vec![],
                     };
                     for seed in 0..u64::from(arguments.seeds) {
-                        let schedule = choose(Key::new(seed).layer(layer.index))?;
+                        let schedule = choose(Seed::new(seed).layer(layer.index))?;
                         let tables = TableBuffer::new(plan.context(), &Tables::from(&schedule))?;
                         let mut encoder = context.device().create_command_encoder(&Default::default());
                         plan.encode(&mut encoder, &bound, &call.clone().with_tables(&tables))?;
@@ -106,19 +106,19 @@ fn main() -> Result<()> {
                     Ok(())
                 };
             for sampler in samplers {
-                measure(sampler.name(), &|key| Schedule::sample(&grid, &profile, sampler, key))?;
+                measure(sampler.name(), &|seed| Schedule::sample(&grid, &profile, sampler, seed))?;
             }
             if beta == 0.0 {
                 // At the systematic schedule's number of blocks in every row.
-                let like = |key| Schedule::sample(&grid, &profile, &Systematic, key);
-                measure("sink_window", &|key| sink_window_like(&like(key)?, &profile))?;
-                measure("uniform", &|key| uniform_like(&like(key)?, &profile, key))?;
-                measure("top_k", &|key| mass.heaviest_like(&like(key)?))?;
+                let like = |seed| Schedule::sample(&grid, &profile, &Systematic, seed);
+                measure("sink_window", &|seed| sink_window_like(&like(seed)?, &profile))?;
+                measure("uniform", &|seed| uniform_like(&like(seed)?, &profile, seed))?;
+                measure("top_k", &|seed| mass.heaviest_like(&like(seed)?))?;
             }
         }
         if pictures.is_empty() {
             for sampler in samplers {
-                let drawn = Schedule::sample(&grid, &profile, sampler, Key::new(4))?;
+                let drawn = Schedule::sample(&grid, &profile, sampler, Seed::new(4))?;
                 let path = folder.join(format!("{}.svg", sampler.name()));
                 picture::schedule(&path, &format!("{}, p(d) = 1/(1+d)", sampler.name()), &drawn)?;
                 pictures.push(path);
@@ -204,7 +204,7 @@ fn frequency_picture(
     for sampler in samplers {
         let mut frequencies = DistanceFrequencies::new(grid, profile.sink_blocks());
         for seed in 0..SCHEDULES {
-            frequencies.add(&Schedule::sample(grid, profile, *sampler, Key::new(seed))?)?;
+            frequencies.add(&Schedule::sample(grid, profile, *sampler, Seed::new(seed))?)?;
         }
         // Its p(d) holds given that a row is in the index set, and most rows aren't.
         let note = if sampler.name() == "row_column" { " (p(d) only given the row)" } else { "" };
@@ -227,7 +227,7 @@ fn cost_picture(folder: &Path) -> Result<PathBuf> {
         for t in (4..=14).map(|power| 1usize << power) {
             let grid = BlockGrid::causal(&Shape::new(1, 1, t * DEFAULT_BLOCK_SIZE, 64)?);
             let profile = Profile::harmonic().with_sink_blocks(sinks);
-            let schedule = Schedule::sample(&grid, &profile, &Systematic, Key::new(1))?;
+            let schedule = Schedule::sample(&grid, &profile, &Systematic, Seed::new(1))?;
             points.push((t as f64, schedule.visited_blocks() as f64));
         }
         Ok(Series { joined: false, ..Series::line(format!("systematic, sink blocks: {sinks}"), points) })

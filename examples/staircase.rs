@@ -12,12 +12,9 @@ use std::ops::Range;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use prflash::cache::{HostCache, Ladder, Side, Staircase, StoredKeys};
+use prflash::cache::{Chunk, HostCache, KvCache, KvInput, Ladder, SequenceId, Side, Staircase, StoredKeys};
 use prflash::reference::{self, AgeLoss, cache_loss};
-use prflash::{
-    Attention, Chunk, Context, DType, KvCache, KvInput, Layout, Plan, Queries, SequenceId, Shape, Tables,
-    Tensor,
-};
+use prflash::{Attention, Context, DType, Layout, Plan, Queries, Shape, Tables, Tensor};
 use serde_json::{Value, json};
 use testkit::chart::{Axis, Panel, Scale, Series, chart};
 use testkit::fixture::{self, Layer};

@@ -16,18 +16,25 @@
 //! | [`Layout`], [`TensorView`] | where a tensor lies in a buffer: yours ([`TensorView`]) or ours ([`Tensor`]) |
 //! | [`Attention`] | what is computed: mask, window, scale, soft-cap, positions, storage |
 //! | [`Positions`] | how scores depend on positions: a rotation ([`Rope`]), a [`Bias`] against distance, or both |
-//! | [`RotationPlan`] | a [`Rope`] made ready to turn rows where they are stored |
 //! | [`Schedule`] | which key blocks each query block visits; drawn from a [`Profile`] by one of the [samplers](sampling::Sampler), or your own lists |
-//! | [`GpuSampler`] | draws the same schedules on the GPU, bit for bit, where every call has another |
-//! | [`Documents`], [`PositionIds`], [`Tables`] | masks for packed documents; positions by number; the schedules, masks and ids of a call |
-//! | [`cache`] | the staircase KV cache: at how many bits a token is stored at which age ([`Staircase`](cache::Staircase)), on the host ([`HostCache`](cache::HostCache)) and on the GPU ([`KvCache`]) |
-//! | [`calibration`] | which profile and correction suit each head, from a sample of its inputs |
-//! | [`PlanOptions`], [`Kernel`] | how it is computed: a plan chooses, you may, or a [`TuningProfile`] of measurements |
+//! | [`Documents`], [`Tables`] | masks for packed documents; the schedules, masks and ids of a call |
+//! | [`PlanOptions`] | how it is computed, where you choose and not the plan |
 //! | [`Plan`] | an `Attention` made ready for a device: `bind` tensors once, `encode` calls into your command encoder |
-//! | [`RoundsPlan`] | the same in rounds: an estimate after each, with its standard error |
-//! | [`ReshapedPlan`] | sampled attention by re-shaping tensors ([`Reshaping`](sampling::Reshaping)) instead of walking lists |
+//!
+//! | module | what is in it |
+//! | --- | --- |
+//! | [`attention`] | what calls take: lengths and positions of sequences; schedules drawn on the GPU ([`GpuSampler`](attention::GpuSampler)) |
+//! | [`sampling`] | profiles, samplers, schedules, what they cost |
+//! | [`position`] | rotary embeddings and biases in all their forms; [`rotation`] rotates rows where they are stored |
+//! | [`cache`] | the staircase KV cache: at how many bits a token is stored at which age ([`Staircase`](cache::Staircase)), on the host ([`HostCache`](cache::HostCache)) and on the GPU ([`KvCache`](cache::KvCache)) |
+//! | [`rounds`] | sampled attention in rounds, with standard errors |
+//! | [`calibration`] | which profile and correction suit each head, from a sample of its inputs |
+//! | [`device`] | what a device can do, and its times |
+//! | [`kernels`], [`tuning`] | the kernels by name; kernels chosen by measurements |
 //! | [`reference`](mod@reference) | the f64 oracle, which takes the very same values |
 //! | [`verify`] | the comparator, for your own device |
+//! | [`limits`], [`random`] | the bound on every count; the numbers behind every draw |
+//! | [`literal`] | the paper's construction by re-shaped tensors, kept as a check |
 //! | [`search`] | the best among listed values of parameters, for a score that takes long to compute |
 //! | `subword` | sub-word encoding: vocabularies, segmentation, training (a feature) |
 //! | `word2vec` | word vectors: trained on the GPU, kept in files, judged (a feature) |
@@ -38,7 +45,7 @@
 //! # Exact attention, then a part of it
 //!
 //! ```
-//! use prflash::{Attention, BlockGrid, Context, DType, Key, Layout, Profile, Schedule, Shape, Systematic, Tables, Tensor};
+//! use prflash::{Attention, BlockGrid, Context, DType, Seed, Layout, Profile, Schedule, Shape, Systematic, Tables, Tensor};
 //!
 //! # fn main() -> prflash::Result<()> {
 //! let context = match Context::new_blocking() {
@@ -59,7 +66,7 @@
 //! let exact = plan.run(q.view(), k.view(), v.view(), &Tables::new())?;
 //!
 //! // The same plan, visiting a block at distance d with probability 1/(1+d).
-//! let schedule = Schedule::sample(&BlockGrid::causal(&shape), &Profile::harmonic(), &Systematic, Key::new(42))?;
+//! let schedule = Schedule::sample(&BlockGrid::causal(&shape), &Profile::harmonic(), &Systematic, Seed::new(42))?;
 //! let sampled = plan.run(q.view(), k.view(), v.view(), &Tables::from(&schedule))?;
 //! println!("{:.0}% of the blocks", 100.0 * schedule.density());
 //!
@@ -97,7 +104,7 @@
 #![warn(unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-mod attention;
+pub mod attention;
 pub mod cache;
 pub mod calibration;
 mod checksum;
@@ -112,6 +119,7 @@ pub mod reference;
 mod runtime;
 pub mod sampling;
 pub mod search;
+#[doc(hidden)]
 pub mod shaders;
 mod shape;
 #[cfg(feature = "subword")]
@@ -120,30 +128,60 @@ pub mod verify;
 #[cfg(feature = "word2vec")]
 pub mod word2vec;
 
-#[cfg(not(target_arch = "wasm32"))]
-pub use attention::TuningOptions;
-pub use attention::kernels::shapes::{Decode, Kernel, Matrix, Tile};
 pub use attention::{
-    Attention, Bound, Call, Combine, Documents, Estimate, FirstPositions, GpuSampler, Operands, Output, Plan,
-    PlanOptions, PositionIds, Queries, ReshapedBound, ReshapedPlan, RotationBound, RotationPlan, Rounds,
-    RoundsBound, RoundsPlan, Rows, Sequence, ShapeClass, TableBuffer, Tables, Tuned, TuningProfile,
+    Attention, Bound, Call, Documents, Operands, Output, Plan, PlanOptions, Queries, TableBuffer, Tables,
 };
-pub use cache::{Chunk, KvCache, KvInput, SequenceId};
 pub use error::{Error, ErrorKind, Result};
 pub use layout::{DType, Layout};
-pub use limits::MAX_HEAD_DIM;
-pub use position::{Bias, Distance, Pairing, Positions, Rope, Scaling, Slopes};
-pub use random::Key;
-pub use runtime::capabilities::Capabilities;
+pub use position::{Bias, Positions, Rope};
+pub use random::Seed;
 pub use runtime::context::Context;
 pub use runtime::options::ContextOptions;
 pub use runtime::tensor::{Tensor, TensorView};
-pub use runtime::timing::GpuTimer;
-#[cfg(not(target_arch = "wasm32"))]
-pub use runtime::timing::Timings;
-pub use sampling::{BlockGrid, Decay, Granularity, Profile, Schedule, Systematic};
+pub use sampling::{BlockGrid, Profile, Schedule, Systematic};
 pub use shape::Shape;
 pub use wgpu;
+
+/// What a device can do, and how long it takes.
+pub mod device {
+    pub use crate::runtime::capabilities::Capabilities;
+    pub use crate::runtime::timing::GpuTimer;
+    #[cfg(not(target_arch = "wasm32"))]
+    pub use crate::runtime::timing::Timings;
+}
+
+/// The kernels that compute attention, by name: for [`PlanOptions::with_kernel`], where a plan's own
+/// choice isn't wanted.
+pub mod kernels {
+    pub use crate::attention::kernels::shapes::{Decode, Kernel, Matrix, Tile};
+}
+
+/// Kernels chosen by measuring them on a device, and kept in a profile.
+pub mod tuning {
+    pub use crate::attention::tuning::{ShapeClass, Tuned, TuningProfile};
+    #[cfg(not(target_arch = "wasm32"))]
+    pub use crate::attention::tuning_options::TuningOptions;
+}
+
+/// Sampled attention in rounds: an estimate after each, with its standard error.
+pub mod rounds {
+    pub use crate::attention::rounds::{Combine, Estimate, Rounds, RoundsBound, RoundsPlan};
+}
+
+/// Rows rotated where they are stored, before attention reads them.
+pub mod rotation {
+    pub use crate::attention::rotation::{RotationBound, RotationPlan, Rows};
+}
+
+/// The literal construction of arXiv 2410.18441, kept as a check: PrFlashAttention by re-shaping
+/// tensors into dense triangles.
+///
+/// It computes what the block lists of the same draw do ([`Schedule`]), which every other plan walks,
+/// and is slower than they are. Tests compare the two.
+pub mod literal {
+    pub use crate::attention::reshaped::{ReshapedBound, ReshapedPlan};
+    pub use crate::sampling::Reshaping;
+}
 
 /// The README's example is a test too.
 #[cfg(doctest)]

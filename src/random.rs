@@ -1,6 +1,6 @@
 //! The counter-based random numbers behind every schedule.
 //!
-//! A draw is a pure function of its key: there is no state to carry, any row of a schedule can be
+//! A draw is a pure function of its seed: there is no state to carry, any row of a schedule can be
 //! drawn alone, and the result is the same on every machine, host or GPU. The functions here are
 //! **frozen**: changing them changes every schedule of every seed, so the tests below pin their
 //! values.
@@ -39,22 +39,22 @@ fn hash_on(hash: u32, words: &[u32]) -> u32 {
 /// What a random schedule is a function of, beside the profile: a seed, and which sequence, layer
 /// and round it is for.
 ///
-/// Two schedules with the same key, grid, profile and sampler are equal, on every machine.
+/// Two schedules with the same seed, grid, profile and sampler are equal, on every machine.
 ///
 /// ```
-/// let key = prflash::Key::new(2024).layer(3).round(1);
-/// assert_eq!(key, prflash::Key::new(2024).round(1).layer(3));
+/// let seed = prflash::Seed::new(2024).layer(3).round(1);
+/// assert_eq!(seed, prflash::Seed::new(2024).round(1).layer(3));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct Key {
+pub struct Seed {
     seed: u64,
     sequence: u32,
     layer: u32,
     round: u32,
 }
 
-impl Key {
-    /// The key of sequence 0, layer 0, round 0 under this seed.
+impl Seed {
+    /// The seed of sequence 0, layer 0, round 0 under this number.
     pub const fn new(seed: u64) -> Self {
         Self { seed, sequence: 0, layer: 0, round: 0 }
     }
@@ -100,11 +100,11 @@ mod tests {
 
     #[test]
     fn every_word_of_a_key_matters() {
-        let base = Key::new(1);
-        let draw = |key: Key| key.uniform(0, 0, 0);
+        let base = Seed::new(1);
+        let draw = |seed: Seed| seed.uniform(0, 0, 0);
         let others = [
-            draw(Key::new(2)),
-            draw(Key::new(1 | 1 << 32)),
+            draw(Seed::new(2)),
+            draw(Seed::new(1 | 1 << 32)),
             draw(base.sequence(1)),
             draw(base.layer(1)),
             draw(base.round(1)),
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn value_stability() {
-        assert_eq!(Key::new(2024).layer(3).uniform(1, 17, 0), VALUE_OF_KEY);
+        assert_eq!(Seed::new(2024).layer(3).uniform(1, 17, 0), VALUE_OF_KEY);
     }
 
     /// Frozen: if this changes, every published schedule changes.

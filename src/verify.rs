@@ -70,7 +70,7 @@ impl Tolerance {
     /// - Weights below 2⁻²⁹ of the largest are subnormal in f16, and matrix units may take them for
     ///   0: `n·2⁻²⁸` of the largest magnitude.
     ///
-    /// [With half products](crate::Tile::with_half_products):
+    /// [With half products](crate::kernels::Tile::with_half_products):
     ///
     /// - A score is off by `11h` of its magnitude more: query, key (where it was rotated), up to 8
     ///   products summed in f16, and two such sums added.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use prflash::sampling::{Bernoulli, Renewal, RowColumn, Sampler, Segment, expected_blocks};
-use prflash::{BlockGrid, Key, Profile, Schedule, Shape, Systematic};
+use prflash::{BlockGrid, Profile, Schedule, Seed, Shape, Systematic};
 
 /// The system's allocator, with the bytes in use and the most there ever were.
 struct Counting;
@@ -64,7 +64,7 @@ fn a_million_tokens() {
     ];
     for (sampler, profile, heads) in cases {
         let start = Instant::now();
-        let sample = || Schedule::sample(&grid(heads), profile, sampler, Key::new(1)).unwrap();
+        let sample = || Schedule::sample(&grid(heads), profile, sampler, Seed::new(1)).unwrap();
         let (schedule, peak) = with_peak(sample);
         let (name, held) = (sampler.name(), schedule.memory_bytes() as usize);
         let expected = expected_blocks(&grid(heads), profile) * heads as f64;

@@ -1,10 +1,9 @@
 //! Attention on the CPU: what the GPU backend is checked against.
 
 use anyhow::{Result, ensure};
-use prflash::cache::{HostCache, StoredKeys};
-use prflash::{
-    Attention, BlockGrid, DType, Pairing, Positions, Rope, Schedule, SequenceId, Shape, Tables, reference,
-};
+use prflash::cache::{HostCache, SequenceId, StoredKeys};
+use prflash::position::Pairing;
+use prflash::{Attention, BlockGrid, DType, Positions, Rope, Schedule, Shape, Tables, reference};
 
 use crate::attend::{Attend, Qkv, Rungs, Usage};
 use crate::config::Config;

@@ -1,9 +1,10 @@
 //! Attention by prflash on the GPU.
 
 use anyhow::{Context as _, Result, ensure};
+use prflash::rounds::{Combine, RoundsBound, RoundsPlan};
 use prflash::{
-    Attention, BlockGrid, Bound, Call, Combine, Context, DType, Layout, Operands, Plan, Queries, RoundsBound,
-    RoundsPlan, Schedule, Shape, TableBuffer, Tables, Tensor, TensorView, wgpu,
+    Attention, BlockGrid, Bound, Call, Context, DType, Layout, Operands, Plan, Queries, Schedule, Shape,
+    TableBuffer, Tables, Tensor, TensorView, wgpu,
 };
 
 use crate::attend::{Attend, Qkv, Usage};

@@ -4,11 +4,9 @@
 //! plans to it, and asks for bytes.
 
 use anyhow::{Result, ensure};
-use prflash::cache::{Staircase, StoredKeys};
-use prflash::{
-    Chunk, Context, DType, KvCache, KvInput, Layout, Rope, RotationBound, RotationPlan, Rows, SequenceId,
-    Shape, TensorView, wgpu,
-};
+use prflash::cache::{Chunk, KvCache, KvInput, SequenceId, Staircase, StoredKeys};
+use prflash::rotation::{RotationBound, RotationPlan, Rows};
+use prflash::{Context, DType, Layout, Rope, Shape, TensorView, wgpu};
 
 use crate::attend::Rungs;
 

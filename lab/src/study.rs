@@ -166,17 +166,17 @@ pub struct Experiment {
 /// blocks.
 fn at_blocks(blocks: usize) -> [Choice; 3] {
     let choice = |name: &str, options: &str| {
-        let options = options.replace("PROFILE", &format!("--profile recommended:{blocks}"));
+        let options = options.replace("PROFILE", &format!("--profile half-window:{blocks}"));
         Choice::new(&format!("{name}, {blocks} blocks"), &options)
     };
     [
-        choice("recommended", "--attention prflash PROFILE --beta 0.5"),
-        choice("sink+window", "--attention sink-window PROFILE"),
+        choice("half window", "--attention prflash PROFILE --beta 0.5"),
+        choice("sink + window", "--attention sink-window PROFILE"),
         choice("uniform", "--attention uniform PROFILE"),
     ]
 }
 
-/// The window of a sink+window cache that takes no more bytes than a staircase once `tokens` tokens
+/// The window of a sink + window cache that takes no more bytes than a staircase once `tokens` tokens
 /// are there.
 ///
 /// # Errors
@@ -200,7 +200,7 @@ fn staircases(width: usize) -> Result<Vec<Choice>> {
         |name: &str, stairs: &str| Choice::new(name, &format!("--staircase {stairs} --staircase-layers all"));
     let streaming = |like: &str| -> Result<Choice> {
         let window = window_of_equal_bytes(&staircase::parse(like)?, width)?;
-        Ok(of(&format!("sink+window, bytes of {like}"), &format!("streaming:{window}")))
+        Ok(of(&format!("sink + window, bytes of {like}"), &format!("streaming:{window}")))
     };
     let recommended = "--staircase recommended --staircase-layers all";
     Ok(vec![
@@ -217,7 +217,7 @@ fn staircases(width: usize) -> Result<Vec<Choice>> {
         of("values 8→3 (not nested)", "K:8x2,4;V:8x2,3"),
         Choice::new(
             "recommended, sampled 8 blocks",
-            &format!("{recommended} --attention prflash --profile recommended:8 --beta 0.5"),
+            &format!("{recommended} --attention prflash --profile half-window:8 --beta 0.5"),
         ),
     ])
 }
@@ -266,10 +266,10 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
         let mut all = with_dense(&[8, 4]);
         all.extend([
             prflash("paper", "--profile harmonic"),
-            prflash("recommended, 8 blocks, β = 0", "--profile recommended:8"),
-            prflash("recommended, 8 blocks, β = 1", "--profile recommended:8 --beta 1"),
-            prflash("recommended, 2 rounds of 4 blocks", "--profile recommended:4 --beta 0.5 --rounds 2"),
-            prflash("recommended, 8 blocks, other seed", "--profile recommended:8 --beta 0.5 --seed 1"),
+            prflash("half window, 8 blocks, β = 0", "--profile half-window:8"),
+            prflash("half window, 8 blocks, β = 1", "--profile half-window:8 --beta 1"),
+            prflash("half window, 2 rounds of 4 blocks", "--profile half-window:4 --beta 0.5 --rounds 2"),
+            prflash("half window, 8 blocks, other seed", "--profile half-window:8 --beta 0.5 --seed 1"),
         ]);
         all
     };
@@ -279,7 +279,7 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
         all.extend([
             Choice::new("staircase recommended", "--staircase recommended --staircase-layers all"),
             Choice::new(
-                "staircase sink+window, as many bytes",
+                "staircase sink + window, as many bytes",
                 &format!("--staircase streaming:{window} --staircase-layers all"),
             ),
         ]);
@@ -287,14 +287,14 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
     };
     let needle_more = || {
         vec![
-            prflash("recommended, 4 blocks", "--profile recommended:4 --beta 0.5"),
-            prflash("recommended, 16 blocks", "--profile recommended:16 --beta 0.5"),
-            prflash("recommended, 8 blocks, 4 sinks", "--profile recommended:8 --beta 0.5 --sinks 4"),
-            prflash("recommended, 2 rounds of 8 blocks", "--profile recommended:8 --beta 0.5 --rounds 2"),
-            prflash("recommended, 4 rounds of 8 blocks", "--profile recommended:8 --beta 0.5 --rounds 4"),
+            prflash("half window, 4 blocks", "--profile half-window:4 --beta 0.5"),
+            prflash("half window, 16 blocks", "--profile half-window:16 --beta 0.5"),
+            prflash("half window, 8 blocks, 4 sinks", "--profile half-window:8 --beta 0.5 --sinks 4"),
+            prflash("half window, 2 rounds of 8 blocks", "--profile half-window:8 --beta 0.5 --rounds 2"),
+            prflash("half window, 4 rounds of 8 blocks", "--profile half-window:8 --beta 0.5 --rounds 4"),
             prflash(
-                "recommended, 8 blocks, layers alike",
-                "--profile recommended:8 --beta 0.5 --lists-per head-index",
+                "half window, 8 blocks, layers alike",
+                "--profile half-window:8 --beta 0.5 --lists-per head-index",
             ),
         ]
     };
@@ -313,7 +313,7 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
     };
     // What is dropped or precise has no error by age, and the sampled one has the same cache.
     let ages = |width| -> Result<Vec<Choice>> {
-        let mut all = few(staircases(width)?, &["sink+window", "sampled"]);
+        let mut all = few(staircases(width)?, &["sink + window", "sampled"]);
         all.retain(|choice| choice.name != "f16");
         // Apart what sinks do and what widths do.
         let options = "--staircase kivi4;sinks=4 --staircase-layers all";
@@ -362,8 +362,8 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
             let more = [biases("harmonic", &[0.03, 0.1]), biases("alibi", &[0.001, 0.01])].concat();
             let four = [place("emma", 0), place("wiki", 1), place("brown", 1), place("hamlet", 2)];
             let mut sampling = with_dense(&[8, 16, 32]);
-            let options = "--profile recommended:32 --beta 0.5 --seed 1";
-            sampling.push(prflash("recommended, 32 blocks, other seed", options));
+            let options = "--profile half-window:32 --beta 0.5 --seed 1";
+            sampling.push(prflash("half window, 32 blocks, other seed", options));
             vec![
                 experiment(Sampling, SmolLm2, &four, 8192, sampling),
                 experiment(Speed, SmolLm2, &[NOWHERE], 8192, with_dense(&[8, 16, 32])),

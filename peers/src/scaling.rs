@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use prflash::{BlockGrid, Context, DType, Key, Profile, Schedule, Systematic, Tables};
+use prflash::{BlockGrid, Context, DType, Seed, Profile, Schedule, Systematic, Tables};
 use testkit::statistics::median;
 
 use crate::compare::TOLERANCE;
@@ -116,7 +116,7 @@ fn place(
 
     let started = Instant::now();
     let grid = BlockGrid::causal(&shape);
-    let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(1))?;
+    let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(1))?;
     let sampled = dense.with_tables(&Tables::from(&schedule))?;
     context.wait()?;
     let schedule_seconds = started.elapsed().as_secs_f64();

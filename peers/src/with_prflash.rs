@@ -3,11 +3,8 @@
 use std::rc::Rc;
 
 use anyhow::Result;
-use prflash::cache::{Staircase, StoredKeys};
-use prflash::{
-    Attention, Bound, Call, Chunk, Context, DType, KvCache, Layout, Operands, Plan, Queries, SequenceId,
-    TableBuffer, Tables, Tensor,
-};
+use prflash::cache::{Chunk, KvCache, SequenceId, Staircase, StoredKeys};
+use prflash::{Attention, Bound, Call, Context, DType, Layout, Operands, Plan, Queries, TableBuffer, Tables, Tensor};
 
 use crate::measure::Work;
 use crate::problem::{Input, Problem};

@@ -10,7 +10,7 @@ use crate::error::{Result, ensure};
 /// One sequence of a [`Call`]: which rows of the bound tensors are its queries and its keys.
 ///
 /// ```
-/// use prflash::Sequence;
+/// use prflash::attention::Sequence;
 /// // Two sequences packed behind each other into batch entry 0.
 /// let packed = [
 ///     Sequence { queries: 0..3, keys: 0..3, ..Sequence::default() },
@@ -114,7 +114,8 @@ fn check_range(index: usize, argument: &'static str, rows: &Range<usize>) -> Res
 /// The lengths of one call, and what it reads beside the tensors.
 ///
 /// ```
-/// use prflash::{Call, Sequence};
+/// use prflash::attention::Sequence;
+/// use prflash::Call;
 /// let prefill = Call::lengths(1024, 1024);
 /// let decode = Call::lengths(1, 1025);
 /// // The second of three queries of batch entry 4, over the keys up to it.

@@ -7,7 +7,7 @@ use super::table_buffer::{ScheduleWords, TableBuffer, Writer};
 use crate::attention::kernels::params::NO_TABLE;
 use crate::error::{Error, Result, ensure};
 use crate::limits::{MAX_BATCH, at_most};
-use crate::random::Key;
+use crate::random::Seed;
 use crate::runtime::context::Context;
 use crate::runtime::dispatch;
 use crate::runtime::program::Pipeline;
@@ -23,7 +23,11 @@ use crate::sampling::{BlockGrid, CumulativeProfile, GpuRule, ONE, Profile, Sampl
 ///
 /// ```no_run
 /// # fn main() -> Result<(), prflash::Error> {
-/// # use prflash::{Attention, BlockGrid, Call, Context, DType, GpuSampler, Key, Layout, Operands, Profile, Shape, Systematic, Tensor};
+/// # use prflash::attention::GpuSampler;
+/// # use prflash::{
+/// #     Attention, BlockGrid, Call, Context, DType, Layout, Operands, Profile, Seed, Shape,
+/// #     Systematic, Tensor,
+/// # };
 /// # let context = Context::new_blocking()?;
 /// # let shape = Shape::new(9, 3, 1024, 64)?;
 /// # let zeros = |heads| Tensor::zeros(&context, DType::F32, Layout::heads_first(1, heads, 1024, 64)?);
@@ -34,7 +38,7 @@ use crate::sampling::{BlockGrid, CumulativeProfile, GpuRule, ONE, Profile, Sampl
 /// let mut sampler = GpuSampler::new(&context, &grid, 1, &Profile::harmonic(), &Systematic)?;
 /// let mut encoder = context.device().create_command_encoder(&Default::default());
 /// for layer in 0..4 {
-///     let tables = sampler.encode(&mut encoder, &[(grid, Key::new(42).layer(layer))])?;
+///     let tables = sampler.encode(&mut encoder, &[(grid, Seed::new(42).layer(layer))])?;
 ///     plan.encode(&mut encoder, &bound, &Call::lengths(1024, 1024).with_tables(tables))?;
 /// }
 /// context.queue().submit([encoder.finish()]);
@@ -218,7 +222,7 @@ impl GpuSampler {
     pub fn encode(
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
-        sequences: &[(BlockGrid, Key)],
+        sequences: &[(BlockGrid, Seed)],
     ) -> Result<&TableBuffer> {
         let (count, most) = (sequences.len(), self.sequences);
         ensure!((1..=most).contains(&count), "sequences", "expected 1 to {most}, got {count}");
@@ -242,19 +246,19 @@ impl GpuSampler {
             flags: if self.maxima.is_causal() { FLAG_CAUSAL } else { 0 },
         };
         let base = |index: usize| count as u32 + (index as u64 * self.room.all) as u32;
-        let entry = |(index, (grid, key)): (usize, &(BlockGrid, Key))| {
-            let (key, round) = key.prefix();
+        let entry = |(index, (grid, seed)): (usize, &(BlockGrid, Seed))| {
+            let (seed, round) = seed.prefix();
             ScheduleSequence {
                 base: base(index),
                 first_block: grid.first_query_block() as i32,
                 query_blocks: grid.query_blocks() as u32,
                 key_blocks: grid.key_blocks() as u32,
-                key,
+                key: seed,
                 round,
             }
         };
         let entries: Vec<_> = sequences.iter().enumerate().map(entry).collect();
-        let words = |(index, &(grid, _)): (usize, &(BlockGrid, Key))| ScheduleWords {
+        let words = |(index, &(grid, _)): (usize, &(BlockGrid, Seed))| ScheduleWords {
             grid,
             order: NO_TABLE,
             lists: base(index),

@@ -16,18 +16,18 @@ mod planning;
 mod position_table;
 mod prepared;
 mod record;
-mod reshaped;
-mod rotation;
-mod rounds;
+pub(crate) mod reshaped;
+pub(crate) mod rotation;
+pub(crate) mod rounds;
 mod split;
 mod table_buffer;
 #[cfg(not(target_arch = "wasm32"))]
 mod trial;
 #[cfg(not(target_arch = "wasm32"))]
 mod tuner;
-mod tuning;
+pub(crate) mod tuning;
 #[cfg(not(target_arch = "wasm32"))]
-mod tuning_options;
+pub(crate) mod tuning_options;
 mod wanted;
 mod work;
 
@@ -40,10 +40,4 @@ pub use inputs::position_ids::PositionIds;
 pub use inputs::tables::Tables;
 pub use plan::{Output, Plan};
 pub use plan_options::PlanOptions;
-pub use reshaped::{ReshapedBound, ReshapedPlan};
-pub use rotation::{RotationBound, RotationPlan, Rows};
-pub use rounds::{Combine, Estimate, Rounds, RoundsBound, RoundsPlan};
 pub use table_buffer::TableBuffer;
-pub use tuning::{ShapeClass, Tuned, TuningProfile};
-#[cfg(not(target_arch = "wasm32"))]
-pub use tuning_options::TuningOptions;

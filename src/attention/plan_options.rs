@@ -12,7 +12,8 @@ use crate::limits::{MAX_BATCH, at_most};
 ///
 /// ```no_run
 /// # fn main() -> Result<(), prflash::Error> {
-/// use prflash::{Attention, Context, Kernel, PlanOptions, Shape};
+/// use prflash::kernels::Kernel;
+/// use prflash::{Attention, Context, PlanOptions, Shape};
 /// let context = Context::new_blocking()?;
 /// let shape = Shape::new(8, 2, 512, 64)?;
 /// let options = PlanOptions::new().with_kernel(Kernel::Naive);
@@ -49,7 +50,7 @@ impl PlanOptions {
     }
 
     /// Splits each row's keys over this many workgroups where queries are few
-    /// ([`Decode`](crate::Decode)), instead of as many as the plan would choose from the shape and
+    /// ([`Decode`](crate::kernels::Decode)), instead of as many as the plan would choose from the shape and
     /// the device. Results differ by rounding.
     ///
     /// # Errors
@@ -60,7 +61,7 @@ impl PlanOptions {
     }
 
     /// The most sequences of a call, where several are packed into a batch entry
-    /// ([`Sequence`](crate::Sequence)) or read from a cache ([`Queries`](crate::Queries)). By
+    /// ([`Sequence`](crate::attention::Sequence)) or read from a cache ([`Queries`](crate::Queries)). By
     /// default as many as the plan's shape has batch entries.
     ///
     /// # Errors
@@ -72,7 +73,7 @@ impl PlanOptions {
     }
 
     /// Allows kernels that take products in f16
-    /// ([`Tile::with_half_products`](crate::Tile::with_half_products) says what that costs and what
+    /// ([`Tile::with_half_products`](crate::kernels::Tile::with_half_products) says what that costs and what
     /// numbers must stay within), where inputs are stored in f16 and the device gains by it. Not
     /// unless allowed; on CPU adapters never.
     pub fn with_half_products(self, allowed: bool) -> Self {

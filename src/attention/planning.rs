@@ -53,8 +53,8 @@ impl Attention {
     ///
     /// ```no_run
     /// # fn main() -> Result<(), prflash::Error> {
-    /// use prflash::cache::{Staircase, StoredKeys};
-    /// use prflash::{Attention, Chunk, Context, DType, KvCache, Layout, Queries, Shape, Tables, Tensor};
+    /// use prflash::cache::{Chunk, KvCache, Staircase, StoredKeys};
+    /// use prflash::{Attention, Context, DType, Layout, Queries, Shape, Tables, Tensor};
     /// let context = Context::new_blocking()?;
     /// // 8 query heads on 2 key/value heads, one query a step, conversations of up to 8,192 tokens.
     /// let shape = Shape::new(8, 2, 8192, 64)?.with_q_len(1)?;
@@ -92,10 +92,10 @@ impl Attention {
     /// Measures which kernels are fastest for these shapes on this device, with this attention's
     /// storage and positions and these options; takes seconds to minutes.
     ///
-    /// Shapes are put into classes ([`ShapeClass`](crate::ShapeClass)). The candidates of a class
-    /// are all kernels of its kind that the device can run: [`Decode`](crate::Decode) for few
-    /// queries, else every [`Tile`](crate::Tile), [`Matrix`](crate::Matrix) and
-    /// [`Kernel::Naive`](crate::Kernel::Naive). One that is tried is first compared with the
+    /// Shapes are put into classes ([`ShapeClass`](crate::tuning::ShapeClass)). The candidates of a class
+    /// are all kernels of its kind that the device can run: [`Decode`](crate::kernels::Decode) for few
+    /// queries, else every [`Tile`](crate::kernels::Tile), [`Matrix`](crate::kernels::Matrix) and
+    /// [`Kernel::Naive`](crate::kernels::Kernel::Naive). One that is tried is first compared with the
     /// portable kernel (the naive one) on every shape of the class and on short and ragged ones
     /// beside, within what its arithmetic may deviate; the right ones are then timed in turn, round
     /// by round, by GPU timestamps or, on CPU adapters, where these lie, by the wall. The fastest
@@ -103,7 +103,7 @@ impl Attention {
     /// gains 3%.
     ///
     /// Where there are more candidates than
-    /// [`TuningOptions::with_trials`](crate::TuningOptions::with_trials) allows to try, the first
+    /// [`TuningOptions::with_trials`](crate::tuning::TuningOptions::with_trials) allows to try, the first
     /// tried are the rule's choice and those that are known to be good somewhere, and then those
     /// that a [`search`](crate::search) proposes, by [`Tpe`](crate::search::Tpe) over their
     /// parameters. Each is timed in turn with the rule's choice, so that it doesn't count whether
@@ -112,7 +112,8 @@ impl Attention {
     ///
     /// ```no_run
     /// # fn main() -> Result<(), prflash::Error> {
-    /// use prflash::{Attention, Context, PlanOptions, Shape, TuningOptions};
+    /// use prflash::tuning::TuningOptions;
+    /// use prflash::{Attention, Context, PlanOptions, Shape};
     /// let context = Context::new_blocking()?;
     /// let (attention, shape) = (Attention::causal(), Shape::new(8, 2, 2048, 64)?);
     /// let tuning = TuningOptions::new(5)?.with_trials(48)?;

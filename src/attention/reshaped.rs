@@ -26,14 +26,14 @@ use crate::shape::Shape;
 ///
 /// ```no_run
 /// # fn main() -> Result<(), prflash::Error> {
-/// # use prflash::{Attention, BlockGrid, Context, DType, Key, Layout, Profile, Shape, Tensor};
+/// # use prflash::{Attention, BlockGrid, Context, DType, Seed, Layout, Profile, Shape, Tensor};
 /// # use prflash::sampling::Reshaping;
 /// # let context = Context::new_blocking()?;
 /// # let shape = Shape::new(9, 3, 1024, 64)?;
 /// # let upload = |heads| Tensor::zeros(&context, DType::F32, Layout::heads_first(1, heads, 1024, 64)?);
 /// # let (q, k, v) = (upload(9)?, upload(3)?, upload(3)?);
 /// let grid = BlockGrid::causal(&shape);
-/// let reshaping = Reshaping::segments(&grid, &Profile::harmonic(), Key::new(42))?;
+/// let reshaping = Reshaping::segments(&grid, &Profile::harmonic(), Seed::new(42))?;
 /// let plan = Attention::causal().plan(&context, &shape)?.reshaped(&grid)?;
 /// let result = plan.run(q.view(), k.view(), v.view(), &[reshaping])?;
 /// # let _ = result;

@@ -75,7 +75,9 @@ impl Rope {
 ///
 /// ```no_run
 /// # fn main() -> Result<(), prflash::Error> {
-/// use prflash::{Context, DType, Layout, Pairing, Rope, Rows, Tensor};
+/// use prflash::position::Pairing;
+/// use prflash::rotation::Rows;
+/// use prflash::{Context, DType, Layout, Rope, Tensor};
 /// let context = Context::new_blocking()?;
 /// let keys = Tensor::zeros(&context, DType::F16, Layout::heads_first(1, 2, 4096, 64)?)?;
 /// let plan = Rope::new(64, 1e4, Pairing::Half)?.plan_rotation(&context, DType::F16, 4096)?;
@@ -135,7 +137,7 @@ struct Part {
 /// Rows of a tensor to turn, in all of its heads, and the position of each.
 ///
 /// ```
-/// use prflash::Rows;
+/// use prflash::rotation::Rows;
 /// let appended = Rows::new(0, 100..101); // row 100 of batch entry 0, at position 100
 /// let moved = Rows::new(0, 4..54).all_at(-30); // rows 4 … 53, turned back by 30 positions
 /// let named = Rows::new(1, 0..3).at_ids(&[7, 8, 30]); // rows 0, 1, 2 of batch entry 1

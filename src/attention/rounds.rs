@@ -23,7 +23,7 @@ use crate::runtime::tensor::{Tensor, TensorView};
 /// What the rounds of a [`RoundsPlan`] are to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Combine {
-    /// Independent draws of a schedule ([`Key::round`](crate::Key::round)): the running estimate is
+    /// Independent draws of a schedule ([`Seed::round`](crate::Seed::round)): the running estimate is
     /// their mean by log-sum-exp, and its standard error is known from their spread.
     Independent,
     /// Rounds without a common block, as [`partition_rounds`](crate::sampling::partition_rounds)
@@ -35,7 +35,11 @@ pub enum Combine {
 ///
 /// ```no_run
 /// # fn main() -> Result<(), prflash::Error> {
-/// # use prflash::{Attention, BlockGrid, Combine, Context, DType, Key, Layout, Profile, Schedule, Shape, Systematic, Tables, Tensor};
+/// # use prflash::rounds::Combine;
+/// # use prflash::{
+/// #     Attention, BlockGrid, Context, DType, Layout, Profile, Schedule, Seed, Shape,
+/// #     Systematic, Tables, Tensor,
+/// # };
 /// # let context = Context::new_blocking()?;
 /// # let shape = Shape::new(9, 3, 1024, 64)?;
 /// # let upload = |heads| Tensor::zeros(&context, DType::F32, Layout::heads_first(1, heads, 1024, 64)?);
@@ -43,8 +47,8 @@ pub enum Combine {
 /// let plan = Attention::causal().with_correction(1.0)?.plan(&context, &shape)?.rounds(Combine::Independent)?;
 /// let mut rounds = plan.start(q.view(), k.view(), v.view())?;
 /// for round in 0..16 {
-///     let key = Key::new(42).round(round);
-///     let schedule = Schedule::sample(&BlockGrid::causal(&shape), &Profile::harmonic(), &Systematic, key)?;
+///     let seed = Seed::new(42).round(round);
+///     let schedule = Schedule::sample(&BlockGrid::causal(&shape), &Profile::harmonic(), &Systematic, seed)?;
 ///     let estimate = rounds.step(&Tables::from(&schedule))?;
 ///     // Of each row, the Euclidean norm over its channels; infinite after one round.
 ///     let errors = estimate.standard_error.as_ref().map(|tensor| tensor.read_blocking(&context)).transpose()?;

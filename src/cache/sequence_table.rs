@@ -4,14 +4,14 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 
-/// A sequence of a cache ([`KvCache`](crate::KvCache), [`HostCache`](crate::cache::HostCache)),
+/// A sequence of a cache ([`KvCache`](crate::cache::KvCache), [`HostCache`](crate::cache::HostCache)),
 /// until it is removed. Numbers of removed sequences are used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SequenceId(usize);
 
 impl SequenceId {
     /// The first that a cache gives: the only one of a cache that was
-    /// [opened](crate::cache::HostCache::open) or [copied](crate::KvCache::to_host).
+    /// [opened](crate::cache::HostCache::open) or [copied](crate::cache::KvCache::to_host).
     pub const FIRST: Self = Self(0);
 
     /// The sequence of this number, if a cache has it.

@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use prflash::calibration::{BlockStates, Options};
-//! use prflash::{Attention, BlockGrid, Key, Shape, Systematic};
+//! use prflash::{Attention, BlockGrid, Seed, Shape, Systematic};
 //! # let sample = |n: usize| -> Vec<f32> { (0..n).map(|i| (i as f32 * 0.37).sin()).collect() };
 //! let shape = Shape::new(2, 1, 512, 8)?; // the oracle's slices: [batch, heads, len, dim]
 //! let (q, k, v) = (sample(2 * 512 * 8), sample(512 * 8), sample(512 * 8));
@@ -16,7 +16,7 @@
 //! let calibration = states.calibrate(&Options::new(6.0)?)?; // 6 of up to 16 blocks a row
 //! // Later, for sequences of any length (weights already hold each head's β):
 //! let long = BlockGrid::causal(&Shape::new(2, 1, 4096, 8)?).with_block_size(32)?;
-//! let schedule = calibration.schedule(&long, &Systematic, Key::new(1))?;
+//! let schedule = calibration.schedule(&long, &Systematic, Seed::new(1))?;
 //! let attention = Attention::causal().with_correction(1.0)?;
 //! # let _ = (schedule, attention);
 //! # Ok::<(), prflash::Error>(())
@@ -42,7 +42,7 @@ pub use mass::{calibrate_mass, mass_variance, variance_optimal};
 use crate::attention::{Attention, Tables};
 use crate::error::{Error, Result, ensure};
 use crate::limits::{MAX_ROUNDS, at_most};
-use crate::random::Key;
+use crate::random::Seed;
 use crate::reference::{self, DistanceMass};
 use crate::sampling::{BlockGrid, Profile, Sampler, Schedule, Systematic, sink_window_like, uniform_like};
 use crate::shape::Shape;
@@ -56,7 +56,7 @@ pub struct Options {
     blocks: f64,
     sink_blocks: usize,
     seeds: u32,
-    key: Key,
+    seed: Seed,
 }
 
 impl Options {
@@ -66,7 +66,7 @@ impl Options {
     /// Invalid argument unless `blocks` is finite and at least 1.
     pub fn new(blocks: f64) -> Result<Self> {
         Profile::budget(blocks)?;
-        Ok(Self { blocks, sink_blocks: 1, seeds: 8, key: Key::new(0) })
+        Ok(Self { blocks, sink_blocks: 1, seeds: 8, seed: Seed::new(0) })
     }
 
     /// Another number of pinned blocks at the start of the sequence.
@@ -84,9 +84,9 @@ impl Options {
         Ok(Self { seeds, ..self })
     }
 
-    /// The key of these schedules, at rounds 0, 1, 2 …
-    pub fn with_key(self, key: Key) -> Self {
-        Self { key, ..self }
+    /// The seed of these schedules, at rounds 0, 1, 2 …
+    pub fn with_seed(self, seed: Seed) -> Self {
+        Self { seed, ..self }
     }
 
     fn profile(&self, window_blocks: usize, alpha: f64) -> Result<Profile> {
@@ -190,10 +190,10 @@ impl Calibration {
     /// Invalid argument (`grid`) for another block size than the calibration's; as
     /// [`profiles`](Calibration::profiles), [`Schedule::sample_each`] and
     /// [`Schedule::with_corrections`].
-    pub fn schedule(&self, grid: &BlockGrid, sampler: &dyn Sampler, key: Key) -> Result<Schedule> {
+    pub fn schedule(&self, grid: &BlockGrid, sampler: &dyn Sampler, seed: Seed) -> Result<Schedule> {
         let (want, got) = (self.block_size, grid.block_size());
         ensure!(want == got, "grid", "expected blocks of {want} tokens as in the calibration, got {got}");
-        Schedule::sample_each(grid, &self.profiles()?, sampler, key)?.with_corrections(&self.betas())
+        Schedule::sample_each(grid, &self.profiles()?, sampler, seed)?.with_corrections(&self.betas())
     }
 }
 
@@ -415,20 +415,20 @@ impl BlockStates {
         let options =
             Options { blocks: calibration.blocks, sink_blocks: calibration.sink_blocks, ..options.clone() };
         let default = options.profile(1, 1.0)?;
-        let mean_of = |choose: &dyn Fn(Key) -> Result<Schedule>, beta: f32| {
+        let mean_of = |choose: &dyn Fn(Seed) -> Result<Schedule>, beta: f32| {
             let mut means = vec![0.0; groups];
             for seed in 0..options.seeds {
-                let errors = self.errors_under(&choose(options.key.round(seed))?, beta);
+                let errors = self.errors_under(&choose(options.seed.round(seed))?, beta);
                 means.iter_mut().zip(errors).for_each(|(mean, e)| *mean += e / f64::from(options.seeds));
             }
             Ok::<_, Error>(means)
         };
-        let like = |key| Schedule::sample(&self.grid, &default, &Systematic, key);
-        let calibrated = mean_of(&|key| calibration.schedule(&self.grid, &Systematic, key), 1.0)?;
+        let like = |seed| Schedule::sample(&self.grid, &default, &Systematic, seed);
+        let calibrated = mean_of(&|seed| calibration.schedule(&self.grid, &Systematic, seed), 1.0)?;
         let by_default = mean_of(&like, 0.5)?;
-        let sink_window = mean_of(&|key| sink_window_like(&like(key)?, &default), 0.0)?;
-        let uniform = mean_of(&|key| uniform_like(&like(key)?, &default, key), 0.0)?;
-        let top_k = mean_of(&|key| self.heaviest_like(&like(key)?), 0.0)?;
+        let sink_window = mean_of(&|seed| sink_window_like(&like(seed)?, &default), 0.0)?;
+        let uniform = mean_of(&|seed| uniform_like(&like(seed)?, &default, seed), 0.0)?;
+        let top_k = mean_of(&|seed| self.heaviest_like(&like(seed)?), 0.0)?;
         let allocation = |group| {
             let masses = self.by_distance(group, options.sink_blocks);
             Ok(variance_optimal(options.blocks, &masses)?.with_sink_blocks(options.sink_blocks))
@@ -461,8 +461,8 @@ impl BlockStates {
     ) -> Result<Vec<(f32, Vec<f64>)>> {
         let mut means: Vec<_> = betas.iter().map(|&beta| (beta, vec![0.0; self.grid.groups()])).collect();
         for seed in 0..options.seeds {
-            let key = options.key.round(seed);
-            let schedule = Schedule::sample_each(&self.grid, profiles, &Systematic, key)?;
+            let seed = options.seed.round(seed);
+            let schedule = Schedule::sample_each(&self.grid, profiles, &Systematic, seed)?;
             for (beta, means) in &mut means {
                 let errors = self.errors_under(&schedule, *beta);
                 means.iter_mut().zip(errors).for_each(|(mean, e)| *mean += e / f64::from(options.seeds));

@@ -6,7 +6,7 @@ use crate::limits::{MAX_HEADS, MAX_LEN, at_most};
 /// What a bias grows with: `φ(Δ)` of the lag Δ in tokens. `φ(0) = 0`, and it never falls.
 ///
 /// ```
-/// use prflash::Distance;
+/// use prflash::position::Distance;
 /// assert_eq!(Distance::Linear.at(3), 3.0);
 /// assert_eq!(Distance::Harmonic.at(3), 1.0 + 1.0 / 2.0 + 1.0 / 3.0);
 /// assert_eq!(Distance::CappedHarmonic { cap: 2 }.at(3), 1.5);
@@ -128,7 +128,8 @@ const LARGEST: f64 = 1e6;
 /// A bias against distance: `λ·m_h·φ(Δ)` is taken off the scores of query head h.
 ///
 /// ```
-/// use prflash::{Bias, Distance, Slopes};
+/// use prflash::position::{Distance, Slopes};
+/// use prflash::Bias;
 /// let alibi = Bias::alibi();
 /// assert_eq!(alibi.slopes(8)?[0], 0.5);
 /// let kerple = Bias::new(Distance::Log { rate: 0.5 }, Slopes::Given(vec![1.0, 2.0]))?.with_weight(0.5)?;

@@ -32,7 +32,8 @@ use crate::limits::{MAX_HEADS, at_most};
 /// [`Attention`](crate::Attention) for the whole order.
 ///
 /// ```
-/// use prflash::{Attention, Bias, Pairing, Positions, Rope};
+/// use prflash::position::Pairing;
+/// use prflash::{Attention, Bias, Positions, Rope};
 /// let rope = Rope::new(64, 1e4, Pairing::Half)?;
 /// let rotary = Positions::from(rope.clone());
 /// let alibi = Positions::from(Bias::alibi());
@@ -86,7 +87,7 @@ impl Positions {
     /// 31.9 and from 29.2 to 38.3 (the first 4,096 tokens of *Emma* and of *Persuasion*;
     /// `lab/results/sampling.csv`). With a weight λ of at most 0.03 ([`Bias::with_weight`]) it does
     /// no harm there, and no good (`lab/RESULTS.md`).
-    pub fn recommended(rope: Rope) -> Self {
+    pub fn doubly_harmonic(rope: Rope) -> Self {
         Self::new().with_rope(rope).with_bias(Bias::harmonic())
     }
 
@@ -115,7 +116,7 @@ impl Positions {
     }
 
     /// The same for positions (and lags) below `max_positions`, where
-    /// [`PositionIds`](crate::PositionIds) or offsets go past the lengths of a plan: its tables are
+    /// [`PositionIds`](crate::attention::PositionIds) or offsets go past the lengths of a plan: its tables are
     /// made for these.
     ///
     /// # Errors

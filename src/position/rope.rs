@@ -23,7 +23,8 @@ pub enum Pairing {
 /// 5.23.
 ///
 /// ```
-/// use prflash::{Pairing, Rope, Scaling};
+/// use prflash::position::{Pairing, Scaling};
+/// use prflash::Rope;
 /// let llama3 = Scaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_len: 8192 };
 /// let rope = Rope::new(128, 5e5, Pairing::Half)?.with_scaling(llama3)?;
 /// assert_eq!(rope.frequencies()[0], 1.0); // fast pairs are left alone
@@ -175,7 +176,8 @@ fn check_original_len(len: usize) -> Result<()> {
 /// cosines are computed in f64.
 ///
 /// ```
-/// use prflash::{Pairing, Rope};
+/// use prflash::position::Pairing;
+/// use prflash::Rope;
 /// let rope = Rope::new(64, 1e5, Pairing::Interleaved)?;
 /// let mut row = [1.0_f32; 64];
 /// rope.rotate(&mut row, 0)?; // position 0 turns nothing

@@ -80,7 +80,7 @@ impl ContextOptions {
         Self { pipeline_cache: Some(data.into()), ..self }
     }
 
-    /// Whether kernels may use matrix units ([`Kernel::Matrix`](crate::Kernel::Matrix)), where the
+    /// Whether kernels may use matrix units ([`Kernel::Matrix`](crate::kernels::Kernel::Matrix)), where the
     /// adapter lists them. Not unless set: wgpu calls its cooperative matrices experimental and
     /// promises no soundness for them, and there are drivers that list them and crash in them
     /// (lavapipe in Mesa 26.1).

@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 ///
 /// ```no_run
 /// # fn record(context: &prflash::Context, plan: &prflash::Plan, bound: &prflash::Bound) -> prflash::Result<()> {
-/// use prflash::{Call, GpuTimer};
+/// use prflash::device::GpuTimer;
+/// use prflash::Call;
 /// let timer = GpuTimer::new(context)?;
 /// let mut encoder = context.device().create_command_encoder(&Default::default());
 /// plan.encode(&mut encoder, bound, &Call::lengths(1024, 1024).with_timestamps(timer.writes()))?;

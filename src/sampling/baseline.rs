@@ -4,7 +4,7 @@ use super::profile::Profile;
 use super::rows::rows;
 use super::schedule::Schedule;
 use crate::error::Result;
-use crate::random::Key;
+use crate::random::Seed;
 
 /// The purpose word that keeps these draws apart from those of the samplers.
 const UNIFORM: u32 = 0x756e_6966;
@@ -23,14 +23,14 @@ pub fn sink_window_like(like: &Schedule, profile: &Profile) -> Result<Schedule> 
 ///
 /// # Errors
 /// None that a schedule of the same grid didn't meet.
-pub fn uniform_like(like: &Schedule, profile: &Profile, key: Key) -> Result<Schedule> {
+pub fn uniform_like(like: &Schedule, profile: &Profile, seed: Seed) -> Result<Schedule> {
     rebuild(like, profile, |group, query_block, block| {
         if (query_block - block as i64).unsigned_abs() < profile.window_blocks() as u64 {
             return 0;
         }
         // The smallest of independent uniform numbers are a uniform sample without replacement.
         1 + u64::from(crate::random::hash_words(&[
-            key.uniform(group as u32, query_block, UNIFORM),
+            seed.uniform(group as u32, query_block, UNIFORM),
             block as u32,
         ]))
     })

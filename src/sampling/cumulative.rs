@@ -288,8 +288,8 @@ mod tests {
     #[test]
     fn a_full_window_is_the_whole_budget() {
         let half = Profile::budget(8.0).unwrap().with_window_blocks(4).unwrap();
-        assert_eq!(Profile::recommended(8.0).unwrap(), half);
-        assert_eq!(Profile::recommended(1.0).unwrap(), Profile::budget(1.0).unwrap());
+        assert_eq!(Profile::half_window(8.0).unwrap(), half);
+        assert_eq!(Profile::half_window(1.0).unwrap(), Profile::budget(1.0).unwrap());
         let profile = Profile::budget(6.0).unwrap().with_window_blocks(5).unwrap();
         let table = profile.cumulative(100);
         let row = table.row(&(0..99), &(0..0), 1);

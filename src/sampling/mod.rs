@@ -8,7 +8,7 @@
 //! 1. a [`BlockGrid`]: the absolute block grid of one sequence, and which heads share a list,
 //! 2. a [`Profile`]: `p(d)`, with its pinned sink and window blocks,
 //! 3. a [`Sampler`]: how the participation is drawn, with marginals exactly `p(d)`,
-//! 4. a [`Key`](crate::Key): the seed and what the draw is for.
+//! 4. a [`Seed`](crate::Seed): the seed and what the draw is for.
 //!
 //! They make a [`Schedule`]: sorted key-block lists with a weight each. It is decided in integers
 //! only, so it is bit-identical on every machine, and it is a plain value: print it, compare it,
@@ -21,10 +21,10 @@
 //! [`Schedule::load_balance`]).
 //!
 //! ```
-//! use prflash::{BlockGrid, Key, Profile, Schedule, Shape, Systematic};
+//! use prflash::{BlockGrid, Seed, Profile, Schedule, Shape, Systematic};
 //! let shape = Shape::new(4, 1, 4096, 64)?;
 //! let grid = BlockGrid::causal(&shape); // 64-token blocks, one list per head
-//! let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(7))?;
+//! let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(7))?;
 //! assert_eq!(grid.query_blocks(), 64);
 //! assert!(schedule.density() < 0.16); // of the causal triangle's 2,080 blocks a head
 //! println!("{schedule}");

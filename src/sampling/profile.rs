@@ -179,7 +179,7 @@ impl Profile {
     ///
     /// # Errors
     /// Invalid argument unless `blocks` is finite and at least 1.
-    pub fn recommended(blocks: f64) -> Result<Self> {
+    pub fn half_window(blocks: f64) -> Result<Self> {
         let window_blocks = ((blocks / 2.0) as usize).max(1);
         Ok(Self { window_blocks, ..Self::budget(blocks)? })
     }
@@ -367,7 +367,7 @@ mod tests {
         assert_eq!(named(Profile::harmonic().with_window_blocks(0)), "window_blocks");
         assert_eq!(named(Profile::harmonic().with_floor(1.5)), "floor");
         assert_eq!(named(Profile::budget(0.5)), "blocks");
-        assert_eq!(named(Profile::recommended(f64::NAN)), "blocks");
+        assert_eq!(named(Profile::half_window(f64::NAN)), "blocks");
         assert_eq!(named(Profile::budget_with(f64::INFINITY, 1.0)), "blocks");
         assert_eq!(named(Profile::budget_with(4.0, f64::NAN)), "alpha");
         for weights in [&[] as &[f64], &[0.0], &[1.0, 2.0], &[1.0, -1.0], &[1.0, f64::NAN], &[f64::INFINITY]]

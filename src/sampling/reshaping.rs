@@ -9,7 +9,7 @@ use super::schedule::Schedule;
 use super::walks::{Cut, IndexSet, RowColumn, Segment};
 use crate::error::{Error, Result, ensure};
 use crate::limits::MAX_ELEMENTS;
-use crate::random::Key;
+use crate::random::Seed;
 
 /// PrFlashAttention's re-shaping, literally: instead of block lists, which dense causal triangles
 /// the tensor is cut or gathered into.
@@ -24,9 +24,9 @@ use crate::random::Key;
 ///
 /// ```
 /// use prflash::sampling::Reshaping;
-/// use prflash::{BlockGrid, Key, Profile, Shape};
+/// use prflash::{BlockGrid, Seed, Profile, Shape};
 /// let grid = BlockGrid::causal(&Shape::new(2, 1, 64 * 20, 64)?);
-/// let reshaping = Reshaping::segments(&grid, &Profile::harmonic(), Key::new(7))?;
+/// let reshaping = Reshaping::segments(&grid, &Profile::harmonic(), Seed::new(7))?;
 /// let cut = reshaping.segments_of(0);
 /// assert_eq!((cut[0].start, cut[cut.len() - 1].end), (0, 20));
 /// # Ok::<(), prflash::Error>(())
@@ -35,7 +35,7 @@ use crate::random::Key;
 pub struct Reshaping {
     grid: BlockGrid,
     profile: Profile,
-    key: Key,
+    seed: Seed,
     lists: Lists,
 }
 
@@ -55,13 +55,13 @@ impl Reshaping {
     /// Invalid argument (`profile`) for what [`Segment`] refuses, and for a window of more than the
     /// diagonal, which is no triangle; (`grid`) unless causal with `q_len ≤ kv_len`; too large
     /// (`grid`) past 2³² − 1 key blocks of all list groups.
-    pub fn segments(grid: &BlockGrid, profile: &Profile, key: Key) -> Result<Self> {
+    pub fn segments(grid: &BlockGrid, profile: &Profile, seed: Seed) -> Result<Self> {
         check(grid, profile)?;
         let table = profile.cumulative(grid.key_blocks() + 1);
         Segment.prepare(&table)?;
         let cut = Cut { decay: unclipped(&table, "a segment cut")?.clone() };
-        let starts = |group: usize| cut.starts(group as u32, key, grid.key_blocks()).collect();
-        Ok(Self::new(grid, profile, key, Lists::Segments((0..grid.groups()).map(starts).collect())))
+        let starts = |group: usize| cut.starts(group as u32, seed, grid.key_blocks()).collect();
+        Ok(Self::new(grid, profile, seed, Lists::Segments((0..grid.groups()).map(starts).collect())))
     }
 
     /// Draws one index set of blocks per list group, as [`RowColumn`] does with the same key, and
@@ -69,22 +69,22 @@ impl Reshaping {
     ///
     /// # Errors
     /// As [`segments`](Reshaping::segments), for what [`RowColumn`] refuses.
-    pub fn row_column(grid: &BlockGrid, profile: &Profile, key: Key) -> Result<Self> {
+    pub fn row_column(grid: &BlockGrid, profile: &Profile, seed: Seed) -> Result<Self> {
         check(grid, profile)?;
         let index_set = IndexSet::new(&profile.cumulative(grid.key_blocks() + 1))?;
         let sinks = profile.sink_blocks().min(grid.key_blocks());
         let set = |group: usize| {
-            let mut set: Vec<usize> = index_set.blocks(group as u32, key, grid.key_blocks()).collect();
+            let mut set: Vec<usize> = index_set.blocks(group as u32, seed, grid.key_blocks()).collect();
             set.extend(0..sinks);
             set.sort_unstable();
             set.dedup();
             set
         };
-        Ok(Self::new(grid, profile, key, Lists::RowColumn((0..grid.groups()).map(set).collect())))
+        Ok(Self::new(grid, profile, seed, Lists::RowColumn((0..grid.groups()).map(set).collect())))
     }
 
-    fn new(grid: &BlockGrid, profile: &Profile, key: Key, lists: Lists) -> Self {
-        Self { grid: *grid, profile: profile.clone(), key, lists }
+    fn new(grid: &BlockGrid, profile: &Profile, seed: Seed, lists: Lists) -> Self {
+        Self { grid: *grid, profile: profile.clone(), seed, lists }
     }
 
     /// The grid that it is for.
@@ -98,7 +98,7 @@ impl Reshaping {
         matches!(self.lists, Lists::RowColumn(_))
     }
 
-    /// Key blocks at the start that every later row sees.
+    /// Seed blocks at the start that every later row sees.
     pub fn sink_blocks(&self) -> usize {
         self.profile.sink_blocks().min(self.grid.key_blocks())
     }
@@ -127,7 +127,7 @@ impl Reshaping {
     /// Those of [`Schedule::sample`].
     pub fn schedule(&self) -> Result<Schedule> {
         let sampler: &dyn Sampler = if self.is_row_column() { &RowColumn } else { &Segment };
-        Schedule::sample(&self.grid, &self.profile, sampler, self.key)
+        Schedule::sample(&self.grid, &self.profile, sampler, self.seed)
     }
 }
 

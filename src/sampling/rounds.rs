@@ -6,7 +6,7 @@ use super::rows::{rows, tabulate};
 use super::schedule::{Builder, Schedule};
 use crate::error::{Error, Result, ensure};
 use crate::limits::{MAX_ELEMENTS, MAX_ROUNDS};
-use crate::random::{Key, pcg_hash};
+use crate::random::{Seed, pcg_hash};
 
 /// The purpose word that keeps these draws apart from those of the samplers.
 const PARTITION: u32 = 0x7061_7274;
@@ -31,7 +31,7 @@ const PARTITION: u32 = 0x7061_7274;
 pub fn partition_rounds(
     grid: &BlockGrid,
     profile: &Profile,
-    key: Key,
+    seed: Seed,
     rounds: usize,
 ) -> Result<Vec<Schedule>> {
     ensure!(rounds >= 1, "rounds", "expected at least 1, got 0");
@@ -53,7 +53,7 @@ pub fn partition_rounds(
     let probabilities = table.row(&(0..table.distances()), &(0..0), 0);
     let mut schedules: Vec<Builder> = (0..rounds).map(|_| Builder::new(grid)).collect();
     for (group, query_block) in rows(grid) {
-        let uniform = key.uniform(group as u32, query_block, PARTITION);
+        let uniform = seed.uniform(group as u32, query_block, PARTITION);
         for block in 0..grid.dense_row(query_block) {
             let distance = (query_block - block as i64).unsigned_abs() as usize;
             let pinned = block < profile.sink_blocks() || distance < profile.window_blocks();

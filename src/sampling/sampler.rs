@@ -15,7 +15,7 @@
 //! sums the means of a whole list. Bernoulli, Systematic and Renewal draw rows independently of
 //! each other; Segment and RowColumn draw once for all rows of a list.
 //!
-//! The first two can be drawn on the GPU too, by a [`GpuSampler`](crate::GpuSampler).
+//! The first two can be drawn on the GPU too, by a [`GpuSampler`](crate::attention::GpuSampler).
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -23,7 +23,7 @@ use std::ops::Range;
 use super::cumulative::{CumulativeProfile, RowProfile};
 use super::profile::{Decay, ONE};
 use crate::error::{Result, ensure};
-use crate::random::{Key, pcg_hash};
+use crate::random::{Seed, pcg_hash};
 
 /// The candidates of one row: one head group, one query block, without the pinned sink blocks.
 #[derive(Clone, Debug)]
@@ -60,7 +60,7 @@ pub trait Sampler: Debug {
     fn prepare(&self, profile: &CumulativeProfile) -> Result<Box<dyn RowSampler>>;
 }
 
-/// A sampler that a [`GpuSampler`](crate::GpuSampler) knows.
+/// A sampler that a [`GpuSampler`](crate::attention::GpuSampler) knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GpuRule {
@@ -89,7 +89,7 @@ pub trait RowSampler: Debug {
         &self,
         profile: &RowProfile<'_>,
         row: &RowSpan,
-        key: Key,
+        seed: Seed,
         keep: &mut dyn FnMut(bool, usize),
     );
 }
@@ -130,10 +130,10 @@ impl RowSampler for Bernoulli {
         &self,
         profile: &RowProfile<'_>,
         row: &RowSpan,
-        key: Key,
+        seed: Seed,
         keep: &mut dyn FnMut(bool, usize),
     ) {
-        let uniform = key.uniform(row.group, row.query_block, purpose::BERNOULLI);
+        let uniform = seed.uniform(row.group, row.query_block, purpose::BERNOULLI);
         for (after, range) in [(false, &row.before), (true, &row.after)] {
             for d in profile.within(range) {
                 let (at, d_blocks) = (row.query_block, d as i64);
@@ -174,12 +174,12 @@ impl RowSampler for Systematic {
         &self,
         profile: &RowProfile<'_>,
         row: &RowSpan,
-        key: Key,
+        seed: Seed,
         keep: &mut dyn FnMut(bool, usize),
     ) {
         for (after, range) in [(false, &row.before), (true, &row.after)] {
             let purpose = purpose::SYSTEMATIC + u32::from(after);
-            let u = u64::from(key.uniform(row.group, row.query_block, purpose));
+            let u = u64::from(seed.uniform(row.group, row.query_block, purpose));
             let mut from = range.start;
             let mut whole = if range.is_empty() { 0 } else { (profile.sum_below(from) + u) / ONE };
             // C(d) + u ≥ (whole + 1)·2³², rearranged so that it stays unsigned (u < 2³²).

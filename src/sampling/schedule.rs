@@ -10,7 +10,7 @@ use super::rows::{candidates, mean_blocks, query_blocks, rows, tabulate};
 use super::sampler::{RowSampler, Sampler};
 use crate::error::{Error, Result, ensure};
 use crate::limits::MAX_ELEMENTS;
-use crate::random::Key;
+use crate::random::Seed;
 
 /// One kept block of a list.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,8 +48,8 @@ impl Schedule {
     /// # Errors
     /// Invalid argument (`profile`) where the sampler can't have such marginals; too large (`grid`)
     /// if more than 2³² − 1 blocks are kept, at once where twice as many are expected.
-    pub fn sample(grid: &BlockGrid, profile: &Profile, sampler: &dyn Sampler, key: Key) -> Result<Self> {
-        Self::draw(grid, |_| profile, sampler, key)
+    pub fn sample(grid: &BlockGrid, profile: &Profile, sampler: &dyn Sampler, seed: Seed) -> Result<Self> {
+        Self::draw(grid, |_| profile, sampler, seed)
     }
 
     /// Draws a schedule, with a profile for each list group: heads differ in where their attention
@@ -64,18 +64,18 @@ impl Schedule {
         grid: &BlockGrid,
         profiles: &[Profile],
         sampler: &dyn Sampler,
-        key: Key,
+        seed: Seed,
     ) -> Result<Self> {
         let (groups, got) = (grid.groups(), profiles.len());
         ensure!(got == groups, "profiles", "expected one per list group, {groups}, got {got}");
-        Self::draw(grid, |group| &profiles[group], sampler, key)
+        Self::draw(grid, |group| &profiles[group], sampler, seed)
     }
 
     fn draw<'a>(
         grid: &BlockGrid,
         profile_of: impl Fn(usize) -> &'a Profile,
         sampler: &dyn Sampler,
-        key: Key,
+        seed: Seed,
     ) -> Result<Self> {
         check_expected(grid, &profile_of)?;
         let mut builder = Builder::new(grid);
@@ -100,7 +100,7 @@ impl Schedule {
                 }
                 let row = table.row(&span.before, &span.after, sinks);
                 far.clear();
-                rows.sample_row(&row, &span, key, &mut |after, d| far.push((after, d)));
+                rows.sample_row(&row, &span, seed, &mut |after, d| far.push((after, d)));
                 // Before the diagonal, ascending distances are descending blocks.
                 let split = far.iter().position(|&(after, _)| after).unwrap_or(far.len());
                 for &(_, d) in far[..split].iter().rev() {

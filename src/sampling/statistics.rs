@@ -17,7 +17,8 @@ use crate::error::{Result, ensure};
 /// [`Schedule::list_blocks`].
 ///
 /// ```
-/// use prflash::{BlockGrid, Profile, Shape, sampling::expected_blocks};
+/// use prflash::sampling::expected_blocks;
+/// use prflash::{BlockGrid, Profile, Shape};
 /// let grid = BlockGrid::causal(&Shape::new(1, 1, 64 * 256, 64)?);
 /// // With one sink block, 1/(1+d) costs T·H_T.
 /// let harmonic_number: f64 = (1..=256).map(|n| 1.0 / f64::from(n)).sum();
@@ -171,12 +172,13 @@ impl Schedule {
 /// other (other seeds, rounds, layers or sequences).
 ///
 /// ```
-/// use prflash::{BlockGrid, Key, Profile, Schedule, Shape, Systematic, sampling::DistanceFrequencies};
+/// use prflash::sampling::DistanceFrequencies;
+/// use prflash::{BlockGrid, Profile, Schedule, Seed, Shape, Systematic};
 /// let grid = BlockGrid::causal(&Shape::new(2, 1, 1024, 64)?);
 /// let profile = Profile::harmonic();
 /// let mut frequencies = DistanceFrequencies::new(&grid, profile.sink_blocks());
 /// for seed in 0..100 {
-///     frequencies.add(&Schedule::sample(&grid, &profile, &Systematic, Key::new(seed))?)?;
+///     frequencies.add(&Schedule::sample(&grid, &profile, &Systematic, Seed::new(seed))?)?;
 /// }
 /// let rows = frequencies.rows(1e-6);
 /// assert!(rows.iter().all(|row| (row.low..=row.high).contains(&profile.probability(row.distance))));

@@ -8,7 +8,7 @@ use super::profile::{Decay, fixed};
 use super::sampler::{RowSampler, RowSpan, Sampler, purpose, unclipped};
 use crate::error::{Error, Result, ensure};
 use crate::limits::MAX_WALK;
-use crate::random::{Key, pcg_hash};
+use crate::random::{Seed, pcg_hash};
 
 /// A renewal walk: from the diagonal in steps whose lengths are drawn so that a block at distance d
 /// is hit with probability exactly p(d).
@@ -63,12 +63,12 @@ impl RowSampler for Walk {
         &self,
         profile: &RowProfile<'_>,
         row: &RowSpan,
-        key: Key,
+        seed: Seed,
         keep: &mut dyn FnMut(bool, usize),
     ) {
         let window = profile.profile().window_blocks();
         for (after, range) in [(false, &row.before), (true, &row.after)] {
-            let seed = key.uniform(row.group, row.query_block, purpose::RENEWAL + u32::from(after));
+            let seed = seed.uniform(row.group, row.query_block, purpose::RENEWAL + u32::from(after));
             let range = profile.within(range);
             let walk = self.positions(range.end, |index| pcg_hash(seed ^ index));
             with_window(walk, window, &range, &mut |d| keep(after, d));
@@ -153,9 +153,9 @@ const UNCUT: u64 = 1 << 40;
 
 impl Cut {
     /// The length of the segments and where the first of them starts before block 0.
-    fn draw(&self, group: u32, key: Key) -> (u64, u64) {
-        let uniform = u64::from(key.uniform(group, 0, purpose::SEGMENT_LENGTH));
-        let offset = u64::from(key.uniform(group, 0, purpose::SEGMENT_OFFSET));
+    fn draw(&self, group: u32, seed: Seed) -> (u64, u64) {
+        let uniform = u64::from(seed.uniform(group, 0, purpose::SEGMENT_LENGTH));
+        let offset = u64::from(seed.uniform(group, 0, purpose::SEGMENT_OFFSET));
         // The shortest length whose cumulative probability exceeds the uniform number: doubling,
         // then halving.
         let exceeds = |length: u64| self.at_most(length) > uniform;
@@ -175,8 +175,13 @@ impl Cut {
     }
 
     /// The blocks where segments start: block 0, and those that are cut before.
-    pub(super) fn starts(&self, group: u32, key: Key, blocks: usize) -> impl Iterator<Item = usize> + use<> {
-        let (length, offset) = self.draw(group, key);
+    pub(super) fn starts(
+        &self,
+        group: u32,
+        seed: Seed,
+        blocks: usize,
+    ) -> impl Iterator<Item = usize> + use<> {
+        let (length, offset) = self.draw(group, seed);
         // The first is cut before, or inside of, the sequence; a step past a usize ends it.
         let (first, step) = match length {
             UNCUT => (usize::MAX, usize::MAX),
@@ -201,10 +206,10 @@ impl RowSampler for Cut {
         &self,
         profile: &RowProfile<'_>,
         row: &RowSpan,
-        key: Key,
+        seed: Seed,
         keep: &mut dyn FnMut(bool, usize),
     ) {
-        let (length, offset) = self.draw(row.group, key);
+        let (length, offset) = self.draw(row.group, seed);
         let window = profile.profile().window_blocks();
         // How many blocks of the segment lie at or before this one, and after it.
         let (before, after) = match length {
@@ -252,8 +257,8 @@ impl IndexSet {
     }
 
     /// The set of a list group, descending from the last block.
-    pub(super) fn blocks(&self, group: u32, key: Key, key_blocks: usize) -> impl Iterator<Item = usize> {
-        let seed = key.uniform(group, 0, purpose::ROW_COLUMN);
+    pub(super) fn blocks(&self, group: u32, seed: Seed, key_blocks: usize) -> impl Iterator<Item = usize> {
+        let seed = seed.uniform(group, 0, purpose::ROW_COLUMN);
         self.0.positions(key_blocks, move |index| pcg_hash(seed ^ index)).map(move |x| key_blocks - 1 - x)
     }
 }
@@ -263,10 +268,10 @@ impl RowSampler for IndexSet {
         &self,
         profile: &RowProfile<'_>,
         row: &RowSpan,
-        key: Key,
+        seed: Seed,
         keep: &mut dyn FnMut(bool, usize),
     ) {
-        let set = || self.blocks(row.group, key, row.key_blocks).map(|block| block as i64);
+        let set = || self.blocks(row.group, seed, row.key_blocks).map(|block| block as i64);
         let inside = set().any(|block| block == row.query_block);
         let window = profile.profile().window_blocks();
         let before = set().map(|block| row.query_block.saturating_sub(block));
@@ -309,7 +314,7 @@ mod tests {
             assert!((longer - 2.0 / (m as f64 + 2.0)).abs() < 1e-9, "length {m}");
         }
         let never = Cut { decay: Decay::Dense };
-        assert_eq!(never.draw(0, Key::new(1)), (UNCUT, 0));
+        assert_eq!(never.draw(0, Seed::new(1)), (UNCUT, 0));
     }
 
     /// What a caller of [`RowSampler`] may make up: rows that no grid has.
@@ -338,7 +343,7 @@ mod tests {
                         key_blocks: huge,
                     };
                     let mut kept = 0;
-                    rows.sample_row(&row, &span, Key::new(u64::MAX), &mut |_, d| {
+                    rows.sample_row(&row, &span, Seed::new(u64::MAX), &mut |_, d| {
                         assert!(d < 9, "{}", sampler.name());
                         kept += 1;
                     });

@@ -49,7 +49,7 @@ impl CrossEntropy {
     /// Rounds of 12 with the best 6 of all trials so far as elite, α = 0.7, no value below 0.02
     /// when points are drawn, and 0.15 of an elite trial's weight for the neighbours of an ordinal
     /// value.
-    pub fn recommended() -> Self {
+    pub fn elite_of_all() -> Self {
         Self { round: 12, elite: Elite::OfAll(6), smoothing: 0.7, floor: 0.02, neighbours: 0.15 }
     }
 

@@ -79,7 +79,7 @@ fn methods() -> [Family; 5] {
     let tree = TreeCrossEntropy::recommended();
     [
         Family::Rows(CrossEntropy::paper(24, 0.2, 0.7).unwrap()),
-        Family::Rows(CrossEntropy::recommended()),
+        Family::Rows(CrossEntropy::elite_of_all()),
         Family::Rows(CrossEntropy::paper(7, 0.5, 1.0).unwrap().with_elite(Elite::OfAll(3)).unwrap()),
         Family::Tree(tree),
         Family::Tree(tree.with_round(4).unwrap().with_startup(2).with_candidates(6).unwrap()),
@@ -101,7 +101,7 @@ fn rows_are_probabilities_and_points_keep_the_floor() {
         }
     }
     // With a floor of all, every round is as the first, whatever was told.
-    let even = Family::Rows(CrossEntropy::recommended().with_floor(1.0).unwrap());
+    let even = Family::Rows(CrossEntropy::elite_of_all().with_floor(1.0).unwrap());
     let random = trace(&mut Search::new(space(), Random, 5), 60);
     assert_eq!(trace(&mut Search::new(space(), even, 5), 60), random);
     // And so are the first trials of all.
@@ -395,7 +395,7 @@ fn rows_drift_by_chance_as_fast_as_the_null_says() {
         let elite = (rho * round as f64).ceil();
         assert!((want - 0.75 * (1.0 - alpha * alpha / elite).powi(rounds as i32)).abs() < 1e-12);
     }
-    assert!(CrossEntropy::recommended().concentration(Search::new(wide(), Random, 0).history()).is_none());
+    assert!(CrossEntropy::elite_of_all().concentration(Search::new(wide(), Random, 0).history()).is_none());
 }
 
 /// The mean regret of many seeds, with its standard error.
@@ -440,7 +440,7 @@ fn refusals_name_the_argument() {
     assert_eq!(name(CrossEntropy::paper(0, 0.1, 0.5)), "round");
     assert_eq!(name(CrossEntropy::paper(4, 0.0, 0.5)), "rho");
     assert_eq!(name(CrossEntropy::paper(4, 0.1, f64::NAN)), "alpha");
-    let ce = CrossEntropy::recommended();
+    let ce = CrossEntropy::elite_of_all();
     assert_eq!(name(ce.with_elite(Elite::OfAll(0))), "elite");
     assert_eq!(name(ce.with_elite(Elite::OfRound(1.5))), "elite");
     assert_eq!(name(ce.with_floor(-0.1)), "floor");

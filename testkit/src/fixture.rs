@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use half::f16;
-use prflash::{Attention, Pairing, Rope, Shape};
+use prflash::position::Pairing;
+use prflash::{Attention, Rope, Shape};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::repository;

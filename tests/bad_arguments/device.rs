@@ -2,12 +2,14 @@
 
 use std::sync::OnceLock;
 
-use prflash::cache::{HostCache, Ladder, Staircase, StoredKeys};
+use prflash::attention::{FirstPositions, GpuSampler, PositionIds, Sequence};
+use prflash::cache::{Chunk, HostCache, KvCache, Ladder, SequenceId, Staircase, StoredKeys};
 use prflash::limits::MAX_ELEMENTS;
+use prflash::position::Pairing;
+use prflash::rotation::Rows;
 use prflash::{
-    Attention, BlockGrid, Bound, Call, Chunk, Context, ContextOptions, DType, Error, FirstPositions,
-    GpuSampler, Key, KvCache, Layout, Operands, Pairing, PositionIds, Positions, Queries, Result, Rope, Rows,
-    Sequence, SequenceId, Shape, Systematic, TableBuffer, Tables, Tensor, wgpu,
+    Attention, BlockGrid, Bound, Call, Context, ContextOptions, DType, Error, Layout, Operands, Positions,
+    Queries, Result, Rope, Seed, Shape, Systematic, TableBuffer, Tables, Tensor, wgpu,
 };
 
 use super::caches::{flat, spoilt, tokens};
@@ -189,7 +191,7 @@ fn plans(case: &mut Case, context: &Context) {
 fn samplers(case: &mut Case, context: &Context, plan: &prflash::Plan, shape: &Shape) {
     let Some(profile) = profile(case) else { return };
     let n = &mut case.numbers;
-    let (capacity, key) = (n.size(), Key::new(n.bits()));
+    let (capacity, seed) = (n.size(), Seed::new(n.bits()));
     let grid = match plan.attention().is_causal() {
         true => BlockGrid::causal(shape),
         false => BlockGrid::full(shape),
@@ -209,7 +211,7 @@ fn samplers(case: &mut Case, context: &Context, plan: &prflash::Plan, shape: &Sh
     );
     let Some(mut sampler) = accepted(sampler) else { return };
     let other = small_grid(case);
-    for sequences in [vec![], vec![(grid, key)], vec![(other, key)], vec![(grid, key); 9]] {
+    for sequences in [vec![], vec![(grid, seed)], vec![(other, seed)], vec![(grid, seed); 9]] {
         tell!(case, "draw {sequences:?}");
         submit(context, |encoder| sampler.encode(encoder, &sequences).map(drop));
         accepted(sampler.check_blocking());

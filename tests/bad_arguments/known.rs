@@ -3,11 +3,10 @@
 use prflash::cache::Staircase;
 use prflash::calibration::{BlockStates, Options};
 use prflash::limits::{MAX_LEN, MAX_ROUNDS};
-use prflash::reference;
+use prflash::position::{Distance, Pairing, Slopes};
 use prflash::sampling::{RowOrder, Workers, partition_rounds};
 use prflash::{
-    Attention, BlockGrid, Distance, Key, Layout, Pairing, Profile, Result, Rope, Schedule, Shape, Slopes,
-    Systematic,
+    Attention, BlockGrid, Layout, Profile, Result, Rope, Schedule, Seed, Shape, Systematic, reference,
 };
 
 #[track_caller]
@@ -21,7 +20,7 @@ fn grid() -> BlockGrid {
 }
 
 fn sample(grid: &BlockGrid, profile: &Profile) -> Schedule {
-    Schedule::sample(grid, profile, &Systematic, Key::new(1)).unwrap()
+    Schedule::sample(grid, profile, &Systematic, Seed::new(1)).unwrap()
 }
 
 #[test]
@@ -44,9 +43,9 @@ fn indices_past_a_layout_and_a_grid() {
 fn rounds_and_workers_without_number() {
     let harmonic = Profile::harmonic();
     for rounds in [usize::MAX, MAX_ROUNDS + 1] {
-        too_large(partition_rounds(&grid(), &harmonic, Key::new(1), rounds), "rounds");
+        too_large(partition_rounds(&grid(), &harmonic, Seed::new(1), rounds), "rounds");
     }
-    let many = partition_rounds(&grid(), &harmonic, Key::new(1), MAX_ROUNDS).unwrap();
+    let many = partition_rounds(&grid(), &harmonic, Seed::new(1), MAX_ROUNDS).unwrap();
     assert_eq!(many.iter().map(Schedule::visited_blocks).sum::<u64>(), grid().dense_blocks());
     let schedule = sample(&grid(), &harmonic);
     let with = |workers| schedule.load_balance(Workers::Dynamic(workers), RowOrder::AsIs);

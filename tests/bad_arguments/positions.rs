@@ -1,8 +1,8 @@
 //! Rotations, biases and their combination.
 
 use prflash::limits::{MAX_HEADS, MAX_LEN, MAX_ROPE_ENTRIES, MAX_ROTARY_DIM};
-use prflash::position::harmonic_number;
-use prflash::{Bias, Distance, Pairing, Positions, Rope, Scaling, Slopes};
+use prflash::position::{Distance, Pairing, Scaling, Slopes, harmonic_number};
+use prflash::{Bias, Positions, Rope};
 
 use super::runner::{Case, tell};
 use super::sizes::accepted;
@@ -119,6 +119,6 @@ pub fn positions(case: &mut Case) {
     assert!(positions.bias_at(lag) >= 0.0 && positions.max_positions() <= 1 << 30);
     accepted(positions.slopes(heads));
     if let Some(rope) = positions.rope().cloned() {
-        let _ = (Positions::recommended(rope.clone()), accepted(Positions::paper(rope, length)));
+        let _ = (Positions::doubly_harmonic(rope.clone()), accepted(Positions::paper(rope, length)));
     }
 }

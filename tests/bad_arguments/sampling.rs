@@ -5,7 +5,7 @@ use prflash::sampling::{
     Bernoulli, DistanceFrequencies, Entry, Renewal, Reshaping, RowColumn, RowOrder, RowSpan, Sampler,
     Segment, Workers, expected_blocks, partition_rounds, sink_window_like, uniform_like,
 };
-use prflash::{BlockGrid, Key, Profile, Schedule, Systematic};
+use prflash::{BlockGrid, Profile, Schedule, Seed, Systematic};
 
 use super::runner::{Case, tell};
 use super::sizes::{accepted, grid, small_grid};
@@ -31,7 +31,7 @@ pub fn profile(case: &mut Case) -> Option<Profile> {
         3 => Profile::budget_with(a, b),
         4 => Profile::allocated(a, &weights),
         5 => Profile::deduction(a),
-        _ => Profile::recommended(a),
+        _ => Profile::half_window(a),
     })?;
     if steps & 1 != 0 {
         tell!(case, "with {sinks} sinks");
@@ -97,11 +97,11 @@ pub fn rows(case: &mut Case) {
             after: n.range(),
             key_blocks: n.size(),
         };
-        let (key, pinned) = (Key::new(n.bits()), n.mild(3));
-        tell!(case, "{span:?}, {key:?}, {pinned} pinned");
+        let (seed, pinned) = (Seed::new(n.bits()), n.mild(3));
+        tell!(case, "{span:?}, {seed:?}, {pinned} pinned");
         let row = table.row(&span.before, &span.after, pinned);
         let mut kept = 0;
-        rows.sample_row(&row, &span, key, &mut |_, d| {
+        rows.sample_row(&row, &span, seed, &mut |_, d| {
             assert!(d < distances);
             kept += 1;
         });
@@ -149,18 +149,19 @@ fn check(case: &mut Case, schedule: &Schedule) {
 pub fn schedules(case: &mut Case) {
     let (grid, Some(profile)) = (small_grid(case), profile(case)) else { return };
     let n = &mut case.numbers;
-    let (sampler, key) = (n.pick(&SAMPLERS), Key::new(n.bits()).round(n.u32()));
-    tell!(case, "sample: {} of {profile}, {key:?}", sampler.name());
-    let Some(schedule) = accepted(Schedule::sample(&grid, &profile, sampler, key)) else { return };
+    let (sampler, seed) = (n.pick(&SAMPLERS), Seed::new(n.bits()).round(n.u32()));
+    tell!(case, "sample: {} of {profile}, {seed:?}", sampler.name());
+    let Some(schedule) = accepted(Schedule::sample(&grid, &profile, sampler, seed)) else { return };
     check(case, &schedule);
     let copies = case.numbers.mild(5).min(100);
     tell!(case, "sample_each with {copies} profiles");
-    if let Some(each) = accepted(Schedule::sample_each(&grid, &vec![profile.clone(); copies], sampler, key)) {
+    if let Some(each) = accepted(Schedule::sample_each(&grid, &vec![profile.clone(); copies], sampler, seed))
+    {
         assert_eq!(each, schedule);
     }
     tell!(case, "expected_blocks, and the usual comparisons");
     assert!(expected_blocks(&grid, &profile) >= 0.0);
-    for like in [sink_window_like(&schedule, &profile), uniform_like(&schedule, &profile, key)] {
+    for like in [sink_window_like(&schedule, &profile), uniform_like(&schedule, &profile, seed)] {
         assert_eq!(like.unwrap().visited_blocks(), schedule.visited_blocks());
     }
     if case.numbers.once_in(20) {
@@ -173,7 +174,7 @@ fn grid_too_large(case: &mut Case) {
     let Some(grid) = grid(case) else { return };
     if grid.dense_blocks() / 4 > MAX_ELEMENTS as u64 {
         tell!(case, "all blocks of {grid:?}");
-        let all = Schedule::sample(&grid, &Profile::dense(), &Systematic, Key::new(1));
+        let all = Schedule::sample(&grid, &Profile::dense(), &Systematic, Seed::new(1));
         assert!(all.unwrap_err().is_too_large());
     }
 }
@@ -210,11 +211,11 @@ pub fn lists(case: &mut Case) {
 
 pub fn rounds(case: &mut Case) {
     let (grid, Some(profile)) = (small_grid(case), profile(case)) else { return };
-    let (rounds, key) = (case.numbers.size(), Key::new(case.numbers.bits()));
+    let (rounds, seed) = (case.numbers.size(), Seed::new(case.numbers.bits()));
     let lists = grid.groups() * grid.query_blocks() + grid.dense_blocks() as usize;
     let rounds = if rounds <= MAX_ROUNDS && rounds * lists > 1 << 18 { 9 } else { rounds };
     tell!(case, "partition_rounds of {profile}: {rounds}");
-    let Some(schedules) = accepted(partition_rounds(&grid, &profile, key, rounds)) else { return };
+    let Some(schedules) = accepted(partition_rounds(&grid, &profile, seed, rounds)) else { return };
     assert_eq!(schedules.len(), rounds);
     assert_eq!(schedules.iter().map(Schedule::visited_blocks).sum::<u64>(), grid.dense_blocks());
     check(case, &schedules[rounds - 1]);
@@ -232,13 +233,13 @@ pub fn reshaping(case: &mut Case) {
     let lists = |grid: &BlockGrid| grid.groups() as u64 * grid.key_blocks() as u64;
     let (Some(grid), Some(profile)) = (any_grid(case, lists), profile(case)) else { return };
     let n = &mut case.numbers;
-    let (group, key, cut) = (n.mild(4), Key::new(n.bits()), n.bool());
+    let (group, seed, cut) = (n.mild(4), Seed::new(n.bits()), n.bool());
     // Gaps of that many distances take seconds.
     let cut = cut || (4096..=MAX_WALK).contains(&grid.key_blocks());
     tell!(case, "Reshaping of {grid:?} by {profile}, segments {cut}");
     let reshaping = match cut {
-        true => Reshaping::segments(&grid, &profile, key),
-        false => Reshaping::row_column(&grid, &profile, key),
+        true => Reshaping::segments(&grid, &profile, seed),
+        false => Reshaping::row_column(&grid, &profile, seed),
     };
     let Some(reshaping) = accepted(reshaping) else { return };
     tell!(case, "list group {group}");
@@ -262,7 +263,7 @@ pub fn frequencies(case: &mut Case) {
     let mut frequencies = DistanceFrequencies::new(&grid, sinks);
     let other = small_grid(case);
     tell!(case, "schedules of another grid, and two of its own");
-    let sample = |grid: &BlockGrid| Schedule::sample(grid, &Profile::harmonic(), &Systematic, Key::new(1));
+    let sample = |grid: &BlockGrid| Schedule::sample(grid, &Profile::harmonic(), &Systematic, Seed::new(1));
     assert_eq!(frequencies.add(&sample(&other).unwrap()).is_ok(), other == grid);
     if grid.dense_blocks() < 1 << 14 {
         let schedule = sample(&grid).unwrap();

@@ -1,11 +1,15 @@
 //! Shapes, layouts, types, grids, options, masks, tables and calls.
 
+use prflash::attention::{FirstPositions, PositionIds, Sequence};
+use prflash::cache::{Chunk, SequenceId};
+use prflash::kernels::{Decode, Kernel, Matrix, Tile};
 use prflash::limits::{MAX_BATCH, MAX_ELEMENTS, MAX_HEADS, MAX_LEN};
-use prflash::sampling::RowOrder;
+use prflash::rotation::Rows;
+use prflash::sampling::{Granularity, RowOrder};
+use prflash::tuning::TuningOptions;
 use prflash::{
-    Attention, BlockGrid, Call, Chunk, DType, Decode, Documents, FirstPositions, Granularity, Kernel, Key,
-    Layout, Matrix, PlanOptions, PositionIds, Queries, Result, Rows, Schedule, Sequence, SequenceId, Shape,
-    Tables, Tile, TuningOptions,
+    Attention, BlockGrid, Call, DType, Documents, Layout, PlanOptions, Queries, Result, Schedule, Seed,
+    Shape, Tables,
 };
 
 use super::runner::{Case, tell};
@@ -138,8 +142,8 @@ pub fn types(case: &mut Case) {
     let words = [(); 6].map(|()| n.u32());
     tell!(case, "random and Key of {words:?}");
     let _ = (prflash::random::pcg_hash(words[0]), prflash::random::hash_words(&words));
-    let key = Key::new(words[0].into()).layer(words[1]).round(words[2]).sequence(words[3]);
-    assert_eq!(key, key.layer(words[4]).sequence(words[3]).layer(words[1]));
+    let seed = Seed::new(words[0].into()).layer(words[1]).round(words[2]).sequence(words[3]);
+    assert_eq!(seed, seed.layer(words[4]).sequence(words[3]).layer(words[1]));
 }
 
 /// A grid of any size that isn't refused.

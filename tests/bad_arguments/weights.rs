@@ -3,11 +3,10 @@
 use prflash::calibration::{
     BlockStates, Calibration, HeadCalibration, Options, calibrate_mass, mass_variance, variance_optimal,
 };
+use prflash::kernels::{Kernel, Matrix, Tile};
 use prflash::reference::{self, DistanceMass, Exact};
 use prflash::verify::{Tolerance, compare};
-use prflash::{
-    Attention, BlockGrid, DType, Kernel, Key, Matrix, Profile, Schedule, Shape, Systematic, Tables, Tile,
-};
+use prflash::{Attention, BlockGrid, DType, Profile, Schedule, Seed, Shape, Systematic, Tables};
 
 use super::runner::{Case, tell};
 use super::sampling::profile;
@@ -40,7 +39,7 @@ fn options(case: &mut Case) -> Option<Options> {
     let n = &mut case.numbers;
     let (blocks, sinks, seeds) = (n.f64(), n.mild(3), n.mild(2).min(u32::MAX as usize) as u32);
     tell!(case, "Options: {blocks:?} blocks, {sinks} sinks, {seeds} seeds");
-    let options = accepted(Options::new(blocks))?.with_sink_blocks(sinks).with_key(Key::new(1));
+    let options = accepted(Options::new(blocks))?.with_sink_blocks(sinks).with_seed(Seed::new(1));
     let few = accepted(options.clone().with_seeds(1)).unwrap();
     // Seeds take time, each.
     let options = if (4..=65_536).contains(&seeds) { None } else { accepted(options.with_seeds(seeds)) };
@@ -80,7 +79,7 @@ pub fn calibrations(case: &mut Case) {
         tell!(case, "by_distance({group}, {sinks}); relative_errors at β = {beta}");
         assert!(states.by_distance(group, sinks).is_empty() || group < grid.groups());
         for grid in [grid, other] {
-            let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
+            let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(3)).unwrap();
             let same = &grid == states.grid();
             assert!(accepted(states.relative_errors(&schedule, beta)).is_none() || same);
             assert_eq!(accepted(states.heaviest_like(&schedule)).is_some(), same);
@@ -93,8 +92,8 @@ pub fn calibrations(case: &mut Case) {
     }
     if let Some(calibration) = calibration {
         tell!(case, "schedule of {calibration:?}");
-        let key = Key::new(case.numbers.bits());
-        assert_eq!(calibration.schedule(&grid, &Systematic, key).unwrap().grid(), &grid);
+        let seed = Seed::new(case.numbers.bits());
+        assert_eq!(calibration.schedule(&grid, &Systematic, seed).unwrap().grid(), &grid);
     }
 }
 
@@ -113,7 +112,7 @@ fn edited(case: &mut Case, made: &Calibration, grid: &BlockGrid, states: &BlockS
     tell!(case, "edited: {edited:?}");
     accepted(edited.profiles());
     assert_eq!(edited.betas().len(), edited.heads.len());
-    accepted(edited.schedule(grid, &Systematic, Key::new(4)));
+    accepted(edited.schedule(grid, &Systematic, Seed::new(4)));
     accepted(states.errors(&edited, options));
 }
 
@@ -129,7 +128,7 @@ pub fn references(case: &mut Case) {
     let (head, sinks) = (n.size(), n.mild(3));
     tell!(case, "schedule of {grid:?}");
     let profile = profile.unwrap_or(Profile::harmonic());
-    let schedule = Schedule::sample(&grid, &profile, &Systematic, Key::new(5)).unwrap();
+    let schedule = Schedule::sample(&grid, &profile, &Systematic, Seed::new(5)).unwrap();
     tell!(case, "reference::attention of {} , {} and {} numbers", q.len(), k.len(), v.len());
     let tables = Tables::from(&schedule);
     let exact = accepted(reference::attention(&attention, &shape, &q, &k, &v, &tables));

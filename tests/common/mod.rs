@@ -2,10 +2,11 @@
 //! side.
 #![allow(dead_code)] // each test file uses its part
 
+use prflash::kernels::{Kernel, Matrix};
 use prflash::verify::{Report, Tolerance, compare};
 use prflash::{
-    Attention, Context, DType, Kernel, Layout, Matrix, Operands, Plan, PlanOptions, Result, Shape, Tables,
-    Tensor, TensorView, reference,
+    Attention, Context, DType, Layout, Operands, Plan, PlanOptions, Result, Shape, Tables, Tensor,
+    TensorView, reference,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};

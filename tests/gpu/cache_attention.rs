@@ -1,12 +1,15 @@
 //! Attention over a cache on the GPU, against the oracle that reads the same packed words.
 
 use crate::common::{by, gpu, numbers};
-use prflash::cache::{Staircase, StoredKeys};
+use prflash::attention::PositionIds;
+use prflash::cache::{Chunk, KvCache, SequenceId, Staircase, StoredKeys};
+use prflash::kernels::{Decode, Kernel};
+use prflash::position::Pairing;
+use prflash::sampling::Granularity;
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, Bias, BlockGrid, Call, Chunk, Context, DType, Decode, Error, Granularity, Kernel, Key,
-    KvCache, Layout, Operands, Pairing, PlanOptions, PositionIds, Positions, Profile, Queries, Rope,
-    Schedule, SequenceId, Shape, Systematic, Tables, Tensor, reference,
+    Attention, Bias, BlockGrid, Call, Context, DType, Error, Layout, Operands, PlanOptions, Positions,
+    Profile, Queries, Rope, Schedule, Seed, Shape, Systematic, Tables, Tensor, reference,
 };
 use testkit::staircases::{ladder, short, staircases};
 
@@ -208,7 +211,7 @@ fn schedules_over_caches() {
                             .with_block_size(block)
                             .unwrap()
                             .with_granularity(granularity);
-                        Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(4)).unwrap()
+                        Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(4)).unwrap()
                     })
                     .collect();
                 let tables: Vec<Tables<'_>> = schedules.iter().map(Tables::from).collect();

@@ -2,11 +2,8 @@
 //! nothing that was stored before is lost.
 
 use crate::common::{gpu, numbers};
-use prflash::cache::{HostCache, Staircase, StoredKeys};
-use prflash::{
-    Attention, Chunk, Context, DType, KvCache, KvInput, Layout, Queries, SequenceId, Shape, Tables, Tensor,
-    wgpu,
-};
+use prflash::cache::{Chunk, HostCache, KvCache, KvInput, SequenceId, Staircase, StoredKeys};
+use prflash::{Attention, Context, DType, Layout, Queries, Shape, Tables, Tensor, wgpu};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 

@@ -1,11 +1,14 @@
 //! Work that is cut into several dispatches gives the bits of work that isn't.
 
 use crate::common::{Problem, Storage, by, gpu, numbers, zeros};
-use prflash::cache::{Staircase, StoredKeys};
+use prflash::attention::Sequence;
+use prflash::cache::{Chunk, KvCache, SequenceId, Staircase, StoredKeys};
+use prflash::kernels::{Decode, Kernel};
+use prflash::rounds::Combine;
+use prflash::sampling::Granularity;
 use prflash::{
-    Attention, BlockGrid, Call, Chunk, Combine, Context, ContextOptions, DType, Decode, Documents,
-    Granularity, Kernel, Key, KvCache, Layout, Operands, PlanOptions, Profile, Queries, Schedule, Sequence,
-    SequenceId, Shape, Systematic, TableBuffer, Tables, Tensor,
+    Attention, BlockGrid, Call, Context, ContextOptions, DType, Documents, Layout, Operands, PlanOptions,
+    Profile, Queries, Schedule, Seed, Shape, Systematic, TableBuffer, Tables, Tensor,
 };
 
 /// The device under test without a cap, and one on the same adapter that gives each tile a dispatch
@@ -41,7 +44,7 @@ fn prefill_has_the_same_bits() {
     let lists = |shape: &Shape, block, causal, granularity| {
         let grid = if causal { BlockGrid::causal(shape) } else { BlockGrid::full(shape) };
         let grid = grid.with_block_size(block).unwrap().with_granularity(granularity);
-        Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(5)).unwrap()
+        Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(5)).unwrap()
     };
     let schedules = [
         lists(&shape, 64, true, Granularity::Head),
@@ -123,7 +126,7 @@ fn split_keys_have_the_same_bits() {
     let shape = Shape::new(8, 2, 3, 64).unwrap().with_kv_len(900).unwrap().with_batch(2).unwrap();
     let schedule = {
         let grid = BlockGrid::causal(&shape).with_granularity(Granularity::KvHead);
-        Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(6)).unwrap()
+        Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(6)).unwrap()
     };
     let kernel = Kernel::Decode(Decode::new(2, false).unwrap());
     for kernel in [None, Some(kernel)] {
@@ -179,7 +182,7 @@ fn caches_have_the_same_bits() {
 #[test]
 fn timestamps_span_the_pieces() {
     let Some([_, context]) = contexts("timestamps of pieces") else { return };
-    let Ok(timer) = prflash::GpuTimer::new(&context) else { return };
+    let Ok(timer) = prflash::device::GpuTimer::new(&context) else { return };
     let shape = Shape::new(4, 2, 500, 64).unwrap();
     let problem = Problem::random(Attention::causal(), shape, 11);
     let plan = problem.attention.plan(&context, &shape).unwrap();
@@ -203,7 +206,7 @@ fn rounds_come_in_pieces_too() {
     let schedules: Vec<Schedule> = (0..3)
         .map(|round| {
             let grid = BlockGrid::causal(&shape);
-            Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(round)).unwrap()
+            Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(round)).unwrap()
         })
         .collect();
     let problem = Problem::random(Attention::causal().with_lse(true), shape, 3);

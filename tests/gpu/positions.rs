@@ -2,11 +2,13 @@
 //! with everything else that shapes a score.
 
 use crate::common::{Problem, Storage, by, gpu, matrix, stored_for, subgroups_only, zeros};
+use prflash::attention::{FirstPositions, PositionIds, Sequence};
+use prflash::kernels::{Decode, Kernel, Tile};
+use prflash::position::{Distance, Pairing, Scaling, Slopes};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, Bias, BlockGrid, Call, DType, Decode, Distance, Documents, FirstPositions, Kernel, Key,
-    Layout, Pairing, PlanOptions, PositionIds, Positions, Profile, Rope, Scaling, Schedule, Sequence, Shape,
-    Slopes, Systematic, TableBuffer, Tables, Tile,
+    Attention, Bias, BlockGrid, Call, DType, Documents, Layout, PlanOptions, Positions, Profile, Rope,
+    Schedule, Seed, Shape, Systematic, TableBuffer, Tables,
 };
 
 fn rope(dim: usize, rotary: usize, pairing: Pairing) -> Rope {
@@ -41,7 +43,7 @@ fn combinations(dim: usize) -> Vec<(&'static str, Positions)> {
         ("log", Positions::from(log.clone())),
         ("given slopes", Positions::from(given.with_weight(0.7).unwrap())),
         ("paper", Positions::paper(half(dim), 16.0).unwrap()),
-        ("recommended", Positions::recommended(interleaved(dim))),
+        ("recommended", Positions::doubly_harmonic(interleaved(dim))),
         ("factored log", Positions::from(log).with_harmonic_factor(100.0).unwrap()),
         ("factor alone", Positions::new().with_harmonic_factor(20.0).unwrap()),
         (
@@ -95,7 +97,12 @@ fn every_combination_agrees_with_the_oracle() {
     for (name, positions) in combinations(80).into_iter().filter(|(name, _)| name.starts_with("partial")) {
         check(name, positions, (90, 90, 80), &both[..1]);
     }
-    check("recommended", Positions::recommended(rope(128, 128, Pairing::Half)), (70, 90, 128), &both[..1]);
+    check(
+        "recommended",
+        Positions::doubly_harmonic(rope(128, 128, Pairing::Half)),
+        (70, 90, 128),
+        &both[..1],
+    );
 }
 
 /// Few queries, whose keys are split: queries turn before the split, and keys where they are read.
@@ -140,7 +147,7 @@ fn matrix_kernels_take_positions() {
         let kernels = &kernels[case % 2..][..1];
         problem.check_kernels(&context, Storage::HeadsFirst, &Tables::new(), kernels, name);
     }
-    let positions = Positions::recommended(rope(40, 24, Pairing::Half)).with_max_positions(700).unwrap();
+    let positions = Positions::doubly_harmonic(rope(40, 24, Pairing::Half)).with_max_positions(700).unwrap();
     let attention = Attention::causal().with_lse(true).with_storage(DType::F16).with_positions(positions);
     let keys: Vec<u32> = (0..100u32).map(|j| (j * 7919) % 613).collect();
     let ids = PositionIds::new(&(0..70u32).map(|i| 500 - 7 * i).collect::<Vec<_>>(), &keys).unwrap();
@@ -196,7 +203,7 @@ fn positions_go_with_everything_else() {
     let attention = causal().with_correction(1.0).unwrap();
     let problem = Problem::random(attention, shape(200, 260, dim), 4);
     let grid = BlockGrid::causal(&problem.shape).with_block_size(16).unwrap();
-    let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
+    let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(3)).unwrap();
     problem.check(&context, Storage::HeadsFirst, &Tables::from(&schedule), "schedule with correction");
     let documents = Documents::from_lengths(&[90, 60, 50]).unwrap();
     let problem = Problem::random(causal(), shape(200, 200, dim), 4);
@@ -233,7 +240,8 @@ fn position_ids_rule_rotation_and_bias_alone() {
 fn offsets_are_ids_that_count_up() {
     let Some(context) = gpu("offsets_are_ids_that_count_up") else { return };
     const FAR: i64 = 1_000_000;
-    let positions = Positions::recommended(rope(64, 64, Pairing::Half)).with_max_positions(1 << 20).unwrap();
+    let positions =
+        Positions::doubly_harmonic(rope(64, 64, Pairing::Half)).with_max_positions(1 << 20).unwrap();
     let attention = Attention::causal().with_positions(positions);
     let shape = shape(64, 130, 64);
     let problem = Problem::random(attention, shape, 2);

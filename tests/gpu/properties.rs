@@ -3,9 +3,12 @@
 use crate::common::{
     Problem, Storage, by, gpu, matrix, numbers, operands, stored_for, subgroups_only, zeros,
 };
+use prflash::attention::Sequence;
+use prflash::kernels::{Decode, Kernel};
+use prflash::sampling::Granularity;
 use prflash::{
-    Attention, BlockGrid, Call, Context, DType, Decode, Granularity, Kernel, Key, Layout, Plan, PlanOptions,
-    Profile, Schedule, Sequence, Shape, Systematic, TableBuffer, Tables, Tensor,
+    Attention, BlockGrid, Call, Context, DType, Layout, Plan, PlanOptions, Profile, Schedule, Seed, Shape,
+    Systematic, TableBuffer, Tables, Tensor,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -21,7 +24,7 @@ fn kernels() -> [Option<Kernel>; 3] {
 
 fn harmonic(shape: &Shape, seed: u64) -> Schedule {
     let grid = BlockGrid::causal(shape);
-    Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(seed)).unwrap()
+    Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(seed)).unwrap()
 }
 
 #[test]
@@ -122,7 +125,7 @@ fn the_kernel_visits_exactly_the_blocks_of_the_schedule() {
         let shape = Shape::new(4, 2, 16 * block_size - 5, 32).unwrap().with_value_dim(16).unwrap();
         let grid =
             BlockGrid::causal(&shape).with_block_size(block_size).unwrap().with_granularity(granularity);
-        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(11)).unwrap();
+        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(11)).unwrap();
         let mut problem =
             Problem::random(stored_for(Attention::causal(), kernel), shape, 4).with_options(by(kernel));
         let len = shape.kv_len();
@@ -257,7 +260,7 @@ fn random_problems_match_the_oracle() {
                 let grid = if causal { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
                 let grid = grid.with_block_size(block_size).unwrap();
                 let profile = Profile::harmonic_with(a, 1.0).unwrap();
-                Schedule::sample(&grid, &profile, &Systematic, Key::new(seed)).unwrap()
+                Schedule::sample(&grid, &profile, &Systematic, Seed::new(seed)).unwrap()
             });
             let tables = schedule.as_ref().map_or(Tables::new(), Tables::from);
             let problem = Problem::random(attention, shape, seed).with_options(by(kernel));
@@ -381,8 +384,8 @@ fn sequences_of_different_lengths_share_a_call() {
             v: rows(&packed.v, 2, kv_rows, kv_start, kv_len),
         });
         let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap();
-        let key = Key::new(31).sequence(index as u32);
-        schedules.push(Schedule::sample(&grid, &Profile::harmonic(), &Systematic, key).unwrap());
+        let seed = Seed::new(31).sequence(index as u32);
+        schedules.push(Schedule::sample(&grid, &Profile::harmonic(), &Systematic, seed).unwrap());
         (q_start, kv_start) = (q_start + q_len, kv_start + kv_len);
     }
     let uploaded = TableBuffer::new(

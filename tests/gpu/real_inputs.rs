@@ -1,8 +1,9 @@
 //! The numbers that the project promises, on the attention inputs of a real model.
 
 use crate::common::{Problem, Storage, by, gpu};
+use prflash::kernels::Kernel;
 use prflash::verify::{Tolerance, compare};
-use prflash::{Attention, DType, Kernel, Tables, reference};
+use prflash::{Attention, DType, Tables, reference};
 
 /// With queries and keys that the host rotated, or that the kernel rotates.
 fn check(storage: DType, output: DType, fused: bool, bound: f64) {

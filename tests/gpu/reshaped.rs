@@ -1,17 +1,16 @@
 //! Re-shaped tensors against the block lists of the same schedule, by the oracle.
 
 use crate::common::{Problem, Storage, gpu};
-use prflash::sampling::Reshaping;
+use prflash::position::Pairing;
+use prflash::sampling::{Granularity, Reshaping};
 use prflash::verify::{Tolerance, compare};
-use prflash::{
-    Attention, BlockGrid, DType, Granularity, Key, Pairing, Positions, Profile, Rope, Shape, Tables,
-};
+use prflash::{Attention, BlockGrid, DType, Positions, Profile, Rope, Seed, Shape, Tables};
 
 fn reshapings(grid: &BlockGrid, sinks: usize, seed: u64) -> [Reshaping; 2] {
     let profile = Profile::harmonic().with_sink_blocks(sinks);
     [
-        Reshaping::segments(grid, &profile, Key::new(seed)).unwrap(),
-        Reshaping::row_column(grid, &profile, Key::new(seed)).unwrap(),
+        Reshaping::segments(grid, &profile, Seed::new(seed)).unwrap(),
+        Reshaping::row_column(grid, &profile, Seed::new(seed)).unwrap(),
     ]
 }
 
@@ -22,7 +21,7 @@ fn re_shaped_triangles_agree_with_block_lists() {
     let causal = Attention::causal().with_lse(true);
     let rope = Rope::new(32, 1e4, Pairing::Half).unwrap();
     let positioned =
-        causal.clone().with_positions(Positions::recommended(rope).with_harmonic_factor(60.0).unwrap());
+        causal.clone().with_positions(Positions::doubly_harmonic(rope).with_harmonic_factor(60.0).unwrap());
     let cases = [
         ("prefill", causal.clone(), gqa, 1),
         ("no sinks", causal.clone(), gqa, 0),
@@ -101,14 +100,17 @@ fn refusals_say_what() {
     let grid = BlockGrid::causal(&shape);
     let harmonic = Profile::harmonic();
     let named = |result: prflash::Result<Reshaping>| result.unwrap_err().argument().map(str::to_owned);
-    let key = Key::new(1);
-    assert_eq!(named(Reshaping::segments(&BlockGrid::full(&shape), &harmonic, key)).as_deref(), Some("grid"));
+    let seed = Seed::new(1);
+    assert_eq!(
+        named(Reshaping::segments(&BlockGrid::full(&shape), &harmonic, seed)).as_deref(),
+        Some("grid")
+    );
     let more_queries = BlockGrid::causal(&shape.with_kv_len(8).unwrap());
-    assert_eq!(named(Reshaping::row_column(&more_queries, &harmonic, key)).as_deref(), Some("grid"));
+    assert_eq!(named(Reshaping::row_column(&more_queries, &harmonic, seed)).as_deref(), Some("grid"));
     let window = harmonic.with_window_blocks(2).unwrap();
-    assert_eq!(named(Reshaping::segments(&grid, &window, key)).as_deref(), Some("profile"));
+    assert_eq!(named(Reshaping::segments(&grid, &window, seed)).as_deref(), Some("profile"));
     let budget = Profile::budget(3.0).unwrap();
-    assert_eq!(named(Reshaping::row_column(&grid, &budget, key)).as_deref(), Some("profile"));
+    assert_eq!(named(Reshaping::row_column(&grid, &budget, seed)).as_deref(), Some("profile"));
 
     let Some(context) = gpu("refusals_say_what") else { return };
     let causal = Attention::causal();
@@ -129,6 +131,6 @@ fn refusals_say_what() {
     let problem = Problem::random(causal, shape, 1);
     let [q, k, v] = problem.upload(&context, Storage::HeadsFirst).unwrap();
     assert_eq!(plan.run(&q, &k, &v, &[]).unwrap_err().argument(), Some("reshapings"));
-    let small = Reshaping::segments(&grid.with_block_size(16).unwrap(), &Profile::harmonic(), key).unwrap();
+    let small = Reshaping::segments(&grid.with_block_size(16).unwrap(), &Profile::harmonic(), seed).unwrap();
     assert_eq!(plan.run(&q, &k, &v, &[small]).unwrap_err().argument(), Some("reshapings"));
 }

@@ -4,10 +4,11 @@
 use std::ops::Range;
 
 use crate::common::{Problem, Storage, gpu, numbers};
+use prflash::position::{Pairing, Scaling};
+use prflash::rotation::{RotationPlan, Rows};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, Context, DType, Layout, Pairing, Positions, Result, Rope, RotationPlan, Rows, Scaling, Shape,
-    Tables, Tensor, TensorView, wgpu,
+    Attention, Context, DType, Layout, Positions, Result, Rope, Shape, Tables, Tensor, TensorView, wgpu,
 };
 
 /// u of f32.

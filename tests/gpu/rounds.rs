@@ -2,18 +2,20 @@
 //! dense attention, standard errors against the spread they claim.
 
 use crate::common::{Problem, Storage, gpu, zeros};
+use prflash::attention::Sequence;
+use prflash::rounds::{Combine, RoundsPlan};
 use prflash::sampling::{Entry, partition_rounds};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, BlockGrid, Call, Combine, Context, DType, Key, Layout, Operands, Profile, RoundsPlan,
-    Schedule, Sequence, Shape, Systematic, Tables, reference,
+    Attention, BlockGrid, Call, Context, DType, Layout, Operands, Profile, Schedule, Seed, Shape, Systematic,
+    Tables, reference,
 };
 
 fn schedules(problem: &Problem, rounds: u32, seed: u64) -> Vec<Schedule> {
     let grid = grid(problem);
     let profile = Profile::harmonic().with_sink_blocks(0);
     (0..rounds)
-        .map(|round| Schedule::sample(&grid, &profile, &Systematic, Key::new(seed).round(round)).unwrap())
+        .map(|round| Schedule::sample(&grid, &profile, &Systematic, Seed::new(seed).round(round)).unwrap())
         .collect()
 }
 
@@ -87,7 +89,7 @@ fn partition_rounds_end_dense() {
     let Some(context) = gpu("partition_rounds_end_dense") else { return };
     let shape = Shape::new(4, 2, 200, 64).unwrap();
     let problem = problem(Attention::causal().with_lse(true), shape);
-    let all = partition_rounds(&grid(&problem), &Profile::harmonic(), Key::new(8), 4).unwrap();
+    let all = partition_rounds(&grid(&problem), &Profile::harmonic(), Seed::new(8), 4).unwrap();
     let [q, k, v] = problem.upload(&context, Storage::Fused).unwrap();
     let plan = plan(&context, &problem, Combine::Partition);
     let mut rounds = plan.start(&q, &k, &v).unwrap();
@@ -119,8 +121,8 @@ fn standard_errors_are_of_the_size_of_the_errors() {
     for repetition in 0..REPETITIONS {
         let mut rounds = plan.start(&q, &k, &v).unwrap();
         for round in 0..ROUNDS {
-            let key = Key::new(1000 + u64::from(repetition)).round(round);
-            let schedule = Schedule::sample(&grid, &profile, &Systematic, key).unwrap();
+            let seed = Seed::new(1000 + u64::from(repetition)).round(round);
+            let schedule = Schedule::sample(&grid, &profile, &Systematic, seed).unwrap();
             let estimate = rounds.step(&Tables::from(&schedule)).unwrap();
             if repetition == 0 && round == 0 {
                 let first = estimate.standard_error.as_ref().unwrap().read_blocking(&context).unwrap();
@@ -174,7 +176,7 @@ fn uncorrected_rounds_converge_to_a_logarithmic_bias() {
     let mut rounds = plan.start(&q, &k, &v).unwrap();
     let mut distances = Vec::new();
     for round in 0..256 {
-        let schedule = Schedule::sample(&grid, &profile, &Systematic, Key::new(77).round(round)).unwrap();
+        let schedule = Schedule::sample(&grid, &profile, &Systematic, Seed::new(77).round(round)).unwrap();
         let estimate = rounds.step(&Tables::from(&schedule)).unwrap();
         if [15, 63, 255].contains(&round) {
             let got = estimate.output.read_blocking(&context).unwrap();
@@ -238,8 +240,9 @@ fn refusals_name_the_argument() {
     let rows = zeros(&context, DType::F32, Layout::rows(1, 2, 32).unwrap());
     let few = zeros(&context, DType::F32, Layout::rows(1, 2, 31).unwrap());
     let operands = crate::common::operands(&qkv, &output);
-    let named =
-        |result: prflash::Result<prflash::RoundsBound>| result.unwrap_err().argument().map(str::to_owned);
+    let named = |result: prflash::Result<prflash::rounds::RoundsBound>| {
+        result.unwrap_err().argument().map(str::to_owned)
+    };
     let independent = plan(&context, &problem, Combine::Independent);
     let partition = plan(&context, &problem, Combine::Partition);
     assert_eq!(named(partition.bind(&operands, Some(rows.view()))).as_deref(), Some("standard_error"));

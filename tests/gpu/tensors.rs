@@ -2,9 +2,9 @@
 //! don't belong together.
 
 use crate::common::{gpu, numbers, zeros};
-use prflash::{
-    Attention, Call, Combine, DType, Layout, Operands, PositionIds, Shape, Tables, Tensor, TensorView, wgpu,
-};
+use prflash::attention::PositionIds;
+use prflash::rounds::Combine;
+use prflash::{Attention, Call, DType, Layout, Operands, Shape, Tables, Tensor, TensorView, wgpu};
 
 /// A caller's buffer that is mapped or was destroyed is named, before it is bound and after.
 #[test]

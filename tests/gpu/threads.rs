@@ -1,10 +1,9 @@
 //! Plans that several threads use at once, and calls that are submitted in pieces.
 
 use crate::common::gpu;
-use prflash::cache::{Staircase, StoredKeys};
+use prflash::cache::{Chunk, KvCache, Staircase, StoredKeys};
 use prflash::{
-    Attention, Call, Chunk, Context, ContextOptions, DType, KvCache, Layout, Operands, Queries, Shape,
-    Tables, Tensor,
+    Attention, Call, Context, ContextOptions, DType, Layout, Operands, Queries, Shape, Tables, Tensor,
 };
 
 const STEPS: usize = 100;

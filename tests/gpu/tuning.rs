@@ -1,11 +1,11 @@
 //! Tuning: what it chooses, what it gives back, and where it has no say.
 
 use crate::common::{Problem, Storage, gpu};
-use prflash::cache::{Staircase, StoredKeys};
-use prflash::{
-    Attention, DType, Decode, Kernel, KvCache, Matrix, Pairing, PlanOptions, Positions, Rope, Shape, Tables,
-    Tile, TuningOptions, TuningProfile,
-};
+use prflash::cache::{KvCache, Staircase, StoredKeys};
+use prflash::kernels::{Decode, Kernel, Matrix, Tile};
+use prflash::position::Pairing;
+use prflash::tuning::{TuningOptions, TuningProfile};
+use prflash::{Attention, DType, PlanOptions, Positions, Rope, Shape, Tables};
 
 fn shapes() -> [Shape; 3] {
     let prefill = Shape::new(4, 2, 130, 32).unwrap();
@@ -142,7 +142,7 @@ fn positions_and_caches_are_classes_of_their_own() {
     let decode = prefill.with_q_len(1).unwrap();
     let rope = Rope::new(16, 1e4, Pairing::Half).unwrap();
     let plain = Attention::causal();
-    let turned = plain.clone().with_positions(Positions::recommended(rope));
+    let turned = plain.clone().with_positions(Positions::doubly_harmonic(rope));
     let cache = |keys| KvCache::new(&context, Staircase::recommended(), &decode, keys).unwrap();
     let (stored, unturned) = (cache(StoredKeys::AfterRotation), cache(StoredKeys::BeforeRotation));
     let options = PlanOptions::new();

@@ -2,10 +2,13 @@
 //! whichever instances of wgpu they come from.
 
 use crate::common::gpu;
-use prflash::cache::{Staircase, StoredKeys};
+use prflash::cache::{Chunk, KvCache, Staircase, StoredKeys};
+use prflash::device::GpuTimer;
+use prflash::position::Pairing;
+use prflash::rounds::Combine;
 use prflash::{
-    Attention, Chunk, Combine, Context, DType, ErrorKind, GpuTimer, KvCache, Layout, Operands, Pairing,
-    Queries, Rope, Shape, Tables, Tensor, TensorView, wgpu,
+    Attention, Context, DType, ErrorKind, Layout, Operands, Queries, Rope, Shape, Tables, Tensor, TensorView,
+    wgpu,
 };
 
 /// A caller's device, on an instance of its own.

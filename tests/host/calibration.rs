@@ -4,8 +4,8 @@ use prflash::calibration::{
     BlockStates, Calibration, Options, calibrate_mass, mass_variance, variance_optimal,
 };
 use prflash::reference::{self, DistanceMass};
-use prflash::sampling::expected_blocks;
-use prflash::{Attention, BlockGrid, Granularity, Key, Profile, Schedule, Shape, Systematic, Tables, random};
+use prflash::sampling::{Granularity, expected_blocks};
+use prflash::{Attention, BlockGrid, Profile, Schedule, Seed, Shape, Systematic, Tables, random};
 
 /// Q, K and V of one sequence.
 struct Sample {
@@ -96,7 +96,7 @@ fn errors_are_those_of_the_oracle() {
                 .output
         };
         let dense = of(&sample.attention, &Tables::new());
-        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(4)).unwrap();
+        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(4)).unwrap();
         for beta in [0.0, 0.5, 1.0] {
             let sampled =
                 of(&sample.attention.clone().with_correction(beta).unwrap(), &Tables::from(&schedule));
@@ -128,7 +128,7 @@ fn calibrations_make_schedules_within_the_budget() {
     assert_eq!(calibration, states.calibrate(&options(BLOCKS)).unwrap(), "deterministic");
     let long = BlockGrid::causal(&Shape::new(4, 2, 6400, 8).unwrap()).with_block_size(32).unwrap();
     for grid in [grid, long] {
-        let schedule = calibration.schedule(&grid, &Systematic, Key::new(3)).unwrap();
+        let schedule = calibration.schedule(&grid, &Systematic, Seed::new(3)).unwrap();
         for (group, profile) in calibration.profiles().unwrap().iter().enumerate() {
             let rows = grid.query_blocks() as f64;
             let expected = expected_blocks(&grid, profile);
@@ -194,7 +194,7 @@ fn real_layers_gain() {
         for blocks in [4.0, 8.0] {
             let calibration = states.calibrate(&options(blocks)).unwrap();
             let from_mass = calibrate_mass(&grid, &masses, 0.5, &options(blocks)).unwrap();
-            let fresh = options(blocks).with_key(Key::new(9)).with_seeds(16).unwrap();
+            let fresh = options(blocks).with_seed(Seed::new(9)).with_seeds(16).unwrap();
             let from_mass = states.errors(&from_mass, &fresh).unwrap();
             for (head, from_mass) in calibration.heads.iter().zip(from_mass) {
                 let errors = head.errors.unwrap();
@@ -262,7 +262,7 @@ fn refusals_name_the_argument() {
     let schedule = |edit: fn(&mut Calibration)| {
         let mut calibration = good.clone();
         edit(&mut calibration);
-        calibration.schedule(&grid, &Systematic, Key::new(1))
+        calibration.schedule(&grid, &Systematic, Seed::new(1))
     };
     schedule(|_| {}).unwrap();
     assert_eq!(named(schedule(|c| c.blocks = f64::NAN)), "blocks");
@@ -281,7 +281,7 @@ fn calibrations_survive_json() {
     let text = serde_json::to_string(&calibration).unwrap();
     let back: Calibration = serde_json::from_str(&text).unwrap();
     assert_eq!(back, calibration, "{text}");
-    let draw = |c: &Calibration| c.schedule(&sample.grid(), &Systematic, Key::new(1)).unwrap();
+    let draw = |c: &Calibration| c.schedule(&sample.grid(), &Systematic, Seed::new(1)).unwrap();
     assert_eq!(draw(&back), draw(&calibration));
     assert!(serde_json::from_str::<Calibration>("{}").is_err());
 }

@@ -1,12 +1,13 @@
 //! Positions in the oracle, against formulas written out again here and against another
 //! implementation. No GPU.
 
-use prflash::position::harmonic_number;
+use prflash::attention::PositionIds;
+use prflash::position::{Distance, Pairing, Scaling, Slopes, harmonic_number};
 use prflash::reference::{self, Exact};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, Bias, BlockGrid, DType, Distance, Documents, Key, Pairing, PositionIds, Positions, Profile,
-    Result, Rope, Scaling, Schedule, Shape, Slopes, Systematic, Tables,
+    Attention, Bias, BlockGrid, DType, Documents, Positions, Profile, Result, Rope, Schedule, Seed, Shape,
+    Systematic, Tables,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -203,7 +204,7 @@ fn the_factored_combination_is_its_formula() {
 fn schedules_and_windows_go_with_positions() {
     let inputs = Inputs::new(Shape::new(6, 2, 100, 16).unwrap());
     let grid = BlockGrid::causal(&inputs.shape).with_block_size(16).unwrap();
-    let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
+    let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(3)).unwrap();
     let attention = Attention::causal().with_correction(1.0).unwrap().with_window(70).unwrap();
     let got = inputs.exact_with(&attention.with_positions(all(5.0)), &Tables::from(&schedule));
     let ln_p = |h: usize, i: i64, j: i64| {

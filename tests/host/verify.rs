@@ -1,12 +1,11 @@
 //! The comparator must reject wrong results. No GPU: a right answer is broken in every way that
 //! kernels break.
 
+use prflash::kernels::{Kernel, Matrix};
 use prflash::reference::{self, Exact};
 use prflash::sampling::partition_rounds;
 use prflash::verify::{Tolerance, compare};
-use prflash::{
-    Attention, BlockGrid, DType, Kernel, Key, Matrix, Profile, Schedule, Shape, Systematic, Tables,
-};
+use prflash::{Attention, BlockGrid, DType, Profile, Schedule, Seed, Shape, Systematic, Tables};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -220,7 +219,7 @@ fn partition_rounds_merge_to_dense_attention() {
     let right = right();
     let [q, k, v] = &right.qkv;
     let grid = BlockGrid::causal(&right.shape).with_block_size(16).unwrap();
-    let rounds = partition_rounds(&grid, &Profile::harmonic(), Key::new(3), 4).unwrap();
+    let rounds = partition_rounds(&grid, &Profile::harmonic(), Seed::new(3), 4).unwrap();
     let states: Vec<Exact> = rounds
         .iter()
         .map(|s| reference::attention(&right.attention, &right.shape, q, k, v, &Tables::from(s)).unwrap())
@@ -276,8 +275,8 @@ fn independent_rounds_approach_dense_attention() {
     let grid = BlockGrid::causal(&shape).with_block_size(32).unwrap();
     let states: Vec<Exact> = (0..64)
         .map(|round| {
-            let key = Key::new(17).round(round);
-            let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, key).unwrap();
+            let seed = Seed::new(17).round(round);
+            let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, seed).unwrap();
             reference::attention(&attention, &shape, &q, &k, &v, &Tables::from(&schedule)).unwrap()
         })
         .collect();

@@ -3,7 +3,8 @@
 mod rope;
 
 use anyhow::{Context, Result, bail};
-use prflash::{Pairing, Rope, Scaling};
+use prflash::Rope;
+use prflash::position::{Pairing, Scaling};
 
 use crate::gguf::{KeyGroup, ModelFile};
 

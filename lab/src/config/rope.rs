@@ -1,7 +1,8 @@
 //! How a file says that rotary frequencies are scaled.
 
 use anyhow::{Result, ensure};
-use prflash::{Rope, Scaling};
+use prflash::Rope;
+use prflash::position::Scaling;
 
 use crate::gguf::ModelFile;
 

@@ -36,7 +36,7 @@ pub fn sampling(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Resul
                 ["dense"] => continue,
                 [kind, blocks] if blocks.ends_with(" blocks") && !blocks.contains("rounds") => kind,
                 ["paper"] => "paper: 1/(1+d), β = 0",
-                _ => "recommended, other β, seed, rounds",
+                _ => "half window, other β, seed, rounds",
             };
             let nats = mean_and_error(&differences(rows, &dense.rows));
             let at = point(sums.blocks, nats);
@@ -121,11 +121,11 @@ fn duels(experiment: &Experiment, all: &[Chosen<'_, InWindow>]) -> Vec<String> {
         ));
     };
     for blocks in [4, 8, 16, 32] {
-        let this = format!("recommended, {blocks} blocks");
+        let this = format!("half window, {blocks} blocks");
         let Some(rows) = find(&this) else { continue };
         // A window's mean over seeds is that of all their rows.
         let seeded = find(&format!("{this}, other seed")).map(|other| [rows, other].concat());
-        for pattern in ["sink+window", "uniform"] {
+        for pattern in ["sink + window", "uniform"] {
             let pattern = format!("{pattern}, {blocks} blocks");
             duel(blocks, &this, rows, &pattern);
             if let Some(rows) = &seeded {

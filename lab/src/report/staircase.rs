@@ -33,7 +33,7 @@ pub fn staircase(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Resu
             let kind = match choice.name.as_str() {
                 "f16" => continue,
                 name if name.starts_with("KIVI") => "KIVI",
-                name if name.starts_with("sink+window") => "sink+window, f16",
+                name if name.starts_with("sink + window") => "sink + window, f16",
                 name if name.contains("sampled") => continue,
                 "recommended" => "recommended",
                 "paper" => "paper",

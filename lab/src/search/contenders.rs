@@ -58,7 +58,7 @@ impl Contender {
             Self::Grid => Box::new(Grid),
             Self::Paper => Box::new(CrossEntropy::paper(24, 0.2, 0.7)?),
             Self::PaperOfEight => Box::new(CrossEntropy::paper(8, 0.25, 0.7)?),
-            Self::Rows => Box::new(CrossEntropy::recommended()),
+            Self::Rows => Box::new(CrossEntropy::elite_of_all()),
             Self::Tree => Box::new(TreeCrossEntropy::recommended()),
             Self::Tpe => Box::new(Tpe::new()),
         }))

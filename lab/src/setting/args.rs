@@ -31,7 +31,7 @@ pub enum SamplerName {
 
 /// Which heads share a list of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[allow(missing_docs, reason = "named after prflash::Granularity")]
+#[allow(missing_docs, reason = "named after prflash::sampling::Granularity")]
 pub enum ListPer {
     Head,
     KvHead,
@@ -77,7 +77,7 @@ pub struct SettingArgs {
     /// Which keys a query sees [default: dense]
     #[arg(long, value_enum)]
     pub attention: Option<Pattern>,
-    /// p(d): recommended:BLOCKS, harmonic, harmonic:A, harmonic:A,ALPHA ((A/(A+d))^ALPHA),
+    /// p(d): half-window:BLOCKS, harmonic, harmonic:A, harmonic:A,ALPHA ((A/(A+d))^ALPHA),
     /// budget:BLOCKS, budget:BLOCKS,ALPHA, deduction:C [default: harmonic]
     #[arg(long)]
     pub profile: Option<String>,

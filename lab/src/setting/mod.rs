@@ -7,12 +7,11 @@ mod parse;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser as _, ValueEnum};
 use prflash::cache::{Staircase, StoredKeys};
+use prflash::position::Scaling;
 use prflash::sampling::{
-    Bernoulli, Renewal, Sampler, Segment, partition_rounds, sink_window_like, uniform_like,
+    Bernoulli, Granularity, Renewal, Sampler, Segment, partition_rounds, sink_window_like, uniform_like,
 };
-use prflash::{
-    Attention, Bias, BlockGrid, DType, Granularity, Key, Positions, Profile, Scaling, Schedule, Systematic,
-};
+use prflash::{Attention, Bias, BlockGrid, DType, Positions, Profile, Schedule, Seed, Systematic};
 
 pub use self::args::*;
 use crate::config::Config;
@@ -288,21 +287,21 @@ impl Setting {
         };
         let grid = grid.with_granularity(sparse.granularity).with_block_size(sparse.block_size)?;
         let layer = if sparse.same_layers { 0 } else { layer as u32 };
-        let key = Key::new(self.seed()).sequence(sequence).layer(layer);
+        let seed = Seed::new(self.seed()).sequence(sequence).layer(layer);
         let rounds = match sparse.rounds {
             Rounds::One => 1,
             Rounds::Independent(rounds) => rounds,
             Rounds::Partition(rounds) => {
-                return partition_rounds(&grid, &sparse.profile, key, rounds).context("--partition-rounds");
+                return partition_rounds(&grid, &sparse.profile, seed, rounds).context("--partition-rounds");
             }
         };
         let schedule = |round| {
-            let key = key.round(round);
-            let drawn = Schedule::sample(&grid, &sparse.profile, sampler(sparse.sampler), key)
+            let seed = seed.round(round);
+            let drawn = Schedule::sample(&grid, &sparse.profile, sampler(sparse.sampler), seed)
                 .context("--profile with --sampler")?;
             Ok(match sparse.pattern {
                 Pattern::SinkWindow => sink_window_like(&drawn, &sparse.profile)?,
-                Pattern::Uniform => uniform_like(&drawn, &sparse.profile, key)?,
+                Pattern::Uniform => uniform_like(&drawn, &sparse.profile, seed)?,
                 _ => drawn,
             })
         };
@@ -435,11 +434,11 @@ impl Sparse {
         let grid = BlockGrid::causal(&prflash::Shape::new(1, 1, 2, 4)?).with_block_size(1)?;
         match rounds {
             Rounds::Partition(rounds) => {
-                partition_rounds(&grid, &sparse.profile, Key::new(0), rounds)
+                partition_rounds(&grid, &sparse.profile, Seed::new(0), rounds)
                     .context("--partition-rounds")?;
             }
             _ => {
-                Schedule::sample(&grid, &sparse.profile, sampler(sparse.sampler), Key::new(0))
+                Schedule::sample(&grid, &sparse.profile, sampler(sparse.sampler), Seed::new(0))
                     .context("--profile with --sampler")?;
             }
         }

@@ -1,7 +1,8 @@
 //! Values of the command line that have numbers of their own.
 
 use anyhow::{Context, Result, bail};
-use prflash::{Bias, Distance, Profile, Scaling, Slopes};
+use prflash::position::{Distance, Scaling, Slopes};
+use prflash::{Bias, Profile};
 
 use super::RopeScaling;
 
@@ -21,10 +22,10 @@ pub(super) fn profile(text: &str) -> Result<Profile> {
         ("harmonic", [a, alpha]) => Profile::harmonic_with(*a, *alpha)?,
         ("budget", [blocks]) => Profile::budget(*blocks)?,
         ("budget", [blocks, alpha]) => Profile::budget_with(*blocks, *alpha)?,
-        ("recommended", [blocks]) => Profile::recommended(*blocks)?,
+        ("half-window", [blocks]) => Profile::half_window(*blocks)?,
         ("deduction", [c]) => Profile::deduction(*c)?,
         _ => bail!(
-            "expected recommended:BLOCKS, harmonic, harmonic:A, harmonic:A,ALPHA, budget:BLOCKS, budget:BLOCKS,ALPHA or deduction:C, got {text:?}"
+            "expected half-window:BLOCKS, harmonic, harmonic:A, harmonic:A,ALPHA, budget:BLOCKS, budget:BLOCKS,ALPHA or deduction:C, got {text:?}"
         ),
     })
 }

@@ -5,7 +5,7 @@ use crate::common::oracle::{frequencies, llama3};
 use crate::common::{Folder, HEAD_DIM, Parts, Tiny, load, read, string};
 use candle_core::quantized::gguf_file::Value;
 use lab::gguf::ModelFile;
-use prflash::Scaling;
+use prflash::position::Scaling;
 
 /// The error of a file that is refused, which names the file.
 #[track_caller]

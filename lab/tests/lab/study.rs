@@ -95,7 +95,7 @@ fn experiments() -> Vec<Experiment> {
         choices: choices.to_vec(),
         depths: if question == Question::Needle { vec![10, 90] } else { Vec::new() },
     };
-    let sampled = "--profile recommended:8 --block-size 8";
+    let sampled = "--profile half-window:8 --block-size 8";
     let stairs = "--staircase recommended;segment=32;residual=32 --staircase-layers all";
     vec![
         experiment(
@@ -104,8 +104,8 @@ fn experiments() -> Vec<Experiment> {
             WIDTH,
             &[
                 choice("dense", ""),
-                choice("recommended, 8 blocks", &format!("--attention prflash --beta 0.5 {sampled}")),
-                choice("sink+window, 8 blocks", &format!("--attention sink-window {sampled}")),
+                choice("half window, 8 blocks", &format!("--attention prflash --beta 0.5 {sampled}")),
+                choice("sink + window, 8 blocks", &format!("--attention sink-window {sampled}")),
             ],
         ),
         experiment(Question::Needle, ModelName::Gemma3, 400, &[choice("dense", "")]),
@@ -184,7 +184,7 @@ fn a_sweep_resumes_and_its_report_says_what_there_is() {
         |picture| (picture.contains("<circle") || picture.contains("<rect")) && !picture.contains("NaN")
     ));
     for part in
-        ["| recommended, 8 blocks | 2 |", "better in", "2 windows.", "nats over f16", "0..128", "λ = 0.1"]
+        ["| half window, 8 blocks | 2 |", "better in", "2 windows.", "nats over f16", "0..128", "λ = 0.1"]
     {
         assert!(text.contains(part), "no {part:?} in {text}");
     }

@@ -23,7 +23,7 @@ use crate::position::Positions;
 ///
 /// # Rows without a result, and numbers that aren't finite
 /// By every kernel, by the [oracle](crate::reference), and through every merge of states (split
-/// keys, [rounds](crate::RoundsPlan), [re-shaped tensors](crate::ReshapedPlan)):
+/// keys, [rounds](crate::rounds::RoundsPlan), [re-shaped tensors](crate::literal::ReshapedPlan)):
 ///
 /// - A row that sees no key is *empty*: output 0 and LSE −∞.
 /// - A key whose score is −∞ weighs `e^−∞ = 0`, as one that isn't seen. A row whose keys all are
@@ -34,7 +34,7 @@ use crate::position::Positions;
 ///   other keys are. LSE is −∞ for empty rows alone.
 /// - A score past what f32 holds (±3.4·10³⁸), before or after the soft-cap and the bias, is
 ///   infinite with its sign. Where only parts of an inner product's sum are past it, the score may
-///   be infinite or NaN. Queries that hold infinities over a [cache](crate::KvCache), and
+///   be infinite or NaN. Queries that hold infinities over a [cache](crate::cache::KvCache), and
 ///   infinities that are rotated, may give NaN instead of ±∞.
 /// - A value that isn't finite makes its channel of the output infinite or NaN in every row that
 ///   sees it, be its weight 0 (`0·∞` is NaN); it changes no other channel and no LSE.

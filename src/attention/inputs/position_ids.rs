@@ -9,7 +9,7 @@ use crate::error::{Result, ensure};
 /// each count from 0, evicted or re-ordered caches, and trees of draft tokens.
 ///
 /// ```
-/// use prflash::PositionIds;
+/// use prflash::attention::PositionIds;
 /// // Two documents behind each other.
 /// let ids = PositionIds::new(&[0, 1, 2, 0, 1], &[0, 1, 2, 0, 1])?;
 /// assert_eq!(ids.keys()[3], 0);

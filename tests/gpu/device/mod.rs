@@ -4,11 +4,13 @@
 mod refusals;
 
 use crate::common::{Problem, Storage, by, gpu, operands, zeros};
-use prflash::cache::{Staircase, StoredKeys};
+use prflash::attention::GpuSampler;
+use prflash::cache::{KvCache, Staircase, StoredKeys};
+use prflash::kernels::{Decode, Kernel, Matrix};
+use prflash::sampling::Granularity;
 use prflash::{
-    Attention, BlockGrid, Call, Context, ContextOptions, DType, Decode, GpuSampler, Granularity, Kernel, Key,
-    KvCache, Layout, Matrix, Operands, Profile, Schedule, Shape, Systematic, Tables, Tensor, TensorView,
-    wgpu,
+    Attention, BlockGrid, Call, Context, ContextOptions, DType, Layout, Operands, Profile, Schedule, Seed,
+    Shape, Systematic, Tables, Tensor, TensorView, wgpu,
 };
 
 /// A caller's device, with the limits and features that the caller chose.
@@ -174,7 +176,7 @@ fn tensors_past_the_binding_size_are_split_over_heads_and_batch() {
         let problem = Problem::random(attention, shape, 3);
         problem.check(&context, Storage::HeadsFirst, &Tables::new(), "split");
         let grid = BlockGrid::causal(&shape).with_granularity(Granularity::KvHead);
-        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(2)).unwrap();
+        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(2)).unwrap();
         problem.check(&context, Storage::HeadsFirst, &Tables::from(&schedule), "split, sampled");
     }
 }
@@ -331,10 +333,10 @@ fn shaders_with_and_without_checks() {
             let output = zeros(&context, DType::F32, crate::common::output_layout(&shape));
             let bound = plan.bind(&operands(&qkv, &output)).unwrap();
             let mut encoder = context.device().create_command_encoder(&Default::default());
-            sampler.encode(&mut encoder, &[(grid, Key::new(1))]).unwrap();
+            sampler.encode(&mut encoder, &[(grid, Seed::new(1))]).unwrap();
             context.queue().submit([encoder.finish()]);
             let mut dropped = context.device().create_command_encoder(&Default::default());
-            let tables = sampler.encode(&mut dropped, &[(small, Key::new(1))]).unwrap();
+            let tables = sampler.encode(&mut dropped, &[(small, Seed::new(1))]).unwrap();
             plan.submit(&bound, &Call::lengths(130, 130).with_tables(tables)).unwrap();
             assert_eq!(output.read_blocking(&context).unwrap().len(), 4 * 1000 * 64);
         }

@@ -2,10 +2,12 @@
 
 use super::borrowed;
 use crate::common::{Problem, Storage, by, gpu, operands, zeros};
+use prflash::attention::Sequence;
+use prflash::kernels::{Kernel, Tile};
+use prflash::position::{Distance, Pairing, Slopes};
 use prflash::{
-    Attention, Bias, BlockGrid, Call, Context, DType, Distance, Documents, Kernel, Key, Layout, Operands,
-    Pairing, Positions, Profile, Rope, Schedule, Sequence, Shape, Slopes, Systematic, TableBuffer, Tables,
-    Tensor, TensorView, Tile, wgpu,
+    Attention, Bias, BlockGrid, Call, Context, DType, Documents, Layout, Operands, Positions, Profile, Rope,
+    Schedule, Seed, Shape, Systematic, TableBuffer, Tables, Tensor, TensorView, wgpu,
 };
 use std::ops::Range;
 
@@ -107,7 +109,7 @@ fn wrong_operands_are_named() {
 
     let schedule = |shape: &Shape| {
         let grid = BlockGrid::causal(shape);
-        Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(1)).unwrap()
+        Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(1)).unwrap()
     };
     let other =
         TableBuffer::new(plan.context(), &Tables::from(&schedule(&shape.with_kv_len(31).unwrap()))).unwrap();

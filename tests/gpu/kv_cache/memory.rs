@@ -2,8 +2,8 @@
 
 use super::{Rows, input, noise, submit};
 use crate::common::{gpu, small_device};
-use prflash::cache::{HostCache, Staircase, StoredKeys};
-use prflash::{Chunk, Context, DType, KvCache, Layout, SequenceId, Shape, Tensor};
+use prflash::cache::{Chunk, HostCache, KvCache, SequenceId, Staircase, StoredKeys};
+use prflash::{Context, DType, Layout, Shape, Tensor};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use testkit::staircases::short;

@@ -8,11 +8,8 @@ use std::ops::Range;
 use crate::common::gpu;
 use half::f16;
 
-use prflash::cache::{HostCache, Staircase, StoredKeys};
-use prflash::{
-    Chunk, Context, DType, Error, KvCache, KvInput, Layout, Result, SequenceId, Shape, Tensor, TensorView,
-    wgpu,
-};
+use prflash::cache::{Chunk, HostCache, KvCache, KvInput, SequenceId, Staircase, StoredKeys};
+use prflash::{Context, DType, Error, Layout, Result, Shape, Tensor, TensorView, wgpu};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use testkit::staircases::{ladder, short, staircases};

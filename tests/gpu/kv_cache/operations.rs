@@ -2,8 +2,8 @@
 
 use super::noise;
 use crate::common::gpu;
-use prflash::cache::{HostCache, StoredKeys};
-use prflash::{Chunk, DType, KvCache, Layout, SequenceId, Shape, Tensor};
+use prflash::cache::{Chunk, HostCache, KvCache, SequenceId, StoredKeys};
+use prflash::{DType, Layout, Shape, Tensor};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use testkit::staircases::staircases;

@@ -2,8 +2,9 @@
 
 use super::{check, halves_only, harmonic, judge, kernels, problem_by};
 use crate::common::{Problem, Storage, gpu};
+use prflash::kernels::Kernel;
 use prflash::verify::Tolerance;
-use prflash::{Attention, Bias, DType, Kernel, Positions, Shape, Tables};
+use prflash::{Attention, Bias, DType, Positions, Shape, Tables};
 
 /// Scores of `key(j)·scale` in every row, exactly.
 pub(super) fn scores_of(problem: &mut Problem, key: impl Fn(usize) -> f32) {

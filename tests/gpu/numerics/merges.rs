@@ -3,13 +3,15 @@
 use super::large::scores_of;
 use super::{judge, masked_by_scores};
 use crate::common::{Problem, Storage, by, gpu, numbers};
-use prflash::cache::{Staircase, StoredKeys};
+use prflash::cache::{Chunk, KvCache, SequenceId, Staircase, StoredKeys};
+use prflash::kernels::{Decode, Kernel, Tile};
 use prflash::reference::Exact;
-use prflash::sampling::{Reshaping, partition_rounds};
+use prflash::rounds::Combine;
+use prflash::sampling::{Granularity, Reshaping, partition_rounds};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, BlockGrid, Call, Chunk, Combine, DType, Decode, Granularity, Kernel, Key, KvCache, Layout,
-    Profile, Queries, Schedule, SequenceId, Shape, Systematic, Tables, Tensor, Tile, reference,
+    Attention, BlockGrid, Call, DType, Layout, Profile, Queries, Schedule, Seed, Shape, Systematic, Tables,
+    Tensor, reference,
 };
 
 /// The merge of states that are NaN, empty and finite, on the host and in the running merge of
@@ -31,10 +33,10 @@ fn rounds_keep_nan_and_empty_rows() {
         let schedules = match combine {
             Combine::Independent => (0..4)
                 .map(|round| {
-                    Schedule::sample(&grid, &profile, &Systematic, Key::new(6).round(round)).unwrap()
+                    Schedule::sample(&grid, &profile, &Systematic, Seed::new(6).round(round)).unwrap()
                 })
                 .collect(),
-            Combine::Partition => partition_rounds(&grid, &profile, Key::new(6), 4).unwrap(),
+            Combine::Partition => partition_rounds(&grid, &profile, Seed::new(6), 4).unwrap(),
         };
         let plan = attention.plan(&context, &shape).unwrap().rounds(combine).unwrap();
         let mut rounds = plan.start(&q, &k, &v).unwrap();
@@ -135,8 +137,8 @@ fn rounds_of_large_scores_have_errors() {
         let mut rounds = plan.start(&q, &k, &v).unwrap();
         let mut states = Vec::new();
         for round in 0..3 {
-            let key = Key::new(6).round(round);
-            let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, key).unwrap();
+            let seed = Seed::new(6).round(round);
+            let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, seed).unwrap();
             states.push(problem.exact(&Tables::from(&schedule)));
             rounds.step(&Tables::from(&schedule)).unwrap();
         }
@@ -173,8 +175,8 @@ fn re_shaped_tensors_keep_nan_and_empty_rows() {
             for sinks in [1, 2] {
                 let profile = Profile::harmonic().with_sink_blocks(sinks);
                 for reshaping in [
-                    Reshaping::segments(&grid, &profile, Key::new(3)).unwrap(),
-                    Reshaping::row_column(&grid, &profile, Key::new(3)).unwrap(),
+                    Reshaping::segments(&grid, &profile, Seed::new(3)).unwrap(),
+                    Reshaping::row_column(&grid, &profile, Seed::new(3)).unwrap(),
                 ] {
                     let got = plan.run(&q, &k, &v, std::slice::from_ref(&reshaping)).unwrap();
                     let schedule = reshaping.schedule().unwrap();

@@ -8,11 +8,13 @@ mod merges;
 use std::io::Write;
 
 use crate::common::{Got, Problem, Storage, by, gpu, matrix, subgroups_only, uses_subgroups};
+use prflash::kernels::{Decode, Kernel, Tile};
+use prflash::position::Pairing;
 use prflash::reference::Exact;
 use prflash::verify::Tolerance;
 use prflash::{
-    Attention, Bias, BlockGrid, Context, DType, Decode, Kernel, Key, Pairing, Positions, Profile, Rope,
-    Schedule, Shape, Systematic, Tables, Tile,
+    Attention, Bias, BlockGrid, Context, DType, Positions, Profile, Rope, Schedule, Seed, Shape, Systematic,
+    Tables,
 };
 
 /// Every kernel in each of its forms that this device runs.
@@ -162,7 +164,7 @@ fn check(context: &Context, problem: &Problem, tables: &Tables<'_>, story: &str)
 fn harmonic(attention: &Attention, shape: &Shape) -> Schedule {
     let grid = if attention.is_causal() { BlockGrid::causal(shape) } else { BlockGrid::full(shape) };
     let grid = grid.with_block_size(24).unwrap();
-    Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap()
+    Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(3)).unwrap()
 }
 
 /// Everything that shapes a score, each with a part in how a NaN gets through, where this kernel
@@ -181,7 +183,7 @@ fn options(kernel: Kernel) -> Vec<(&'static str, What)> {
         }),
     ];
     if rotates(kernel) {
-        options.push(("rope and bias", (causal().with_positions(Positions::recommended(rope)), None)));
+        options.push(("rope and bias", (causal().with_positions(Positions::doubly_harmonic(rope)), None)));
     }
     options
 }

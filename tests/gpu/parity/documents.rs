@@ -1,7 +1,7 @@
 //! Packed documents.
 
 use crate::common::{Problem, Storage, gpu};
-use prflash::{Attention, BlockGrid, DType, Documents, Key, Profile, Schedule, Shape, Systematic, Tables};
+use prflash::{Attention, BlockGrid, DType, Documents, Profile, Schedule, Seed, Shape, Systematic, Tables};
 
 #[test]
 fn document_masks() {
@@ -23,7 +23,7 @@ fn document_masks() {
             let shape = Shape::new(4, 2, len, 32).unwrap();
             let grid =
                 if attention.is_causal() { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
-            let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(8)).unwrap();
+            let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(8)).unwrap();
             let problem = Problem::random(attention, shape, case as u64);
             let masked = Tables::from(&documents);
             problem.check(&context, Storage::TokensFirst, &masked, &format!("documents {lengths:?}"));
@@ -51,7 +51,9 @@ fn a_mask_for_each_sequence_of_a_batch() {
         .collect();
     let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap();
     let schedules: Vec<Schedule> = (0..3)
-        .map(|s| Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(1).sequence(s)).unwrap())
+        .map(|s| {
+            Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(1).sequence(s)).unwrap()
+        })
         .collect();
     let tables = masks.iter().fold(Tables::new(), Tables::with_documents);
     let tables = schedules.iter().try_fold(tables, Tables::with_schedule).unwrap();

@@ -2,10 +2,12 @@
 
 use super::{LAYOUTS, RATIOS, options};
 use crate::common::{Problem, Storage, by, gpu, matrix, stored_for};
+use prflash::kernels::{Decode, Kernel, Tile};
+use prflash::position::Pairing;
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, Bias, BlockGrid, DType, Decode, Documents, Kernel, Key, Pairing, PlanOptions, Positions,
-    Profile, Rope, Schedule, Shape, Systematic, Tables, Tile,
+    Attention, Bias, BlockGrid, DType, Documents, PlanOptions, Positions, Profile, Rope, Schedule, Seed,
+    Shape, Systematic, Tables,
 };
 use std::io::Write;
 
@@ -28,7 +30,7 @@ fn every_tile_shape() {
         let attention = attention.with_output(DType::F32).with_lse(true).with_correction(1.0).unwrap();
         let grid = if attention.is_causal() { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
         let grid = grid.with_block_size([64, 24, 30, 7][case]).unwrap();
-        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
+        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(3)).unwrap();
         let problem = Problem::random(attention, shape, case as u64);
         for tables in [Tables::new(), Tables::from(&schedule)] {
             problem.check_kernels(&context, Storage::HeadsFirst, &tables, &kernels, &format!("case {case}"));
@@ -58,7 +60,7 @@ fn half_products() {
         let shape = Shape::new(2, 1, q_len, dim).unwrap().with_kv_len(kv_len).unwrap();
         let attention = options(case, DType::F16).with_lse(true).with_correction(1.0).unwrap();
         let grid = if attention.is_causal() { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
-        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
+        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(3)).unwrap();
         let problem = Problem::random(attention, shape, case as u64);
         // Two tiles in turn: drivers take long over each.
         let kernels = [0, 1 + case, 1 + (case + 3) % 6].map(|index| kernels[index]);
@@ -68,7 +70,7 @@ fn half_products() {
     }
     let rope = Rope::new(64, 1e4, Pairing::Half).unwrap();
     for (positions, kernels) in [
-        (Positions::recommended(rope), vec![kernels[0], kernels[4], kernels[6]]),
+        (Positions::doubly_harmonic(rope), vec![kernels[0], kernels[4], kernels[6]]),
         (Positions::from(Bias::alibi()), vec![kernels[0], kernels[1]]),
     ] {
         let attention = Attention::causal().with_storage(DType::F16).with_positions(positions).with_lse(true);
@@ -108,7 +110,7 @@ fn shared_rows() {
         let shape = Shape::new(2, 1, q_len, dim).unwrap().with_kv_len(kv_len).unwrap();
         let attention = options(case, DType::ALL[case % 3]).with_lse(true).with_correction(1.0).unwrap();
         let grid = if attention.is_causal() { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
-        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
+        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(3)).unwrap();
         let problem = Problem::random(attention, shape, case as u64);
         let kernels = [0, 1 + case, 1 + (case + 2) % 5].map(|index| kernels[index]);
         for tables in [Tables::new(), Tables::from(&schedule)] {
@@ -118,7 +120,7 @@ fn shared_rows() {
     // Rotated: only staged.
     for pairing in [Pairing::Half, Pairing::Interleaved] {
         let rope = Rope::new(64, 1e4, pairing).unwrap();
-        let attention = Attention::causal().with_positions(Positions::recommended(rope)).with_lse(true);
+        let attention = Attention::causal().with_positions(Positions::doubly_harmonic(rope)).with_lse(true);
         let problem = Problem::random(attention, Shape::new(2, 1, 150, 64).unwrap(), 9);
         let staged = [kernels[0], kernels[2], kernels[5]];
         problem.check_kernels(&context, Storage::HeadsFirst, &Tables::new(), &staged, "rotated");
@@ -162,7 +164,7 @@ fn every_decode_shape() {
         let plan_options = if case % 2 == 1 { plan_options.with_splits(3).unwrap() } else { plan_options };
         let grid = if attention.is_causal() { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
         let grid = grid.with_block_size([64, 24, 30, 7, 16][case]).unwrap();
-        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
+        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(3)).unwrap();
         let problem = Problem::random(attention, shape, case as u64).with_options(plan_options);
         for tables in [Tables::new(), Tables::from(&schedule)] {
             problem.check_kernels(&context, Storage::HeadsFirst, &tables, &kernels, &format!("case {case}"));
@@ -213,7 +215,7 @@ fn matrix_kernels() {
         let attention = options(case, DType::F16).with_correction(1.0).unwrap().with_lse(true);
         let grid = if attention.is_causal() { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
         let grid = grid.with_block_size([64, 24, 128][case]).unwrap();
-        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(3)).unwrap();
+        let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(3)).unwrap();
         let problem = Problem::random(attention.with_storage(DType::F16), shape, case as u64);
         let tables = Tables::from(&schedule);
         problem.check_kernels(&context, Storage::HeadsFirst, &tables, &kernels, &format!("schedule {case}"));

@@ -4,10 +4,11 @@ mod documents;
 mod kernels;
 
 use crate::common::{Problem, Storage, by, gpu, matrix};
+use prflash::kernels::{Kernel, Tile};
+use prflash::sampling::Granularity;
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, BlockGrid, DType, Granularity, Kernel, Key, Layout, Profile, Schedule, Shape, Systematic,
-    Tables, Tensor, Tile,
+    Attention, BlockGrid, DType, Layout, Profile, Schedule, Seed, Shape, Systematic, Tables, Tensor,
 };
 
 const DIMS: [usize; 6] = [32, 64, 80, 96, 128, 256];
@@ -123,7 +124,7 @@ fn schedules_with_correction() {
             .unwrap()
             .with_granularity(granularities[case % 3]);
         let profile = Profile::harmonic_with(1.0 + (case % 3) as f64, 1.5).unwrap();
-        let schedule = Schedule::sample(&grid, &profile, &Systematic, Key::new(case as u64)).unwrap();
+        let schedule = Schedule::sample(&grid, &profile, &Systematic, Seed::new(case as u64)).unwrap();
         let problem = Problem::random(attention, shape, case as u64);
         problem.check(
             &context,

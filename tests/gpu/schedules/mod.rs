@@ -4,10 +4,12 @@
 mod refusals;
 
 use crate::common::{Problem, Storage, gpu, operands, zeros};
-use prflash::sampling::{Bernoulli, Sampler};
+use prflash::attention::{GpuSampler, Sequence};
+use prflash::rounds::Combine;
+use prflash::sampling::{Bernoulli, Granularity, Sampler};
 use prflash::{
-    Attention, BlockGrid, Call, Combine, Context, DType, GpuSampler, Granularity, Key, Layout, Plan, Profile,
-    Schedule, Sequence, Shape, Systematic, Tables, Tensor,
+    Attention, BlockGrid, Call, Context, DType, Layout, Plan, Profile, Schedule, Seed, Shape, Systematic,
+    Tables, Tensor,
 };
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -21,7 +23,7 @@ fn plan_of(context: &Context, grid: &BlockGrid, batch: usize) -> Plan {
     attention.plan(context, &shape).unwrap()
 }
 
-fn draw(context: &Context, sampler: &mut GpuSampler, sequences: &[(BlockGrid, Key)]) -> Vec<Schedule> {
+fn draw(context: &Context, sampler: &mut GpuSampler, sequences: &[(BlockGrid, Seed)]) -> Vec<Schedule> {
     let mut encoder = context.device().create_command_encoder(&Default::default());
     sampler.encode(&mut encoder, sequences).unwrap();
     context.queue().submit([encoder.finish()]);
@@ -80,21 +82,21 @@ fn every_grid_profile_and_sampler_draws_the_bits_of_the_host() {
                         GpuSampler::new(plan.context(), &maxima, plan.maxima().batch(), profile, sampler)
                             .unwrap();
                     // One sequence each, of different lengths and keys, all in one dispatch.
-                    let sequences: Vec<(BlockGrid, Key)> = (0..)
+                    let sequences: Vec<(BlockGrid, Seed)> = (0..)
                         .zip(lengths)
                         .map(|(index, (q_len, kv_len))| {
                             let grid = grid(causal, (4, 2), q_len, kv_len).with_block_size(16).unwrap();
-                            let key = Key::new(u64::from(index) << 31 | profile_index as u64);
+                            let seed = Seed::new(u64::from(index) << 31 | profile_index as u64);
                             (
                                 grid.with_granularity(granularity),
-                                key.sequence(index).layer(index / 2).round(index % 3),
+                                seed.sequence(index).layer(index / 2).round(index % 3),
                             )
                         })
                         .collect();
                     let got = draw(&context, &mut device, &sequences);
-                    for ((grid, key), got) in sequences.iter().zip(&got) {
-                        let want = Schedule::sample(grid, profile, sampler, *key).unwrap();
-                        assert_eq!(*got, want, "{grid:?}, {profile}, {}, {key:?}", sampler.name());
+                    for ((grid, seed), got) in sequences.iter().zip(&got) {
+                        let want = Schedule::sample(grid, profile, sampler, *seed).unwrap();
+                        assert_eq!(*got, want, "{grid:?}, {profile}, {}, {seed:?}", sampler.name());
                         assert!(want.visited_blocks() <= device.capacity());
                     }
                 }
@@ -121,7 +123,7 @@ fn the_capacity_is_enough_for_every_grid_within_the_maxima() {
                 for (q_len, kv_len) in (0..=q_max).flat_map(|q| (0..=kv_max).map(move |kv| (q, kv))) {
                     for seed in 0..4 {
                         let schedule =
-                            Schedule::sample(&sized(q_len, kv_len), &profile, sampler, Key::new(seed));
+                            Schedule::sample(&sized(q_len, kv_len), &profile, sampler, Seed::new(seed));
                         let kept = schedule.unwrap().visited_blocks();
                         assert!(kept <= capacity, "{q_len} × {kv_len}, {sampler:?}: {kept} of {capacity}");
                     }
@@ -140,7 +142,7 @@ fn frozen_seeds_are_the_same_on_the_gpu() {
     let mut sampler =
         GpuSampler::new(plan.context(), &grid, plan.maxima().batch(), &Profile::harmonic(), &Systematic)
             .unwrap();
-    let schedule = draw(&context, &mut sampler, &[(grid, Key::new(2024))]).remove(0);
+    let schedule = draw(&context, &mut sampler, &[(grid, Seed::new(2024))]).remove(0);
     let rows = |group| [3, 9, 15].map(|row| schedule.blocks(group, row));
     assert_eq!(rows(0), [vec![0, 1, 3], vec![0, 5, 8, 9], vec![0, 8, 13, 15]]);
     assert_eq!(rows(1), [vec![0, 3], vec![0, 4, 8, 9], vec![0, 9, 13, 15]]);
@@ -154,9 +156,9 @@ fn a_million_tokens() {
     let profile = Profile::harmonic();
     let mut sampler =
         GpuSampler::new(plan.context(), &grid, plan.maxima().batch(), &profile, &Systematic).unwrap();
-    for key in [Key::new(1), Key::new(u64::MAX).layer(31).round(7)] {
-        let got = draw(&context, &mut sampler, &[(grid, key)]).remove(0);
-        assert!(got == Schedule::sample(&grid, &profile, &Systematic, key).unwrap(), "{key:?}");
+    for seed in [Seed::new(1), Seed::new(u64::MAX).layer(31).round(7)] {
+        let got = draw(&context, &mut sampler, &[(grid, seed)]).remove(0);
+        assert!(got == Schedule::sample(&grid, &profile, &Systematic, seed).unwrap(), "{seed:?}");
     }
     // The memory is that of the kept blocks, not of the triangle.
     let dense = 8 * grid.dense_blocks();
@@ -216,19 +218,19 @@ fn attention_reads_what_was_drawn_in_the_same_submit() {
                 sampler,
             )
             .unwrap();
-            let keys = [1, 2, 3].map(|seed| Key::new(seed).layer(4));
+            let keys = [1, 2, 3].map(|seed| Seed::new(seed).layer(4));
             let outputs = keys.map(|_| run.output(&context));
             // Three layers in one submit: none of them overwrites the lists of another.
             let mut encoder = context.device().create_command_encoder(&Default::default());
-            for (key, output) in keys.iter().zip(&outputs) {
-                let tables = device.encode(&mut encoder, &[(grid, *key)]).unwrap();
+            for (seed, output) in keys.iter().zip(&outputs) {
+                let tables = device.encode(&mut encoder, &[(grid, *seed)]).unwrap();
                 let bound = run.plan.bind(&operands(&run.qkv, output)).unwrap();
                 let call = Call::lengths(shape.q_len(), shape.kv_len()).with_tables(tables);
                 run.plan.encode(&mut encoder, &bound, &call).unwrap();
             }
             context.queue().submit([encoder.finish()]);
-            for (key, output) in keys.iter().zip(&outputs) {
-                let schedule = Schedule::sample(&grid, &Profile::harmonic(), sampler, *key).unwrap();
+            for (seed, output) in keys.iter().zip(&outputs) {
+                let schedule = Schedule::sample(&grid, &Profile::harmonic(), sampler, *seed).unwrap();
                 let got = bits(&output.read_blocking(&context).unwrap());
                 assert_eq!(got, run.want(&context, &[schedule]), "{shape:?}, {}", sampler.name());
             }
@@ -242,7 +244,7 @@ fn each_sequence_of_a_batch_has_its_own_schedule() {
     let shape = Shape::new(2, 1, 200, 32).unwrap().with_batch(3).unwrap();
     let run = Run::new(&context, Attention::causal(), shape);
     let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap();
-    let sequences = [0, 1, 2].map(|sequence| (grid, Key::new(9).sequence(sequence)));
+    let sequences = [0, 1, 2].map(|sequence| (grid, Seed::new(9).sequence(sequence)));
     let mut sampler = GpuSampler::new(
         run.plan.context(),
         &grid,
@@ -257,8 +259,8 @@ fn each_sequence_of_a_batch_has_its_own_schedule() {
     let tables = sampler.encode(&mut encoder, &sequences).unwrap();
     run.plan.encode(&mut encoder, &bound, &Call::lengths(200, 200).with_tables(tables)).unwrap();
     context.queue().submit([encoder.finish()]);
-    let schedules =
-        sequences.map(|(grid, key)| Schedule::sample(&grid, &Profile::harmonic(), &Systematic, key).unwrap());
+    let schedules = sequences
+        .map(|(grid, seed)| Schedule::sample(&grid, &Profile::harmonic(), &Systematic, seed).unwrap());
     assert_eq!(bits(&output.read_blocking(&context).unwrap()), run.want(&context, &schedules));
     // One schedule for all, in the same buffers.
     let mut encoder = context.device().create_command_encoder(&Default::default());
@@ -288,14 +290,14 @@ fn drawings_run_in_any_order() {
     .unwrap();
     let mut encoders = [1, 2].map(|seed| {
         let mut encoder = context.device().create_command_encoder(&Default::default());
-        sampler.encode(&mut encoder, &[(grid, Key::new(seed))]).unwrap();
+        sampler.encode(&mut encoder, &[(grid, Seed::new(seed))]).unwrap();
         encoder
     });
     encoders.reverse();
     for encoder in encoders {
         context.queue().submit([encoder.finish()]);
     }
-    let want = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(2)).unwrap();
+    let want = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(2)).unwrap();
     assert_eq!(sampler.read_blocking().unwrap(), [want]);
 }
 
@@ -323,7 +325,7 @@ fn nothing_is_allocated_after_warm_up() {
         let mut encoder = context.device().create_command_encoder(&Default::default());
         for layer in 0..2 {
             let grid = grid(true, (2, 1), len, len).with_block_size(16).unwrap();
-            let tables = sampler.encode(&mut encoder, &[(grid, Key::new(1).layer(layer))]).unwrap();
+            let tables = sampler.encode(&mut encoder, &[(grid, Seed::new(1).layer(layer))]).unwrap();
             run.plan.encode(&mut encoder, &bound, &Call::lengths(len, len).with_tables(tables)).unwrap();
         }
         context.queue().submit([encoder.finish()]);
@@ -346,13 +348,13 @@ fn rounds_take_schedules_that_the_gpu_draws() {
     let shape = Shape::new(4, 2, 300, 32).unwrap();
     let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap();
     let profile = Profile::harmonic();
-    let key = |round: usize| Key::new(6).round(round as u32);
+    let seed = |round: usize| Seed::new(6).round(round as u32);
     let problem = Problem::random(Attention::causal().with_correction(1.0).unwrap(), shape, 3);
     let qkv = problem.upload(&context, Storage::HeadsFirst).unwrap();
     let plan = problem.attention.plan(&context, &shape).unwrap().rounds(Combine::Independent).unwrap();
     let mut rounds = plan.start(&qkv[0], &qkv[1], &qkv[2]).unwrap();
     for round in 0..3 {
-        let schedule = Schedule::sample(&grid, &profile, &Systematic, key(round)).unwrap();
+        let schedule = Schedule::sample(&grid, &profile, &Systematic, seed(round)).unwrap();
         rounds.step(&Tables::from(&schedule)).unwrap();
     }
     let want = rounds.estimate().output.read_blocking(&context).unwrap();
@@ -369,7 +371,7 @@ fn rounds_take_schedules_that_the_gpu_draws() {
     .unwrap();
     let mut encoder = context.device().create_command_encoder(&Default::default());
     for round in 0..3 {
-        let tables = sampler.encode(&mut encoder, &[(grid, key(round))]).unwrap();
+        let tables = sampler.encode(&mut encoder, &[(grid, seed(round))]).unwrap();
         let call = Call::lengths(300, 300).with_tables(tables);
         plan.encode_round(&mut encoder, &bound, &call, round).unwrap();
     }

@@ -2,11 +2,9 @@
 
 use super::{Run, SAMPLERS, bits, grid, plan_of};
 use crate::common::{gpu, operands};
-use prflash::sampling::{Bernoulli, Renewal, Sampler};
-use prflash::{
-    Attention, Bias, BlockGrid, Call, GpuSampler, Granularity, Key, Positions, Profile, Schedule, Shape,
-    Systematic,
-};
+use prflash::attention::GpuSampler;
+use prflash::sampling::{Bernoulli, Granularity, Renewal, Sampler};
+use prflash::{Attention, Bias, BlockGrid, Call, Positions, Profile, Schedule, Seed, Shape, Systematic};
 
 #[test]
 fn what_does_not_fit_is_left_out_and_reported() {
@@ -14,10 +12,10 @@ fn what_does_not_fit_is_left_out_and_reported() {
     let shape = Shape::new(2, 1, 512, 32).unwrap();
     let run = Run::new(&context, Attention::causal(), shape);
     let grid = BlockGrid::causal(&shape).with_block_size(4).unwrap();
-    let key = Key::new(3);
+    let seed = Seed::new(3);
     for sampler in SAMPLERS {
         let profile = Profile::harmonic().with_sink_blocks(2);
-        let whole = Schedule::sample(&grid, &profile, sampler, key).unwrap();
+        let whole = Schedule::sample(&grid, &profile, sampler, seed).unwrap();
         let kept = whole.visited_blocks() as usize;
         for capacity in [0, 1, 2, 500, kept - 1, kept] {
             let mut device = GpuSampler::with_capacity(
@@ -32,7 +30,7 @@ fn what_does_not_fit_is_left_out_and_reported() {
             let output = run.output(&context);
             let bound = run.plan.bind(&operands(&run.qkv, &output)).unwrap();
             let mut encoder = context.device().create_command_encoder(&Default::default());
-            let tables = device.encode(&mut encoder, &[(grid, key)]).unwrap();
+            let tables = device.encode(&mut encoder, &[(grid, seed)]).unwrap();
             run.plan.encode(&mut encoder, &bound, &Call::lengths(512, 512).with_tables(tables)).unwrap();
             context.queue().submit([encoder.finish()]);
             if capacity == kept {
@@ -84,7 +82,7 @@ fn refusals_name_the_argument() {
     for other in [grid(false, (4, 2), 256, 256), grid(true, (4, 4), 256, 256)] {
         let mut sampler = GpuSampler::new(&context, &other, 1, &harmonic, &Systematic).unwrap();
         let mut encoder = context.device().create_command_encoder(&Default::default());
-        let tables = sampler.encode(&mut encoder, &[(other, Key::new(1))]).unwrap();
+        let tables = sampler.encode(&mut encoder, &[(other, Seed::new(1))]).unwrap();
         let call = Call::lengths(256, 256).with_tables(tables);
         let error = run.plan.encode(&mut encoder, &bound, &call).unwrap_err();
         assert_eq!(error.argument(), Some("schedule"));
@@ -111,7 +109,7 @@ fn refusals_name_the_argument() {
     assert!(sampler.tables().is_none() && sampler.read_blocking().unwrap().is_empty());
     let mut encoder = context.device().create_command_encoder(&Default::default());
     let mut refused = |grids: &[BlockGrid]| {
-        let sequences: Vec<_> = grids.iter().map(|grid| (*grid, Key::new(1))).collect();
+        let sequences: Vec<_> = grids.iter().map(|grid| (*grid, Seed::new(1))).collect();
         sampler.encode(&mut encoder, &sequences).unwrap_err().argument().unwrap()
     };
     assert_eq!(refused(&[]), "sequences");
@@ -128,7 +126,7 @@ fn refusals_name_the_argument() {
     }
     // After all these refusals the encoder and the sampler still work. Tables belong to no plan,
     // but to so many sequences.
-    let tables = sampler.encode(&mut encoder, &[(maxima, Key::new(1)); 2]).unwrap();
+    let tables = sampler.encode(&mut encoder, &[(maxima, Seed::new(1)); 2]).unwrap();
     let run = Run::new(&context, Attention::causal(), Shape::new(4, 2, 256, 4).unwrap());
     let output = run.output(&context);
     let bound = run.plan.bind(&operands(&run.qkv, &output)).unwrap();
@@ -141,7 +139,7 @@ fn refusals_name_the_argument() {
     let turned = Attention::causal().with_positions(Positions::from(Bias::alibi()));
     let turned = Run::new(&context, turned, Shape::new(4, 2, 256, 4).unwrap());
     let mut encoder = context.device().create_command_encoder(&Default::default());
-    let tables = sampler.encode(&mut encoder, &[(maxima, Key::new(1))]).unwrap();
+    let tables = sampler.encode(&mut encoder, &[(maxima, Seed::new(1))]).unwrap();
     let call = Call::lengths(256, 256).with_tables(tables);
     let outputs = [run, turned].map(|run| {
         let output = run.output(&context);

@@ -1,8 +1,8 @@
 //! Saved sequences, and what is refused.
 
 use super::noise;
-use prflash::SequenceId;
 use prflash::Shape;
+use prflash::cache::SequenceId;
 use prflash::cache::{HostCache, Staircase, StoredKeys};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;

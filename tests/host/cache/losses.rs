@@ -1,12 +1,11 @@
 //! What attention over a cache gives, and what it loses.
 
 use super::{noise, rounded};
-use prflash::cache::{HostCache, Staircase, StoredKeys};
+use prflash::attention::PositionIds;
+use prflash::cache::{HostCache, SequenceId, Staircase, StoredKeys};
+use prflash::position::Pairing;
 use prflash::reference::{self, Exact};
-use prflash::{
-    Attention, BlockGrid, Key, Pairing, PositionIds, Positions, Profile, Rope, Schedule, SequenceId,
-};
-use prflash::{Shape, Systematic, Tables};
+use prflash::{Attention, BlockGrid, Positions, Profile, Rope, Schedule, Seed, Shape, Systematic, Tables};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use testkit::staircases::short;
@@ -57,11 +56,11 @@ fn a_plain_cache_is_exact() {
     let history = History::new(70, 300);
     let rope = Rope::new(16, 1e4, Pairing::Half).unwrap();
     let grid = BlockGrid::causal(&history.shape);
-    let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Key::new(1)).unwrap();
+    let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(1)).unwrap();
     let attentions = [
         Attention::causal(),
         Attention::causal().with_window(90).unwrap().with_soft_cap(3.0).unwrap(),
-        Attention::causal().with_positions(Positions::recommended(rope.clone())),
+        Attention::causal().with_positions(Positions::doubly_harmonic(rope.clone())),
     ];
     let cache = history.cache(short(Staircase::plain()), StoredKeys::BeforeRotation, &history.k);
     for attention in attentions {
@@ -107,7 +106,7 @@ fn dropping_old_tokens_is_streaming() {
     let at = |range: std::ops::Range<u32>| range.collect::<Vec<_>>();
     let ids = PositionIds::new(&at(295..300), &kept.iter().map(|&t| t as u32).collect::<Vec<_>>()).unwrap();
     let rope = Rope::new(16, 1e4, Pairing::Interleaved).unwrap();
-    let attention = Attention::causal().with_positions(Positions::recommended(rope));
+    let attention = Attention::causal().with_positions(Positions::doubly_harmonic(rope));
     let (k, v) = (gather(&history.k), gather(&history.v));
     let want = reference::attention(&attention, &few, &history.q, &k, &v, &Tables::from(&ids)).unwrap();
     assert_close(&history.cached(&attention, &cache, &Tables::new()), &want, 1e-12);

@@ -5,8 +5,8 @@ mod files;
 mod losses;
 
 use half::f16;
-use prflash::SequenceId;
 use prflash::Shape;
+use prflash::cache::SequenceId;
 use prflash::cache::quantize::{Extremes, WIDTHS, is_finite, levels, nests, step_down};
 use prflash::cache::{BlockLayout, HostCache, Ladder, Row, Side, Staircase, StoredKeys};
 use proptest::prelude::*;

@@ -3,7 +3,7 @@
 use super::{sample, shape};
 use prflash::sampling::DistanceFrequencies;
 use prflash::sampling::{Bernoulli, Renewal, RowColumn, Sampler, Segment};
-use prflash::{BlockGrid, Key, Profile, Schedule, Systematic};
+use prflash::{BlockGrid, Profile, Schedule, Seed, Systematic};
 
 /// How often each key block of one row is kept over many rounds; a round is one independent
 /// sampling unit.
@@ -16,7 +16,7 @@ fn frequencies(
 ) -> Vec<u32> {
     let mut counts = vec![0; grid.key_blocks()];
     for round in 0..rounds {
-        let schedule = Schedule::sample(grid, profile, sampler, Key::new(99).round(round)).unwrap();
+        let schedule = Schedule::sample(grid, profile, sampler, Seed::new(99).round(round)).unwrap();
         schedule.blocks(0, row).iter().for_each(|&block| counts[block] += 1);
     }
     counts
@@ -107,7 +107,7 @@ fn counts_have_the_stated_mean_and_variance() {
     for (sampler, mean, variance) in cases {
         let (mut sum, mut squares) = (0.0, 0.0);
         for round in 0..ROUNDS {
-            let schedule = Schedule::sample(&grid, &profile, sampler, Key::new(17).round(round)).unwrap();
+            let schedule = Schedule::sample(&grid, &profile, sampler, Seed::new(17).round(round)).unwrap();
             let count = schedule.row(0, row).len() as f64;
             (sum, squares) = (sum + count, squares + count * count);
         }
@@ -158,7 +158,7 @@ fn frequencies_have_honest_bounds() {
         let mut frequencies = DistanceFrequencies::new(&grid, 1);
         assert!(frequencies.rows(FALSE_ALARM).iter().all(|row| (row.low, row.high) == (0.0, 1.0)));
         for seed in 0..2000 {
-            frequencies.add(&Schedule::sample(&grid, &profile, sampler, Key::new(seed)).unwrap()).unwrap();
+            frequencies.add(&Schedule::sample(&grid, &profile, sampler, Seed::new(seed)).unwrap()).unwrap();
         }
         let rows = frequencies.rows(FALSE_ALARM);
         assert_eq!(rows.len(), 23, "block 0 is a sink");

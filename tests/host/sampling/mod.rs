@@ -3,9 +3,11 @@
 mod frequencies;
 
 use self::frequencies::allowed;
-use prflash::sampling::{Bernoulli, Entry, Renewal, RowColumn, Sampler, Segment, partition_rounds};
-use prflash::sampling::{RowOrder, Workers, expected_blocks, sink_window_like, uniform_like};
-use prflash::{BlockGrid, Granularity, Key, Profile, Schedule, Shape, Systematic};
+use prflash::sampling::{
+    Bernoulli, Entry, Granularity, Renewal, RowColumn, RowOrder, Sampler, Segment, Workers, expected_blocks,
+    partition_rounds, sink_window_like, uniform_like,
+};
+use prflash::{BlockGrid, Profile, Schedule, Seed, Shape, Systematic};
 use proptest::prelude::*;
 
 fn shape(heads: usize, kv_heads: usize, q_len: usize, kv_len: usize) -> Shape {
@@ -13,7 +15,7 @@ fn shape(heads: usize, kv_heads: usize, q_len: usize, kv_len: usize) -> Shape {
 }
 
 fn sample(grid: &BlockGrid, profile: &Profile, seed: u64) -> Schedule {
-    Schedule::sample(grid, profile, &Systematic, Key::new(seed)).unwrap()
+    Schedule::sample(grid, profile, &Systematic, Seed::new(seed)).unwrap()
 }
 
 /// A changed schedule is a breaking change: seeds that people published would mean something else.
@@ -27,7 +29,7 @@ fn frozen_schedules() {
     let odd = Profile::harmonic_with(2.5, 1.75).unwrap().with_window_blocks(2).unwrap().with_sink_blocks(2);
     let full = BlockGrid::full(&shape(1, 1, 1024, 1024));
     let schedule =
-        Schedule::sample(&full, &odd, &Systematic, Key::new(7).layer(3).round(1).sequence(2)).unwrap();
+        Schedule::sample(&full, &odd, &Systematic, Seed::new(7).layer(3).round(1).sequence(2)).unwrap();
     assert_eq!(schedule.blocks(0, 8), FROZEN_FULL);
     assert_eq!(schedule.row(0, 8).map(|e| e.ln_p.to_bits()).fold(0u32, u32::wrapping_add), FROZEN_WEIGHTS);
 }
@@ -48,7 +50,7 @@ fn row_column_keeps_a_principal_submatrix() {
     let profile = Profile::harmonic().with_sink_blocks(0);
     let (mut inside, mut pairs) = ([0u32; T], [[0u32; T]; T]);
     for round in 0..ROUNDS {
-        let schedule = Schedule::sample(&grid, &profile, &RowColumn, Key::new(5).round(round)).unwrap();
+        let schedule = Schedule::sample(&grid, &profile, &RowColumn, Seed::new(5).round(round)).unwrap();
         let set = schedule.blocks(0, T - 1);
         for row in 0..T {
             let want: Vec<usize> = match set.contains(&row) {
@@ -83,7 +85,7 @@ fn segments_are_dense_triangles() {
     let grid = BlockGrid::causal(&shape(2, 1, 64 * 50, 64 * 50));
     let profile = Profile::harmonic().with_sink_blocks(0);
     for round in 0..200 {
-        let schedule = Schedule::sample(&grid, &profile, &Segment, Key::new(3).round(round)).unwrap();
+        let schedule = Schedule::sample(&grid, &profile, &Segment, Seed::new(3).round(round)).unwrap();
         for group in 0..2 {
             let mut start = 0;
             for row in 0..50 {
@@ -114,7 +116,7 @@ fn rows_of_chunks_are_those_of_the_whole() {
         [(&Systematic, &budgets), (&Bernoulli, &budgets), (&Renewal, &[]), (&Segment, &[])];
     for (sampler, budgets) in cases {
         for profile in budgets.iter().chain([&harmonic]) {
-            let draw = |grid| Schedule::sample(&grid, profile, sampler, Key::new(5)).unwrap();
+            let draw = |grid| Schedule::sample(&grid, profile, sampler, Seed::new(5)).unwrap();
             let whole = draw(heads_of(TOKENS, TOKENS));
             for chunk in [1, 37, 64, 100, 640, 1000] {
                 // Decode: the last rows are enough.
@@ -147,7 +149,7 @@ fn every_list_may_have_a_profile_and_a_correction_of_its_own() {
         Profile::budget_with(7.0, 2.0).unwrap(),
         Profile::allocated(5.0, &[2.0, 1.0]).unwrap(),
     ];
-    let each = Schedule::sample_each(&grid, &profiles, &Systematic, Key::new(8)).unwrap();
+    let each = Schedule::sample_each(&grid, &profiles, &Systematic, Seed::new(8)).unwrap();
     for (group, profile) in profiles.iter().enumerate() {
         let alone = sample(&grid, profile, 8);
         for row in 0..40 {
@@ -157,7 +159,7 @@ fn every_list_may_have_a_profile_and_a_correction_of_its_own() {
         assert!((kept - expected).abs() < 40.0, "list {group}: {kept} blocks, {expected} expected");
     }
     let same = vec![Profile::harmonic(); 3];
-    let schedule = Schedule::sample_each(&grid, &same, &Systematic, Key::new(8)).unwrap();
+    let schedule = Schedule::sample_each(&grid, &same, &Systematic, Seed::new(8)).unwrap();
     assert_eq!(schedule, sample(&grid, &Profile::harmonic(), 8));
 
     let betas = [1.0, 0.0, 0.5];
@@ -172,7 +174,7 @@ fn every_list_may_have_a_profile_and_a_correction_of_its_own() {
     }
     let named = |r: prflash::Result<Schedule>| r.unwrap_err().argument().map(str::to_owned);
     assert_eq!(
-        named(Schedule::sample_each(&grid, &profiles[..2], &Systematic, Key::new(8))).as_deref(),
+        named(Schedule::sample_each(&grid, &profiles[..2], &Systematic, Seed::new(8))).as_deref(),
         Some("profiles")
     );
     for betas in [vec![0.5, 0.5], vec![0.5, 0.5, 1.5], vec![0.5, f32::NAN, 0.5]] {
@@ -301,8 +303,8 @@ proptest! {
         let grid = grid.with_block_size(block_size).unwrap();
         let profile =
             Profile::harmonic_with(a, alpha).unwrap().with_sink_blocks(sinks).with_window_blocks(window).unwrap();
-        let schedule = Schedule::sample(&grid, &profile, sampler, Key::new(seed)).unwrap();
-        prop_assert_eq!(&schedule, &Schedule::sample(&grid, &profile, sampler, Key::new(seed)).unwrap());
+        let schedule = Schedule::sample(&grid, &profile, sampler, Seed::new(seed)).unwrap();
+        prop_assert_eq!(&schedule, &Schedule::sample(&grid, &profile, sampler, Seed::new(seed)).unwrap());
         for group in 0..2 {
             for row in 0..grid.query_blocks() {
                 let absolute = grid.first_query_block() + row as i64;
@@ -338,7 +340,7 @@ proptest! {
         }
         let others = [
             sink_window_like(&schedule, &profile).unwrap(),
-            uniform_like(&schedule, &profile, Key::new(seed)).unwrap(),
+            uniform_like(&schedule, &profile, Seed::new(seed)).unwrap(),
         ];
         for other in others {
             for group in 0..2 {
@@ -359,7 +361,7 @@ proptest! {
             if sampler.name() == "row_column" && q_len > kv_len && !causal {
                 continue; // queries before the first key are in no index set of key blocks
             }
-            let sampled = Schedule::sample(&grid, &Profile::dense(), sampler, Key::new(seed)).unwrap();
+            let sampled = Schedule::sample(&grid, &Profile::dense(), sampler, Seed::new(seed)).unwrap();
             prop_assert_eq!(sampled.density(), 1.0, "{}", sampler.name());
             prop_assert_eq!(&sampled, &Schedule::dense(&grid).unwrap(), "{}", sampler.name());
         }
@@ -372,7 +374,7 @@ fn partition_rounds_visit_every_pair_once() {
         let shape = shape(2, 1, q_len, kv_len);
         let grid = if causal { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
         for rounds in [1, 2, 5] {
-            let schedules = partition_rounds(&grid, &Profile::harmonic(), Key::new(4), rounds).unwrap();
+            let schedules = partition_rounds(&grid, &Profile::harmonic(), Seed::new(4), rounds).unwrap();
             assert_eq!(schedules.len(), rounds);
             for group in 0..2 {
                 for row in 0..grid.query_blocks() {
@@ -386,12 +388,12 @@ fn partition_rounds_visit_every_pair_once() {
     }
     // What is never drawn is left to the last round: from distance 3 on, but for the sink.
     let grid = BlockGrid::causal(&shape(1, 1, 640, 640));
-    let schedules = partition_rounds(&grid, &Profile::deduction(0.7).unwrap(), Key::new(4), 3).unwrap();
+    let schedules = partition_rounds(&grid, &Profile::deduction(0.7).unwrap(), Seed::new(4), 3).unwrap();
     let far: Vec<usize> = (1..=6).collect();
     assert!(schedules[2].blocks(0, 9).starts_with(&far) && schedules[0].blocks(0, 9)[0] == 0);
     let grid = BlockGrid::causal(&shape(1, 1, 64, 64));
     let named = |profile: &Profile, rounds| {
-        partition_rounds(&grid, profile, Key::new(1), rounds).unwrap_err().argument().map(str::to_owned)
+        partition_rounds(&grid, profile, Seed::new(1), rounds).unwrap_err().argument().map(str::to_owned)
     };
     assert_eq!(named(&Profile::harmonic(), 0).as_deref(), Some("rounds"));
     assert_eq!(named(&Profile::budget(4.0).unwrap(), 2).as_deref(), Some("profile"));

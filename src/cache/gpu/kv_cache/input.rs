@@ -39,7 +39,7 @@ pub(super) struct InputPart {
 /// Rows of a [`KvInput`] that are appended to a sequence.
 ///
 /// ```
-/// use prflash::Chunk;
+/// use prflash::cache::Chunk;
 /// use prflash::cache::SequenceId;
 /// # let (conversation, other) = (SequenceId::new(0), SequenceId::new(3)); // KvCache::add gives them
 /// let prompt = Chunk { sequence: conversation, entry: 0, rows: 0..500 };

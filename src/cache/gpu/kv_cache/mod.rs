@@ -54,8 +54,8 @@ const MOVES: usize = 256;
 ///
 /// ```no_run
 /// # fn main() -> Result<(), prflash::Error> {
-/// use prflash::cache::{Staircase, StoredKeys};
-/// use prflash::{Chunk, Context, DType, KvCache, Layout, Shape, Tensor};
+/// use prflash::cache::{Chunk, KvCache, Staircase, StoredKeys};
+/// use prflash::{Context, DType, Layout, Shape, Tensor};
 /// let context = Context::new_blocking()?;
 /// let shape = Shape::new(32, 8, 32_768, 128)?; // no sequence becomes longer than 32,768 tokens
 /// let mut cache = KvCache::new(&context, Staircase::recommended(), &shape, StoredKeys::AfterRotation)?;
