@@ -179,9 +179,9 @@ impl Error {
         self.kind() == ErrorKind::OtherDevice
     }
 
-    /// Encoders that change a [`KvCache`](crate::cache::KvCache) were submitted in another order than they
-    /// were recorded in, or one was dropped on which a submitted one relies. What was lost is in
-    /// the message; the cache is as if what was lost had never been recorded.
+    /// Encoders that change a [`KvCache`](crate::cache::KvCache) were submitted in another order
+    /// than they were recorded in, or one was dropped on which a submitted one relies. What was
+    /// lost is in the message; the cache is as if what was lost had never been recorded.
     pub fn is_out_of_order(&self) -> bool {
         self.kind() == ErrorKind::OutOfOrder
     }

@@ -150,8 +150,8 @@ pub mod device {
     pub use crate::runtime::timing::Timings;
 }
 
-/// The kernels that compute attention, by name: for [`PlanOptions::with_kernel`], where a plan's own
-/// choice isn't wanted.
+/// The kernels that compute attention, by name: for [`PlanOptions::with_kernel`], where a plan's
+/// own choice isn't wanted.
 pub mod kernels {
     pub use crate::attention::kernels::shapes::{Decode, Kernel, Matrix, Tile};
 }
@@ -176,8 +176,8 @@ pub mod rotation {
 /// The literal construction of arXiv 2410.18441, kept as a check: PrFlashAttention by re-shaping
 /// tensors into dense triangles.
 ///
-/// It computes what the block lists of the same draw do ([`Schedule`]), which every other plan walks,
-/// and is slower than they are. Tests compare the two.
+/// It computes what the block lists of the same draw do ([`Schedule`]), which every other plan
+/// walks, and is slower than they are. Tests compare the two.
 pub mod literal {
     pub use crate::attention::reshaped::{ReshapedBound, ReshapedPlan};
     pub use crate::sampling::Reshaping;

@@ -176,8 +176,8 @@ fn at_blocks(blocks: usize) -> [Choice; 3] {
     ]
 }
 
-/// The window of a sink + window cache that takes no more bytes than a staircase once `tokens` tokens
-/// are there.
+/// The window of a sink + window cache that takes no more bytes than a staircase once `tokens`
+/// tokens are there.
 ///
 /// # Errors
 /// A staircase smaller than any window.

@@ -50,8 +50,8 @@ impl PlanOptions {
     }
 
     /// Splits each row's keys over this many workgroups where queries are few
-    /// ([`Decode`](crate::kernels::Decode)), instead of as many as the plan would choose from the shape and
-    /// the device. Results differ by rounding.
+    /// ([`Decode`](crate::kernels::Decode)), instead of as many as the plan would choose from the
+    /// shape and the device. Results differ by rounding.
     ///
     /// # Errors
     /// Invalid argument unless 1 to 1,024.
@@ -61,8 +61,8 @@ impl PlanOptions {
     }
 
     /// The most sequences of a call, where several are packed into a batch entry
-    /// ([`Sequence`](crate::attention::Sequence)) or read from a cache ([`Queries`](crate::Queries)). By
-    /// default as many as the plan's shape has batch entries.
+    /// ([`Sequence`](crate::attention::Sequence)) or read from a cache
+    /// ([`Queries`](crate::Queries)). By default as many as the plan's shape has batch entries.
     ///
     /// # Errors
     /// Invalid argument if 0; too large past [`MAX_BATCH`].
@@ -73,9 +73,9 @@ impl PlanOptions {
     }
 
     /// Allows kernels that take products in f16
-    /// ([`Tile::with_half_products`](crate::kernels::Tile::with_half_products) says what that costs and what
-    /// numbers must stay within), where inputs are stored in f16 and the device gains by it. Not
-    /// unless allowed; on CPU adapters never.
+    /// ([`Tile::with_half_products`](crate::kernels::Tile::with_half_products) says what that costs
+    /// and what numbers must stay within), where inputs are stored in f16 and the device gains by
+    /// it. Not unless allowed; on CPU adapters never.
     pub fn with_half_products(self, allowed: bool) -> Self {
         Self { half_products: allowed, ..self }
     }

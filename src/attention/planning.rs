@@ -92,20 +92,21 @@ impl Attention {
     /// Measures which kernels are fastest for these shapes on this device, with this attention's
     /// storage and positions and these options; takes seconds to minutes.
     ///
-    /// Shapes are put into classes ([`ShapeClass`](crate::tuning::ShapeClass)). The candidates of a class
-    /// are all kernels of its kind that the device can run: [`Decode`](crate::kernels::Decode) for few
-    /// queries, else every [`Tile`](crate::kernels::Tile), [`Matrix`](crate::kernels::Matrix) and
-    /// [`Kernel::Naive`](crate::kernels::Kernel::Naive). One that is tried is first compared with the
-    /// portable kernel (the naive one) on every shape of the class and on short and ragged ones
+    /// Shapes are put into classes ([`ShapeClass`](crate::tuning::ShapeClass)). The candidates of a
+    /// class are all kernels of its kind that the device can run:
+    /// [`Decode`](crate::kernels::Decode) for few queries, else every
+    /// [`Tile`](crate::kernels::Tile), [`Matrix`](crate::kernels::Matrix) and
+    /// [`Kernel::Naive`](crate::kernels::Kernel::Naive). One that is tried is first compared with
+    /// the portable kernel (the naive one) on every shape of the class and on short and ragged ones
     /// beside, within what its arithmetic may deviate; the right ones are then timed in turn, round
     /// by round, by GPU timestamps or, on CPU adapters, where these lie, by the wall. The fastest
     /// in the geometric mean over the shapes is chosen, and the rule's own choice unless another
     /// gains 3%.
     ///
     /// Where there are more candidates than
-    /// [`TuningOptions::with_trials`](crate::tuning::TuningOptions::with_trials) allows to try, the first
-    /// tried are the rule's choice and those that are known to be good somewhere, and then those
-    /// that a [`search`](crate::search) proposes, by [`Tpe`](crate::search::Tpe) over their
+    /// [`TuningOptions::with_trials`](crate::tuning::TuningOptions::with_trials) allows to try, the
+    /// first tried are the rule's choice and those that are known to be good somewhere, and then
+    /// those that a [`search`](crate::search) proposes, by [`Tpe`](crate::search::Tpe) over their
     /// parameters. Each is timed in turn with the rule's choice, so that it doesn't count whether
     /// the device has become slower meanwhile, and the best four are timed once more, together. The
     /// seed of the search is fixed: equal times give equal proposals.

@@ -23,8 +23,8 @@ use crate::runtime::tensor::{Tensor, TensorView};
 /// What the rounds of a [`RoundsPlan`] are to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Combine {
-    /// Independent draws of a schedule ([`Seed::round`](crate::Seed::round)): the running estimate is
-    /// their mean by log-sum-exp, and its standard error is known from their spread.
+    /// Independent draws of a schedule ([`Seed::round`](crate::Seed::round)): the running estimate
+    /// is their mean by log-sum-exp, and its standard error is known from their spread.
     Independent,
     /// Rounds without a common block, as [`partition_rounds`](crate::sampling::partition_rounds)
     /// draws them: their sum, exact once all are in.

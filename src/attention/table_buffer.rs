@@ -11,7 +11,8 @@ use crate::runtime::program::{Binds, Pipeline, group_layout};
 use crate::sampling::gpu::draw::Draw;
 use crate::sampling::{BlockGrid, RowOrder, Schedule};
 
-/// [`Tables`] in GPU memory, copied there or drawn there ([`GpuSampler`](crate::attention::GpuSampler)).
+/// [`Tables`] in GPU memory, copied there or drawn there
+/// ([`GpuSampler`](crate::attention::GpuSampler)).
 ///
 /// They belong to no plan: any call of the device may have them whose lengths and heads are theirs.
 ///

@@ -108,8 +108,10 @@ impl TuningProfile {
         }
         let class = ShapeClass::of(task);
         let tuned = self.choices.iter().find(|tuned| tuned.class == class)?;
-        // A profile that was edited may name any kernel.
-        tuned.kernel.check(capabilities, task).ok().map(|()| tuned.kernel)
+        // A profile that was edited may name any kernel, and one that was tuned with products in
+        // f16 may be given to a plan that wants them exact.
+        let fits = task.allows(tuned.kernel) && tuned.kernel.check(capabilities, task).is_ok();
+        fits.then_some(tuned.kernel)
     }
 }
 

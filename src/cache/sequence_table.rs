@@ -4,8 +4,9 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 
-/// A sequence of a cache ([`KvCache`](crate::cache::KvCache), [`HostCache`](crate::cache::HostCache)),
-/// until it is removed. Numbers of removed sequences are used again.
+/// A sequence of a cache ([`KvCache`](crate::cache::KvCache),
+/// [`HostCache`](crate::cache::HostCache)), until it is removed. Numbers of removed sequences are
+/// used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SequenceId(usize);
 

@@ -116,8 +116,8 @@ impl Positions {
     }
 
     /// The same for positions (and lags) below `max_positions`, where
-    /// [`PositionIds`](crate::attention::PositionIds) or offsets go past the lengths of a plan: its tables are
-    /// made for these.
+    /// [`PositionIds`](crate::attention::PositionIds) or offsets go past the lengths of a plan: its
+    /// tables are made for these.
     ///
     /// # Errors
     /// Invalid argument if past 2³⁰.

@@ -80,10 +80,10 @@ impl ContextOptions {
         Self { pipeline_cache: Some(data.into()), ..self }
     }
 
-    /// Whether kernels may use matrix units ([`Kernel::Matrix`](crate::kernels::Kernel::Matrix)), where the
-    /// adapter lists them. Not unless set: wgpu calls its cooperative matrices experimental and
-    /// promises no soundness for them, and there are drivers that list them and crash in them
-    /// (lavapipe in Mesa 26.1).
+    /// Whether kernels may use matrix units ([`Kernel::Matrix`](crate::kernels::Kernel::Matrix)),
+    /// where the adapter lists them. Not unless set: wgpu calls its cooperative matrices
+    /// experimental and promises no soundness for them, and there are drivers that list them and
+    /// crash in them (lavapipe in Mesa 26.1).
     ///
     /// CPU adapters are never asked for them. Even where they are enabled, a plan chooses such a
     /// kernel only after it agreed with the portable one on that device.

@@ -24,6 +24,14 @@ pub(crate) struct Task {
 }
 
 impl Task {
+    /// Whether a kernel's products are as exact as the task wants them.
+    pub(crate) fn allows(&self, kernel: Kernel) -> bool {
+        match kernel {
+            Kernel::Tiled(tile) => self.half_products || !tile.uses_half_products(),
+            _ => true,
+        }
+    }
+
     /// Whether keys turn on their way.
     fn turns_keys(&self) -> bool {
         self.positions.rope.is_some() && self.cache.is_none_or(|cache| cache.keys_turn)

@@ -3,8 +3,10 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
+use crate::attention::kernels::rule::Task;
 use crate::attention::kernels::shapes::{Decode, Kernel, Matrix, Tile};
 use crate::error::Result;
+use crate::runtime::capabilities::Capabilities;
 use crate::search::{Parameter, Point, Space, Value};
 
 /// The kernels that a device can run for a class of shapes.
@@ -21,23 +23,22 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    /// For few queries a sequence, or for more, with leave for products in f16 or without: of all
-    /// kernels of that kind the rule's choice and those that run.
-    pub(super) fn new(
-        few: bool,
-        half_products: bool,
-        rule: Kernel,
-        runs: impl Fn(Kernel) -> bool,
-    ) -> Result<Self> {
+    /// For a task on a device: of all kernels for as many queries the rule's choice, and those that
+    /// run and that the task allows.
+    pub(super) fn new(capabilities: &Capabilities, task: &Task, rule: Kernel) -> Result<Self> {
         let mut all = vec![rule];
-        let allowed = |kernel: Kernel| match kernel {
-            Kernel::Tiled(tile) => half_products || !tile.uses_half_products(),
+        let few = (1..=Decode::QUERIES).contains(&task.q_len);
+        let runs = |kernel: Kernel| kernel.check(capabilities, task).is_ok() && task.allows(kernel);
+        // A software device's compiler takes up to minutes for eight rows written out, which no CPU
+        // has the registers for.
+        let compiles = |kernel: Kernel| match kernel {
+            Kernel::Tiled(tile) => !capabilities.is_software() || tile.rows_each() < 8,
             _ => true,
         };
         // How many there are then.
         let mut add = |kernels: Vec<Kernel>| {
             for kernel in kernels {
-                if allowed(kernel) && runs(kernel) && !all.contains(&kernel) {
+                if runs(kernel) && compiles(kernel) && !all.contains(&kernel) {
                     all.push(kernel);
                 }
             }

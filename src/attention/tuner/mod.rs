@@ -78,8 +78,7 @@ impl<'a> Tuner<'a> {
         let rule = choosing::plan(&problems[0].wanted()?)?.kernel();
         let capabilities = self.context.capabilities();
         let task = problems[0].wanted()?.task();
-        let runs = |kernel: Kernel| kernel.check(capabilities, &task).is_ok();
-        let candidates = Candidates::new(class.rows > 0, self.options.allows_half_products(), rule, runs)?;
+        let candidates = Candidates::new(capabilities, &task, rule)?;
         let mut device = Device { problems, ragged, rounds: self.tuning.rounds() };
         let choice = choice::choose(&mut device, &candidates, self.tuning.trials(), Tpe::new(), SEED)?;
         let Choice { kernel, ratio, refused, tried } = choice;

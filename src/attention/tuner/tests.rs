@@ -5,8 +5,9 @@ use naga::AddressSpace::WorkGroup;
 use super::candidates::Candidates;
 use super::choice::{Bench, Choice, Verdict, choose};
 use crate::attention::kernels::rule::Task;
-use crate::attention::kernels::shapes::{Decode, Kernel};
+use crate::attention::kernels::shapes::{Kernel, Tile};
 use crate::attention::kernels::variant::{Blocks, PositionsVariant, Variant};
+use crate::attention::tuning::{ShapeClass, Tuned, TuningProfile};
 use crate::cache::gpu::variant::CacheVariant;
 use crate::error::Result;
 use crate::layout::DType;
@@ -69,9 +70,7 @@ fn cached() -> Task {
 
 fn candidates(capabilities: &Capabilities, task: &Task) -> Candidates {
     let rule = Kernel::choices(capabilities, task)[0].0;
-    let few = (1..=Decode::QUERIES).contains(&task.q_len);
-    let runs = |kernel: Kernel| kernel.check(capabilities, task).is_ok();
-    Candidates::new(few, task.half_products, rule, runs).unwrap()
+    Candidates::new(capabilities, task, rule).unwrap()
 }
 
 #[test]
@@ -96,6 +95,9 @@ fn candidates_are_all_that_run() {
     let plain = Capabilities { subgroup_sizes: None, ..card };
     assert_eq!(on(&plain, &few()), (4, 1));
     assert_eq!(on(&plain, &task()), (64 + 1, 13));
+    // Without the tiles of eight rows, a quarter of all.
+    let software = Capabilities { device_type: wgpu::DeviceType::Cpu, ..plain };
+    assert_eq!(on(&software, &task()), (64 * 3 / 4 + 1, 13));
 }
 
 #[test]
@@ -375,4 +377,20 @@ fn without_the_rules_choice_the_best_of_the_others_is_taken() {
         let error = choose(&mut made, &candidates, trials, Tpe::new(), 1).unwrap_err();
         assert_eq!((error.argument(), made.timed.len()), (Some("kernel"), 0));
     }
+}
+
+#[test]
+fn a_profile_gives_no_products_in_f16_to_plans_that_want_them_exact() {
+    let tile = Tile::new(1, 4, false).unwrap();
+    let profile = |kernel: Kernel| {
+        let class = ShapeClass::of(&halves());
+        let tuned = Tuned { class, kernel, ratio: 0.5, refused: Vec::new(), tried: 0, candidates: 0 };
+        TuningProfile { adapter: String::new(), driver: String::new(), choices: vec![tuned] }
+    };
+    let exact = Task { half_products: false, ..halves() };
+    let kernel = Kernel::Tiled(tile.with_half_products(true));
+    assert_eq!(profile(kernel).choice(&card(), &halves()), Some(kernel));
+    assert_eq!(profile(kernel).choice(&card(), &exact), None);
+    let kernel = Kernel::Tiled(tile);
+    assert_eq!(profile(kernel).choice(&card(), &exact), Some(kernel));
 }
