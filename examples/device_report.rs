@@ -14,7 +14,7 @@ use prflash::cache::{Chunk, KvCache, Staircase, StoredKeys};
 use prflash::device::Timings;
 use prflash::kernels::{Decode, Kernel, Matrix, Tile};
 use prflash::position::Pairing;
-use prflash::verify::{Tolerance, compare};
+use prflash::verify::{Tolerances, compare};
 use prflash::{
     Attention, Call, Context, ContextOptions, DType, Layout, Operands, PlanOptions, Positions, Queries, Rope,
     Shape, Tables, Tensor, reference, wgpu,
@@ -293,7 +293,7 @@ fn variant(context: &Context, kernel: Kernel, arguments: &Arguments) -> Result<V
         let got = got.output.read_blocking(context)?;
         let exact = reference::attention(&attention, &shape, &q, &k, &v, &Tables::new())?;
         let report =
-            compare(&got, &exact.output, Tolerance::of_kernel_output(kernel, &exact, &shape, DType::F32))?;
+            compare(&got, &exact.output, Tolerances::of_kernel_output(kernel, &exact, &shape, DType::F32))?;
         found.max_abs_error = found.max_abs_error.max(report.max_abs_error);
         found.passed &= report.passed();
     }

@@ -12,7 +12,7 @@
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use prflash::sampling::Granularity;
-use prflash::verify::{Tolerance, compare};
+use prflash::verify::{Tolerances, compare};
 use prflash::{
     Attention, BlockGrid, Call, Context, DType, Layout, Operands, Profile, Schedule, Seed, Shape, Systematic,
     TableBuffer, Tables, TensorView, reference, wgpu,
@@ -96,7 +96,7 @@ fn main() -> Result<()> {
     let [q, k, v] = [&q, &k, &v].map(|view| view.layout().gather(&host));
     let exact = reference::attention(plan.attention(), &shape, &q?, &k?, &v?, &Tables::from(&schedule))?;
     let halves: Vec<f32> = got.iter().map(|x| x / 2.0).collect();
-    let report = compare(&halves, &exact.output, Tolerance::of_output(&exact, &shape, DType::F32))?;
+    let report = compare(&halves, &exact.output, Tolerances::of_output(&exact, &shape, DType::F32))?;
     if arguments.json {
         let object = json!({
             "adapter": context.capabilities().adapter,

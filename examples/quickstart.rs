@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use prflash::reference::{self, BlockMass, Exact};
 use prflash::sampling::{sink_window_like, uniform_like};
-use prflash::verify::{Tolerance, compare};
+use prflash::verify::{Tolerances, compare};
 use prflash::{
     BlockGrid, Bound, Call, Context, ContextOptions, DType, Layout, Operands, Plan, Profile, Schedule, Seed,
     Systematic, TableBuffer, Tables, Tensor,
@@ -310,8 +310,8 @@ fn report(arguments: &Arguments, engine: &Engine<'_>, layer: &Layer, truth: &Tru
     // First every result (which also warms the device up), then the clock: all variants in turn, so
     // that a slow moment of the machine hits dense attention and its competitors alike.
     engine.run(&dense)?;
-    let tolerance = Tolerance::of_output(&truth.exact, &layer.shape, DType::F32);
-    let dense_report = compare(&engine.output(&dense)?, &truth.exact.output, tolerance)?;
+    let tolerance = Tolerances::of_output(&truth.exact, &layer.shape, DType::F32);
+    let dense_report = compare(&engine.output(&dense)?, &truth.exact.output, &tolerance)?;
     let mut runs = Vec::new();
     for (profile, sampler, ready) in &variants {
         engine.run(ready)?;
@@ -323,7 +323,7 @@ fn report(arguments: &Arguments, engine: &Engine<'_>, layer: &Layer, truth: &Tru
             beta: ready.beta,
             density: schedule.density(),
             time_ratio: f64::NAN,
-            relative_error: compare(&output, &truth.exact.output, tolerance)?.relative_error,
+            relative_error: compare(&output, &truth.exact.output, &tolerance)?.relative_error,
             mass_recall: truth.mass.recall(schedule)?,
         });
     }

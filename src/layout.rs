@@ -224,7 +224,7 @@ impl Layout {
     }
 
     /// Some batch entries (as many of them as there are) and heads of the tensor.
-    pub(crate) fn part(&self, batches: Range<usize>, heads: Range<usize>) -> Self {
+    pub(crate) fn shard(&self, batches: Range<usize>, heads: Range<usize>) -> Self {
         let [batch, _, len, dim] = self.dims;
         let end = batches.end.min(batch);
         Self {

@@ -17,7 +17,7 @@ use std::fmt;
 use crate::attention::kernels::shapes::Kernel;
 use crate::error::{Result, ensure};
 use crate::layout::DType;
-use crate::reference::Exact;
+use crate::reference::{Exact, Magnitudes};
 use crate::shape::Shape;
 
 /// How far a number may be from the exact one: `absolute + relative·|want|`.
@@ -35,6 +35,35 @@ impl Tolerance {
         Self { absolute, relative: 0.0 }
     }
 
+    /// How far a number may be from `want`.
+    pub fn of(&self, want: f64) -> f64 {
+        self.absolute + self.relative * want.abs()
+    }
+}
+
+/// The tolerance of each row of a tensor, or one for all of them.
+///
+/// What a kernel's arithmetic may deviate depends on the numbers that a row is made of: those of a
+/// query that sees three small keys much less than those of one that sees a thousand large ones.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tolerances {
+    /// One for each row, or a single one.
+    rows: Vec<Tolerance>,
+}
+
+impl From<Tolerance> for Tolerances {
+    fn from(tolerance: Tolerance) -> Self {
+        Self { rows: vec![tolerance] }
+    }
+}
+
+impl From<&Tolerances> for Tolerances {
+    fn from(tolerances: &Tolerances) -> Self {
+        tolerances.clone()
+    }
+}
+
+impl Tolerances {
     /// What f32 arithmetic on these inputs, stored as `output`, may deviate in an output element.
     ///
     /// A score is off by at most `ε = u·(D/4 + 8)·max Σ|q·k|·scale`: D/4 products are summed in
@@ -55,7 +84,7 @@ impl Tolerance {
         Self::of_kernel_lse(Kernel::Naive, exact, shape)
     }
 
-    /// What a kernel may deviate in an output element: [`of_output`](Tolerance::of_output) for
+    /// What a kernel may deviate in an output element: [`of_output`](Tolerances::of_output) for
     /// those that compute in f32, and more for those that take products in f16, of which the unit
     /// roundoff is `h = 2⁻¹¹`.
     ///
@@ -78,8 +107,6 @@ impl Tolerance {
     ///   are summed in f16. That takes devices that keep subnormals of f16; where they don't,
     ///   weights below 2⁻¹⁴ of the largest may be lost.
     pub fn of_kernel_output(kernel: Kernel, exact: &Exact, shape: &Shape, output: DType) -> Self {
-        let Rounding { scores, weights } = Rounding::of(kernel, exact, shape);
-        let softmax = (2.0 * scores).exp_m1() + weights + summation_error(shape);
         // Twice the roundoff: packing may truncate where WGSL leaves the rounding open. 2⁻²⁴ is the
         // last subnormal of f16.
         let (relative, smallest) = match output {
@@ -87,14 +114,50 @@ impl Tolerance {
             DType::F16 => (2.0 * output.unit_roundoff(), 1.0 / f64::from(1u32 << 24)),
             DType::Bf16 => (2.0 * output.unit_roundoff(), 0.0),
         };
-        Self { absolute: exact.max_value * softmax * (1.0 + relative) + smallest, relative }
+        let of = |row: &Magnitudes| {
+            let Rounding { scores, weights } = Rounding::of(kernel, row, shape);
+            let softmax = (2.0 * scores).exp_m1() + weights + summation_error(row);
+            Tolerance { absolute: row.value * softmax * (1.0 + relative) + smallest, relative }
+        };
+        Self { rows: exact.rows.iter().map(of).collect() }
     }
 
     /// What a kernel may deviate in a natural-log log-sum-exp: as its scores do
-    /// ([`of_kernel_output`](Tolerance::of_kernel_output)). Sums of weights are in f32 everywhere.
+    /// ([`of_kernel_output`](Tolerances::of_kernel_output)). Sums of weights are in f32 everywhere.
     pub fn of_kernel_lse(kernel: Kernel, exact: &Exact, shape: &Shape) -> Self {
-        let Rounding { scores, .. } = Rounding::of(kernel, exact, shape);
-        Self { absolute: scores + summation_error(shape), relative: 4.0 * DType::F32.unit_roundoff() }
+        let of = |row: &Magnitudes| Tolerance {
+            absolute: Rounding::of(kernel, row, shape).scores + summation_error(row),
+            relative: 4.0 * DType::F32.unit_roundoff(),
+        };
+        Self { rows: exact.rows.iter().map(of).collect() }
+    }
+
+    /// So many times as much: where as many results of such errors are added.
+    pub fn times(&self, factor: f64) -> Self {
+        let times =
+            |row: &Tolerance| Tolerance { absolute: factor * row.absolute, relative: factor * row.relative };
+        Self { rows: self.rows.iter().map(times).collect() }
+    }
+
+    /// The sums, row by row: where two results that may both deviate are compared.
+    ///
+    /// # Errors
+    /// Invalid argument (`other`) if it is of another number of rows.
+    pub fn plus(&self, other: &Self) -> Result<Self> {
+        let (rows, others) = (self.rows.len(), other.rows.len());
+        ensure!(rows == others, "other", "expected tolerances of {rows} rows, got {others}");
+        let sum = |(one, other): (&Tolerance, &Tolerance)| Tolerance {
+            absolute: one.absolute + other.absolute,
+            relative: one.relative + other.relative,
+        };
+        Ok(Self { rows: self.rows.iter().zip(&other.rows).map(sum).collect() })
+    }
+
+    /// Of a row; the single one of all rows, or the last one past them. Without any, nothing may
+    /// deviate.
+    pub fn row(&self, row: usize) -> Tolerance {
+        let last = self.rows.last().copied().unwrap_or(Tolerance::absolute(0.0));
+        self.rows.get(row).copied().unwrap_or(last)
     }
 }
 
@@ -107,35 +170,35 @@ struct Rounding {
 }
 
 impl Rounding {
-    fn of(kernel: Kernel, exact: &Exact, shape: &Shape) -> Self {
+    fn of(kernel: Kernel, row: &Magnitudes, shape: &Shape) -> Self {
         let half = DType::F16.unit_roundoff();
         match kernel {
             Kernel::Matrix(_) => Self {
-                scores: matrix_score_error(exact, shape),
-                weights: half / (1.0 - half) + shape.kv_len() as f64 / f64::from(1u32 << 28),
+                scores: matrix_score_error(row, shape),
+                weights: half / (1.0 - half) + row.keys as f64 / f64::from(1u32 << 28),
             },
             Kernel::Tiled(tile) if tile.uses_half_products() => Self {
-                scores: score_error(exact, shape) + 11.0 * half * exact.max_score_magnitude,
+                scores: score_error(row, shape) + 11.0 * half * row.score,
                 weights: (tile.keys() + 1) as f64 * half,
             },
-            _ => Self { scores: score_error(exact, shape), weights: 0.0 },
+            _ => Self { scores: score_error(row, shape), weights: 0.0 },
         }
     }
 }
 
-fn matrix_score_error(exact: &Exact, shape: &Shape) -> f64 {
-    let products = 2.0 * (shape.head_dim() as f64 + 8.0) * exact.max_score_magnitude.max(1.0);
-    let rotated = exact.max_rotated_magnitude;
-    DType::F32.unit_roundoff() * (products + 26.0 * rotated) + 2.0 * DType::F16.unit_roundoff() * rotated
+fn matrix_score_error(row: &Magnitudes, shape: &Shape) -> f64 {
+    let products = 2.0 * (shape.head_dim() as f64 + 8.0) * row.score.max(1.0);
+    let rounded = 2.0 * DType::F16.unit_roundoff() * row.rotated;
+    DType::F32.unit_roundoff() * (products + 26.0 * row.rotated) + rounded
 }
 
-fn score_error(exact: &Exact, shape: &Shape) -> f64 {
-    let products = (shape.head_dim() as f64 / 4.0 + 8.0) * exact.max_score_magnitude.max(1.0);
-    DType::F32.unit_roundoff() * (products + 26.0 * exact.max_rotated_magnitude)
+fn score_error(row: &Magnitudes, shape: &Shape) -> f64 {
+    let products = (shape.head_dim() as f64 / 4.0 + 8.0) * row.score.max(1.0);
+    DType::F32.unit_roundoff() * (products + 26.0 * row.rotated)
 }
 
-fn summation_error(shape: &Shape) -> f64 {
-    DType::F32.unit_roundoff() * (16.0 + 4.0 * (shape.kv_len() as f64).sqrt())
+fn summation_error(row: &Magnitudes) -> f64 {
+    DType::F32.unit_roundoff() * (16.0 + 4.0 * (row.keys as f64).sqrt())
 }
 
 /// What [`compare`] found.
@@ -156,7 +219,9 @@ pub struct Report {
     pub relative_error: f64,
     /// The first failure: index, got, want.
     pub first_failure: Option<(usize, f32, f64)>,
-    /// The tolerance used.
+    /// The most of its row's tolerance that any finite number took: above 1 where one failed.
+    pub used: f64,
+    /// The tolerance of the row of the first failure, or of the row that took most of its own.
     pub tolerance: Tolerance,
 }
 
@@ -171,11 +236,12 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} of {} within {:.1e} + {:.1e}·|want|; max abs error {:.2e}, relative error {:.2e}, {} NaN, {} infinite",
+            "{} of {} within {:.1e} + {:.1e}·|want| (of the row that took most of it, {:.2}); max abs error {:.2e}, relative error {:.2e}, {} NaN, {} infinite",
             self.compared - self.failed,
             self.compared,
             self.tolerance.absolute,
             self.tolerance.relative,
+            self.used,
             self.max_abs_error,
             self.relative_error,
             self.nan,
@@ -188,12 +254,19 @@ impl fmt::Display for Report {
     }
 }
 
-/// Compares every number of `got` with `want`.
+/// Compares every number of `got` with `want`, row by row: each row is as many numbers as there are
+/// over the number of tolerances.
 ///
 /// # Errors
-/// Invalid argument if the lengths differ.
-pub fn compare(got: &[f32], want: &[f64], tolerance: Tolerance) -> Result<Report> {
+/// Invalid argument if the lengths differ (`got`), or if the tolerances are of a number of rows
+/// that doesn't divide them (`tolerances`).
+pub fn compare(got: &[f32], want: &[f64], tolerances: impl Into<Tolerances>) -> Result<Report> {
+    let tolerances = tolerances.into();
     ensure!(got.len() == want.len(), "got", "expected {} numbers, got {}", want.len(), got.len());
+    let rows = tolerances.rows.len();
+    let whole = want.is_empty() || (rows > 0 && want.len() % rows == 0);
+    ensure!(whole, "tolerances", "expected those of rows of {} numbers, got {rows}", want.len());
+    let row_len = (want.len() / rows.max(1)).max(1);
     let mut report = Report {
         compared: want.len(),
         failed: 0,
@@ -202,26 +275,35 @@ pub fn compare(got: &[f32], want: &[f64], tolerance: Tolerance) -> Result<Report
         max_abs_error: 0.0,
         relative_error: 0.0,
         first_failure: None,
-        tolerance,
+        used: 0.0,
+        tolerance: tolerances.row(0),
     };
     let (mut error_square, mut want_square) = (0.0, 0.0);
     for (index, (&got, &want)) in got.iter().zip(want).enumerate() {
         let value = f64::from(got);
-        let passed = if want.is_finite() {
-            (value - want).abs() <= tolerance.absolute + tolerance.relative * want.abs()
-        } else {
-            value == want
-        };
+        let tolerance = tolerances.row(index / row_len);
+        let passed =
+            if want.is_finite() { (value - want).abs() <= tolerance.of(want) } else { value == want };
         report.nan += usize::from(got.is_nan());
         report.infinite += usize::from(got.is_infinite() && value != want);
         if value.is_finite() && want.is_finite() {
-            report.max_abs_error = report.max_abs_error.max((value - want).abs());
-            error_square += (value - want).powi(2);
+            let error = (value - want).abs();
+            report.max_abs_error = report.max_abs_error.max(error);
+            error_square += error.powi(2);
             want_square += want.powi(2);
+            let used = if error > 0.0 { error / tolerance.of(want) } else { 0.0 };
+            if used > report.used {
+                report.used = used;
+                if report.failed == 0 {
+                    report.tolerance = tolerance;
+                }
+            }
         }
         if !passed {
+            if report.failed == 0 {
+                (report.first_failure, report.tolerance) = (Some((index, got, want)), tolerance);
+            }
             report.failed += 1;
-            report.first_failure.get_or_insert((index, got, want));
         }
     }
     if error_square > 0.0 {

@@ -7,7 +7,7 @@ use super::call::SequenceRows;
 use super::prepared::Prepared;
 use super::split::Split;
 use crate::attention::kernels::programs::TENSORS_GROUP;
-use crate::cache::gpu::arena::ArenaPart;
+use crate::cache::gpu::arena::ArenaShard;
 use crate::error::{Error, Result, ensure};
 use crate::runtime::binding::{Axis, check_rows, check_tensor, check_written, fits, split};
 use crate::runtime::program::Pipeline;
@@ -42,13 +42,13 @@ pub struct Operands<'a> {
 /// Tensors that a plan has checked and bound. Reusable for any number of calls; it keeps their
 /// buffers alive.
 ///
-/// Tensors past the device's binding size are bound in parts, by batch entries and key/value heads,
-/// and a call then dispatches once per part.
+/// Tensors past the device's binding size are bound in shards, by batch entries and key/value
+/// heads, and a call then dispatches once per shard.
 #[derive(Debug)]
 pub struct Bound {
     pub(super) prepared: Arc<Prepared>,
-    parts: Mutex<Arc<Vec<Part>>>,
-    /// What is bound again when a cache comes to be bound in other parts.
+    shards: Mutex<Arc<Vec<Shard>>>,
+    /// What is bound again when a cache comes to be bound in other shards.
     queries: Option<QueryTensors>,
     /// (argument, batch entries, rows) of the tensors, to check lengths against: queries, then
     /// keys.
@@ -67,11 +67,11 @@ struct QueryTensors {
 
 /// Some batch entries and key/value heads of the tensors.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct Shard {
     pub(super) entries: Range<usize>,
     pub(super) kv_heads: Range<usize>,
     pub(super) pipeline: Arc<Pipeline>,
-    pub(super) groups: PartGroups,
+    pub(super) groups: ShardGroups,
     /// What the groups bind beside states of shares: queries (keys, values), and output and
     /// log-sum-exp.
     inputs: Vec<Binding>,
@@ -83,9 +83,9 @@ pub(super) struct Part {
     pub(super) lse: Axis,
 }
 
-/// The bind groups of a part.
+/// The bind groups of a shard.
 #[derive(Debug)]
-pub(super) struct PartGroups {
+pub(super) struct ShardGroups {
     pub(super) tensors: wgpu::BindGroup,
     /// Of the merge, where keys are split.
     pub(super) states: Option<wgpu::BindGroup>,
@@ -102,7 +102,7 @@ impl Bound {
         let query_rows = plan.check_queries(q, &[("k", k), ("v", v)], output, lse)?;
         let key_rows = vec![size("k", k), size("v", v)];
         let batch = q.layout().dims()[0];
-        let mut parts = Vec::new();
+        let mut shards = Vec::new();
         let all_fit = |entries: usize, kv: usize| {
             let heads = kv * maxima.heads_per_kv_head();
             let queries = [Some(q), Some(output), lse];
@@ -110,11 +110,11 @@ impl Bound {
                 && [k, v].into_iter().all(|view| fits(context, view, entries, kv))
         };
         for (entries, kv_heads) in split(batch, kv_heads, all_fit) {
-            parts.push(Part::new(plan, q, Some((k, v)), output, lse, entries, kv_heads)?);
+            shards.push(Shard::new(plan, q, Some((k, v)), output, lse, entries, kv_heads)?);
         }
         context.check_alive()?;
-        let parts = Mutex::new(Arc::new(parts));
-        Ok(Self { prepared: plan.clone(), parts, queries: None, query_rows, key_rows, batch })
+        let shards = Mutex::new(Arc::new(shards));
+        Ok(Self { prepared: plan.clone(), shards, queries: None, query_rows, key_rows, batch })
     }
 
     /// Of queries only: keys and values come from a cache.
@@ -126,11 +126,11 @@ impl Bound {
     ) -> Result<Self> {
         let query_rows = plan.check_queries(q, &[], output, lse)?;
         let queries = QueryTensors { q: q.clone(), output: output.clone(), lse: lse.cloned() };
-        let parts = queries.parts(plan, std::iter::once(0..plan.maxima.kv_heads()))?;
+        let shards = queries.shards(plan, std::iter::once(0..plan.maxima.kv_heads()))?;
         plan.context.check_alive()?;
         Ok(Self {
             prepared: plan.clone(),
-            parts: Mutex::new(Arc::new(parts)),
+            shards: Mutex::new(Arc::new(shards)),
             queries: Some(queries),
             query_rows,
             key_rows: Vec::new(),
@@ -138,16 +138,16 @@ impl Bound {
         })
     }
 
-    /// The parts; those in which a cache is bound now, if the keys are in one.
-    pub(super) fn parts(&self, arenas: Option<&[ArenaPart]>) -> Result<Arc<Vec<Part>>> {
-        let mut parts = lock(&self.parts);
+    /// The shards; those in which a cache is bound now, if the keys are in one.
+    pub(super) fn shards(&self, arenas: Option<&[ArenaShard]>) -> Result<Arc<Vec<Shard>>> {
+        let mut shards = lock(&self.shards);
         if let (Some(queries), Some(arenas)) = (&self.queries, arenas) {
             let wanted = || arenas.iter().map(|arena| arena.kv_heads.clone());
-            if !parts.iter().map(|part| part.kv_heads.clone()).eq(wanted()) {
-                *parts = Arc::new(queries.parts(&self.prepared, wanted())?);
+            if !shards.iter().map(|shard| shard.kv_heads.clone()).eq(wanted()) {
+                *shards = Arc::new(queries.shards(&self.prepared, wanted())?);
             }
         }
-        Ok(parts.clone())
+        Ok(shards.clone())
     }
 
     /// The programs that calls on these tensors run, as the device knows them: kernel, sizes,
@@ -155,7 +155,7 @@ impl Bound {
     /// at multiples of one.
     pub fn programs(&self) -> Vec<String> {
         let mut programs: Vec<String> =
-            lock(&self.parts).iter().map(|part| part.pipeline.label.clone()).collect();
+            lock(&self.shards).iter().map(|shard| shard.pipeline.label.clone()).collect();
         programs.dedup();
         programs
     }
@@ -180,12 +180,12 @@ impl Bound {
 }
 
 impl QueryTensors {
-    fn parts(&self, plan: &Prepared, kv_heads: impl Iterator<Item = Range<usize>>) -> Result<Vec<Part>> {
+    fn shards(&self, plan: &Prepared, kv_heads: impl Iterator<Item = Range<usize>>) -> Result<Vec<Shard>> {
         let entries = 0..self.q.layout().dims()[0];
-        let part = |kv_heads| {
-            Part::new(plan, &self.q, None, &self.output, self.lse.as_ref(), entries.clone(), kv_heads)
+        let shard = |kv_heads| {
+            Shard::new(plan, &self.q, None, &self.output, self.lse.as_ref(), entries.clone(), kv_heads)
         };
-        kv_heads.map(part).collect()
+        kv_heads.map(shard).collect()
     }
 }
 
@@ -228,7 +228,7 @@ impl Prepared {
     }
 }
 
-impl Part {
+impl Shard {
     /// Without keys and values where they come from a cache.
     fn new(
         plan: &Prepared,
@@ -243,7 +243,7 @@ impl Part {
         let per_kv = maxima.heads_per_kv_head();
         let heads = kv_heads.start * per_kv..kv_heads.end * per_kv;
         let bind = |argument, view: &TensorView, heads: &Range<usize>, granule, empty: &wgpu::Buffer| {
-            let view = view.part(entries.clone(), heads.clone());
+            let view = view.shard(entries.clone(), heads.clone());
             let binding = Binding::new(argument, &view, granule, context, empty)?;
             let axis = Axis::new(&view, binding.base, granule);
             Ok::<_, Error>((binding, axis))
@@ -275,17 +275,17 @@ impl Part {
             _ => pipeline.clone(),
         };
         let groups =
-            PartGroups::new(plan, &pipeline, &inputs, &outputs, plan.split.as_ref().map(Split::states))?;
+            ShardGroups::new(plan, &pipeline, &inputs, &outputs, plan.split.as_ref().map(Split::states))?;
         Ok(Self { entries, kv_heads, pipeline, groups, inputs, outputs, q, k, v, o, lse })
     }
 
     /// The same bindings around states of a call's own.
-    pub(super) fn groups_around(&self, plan: &Prepared, states: &wgpu::Buffer) -> Result<PartGroups> {
-        PartGroups::new(plan, &self.pipeline, &self.inputs, &self.outputs, Some(states))
+    pub(super) fn groups_around(&self, plan: &Prepared, states: &wgpu::Buffer) -> Result<ShardGroups> {
+        ShardGroups::new(plan, &self.pipeline, &self.inputs, &self.outputs, Some(states))
     }
 }
 
-impl PartGroups {
+impl ShardGroups {
     fn new(
         plan: &Prepared,
         pipeline: &Pipeline,

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::bound::{Bound, Part};
+use super::bound::{Bound, Shard};
 use super::call::{Call, FirstPositions, SequenceRows};
 use super::prepared::Prepared;
 use super::table_buffer::{ScheduleWords, TableBuffer};
 use crate::attention::kernels::params::NO_TABLE;
-use crate::cache::gpu::arena::ArenaPart;
+use crate::cache::gpu::arena::ArenaShard;
 use crate::cache::gpu::kv_cache::{Reading, Region};
 use crate::cache::{KvCache, SequenceId};
 use crate::error::{Error, Result, ensure};
@@ -15,10 +15,10 @@ use crate::sampling::BlockGrid;
 
 /// A call that nothing is wrong with: to record it, only memory may lack.
 pub(super) struct CheckedCall<'a> {
-    /// The tensors, in the parts in which they are bound.
-    pub(super) parts: Arc<Vec<Part>>,
-    /// What each part reads of the cache, if there is one.
-    pub(super) arenas: &'a [ArenaPart],
+    /// The tensors, in the shards in which they are bound.
+    pub(super) shards: Arc<Vec<Shard>>,
+    /// What each shard reads of the cache, if there is one.
+    pub(super) arenas: &'a [ArenaShard],
     pub(super) sequences: Vec<CheckedSequence>,
     /// Of the longest sequence; 0 where there is nothing to do.
     pub(super) query_blocks: usize,
@@ -68,8 +68,8 @@ impl<'a> CheckedCall<'a> {
         let blocks = sequences.iter().map(|sequence| sequence.schedule.grid.query_blocks());
         let query_blocks = blocks.max().unwrap_or(0);
         Ok(Self {
-            parts: bound.parts(cache.map(KvCache::parts))?,
-            arenas: cache.map(KvCache::parts).unwrap_or_default(),
+            shards: bound.shards(cache.map(KvCache::shards))?,
+            arenas: cache.map(KvCache::shards).unwrap_or_default(),
             sequences,
             query_blocks,
             tables: call.tables,

@@ -28,9 +28,9 @@ impl Prepared {
         let reading = call.reading();
         // From here on only memory can run out, before anything is recorded.
         let mut dispatches = Vec::new();
-        for (index, part) in call.parts.iter().enumerate() {
+        for (index, shard) in call.shards.iter().enumerate() {
             let arena = call.arenas.get(index).map(|arena| &arena.read);
-            self.prepare(&mut dispatches, (part, arena), &call)?;
+            self.prepare(&mut dispatches, (shard, arena), &call)?;
         }
         match target {
             Target::Encoder(encoder) => {
@@ -77,7 +77,7 @@ impl Prepared {
             // Commands of other threads may come between the pieces.
             let states = split.own_states(context)?;
             for dispatch in &mut dispatches {
-                dispatch.groups = Some(dispatch.part.groups_around(self, &states)?);
+                dispatch.groups = Some(dispatch.shard.groups_around(self, &states)?);
             }
         }
         let (tables, guard) = self.tables(call);
@@ -120,9 +120,9 @@ impl Prepared {
         tables: &wgpu::BindGroup,
         guard: Option<Arc<()>>,
     ) {
-        let Dispatch { part, groups, arena, slot, workgroups: (x, y), merge_workgroups } = dispatch;
-        let groups = groups.as_ref().unwrap_or(&part.groups);
-        pass.set_pipeline(&part.pipeline.pipeline);
+        let Dispatch { shard, groups, arena, slot, workgroups: (x, y), merge_workgroups } = dispatch;
+        let groups = groups.as_ref().unwrap_or(&shard.groups);
+        pass.set_pipeline(&shard.pipeline.pipeline);
         // Until the GPU is done, the slot and the tables belong to this call.
         slot.bind(pass, guard);
         pass.set_bind_group(TABLES_GROUP as u32, tables, &[]);

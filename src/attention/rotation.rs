@@ -109,25 +109,25 @@ struct PlanInner {
     pipeline: Arc<Pipeline>,
     slots: SlotPool,
     table: wgpu::Buffer,
-    /// Where the table's parts are; the rest depends on the call.
+    /// Where the parts of the table are; the rest depends on the call.
     params: RotateParams,
 }
 
 /// A tensor that a [`RotationPlan`] has checked and bound. Reusable for any number of calls; it
 /// keeps the buffer alive.
 ///
-/// A tensor past the device's binding size is bound in parts, by batch entries and heads, and a
-/// call then dispatches once per part.
+/// A tensor past the device's binding size is bound in shards, by batch entries and heads, and a
+/// call then dispatches once per shard.
 #[derive(Debug)]
 pub struct RotationBound {
     plan: Arc<PlanInner>,
-    parts: Vec<Part>,
+    shards: Vec<Shard>,
     batch: usize,
     rows: usize,
 }
 
 #[derive(Debug)]
-struct Part {
+struct Shard {
     entries: Range<usize>,
     heads: usize,
     bind_group: wgpu::BindGroup,
@@ -261,21 +261,21 @@ impl RotationPlan {
             "expected {dtype} of dim {want}, got {got} of dim {dim}"
         );
         check_written("tensor", tensor, &[])?;
-        let part = |(entries, heads): (Range<usize>, Range<usize>)| -> Result<Part> {
-            let view = tensor.part(entries.clone(), heads.clone());
+        let shard = |(entries, heads): (Range<usize>, Range<usize>)| -> Result<Shard> {
+            let view = tensor.shard(entries.clone(), heads.clone());
             // Not empty, so nothing stands in for it.
             let binding = Binding::new("tensor", &view, 4, context, table)?;
             let bind_group =
                 pipeline.bind(context, "prflash rotate", Rotate::TENSOR_GROUP, &[binding.resource()])?;
-            Ok(Part { entries, heads: heads.len(), bind_group, axis: Axis::new(&view, binding.base, 4) })
+            Ok(Shard { entries, heads: heads.len(), bind_group, axis: Axis::new(&view, binding.base, 4) })
         };
-        let parts = match tensor.layout().elements() {
+        let shards = match tensor.layout().elements() {
             0 => Vec::new(),
             _ => split(batch, heads, |entries, heads| fits(context, tensor, entries, heads)),
         };
-        let parts = parts.into_iter().map(part).collect::<Result<_>>()?;
+        let shards = shards.into_iter().map(shard).collect::<Result<_>>()?;
         context.check_alive()?;
-        Ok(RotationBound { plan: self.inner.clone(), parts, batch, rows })
+        Ok(RotationBound { plan: self.inner.clone(), shards, batch, rows })
     }
 
     /// Records the rotation of these rows into the caller's encoder. It doesn't submit or wait, and
@@ -321,9 +321,9 @@ impl RotationPlan {
     ) -> Result<()> {
         self.check(bound, rows)?;
         let mut dispatches = Vec::new();
-        for part in &bound.parts {
-            for dispatch in self.inner.prepare(part, rows, inverse)? {
-                dispatches.push((part, dispatch));
+        for shard in &bound.shards {
+            for dispatch in self.inner.prepare(shard, rows, inverse)? {
+                dispatches.push((shard, dispatch));
             }
         }
         if dispatches.is_empty() {
@@ -334,9 +334,9 @@ impl RotationPlan {
             timestamp_writes: None,
         });
         pass.set_pipeline(&self.inner.pipeline.pipeline);
-        for (part, Dispatch { slot, workgroups: (x, y) }) in dispatches {
+        for (shard, Dispatch { slot, workgroups: (x, y) }) in dispatches {
             slot.bind(&mut pass, None);
-            pass.set_bind_group(Rotate::TENSOR_GROUP as u32, &part.bind_group, &[]);
+            pass.set_bind_group(Rotate::TENSOR_GROUP as u32, &shard.bind_group, &[]);
             pass.dispatch_workgroups(x, y, 1);
         }
         Ok(())
@@ -397,14 +397,14 @@ struct Dispatch {
 }
 
 impl PlanInner {
-    /// The dispatches of a part.
-    fn prepare(&self, part: &Part, rows: &[Rows<'_>], inverse: bool) -> Result<Vec<Dispatch>> {
-        let here = rows.iter().filter(|rows| part.entries.contains(&rows.entry));
+    /// The dispatches of a shard.
+    fn prepare(&self, shard: &Shard, rows: &[Rows<'_>], inverse: bool) -> Result<Vec<Dispatch>> {
+        let here = rows.iter().filter(|rows| shard.entries.contains(&rows.entry));
         let runs: Vec<Run> = here.flat_map(Rows::runs).collect();
-        runs.chunks(RUNS).map(|runs| self.dispatch(part, runs, inverse)).collect()
+        runs.chunks(RUNS).map(|runs| self.dispatch(shard, runs, inverse)).collect()
     }
 
-    fn dispatch(&self, part: &Part, runs: &[Run], inverse: bool) -> Result<Dispatch> {
+    fn dispatch(&self, shard: &Shard, runs: &[Run], inverse: bool) -> Result<Dispatch> {
         let (direction, scale) = match inverse {
             true => (-1, self.rope.temperature().powi(-2) as f32),
             false => (1, 1.0),
@@ -412,13 +412,13 @@ impl PlanInner {
         let mut table = Vec::with_capacity(runs.len());
         let mut rows = 0;
         for run in runs {
-            let base = part.axis.at(run.entry - part.entries.start, run.start);
+            let base = shard.axis.at(run.entry - shard.entries.start, run.start);
             let [position, step] = [run.position, run.step].map(|turn| turn as i32 * direction);
             table.push(RotateRun { base, first: rows as u32, position, step });
             rows += run.len;
         }
         let tiles = (rows * self.kernel.turns()).div_ceil(Rotate::INVOCATIONS);
-        let work_items = (part.heads.div_ceil(Rotate::HEADS_EACH) * tiles) as u64;
+        let work_items = (shard.heads.div_ceil(Rotate::HEADS_EACH) * tiles) as u64;
         let limit = self.context.capabilities().max_workgroups_per_dimension;
         let workgroups = dispatch::fold(work_items, limit)?;
         let params = RotateParams {
@@ -426,9 +426,9 @@ impl PlanInner {
             tiles: tiles as u32,
             rows: rows as u32,
             runs: table.len() as u32,
-            heads: part.heads as u32,
-            head_stride: part.axis.head_stride,
-            row_stride: part.axis.row_stride,
+            heads: shard.heads as u32,
+            head_stride: shard.axis.head_stride,
+            row_stride: shard.axis.row_stride,
             scale,
             ..self.params
         };

@@ -16,12 +16,12 @@ use crate::cache::gpu::variant::CacheVariant;
 use crate::cache::{Chunk, KvCache};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
-use crate::reference::Exact;
+use crate::reference::{Exact, Magnitudes};
 use crate::runtime::context::Context;
 use crate::runtime::tensor::Tensor;
 use crate::runtime::timing::median;
 use crate::shape::Shape;
-use crate::verify::{Tolerance, compare};
+use crate::verify::{Tolerances, compare};
 
 /// What is wrong with a kernel on this device, if anything, for the storage and the dimensions of a
 /// task: found out the first time.
@@ -143,11 +143,9 @@ impl Trial {
     pub(super) fn agrees(&self, kernel: Kernel) -> Result<bool> {
         let got = self.result(kernel)?;
         let output = self.attention.output();
-        let of = |kernel| Tolerance::of_kernel_output(kernel, &self.exact, &self.shape, output);
+        let of = |kernel| Tolerances::of_kernel_output(kernel, &self.exact, &self.shape, output);
         // Either may deviate by its own.
-        let (one, other) = (of(kernel), of(self.portable));
-        let both =
-            Tolerance { absolute: one.absolute + other.absolute, relative: one.relative + other.relative };
+        let both = of(kernel).plus(&of(self.portable))?;
         Ok(compare(&got, &self.want, both)?.passed())
     }
 
@@ -204,21 +202,16 @@ impl Trial {
 fn magnitudes(attention: &Attention, shape: &Shape) -> Result<Exact> {
     const MOST: f64 = 1.01;
     let products = MOST * f64::from(attention.scale(shape.head_dim()).abs()) * shape.head_dim() as f64;
-    let mut exact = Exact {
-        output: Vec::new(),
-        lse: Vec::new(),
-        max_score_magnitude: products,
-        max_rotated_magnitude: 0.0,
-        max_value: MOST,
-    };
+    let mut row = Magnitudes { score: products, rotated: 0.0, value: MOST, keys: shape.kv_len() };
     if let Some(positions) = attention.positions() {
         // Both are monotonic in the distance.
         let lag = shape.q_len().max(shape.kv_len()) as u64;
         let slope = positions.slopes(shape.heads())?.into_iter().fold(0.0, f64::max);
         let factor = positions.factor(lag).abs().max(positions.factor(0).abs());
-        exact.max_score_magnitude = factor * products + slope * positions.bias_at(lag).abs();
+        row.score = factor * products + slope * positions.bias_at(lag).abs();
         // A rotation takes a number of size 1 to one of √2.
-        exact.max_rotated_magnitude = if positions.rope().is_some() { 2.0 * factor * products } else { 0.0 };
+        row.rotated = if positions.rope().is_some() { 2.0 * factor * products } else { 0.0 };
     }
-    Ok(exact)
+    // One for all rows.
+    Ok(Exact { output: Vec::new(), lse: Vec::new(), rows: vec![row] })
 }

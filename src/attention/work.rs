@@ -1,6 +1,6 @@
 //! The work of a call: its tiles in a line, cut into dispatches, and the parameters of each.
 
-use super::bound::{Part, PartGroups};
+use super::bound::{Shard, ShardGroups};
 use super::call::{FirstPositions, SequenceRows};
 use super::check::{CheckedCall, CheckedSequence};
 use super::pieces::{WorkRun, cut};
@@ -18,9 +18,9 @@ use crate::sampling::{BlockGrid, DEFAULT_BLOCK_SIZE, RowOrder};
 
 /// One dispatch of a call, its parameters on their way to the GPU.
 pub(super) struct Dispatch<'p> {
-    pub(super) part: &'p Part,
-    /// In place of the part's, where the call has states of its own.
-    pub(super) groups: Option<PartGroups>,
+    pub(super) shard: &'p Shard,
+    /// In place of the shard's, where the call has states of its own.
+    pub(super) groups: Option<ShardGroups>,
     /// What it reads of a cache.
     pub(super) arena: Option<&'p wgpu::BindGroup>,
     pub(super) slot: Slot,
@@ -30,12 +30,12 @@ pub(super) struct Dispatch<'p> {
 }
 
 impl Prepared {
-    /// Writes the parameters of a part's dispatches into slots; none if the call has no sequence
+    /// Writes the parameters of a shard's dispatches into slots; none if the call has no sequence
     /// there.
     pub(super) fn prepare<'p>(
         &self,
         dispatches: &mut Vec<Dispatch<'p>>,
-        (part, arena): (&'p Part, Option<&'p wgpu::BindGroup>),
+        (shard, arena): (&'p Shard, Option<&'p wgpu::BindGroup>),
         call: &CheckedCall<'_>,
     ) -> Result<()> {
         let Some(CheckedSequence { schedule: ScheduleWords { grid, lists, .. }, .. }) = call.sequences.last()
@@ -45,11 +45,11 @@ impl Prepared {
         let here: Vec<CheckedSequence> = call
             .sequences
             .iter()
-            .filter(|sequence| part.entries.contains(&sequence.rows.entry))
+            .filter(|sequence| shard.entries.contains(&sequence.rows.entry))
             .copied()
             .collect();
         let sequences = here.len();
-        let heads = part.kv_heads.len() * self.maxima.heads_per_kv_head();
+        let heads = shard.kv_heads.len() * self.maxima.heads_per_kv_head();
         // All have blocks and lists of one kind, or none has any.
         let listed = *lists != NO_TABLE;
         let block_size = if listed { grid.block_size() } else { DEFAULT_BLOCK_SIZE };
@@ -91,22 +91,22 @@ impl Prepared {
             all_heads: self.maxima.heads() as u32,
             max_rows: longest.0 as u32,
             merge_items: params.merge_items,
-            first_head: (part.kv_heads.start * self.maxima.heads_per_kv_head()) as u32,
+            first_head: (shard.kv_heads.start * self.maxima.heads_per_kv_head()) as u32,
             list_groups: grid.groups() as u32,
             heads_per_list: grid.heads_per_group() as u32,
             tiles: tiles as u32,
             tiles_per_block: tiles_per_block as u32,
             block_size: block_size as u32,
-            ..self.params(part)
+            ..self.params(shard)
         };
-        let entries: Vec<SequenceEntry> = here.iter().map(|sequence| entry(part, sequence)).collect();
+        let entries: Vec<SequenceEntry> = here.iter().map(|sequence| entry(shard, sequence)).collect();
         let mut first = 0;
         for end in ends {
             let piece = Params { first_item: first as u32, work_items: end as u32, ..params };
             let slot =
                 self.slots.take(&self.context, bytemuck::bytes_of(&piece), bytemuck::cast_slice(&entries))?;
             dispatches.push(Dispatch {
-                part,
+                shard,
                 groups: None,
                 arena,
                 slot,
@@ -183,7 +183,7 @@ impl Prepared {
     }
 
     /// What doesn't depend on the call: strides, mask and scores.
-    fn params(&self, part: &Part) -> Params {
+    fn params(&self, shard: &Shard) -> Params {
         let attention = &self.attention;
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
         let (scale, soft_cap, beta) =
@@ -192,15 +192,15 @@ impl Prepared {
         let (soft_cap, soft_cap_inverse) =
             soft_cap.map_or((0.0, 0.0), |cap| (cap * unit, 1.0 / (cap * unit)));
         let params = Params {
-            q_head_stride: part.q.head_stride,
-            q_row_stride: part.q.row_stride,
-            k_head_stride: part.k.head_stride,
-            k_row_stride: part.k.row_stride,
-            v_head_stride: part.v.head_stride,
-            v_row_stride: part.v.row_stride,
-            o_head_stride: part.o.head_stride,
-            o_row_stride: part.o.row_stride,
-            lse_head_stride: part.lse.head_stride,
+            q_head_stride: shard.q.head_stride,
+            q_row_stride: shard.q.row_stride,
+            k_head_stride: shard.k.head_stride,
+            k_row_stride: shard.k.row_stride,
+            v_head_stride: shard.v.head_stride,
+            v_row_stride: shard.v.row_stride,
+            o_head_stride: shard.o.head_stride,
+            o_row_stride: shard.o.row_stride,
+            lse_head_stride: shard.lse.head_stride,
             heads_per_kv: self.maxima.heads_per_kv_head() as u32,
             flags: flag(attention.is_causal(), FLAG_CAUSAL)
                 | flag(attention.window().is_some(), FLAG_WINDOW)
@@ -221,21 +221,21 @@ impl Prepared {
 }
 
 /// What a kernel is told of one sequence.
-fn entry(part: &Part, sequence: &CheckedSequence) -> SequenceEntry {
+fn entry(shard: &Shard, sequence: &CheckedSequence) -> SequenceEntry {
     let CheckedSequence { rows, region, schedule, documents, ids, .. } = *sequence;
     let SequenceRows { entry, q_start, q_len, kv_start, kv_len, .. } = rows;
     let FirstPositions { query, key } = rows.first_positions();
-    let entry = entry - part.entries.start;
+    let entry = entry - shard.entries.start;
     let (k_base, v_base, segments) = match region {
         Some(Region { key_base, value_base, segments, .. }) => (key_base, value_base, segments as u32),
-        None => (part.k.at(entry, kv_start), part.v.at(entry, kv_start), 0),
+        None => (shard.k.at(entry, kv_start), shard.v.at(entry, kv_start), 0),
     };
     SequenceEntry {
-        q_base: part.q.at(entry, q_start),
+        q_base: shard.q.at(entry, q_start),
         k_base,
         v_base,
-        o_base: part.o.at(entry, q_start),
-        lse_base: part.lse.at(entry, q_start),
+        o_base: shard.o.at(entry, q_start),
+        lse_base: shard.lse.at(entry, q_start),
         q_len: q_len as u32,
         kv_len: kv_len as u32,
         first_block: schedule.grid.first_query_block() as i32,

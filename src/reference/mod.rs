@@ -18,7 +18,8 @@ use crate::error::{Result, ensure};
 use crate::position::{Positions, Rope};
 use crate::shape::Shape;
 
-/// Attention computed in f64, and the magnitudes from which error bounds follow.
+/// Attention computed in f64, and the magnitudes from which error bounds follow
+/// ([`Tolerances`](crate::verify::Tolerances)).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exact {
     /// `[batch, heads, q_len, value_dim]`; 0 for rows without a visible key, NaN where the LSE is.
@@ -27,15 +28,43 @@ pub struct Exact {
     /// score is above −∞, NaN for those that see a score that is NaN or +∞
     /// ([`Attention`](Attention#rows-without-a-result-and-numbers-that-arent-finite)).
     pub lse: Vec<f64>,
-    /// The largest `a·Σ_c |q_c·k_c|·|scale| + |bias|` of a visible pair with a finite score: what
+    /// What the rounding errors of each row are relative to, `[batch, heads, q_len]`.
+    pub rows: Vec<Magnitudes>,
+}
+
+/// What the rounding errors of a row are relative to.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Magnitudes {
+    /// The largest `a·Σ_c |q_c·k_c|·|scale| + |bias|` of a visible key with a finite score: what
     /// rounding errors of scores are relative to (a soft-cap lessens them). Of rotated channels it
     /// counts the lengths of the pairs, `|q_pair|·|k_pair|`, which the rotation keeps.
-    pub max_score_magnitude: f64,
+    pub score: f64,
     /// The largest part of it that comes from rotated channels: what rounding errors of the
     /// rotation are relative to. 0 without one.
-    pub max_rotated_magnitude: f64,
-    /// The largest |v| of any finite value.
-    pub max_value: f64,
+    pub rotated: f64,
+    /// The largest |v| of any finite value of a visible key.
+    pub value: f64,
+    /// The visible keys, over which is summed.
+    pub keys: usize,
+}
+
+impl Magnitudes {
+    /// The larger of each.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            score: self.score.max(other.score),
+            rotated: self.rotated.max(other.rotated),
+            value: self.value.max(other.value),
+            keys: self.keys.max(other.keys),
+        }
+    }
+}
+
+impl Exact {
+    /// The largest magnitudes of any row.
+    pub fn largest(&self) -> Magnitudes {
+        self.rows.iter().copied().fold(Magnitudes::default(), Magnitudes::max)
+    }
 }
 
 /// Exact attention. `q`, `k` and `v` are contiguous `[batch, heads, len, dim]` (`kv_heads` heads
@@ -68,22 +97,25 @@ fn attend<T: Copy + Into<f64>>(
     let mut exact = Exact {
         output: Vec::with_capacity(shape.batch() * shape.heads() * shape.q_len() * value_dim),
         lse: Vec::with_capacity(shape.batch() * shape.heads() * shape.q_len()),
-        max_score_magnitude: 0.0,
-        max_rotated_magnitude: 0.0,
-        max_value: v.iter().map(|&x| x.into().abs()).filter(|x| x.is_finite()).fold(0.0, f64::max),
+        rows: Vec::with_capacity(shape.batch() * shape.heads() * shape.q_len()),
     };
     for_each_row(attention, shape, q, k, tables, every, |row| {
-        exact.max_score_magnitude = exact.max_score_magnitude.max(row.magnitude);
-        exact.max_rotated_magnitude = exact.max_rotated_magnitude.max(row.rotated);
+        let mut magnitudes =
+            Magnitudes { score: row.magnitude, rotated: row.rotated, value: 0.0, keys: row.weights.len() };
         let mut output = vec![0.0; value_dim];
         for &(j, p) in row.weights {
             let value = &v[(row.kv_row + j) * value_dim..][..value_dim];
             for (o, &x) in output.iter_mut().zip(value) {
-                *o += p * x.into();
+                let x = x.into();
+                *o += p * x;
+                if x.is_finite() {
+                    magnitudes.value = magnitudes.value.max(x.abs());
+                }
             }
         }
         exact.output.extend(output);
         exact.lse.push(row.lse);
+        exact.rows.push(magnitudes);
     })?;
     Ok(exact)
 }
@@ -133,13 +165,15 @@ pub fn merge(states: &[Exact], mean: bool) -> Result<Exact> {
         let same = state.lse.len() == rows && state.output.len() == first.output.len();
         ensure!(same, "states", "expected equal sizes, {rows} rows of {dim} channels each");
     }
-    let largest = |of: fn(&Exact) -> f64| states.iter().map(of).fold(0.0, f64::max);
+    let magnitudes = |row: usize| {
+        let of_states = states.iter().filter_map(|state| state.rows.get(row).copied());
+        let keys = of_states.clone().fold(0, |sum: usize, row| sum.saturating_add(row.keys));
+        Magnitudes { keys, ..of_states.fold(Magnitudes::default(), Magnitudes::max) }
+    };
     let mut merged = Exact {
         output: vec![0.0; first.output.len()],
         lse: vec![f64::NEG_INFINITY; rows],
-        max_score_magnitude: largest(|state| state.max_score_magnitude),
-        max_rotated_magnitude: largest(|state| state.max_rotated_magnitude),
-        max_value: largest(|state| state.max_value),
+        rows: (0..rows).map(magnitudes).collect(),
     };
     for row in 0..rows {
         let logs: Vec<f64> = states.iter().map(|state| state.lse[row]).collect();

@@ -1,4 +1,4 @@
-//! Tensors checked and bound, whole or in parts.
+//! Tensors checked and bound, whole or in shards.
 
 use std::ops::Range;
 
@@ -43,17 +43,18 @@ pub(crate) fn fits(context: &Context, view: &TensorView, entries: usize, heads: 
     let alignment = u64::from(context.device().limits().min_storage_buffer_offset_alignment);
     let (layout, size) = (view.layout(), view.dtype().size() as u64);
     let [batch_stride, head_stride, _] = layout.strides();
-    // A binding starts at an aligned offset: before its tensor, where parts don't all begin at one.
+    // A binding starts at an aligned offset: before its tensor, where shards don't all begin at
+    // one.
     let begins = [layout.offset(), entries * batch_stride, heads * head_stride];
     let aligned = begins.into_iter().all(|elements| (elements as u64 * size).is_multiple_of(alignment));
     let slack = if aligned { 0 } else { alignment };
-    let part = view.part(0..entries, 0..heads);
-    let bytes = (part.layout().extent() - part.layout().offset()) as u64 * size;
+    let shard = view.shard(0..entries, 0..heads);
+    let bytes = (shard.layout().extent() - shard.layout().offset()) as u64 * size;
     bytes.next_multiple_of(4) + slack <= limit
-        || (bytes <= limit && part.layout().dims() == view.layout().dims())
+        || (bytes <= limit && shard.layout().dims() == view.layout().dims())
 }
 
-/// The fewest parts (of batch entries × heads) of which all fit; one part if none does, so that
+/// The fewest shards (of batch entries × heads) of which all fit; one shard if none does, so that
 /// binding it says what is too large.
 pub(crate) fn split(
     batch: usize,

@@ -172,8 +172,8 @@ impl TensorView {
     }
 
     /// Some batch entries and heads of the tensor.
-    pub(crate) fn part(&self, entries: Range<usize>, heads: Range<usize>) -> Self {
-        Self { layout: self.layout.part(entries, heads), ..self.clone() }
+    pub(crate) fn shard(&self, entries: Range<usize>, heads: Range<usize>) -> Self {
+        Self { layout: self.layout.shard(entries, heads), ..self.clone() }
     }
 
     /// [`Layout::grouped`] of this tensor.

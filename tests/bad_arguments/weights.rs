@@ -4,8 +4,8 @@ use prflash::calibration::{
     BlockStates, Calibration, HeadCalibration, Options, calibrate_mass, mass_variance, variance_optimal,
 };
 use prflash::kernels::{Kernel, Matrix, Tile};
-use prflash::reference::{self, DistanceMass, Exact};
-use prflash::verify::{Tolerance, compare};
+use prflash::reference::{self, DistanceMass, Exact, Magnitudes};
+use prflash::verify::{Tolerance, Tolerances, compare};
 use prflash::{Attention, BlockGrid, DType, Profile, Schedule, Seed, Shape, Systematic, Tables};
 
 use super::runner::{Case, tell};
@@ -158,8 +158,12 @@ pub fn references(case: &mut Case) {
     let half = Tile::new(1, 8, true).unwrap().with_half_products(true);
     let kernels = [Kernel::Naive, Kernel::Tiled(half), Kernel::Matrix(Matrix::new(8, true, true).unwrap())];
     for (kernel, exact) in kernels.into_iter().flat_map(|kernel| states.iter().map(move |s| (kernel, s))) {
-        let _ = Tolerance::of_kernel_lse(kernel, exact, &shape);
-        let _ = DType::ALL.map(|dtype| Tolerance::of_kernel_output(kernel, exact, &shape, dtype));
+        let of_lse = Tolerances::of_kernel_lse(kernel, exact, &shape);
+        let _ = DType::ALL.map(|dtype| Tolerances::of_kernel_output(kernel, exact, &shape, dtype));
+        let got: Vec<f32> = exact.lse.iter().map(|&lse| lse as f32).collect();
+        accepted(compare(&got, &exact.lse, &of_lse));
+        accepted(of_lse.plus(&Tolerances::of_lse(&states[0], &shape)));
+        let _ = (of_lse.times(case.numbers.f64()), of_lse.row(case.numbers.size()));
     }
 }
 
@@ -170,8 +174,8 @@ fn made_up(case: &mut Case) -> Exact {
     Exact {
         output: (0..numbers).map(|_| n.f64()).collect(),
         lse: (0..rows).map(|_| n.f64()).collect(),
-        max_score_magnitude: n.f64(),
-        max_rotated_magnitude: n.f64(),
-        max_value: n.f64(),
+        rows: (0..n.below(4))
+            .map(|_| Magnitudes { score: n.f64(), rotated: n.f64(), value: n.f64(), keys: n.size() })
+            .collect(),
     }
 }

@@ -3,7 +3,7 @@
 #![allow(dead_code)] // each test file uses its part
 
 use prflash::kernels::{Kernel, Matrix};
-use prflash::verify::{Report, Tolerance, compare};
+use prflash::verify::{Report, Tolerance, Tolerances, compare};
 use prflash::{
     Attention, Context, DType, Layout, Operands, Plan, PlanOptions, Result, Shape, Tables, Tensor,
     TensorView, reference,
@@ -164,7 +164,7 @@ impl Problem {
         let output = compare(&got.output, &exact.output, self.tolerance(got.kernel, exact)).unwrap();
         let lse = match &got.lse {
             Some(lse) => {
-                let tolerance = Tolerance::of_kernel_lse(got.kernel, exact, &self.shape);
+                let tolerance = Tolerances::of_kernel_lse(got.kernel, exact, &self.shape);
                 compare(lse, &exact.lse, tolerance).unwrap()
             }
             None => compare(&[], &[], Tolerance::absolute(0.0)).unwrap(),
@@ -172,8 +172,8 @@ impl Problem {
         [output, lse]
     }
 
-    fn tolerance(&self, kernel: Kernel, exact: &reference::Exact) -> Tolerance {
-        Tolerance::of_kernel_output(kernel, exact, &self.shape, self.attention.output())
+    fn tolerance(&self, kernel: Kernel, exact: &reference::Exact) -> Tolerances {
+        Tolerances::of_kernel_output(kernel, exact, &self.shape, self.attention.output())
     }
 
     /// Runs the kernel that a plan chooses and the naive one, compares both with the oracle and
@@ -214,10 +214,7 @@ impl Problem {
                 // Each is within its tolerance of the exact result, so they are within both of each
                 // other.
                 let [one, other] = [first, &got].map(|got| self.tolerance(got.kernel, &exact));
-                let both = Tolerance {
-                    absolute: one.absolute + other.absolute,
-                    relative: one.relative + other.relative,
-                };
+                let both = one.plus(&other).unwrap();
                 let want: Vec<f64> = first.output.iter().map(|&x| f64::from(x)).collect();
                 tell("output against the first kernel's", compare(&got.output, &want, both).unwrap());
             }

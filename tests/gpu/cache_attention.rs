@@ -6,7 +6,7 @@ use prflash::cache::{Chunk, KvCache, SequenceId, Staircase, StoredKeys};
 use prflash::kernels::{Decode, Kernel};
 use prflash::position::Pairing;
 use prflash::sampling::Granularity;
-use prflash::verify::{Tolerance, compare};
+use prflash::verify::{Tolerances, compare};
 use prflash::{
     Attention, Bias, BlockGrid, Call, Context, DType, Error, Layout, Operands, PlanOptions, Positions,
     Profile, Queries, Rope, Schedule, Seed, Shape, Systematic, Tables, Tensor, reference,
@@ -114,11 +114,11 @@ fn check(
         let output = compare(
             &part(&output, shape.value_dim()),
             &exact.output,
-            Tolerance::of_output(&exact, &one, attention.output()),
+            Tolerances::of_output(&exact, &one, attention.output()),
         )
         .unwrap();
         assert!(output.passed(), "output of sequence {sequence}, {story}, {}: {output}", plan.kernel());
-        let lse = compare(&part(&lse, 1), &exact.lse, Tolerance::of_lse(&exact, &one)).unwrap();
+        let lse = compare(&part(&lse, 1), &exact.lse, Tolerances::of_lse(&exact, &one)).unwrap();
         assert!(lse.passed(), "lse of sequence {sequence}, {story}, {}: {lse}", plan.kernel());
     }
 }
@@ -374,7 +374,7 @@ fn decoding_step_by_step() {
             )
             .unwrap();
             let report =
-                compare(&got, &exact.output, Tolerance::of_output(&exact, &now, DType::F32)).unwrap();
+                compare(&got, &exact.output, Tolerances::of_output(&exact, &now, DType::F32)).unwrap();
             assert!(report.passed(), "token {token}: {report}");
             // Reading back and uploading leave buffers behind for a while.
             before = None;

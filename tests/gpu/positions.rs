@@ -5,7 +5,7 @@ use crate::common::{Problem, Storage, by, gpu, matrix, stored_for, subgroups_onl
 use prflash::attention::{FirstPositions, PositionIds, Sequence};
 use prflash::kernels::{Decode, Kernel, Tile};
 use prflash::position::{Distance, Pairing, Scaling, Slopes};
-use prflash::verify::{Tolerance, compare};
+use prflash::verify::{Tolerances, compare};
 use prflash::{
     Attention, Bias, BlockGrid, Call, DType, Documents, Layout, PlanOptions, Positions, Profile, Rope,
     Schedule, Seed, Shape, Systematic, TableBuffer, Tables,
@@ -261,14 +261,14 @@ fn offsets_are_ids_that_count_up() {
         let counted = |first: u32, len: u32| (first..first + len).collect::<Vec<_>>();
         let far = PositionIds::new(&counted(FAR as u32 + 66, 64), &counted(FAR as u32, 130)).unwrap();
         let exact = problem.exact(&Tables::from(&far));
-        let tolerance = Tolerance::of_output(&exact, &shape, DType::F32);
-        let report = compare(&run(Some((FAR + 66, FAR))), &exact.output, tolerance).unwrap();
+        let tolerance = Tolerances::of_output(&exact, &shape, DType::F32);
+        let report = compare(&run(Some((FAR + 66, FAR))), &exact.output, &tolerance).unwrap();
         assert!(report.passed(), "offset: {report}");
         let here = problem.exact(&Tables::new());
-        assert!(compare(&run(None), &here.output, tolerance).unwrap().passed(), "no offset");
-        assert!(compare(&run(Some((66, 0))), &here.output, tolerance).unwrap().passed(), "default");
+        assert!(compare(&run(None), &here.output, &tolerance).unwrap().passed(), "no offset");
+        assert!(compare(&run(Some((66, 0))), &here.output, &tolerance).unwrap().passed(), "default");
         // Another lag is another result: the test can fail.
-        assert!(!compare(&run(Some((70, 0))), &here.output, tolerance).unwrap().passed());
+        assert!(!compare(&run(Some((70, 0))), &here.output, &tolerance).unwrap().passed());
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::common::{Problem, Storage, gpu};
 use prflash::position::Pairing;
 use prflash::sampling::{Granularity, Reshaping};
-use prflash::verify::{Tolerance, compare};
+use prflash::verify::{Tolerances, compare};
 use prflash::{Attention, BlockGrid, DType, Positions, Profile, Rope, Seed, Shape, Tables};
 
 fn reshapings(grid: &BlockGrid, sinks: usize, seed: u64) -> [Reshaping; 2] {
@@ -48,16 +48,15 @@ fn re_shaped_triangles_agree_with_block_lists() {
                     let schedule = reshaping.schedule().unwrap();
                     let exact = problem.exact(&Tables::from(&schedule));
                     let story = format!("{name}, {granularity:?}, {reshaping:?}");
-                    let tolerance = Tolerance::of_output(&exact, &shape, problem.attention.output());
-                    let tolerance =
-                        Tolerance { absolute: 2.0 * tolerance.absolute, relative: 2.0 * tolerance.relative };
+                    let tolerance = Tolerances::of_output(&exact, &shape, problem.attention.output());
+                    let tolerance = tolerance.times(2.0);
                     let output = got.output.read_blocking(&context).unwrap();
                     let report = compare(&output, &exact.output, tolerance).unwrap();
                     assert!(report.passed(), "output, {story}: {report}");
                     if let Some(lse) = got.lse {
                         let lse = lse.read_blocking(&context).unwrap();
-                        let tolerance = Tolerance::of_lse(&exact, &shape);
-                        let tolerance = Tolerance { absolute: 2.0 * tolerance.absolute, ..tolerance };
+                        let tolerance = Tolerances::of_lse(&exact, &shape);
+                        let tolerance = tolerance.times(2.0);
                         let report = compare(&lse, &exact.lse, tolerance).unwrap();
                         assert!(report.passed(), "lse, {story}: {report}");
                     }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::common::{Problem, Storage, gpu, numbers};
 use prflash::position::{Pairing, Scaling};
 use prflash::rotation::{RotationPlan, Rows};
-use prflash::verify::{Tolerance, compare};
+use prflash::verify::{Tolerance, Tolerances, compare};
 use prflash::{
     Attention, Context, DType, Layout, Positions, Result, Rope, Shape, Tables, Tensor, TensorView, wgpu,
 };
@@ -259,10 +259,9 @@ fn attention_over_turned_rows_is_fused_attention() {
         for (what, report) in ["output", "lse"].into_iter().zip(problem.judge(&got, &tables)) {
             assert!(report.passed(), "{what}, {storage:?}: {report}");
         }
-        let one = Tolerance::of_output(&problem.exact(&tables), &shape, DType::F32);
-        let both = Tolerance { absolute: 2.0 * one.absolute, relative: 2.0 * one.relative };
+        let one = Tolerances::of_output(&problem.exact(&tables), &shape, DType::F32);
         let want: Vec<f64> = want.output.into_iter().map(f64::from).collect();
-        let report = compare(&got.output, &want, both).unwrap();
+        let report = compare(&got.output, &want, one.times(2.0)).unwrap();
         assert!(report.passed(), "against the fused kernel, {storage:?}: {report}");
     }
 }

@@ -5,7 +5,7 @@ use crate::common::{Problem, Storage, gpu, zeros};
 use prflash::attention::Sequence;
 use prflash::rounds::{Combine, RoundsPlan};
 use prflash::sampling::{Entry, partition_rounds};
-use prflash::verify::{Tolerance, compare};
+use prflash::verify::{Tolerance, Tolerances, compare};
 use prflash::{
     Attention, BlockGrid, Call, Context, DType, Layout, Operands, Profile, Schedule, Seed, Shape, Systematic,
     Tables, reference,
@@ -39,14 +39,12 @@ fn exact(problem: &Problem, schedules: &[Schedule], mean: bool) -> reference::Ex
 }
 
 fn assert_close(problem: &Problem, got: (&[f32], &[f32]), want: &reference::Exact, story: &str) {
-    let tolerance = Tolerance::of_output(want, &problem.shape, problem.attention.output());
+    let tolerance = Tolerances::of_output(want, &problem.shape, problem.attention.output());
     // The merge adds a few roundings per round to those of the attention.
-    let tolerance = Tolerance { absolute: 4.0 * tolerance.absolute, relative: 4.0 * tolerance.relative };
-    let report = compare(got.0, &want.output, tolerance).unwrap();
+    let report = compare(got.0, &want.output, tolerance.times(4.0)).unwrap();
     assert!(report.passed(), "output, {story}: {report}");
-    let lse = Tolerance::of_lse(want, &problem.shape);
-    let lse = Tolerance { absolute: 4.0 * lse.absolute, relative: 4.0 * lse.relative };
-    let report = compare(got.1, &want.lse, lse).unwrap();
+    let lse = Tolerances::of_lse(want, &problem.shape);
+    let report = compare(got.1, &want.lse, lse.times(4.0)).unwrap();
     assert!(report.passed(), "lse, {story}: {report}");
 }
 

@@ -10,19 +10,25 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The documents that are wrapped for people who read them as text.
-const WRAPPED: [&str; 3] = ["README.md", "docs/LIMITS.md", "docs/MEASURED.md"];
-/// All documents whose links are looked at.
-const LINKING: [&str; 8] = [
-    "README.md",
-    "ARCHITECTURE.md",
-    "BENCHMARKS.md",
-    "docs/LIMITS.md",
-    "docs/MEASURED.md",
-    "lab/README.md",
-    "lab/RESULTS.md",
-    "fixtures/README.md",
-];
+/// Every Markdown file of the repository, and every source.
+fn files(endings: &[&str]) -> Vec<String> {
+    fn walk(folder: &Path, endings: &[&str], found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() {
+                if !["target", "node_modules"].contains(&name) && !name.starts_with('.') {
+                    walk(&path, endings, found);
+                }
+            } else if endings.iter().any(|ending| name.ends_with(ending)) {
+                found.push(path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root(), endings, &mut found);
+    found
+}
 
 #[test]
 fn the_readme_is_short() {
@@ -30,15 +36,53 @@ fn the_readme_is_short() {
     assert!(lines <= 150, "README.md has {lines} lines");
 }
 
+/// Documents and comments are read as text, too.
 #[test]
 fn lines_are_narrow() {
-    for path in WRAPPED {
-        for (number, line) in read(path).lines().enumerate() {
-            // A table's row can't be wrapped.
-            let wide = line.chars().count() > 100 && !line.starts_with('|');
+    let documents = files(&[".md"]);
+    assert!(documents.len() > 15, "{documents:?}");
+    for path in documents {
+        for (number, line) in read(&path).lines().enumerate() {
+            // A table's row can't be wrapped, nor a link that stands alone.
+            let long = !line.starts_with('|') && !line.trim_start().starts_with("![");
+            let wide = line.chars().count() > 100 && long;
             assert!(!wide, "{path}:{}: more than 100 columns", number + 1);
         }
     }
+    let sources = files(&[".rs", ".wgsl"]);
+    assert!(sources.len() > 300, "{} sources", sources.len());
+    for path in sources {
+        for (number, line) in read(&path).lines().enumerate() {
+            let text = line.trim_start();
+            // Nor can what is written out as code, a table or a formula within a comment.
+            let marks = ["/// |", "//! |", "/// #", "//   ", "///    ", "//!    "];
+            let prose = text.starts_with("//") && !marks.iter().any(|mark| text.starts_with(mark));
+            let wide = line.chars().count() > 110 && prose;
+            assert!(!wide, "{path}:{}: a comment of more than 100 columns", number + 1);
+        }
+    }
+}
+
+/// A kernel without a row in the table of kernels is one without an oracle, tests or a bench.
+#[test]
+fn every_kernel_is_in_the_table() {
+    let text = read("ARCHITECTURE.md");
+    let (_, table) = text.split_once("| kernel | equation |").unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
+    let first = |row: &str| row.trim_start_matches('|').split('|').next().unwrap_or_default().to_owned();
+    let listed: String = table.lines().map(first).collect();
+    let mut kernels = 0;
+    for path in files(&[".wgsl"]) {
+        let name = Path::new(&path).file_stem().unwrap().to_str().unwrap();
+        let text = read(&path);
+        if text.contains(&format!("fn {name}(\n")) && text.contains("@compute") {
+            kernels += 1;
+            // Long names may be shortened behind the first of their folder.
+            let short = name.strip_prefix("word2vec").unwrap_or(name);
+            assert!(listed.contains(&format!("{short}`")), "{path} is in no row");
+        }
+    }
+    assert!(kernels >= 18, "{kernels} kernels");
 }
 
 /// The address of a heading, as code hosts make it.
@@ -50,16 +94,16 @@ fn anchor(heading: &str) -> String {
 #[test]
 fn links_lead_somewhere() {
     let mut links = 0;
-    for path in LINKING {
-        let text = read(path);
-        let folder = root().join(path).parent().unwrap().to_path_buf();
+    for path in files(&[".md"]) {
+        let text = read(&path);
+        let folder = root().join(&path).parent().unwrap().to_path_buf();
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if target.starts_with("http") {
                 continue;
             }
             links += 1;
             let (file, place) = target.split_once('#').unwrap_or((target, ""));
-            let to = if file.is_empty() { root().join(path) } else { folder.join(file) };
+            let to = if file.is_empty() { root().join(&path) } else { folder.join(file) };
             assert!(to.exists(), "{path}: {target} leads nowhere");
             if !place.is_empty() {
                 let other = std::fs::read_to_string(&to).unwrap();

@@ -4,7 +4,7 @@
 use prflash::attention::PositionIds;
 use prflash::position::{Distance, Pairing, Scaling, Slopes, harmonic_number};
 use prflash::reference::{self, Exact};
-use prflash::verify::{Tolerance, compare};
+use prflash::verify::{Tolerances, compare};
 use prflash::{
     Attention, Bias, BlockGrid, DType, Documents, Positions, Profile, Result, Rope, Schedule, Seed, Shape,
     Systematic, Tables,
@@ -344,18 +344,18 @@ fn every_sequence_has_its_ids() {
 fn magnitudes_count_the_bias_and_survive_the_rotation() {
     let inputs = Inputs::new(shape());
     let plain = inputs.exact(&Positions::new());
-    assert_eq!(plain.max_rotated_magnitude, 0.0);
+    assert_eq!(plain.largest().rotated, 0.0);
     let linear = inputs.exact(&Bias::alibi().into());
-    assert!(linear.max_score_magnitude >= 52.0 * 0.5, "{}", linear.max_score_magnitude);
+    assert!(linear.largest().score >= 52.0 * 0.5, "{}", linear.largest().score);
     let rotary = inputs.exact(&rope().into());
-    assert!(rotary.max_rotated_magnitude == rotary.max_score_magnitude);
+    assert!(rotary.largest().rotated == rotary.largest().score);
     let partial = inputs.exact(&rope().with_rotary_dim(4).unwrap().into());
-    assert!(partial.max_rotated_magnitude < partial.max_score_magnitude);
+    assert!(partial.largest().rotated < partial.largest().score);
     // Pairs count with their lengths, wherever they point.
     let ids = PositionIds::new(&[7; 40], &(0..53).collect::<Vec<_>>()).unwrap();
     let attention = Attention::causal().with_positions(rope().into());
     let elsewhere = inputs.exact_with(&attention, &Tables::from(&ids));
-    assert!((elsewhere.max_score_magnitude - rotary.max_score_magnitude).abs() < 1e-12);
+    assert!((elsewhere.largest().score - rotary.largest().score).abs() < 1e-12);
 }
 
 /// The tolerances of the comparator, wider for rotation and bias, still reject what kernels get
@@ -365,10 +365,10 @@ fn mutants_are_rejected() {
     let inputs = Inputs::new(shape());
     let right = Positions::new().with_rope(rope()).with_bias(bias(Distance::Harmonic));
     let exact = inputs.exact(&right);
-    let tolerance = Tolerance::of_output(&exact, &inputs.shape, DType::F32);
+    let tolerance = Tolerances::of_output(&exact, &inputs.shape, DType::F32);
     let accepts = |output: &[f64]| {
         let got: Vec<f32> = output.iter().map(|&x| x as f32).collect();
-        compare(&got, &exact.output, tolerance).unwrap().passed()
+        compare(&got, &exact.output, &tolerance).unwrap().passed()
     };
     assert!(accepts(&exact.output));
     let halves = Rope::new(16, 1e4, Pairing::Half).unwrap();

@@ -4,7 +4,7 @@
 use prflash::kernels::{Kernel, Matrix};
 use prflash::reference::{self, Exact};
 use prflash::sampling::partition_rounds;
-use prflash::verify::{Tolerance, compare};
+use prflash::verify::{Tolerance, Tolerances, compare};
 use prflash::{Attention, BlockGrid, DType, Profile, Schedule, Seed, Shape, Systematic, Tables};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -38,12 +38,12 @@ impl Right {
     }
 
     fn accepts(&self, output: &[f32]) -> bool {
-        let tolerance = Tolerance::of_output(&self.exact, &self.shape, DType::F32);
+        let tolerance = Tolerances::of_output(&self.exact, &self.shape, DType::F32);
         compare(output, &self.exact.output, tolerance).unwrap().passed()
     }
 
     fn accepts_lse(&self, lse: &[f32]) -> bool {
-        compare(lse, &self.exact.lse, Tolerance::of_lse(&self.exact, &self.shape)).unwrap().passed()
+        compare(lse, &self.exact.lse, Tolerances::of_lse(&self.exact, &self.shape)).unwrap().passed()
     }
 
     /// The output of another computation on the same inputs.
@@ -131,7 +131,7 @@ fn rounded_weights_pass_for_matrix_units_alone() {
     let right = right();
     let matrix = Kernel::Matrix(Matrix::new(16, true, false).unwrap());
     let accepts = |kernel, output: &[f32]| {
-        let tolerance = Tolerance::of_kernel_output(kernel, &right.exact, &right.shape, DType::F32);
+        let tolerance = Tolerances::of_kernel_output(kernel, &right.exact, &right.shape, DType::F32);
         compare(output, &right.exact.output, tolerance).unwrap().passed()
     };
     let [q, k, v] = &right.qkv;
@@ -177,7 +177,7 @@ fn empty_rows_are_exactly_empty() {
     assert_eq!(exact.lse[..2], [f64::NEG_INFINITY; 2]);
     assert!(exact.lse[2].is_finite());
     let judge =
-        |lse: [f32; 3]| compare(&lse, &exact.lse, Tolerance::of_lse(&exact, &shape)).unwrap().passed();
+        |lse: [f32; 3]| compare(&lse, &exact.lse, Tolerances::of_lse(&exact, &shape)).unwrap().passed();
     let last = exact.lse[2] as f32;
     assert!(judge([f32::NEG_INFINITY, f32::NEG_INFINITY, last]));
     assert!(!judge([f32::NEG_INFINITY, f32::INFINITY, last]));

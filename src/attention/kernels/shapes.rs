@@ -61,7 +61,7 @@ pub enum Kernel {
 /// they are multiplied as they are, or, where a [`Rope`](crate::Rope) turns them, turned in f32 and
 /// rounded to f16. Weights are rounded to f16 too, so that outputs may deviate by `2⁻¹¹ · max |v|`
 /// beyond what f32 arithmetic does
-/// ([`Tolerance::of_kernel_output`](crate::verify::Tolerance::of_kernel_output)); everything else
+/// ([`Tolerances::of_kernel_output`](crate::verify::Tolerances::of_kernel_output)); everything else
 /// is f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Matrix {
@@ -249,7 +249,7 @@ impl Tile {
     /// Scores (times the scale and ½·log₂e, before a soft-cap) and their parts must stay within
     /// ±65,504, else they are infinite; values within ±16,000 divided by the keys at a time; what
     /// rounding adds is in
-    /// [`Tolerance::of_kernel_output`](crate::verify::Tolerance::of_kernel_output).
+    /// [`Tolerances::of_kernel_output`](crate::verify::Tolerances::of_kernel_output).
     pub fn with_half_products(self, halves: bool) -> Self {
         Self { halves, ..self }
     }

@@ -24,12 +24,12 @@ pub(super) struct Arena {
     pub(super) buffers: [wgpu::Buffer; 2],
     /// Words of a head, keys and values.
     pub(super) strides: [usize; 2],
-    pub(super) parts: Vec<ArenaPart>,
+    pub(super) shards: Vec<ArenaShard>,
 }
 
 /// As many heads of the arena as can be bound at once.
 #[derive(Clone, Debug)]
-pub(crate) struct ArenaPart {
+pub(crate) struct ArenaShard {
     pub(crate) kv_heads: Range<usize>,
     /// Keys, values and the layout, to be read.
     pub(crate) read: wgpu::BindGroup,
@@ -76,7 +76,7 @@ impl Arena {
         let constants = layout.to_gpu(staircase, strides);
         context.capture(|| context.queue().write_buffer(&uniform, 0, bytemuck::bytes_of(&constants)))?;
         let fits = |_, heads: usize| bytes.iter().all(|bytes| bytes * heads as u64 <= limit);
-        let part = |kv_heads: Range<usize>| {
+        let shard = |kv_heads: Range<usize>| {
             let words = |side: usize| {
                 wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                     buffer: &buffers[side],
@@ -87,16 +87,16 @@ impl Arena {
             let uniform = uniform.as_entire_binding();
             let read = [words(0), words(1), uniform.clone()];
             let write = [words(0), words(1), uniform, binding.counters.as_entire_binding()];
-            Ok(ArenaPart {
+            Ok(ArenaShard {
                 read: bind(context, "prflash cache", binding.read, &read)?,
                 write: binding.write.bind(context, "prflash cache", CacheMove::ARENA_GROUP, &write)?,
                 kv_heads,
             })
         };
-        let parts = split(1, kv_heads, fits).into_iter().map(|(_, kv_heads)| part(kv_heads));
-        let parts = parts.collect::<Result<_>>()?;
+        let shards = split(1, kv_heads, fits).into_iter().map(|(_, kv_heads)| shard(kv_heads));
+        let shards = shards.collect::<Result<_>>()?;
         context.check_alive()?;
-        Ok(Self { buffers, strides, parts })
+        Ok(Self { buffers, strides, shards })
     }
 
     pub(super) fn bytes(&self) -> u64 {

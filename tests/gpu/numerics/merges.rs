@@ -5,10 +5,10 @@ use super::{judge, masked_by_scores};
 use crate::common::{Problem, Storage, by, gpu, numbers};
 use prflash::cache::{Chunk, KvCache, SequenceId, Staircase, StoredKeys};
 use prflash::kernels::{Decode, Kernel, Tile};
-use prflash::reference::Exact;
+use prflash::reference::{Exact, Magnitudes};
 use prflash::rounds::Combine;
 use prflash::sampling::{Granularity, Reshaping, partition_rounds};
-use prflash::verify::{Tolerance, compare};
+use prflash::verify::{Tolerance, Tolerances, compare};
 use prflash::{
     Attention, BlockGrid, Call, DType, Layout, Profile, Queries, Schedule, Seed, Shape, Systematic, Tables,
     Tensor, reference,
@@ -48,13 +48,9 @@ fn rounds_keep_nan_and_empty_rows() {
             let output = estimate.output.read_blocking(&context).unwrap();
             let lse = estimate.lse.as_ref().unwrap().read_blocking(&context).unwrap();
             let want = reference::merge(&states, combine == Combine::Independent).unwrap();
-            let times_four = |tolerance: Tolerance| Tolerance {
-                absolute: 4.0 * tolerance.absolute,
-                relative: 4.0 * tolerance.relative,
-            };
             let tolerances = [
-                times_four(Tolerance::of_output(&want, &shape, DType::F32)),
-                times_four(Tolerance::of_lse(&want, &shape)),
+                Tolerances::of_output(&want, &shape, DType::F32).times(4.0),
+                Tolerances::of_lse(&want, &shape).times(4.0),
             ];
             let story = format!("{combine:?}, {} rounds", count + 1);
             let kinds = judge(&output, &lse, &want, tolerances, &story);
@@ -113,7 +109,7 @@ fn a_first_round_forgets_nan() {
             assert!(got.iter().chain(&errors).all(|x| x.is_nan()), "{story}");
         } else {
             let exact = problem.exact(&Tables::new());
-            let tolerance = Tolerance::of_output(&exact, &shape, DType::F32);
+            let tolerance = Tolerances::of_output(&exact, &shape, DType::F32);
             let report = compare(&got, &exact.output, tolerance).unwrap();
             assert!(report.passed(), "{report}");
             assert!(errors.iter().all(|error| error.abs() < 1e-5), "equal rounds have no spread: {errors:?}");
@@ -181,13 +177,9 @@ fn re_shaped_tensors_keep_nan_and_empty_rows() {
                     let got = plan.run(&q, &k, &v, std::slice::from_ref(&reshaping)).unwrap();
                     let schedule = reshaping.schedule().unwrap();
                     let exact = problem.exact(&Tables::from(&schedule));
-                    let twice = |tolerance: Tolerance| Tolerance {
-                        absolute: 2.0 * tolerance.absolute,
-                        relative: 2.0 * tolerance.relative,
-                    };
                     let tolerances = [
-                        twice(Tolerance::of_output(&exact, &shape, DType::F32)),
-                        twice(Tolerance::of_lse(&exact, &shape)),
+                        Tolerances::of_output(&exact, &shape, DType::F32).times(2.0),
+                        Tolerances::of_lse(&exact, &shape).times(2.0),
                     ];
                     let output = got.output.read_blocking(&context).unwrap();
                     let lse = got.lse.unwrap().read_blocking(&context).unwrap();
@@ -279,10 +271,11 @@ fn caches_keep_nan_rows_and_large_scores() {
                 )
                 .unwrap();
                 let mut tolerances =
-                    [Tolerance::of_output(&exact, &of, DType::F32), Tolerance::of_lse(&exact, &of)];
+                    [Tolerances::of_output(&exact, &of, DType::F32), Tolerances::of_lse(&exact, &of)];
                 if size != 1.0 {
                     // One key has all the weight.
-                    tolerances = [Tolerance::absolute(1e-6), Tolerance { absolute: 0.0, relative: 1e-6 }];
+                    tolerances = [Tolerance::absolute(1e-6), Tolerance { absolute: 0.0, relative: 1e-6 }]
+                        .map(Tolerances::from);
                 }
                 let output = got.output.read_blocking(&context).unwrap();
                 let lse = got.lse.unwrap().read_blocking(&context).unwrap();
@@ -301,9 +294,7 @@ fn the_oracle_merges_states_of_every_kind() {
     let state = |lse: f64, output: f64| Exact {
         output: vec![output],
         lse: vec![lse],
-        max_score_magnitude: 0.0,
-        max_rotated_magnitude: 0.0,
-        max_value: 0.0,
+        rows: vec![Magnitudes::default()],
     };
     let (empty, nan, one) = (state(f64::NEG_INFINITY, 0.0), state(f64::NAN, f64::NAN), state(1.0, 3.0));
     let merged = |states: &[&Exact]| {

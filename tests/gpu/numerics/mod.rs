@@ -11,7 +11,7 @@ use crate::common::{Got, Problem, Storage, by, gpu, matrix, subgroups_only, uses
 use prflash::kernels::{Decode, Kernel, Tile};
 use prflash::position::Pairing;
 use prflash::reference::Exact;
-use prflash::verify::Tolerance;
+use prflash::verify::{Tolerance, Tolerances};
 use prflash::{
     Attention, Bias, BlockGrid, Context, DType, Positions, Profile, Rope, Schedule, Seed, Shape, Systematic,
     Tables,
@@ -102,17 +102,17 @@ fn judge(
     output: &[f32],
     lse: &[f32],
     exact: &Exact,
-    [of_output, of_lse]: [Tolerance; 2],
+    tolerances: [impl Into<Tolerances>; 2],
     story: &str,
 ) -> Kinds {
+    let [of_output, of_lse] = tolerances.map(Into::into);
     assert_eq!((output.len(), lse.len()), (exact.output.len(), exact.lse.len()), "{story}");
     let mut kinds = Kinds::default();
-    let close = |got: f32, want: f64, tolerance: Tolerance| {
-        (f64::from(got) - want).abs() <= tolerance.absolute + tolerance.relative * want.abs()
-    };
-    assert!(of_output.absolute.is_finite() && of_lse.absolute.is_finite(), "{story}: no tolerance at all");
+    let close =
+        |got: f32, want: f64, tolerance: Tolerance| (f64::from(got) - want).abs() <= tolerance.of(want);
     let dim = output.len() / lse.len();
     for (row, (&got, &want)) in lse.iter().zip(&exact.lse).enumerate() {
+        let (of_output, of_lse) = (of_output.row(row), of_lse.row(row));
         let channels = output[row * dim..][..dim].iter().zip(&exact.output[row * dim..][..dim]);
         let tell =
             |what: &str| format!("{what} of row {row}, {story}: LSE {got} for {want}, output {channels:?}");
@@ -134,6 +134,7 @@ fn judge(
             continue;
         }
         kinds.finite += 1;
+        assert!(of_output.absolute.is_finite() && of_lse.absolute.is_finite(), "{}", tell("no tolerance"));
         assert!(want.is_finite() && close(got, want, of_lse), "{}", tell("lse"));
         for (&got, &want) in channels.clone() {
             if want.is_finite() {
@@ -150,8 +151,8 @@ fn judge(
 fn judge_problem(problem: &Problem, got: &Got, tables: &Tables<'_>, story: &str) -> Kinds {
     let exact = problem.exact(tables);
     let tolerances = [
-        Tolerance::of_kernel_output(got.kernel, &exact, &problem.shape, problem.attention.output()),
-        Tolerance::of_kernel_lse(got.kernel, &exact, &problem.shape),
+        Tolerances::of_kernel_output(got.kernel, &exact, &problem.shape, problem.attention.output()),
+        Tolerances::of_kernel_lse(got.kernel, &exact, &problem.shape),
     ];
     judge(&got.output, got.lse.as_ref().unwrap(), &exact, tolerances, &format!("{}, {story}", got.kernel))
 }

@@ -4,7 +4,7 @@ use super::{LAYOUTS, RATIOS, options};
 use crate::common::{Problem, Storage, by, gpu, matrix, stored_for};
 use prflash::kernels::{Decode, Kernel, Tile};
 use prflash::position::Pairing;
-use prflash::verify::{Tolerance, compare};
+use prflash::verify::{Tolerances, compare};
 use prflash::{
     Attention, Bias, BlockGrid, DType, Documents, PlanOptions, Positions, Profile, Rope, Schedule, Seed,
     Shape, Systematic, Tables,
@@ -261,7 +261,7 @@ fn matrix_kernels_keep_values_apart_that_are_not_finite() {
                     );
                 }
             }
-            let tolerance = Tolerance::of_kernel_output(kernel, &exact, &shape, DType::F32);
+            let tolerance = Tolerances::of_kernel_output(kernel, &exact, &shape, DType::F32);
             assert!(compare(&before.output, &exact.output, tolerance).unwrap().passed());
         }
     }

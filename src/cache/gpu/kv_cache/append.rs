@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::input::InputPart;
+use super::input::InputShard;
 use super::{Book, Chunk, KvCache, KvInput, MOVES};
-use crate::cache::gpu::arena::{Arena, ArenaPart, Held, Room, grow_in_place, repacked};
+use crate::cache::gpu::arena::{Arena, ArenaShard, Held, Room, grow_in_place, repacked};
 use crate::cache::gpu::ledger::{Draft, Token};
 use crate::cache::gpu::migration::Migration;
 use crate::cache::gpu::moves::{Appended, InputRows, Mover, Pass};
@@ -243,12 +243,12 @@ impl KvCache {
     ) -> Result<Vec<Dispatch<'a>>> {
         let mover = Mover { staircase: self.staircase(), layout: &self.layout };
         let mut dispatches = Vec::new();
-        for part in &input.parts {
-            let here = |chunk: &&Chunk| !chunk.rows.is_empty() && part.entries.contains(&chunk.entry);
+        for shard in &input.shards {
+            let here = |chunk: &&Chunk| !chunk.rows.is_empty() && shard.entries.contains(&chunk.entry);
             let appended = chunks.iter().filter(here).filter_map(|chunk| {
                 let held = sequences.get(chunk.sequence.number())?.as_ref()?;
                 let rows = |axis: &Axis| InputRows {
-                    first: axis.at(chunk.entry - part.entries.start, chunk.rows.start),
+                    first: axis.at(chunk.entry - shard.entries.start, chunk.rows.start),
                     stride: axis.row_stride,
                 };
                 Some(Appended {
@@ -258,7 +258,7 @@ impl KvCache {
                     bases: held.regions(),
                     stamp: held.bases[0],
                     expected: held.account.state.stamp,
-                    input: [rows(&part.axes[0]), rows(&part.axes[1])],
+                    input: [rows(&shard.axes[0]), rows(&shard.axes[1])],
                 })
             });
             let appended: Vec<Appended> = appended.collect();
@@ -267,8 +267,8 @@ impl KvCache {
                     [(&input.quantize, quantize), (&self.step_down, step_down), (&input.append, append)];
                 for (pipeline, moves) in kinds {
                     for moves in runs(&moves) {
-                        for arena in &arena.parts {
-                            dispatches.extend(self.dispatch(pipeline, arena, Some(part), moves, number)?);
+                        for arena in &arena.shards {
+                            dispatches.extend(self.dispatch(pipeline, arena, Some(shard), moves, number)?);
                         }
                     }
                 }
@@ -294,19 +294,19 @@ impl KvCache {
         let moves: Vec<(Move, usize)> = held.map(|held| (stamp(held), 1)).collect();
         let mut dispatches = Vec::new();
         for moves in runs(&moves) {
-            for arena in &arena.parts {
+            for arena in &arena.shards {
                 dispatches.extend(self.dispatch(&self.commit, arena, None, moves, number)?);
             }
         }
         Ok(dispatches)
     }
 
-    /// One dispatch, in the heads that both parts have.
+    /// One dispatch, in the heads that both shards have.
     fn dispatch<'a>(
         &self,
         pipeline: &'a Pipeline,
-        arena: &ArenaPart,
-        input: Option<&'a InputPart>,
+        arena: &ArenaShard,
+        input: Option<&'a InputShard>,
         moves: &[(Move, usize)],
         number: u32,
     ) -> Result<Option<Dispatch<'a>>> {

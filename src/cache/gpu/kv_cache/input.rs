@@ -15,11 +15,11 @@ use crate::runtime::tensor::{Binding as TensorBinding, TensorView};
 /// Keys and values on the GPU that a [`KvCache`] has checked and bound, to append from. Reusable
 /// for any number of calls; it keeps the buffers alive.
 ///
-/// Tensors past the device's binding size are bound in parts, by batch entries and heads.
+/// Tensors past the device's binding size are bound in shards, by batch entries and heads.
 #[derive(Debug)]
 pub struct KvInput {
     pub(super) owner: Arc<()>,
-    pub(super) parts: Vec<InputPart>,
+    pub(super) shards: Vec<InputShard>,
     pub(super) batch: usize,
     /// Of k and of v.
     pub(super) rows: [usize; 2],
@@ -28,7 +28,7 @@ pub struct KvInput {
 }
 
 #[derive(Debug)]
-pub(super) struct InputPart {
+pub(super) struct InputShard {
     pub(super) entries: Range<usize>,
     pub(super) kv_heads: Range<usize>,
     pub(super) bind_group: wgpu::BindGroup,
@@ -80,9 +80,9 @@ impl KvCache {
         );
         let append = context.pipeline(&CacheMove::Append(k.dtype()))?;
         let quantize = context.pipeline(&CacheMove::Quantize(k.dtype()))?;
-        let part = |(entries, kv_heads): (Range<usize>, Range<usize>)| -> Result<InputPart> {
+        let shard = |(entries, kv_heads): (Range<usize>, Range<usize>)| -> Result<InputShard> {
             let bound = |argument, view: &TensorView| {
-                let view = view.part(entries.clone(), kv_heads.clone());
+                let view = view.shard(entries.clone(), kv_heads.clone());
                 // Neither is empty, so nothing stands in for them.
                 let binding = TensorBinding::new(argument, &view, 4, context, &self.unsound)?;
                 let axis = Axis::new(&view, binding.base, 4);
@@ -91,15 +91,15 @@ impl KvCache {
             let ((k, k_axis), (v, v_axis)) = (bound("k", k)?, bound("v", v)?);
             let resources = [k.resource(), v.resource()];
             let bind_group = append.bind(context, "prflash appended", CacheMove::INPUT_GROUP, &resources)?;
-            Ok(InputPart { entries, kv_heads, bind_group, axes: [k_axis, v_axis] })
+            Ok(InputShard { entries, kv_heads, bind_group, axes: [k_axis, v_axis] })
         };
         let all_fit = |entries, heads| [k, v].into_iter().all(|view| fits(context, view, entries, heads));
-        let parts = match entries[0] * rows[0].min(rows[1]) {
+        let shards = match entries[0] * rows[0].min(rows[1]) {
             0 => Vec::new(),
             _ => split(entries[0], heads, all_fit),
         };
-        let parts = parts.into_iter().map(part).collect::<Result<_>>()?;
+        let shards = shards.into_iter().map(shard).collect::<Result<_>>()?;
         context.check_alive()?;
-        Ok(KvInput { owner: self.owner.clone(), parts, batch: entries[0], rows, append, quantize })
+        Ok(KvInput { owner: self.owner.clone(), shards, batch: entries[0], rows, append, quantize })
     }
 }

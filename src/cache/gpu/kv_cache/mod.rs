@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use input::{Chunk, KvInput};
 
-use super::arena::{Arena, ArenaPart, Binding, Held, Sizes};
+use super::arena::{Arena, ArenaShard, Binding, Held, Sizes};
 use super::ledger::{Account, Draft, Ledger, Token};
 use super::migration::Migration;
 use super::region::RegionLayout;
@@ -371,8 +371,8 @@ impl KvCache {
     }
 
     /// The arena as it can be bound.
-    pub(crate) fn parts(&self) -> &[ArenaPart] {
-        &self.arena.parts
+    pub(crate) fn shards(&self) -> &[ArenaShard] {
+        &self.arena.shards
     }
 
     /// Where a sequence lies in every head.
