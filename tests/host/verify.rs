@@ -167,6 +167,29 @@ fn rounded_weights_pass_for_matrix_units_alone() {
     }
 }
 
+/// A loud row doesn't excuse an error in a quiet one.
+#[test]
+fn each_row_has_a_tolerance_of_its_own() {
+    let right = right();
+    let [mut q, k, v] = right.qkv.clone();
+    // Row 7 of the first head has scores a thousand times as large.
+    q[7 * 32..8 * 32].iter_mut().for_each(|q| *q *= 1000.0);
+    let exact = reference::attention(&right.attention, &right.shape, &q, &k, &v, &Tables::new()).unwrap();
+    let tolerances = Tolerances::of_output(&exact, &right.shape, DType::F32);
+    let loud = tolerances.row(7);
+    assert!(loud.absolute > 100.0 * tolerances.row(8).absolute);
+    let mut output: Vec<f32> = exact.output.iter().map(|&x| x as f32).collect();
+    assert!(compare(&output, &exact.output, &tolerances).unwrap().passed());
+    output[8 * 32] += 0.5 * loud.absolute as f32;
+    assert!(compare(&output, &exact.output, loud).unwrap().passed(), "by the loudest row's tolerance");
+    let report = compare(&output, &exact.output, &tolerances).unwrap();
+    assert_eq!((report.failed, report.first_failure.map(|(index, ..)| index)), (1, Some(8 * 32)));
+    assert!(report.used > 50.0 && report.tolerance == tolerances.row(8), "{report}");
+    // A number of rows that isn't the output's.
+    assert!(compare(&output[..100], &exact.output[..100], &tolerances).unwrap_err().is_invalid_argument());
+    assert!(tolerances.plus(&loud.into()).unwrap_err().is_invalid_argument());
+}
+
 #[test]
 fn empty_rows_are_exactly_empty() {
     let shape = Shape::new(1, 1, 3, 4).unwrap().with_kv_len(1).unwrap();
