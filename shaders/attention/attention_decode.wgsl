@@ -22,6 +22,17 @@
 //             memory, two per key (or four keys of a cache), in loops whose bounds depend on the
 //             workgroup alone.
 
+#import shared/load_$(STORAGE)
+#import attention/work
+#import attention/walk
+#import attention/scores
+#if CACHED
+#import attention/expand
+#end
+#if POSITIONS
+#import attention/positions
+#end
+
 @group(2) @binding(0) var<storage, read> q: array<InputQuad>;
 #if CACHED
 @group(2) @binding(1) var<storage, read_write> states: array<f32>;
@@ -31,8 +42,7 @@
 @group(2) @binding(3) var<storage, read_write> states: array<f32>;
 #end
 
-#if QUADS
-#else
+#unless QUADS
 var<workgroup> parts: array<vec4<f32>, INVOCATIONS * ROW_SETS>;
 #end
 
@@ -79,12 +89,12 @@ fn attention_decode(
     // workgroup.
     let lane = subgroup * subgroup_size + place;
 #end
-    let component = lane % 4u;
+    let component = lane % LANES_EACH;
     let odd = component % 2u == 1u;
     let high = component >= 2u;
 
 #for r in ROW_SETS
-    let place$r = chunk * ROWS_HELD + 4u * $ru + lane / 4u;
+    let place$r = chunk * ROWS_HELD + SET_ROWS * $ru + lane / LANES_EACH;
     // A lane without a row computes the last one and writes nothing.
     let safe$r = min(place$r, count - 1u);
     let row$r = rows.first_row + i32(safe$r / params.heads_each);
@@ -150,16 +160,15 @@ fn attention_decode(
             }
             let key_block = key_base + run.keys.base;
             let value_block = value_base + run.values.base;
-            // Four tokens at a time, of one group of keys each.
-            var start = first / 4u * 4u;
+            // CACHE_KEYS tokens at a time, of one group of keys each.
+            var start = first / CACHE_KEYS * CACHE_KEYS;
             while start < run_end {
                 let group_end = min(run_end, (start / cache.group + 1u) * cache.group);
                 let in_group = start % cache.segment / cache.group;
 #for r in ROW_SETS
                 var base$r = 0.0;
 #end
-#if KEYS_TURN
-#else
+#unless KEYS_TURN
 #for c in HEAD_QUADS
                 var step_$c = 0.0;
 #end
@@ -180,7 +189,7 @@ fn attention_decode(
 #end
                 }
 #end
-                for (; start < group_end; start += 4u) {
+                for (; start < group_end; start += CACHE_KEYS) {
 #for r in ROW_SETS
                     var s$r = vec4<f32>(base$r);
 #end
@@ -200,7 +209,14 @@ fn attention_decode(
 #end
                     }
 #else
-//KEYS
+                    // Sinks and the residual have 16 bits, whatever the ladder.
+                    if run.keys.bits == 16u {
+#insert attention/decode/each_token with body = attention/decode/key_row
+#for bits in KEY_WIDTHS
+                    } else if run.keys.bits == $(bits)u {
+#insert attention/decode/key_codes with words = $(GROUP/32*bits)u
+#end KEY_WIDTHS
+                    }
 #end
 #if QUADS
 #for r in ROW_SETS
@@ -257,7 +273,13 @@ fn attention_decode(
 #end
 #end
                     // What isn't seen has p = 0, and a cache holds finite numbers only.
-//VALUES
+                    if run.values.bits == 16u {
+#insert attention/decode/each_token with body = attention/decode/value_row
+#for bits in VALUE_WIDTHS
+                    } else if run.values.bits == $(bits)u {
+#insert attention/decode/each_token with body = attention/decode/value_codes
+#end VALUE_WIDTHS
+                    }
                 }
             }
         }
@@ -350,7 +372,7 @@ fn attention_decode(
         let at$r = state$r * (4u * VALUE_QUADS + 4u);
 #for c in VALUE_QUADS
 #if CACHED
-        states[at$r + 4u * $cu + component] = o$r_$c + low$r_$(c/GROUP_QUADS);
+        states[at$r + 4u * $cu + component] = o$r_$c + low$r_$(c*4/GROUP);
 #else
         states[at$r + 4u * $cu + component] = o$r_$c;
 #end

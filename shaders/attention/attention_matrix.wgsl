@@ -28,6 +28,21 @@
 // Barriers    three per step and two per chunk of it, in the list's loop: its bounds depend on the
 //             workgroup alone. Loops over tasks have none inside.
 
+#import shared/load_$(STORAGE)
+#import attention/tensors
+#import attention/work
+#import attention/walk
+#import attention/scores
+#import attention/ending
+#if POSITIONS
+#import attention/positions
+#end
+#if EMULATED
+#import attention/fragments_emulated
+#else
+#import attention/fragments_cooperative
+#end
+
 #if PADDED
 // Whether a value that isn't finite was kept out: only ever raised, so that who reads it late does
 // needless work at worst. Where memory is short, rows look for themselves.
@@ -114,8 +129,7 @@ fn attention_matrix(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
-#if EMULATED
-#else
+#unless EMULATED
     @builtin(subgroup_id) subgroup: u32,
     @builtin(num_subgroups) subgroups: u32,
 #end
@@ -229,7 +243,7 @@ fn attention_matrix(
             let end = min(own.hi, end_key);
             var top = LOWEST;
 #for u in KEY_QUADS_EACH
-#for t in FOUR
+#for t in 4
             let key$u_$t = first_key + 4 * $u + $t;
             let seen$u_$t = key$u_$t >= own.lo && key$u_$t < end;
 #if SCORED

@@ -25,6 +25,16 @@
 // Dense attention walks the blocks 0, 1, 2 … through the very same loop as a list, so a dense
 // schedule gives the same bits.
 
+#import shared/load_$(STORAGE)
+#import attention/tensors
+#import attention/work
+#import attention/walk
+#import attention/scores
+#import attention/ending
+#if POSITIONS
+#import attention/positions
+#end
+
 // The online softmax over the keys seen so far: running maximum, Σ e^(s − maximum), and Σ e^(s −
 // maximum)·v.
 struct State {

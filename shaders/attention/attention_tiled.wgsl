@@ -31,6 +31,19 @@
 // Length      one file, though a long one: the forms (staged, direct, shared, with halves, over a
 //             cache) differ by a few lines each, in the middle of the same loops.
 
+#import attention/numbers_$(NUMBERS)
+#import attention/tensors
+#import attention/work
+#import attention/walk
+#import attention/scores
+#import attention/ending
+#if CACHED
+#import attention/expand
+#end
+#if POSITIONS
+#import attention/positions
+#end
+
 #if SHARED
 // Shares of the inner products of a step, two steps in turn: [step % 2][part][row of a lane ×
 // key][lane of a part].
@@ -143,8 +156,7 @@ fn attention_tiled(
 #else
     let k_base = sequence.k_base + kv_head * params.k_head_stride;
     let v_base = sequence.v_base + kv_head * params.v_head_stride;
-#if STAGED
-#else
+#unless STAGED
 #if WIDE
     let k_first = (k_base + own_head) / BLOCK_QUADS;
     let v_first = (v_base + own_value) / BLOCK_QUADS;
@@ -181,8 +193,7 @@ fn attention_tiled(
     let list = block_list(sequence, tile, head, rows.any);
     for (var entry = list.first; entry < list.end; entry++) {
         let block = listed_block(sequence, list, entry, rows.any);
-#if CACHED
-#else
+#unless CACHED
         let end_key = block.keys.hi;
 #end
         // The denominator is summed block by block: sums of a few numbers of like size lose fewer
@@ -444,8 +455,7 @@ fn attention_tiled(
                 let weight$r_$t = Number(p$r_$t);
 #end
 #end
-#if STAGED
-#else
+#unless STAGED
                 // All of them exist: one row after the other.
                 var v_next = v_first + u32(j) * v_stride;
 #for t in KEYS

@@ -11,6 +11,8 @@
 //             per invocation
 // Barriers    none
 
+#import shared/line
+
 struct GatherParams {
     work_items: u32,          // workgroups with work
     tiles: u32,               // … per head

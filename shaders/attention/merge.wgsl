@@ -26,6 +26,9 @@
 //             line and folded into x and y
 // Barriers    none
 
+#import shared/line
+#import shared/store_$(OUTPUT)
+
 struct MergeParams {
     heads: u32,
     tiles: u32,                // of the longest sequence

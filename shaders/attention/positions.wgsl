@@ -6,6 +6,10 @@
 // at index i: φ(|i|), φ(|i − 1|), φ(|i − 2|), φ(|i − 3|), so that one load serves four keys in a
 // row; near lags only, see phi_far slopes λ·m_h of four heads, in the unit of the kernel's scores
 
+#import attention/params
+#import attention/walk
+#import attention/rope
+
 fn query_position(sequence: Sequence, row: i32) -> i32 {
     if sequence.id_base != NO_TABLE {
         return i32(tables[sequence.id_base + u32(row)]);

@@ -9,6 +9,8 @@
 //             folded into x and y
 // Barriers    none: each invocation has a stamp of its own
 
+#import cache/moves
+
 fn take(own: Move, head: u32, unit: u32) {
     keys[stamp_at(own, head)] = params.number;
 }

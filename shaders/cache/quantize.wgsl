@@ -18,6 +18,9 @@
 //             folded into x and y
 // Barriers    none: a group's words are whole, so nobody shares one
 
+#import cache/moves
+#import cache/rows
+
 // A number that orders finite f16 bits as the numbers they are, −0 below +0.
 fn order(half: vec4<u32>) -> vec4<u32> {
     return half ^ select(vec4<u32>(0x8000u), vec4<u32>(0xffffu), (half & vec4<u32>(0x8000u)) != vec4<u32>(0u));

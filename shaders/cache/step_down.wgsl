@@ -11,6 +11,8 @@
 //             folded into x and y
 // Barriers    none: no move of a dispatch reads the rung that it writes
 
+#import cache/moves
+
 fn take(own: Move, head: u32, unit: u32) {
     let flags = own.flags;
     let widths = own.widths;

@@ -13,6 +13,9 @@
 // Barriers    in scan_counts, which every lane of a workgroup reaches: only whole workgroups leave
 //             before it
 
+#import sampling/schedule
+#import sampling/draw_$(RULE)
+
 @compute @workgroup_size(ROWS)
 fn schedule_count(
     @builtin(workgroup_id) workgroup: vec3<u32>,

@@ -13,6 +13,8 @@
 //             outputs pass through workgroup memory, TILE at a time
 // Barriers    two per tile: how many there are depends on the workgroup alone
 
+#import word2vec/batch
+
 // Word vectors, or means.
 @group(0) @binding(2) var<storage, read> inputs: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> outputs: array<vec4<f32>>;

@@ -11,6 +11,8 @@
 //             workgroup memory, TILE at a time
 // Barriers    two per tile: how many there are depends on the workgroup alone
 
+#import word2vec/batch
+
 #if SPREAD
 @group(0) @binding(2) var<storage, read_write> gradients: array<vec4<f32>>;
 #else
