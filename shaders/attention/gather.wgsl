@@ -1,7 +1,8 @@
 // gather: copies the rows of some blocks of a tensor into a packed one, or back. PrFlashAttention's
 // "rows and columns" (arXiv 2410.18441).
 //
-//   packed[h, y] = whole[h, blocks[x / B]·B + x mod B − whole_first]      x = packed_first + y,  0 ≤ y < rows
+//   packed[h, y] = whole[h, blocks[x / B]·B + x mod B − whole_first]
+//   x = packed_first + y,  0 ≤ y < rows
 //
 // and with FLAG_SCATTER the other way round. Elements pass through as words, whatever their type.
 //

@@ -1,10 +1,10 @@
 // rotate: rotary position embedding (Su et al. 2021, arXiv 2104.09864) in place, for queries or
 // keys that are to lie in storage turned.
 //
-//   (x_a, x_b) ← s·t·(x_a·cos pωᵢ − x_b·sin pωᵢ, x_a·sin pωᵢ + x_b·cos pωᵢ)      for every pair i = (a, b) of the first r channels
+//   (x_a, x_b) ← s·t·(x_a·cos pωᵢ − x_b·sin pωᵢ, x_a·sin pωᵢ + x_b·cos pωᵢ)
 //
-// of a row at position p, with the temperature t that the table carries. s = 1; the inverse turns
-// by −p with s = 1/t².
+// for every pair i = (a, b) of the first r channels of a row at position p, with the temperature t
+// that the table carries. s = 1; the inverse turns by −p with s = 1/t².
 //
 // Shapes      tensor (batch, H, rows, D), any strides that keep its rows apart · channels r … D − 1
 //             and rows of no run are not touched

@@ -26,7 +26,9 @@ struct MoveParams {
 struct Move {
     first: u32,        // units of the moves before
     flags: u32,
-    widths: u32,       // four bits each, the first the lowest: the widths that codes pass through; without them, rows are copied
+    // The widths that codes pass through, four bits each, the first the lowest; without them, rows
+    // are copied.
+    widths: u32,
     held: u32,         // rows (or all) that lie in the arena; the later ones in the input
     source: u32,       // words: the block, or the ring of rows
     source_row: u32,   // the first row in it

@@ -1,8 +1,9 @@
 // quantize: segments of a staircase cache (arXiv 2410.18441) that were rows of f16 numbers become
 // codes.
 //
-//   code = (2·t·(2^b − 1) + R) / (2R),  t = x − min and R = max − min of the group, in integers scaled by one power of two to at most 22 bits
+//   code = (2·t·(2^b − 1) + R) / (2R),  t = x − min and R = max − min of the group,
 //
+// in integers scaled by one power of two to at most 22 bits,
 // then stepped down to the width of the rung where the segment arrives. Every number is an integer,
 // so that the host (src/cache/quantize.rs, which says why this is exact enough) holds the same
 // bits.

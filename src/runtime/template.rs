@@ -3,19 +3,20 @@
 //! Kernels that live in registers need their loops written out, since an array that is indexed at
 //! run time doesn't stay in registers on any device.
 
-use std::collections::{HashMap, HashSet};
-
-use expression::Expression;
-
 mod expression;
+mod fault;
 mod parse;
 mod pieces;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use pieces::PIECES;
+use std::collections::{HashMap, HashSet};
 
+use expression::Expression;
+pub(crate) use fault::Fault;
+use fault::{Place, Result};
 use parse::{Block, Line, Node};
+pub(crate) use pieces::{Library, PIECES};
 
 /// What directives may name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,34 +32,12 @@ pub(crate) enum Value {
 /// The values by name.
 pub(crate) type Values = HashMap<&'static str, Value>;
 
-/// The files of a library by name: `attention/walk` is `shaders/attention/walk.wgsl`.
-pub(crate) type Library = [(&'static str, &'static str)];
-
 /// A text without directives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Assembled {
     /// The `enable` lines of all pieces, each once: they must stand before everything else.
     pub(crate) enables: String,
     pub(crate) body: String,
-}
-
-/// What is wrong with a text, after `file:line: `.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Fault(pub(crate) String);
-
-type Result<T> = std::result::Result<T, Fault>;
-
-/// Where a line stands.
-#[derive(Clone, Copy, Debug)]
-struct Place<'a> {
-    file: &'a str,
-    number: usize,
-}
-
-impl Place<'_> {
-    fn fault<T>(self, message: impl std::fmt::Display) -> Result<T> {
-        Err(Fault(format!("{}.wgsl:{}: {message}", self.file, self.number)))
-    }
 }
 
 /// The text of the file `kernel` with everything that it imports, every directive carried out.
@@ -115,7 +94,7 @@ impl Assembler<'_> {
 
     fn node(&mut self, file: &str, node: &Node<'_>) -> Result<()> {
         match node {
-            Node::Text(line) => self.text(line.at(file), line.text),
+            Node::Text(line) => self.text(line.at(file), line),
             Node::For { loops, block } => self.repeat(file, loops, block),
             Node::If { condition, wanted, block } => {
                 let place = Place { file, number: block.line };
@@ -166,7 +145,8 @@ impl Assembler<'_> {
         Ok(())
     }
 
-    fn text(&mut self, place: Place<'_>, text: &str) -> Result<()> {
+    fn text(&mut self, place: Place<'_>, line: &Line<'_>) -> Result<()> {
+        let &Line { indent, text, .. } = line;
         let start = text.trim_start();
         if start.starts_with("enable ") {
             if !self.output.enables.lines().any(|line| line == start) {
@@ -176,6 +156,7 @@ impl Assembler<'_> {
             return Ok(());
         }
         let line = if start.starts_with("//") { text.to_owned() } else { self.substituted(text, place)? };
+        self.output.body.push_str(indent);
         self.output.body.push_str(&line);
         self.output.body.push('\n');
         Ok(())
@@ -233,8 +214,8 @@ impl Assembler<'_> {
     }
 }
 
-impl<'a> Line<'a> {
-    fn at<'b>(&self, file: &'b str) -> Place<'b> {
+impl Line<'_> {
+    fn at<'a>(&self, file: &'a str) -> Place<'a> {
         Place { file, number: self.number }
     }
 }

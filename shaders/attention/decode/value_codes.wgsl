@@ -1,4 +1,4 @@
-                        // Codes of four channels of one token, side by side.
+// Codes of four channels of one token, side by side.
                         let within = start % cache.segment + $(token);
                         let row = value_block + within * (VALUE_PADDED / 32u * $(bits)u);
                         let extremes = value_block + cache.segment * (VALUE_PADDED / 32u * $(bits)u) + within * (VALUE_PADDED / GROUP);
@@ -20,8 +20,6 @@
                             let word = v[at] >> (shift + $(bits)u * component);
 #end
                             let code = f32(word & ((1u << $(bits)u) - 1u));
-#for r in ROW_SETS
-                            o$r_$c += weight$r_$(c*4/GROUP) * code;
-#end
+                            #for r in ROW_SETS: o$r_$c += weight$r_$(c*4/GROUP) * code;
                         }
 #end

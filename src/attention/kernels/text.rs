@@ -113,6 +113,17 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
     settings.word("STORAGE", storage.name());
     settings.word("OUTPUT", output.name());
     settings.word("NUMBERS", if form.halves { "f16" } else { "f32" });
+    if let Kernel::Tiled(tile) = kernel {
+        // Where a lane takes keys and values from, and what walks over them.
+        let source = match (tile.is_staged(), parts > 1, block_quads > 0) {
+            (true, false, _) => "tile",
+            (true, true, _) => "shared_tile",
+            (false, _, false) => "storage",
+            (false, _, true) => "blocks",
+        };
+        settings.word("SOURCE", source);
+        settings.word("WALK", if cache.is_some() { "cache" } else { "keys" });
+    }
     for (name, side) in [("KEY_WIDTHS", 0), ("VALUE_WIDTHS", 1)] {
         let widths = cache.map_or(0, |cache| cache.widths[side]);
         let widths = WIDTHS.into_iter().filter(|bits| widths >> bits & 1 == 1);

@@ -1,12 +1,14 @@
 //! The lines of a file as what they say: text, directives, and what is between a directive and its
 //! end.
 
-use super::{Place, Result};
+use super::fault::{Place, Result};
 
 /// A line, or what a directive says behind its name.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Line<'a> {
     pub(super) number: usize,
+    /// What stands before a text that follows a colon.
+    pub(super) indent: &'a str,
     pub(super) text: &'a str,
 }
 
@@ -64,7 +66,15 @@ impl<'a> Open<'a> {
         }
     }
 
-    /// The names in the directive's head, by which its end may be called.
+    fn line(&self) -> usize {
+        match &self.node {
+            Node::For { block, .. } | Node::If { block, .. } => block.line,
+            _ => 0,
+        }
+    }
+
+    /// The names in the directive's head, by which its end may be called: of a condition, or of loops
+    /// and what they go through.
     fn is_called(&self, name: &str) -> bool {
         self.head.split([' ', ',']).skip(1).any(|word| word == name)
     }
@@ -78,7 +88,7 @@ pub(super) fn parse<'a>(file: &str, text: &'a str) -> Result<Vec<Node<'a>>> {
         let place = Place { file, number };
         let start = text.trim();
         let node = if !start.starts_with('#') {
-            Node::Text(Line { number, text })
+            Node::Text(Line { number, indent: "", text })
         } else if let Some(name) = word_after(start, "#end") {
             let Some(closed) = open.pop() else {
                 return place.fault("#end closes nothing");
@@ -99,7 +109,7 @@ pub(super) fn parse<'a>(file: &str, text: &'a str) -> Result<Vec<Node<'a>>> {
                 _ => return place.fault(format_args!("{start} belongs to no #if")),
             }
         } else {
-            match directive(place, start)? {
+            match directive(place, text)? {
                 Parsed::Whole(node) => node,
                 Parsed::Opens(head, node) => {
                     open.push(Open { head, node, in_otherwise: false });
@@ -112,15 +122,6 @@ pub(super) fn parse<'a>(file: &str, text: &'a str) -> Result<Vec<Node<'a>>> {
     match open.last() {
         Some(last) => Place { file, number: last.line() }.fault(format_args!("{} has no #end", last.head)),
         None => Ok(top),
-    }
-}
-
-impl Open<'_> {
-    fn line(&self) -> usize {
-        match &self.node {
-            Node::For { block, .. } | Node::If { block, .. } => block.line,
-            _ => 0,
-        }
     }
 }
 
@@ -148,9 +149,11 @@ enum Parsed<'a> {
 }
 
 /// Every directive but `#else` and `#end`.
-fn directive<'a>(place: Place<'_>, line: &'a str) -> Result<Parsed<'a>> {
+fn directive<'a>(place: Place<'_>, text: &'a str) -> Result<Parsed<'a>> {
+    let line = text.trim();
+    let indent = &text[..text.len() - text.trim_start().len()];
     let whole = |node| Ok(Parsed::Whole(node));
-    let at = |text| Line { number: place.number, text };
+    let at = |text| Line { number: place.number, indent, text };
     if let Some(name) = word_after(line, "#import") {
         return whole(Node::Import(at(name)));
     }

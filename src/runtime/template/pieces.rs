@@ -1,6 +1,7 @@
 //! The files of `shaders/`, each once.
 
-use super::Library;
+/// The files of a library by name: `attention/walk` is `shaders/attention/walk.wgsl`.
+pub(crate) type Library = [(&'static str, &'static str)];
 
 macro_rules! pieces {
     ($($name:literal),* $(,)?) => {
@@ -35,6 +36,32 @@ pub(crate) const PIECES: &Library = pieces![
     "attention/rotate",
     "attention/scores",
     "attention/tensors",
+    "attention/tiled/accumulate",
+    "attention/tiled/bases",
+    "attention/tiled/bias",
+    "attention/tiled/ending",
+    "attention/tiled/from_blocks",
+    "attention/tiled/from_shared_tile",
+    "attention/tiled/from_storage",
+    "attention/tiled/from_tile",
+    "attention/tiled/lanes",
+    "attention/tiled/masked",
+    "attention/tiled/no_shares",
+    "attention/tiled/query",
+    "attention/tiled/score",
+    "attention/tiled/score_by_channel",
+    "attention/tiled/score_shares",
+    "attention/tiled/shares",
+    "attention/tiled/softmax",
+    "attention/tiled/stage",
+    "attention/tiled/stage_cache",
+    "attention/tiled/stage_keys",
+    "attention/tiled/stage_turned",
+    "attention/tiled/stage_values",
+    "attention/tiled/step",
+    "attention/tiled/turns",
+    "attention/tiled/walk_cache",
+    "attention/tiled/walk_keys",
     "attention/walk",
     "attention/work",
     "cache/append",
