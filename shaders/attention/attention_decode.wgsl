@@ -22,6 +22,13 @@
 //             memory, two per key (or four keys of a cache), in loops whose bounds depend on the
 //             workgroup alone.
 
+#import shared/load_$(STORAGE)
+#import attention/work
+#import attention/walk
+#import attention/scores
+#if CACHED: #import attention/expand
+#if POSITIONS: #import attention/positions
+
 @group(2) @binding(0) var<storage, read> q: array<InputQuad>;
 #if CACHED
 @group(2) @binding(1) var<storage, read_write> states: array<f32>;
@@ -31,10 +38,7 @@
 @group(2) @binding(3) var<storage, read_write> states: array<f32>;
 #end
 
-#if QUADS
-#else
-var<workgroup> parts: array<vec4<f32>, INVOCATIONS * ROW_SETS>;
-#end
+#unless QUADS: var<workgroup> parts: array<vec4<f32>, INVOCATIONS * ROW_SETS>;
 
 // A lane's component of a quad.
 fn pick(quad: vec4<f32>, odd: bool, high: bool) -> f32 {
@@ -79,40 +83,30 @@ fn attention_decode(
     // workgroup.
     let lane = subgroup * subgroup_size + place;
 #end
-    let component = lane % 4u;
+    let component = lane % LANES_EACH;
     let odd = component % 2u == 1u;
     let high = component >= 2u;
 
 #for r in ROW_SETS
-    let place$r = chunk * ROWS_HELD + 4u * $ru + lane / 4u;
+    let place$r = chunk * ROWS_HELD + SET_ROWS * $ru + lane / LANES_EACH;
     // A lane without a row computes the last one and writes nothing.
     let safe$r = min(place$r, count - 1u);
     let row$r = rows.first_row + i32(safe$r / params.heads_each);
     let head$r = first_head + safe$r % params.heads_each;
     let own$r = visible_keys(sequence, row$r);
-#if POSITIONS
-    let position$r = query_position(sequence, row$r);
-#end
-#if SCORED
-    let slope$r = slope_of(sequence.slope_head + params.first_head + head$r);
-#end
+    #if POSITIONS: let position$r = query_position(sequence, row$r);
+    #if SCORED: let slope$r = slope_of(sequence.slope_head + params.first_head + head$r);
     let q_at$r = sequence.q_base + head$r * params.q_head_stride + u32(row$r) * params.q_row_stride;
 #if ROPE
     var turned$r: array<vec4<f32>, HEAD_QUADS>;
     for (var c = 0u; c < HEAD_QUADS; c++) {
         turned$r[c] = rotated(load_quad(q[q_at$r + c]), load_quad(q[q_at$r + partner(c)]), position$r, c) * params.scale;
     }
-#for c in HEAD_QUADS
-    let q$r_$c = pick(turned$r[$c], odd, high);
-#end
+    #for c in HEAD_QUADS: let q$r_$c = pick(turned$r[$c], odd, high);
 #else
-#for c in HEAD_QUADS
-    let q$r_$c = pick(load_quad(q[q_at$r + $cu]), odd, high) * params.scale;
+    #for c in HEAD_QUADS: let q$r_$c = pick(load_quad(q[q_at$r + $cu]), odd, high) * params.scale;
 #end
-#end
-#for c in VALUE_QUADS
-    var o$r_$c = 0.0;
-#end
+    #for c in VALUE_QUADS: var o$r_$c = 0.0;
     var maximum$r = LOWEST;
     var sum$r = 0.0;
 #end
@@ -121,9 +115,7 @@ fn attention_decode(
     let key_base = sequence.k_base + kv_head * cache.key_head_stride;
     let value_base = sequence.v_base + kv_head * cache.value_head_stride;
 #for r in ROW_SETS
-#for g in VALUE_GROUPS
-    var low$r_$g = 0.0;  // Σ p·min of a group of value channels
-#end
+    #for g in VALUE_GROUPS: var low$r_$g = 0.0;  // Σ p·min of a group of value channels
 #end
 #else
     let k_base = sequence.k_base + first_head / params.heads_per_kv * params.k_head_stride;
@@ -135,9 +127,7 @@ fn attention_decode(
     let share_end = list.first + entries * (split + 1u) / params.splits;
     for (var entry = list.first + entries * split / params.splits; entry < share_end; entry++) {
         let block = listed_block(sequence, list, entry, rows.any);
-#for r in ROW_SETS
-        var block_sum$r = 0.0;
-#end
+        #for r in ROW_SETS: var block_sum$r = 0.0;
 #if CACHED
         var next_key = max(block.keys.lo, 0);
         while next_key < block.keys.hi {
@@ -150,19 +140,14 @@ fn attention_decode(
             }
             let key_block = key_base + run.keys.base;
             let value_block = value_base + run.values.base;
-            // Four tokens at a time, of one group of keys each.
-            var start = first / 4u * 4u;
+            // CACHE_KEYS tokens at a time, of one group of keys each.
+            var start = first / CACHE_KEYS * CACHE_KEYS;
             while start < run_end {
                 let group_end = min(run_end, (start / cache.group + 1u) * cache.group);
                 let in_group = start % cache.segment / cache.group;
-#for r in ROW_SETS
-                var base$r = 0.0;
-#end
-#if KEYS_TURN
-#else
-#for c in HEAD_QUADS
-                var step_$c = 0.0;
-#end
+                #for r in ROW_SETS: var base$r = 0.0;
+#unless KEYS_TURN
+                #for c in HEAD_QUADS: var step_$c = 0.0;
                 if run.keys.bits != 16u {
                     // What the group's keys have in common: their smallest number, and the step
                     // between codes.
@@ -173,17 +158,13 @@ fn attention_decode(
                         let at = words + 4u * $cu;
                         let pair = halves(pick_word(vec4<u32>(k[at], k[at + 1u], k[at + 2u], k[at + 3u]), odd, high));
                         step_$c = (pair.y - pair.x) * reciprocal;
-#for r in ROW_SETS
-                        base$r += q$r_$c * pair.x;
-#end
+                        #for r in ROW_SETS: base$r += q$r_$c * pair.x;
                     }
 #end
                 }
 #end
-                for (; start < group_end; start += 4u) {
-#for r in ROW_SETS
-                    var s$r = vec4<f32>(base$r);
-#end
+                for (; start < group_end; start += CACHE_KEYS) {
+                    #for r in ROW_SETS: var s$r = vec4<f32>(base$r);
 #if KEYS_TURN
                     // Keys as they were before rotation: expanded and turned, quad by quad.
                     for (var c = 0u; c < HEAD_QUADS; c++) {
@@ -195,12 +176,17 @@ fn attention_decode(
                             pick(rotated(own.z, other.z, key_position(sequence, i32(min(start + 2u, run_end - 1u))), c), odd, high),
                             pick(rotated(own.w, other.w, key_position(sequence, i32(min(start + 3u, run_end - 1u))), c), odd, high),
                         );
-#for r in ROW_SETS
-                        s$r += pick(turned$r[c], odd, high) * turned_keys;
-#end
+                        #for r in ROW_SETS: s$r += pick(turned$r[c], odd, high) * turned_keys;
                     }
 #else
-//KEYS
+                    // Sinks and the residual have 16 bits, whatever the ladder.
+                    if run.keys.bits == 16u {
+#insert attention/decode/each_token with body = attention/decode/key_row
+#for bits in KEY_WIDTHS
+                    } else if run.keys.bits == $(bits)u {
+#insert attention/decode/key_codes with words = $(GROUP/32*bits)u
+#end KEY_WIDTHS
+                    }
 #end
 #if QUADS
 #for r in ROW_SETS
@@ -208,9 +194,7 @@ fn attention_decode(
                     s$r += quadSwapY(s$r);
 #end
 #else
-#for r in ROW_SETS
-                    parts[$ru * INVOCATIONS + lane] = s$r;
-#end
+                    #for r in ROW_SETS: parts[$ru * INVOCATIONS + lane] = s$r;
                     workgroupBarrier();
 #for r in ROW_SETS
                     s$r = parts[$ru * INVOCATIONS + lane - component] + parts[$ru * INVOCATIONS + lane - component + 1u]
@@ -249,15 +233,17 @@ fn attention_decode(
                     let p$r = select(vec4<f32>(0.0), exp2(2.0 * (s$r - raised$r)), seen$r);
                     sum$r *= shrink$r;
                     block_sum$r = block_sum$r * shrink$r + p$r.x + p$r.y + p$r.z + p$r.w;
-#for c in VALUE_QUADS
-                    o$r_$c *= shrink$r;
-#end
-#for g in VALUE_GROUPS
-                    low$r_$g *= shrink$r;
-#end
+                    #for c in VALUE_QUADS: o$r_$c *= shrink$r;
+                    #for g in VALUE_GROUPS: low$r_$g *= shrink$r;
 #end
                     // What isn't seen has p = 0, and a cache holds finite numbers only.
-//VALUES
+                    if run.values.bits == 16u {
+#insert attention/decode/each_token with body = attention/decode/value_row
+#for bits in VALUE_WIDTHS
+                    } else if run.values.bits == $(bits)u {
+#insert attention/decode/each_token with body = attention/decode/value_codes
+#end VALUE_WIDTHS
+                    }
                 }
             }
         }
@@ -265,12 +251,8 @@ fn attention_decode(
         for (var j = block.keys.lo; j < block.keys.hi; j++) {
             let k_at = k_base + u32(j) * params.k_row_stride;
             let v_at = v_base + u32(j) * params.v_row_stride;
-#for r in ROW_SETS
-            var s$r = 0.0;
-#end
-#if POSITIONS
-            let at = key_position(sequence, j);
-#end
+            #for r in ROW_SETS: var s$r = 0.0;
+            #if POSITIONS: let at = key_position(sequence, j);
 #for c in HEAD_QUADS
             {
 #if KEYS_TURN
@@ -278,9 +260,7 @@ fn attention_decode(
 #else
                 let key = pick(load_quad(k[k_at + $cu]), odd, high);
 #end
-#for r in ROW_SETS
-                s$r += q$r_$c * key;
-#end
+                #for r in ROW_SETS: s$r += q$r_$c * key;
             }
 #end
 #if QUADS
@@ -289,9 +269,7 @@ fn attention_decode(
             s$r += quadSwapY(s$r);
 #end
 #else
-#for r in ROW_SETS
-            parts[$ru * INVOCATIONS + lane].x = s$r;
-#end
+            #for r in ROW_SETS: parts[$ru * INVOCATIONS + lane].x = s$r;
             workgroupBarrier();
 #for r in ROW_SETS
             s$r = parts[$ru * INVOCATIONS + lane - component].x + parts[$ru * INVOCATIONS + lane - component + 1u].x
@@ -320,9 +298,7 @@ fn attention_decode(
 #for c in VALUE_QUADS
                 {
                     let value = pick(load_quad(v[v_at + $cu]), odd, high);
-#for r in ROW_SETS
-                    o$r_$c = o$r_$c * shrink$r + p$r * value;
-#end
+                    #for r in ROW_SETS: o$r_$c = o$r_$c * shrink$r + p$r * value;
                 }
 #end
             } else {
@@ -331,17 +307,13 @@ fn attention_decode(
 #for c in VALUE_QUADS
                 {
                     let value = pick(load_quad(v[v_at + $cu]), odd, high);
-#for r in ROW_SETS
-                    o$r_$c = o$r_$c * shrink$r + select(0.0, p$r * value, seen$r);
-#end
+                    #for r in ROW_SETS: o$r_$c = o$r_$c * shrink$r + select(0.0, p$r * value, seen$r);
                 }
 #end
             }
         }
 #end
-#for r in ROW_SETS
-        sum$r += block_sum$r;
-#end
+        #for r in ROW_SETS: sum$r += block_sum$r;
     }
 
 #for r in ROW_SETS
@@ -350,7 +322,7 @@ fn attention_decode(
         let at$r = state$r * (4u * VALUE_QUADS + 4u);
 #for c in VALUE_QUADS
 #if CACHED
-        states[at$r + 4u * $cu + component] = o$r_$c + low$r_$(c/GROUP_QUADS);
+        states[at$r + 4u * $cu + component] = o$r_$c + low$r_$(c*4/GROUP);
 #else
         states[at$r + 4u * $cu + component] = o$r_$c;
 #end

@@ -28,6 +28,19 @@
 // Barriers    three per step and two per chunk of it, in the list's loop: its bounds depend on the
 //             workgroup alone. Loops over tasks have none inside.
 
+#import shared/load_$(STORAGE)
+#import attention/tensors
+#import attention/work
+#import attention/walk
+#import attention/scores
+#import attention/ending
+#if POSITIONS: #import attention/positions
+#if EMULATED
+#import attention/fragments_emulated
+#else
+#import attention/fragments_cooperative
+#end
+
 #if PADDED
 // Whether a value that isn't finite was kept out: only ever raised, so that who reads it late does
 // needless work at worst. Where memory is short, rows look for themselves.
@@ -114,8 +127,7 @@ fn attention_matrix(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
-#if EMULATED
-#else
+#unless EMULATED
     @builtin(subgroup_id) subgroup: u32,
     @builtin(num_subgroups) subgroups: u32,
 #end
@@ -154,9 +166,7 @@ fn attention_matrix(
     // A lane without a row computes row 0, sees nothing and writes nothing.
     let position = query_position(sequence, select(0, row, has_row));
 #end
-#if SCORED
-    let slope = slope_of(sequence.slope_head + params.first_head + head);
-#end
+    #if SCORED: let slope = slope_of(sequence.slope_head + params.first_head + head);
 #if ROPE
     let scale = params.scale * 16.0;
 #else
@@ -189,9 +199,7 @@ fn attention_matrix(
     var sum = 0.0;
     var weight = 0.0;
 #for h in CHUNKS
-#for u in CHUNK_QUADS_EACH
-    var o$h_$u = vec4<f32>(0.0);
-#end
+    #for u in CHUNK_QUADS_EACH: var o$h_$u = vec4<f32>(0.0);
 #end
     // Where this lane's part of a row begins.
     let scores_at = own_row * SUM_STRIDE + part * KEYS_EACH;
@@ -228,8 +236,7 @@ fn attention_matrix(
             let first_key = j + i32(part * KEYS_EACH);
             let end = min(own.hi, end_key);
             var top = LOWEST;
-#for u in KEY_QUADS_EACH
-#for t in FOUR
+#for u in KEY_QUADS_EACH, t in 4
             let key$u_$t = first_key + 4 * $u + $t;
             let seen$u_$t = key$u_$t >= own.lo && key$u_$t < end;
 #if SCORED
@@ -239,7 +246,6 @@ fn attention_matrix(
             let s$u_$t = capped(sums[scores_at + 4u * $uu + $tu] * scale) - block.bias;
 #end
             top = select(top, max(top, s$u_$t), seen$u_$t);
-#end
 #end
             // Its own scores are read, so there is room.
             sums[scores_at] = top;
@@ -292,9 +298,7 @@ fn attention_matrix(
             for (var task = subgroup; task < (ROWS / (2u * EDGE)) * (CHUNK / (2u * EDGE)); task += subgroups) {
                 value_task(task);
             }
-#for u in CHUNK_QUADS_EACH
-            o$h_$u *= shrink;
-#end
+            #for u in CHUNK_QUADS_EACH: o$h_$u *= shrink;
 #if PADDED
             let look$h = guarded && atomicLoad(&spoiled) != 0u;
 #else
@@ -317,9 +321,7 @@ fn attention_matrix(
                 }
             }
             workgroupBarrier();
-#for u in CHUNK_QUADS_EACH
-            o$h_$u += sum_quad(columns_at + 4u * $uu);
-#end
+            #for u in CHUNK_QUADS_EACH: o$h_$u += sum_quad(columns_at + 4u * $uu);
 #end
         }
     }
@@ -340,12 +342,10 @@ fn attention_matrix(
         let kind = row_kind(maximum * LN_4, sum);
         let normalizer = row_normalizer(kind, weight);
         let o_at = sequence.o_base + head * params.o_head_stride + u32(row) * params.o_row_stride;
-#for h in CHUNKS
-#for u in CHUNK_QUADS_EACH
+#for h in CHUNKS, u in CHUNK_QUADS_EACH
         if $hu * (CHUNK / 4u) + part * CHUNK_QUADS_EACH + $uu < VALUE_QUADS {
             output[o_at + $hu * (CHUNK / 4u) + part * CHUNK_QUADS_EACH + $uu] = store_quad(o$h_$u * normalizer);
         }
-#end
 #end
         if (params.flags & FLAG_LSE) != 0u && part == 0u {
             let at = sequence.lse_base + head * params.lse_head_stride + u32(row);

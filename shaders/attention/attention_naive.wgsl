@@ -25,6 +25,14 @@
 // Dense attention walks the blocks 0, 1, 2 … through the very same loop as a list, so a dense
 // schedule gives the same bits.
 
+#import shared/load_$(STORAGE)
+#import attention/tensors
+#import attention/work
+#import attention/walk
+#import attention/scores
+#import attention/ending
+#if POSITIONS: #import attention/positions
+
 // The online softmax over the keys seen so far: running maximum, Σ e^(s − maximum), and Σ e^(s −
 // maximum)·v.
 struct State {
@@ -55,18 +63,12 @@ fn attention_naive(
     let has_row = row >= rows.first_row && row <= rows.last_row;
     var own = Visible(0, 0);
     var query: array<vec4<f32>, HEAD_QUADS>;
-#if POSITIONS
-    var position = 0;
-#end
-#if SCORED
-    let slope = slope_of(sequence.slope_head + params.first_head + head);
-#end
+    #if POSITIONS: var position = 0;
+    #if SCORED: let slope = slope_of(sequence.slope_head + params.first_head + head);
     if has_row {
         own = visible_keys(sequence, row);
         let q_at = sequence.q_base + head * params.q_head_stride + u32(row) * params.q_row_stride;
-#if POSITIONS
-        position = query_position(sequence, row);
-#end
+        #if POSITIONS: position = query_position(sequence, row);
         for (var c = 0u; c < HEAD_QUADS; c++) {
 #if ROPE
             let turned = rotated(load_quad(q[q_at + c]), load_quad(q[q_at + partner(c)]), position, c);
@@ -92,9 +94,7 @@ fn attention_naive(
         for (var j = block.keys.lo; j < block.keys.hi; j++) {
             let k_at = k_base + u32(j) * params.k_row_stride;
             var products = vec4<f32>(0.0);
-#if POSITIONS
-            let at = key_position(sequence, j);
-#end
+            #if POSITIONS: let at = key_position(sequence, j);
             for (var c = 0u; c < HEAD_QUADS; c++) {
 #if ROPE
                 products += query[c] * rotated(load_quad(k[k_at + c]), load_quad(k[k_at + partner(c)]), at, c);
@@ -104,9 +104,7 @@ fn attention_naive(
             }
             var score = (products.x + products.y) + (products.z + products.w);
             score = capped(score);
-#if SCORED
-            score = positioned(score, position - at, phi_of(position - at), slope);
-#end
+            #if SCORED: score = positioned(score, position - at, phi_of(position - at), slope);
             score -= block.bias;
             if j >= own.lo && j < own.hi {
                 let maximum = max(state.maximum, score);

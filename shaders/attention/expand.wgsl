@@ -1,5 +1,7 @@
 // What a cache's words mean: numbers from the rows and blocks of src/cache/block.rs.
 
+#import attention/arena
+
 // Two f16 numbers that lie in one word.
 fn halves(word: u32) -> vec2<f32> {
     return unpack2x16float(word);

@@ -6,18 +6,15 @@
 // the loads and stores are the only way in and out. Every lane of a subgroup must come to each of
 // these functions, with the same arguments.
 
+enable f16;
+enable wgpu_cooperative_matrix;
+
 var<workgroup> halves: array<f16, HALVES>;
 var<workgroup> sums: array<f32, SUMS>;
 
-#if EDGE_16
-alias Left = coop_mat16x16<f16, A>;
-alias Right = coop_mat16x16<f16, B>;
-alias Sum = coop_mat16x16<f32, C>;
-#else
-alias Left = coop_mat8x8<f16, A>;
-alias Right = coop_mat8x8<f16, B>;
-alias Sum = coop_mat8x8<f32, C>;
-#end
+alias Left = coop_mat$(EDGE)x$(EDGE)<f16, A>;
+alias Right = coop_mat$(EDGE)x$(EDGE)<f16, B>;
+alias Sum = coop_mat$(EDGE)x$(EDGE)<f32, C>;
 
 // A left operand: its rows are rows of memory.
 fn load_left(at: u32, stride: u32) -> Left {

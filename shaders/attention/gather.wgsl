@@ -1,7 +1,8 @@
 // gather: copies the rows of some blocks of a tensor into a packed one, or back. PrFlashAttention's
 // "rows and columns" (arXiv 2410.18441).
 //
-//   packed[h, y] = whole[h, blocks[x / B]·B + x mod B − whole_first]      x = packed_first + y,  0 ≤ y < rows
+//   packed[h, y] = whole[h, blocks[x / B]·B + x mod B − whole_first]
+//   x = packed_first + y,  0 ≤ y < rows
 //
 // and with FLAG_SCATTER the other way round. Elements pass through as words, whatever their type.
 //
@@ -10,6 +11,8 @@
 // Workgroups  one per (head, COPIES words), numbered in one line and folded into x and y; one word
 //             per invocation
 // Barriers    none
+
+#import shared/line
 
 struct GatherParams {
     work_items: u32,          // workgroups with work

@@ -1,9 +1,10 @@
 // merge: takes one more attention state into a running merge, row by row.
 //
-// A state is a row's output O and its natural log-sum-exp L over some keys: O = Σ e^s·v / Σ e^s, L =
-// ln Σ e^s. With w = e^L, after R states
+// A state is a row's output O and its natural log-sum-exp L over some keys: O = Σ e^s·v / Σ e^s,
+// L = ln Σ e^s. With w = e^L, after R states
 //
-//   Ô = Σᵣ wᵣ·Oᵣ / Σᵣ wᵣ        L̂ = ln Σᵣ wᵣ  (− ln R where the states are independent rounds of one sum: FLAG_MEAN)
+//   Ô = Σᵣ wᵣ·Oᵣ / Σᵣ wᵣ        L̂ = ln Σᵣ wᵣ  (− ln R where the states are
+//                                            independent rounds of one sum: FLAG_MEAN)
 //
 // which is exact where the states are of disjoint keys (FlashDecoding's split; partition rounds),
 // and a consistent estimate where each is an independent round of sampling. For these the error of
@@ -25,6 +26,9 @@
 // Workgroups  one per (sequence, head, tile of ROWS rows), one row per invocation, numbered in one
 //             line and folded into x and y
 // Barriers    none
+
+#import shared/line
+#import shared/store_$(OUTPUT)
 
 struct MergeParams {
     heads: u32,

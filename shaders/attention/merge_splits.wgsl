@@ -11,6 +11,11 @@
 // Workgroups  a line of invocations, one per (sequence, row, head, quad), folded into x and y
 // Barriers    none
 
+#import shared/line
+#import shared/store_$(OUTPUT)
+#import attention/params
+#import attention/ending
+
 @group(1) @binding(0) var<storage, read> states: array<vec4<f32>>;
 @group(1) @binding(1) var<storage, read_write> output: array<OutputQuad>;
 @group(1) @binding(2) var<storage, read_write> lse: array<u32>;

@@ -1,5 +1,8 @@
 // Products in f16, of inputs in f16: hardware takes two at a time. What is summed over many keys or
 // channels is summed in f32.
+
+enable f16;
+
 alias InputQuad = vec4<f16>;
 alias Number = f16;
 alias Quad = vec4<f16>;

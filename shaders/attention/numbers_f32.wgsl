@@ -1,4 +1,7 @@
 // Products in f32.
+
+#import shared/load_$(STORAGE)
+
 alias Number = f32;
 alias Quad = vec4<f32>;
 

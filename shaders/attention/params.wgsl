@@ -40,7 +40,8 @@ struct Params {
     phi_flat: f32,
     phi_rate: f32,        // per token
     factor_length: f32,   // tokens
-    splits: u32,          // shares of a row's keys; these and what follows only where keys are split
+    // These and what follows only where keys are split.
+    splits: u32,          // shares of a row's keys
     row_chunks: u32,      // workgroups that share the rows of a tile
     heads_each: u32,      // heads that share keys and a block list
     heads_here: u32,      // heads of this dispatch
@@ -62,7 +63,9 @@ struct Sequence {
     list_base: u32,    // where this sequence's schedule begins in `tables`, or NO_TABLE
     order_base: u32,    // where the order of its query blocks begins, or NO_TABLE: late ones first
     document_base: u32, // where its document mask begins, or NO_TABLE
-    id_base: u32,       // where the position ids of its queries and then its keys begin, or NO_TABLE: they count up from these
+    // Where the position ids of its queries and then its keys begin, or NO_TABLE: they count up from
+    // the positions below.
+    id_base: u32,
     q_position: i32,
     k_position: i32,
     slope_head: u32,    // head 0's place among the slopes

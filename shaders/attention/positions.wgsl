@@ -6,6 +6,10 @@
 // at index i: φ(|i|), φ(|i − 1|), φ(|i − 2|), φ(|i − 3|), so that one load serves four keys in a
 // row; near lags only, see phi_far slopes λ·m_h of four heads, in the unit of the kernel's scores
 
+#import attention/params
+#import attention/walk
+#import attention/rope
+
 fn query_position(sequence: Sequence, row: i32) -> i32 {
     if sequence.id_base != NO_TABLE {
         return i32(tables[sequence.id_base + u32(row)]);
@@ -50,8 +54,8 @@ fn rotated(own: vec4<f32>, other: vec4<f32>, position: i32, c: u32) -> vec4<f32>
 #end
 
 #if PHI_HARMONIC
-// H_min(|lag|, cap) for |lag| ≥ PHI_NEAR: with y = |lag| + ½, H = ln y + γ + 1/(24y²) − … = ½·ln(y² +
-// 1/12) + γ to within 1e-8 there, and without a division.
+// H_min(|lag|, cap) for |lag| ≥ PHI_NEAR: with y = |lag| + ½,
+// H = ln y + γ + 1/(24y²) − … = ½·ln(y² + 1/12) + γ to within 1e-8 there, and without a division.
 fn phi_far(lag: i32) -> f32 {
     let y = f32(abs(lag)) + 0.5;
 #if PHI_CAPPED
@@ -96,9 +100,7 @@ fn phi_of(lag: i32) -> f32 {
     }
     return phi_far(lag);
 #end
-#if PHI_LINEAR
-    return f32(abs(lag));
-#end
+    #if PHI_LINEAR: return f32(abs(lag));
 #if PHI_LOG
     // ln(1 + x); near 0 by 2·artanh(x / (2 + x)), since 1 + x would round x away: four terms are
     // within 1e-8 of it there, relatively.
@@ -108,9 +110,7 @@ fn phi_of(lag: i32) -> f32 {
     let near = 2.0 * z * (1.0 + w * (1.0 / 3.0 + w * (1.0 / 5.0 + w / 7.0)));
     return select(log(1.0 + x), near, x < 0.25);
 #end
-#if PHI_NONE
-    return 0.0;
-#end
+    #if PHI_NONE: return 0.0;
 }
 
 // λ·m_h: 0 where there is no bias.

@@ -1,10 +1,10 @@
 // rotate: rotary position embedding (Su et al. 2021, arXiv 2104.09864) in place, for queries or
 // keys that are to lie in storage turned.
 //
-//   (x_a, x_b) ← s·t·(x_a·cos pωᵢ − x_b·sin pωᵢ, x_a·sin pωᵢ + x_b·cos pωᵢ)      for every pair i = (a, b) of the first r channels
+//   (x_a, x_b) ← s·t·(x_a·cos pωᵢ − x_b·sin pωᵢ, x_a·sin pωᵢ + x_b·cos pωᵢ)
 //
-// of a row at position p, with the temperature t that the table carries. s = 1; the inverse turns
-// by −p with s = 1/t².
+// for every pair i = (a, b) of the first r channels of a row at position p, with the temperature t
+// that the table carries. s = 1; the inverse turns by −p with s = 1/t².
 //
 // Shapes      tensor (batch, H, rows, D), any strides that keep its rows apart · channels r … D − 1
 //             and rows of no run are not touched
@@ -15,6 +15,12 @@
 //             two quads that hold its four pairs: nobody reads what another invocation writes.
 // Rounding    everything is in f32; a value is rounded to the storage type once, as it is written
 // Barriers    none
+
+#import shared/line
+#import shared/search
+#import shared/load_$(STORAGE)
+#import shared/store_$(STORAGE)
+#import attention/rope
 
 struct RotateParams {
     work_items: u32,    // workgroups with work
@@ -40,6 +46,11 @@ struct RotateRun {
 @group(0) @binding(1) var<storage, read> runs: array<RotateRun>;
 @group(1) @binding(0) var<storage, read_write> tensor: array<OutputQuad>;
 
+// Where an entry begins, for shared/search.wgsl.
+fn begins_at(index: u32) -> u32 {
+    return runs[index].first;
+}
+
 @compute @workgroup_size(INVOCATIONS)
 fn rotate(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -55,18 +66,7 @@ fn rotate(
     if row >= params.rows {
         return;
     }
-    // The last run that begins at or before the row.
-    var own = 0u;
-    var end = params.runs;
-    while end - own > 1u {
-        let middle = (own + end) / 2u;
-        if runs[middle].first <= row {
-            own = middle;
-        } else {
-            end = middle;
-        }
-    }
-    let run = runs[own];
+    let run = runs[entry_of(row, params.runs)];
     let within = row - run.first;
     let position = run.position + run.step * i32(within);
     let c = place % TURNS;

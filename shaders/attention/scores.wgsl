@@ -1,4 +1,7 @@
 // A score, capped, once the inner product is known; in the kernel's unit.
+
+#import attention/params
+
 fn capped(product: f32) -> f32 {
     if (params.flags & FLAG_SOFT_CAP) != 0u {
         return soft_capped(product);

@@ -1,5 +1,8 @@
 // What an attention kernel reads and writes of tensors.
 
+#import attention/params
+#import shared/store_$(OUTPUT)
+
 @group(2) @binding(0) var<storage, read> q: array<InputQuad>;
 #if CACHED
 @group(2) @binding(1) var<storage, read_write> output: array<OutputQuad>;

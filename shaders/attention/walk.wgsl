@@ -2,6 +2,9 @@
 // the end, then (key block, bits of ln p) pairs. The order of a schedule's query blocks: their row
 // numbers, longest lists first. A document mask: the first visible key and one past the last, for
 // each query.
+
+#import attention/params
+
 @group(1) @binding(0) var<storage, read> tables: array<u32>;
 
 // Which keys the query of a row sees: lo ≤ j < hi. Both ascend with the row. The same as

@@ -1,5 +1,9 @@
 // Which part of the tensors a workgroup computes.
 
+#import shared/line
+#import attention/params
+#import attention/walk
+
 // One row tile of one head of one sequence.
 struct WorkItem {
     exists: bool,   // false past the end of the line of workgroups

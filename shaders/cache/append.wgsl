@@ -13,6 +13,9 @@
 //             once, wherever else it goes
 // Barriers    none: nobody reads what another invocation of the dispatch writes
 
+#import cache/moves
+#import cache/rows
+
 fn take(own: Move, head: u32, unit: u32) {
     let flags = own.flags;
     let words = row_words(flags);

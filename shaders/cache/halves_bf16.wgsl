@@ -1,4 +1,7 @@
 // Appended keys and values in bf16 storage, two channels to a word: the upper half of an f32.
+
+#import cache/round_to_half
+
 alias InputQuad = vec2<u32>;
 
 fn halves(quad: InputQuad) -> vec4<u32> {

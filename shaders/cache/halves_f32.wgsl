@@ -1,4 +1,7 @@
 // Appended keys and values in f32 storage, as bits.
+
+#import cache/round_to_half
+
 alias InputQuad = vec4<u32>;
 
 fn halves(quad: InputQuad) -> vec4<u32> {

@@ -12,6 +12,9 @@
 //             folded into x and y
 // Barriers    none: nobody reads what another invocation of the dispatch writes
 
+#import shared/line
+#import shared/search
+
 struct MigrateParams {
     work_items: u32,  // workgroups with work
     tiles: u32,       // … per head
@@ -33,6 +36,11 @@ struct MigrateSpan {
 @group(0) @binding(3) var<storage, read> old: array<u32>;
 @group(0) @binding(4) var<storage, read_write> new_words: array<u32>;
 
+// Where a span begins, for shared/search.wgsl.
+fn begins_at(index: u32) -> u32 {
+    return spans[index].first;
+}
+
 @compute @workgroup_size(INVOCATIONS)
 fn migrate(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -46,18 +54,7 @@ fn migrate(
     let head = item / params.tiles;
     let tile = (item % params.tiles) * COPIES;
     for (var place = tile + lane; place < min(tile + COPIES, params.words); place += INVOCATIONS) {
-        // The last span that begins at or before the word.
-        var own = 0u;
-        var end = params.spans;
-        while end - own > 1u {
-            let middle = (own + end) / 2u;
-            if spans[middle].first <= place {
-                own = middle;
-            } else {
-                end = middle;
-            }
-        }
-        let span = spans[own];
+        let span = spans[entry_of(place, params.spans)];
         let at = place - span.first;
         new_words[head * params.new_stride + span.destination + at] = old[head * params.old_stride + span.source + at];
     }

@@ -1,6 +1,10 @@
 // What the kernels that write a staircase cache share: the moves of a dispatch, the arena that they
 // move tokens in, and the way from an invocation to its unit of a move.
 
+#import shared/line
+#import shared/search
+#import cache/cache
+
 struct MoveParams {
     work_items: u32,     // workgroups with work
     tiles: u32,          // … per key/value head
@@ -22,7 +26,9 @@ struct MoveParams {
 struct Move {
     first: u32,        // units of the moves before
     flags: u32,
-    widths: u32,       // four bits each, the first the lowest: the widths that codes pass through; without them, rows are copied
+    // The widths that codes pass through, four bits each, the first the lowest; without them, rows
+    // are copied.
+    widths: u32,
     held: u32,         // rows (or all) that lie in the arena; the later ones in the input
     source: u32,       // words: the block, or the ring of rows
     source_row: u32,   // the first row in it
@@ -60,22 +66,17 @@ fn quotient(n: vec4<u32>, d: vec4<u32>) -> vec4<u32> {
     return estimate - below + above;
 }
 
+// Where a move begins, for shared/search.wgsl.
+fn begins_at(index: u32) -> u32 {
+    return moves[index].first;
+}
+
 fn work_of(item: u32, lane: u32) -> Work {
     let place = (item % params.tiles) * INVOCATIONS + lane;
     if item >= params.work_items || place >= params.units {
         return Work(0u, 0u, 0u, false);
     }
-    // The last move that begins at or before the unit.
-    var own = 0u;
-    var end = params.moves;
-    while end - own > 1u {
-        let middle = (own + end) / 2u;
-        if moves[middle].first <= place {
-            own = middle;
-        } else {
-            end = middle;
-        }
-    }
+    let own = entry_of(place, params.moves);
     return Work(own, item / params.tiles, place - moves[own].first, true);
 }
 
@@ -161,7 +162,7 @@ fn joined(codes: vec4<u32>, bits: u32) -> u32 {
 // The entry point of each kernel that moves tokens, named after its file, which says in `take` what
 // becomes of a unit of a move.
 @compute @workgroup_size(INVOCATIONS)
-fn ENTRY_POINT(
+fn $(ENTRY_POINT)(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,

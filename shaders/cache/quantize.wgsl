@@ -1,8 +1,9 @@
 // quantize: segments of a staircase cache (arXiv 2410.18441) that were rows of f16 numbers become
 // codes.
 //
-//   code = (2·t·(2^b − 1) + R) / (2R),  t = x − min and R = max − min of the group, in integers scaled by one power of two to at most 22 bits
+//   code = (2·t·(2^b − 1) + R) / (2R),  t = x − min and R = max − min of the group,
 //
+// in integers scaled by one power of two to at most 22 bits,
 // then stepped down to the width of the rung where the segment arrives. Every number is an integer,
 // so that the host (src/cache/quantize.rs, which says why this is exact enough) holds the same
 // bits.
@@ -17,6 +18,9 @@
 // Workgroups  one per (head, INVOCATIONS of the line of all moves' units), numbered in one line and
 //             folded into x and y
 // Barriers    none: a group's words are whole, so nobody shares one
+
+#import cache/moves
+#import cache/rows
 
 // A number that orders finite f16 bits as the numbers they are, −0 below +0.
 fn order(half: vec4<u32>) -> vec4<u32> {

@@ -1,5 +1,8 @@
 // The rows of a move as f16 bits, wherever they lie.
 
+#import cache/moves
+#import cache/halves_$(INPUT)
+
 @group(2) @binding(0) var<storage, read> k: array<InputQuad>;
 @group(2) @binding(1) var<storage, read> v: array<InputQuad>;
 

@@ -1,8 +1,9 @@
 // step_down: blocks of a staircase cache (arXiv 2410.18441) at fewer bits, from codes to codes.
 //
-//   code' = (2·code·(2^b' − 1) + 2^b − 1) / (2·(2^b − 1))      in integers, the extremes as they were
+//   code' = (2·code·(2^b' − 1) + 2^b − 1) / (2·(2^b − 1))
 //
-// for every width that the segment passes, as src/cache/quantize.rs says.
+// in integers, the extremes as they were, for every width that the segment passes, as
+// src/cache/quantize.rs says.
 //
 // Shapes      blocks of S·D'·b/32 words of codes, then S·D'/G words of extremes
 // Moves       a segment from one rung's ring to another's. A unit is 32 codes: b words before, b'
@@ -10,6 +11,8 @@
 // Workgroups  one per (head, INVOCATIONS of the line of all moves' units), numbered in one line and
 //             folded into x and y
 // Barriers    none: no move of a dispatch reads the rung that it writes
+
+#import cache/moves
 
 fn take(own: Move, head: u32, unit: u32) {
     let flags = own.flags;

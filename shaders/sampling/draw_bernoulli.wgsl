@@ -1,6 +1,8 @@
 // Bernoulli sampling: the block J at distance d is kept where its own uniform number, pcg_hash(u ⊕
 // J), is below p(d).
 
+#import sampling/schedule
+
 fn is_kept(u: u32, block: i32, d: i32) -> bool {
     // ln p = 0 is p = 1, whose low word is 0.
     return distances[d].ln_p == 0u || pcg_hash(u ^ u32(block)) < distances[d].p_low;

@@ -1,6 +1,8 @@
 // Systematic sampling: with one uniform number u per row and side, the block at distance d is kept
 // where ⌊C(d) + u⌋ steps up, C(d) = p(0) + … + p(d − 1).
 
+#import sampling/schedule
+
 // ⌊C(d) + u⌋: the sum's high word and the carry of its low one.
 fn whole(u: u32, d: i32) -> u32 {
     let low = distances[d].sum_low;

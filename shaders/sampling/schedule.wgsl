@@ -5,6 +5,8 @@
 // cumulative sum is two words. Rust fills these structs (src/sampling/gpu/params.rs); a test
 // compares the two layouts field by field.
 
+#import shared/line
+
 struct ScheduleParams {
     sequences: u32,
     groups: u32,        // block lists of a query block

@@ -1,7 +1,8 @@
 // schedule_count: how many blocks each row of a schedule keeps, as offsets within its chunk of ROWS
 // rows.
 //
-//   offset(r) = Σ n(r′) over the rows r′ < r of the chunk        sum(chunk) = Σ n(r) over its rows        n(r) = sinks + drawn
+//   offset(r) = Σ n(r′) over the rows r′ < r of the chunk
+//   sum(chunk) = Σ n(r) over its rows        n(r) = sinks + drawn
 //
 // The first of three passes (count, scan, fill) that draw the schedule that `Schedule::sample`
 // draws, bit for bit: design §2.2.
@@ -12,6 +13,9 @@
 //             into x and y
 // Barriers    in scan_counts, which every lane of a workgroup reaches: only whole workgroups leave
 //             before it
+
+#import sampling/schedule
+#import sampling/draw_$(RULE)
 
 @compute @workgroup_size(ROWS)
 fn schedule_count(

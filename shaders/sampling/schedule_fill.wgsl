@@ -11,6 +11,9 @@
 //             into x and y
 // Barriers    none
 
+#import sampling/schedule
+#import sampling/draw_$(RULE)
+
 @compute @workgroup_size(ROWS)
 fn schedule_fill(
     @builtin(workgroup_id) workgroup: vec3<u32>,

@@ -9,6 +9,8 @@
 // Workgroups  one per sequence
 // Barriers    in scan_counts, which every lane reaches: only whole workgroups leave before it
 
+#import sampling/schedule
+
 @compute @workgroup_size(ROWS)
 fn schedule_scan(
     @builtin(workgroup_id) workgroup: vec3<u32>,

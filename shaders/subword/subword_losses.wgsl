@@ -6,6 +6,8 @@
 // Shapes      words (walk.wgsl): length, the piece and 1 (0 forbids none) · least: a cost a string
 // Workgroups  and barriers as walk.wgsl has them
 
+#import subword/walk
+
 @group(0) @binding(3) var<storage, read_write> least: array<u32>;
 
 @compute @workgroup_size(LANES)

@@ -9,6 +9,8 @@
 //
 // Places without a word have a length of 0. The host has seen to it that no sum passes 64 bits.
 
+#import subword/walk
+
 @group(0) @binding(3) var<storage, read_write> usage: array<atomic<u32>>;
 @group(0) @binding(4) var<storage, read_write> cuts: array<u32>;
 

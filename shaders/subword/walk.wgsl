@@ -16,6 +16,8 @@
 // Workgroups  one per group, a word an invocation, numbered in one line and folded into x and y
 // Barriers    none: an invocation reads the workgroup memory that it wrote itself
 
+#import shared/line
+
 struct SubwordParams {
     groups: u32,
     rows: u32,  // of bytes, in each group

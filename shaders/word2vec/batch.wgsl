@@ -10,6 +10,8 @@
 //             negatives, of each token; then of bags of words what changes of each mean rows of
 //             weights, means and gradients have QUADS quads
 
+#import shared/line
+
 struct BatchParams {
     centres: u32,
     windows: u32,    // where the windows begin

@@ -7,6 +7,8 @@
 // Workgroups  one per (stretch, SLICES), an invocation for a quad
 // Barriers    none
 
+#import shared/line
+
 struct FoldParams {
     stretches: u32,
     first: u32,      // where the stretches begin in the batch

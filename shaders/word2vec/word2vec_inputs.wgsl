@@ -13,6 +13,8 @@
 //             outputs pass through workgroup memory, TILE at a time
 // Barriers    two per tile: how many there are depends on the workgroup alone
 
+#import word2vec/batch
+
 // Word vectors, or means.
 @group(0) @binding(2) var<storage, read> inputs: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> outputs: array<vec4<f32>>;
@@ -61,30 +63,20 @@ fn word2vec_inputs(
             // Where no token of a subgroup has this centre, devices skip what follows.
             if exists && centre < end && in_window(item, min(centre, end - 1u)) {
                 var products = vec4<f32>();
-#for q in QUADS
-                products += x$q * tile[y + $qu];
-#end
+                #for q in QUADS: products += x$q * tile[y + $qu];
                 let error = 1.0 - logistic(products.x + products.y + products.z + products.w);
                 errors[centre * RING + item - centre] = error;
-#for q in QUADS
-                change$q += error * tile[y + $qu];
-#end
+                #for q in QUADS: change$q += error * tile[y + $qu];
             }
         }
         workgroupBarrier();
     }
 #else
-#for q in QUADS
-    products += x$q * outputs[own + $qu];
-#end
+    #for q in QUADS: products += x$q * outputs[own + $qu];
     let error = 1.0 - logistic(products.x + products.y + products.z + products.w);
-#for q in QUADS
-    change$q = error * outputs[own + $qu];
-#end
+    #for q in QUADS: change$q = error * outputs[own + $qu];
     if exists {
-#for q in QUADS
-        gradients[input + $qu] = error * x$q;
-#end
+        #for q in QUADS: gradients[input + $qu] = error * x$q;
     }
 #end
     let weight = f32(batch[params.pairs + item]) * NEGATIVES_EACH;
@@ -98,24 +90,18 @@ fn word2vec_inputs(
         for (var row = 0u; row < TILE; row++) {
             let y = row * QUADS;
             var products = vec4<f32>();
-#for q in QUADS
-            products += x$q * tile[y + $qu];
-#end
+            #for q in QUADS: products += x$q * tile[y + $qu];
             let error = -weight * logistic(products.x + products.y + products.z + products.w);
             if exists {
                 errors[errors_at + at + row] = error;
             }
-#for q in QUADS
-            change$q += error * tile[y + $qu];
-#end
+            #for q in QUADS: change$q += error * tile[y + $qu];
         }
         workgroupBarrier();
     }
     if exists {
         // Of means behind the gradients of tokens, into which word2vec_windows spreads them.
         let to = (params.centres + runs() * SHARED + select(tokens(), 0u, PAIRS == 1u) + item) * QUADS;
-#for q in QUADS
-        gradients[to + $qu] = change$q;
-#end
+        #for q in QUADS: gradients[to + $qu] = change$q;
     }
 }

@@ -7,6 +7,8 @@
 //             through workgroup memory, TILE at a time
 // Barriers    two per tile: how many there are depends on the workgroup alone
 
+#import word2vec/batch
+
 // Word vectors, or means.
 @group(0) @binding(2) var<storage, read> inputs: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> errors: array<f32>;
@@ -26,9 +28,7 @@ fn word2vec_negatives(
     if run >= runs() {
         return;
     }
-#for q in QUADS
-    var change$q = vec4<f32>();
-#end
+    #for q in QUADS: var change$q = vec4<f32>();
     let end = min((run + 1u) * RUN, items());
     for (var at = run * RUN; at < end; at += TILE) {
         for (var quad = lane; quad < TILE * QUADS; quad += LANES) {
@@ -44,14 +44,10 @@ fn word2vec_negatives(
             let item = min(at + row, end - 1u);
             let error = select(0.0, errors[negative_errors(item) + number], at + row < end);
             let x = row * QUADS;
-#for q in QUADS
-            change$q += error * tile[x + $qu];
-#end
+            #for q in QUADS: change$q += error * tile[x + $qu];
         }
         workgroupBarrier();
     }
     let to = (params.centres + run * SHARED + number) * QUADS;
-#for q in QUADS
-    gradients[to + $qu] = change$q;
-#end
+    #for q in QUADS: gradients[to + $qu] = change$q;
 }

@@ -8,6 +8,8 @@
 //             that neighbours have about as much to do
 // Barriers    none
 
+#import shared/line
+
 struct UpdateParams {
     rows: u32,
     first: u32,      // where the rows begin in the batch

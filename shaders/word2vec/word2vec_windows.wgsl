@@ -1,15 +1,18 @@
 // word2vec_windows: sums over windows, of centres or of tokens.
 //
 //   TARGETS   of centre i     Σ e(t, i)·x_t     over the tokens t of its window: what a batch of
-//                                               skip-grams changes of the output weights of its word
+//                                               skip-grams changes of the output weights of its
+//                                               word
 //   MEANS     of centre i     Σ x_t / n         over the n tokens t of its window
-//   SPREAD    of token t      Σ change_i        over the centres i that have it in their window: what
-//                                               a batch of bags of words changes of its vector
+//   SPREAD    of token t      Σ change_i        over the centres i that have it in their window:
+//                                               what a batch of bags of words changes of its vector
 //
 // Shapes      batch.wgsl
 // Workgroups  one per RUN centres or tokens after each other, one an invocation; rows pass through
 //             workgroup memory, TILE at a time
 // Barriers    two per tile: how many there are depends on the workgroup alone
+
+#import word2vec/batch
 
 #if SPREAD
 @group(0) @binding(2) var<storage, read_write> gradients: array<vec4<f32>>;
@@ -18,9 +21,7 @@
 // Gradients, or means.
 @group(0) @binding(3) var<storage, read_write> sums: array<vec4<f32>>;
 #end
-#if TARGETS
-@group(0) @binding(4) var<storage, read> errors: array<f32>;
-#end
+#if TARGETS: @group(0) @binding(4) var<storage, read> errors: array<f32>;
 
 var<workgroup> tile: array<vec4<f32>, TILE * QUADS>;
 
@@ -52,9 +53,7 @@ fn word2vec_windows(
     let begin = first;
     let end = min(first + RUN + 2u * WINDOW, tokens());
 #end
-#for q in QUADS
-    var sum$q = vec4<f32>();
-#end
+    #for q in QUADS: var sum$q = vec4<f32>();
     for (var at = begin; at < end; at += TILE) {
         for (var quad = lane; quad < TILE * QUADS; quad += RUN) {
             let row = min(at + quad / QUADS, end - 1u);
@@ -78,13 +77,9 @@ fn word2vec_windows(
             if at + row < end && in_window(token, centre) {
 #if TARGETS
                 let error = errors[centre * RING + token - centre];
-#for q in QUADS
-                sum$q += error * tile[x + $qu];
-#end
+                #for q in QUADS: sum$q += error * tile[x + $qu];
 #else
-#for q in QUADS
-                sum$q += tile[x + $qu];
-#end
+                #for q in QUADS: sum$q += tile[x + $qu];
 #end
             }
         }
@@ -93,9 +88,7 @@ fn word2vec_windows(
     if exists {
 #if SPREAD
         let to = (gradients_at + own) * QUADS;
-#for q in QUADS
-        gradients[to + $qu] = sum$q;
-#end
+        #for q in QUADS: gradients[to + $qu] = sum$q;
 #else
 #if MEANS
         // A window without words has no mean, and nothing is made of what stands here.
@@ -104,9 +97,7 @@ fn word2vec_windows(
 #else
         let part = 1.0;
 #end
-#for q in QUADS
-        sums[own * QUADS + $qu] = part * sum$q;
-#end
+        #for q in QUADS: sums[own * QUADS + $qu] = part * sum$q;
 #end
     }
 }

@@ -9,6 +9,8 @@ mod gpu_sampler;
 pub(crate) mod inputs;
 pub(crate) mod kernels;
 mod merge;
+#[cfg(test)]
+mod mutants;
 mod pieces;
 mod plan;
 mod plan_options;

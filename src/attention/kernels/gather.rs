@@ -2,7 +2,7 @@
 
 use super::params::{self, GatherParams};
 use crate::runtime::program::{Binds, Program};
-use crate::runtime::text;
+use crate::runtime::text::{self, Settings};
 
 /// Copies of the rows of some blocks, packed and back (`shaders/attention/gather.wgsl`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +26,9 @@ impl Program for Gather {
     }
 
     fn source(&self) -> String {
-        let values = [("COPIES", Self::COPIES as u32), ("FLAG_SCATTER", params::FLAG_SCATTER)];
-        text::plain(&self.label(), &values, &[include_str!("../../../shaders/attention/gather.wgsl")])
+        let mut settings = Settings::of(&[("COPIES", Self::COPIES)]);
+        settings.constant("FLAG_SCATTER", params::FLAG_SCATTER);
+        text::kernel(&self.label(), "attention", self.entry_point(), &settings)
     }
 
     fn groups(&self) -> Vec<Vec<Binds>> {

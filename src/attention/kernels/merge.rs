@@ -3,10 +3,9 @@
 use super::params::{self, MergeParams, MergeSequence};
 use super::programs::attention_call;
 use super::shapes::TILE_ROWS;
-use super::text::ENDING_PIECE;
 use crate::layout::DType;
 use crate::runtime::program::{Binds, Program};
-use crate::runtime::text;
+use crate::runtime::text::{self, Settings};
 
 /// The rows of which attention_decode has computed shares (`shaders/attention/merge_splits.wgsl`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,19 +29,11 @@ impl Program for MergeSplits {
     }
 
     fn source(&self) -> String {
-        let values = [
-            ("ROWS", TILE_ROWS as u32),
-            ("VALUE_QUADS", (self.value_dim / 4) as u32),
-            ("FLAG_LSE", params::FLAG_LSE),
-            ("NO_TABLE", params::NO_TABLE),
-        ];
-        let pieces = [
-            include_str!("../../../shaders/attention/params.wgsl"),
-            text::store_piece(self.output),
-            ENDING_PIECE,
-            include_str!("../../../shaders/attention/merge_splits.wgsl"),
-        ];
-        text::plain(&self.label(), &values, &pieces)
+        let mut settings = Settings::of(&[("ROWS", TILE_ROWS), ("VALUE_QUADS", self.value_dim / 4)]);
+        settings.constant("FLAG_LSE", params::FLAG_LSE);
+        settings.constant("NO_TABLE", params::NO_TABLE);
+        settings.word("OUTPUT", self.output.name());
+        text::kernel(&self.label(), "attention", self.entry_point(), &settings)
     }
 
     fn groups(&self) -> Vec<Vec<Binds>> {
@@ -78,16 +69,17 @@ impl Program for Merge {
     }
 
     fn source(&self) -> String {
-        let values = [
-            ("ROWS", TILE_ROWS as u32),
-            ("SPREAD", u32::from(self.spread)),
+        let mut settings = Settings::of(&[("ROWS", TILE_ROWS), ("SPREAD", usize::from(self.spread))]);
+        for (name, flag) in [
             ("FLAG_LSE", params::FLAG_LSE),
             ("FLAG_FIRST", params::FLAG_FIRST),
             ("FLAG_MEAN", params::FLAG_MEAN),
             ("FLAG_ERROR", params::FLAG_ERROR),
-        ];
-        let pieces = [text::store_piece(self.output), include_str!("../../../shaders/attention/merge.wgsl")];
-        text::plain(&self.label(), &values, &pieces)
+        ] {
+            settings.constant(name, flag);
+        }
+        settings.word("OUTPUT", self.output.name());
+        text::kernel(&self.label(), "attention", self.entry_point(), &settings)
     }
 
     fn groups(&self) -> Vec<Vec<Binds>> {

@@ -1,13 +1,11 @@
 //! The kernel that rotates stored rows.
 
 use super::params::{ROPE_STRIDE, RotateParams, RotateRun};
-use super::text::ROPE_PIECE;
 use super::variant::PositionsVariant;
 use crate::layout::DType;
 use crate::position::Pairing;
 use crate::runtime::program::{Binds, Program};
-use crate::runtime::template::{Numbers, expand};
-use crate::runtime::text;
+use crate::runtime::text::{self, Settings};
 
 /// The rotation of stored rows (`shaders/attention/rotate.wgsl`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,20 +52,17 @@ impl Program for Rotate {
 
     fn source(&self) -> String {
         let quads = self.rotary_dim / 4;
-        let values = [
+        let mut settings = Settings::of(&[
             ("INVOCATIONS", Self::INVOCATIONS),
             ("HEADS_EACH", Self::HEADS_EACH),
             ("TURNS", self.turns()),
             ("ROPE_STRIDE", ROPE_STRIDE),
             ("ROTARY_QUADS", quads),
             ("HALF_QUADS", quads / 2),
-        ];
-        let half = usize::from(self.pairing == Pairing::Half);
-        let numbers = Numbers::from([("ROPE", 1), ("ROPE_HALF", half)]);
-        let [rope, kernel] = [ROPE_PIECE, include_str!("../../../shaders/attention/rotate.wgsl")]
-            .map(|piece| expand(piece, &numbers));
-        let pieces = [text::load_piece(self.storage), text::store_piece(self.storage), &rope, &kernel];
-        text::plain(&self.label(), &values.map(|(name, value)| (name, value as u32)), &pieces)
+        ]);
+        settings.conditions(&[("ROPE", true), ("ROPE_HALF", self.pairing == Pairing::Half)]);
+        settings.word("STORAGE", self.storage.name());
+        text::kernel(&self.label(), "attention", self.entry_point(), &settings)
     }
 
     fn groups(&self) -> Vec<Vec<Binds>> {

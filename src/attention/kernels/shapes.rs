@@ -167,7 +167,10 @@ impl Decode {
     /// The smallest, with quad operations.
     pub(crate) const ONE: Self = Self { row_sets: 1, quads: true };
 
-    /// Rows that 16 lanes hold at once.
+    /// Lanes that share a row: one for each component of a quad.
+    pub(crate) const LANES_EACH: usize = 4;
+
+    /// Rows that a workgroup holds at once: a set.
     pub(crate) const ROWS: usize = 4;
 
     /// The most row sets × channels of q, and of o, for which a GPU has registers.
@@ -366,7 +369,7 @@ impl Kernel {
         match self {
             Kernel::Naive => TILE_ROWS,
             Kernel::Tiled(tile) => TILE_ROWS / tile.rows_each() * tile.parts(),
-            Kernel::Decode(_) => 4 * Decode::ROWS,
+            Kernel::Decode(_) => Decode::LANES_EACH * Decode::ROWS,
             Kernel::Matrix(_) => TILE_ROWS * Matrix::LANES_EACH,
         }
     }

@@ -1,7 +1,4 @@
-//! The text of the kernels that compute attention: a variant is a rendered header, then shared
-//! pieces, then the kernel's own file.
-
-use std::fmt::Write;
+//! The text of the kernels that compute attention: what Rust knows of a variant.
 
 use super::params;
 use super::shapes::{Decode, Kernel, Matrix, TILE_ROWS};
@@ -10,13 +7,7 @@ use crate::cache::gpu::params::CACHE_RUNGS;
 use crate::cache::gpu::variant::CacheVariant;
 use crate::cache::quantize::WIDTHS;
 use crate::position::Pairing;
-use crate::runtime::template::{Numbers, expand};
-use crate::runtime::text::{
-    ENABLE_F16, ENABLE_MATRICES, LINE_PIECE, constants, header, load_piece, store_piece,
-};
-
-pub(super) const ROPE_PIECE: &str = include_str!("../../../shaders/attention/rope.wgsl");
-pub(super) const ENDING_PIECE: &str = include_str!("../../../shaders/attention/ending.wgsl");
+use crate::runtime::text::{self, Settings};
 
 /// The text of an attention kernel, which takes keys and values in blocks of this many quads, or
 /// quad by quad (0).
@@ -39,8 +30,9 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
         Kernel::Tiled(tile) => tile.sum_quads(head_dim),
         _ => 0,
     };
+    let mut settings = Settings::default();
     // The sizes: constants of the text, and bounds of its written-out loops.
-    let sizes = [
+    settings.optional_sizes(&[
         ("HEAD_QUADS", head_dim / 4),
         ("VALUE_QUADS", value_dim / 4),
         ("ROWS", TILE_ROWS),
@@ -56,7 +48,7 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
         ("INVOCATIONS", kernel.invocations()),
         ("ROW_SETS", row_sets),
         ("ROWS_HELD", Decode::ROWS * row_sets),
-    ];
+    ]);
     let group = cache.map_or(0, |cache| cache.group);
     // Of the padded rows of a cache, and what of a value shares its extremes.
     let padded = |dim: usize| if cache.is_some() { dim.next_multiple_of(32) } else { 0 };
@@ -65,47 +57,45 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
         _ => None,
     };
     let layout = matrix.map(|matrix| matrix.layout(head_dim));
-    let sizes = sizes.into_iter().chain([
+    settings.optional_sizes(&[
         ("CACHE_RUNGS", cache.map_or(0, |_| CACHE_RUNGS)),
+        // Tokens that are taken from a cache at once.
+        ("CACHE_KEYS", cache.map_or(0, |_| CacheVariant::KEYS)),
         ("GROUP", group),
         ("HEAD_PADDED", layout.map_or(padded(head_dim), |layout| layout.head_padded)),
         ("HEAD_WORDS", padded(head_dim) / 32),
         ("VALUE_PADDED", padded(value_dim)),
         ("VALUE_GROUPS", cache.map_or(0, |cache| value_dim.div_ceil(cache.group))),
     ]);
-    let flags = [
+    for (name, flag) in [
         ("FLAG_CAUSAL", params::FLAG_CAUSAL),
         ("FLAG_WINDOW", params::FLAG_WINDOW),
         ("FLAG_SOFT_CAP", params::FLAG_SOFT_CAP),
         ("FLAG_LSE", params::FLAG_LSE),
         ("FLAG_PAIRED", params::FLAG_PAIRED),
         ("NO_TABLE", params::NO_TABLE),
-    ];
+    ] {
+        settings.constant(name, flag);
+    }
     let form = Form::of(kernel);
-    let cooperative = matrix.is_some_and(|matrix| !matrix.is_emulated());
-    // What a text enables stands before everything else.
-    let mut wgsl = String::new();
-    if form.halves || cooperative {
-        wgsl.push_str(ENABLE_F16);
-    }
-    if cooperative {
-        wgsl.push_str(ENABLE_MATRICES);
-    }
-    wgsl.push_str(&header(&if block_quads > 0 { Blocks(*variant).name() } else { variant.name() }));
     if let Some(above) = form.raise_above {
-        let _ = writeln!(wgsl, "const RAISE_ABOVE: f32 = {above:?};");
+        settings.real("RAISE_ABOVE", above);
     }
     let turn = Turn::new(variant);
-    let sizes: Vec<(&'static str, usize)> = sizes
-        .chain(turn.sizes(positions.any()))
-        .chain(matrix.map(|matrix| matrix_sizes(matrix, head_dim, value_dim)).into_iter().flatten())
-        .filter(|&(_, size)| size > 0)
-        .collect();
-    let constant = |&(name, value): &(&'static str, usize)| (name, value as u32);
-    constants(&mut wgsl, &sizes.iter().map(constant).collect::<Vec<_>>());
-    constants(&mut wgsl, &flags);
+    settings.optional_sizes(&turn.sizes(positions.any()));
+    if let Kernel::Decode(_) = kernel {
+        settings.sizes(&[("LANES_EACH", Decode::LANES_EACH), ("SET_ROWS", Decode::ROWS)]);
+    }
+    if let Some(matrix) = matrix {
+        settings.sizes(&matrix_sizes(matrix, head_dim, value_dim));
+        settings.conditions(&[
+            ("EDGE_16", matrix.edge() == 16),
+            ("PADDED", matrix.is_padded()),
+            ("EMULATED", matrix.is_emulated()),
+        ]);
+    }
     let unturned = positions.rope.is_some() && cache.is_none_or(|cache| cache.keys_turn);
-    let conditions = [
+    settings.conditions(&[
         ("CACHED", cache.is_some()),
         ("QUADS", quads),
         ("KEYS_TURN", unturned),
@@ -114,72 +104,33 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
         ("IN_PARTS", form.in_parts),
         ("WIDE", block_quads > 0),
         ("SHARED", parts > 1),
-    ];
-    let mut numbers: Numbers = sizes.into_iter().chain(turn.conditions(variant)).collect();
-    numbers.extend(conditions.map(|(name, on)| (name, usize::from(on))));
-    if let Some(matrix) = matrix {
-        let conditions = [
-            ("EDGE_16", matrix.edge() == 16),
-            ("PADDED", matrix.is_padded()),
-            ("EMULATED", matrix.is_emulated()),
-        ];
-        numbers.extend(conditions.map(|(name, on)| (name, usize::from(on))));
+        // Written out, a step over a cache is faster; but text that is too long takes drivers many
+        // seconds.
+        ("WRITTEN_OUT", row_sets * head_dim.max(value_dim) <= 128),
+    ]);
+    settings.conditions(&turn.conditions(variant));
+    settings.optional_sizes(&[("WINDOWS", turn.windows(variant))]);
+    settings.word("STORAGE", storage.name());
+    settings.word("OUTPUT", output.name());
+    settings.word("NUMBERS", if form.halves { "f16" } else { "f32" });
+    if let Kernel::Tiled(tile) = kernel {
+        // Where a lane takes keys and values from, and what walks over them.
+        let source = match (tile.is_staged(), parts > 1, block_quads > 0) {
+            (true, false, _) => "tile",
+            (true, true, _) => "shared_tile",
+            (false, _, false) => "storage",
+            (false, _, true) => "blocks",
+        };
+        settings.word("SOURCE", source);
+        settings.word("WALK", if cache.is_some() { "cache" } else { "keys" });
     }
-    // Tokens that a lane takes from a cache at once.
-    numbers.insert("FOUR", CacheVariant::KEYS);
-    let decode;
-    let kernel_text = match kernel {
-        Kernel::Naive => include_str!("../../../shaders/attention/attention_naive.wgsl"),
-        Kernel::Tiled(_) => include_str!("../../../shaders/attention/attention_tiled.wgsl"),
-        Kernel::Matrix(_) => include_str!("../../../shaders/attention/attention_matrix.wgsl"),
-        Kernel::Decode(_) => {
-            // Written out, a step of four tokens is faster; but text that is too long takes drivers
-            // many seconds.
-            let written_out = row_sets * (head_dim.max(value_dim)) <= 128;
-            decode = decode_text(cache, written_out);
-            decode.as_str()
-        }
-    };
-    let tensors = match kernel {
-        Kernel::Decode(_) => "",
-        _ => include_str!("../../../shaders/attention/tensors.wgsl"),
-    };
-    let numbers_piece = match (kernel, form.halves) {
-        (Kernel::Tiled(_), false) => include_str!("../../../shaders/attention/numbers_f32.wgsl"),
-        (Kernel::Tiled(_), true) => include_str!("../../../shaders/attention/numbers_f16.wgsl"),
-        _ => "",
-    };
-    let pieces = [
-        LINE_PIECE,
-        include_str!("../../../shaders/attention/params.wgsl"),
-        if form.halves { "" } else { load_piece(storage) },
-        numbers_piece,
-        store_piece(output),
-        tensors,
-        if cache.is_some() { include_str!("../../../shaders/attention/arena.wgsl") } else { "" },
-        if cache.is_some() { include_str!("../../../shaders/cache/cache.wgsl") } else { "" },
-        if cache.is_some() { include_str!("../../../shaders/attention/expand.wgsl") } else { "" },
-        include_str!("../../../shaders/attention/work.wgsl"),
-        include_str!("../../../shaders/attention/walk.wgsl"),
-        include_str!("../../../shaders/attention/scores.wgsl"),
-        // Rows of the split kernel end in the merge of their shares.
-        if matches!(kernel, Kernel::Decode(_)) { "" } else { ENDING_PIECE },
-        if positions.any() { ROPE_PIECE } else { "" },
-        if positions.any() { include_str!("../../../shaders/attention/positions.wgsl") } else { "" },
-        match matrix {
-            Some(matrix) if matrix.is_emulated() => {
-                include_str!("../../../shaders/attention/fragments_emulated.wgsl")
-            }
-            Some(_) => include_str!("../../../shaders/attention/fragments_cooperative.wgsl"),
-            None => "",
-        },
-        kernel_text,
-    ];
-    for piece in pieces {
-        wgsl.push('\n');
-        wgsl.push_str(&expand(piece, &numbers));
+    for (name, side) in [("KEY_WIDTHS", 0), ("VALUE_WIDTHS", 1)] {
+        let widths = cache.map_or(0, |cache| cache.widths[side]);
+        let widths = WIDTHS.into_iter().filter(|bits| widths >> bits & 1 == 1);
+        settings.list(name, widths.map(|bits| bits as usize).collect());
     }
-    wgsl
+    let label = if block_quads > 0 { Blocks(*variant).name() } else { variant.name() };
+    text::kernel(&label, "attention", kernel.name(), &settings)
 }
 
 /// How the tiled kernel's inner loop is written.
@@ -236,44 +187,6 @@ fn matrix_sizes(matrix: Matrix, head_dim: usize, value_dim: usize) -> [(&'static
     ]
 }
 
-/// The split kernel with what it does at each width of a cache's ladders.
-fn decode_text(cache: Option<CacheVariant>, written_out: bool) -> String {
-    let text = include_str!("../../../shaders/attention/attention_decode.wgsl");
-    let Some(CacheVariant { widths, group, .. }) = cache else { return text.to_owned() };
-    let bodies = |side: &str, widths: u32, piece: &str| {
-        // Sinks and the residual have 16 bits, whatever the ladder.
-        let mut text = format!("                    if run.{side}.bits == 16u {{\n");
-        let body = |bits: u32| {
-            let numbers =
-                Numbers::from([("HALF", usize::from(bits == 16)), ("STRADDLE", usize::from(bits == 3))]);
-            let words = group as u32 / 32 * bits;
-            let (start, end, token) = match written_out {
-                true => ("#for t in FOUR\n                    {", "                    }\n#end", "$tu"),
-                false => {
-                    ("                    for (var t = 0u; t < 4u; t++) {", "                    }", "t")
-                }
-            };
-            let piece = piece.replace("END_TOKENS", end).replace("TOKENS", start).replace("TOKEN", token);
-            let body =
-                piece.replace("GROUP_WORDS", &format!("{words}u")).replace("BITS", &format!("{bits}u"));
-            // What isn't decided here stays for later.
-            expand(&body, &numbers)
-        };
-        text.push_str(&body(16));
-        for bits in WIDTHS.into_iter().filter(|bits| widths >> bits & 1 == 1) {
-            let _ = writeln!(text, "                    }} else if run.{side}.bits == {bits}u {{");
-            text.push_str(&body(bits));
-        }
-        text.push_str("                    }\n");
-        text
-    };
-    let keys = bodies("keys", widths[0], include_str!("../../../shaders/attention/decode_keys.wgsl"));
-    let values = bodies("values", widths[1], include_str!("../../../shaders/attention/decode_values.wgsl"));
-    text.replace("//KEYS\n", &keys)
-        .replace("//VALUES\n", &values)
-        .replace("GROUP_QUADS", &(group / 4).to_string())
-}
-
 /// How the lanes of a workgroup share the rotation of staged keys.
 struct Turn {
     rotary: usize,
@@ -323,11 +236,9 @@ impl Turn {
         ]
     }
 
-    fn conditions(&self, variant: &Variant) -> Vec<(&'static str, usize)> {
+    fn conditions(&self, variant: &Variant) -> [(&'static str, bool); 14] {
         let PositionsVariant { rope, bias, factor } = variant.positions;
         let staged = matches!(variant.kernel, Kernel::Tiled(tile) if tile.is_staged());
-        let capped = bias == BiasVariant::CappedHarmonic;
-        let harmonic = capped || bias == BiasVariant::Harmonic;
         [
             ("STAGED", staged),
             ("POSITIONS", variant.positions.any()),
@@ -338,16 +249,20 @@ impl Turn {
             ("PHI_NONE", bias == BiasVariant::None),
             ("PHI_LINEAR", bias == BiasVariant::Linear),
             ("PHI_LOG", bias == BiasVariant::Log),
-            ("PHI_HARMONIC", harmonic),
-            ("PHI_CAPPED", capped),
+            ("PHI_HARMONIC", is_harmonic(bias)),
+            ("PHI_CAPPED", bias == BiasVariant::CappedHarmonic),
             ("BIASED", bias != BiasVariant::None),
             ("FACTOR", factor),
             ("SCORED", factor || bias != BiasVariant::None),
         ]
-        .into_iter()
-        .map(|(name, on)| (name, usize::from(on)))
-        // Loads of φ that serve four keys each, where a step has as many.
-        .chain([("WINDOWS", if harmonic { self.keys / 4 } else { 0 })])
-        .collect()
     }
+
+    /// Loads of φ that serve four keys each, where a step has as many.
+    fn windows(&self, variant: &Variant) -> usize {
+        if is_harmonic(variant.positions.bias) { self.keys / 4 } else { 0 }
+    }
+}
+
+fn is_harmonic(bias: BiasVariant) -> bool {
+    matches!(bias, BiasVariant::Harmonic | BiasVariant::CappedHarmonic)
 }

@@ -3,7 +3,7 @@
 use super::params::{CACHE_RUNGS, CacheLayout, FLAG_COUNT, FLAG_VALUES, MigrateParams, Move, MoveParams};
 use crate::layout::DType;
 use crate::runtime::program::{Binds, Program};
-use crate::runtime::text;
+use crate::runtime::text::{self, Settings};
 
 /// What moves tokens of a staircase cache to where they are to lie. All have the same bindings (the
 /// last without those of input), so that they share their bind groups.
@@ -43,8 +43,8 @@ impl Program for Migrate {
     }
 
     fn source(&self) -> String {
-        let values = [("INVOCATIONS", Self::INVOCATIONS as u32), ("COPIES", Self::COPIES as u32)];
-        text::plain(&self.label(), &values, &[include_str!("../../../shaders/cache/migrate.wgsl")])
+        let settings = Settings::of(&[("INVOCATIONS", Self::INVOCATIONS), ("COPIES", Self::COPIES)]);
+        text::kernel(&self.label(), "cache", self.entry_point(), &settings)
     }
 
     fn groups(&self) -> Vec<Vec<Binds>> {
@@ -86,40 +86,13 @@ impl Program for CacheMove {
     }
 
     fn source(&self) -> String {
-        let values = [
-            ("INVOCATIONS", Self::INVOCATIONS as u32),
-            ("CACHE_RUNGS", CACHE_RUNGS as u32),
-            ("FLAG_VALUES", FLAG_VALUES),
-            ("FLAG_COUNT", FLAG_COUNT),
-        ];
-        let halves = match self.input() {
-            Some(DType::F32) => include_str!("../../../shaders/cache/halves_f32.wgsl"),
-            Some(DType::F16) => include_str!("../../../shaders/cache/halves_f16.wgsl"),
-            Some(DType::Bf16) => include_str!("../../../shaders/cache/halves_bf16.wgsl"),
-            None => "",
-        };
-        let rounding = match self.input() {
-            Some(DType::F32 | DType::Bf16) => include_str!("../../../shaders/cache/round_to_half.wgsl"),
-            _ => "",
-        };
-        let rows = self.input().map_or("", |_| include_str!("../../../shaders/cache/rows.wgsl"));
-        let kernel = match self {
-            CacheMove::Append(_) => include_str!("../../../shaders/cache/append.wgsl"),
-            CacheMove::Quantize(_) => include_str!("../../../shaders/cache/quantize.wgsl"),
-            CacheMove::StepDown => include_str!("../../../shaders/cache/step_down.wgsl"),
-            CacheMove::Commit => include_str!("../../../shaders/cache/commit.wgsl"),
-        };
-        let moves =
-            include_str!("../../../shaders/cache/moves.wgsl").replace("ENTRY_POINT", self.entry_point());
-        let pieces = [
-            include_str!("../../../shaders/cache/cache.wgsl"),
-            moves.as_str(),
-            rounding,
-            halves,
-            rows,
-            kernel,
-        ];
-        text::plain(&self.label(), &values, &pieces)
+        let mut settings = Settings::of(&[("INVOCATIONS", Self::INVOCATIONS), ("CACHE_RUNGS", CACHE_RUNGS)]);
+        settings.constant("FLAG_VALUES", FLAG_VALUES);
+        settings.constant("FLAG_COUNT", FLAG_COUNT);
+        if let Some(input) = self.input() {
+            settings.word("INPUT", input.name());
+        }
+        text::kernel(&self.label(), "cache", self.entry_point(), &settings)
     }
 
     fn groups(&self) -> Vec<Vec<Binds>> {

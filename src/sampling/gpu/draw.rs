@@ -3,7 +3,7 @@
 use super::params::{FLAG_CAUSAL, ScheduleParams, ScheduleSequence};
 use crate::random;
 use crate::runtime::program::{Binds, INVOCATIONS, Program};
-use crate::runtime::text;
+use crate::runtime::text::{self, Settings};
 use crate::sampling::sampler::GpuRule;
 
 /// One of the passes that draw a schedule. All have the same bindings, so that they share their
@@ -52,26 +52,24 @@ impl Program for Draw {
     }
 
     fn source(&self) -> String {
-        let values = [
-            ("ROWS", Self::ROWS as u32),
+        let mut settings = Settings::of(&[("ROWS", Self::ROWS)]);
+        for (name, number) in [
             ("FLAG_CAUSAL", FLAG_CAUSAL),
             ("PCG_MULTIPLIER", random::PCG_MULTIPLIER),
             ("PCG_INCREMENT", random::PCG_INCREMENT),
             ("PCG_OUTPUT", random::PCG_OUTPUT),
             ("PURPOSE", self.rule().map_or(0, GpuRule::purpose)),
-        ];
-        let rule = match self.rule() {
-            Some(GpuRule::Systematic) => include_str!("../../../shaders/sampling/draw_systematic.wgsl"),
-            Some(GpuRule::Bernoulli) => include_str!("../../../shaders/sampling/draw_bernoulli.wgsl"),
-            None => "",
-        };
-        let kernel = match self {
-            Draw::Count(_) => include_str!("../../../shaders/sampling/schedule_count.wgsl"),
-            Draw::Scan => include_str!("../../../shaders/sampling/schedule_scan.wgsl"),
-            Draw::Fill(_) => include_str!("../../../shaders/sampling/schedule_fill.wgsl"),
-        };
-        let pieces = [include_str!("../../../shaders/sampling/schedule.wgsl"), rule, kernel];
-        text::plain(&self.label(), &values, &pieces)
+        ] {
+            settings.constant(name, number);
+        }
+        if let Some(rule) = self.rule() {
+            let rule = match rule {
+                GpuRule::Systematic => "systematic",
+                GpuRule::Bernoulli => "bernoulli",
+            };
+            settings.word("RULE", rule);
+        }
+        text::kernel(&self.label(), "sampling", self.entry_point(), &settings)
     }
 
     fn groups(&self) -> Vec<Vec<Binds>> {

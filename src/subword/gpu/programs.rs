@@ -3,8 +3,7 @@
 use super::params::SubwordParams;
 use crate::limits::MAX_PIECES;
 use crate::runtime::program::{Binds, INVOCATIONS, Program};
-use crate::runtime::template::{self, Numbers};
-use crate::runtime::text;
+use crate::runtime::text::{self, Settings};
 use crate::subword::costs::Costs;
 use crate::subword::vocabulary::MAX_PIECE;
 
@@ -59,23 +58,17 @@ impl Program for Subword {
     }
 
     fn source(&self) -> String {
-        let values = [
-            ("LANES", LANES as u32),
-            ("MAX_PIECE", MAX_PIECE as u32),
-            ("LONGEST", LONGEST as u32),
-            ("HEADER", self.header() as u32),
-            ("NUMBER_BITS", NUMBER_BITS),
-            ("COUNT_SHIFT", COUNT_SHIFT),
-        ];
-        let kernel = match self {
-            Self::Segment { .. } => include_str!("../../../shaders/subword/subword_segment.wgsl"),
-            Self::Losses => include_str!("../../../shaders/subword/subword_losses.wgsl"),
-        };
-        let keeps = usize::from(*self != Self::Losses);
-        let fewest = usize::from(*self == Self::Segment { fewest: true });
-        let numbers = Numbers::from([("KEEPS", keeps), ("FEWEST", fewest)]);
-        let walk = template::expand(include_str!("../../../shaders/subword/walk.wgsl"), &numbers);
-        text::plain(&self.label(), &values, &[&walk, kernel])
+        let mut settings = Settings::of(&[
+            ("LANES", LANES),
+            ("MAX_PIECE", MAX_PIECE),
+            ("LONGEST", LONGEST),
+            ("HEADER", self.header()),
+        ]);
+        settings.constant("NUMBER_BITS", NUMBER_BITS);
+        settings.constant("COUNT_SHIFT", COUNT_SHIFT);
+        let fewest = *self == Self::Segment { fewest: true };
+        settings.conditions(&[("KEEPS", *self != Self::Losses), ("FEWEST", fewest)]);
+        text::kernel(&self.label(), "subword", self.entry_point(), &settings)
     }
 
     fn groups(&self) -> Vec<Vec<Binds>> {

@@ -2,8 +2,7 @@
 
 use super::params::{BatchParams, FoldParams, UpdateParams};
 use crate::runtime::program::{Binds, INVOCATIONS, Program};
-use crate::runtime::template::{self, Numbers};
-use crate::runtime::text;
+use crate::runtime::text::{self, Settings};
 use crate::word2vec::batch::RUN;
 use crate::word2vec::options::{Architecture, Options, SHARED_STEP};
 
@@ -142,45 +141,28 @@ impl Program for Word2vec {
 
     fn source(&self) -> String {
         let form = self.form();
-        let values = [
-            ("LANES", self.lanes() as u32),
-            ("QUADS", form.quads as u32),
-            ("SLICES", form.slices().0 as u32),
-            ("PAIRS", u32::from(form.pairs)),
-            ("WINDOW", form.window as u32),
-            ("RING", form.ring() as u32),
-            ("RUN", RUN as u32),
-            ("SHARED", form.shared as u32),
-            ("TILE", form.tile() as u32),
-            ("STRETCH", STRETCH as u32),
-            ("DIVERGED_BITS", DIVERGED.to_bits()),
-        ];
-        let kernel = match self {
-            Self::Windows(..) => include_str!("../../../shaders/word2vec/word2vec_windows.wgsl"),
-            Self::Inputs(_) => include_str!("../../../shaders/word2vec/word2vec_inputs.wgsl"),
-            Self::Negatives(_) => include_str!("../../../shaders/word2vec/word2vec_negatives.wgsl"),
-            Self::Fold(_) => include_str!("../../../shaders/word2vec/word2vec_fold.wgsl"),
-            Self::Update(_) => include_str!("../../../shaders/word2vec/word2vec_update.wgsl"),
-        };
-        let batch = match self {
-            Self::Fold(_) | Self::Update(_) => String::new(),
-            // What each of the shared negatives counts, so that a pair has as many as was asked
-            // for.
-            _ => format!(
-                "const NEGATIVES_EACH: f32 = {:?};\n{}",
-                form.negative as f32 / form.shared as f32,
-                include_str!("../../../shaders/word2vec/batch.wgsl")
-            ),
-        };
-        let is = |sum: Sum| usize::from(matches!(*self, Self::Windows(_, own) if own == sum));
-        let numbers = Numbers::from([
+        let mut settings = Settings::of(&[
+            ("LANES", self.lanes()),
             ("QUADS", form.quads),
+            ("SLICES", form.slices().0),
             ("PAIRS", usize::from(form.pairs)),
+            ("WINDOW", form.window),
+            ("RING", form.ring()),
+            ("RUN", RUN),
+            ("SHARED", form.shared),
+            ("TILE", form.tile()),
+            ("STRETCH", STRETCH),
+        ]);
+        settings.constant("DIVERGED_BITS", DIVERGED.to_bits());
+        // What each of the shared negatives counts, so that a pair has as many as was asked for.
+        settings.real("NEGATIVES_EACH", form.negative as f32 / form.shared as f32);
+        let is = |sum: Sum| matches!(*self, Self::Windows(_, own) if own == sum);
+        settings.conditions(&[
             ("TARGETS", is(Sum::Targets)),
             ("MEANS", is(Sum::Means)),
             ("SPREAD", is(Sum::Spread)),
         ]);
-        text::plain(&self.label(), &values, &[&batch, &template::expand(kernel, &numbers)])
+        text::kernel(&self.label(), "word2vec", self.entry_point(), &settings)
     }
 
     fn groups(&self) -> Vec<Vec<Binds>> {

@@ -1,0 +1,236 @@
+//! Mutants of the kernels that fill a staircase cache, whose words are the host's to the bit, and
+//! of attention over it.
+
+use super::problem::{is_close, numbers, tensor};
+use crate::attention::call::Queries;
+use crate::attention::inputs::attention::Attention;
+use crate::attention::inputs::tables::Tables;
+use crate::attention::kernels::shapes::{Decode, Kernel, Tile};
+use crate::attention::kernels::variant::Variant;
+use crate::attention::plan_options::PlanOptions;
+use crate::cache::gpu::programs::CacheMove;
+use crate::cache::gpu::variant::CacheVariant;
+use crate::cache::{Chunk, HostCache, KvCache, Ladder, SequenceId, Staircase, StoredKeys};
+use crate::layout::DType;
+use crate::reference;
+use crate::runtime::context::Context;
+use crate::runtime::testing::{Change, device, survivors};
+use crate::shape::Shape;
+
+/// Keys that fill their words, and values that don't.
+const DIMS: [usize; 2] = [32, 36];
+const TOKENS: usize = 420;
+
+/// In segments of two groups, with sinks that end within a step.
+fn staircase(keys: &[(u32, usize)], last: u32) -> Staircase {
+    let keys = Ladder::new(keys, last).unwrap();
+    let values = Ladder::new(&[(16, 1), (8, 1)], 3).unwrap();
+    Staircase::new(keys, values).unwrap().with_segment(64).unwrap().with_sinks(3)
+}
+
+/// Through all widths.
+fn long() -> Staircase {
+    staircase(&[(8, 1), (4, 1), (3, 1)], 2)
+}
+
+fn shape() -> Shape {
+    Shape::new(4, 2, TOKENS, DIMS[0]).unwrap().with_value_dim(DIMS[1]).unwrap()
+}
+
+/// The cache's tokens, appended in chunks that end anywhere.
+fn filled(context: &Context, staircase: Staircase) -> (KvCache, SequenceId) {
+    let mut cache = KvCache::new(context, staircase, &shape(), StoredKeys::AfterRotation).unwrap();
+    let [k, v] = inputs();
+    let of = |values: &[f32], dim| tensor(context, DType::F32, [1, 2, TOKENS, dim], values);
+    let (k, v) = (of(&k, DIMS[0]), of(&v, DIMS[1]));
+    let input = cache.input(k.view(), v.view()).unwrap();
+    let id = cache.add();
+    let mut start = 0;
+    for end in [1, 100, 107, 290, 291, TOKENS] {
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        let chunk = Chunk { sequence: id, entry: 0, rows: start..end };
+        cache.append(&mut encoder, &input, &[chunk]).unwrap();
+        context.submit([encoder.finish()]).unwrap();
+        start = end;
+    }
+    (cache, id)
+}
+
+fn inputs() -> [Vec<f32>; 2] {
+    let [mut k, v] = [0, 1].map(|side| numbers(side as u64, 2 * TOKENS * DIMS[side], 3.0, DType::F32));
+    // What isn't finite becomes 0, and is counted.
+    k[17 * DIMS[0] + 5] = f32::NAN;
+    [k, v]
+}
+
+#[test]
+fn every_mutant_of_moves_is_caught() {
+    let Some(context) = device("mutants of cache moves") else { return };
+    let mut host = HostCache::new(long(), &shape(), StoredKeys::AfterRotation).unwrap();
+    let id = host.add();
+    let [k, v] = inputs();
+    let finite: Vec<f32> = k.iter().map(|&x| if x.is_finite() { x } else { 0.0 }).collect();
+    host.append(id, &finite, &v).unwrap();
+    let want = host.save(id).unwrap();
+    let agrees = || {
+        let (cache, id) = filled(&context, long());
+        // The number that isn't finite must have been told.
+        cache.check_blocking().is_err() && cache.save_blocking(id).unwrap() == want
+    };
+    let in_append: &[Change] = &[
+        ("two numbers of a word change places", "half.x | (half.y << 16u)", "half.y | (half.x << 16u)"),
+        ("rows don't come round", "place = select(place, place - own.ring, place >= own.ring);", ""),
+        (
+            "values have the channels of keys",
+            "params.k_quads, params.v_quads",
+            "params.k_quads, params.k_quads",
+        ),
+        ("what isn't finite isn't counted", "report(flags, refused);", ""),
+        ("what isn't finite stays", "return select(half, vec4<u32>(0u), bad);", "return half;"),
+        ("halves are rounded down", "whole + half - vec4<u32>(1u) + (kept & vec4<u32>(1u))", "whole"),
+        ("moves begin one unit early", "begins_at(middle) <= place", "begins_at(middle) <= place + 1u"),
+        (
+            "heads have the first one's tokens",
+            "(params.arena_head + head) * select(",
+            "params.arena_head * select(",
+        ),
+    ];
+    let in_quantize: &[Change] = &[
+        (
+            "codes are rounded down",
+            "2u * t * levels(widths & 15u) + group.range",
+            "2u * t * levels(widths & 15u)",
+        ),
+        (
+            "codes pass no other width",
+            "return stepped(select(code, vec4<u32>(0u), group.range == vec4<u32>(0u)), widths);",
+            "return select(code, vec4<u32>(0u), group.range == vec4<u32>(0u));",
+        ),
+        (
+            "a code that two words share loses its rest",
+            "packed = select(0u, four >> (4u * bits - filled), filled > 0u);",
+            "packed = 0u;",
+        ),
+        (
+            "extremes are of all but the last row of keys",
+            "row < cache.group; row++) {\n        let place",
+            "row < cache.group - 1u; row++) {\n        let place",
+        ),
+        (
+            "negative numbers are in order of their size",
+            "vec4<u32>(0x8000u), vec4<u32>(0xffffu)",
+            "vec4<u32>(0x8000u), vec4<u32>(0x8000u)",
+        ),
+    ];
+    let in_step_down: &[Change] = &[
+        (
+            "codes are rounded down",
+            "quotient(2u * code * next + n, vec4<u32>(2u * n))",
+            "quotient(2u * code * next, vec4<u32>(2u * n))",
+        ),
+        (
+            "widths between are left out",
+            "while rest >= 16u {\n        rest >>= 4u;\n    }\n    return rest;",
+            "return widths >> 4u;",
+        ),
+        ("extremes aren't taken along", "store(flags, destination + units * narrow + unit, extremes);", ""),
+        (
+            "a code that two words share loses its rest",
+            "codes >> (8u * narrow - filled), filled > 0u",
+            "0u, filled > 0u",
+        ),
+        (
+            "the second word is the first",
+            "load(flags, from_at + bit / 32u + 1u)",
+            "load(flags, from_at + bit / 32u)",
+        ),
+    ];
+    for (of, changes) in [
+        (CacheMove::Append(DType::F32), in_append),
+        (CacheMove::Quantize(DType::F32), in_quantize),
+        (CacheMove::StepDown, in_step_down),
+    ] {
+        let survivors = survivors(&context, of, changes, agrees);
+        assert!(survivors.is_empty(), "not caught: {survivors:#?}");
+    }
+}
+
+#[test]
+fn every_mutant_of_attention_over_a_cache_is_caught() {
+    let Some(context) = device("mutants of attention over a cache") else { return };
+    let (cache, id) = filled(&context, staircase(&[(8, 2)], 3));
+    let host = cache.to_host_blocking(id).unwrap();
+    // All tokens, and those of a window that ends inside a segment.
+    let all = Attention::causal().with_lse(true);
+    let attentions = [all.clone(), all.with_window(390).unwrap()];
+    let q_len = 7;
+    let shape = shape().with_q_len(q_len).unwrap();
+    let q = numbers(9, 4 * q_len * DIMS[0], 2.0, DType::F32);
+    let q_tensor = tensor(&context, DType::F32, [1, 4, q_len, DIMS[0]], &q);
+    let none = Tables::new();
+    let cases = attentions.map(|attention| {
+        let exact = reference::attention_cached(&attention, &shape, &q, &host, SequenceId::FIRST, &none);
+        (attention, exact.unwrap())
+    });
+    let agrees = |kernel| {
+        cases.iter().all(|(attention, exact)| {
+            let options = PlanOptions::new().with_kernel(kernel);
+            let plan = attention.plan_cached_with(&cache, &shape, &options).unwrap();
+            let queries = Queries { sequence: id, entry: 0, rows: 0..q_len, positions: None };
+            let got = plan.run_cached(&cache, q_tensor.view(), &[queries], &none).unwrap();
+            let [output, lse] = [got.output, got.lse.unwrap()].map(|t| t.read_blocking(&context).unwrap());
+            is_close(&output, &lse, exact, (kernel, &shape, DType::F32), 1.0)
+        })
+    };
+    let widths = [1 << 8 | 1 << 3; 2];
+    let over = |widths| Some(CacheVariant { widths, group: 32, keys_turn: false });
+    let split = Kernel::Decode(Decode::new(1, false).unwrap());
+    let tiled = Kernel::Tiled(Tile::new(1, CacheVariant::KEYS, true).unwrap());
+    let variant = |kernel, widths| Variant { cache: over(widths), ..Variant::new(kernel, DType::F32, DIMS) };
+    let in_split: &[Change] = &[
+        ("a channel's smallest number is left out", "base0 += q0_3 * pair.x;", ""),
+        ("small numbers of values aren't rescaled", "low0_1 *= shrink0;", ""),
+        ("a row sees tokens before the run", "max(own0.lo, i32(first))", "own0.lo"),
+        (
+            "a row sees a token more",
+            "let high0 = min(own0.hi, i32(run_end));",
+            "let high0 = min(own0.hi + 1, i32(run_end));",
+        ),
+        (
+            "groups of keys don't end",
+            "(start / cache.group + 1u) * cache.group",
+            "(start / cache.group + 2u) * cache.group",
+        ),
+        ("sinks are of the segment", "if first < cache.sinks", "if first < 0u"),
+        ("segments are a step older", "segments - 1u - segment", "segments - segment"),
+        (
+            "rings don't come round",
+            "v.base + segment % v.blocks * v.block_words",
+            "v.base + segment % (v.blocks + 1u) * v.block_words",
+        ),
+    ];
+    let in_tiled: &[Change] = &[
+        ("a row sees tokens before the run", "j + t >= max(own0.lo, first_key)", "j + t >= own0.lo"),
+        ("steps are whole from before the run", "j >= max(rows.all.lo, first_key)", "j >= rows.all.lo"),
+        ("the last of four tokens is the third", "stage_key(3u, c, own.w)", "stage_key(3u, c, own.z)"),
+        (
+            "codes that straddle words end with them",
+            "bit % 32u + 4u * stored.bits > 32u);\n        let scale",
+            "false);\n        let scale",
+        ),
+        (
+            "numbers are counted from the largest",
+            "* scale.y + scale.x;\n        at += words;",
+            "* scale.y - scale.x;\n        at += words;",
+        ),
+        (
+            "values have the first group's extremes",
+            "(within * channels + 4u * c) / cache.group",
+            "within * channels / cache.group",
+        ),
+    ];
+    for (of, changes) in [(variant(split, widths), in_split), (variant(tiled, [0; 2]), in_tiled)] {
+        let survivors = survivors(&context, of, changes, || agrees(of.kernel));
+        assert!(survivors.is_empty(), "not caught: {survivors:#?}");
+    }
+}

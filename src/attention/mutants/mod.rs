@@ -1,0 +1,8 @@
+//! Kernels with one thing wrong each: comparison with the oracles, by the tolerances that all tests
+//! use, has to find every one of them, on a few small problems.
+
+mod cache;
+mod copies;
+mod kernels;
+mod problem;
+mod schedule;
