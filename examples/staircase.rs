@@ -210,7 +210,7 @@ fn main() -> Result<()> {
         scale: Scale::Powers(10.0),
         ..Axis::default()
     };
-    let bits = Axis { title: "bits", scale: Scale::FromZero, ..Axis::default() };
+    let bits = Axis { title: "bits", scale: Scale::Powers(2.0), ..Axis::default() };
     chart_in_rows(&pictures[0], [age, bits], &ladders, 2)?;
     let errors = |(at, layer): (usize, &Layer)| {
         let curve = |prefix: &str| {
@@ -375,9 +375,9 @@ impl Preset {
         let stretches = self.staircase.standing(len).stretches();
         let sinks = self.staircase.sinks();
         // A line for both would hide one of them where they are the same.
-        let raised = |side| if side == Side::Values { 0.25 } else { 0.0 };
+        let raised = |side| if side == Side::Values { 1.05 } else { 1.0 };
         let at = |tokens: &Range<usize>, bits: u32, side| {
-            let bits = f64::from(bits) + raised(side);
+            let bits = f64::from(bits) * raised(side);
             [((len - tokens.end + 1) as f64, bits), ((len - tokens.start) as f64, bits)]
         };
         let of = |side, keys: &u32, values: &u32| if side == Side::Keys { *keys } else { *values };
@@ -390,13 +390,17 @@ impl Preset {
         let first = first.flat_map(|(tokens, keys, values)| at(tokens, *keys.max(values), Side::Keys));
         let mut series = vec![
             Series::line("keys", aged(Side::Keys)),
-            Series::line("values (drawn a quarter of a bit higher)", aged(Side::Values)),
+            Series::line("values, drawn a little higher", aged(Side::Values)),
         ];
         if sinks > 0 {
-            let name = "sinks: the first tokens, which never step down";
+            let name = "sinks: they never step down";
             series.push(Series { joined: false, ..Series::line(name, first) });
         }
-        Panel { title: format!("{}, {sinks} sinks", self.name), series }
+        let kept = match sinks {
+            0 => "no sinks".to_owned(),
+            sinks => format!("the first {sinks} tokens are sinks"),
+        };
+        Panel { title: format!("{}: {kept}", self.name), series }
     }
 
     fn json(&self, layers: &[Layer]) -> Value {
