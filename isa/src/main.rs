@@ -92,7 +92,8 @@ struct Args {
     /// Print JSON instead of the table
     #[arg(long)]
     json: bool,
-    /// Make what is measured the new limits
+    /// Make what is measured the new limits; of all that plans choose, the table goes to README.md
+    /// beside them
     #[arg(long, conflicts_with_all = ["trusted", "wave", "no_robust", "wgsl"])]
     update: bool,
     /// The file with the limits
@@ -177,6 +178,9 @@ fn run(args: &Args) -> Result<bool> {
     if args.update {
         let old = Budget::read(&args.budget).unwrap_or_default();
         write(&args.budget, &old.updated(&limited, &driver, complete).text()?)?;
+        if complete {
+            write(&args.budget.with_file_name("README.md"), readme(&limited, &driver))?;
+        }
     } else if usual {
         let budget = Budget::read(&args.budget)?;
         worse = budget.check(&limited);
@@ -230,6 +234,22 @@ fn candidates(args: &Args) -> Result<Vec<Candidate>> {
         }
     }
     Ok(candidates)
+}
+
+/// The page with the table, which nothing else writes.
+fn readme(rows: &[Row], driver: &str) -> String {
+    format!(
+        "# What the kernels become on AMD GPUs\n\n\
+         Written by `scripts/isa --update`, with the limits in `budget.json`, from {driver}: by\n\
+         the null device of RADV, which compiles for chips that aren't there. navi31 is RDNA3, navi21\n\
+         RDNA2, vega10 GCN. The kernels are those that plans choose on GPUs, with wgpu's checks and robust\n\
+         buffer access.\n\n\
+         Static counts, good for comparing kernels and for finding spills, and not measured times.\n\
+         Instructions are counted over a key block of 64 keys, unmasked; `src/main.rs` says how. *FMA*: the\n\
+         share of multiply-adds among all instructions; *of it useful*: of the multiply-adds that attention\n\
+         takes; *of vector*: among the vector unit's time, the share of peak where all else overlaps.\n\n{}",
+        table(rows).replace(" * |", " |")
+    )
 }
 
 fn table(rows: &[Row]) -> String {
