@@ -53,7 +53,7 @@ fn main() -> Result<()> {
     // The caller's device, as some application made it: default limits, no features.
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
     let adapter = pollster::block_on(instance.request_adapter(&Default::default()))
-        .map_err(|error| anyhow!("{error} (scripts/with-vulkan brings a software adapter)"))?;
+        .map_err(|_| anyhow!("no GPU adapter: there is none (scripts/with-vulkan brings a software one)"))?;
     let (device, queue) = pollster::block_on(adapter.request_device(&Default::default()))?;
     let len = if arguments.common.quick { 300 } else { 1000 };
     let shape = Shape::new(6, 2, len, 64)?;
