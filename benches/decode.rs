@@ -156,7 +156,7 @@ fn main() -> Result<()> {
                 cached(&context, &shape, "paper", Staircase::paper())?,
                 cached(&context, &shape, "kivi 4", Staircase::kivi(4)?)?,
                 cached(&context, &shape, "kivi 2", Staircase::kivi(2)?)?,
-                cached(&context, &shape, "sinks + 1,024", Staircase::streaming(1024)?)?,
+                cached(&context, &shape, "sink + window of 1,024", Staircase::streaming(1024)?)?,
             ];
             let mut works: Vec<Work<'_>> = ways.iter().map(|way| way.work(arguments.queries, len)).collect();
             let seconds = interleave(&context, arguments.rounds, &mut works)?;

@@ -5,29 +5,27 @@
 //! cargo run --release --features serde --example calibrate
 //! ```
 
-use std::time::Instant;
-
 use anyhow::Result;
 use clap::Parser;
 use prflash::calibration::{BlockStates, Calibration, HeadErrors, Options};
 use prflash::{Attention, BlockGrid, Seed, Shape};
 use serde_json::json;
-use testkit::{fixture, picture};
+use testkit::example::{self, Progress};
+use testkit::fixture;
 
 /// Calibrates on the first half of the tokens, evaluates on the second.
 #[derive(Parser)]
 struct Arguments {
-    /// Print one JSON object instead of tables.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    common: example::Common,
     /// Tokens of context, at most 3840.
-    #[arg(long, default_value_t = 3840, value_parser = clap::value_parser!(u16).range(256..=3840))]
+    #[arg(long, default_value_t = 3840, default_value_if("quick", "true", "1024"), value_parser = clap::value_parser!(u16).range(256..=3840))]
     tokens: u16,
     /// Expected blocks of a row.
-    #[arg(long, default_value_t = 6.0)]
+    #[arg(long, default_value_t = 6.0, default_value_if("quick", "true", "4"))]
     blocks: f64,
     /// Schedules to average over.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 8, default_value_if("quick", "true", "2"), value_parser = clap::value_parser!(u32).range(1..))]
     seeds: u32,
 }
 
@@ -36,13 +34,14 @@ const ROWS_PER_BLOCK: usize = 8;
 
 fn main() -> Result<()> {
     env_logger::init();
-    let arguments = Arguments::parse();
+    let (arguments, usual) = example::parse::<Arguments>();
     let tokens = usize::from(arguments.tokens);
-    let folder = picture::folder("calibrate")?;
+    let folder = arguments.common.folder("calibrate", usual)?;
     let options = Options::new(arguments.blocks)?.with_seeds(arguments.seeds)?;
     let (mut rows, mut files) = (Vec::new(), Vec::new());
     for layer in fixture::load(tokens)? {
-        let start = Instant::now();
+        let mut progress = Progress::new();
+        progress.tell(format!("Layer {}: calibrating on the first half …", layer.index));
         // The first half, and then the queries of the second half over all keys.
         let half = tokens / 2;
         let states = |queries: std::ops::Range<usize>| {
@@ -59,10 +58,12 @@ fn main() -> Result<()> {
             BlockStates::new(&Attention::causal(), &shape, &q, &k, &v, &grid, ROWS_PER_BLOCK)
         };
         let calibration = states(0..half)?.calibrate(&options)?;
-        let elapsed = start.elapsed();
+        progress.done(format!("Layer {}, calibrated", layer.index));
+        let mut progress = Progress::new();
+        progress.tell(format!("Layer {}: measuring on the second half …", layer.index));
         let fresh = options.clone().with_seed(Seed::new(1));
         let held_out = states(half..tokens)?.errors(&calibration, &fresh)?;
-        eprintln!("Layer {}: calibrated in {elapsed:.1?}", layer.index);
+        progress.done(format!("Layer {}, measured", layer.index));
 
         let path = folder.join(format!("layer{}.json", layer.index));
         std::fs::write(&path, serde_json::to_string_pretty(&calibration)?)?;
@@ -74,7 +75,7 @@ fn main() -> Result<()> {
             rows.push((layer.index, head, chosen, held_out));
         }
     }
-    if arguments.json {
+    if arguments.common.json {
         let rows: Vec<_> = rows
             .iter()
             .map(|(layer, head, chosen, held_out)| {
@@ -84,10 +85,10 @@ fn main() -> Result<()> {
                 })
             })
             .collect();
-        let object = json!({
+        let fields = json!({
             "tokens": tokens, "blocks": arguments.blocks, "seeds": arguments.seeds, "rows": rows, "files": files,
         });
-        println!("{}", serde_json::to_string_pretty(&object)?);
+        println!("{}", example::object("calibrate", None, &[], fields)?);
         return Ok(());
     }
     println!(

@@ -2,13 +2,14 @@
 //! they are right: to paste into an issue.
 //!
 //! ```text
-//! cargo run --release --example device_report            # text
+//! cargo run --release --example device_report            # text; minutes on a software device
 //! cargo run --release --example device_report -- --json  # for machines
+//! cargo run --release --example device_report -- --quick # only the kernels that plans choose here
 //! ```
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use prflash::cache::{Chunk, KvCache, Staircase, StoredKeys};
 use prflash::device::Timings;
@@ -20,24 +21,25 @@ use prflash::{
     Shape, Tables, Tensor, reference, wgpu,
 };
 use serde_json::{Value, json};
+use testkit::example::{self, Progress};
+use testkit::files;
 
 /// Reports what a device offers, which kernels run on it, how fast, and how exactly.
 #[derive(Parser)]
 struct Arguments {
-    /// Print one JSON object instead of text.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    common: example::Common,
     /// Only an adapter whose name contains this.
     #[arg(long)]
     adapter: Option<String>,
     /// Tokens of prefill.
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    #[arg(long, default_value_t = 1024, default_value_if("quick", "true", "128"), value_parser = clap::value_parser!(u32).range(1..=32_768))]
     tokens: u32,
     /// Tokens before a decoded one.
-    #[arg(long, default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=131_072))]
+    #[arg(long, default_value_t = 8192, default_value_if("quick", "true", "512"), value_parser = clap::value_parser!(u32).range(1..=131_072))]
     history: u32,
     /// How often each is timed; medians are printed.
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 7, default_value_if("quick", "true", "1"), value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
     /// Without wgpu's own checks in shaders.
     #[arg(long)]
@@ -80,23 +82,38 @@ struct Found {
 
 fn main() -> Result<()> {
     env_logger::init();
-    let arguments = Arguments::parse();
+    let (arguments, usual) = example::parse::<Arguments>();
     let mut options = ContextOptions::new();
     if let Some(name) = &arguments.adapter {
         options = options.adapter_name(name);
     }
     options = options.trusted_shaders(arguments.trusted).cooperative_matrices(arguments.cooperative);
-    let context = Context::with_options_blocking(&options)
-        .context("a report needs a device (scripts/with-vulkan brings a software one)")?;
+    let context = Context::with_options_blocking(&options)?;
+    let mut progress = Progress::new();
+    progress.tell("Asking plans for their kernels …");
     let choices = choices(&context)?;
-    let speeds = speeds(&context, &arguments)?;
-    let variants = kernels().into_iter().map(|kernel| variant(&context, kernel, &arguments));
+    let speeds = speeds(&context, &arguments, &mut progress)?;
+    let mut all = kernels();
+    if arguments.common.quick {
+        // Compiling the others is what takes long, on a software device.
+        let chosen = |kernel: &Kernel| choices.iter().any(|choice| choice.kernel == *kernel);
+        all.retain(|kernel| *kernel == Kernel::Naive || chosen(kernel));
+    }
+    let variants = all.iter().enumerate().map(|(at, &kernel)| {
+        progress.tell(format!("Kernel {} of {}: {kernel}", at + 1, all.len()));
+        variant(&context, kernel, &arguments)
+    });
     let variants = variants.collect::<Result<Vec<_>>>()?;
-    if arguments.json {
-        let report = to_json(&context, &arguments, &choices, &speeds, &variants);
-        println!("{}", serde_json::to_string_pretty(&report)?);
+    progress.done(format!("Measured, and {} kernels checked", all.len()));
+    let fields = fields(&context, &arguments, &choices, &speeds, &variants);
+    let object = example::object("device_report", Some(&context), &[], fields)?;
+    let path = arguments.common.folder("device_report", usual)?.join("device_report.json");
+    files::write(&path, &object)?;
+    if arguments.common.json {
+        println!("{object}");
     } else {
         print(&context, &arguments, &choices, &speeds, &variants);
+        println!("\nThe same for machines: {}", path.display());
     }
     let wrong = |variant: &&Variant| variant.found.as_ref().is_ok_and(|found| !found.passed);
     let wrong: Vec<String> = variants.iter().filter(wrong).map(|v| v.kernel.to_string()).collect();
@@ -165,7 +182,7 @@ fn time(
     Ok((plan.kernel(), timings))
 }
 
-fn speeds(context: &Context, arguments: &Arguments) -> Result<Vec<Speed>> {
+fn speeds(context: &Context, arguments: &Arguments, progress: &mut Progress) -> Result<Vec<Speed>> {
     let (tokens, history) = (arguments.tokens as usize, arguments.history as usize);
     let rounds = arguments.rounds.into();
     let mut speeds = Vec::new();
@@ -173,6 +190,7 @@ fn speeds(context: &Context, arguments: &Arguments) -> Result<Vec<Speed>> {
     let decode = ("S4", Shape::new(32, 8, history, 128)?.with_q_len(1)?);
     for (name, shape) in prefill.into_iter().chain([decode]) {
         for dtype in [DType::F32, DType::F16] {
+            progress.tell(format!("Timing {name} in {dtype} …"));
             let attention = Attention::causal().with_storage(dtype);
             let (kernel, timings) = time(context, (&attention, &PlanOptions::new()), &shape, rounds)?;
             let dim = shape.head_dim();
@@ -193,6 +211,7 @@ fn speeds(context: &Context, arguments: &Arguments) -> Result<Vec<Speed>> {
             });
         }
     }
+    progress.tell("Timing S4 from the recommended cache …");
     speeds.push(cached(context, &decode.1, rounds)?);
     Ok(speeds)
 }
@@ -359,7 +378,7 @@ fn features(context: &Context) -> Vec<&'static str> {
     .collect()
 }
 
-fn to_json(
+fn fields(
     context: &Context,
     arguments: &Arguments,
     choices: &[Choice],
@@ -392,10 +411,6 @@ fn to_json(
     };
     json!({
         "prflash": env!("CARGO_PKG_VERSION"),
-        "adapter": capabilities.adapter,
-        "driver": capabilities.driver,
-        "backend": format!("{:?}", capabilities.backend),
-        "device_type": format!("{:?}", capabilities.device_type),
         "features": features(context),
         "subgroup_sizes": capabilities.subgroup_sizes,
         "limits": limits(context),
@@ -451,7 +466,7 @@ fn print(
         );
     }
     println!(
-        "\nEvery kernel against the f64 oracle on small problems, and at S1 (or, where queries are few, S4) in f32 (on matrix units in f16).\n"
+        "\nKernels against the f64 oracle on small problems, and at S1 (or, where queries are few, S4) in f32 (on matrix units in f16).\n"
     );
     println!("| kernel | runs | chosen for | GFLOP/s | max error |\n| --- | --- | --- | ---: | ---: |");
     for variant in variants {

@@ -9,7 +9,7 @@
 //! cargo run --release --example own_device
 //! ```
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clap::Parser;
 use prflash::sampling::Granularity;
 use prflash::verify::{Tolerances, compare};
@@ -18,13 +18,13 @@ use prflash::{
     TableBuffer, Tables, TensorView, reference, wgpu,
 };
 use serde_json::json;
+use testkit::{example, picture};
 
 /// Attention inside a caller's own device and encoder.
 #[derive(Parser)]
 struct Arguments {
-    /// Print one JSON object instead of text.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    common: example::Common,
 }
 
 /// The caller's kernels: one makes queries, keys and values, one uses the result.
@@ -48,14 +48,15 @@ const CALLERS_SHADER: &str = "
 
 fn main() -> Result<()> {
     env_logger::init();
-    let arguments = Arguments::parse();
+    let (arguments, usual) = example::parse::<Arguments>();
 
     // The caller's device, as some application made it: default limits, no features.
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
     let adapter = pollster::block_on(instance.request_adapter(&Default::default()))
-        .context("this example needs an adapter (scripts/with-vulkan brings a software one)")?;
+        .map_err(|_| anyhow!("no GPU adapter: there is none (scripts/with-vulkan brings a software one)"))?;
     let (device, queue) = pollster::block_on(adapter.request_device(&Default::default()))?;
-    let shape = Shape::new(6, 2, 1000, 64)?;
+    let len = if arguments.common.quick { 300 } else { 1000 };
+    let shape = Shape::new(6, 2, len, 64)?;
     let [q, k, v] = Layout::fused_qkv(&shape)?;
     let elements = v.extent();
     let storage = |elements: usize| {
@@ -66,7 +67,7 @@ fn main() -> Result<()> {
             mapped_at_creation: false,
         })
     };
-    let output = Layout::tokens_first(1, 1000, 6, 64)?;
+    let output = Layout::tokens_first(1, len, 6, 64)?;
     let (fused, result) = (storage(elements), storage(output.extent()));
 
     // prflash borrows the device. It installs no handler on it.
@@ -85,7 +86,7 @@ fn main() -> Result<()> {
     let twice = pipeline(&device, "twice");
     let mut encoder = device.create_command_encoder(&Default::default());
     dispatch(&device, &mut encoder, &project, &fused);
-    plan.encode(&mut encoder, &bound, &Call::lengths(1000, 1000).with_tables(&uploaded))?;
+    plan.encode(&mut encoder, &bound, &Call::lengths(len, len).with_tables(&uploaded))?;
     dispatch(&device, &mut encoder, &twice, &result);
     queue.submit([encoder.finish()]);
     let got = output.read_blocking(&context)?;
@@ -97,19 +98,21 @@ fn main() -> Result<()> {
     let exact = reference::attention(plan.attention(), &shape, &q?, &k?, &v?, &Tables::from(&schedule))?;
     let halves: Vec<f32> = got.iter().map(|x| x / 2.0).collect();
     let report = compare(&halves, &exact.output, Tolerances::of_output(&exact, &shape, DType::F32))?;
-    if arguments.json {
-        let object = json!({
-            "adapter": context.capabilities().adapter,
-            "driver": context.capabilities().driver,
+    let drawn = arguments.common.folder("own_device", usual)?.join("schedule.svg");
+    picture::schedule(&drawn, "p(d) = 1/(1+d): kept blocks of each KV head", &schedule)?;
+    if arguments.common.json {
+        let fields = json!({
+            "tokens": len,
             "density": schedule.density(),
             "max_abs_error": report.max_abs_error,
             "passed": report.passed(),
         });
-        println!("{}", serde_json::to_string_pretty(&object)?);
+        println!("{}", example::object("own_device", Some(&context), &[drawn], fields)?);
     } else {
         println!("Device   {}", context.capabilities());
         println!("Schedule {schedule}");
         println!("Result   {report}");
+        println!("Picture  {}", drawn.display());
     }
     ensure!(report.passed(), "the result differs from the reference");
     Ok(())

@@ -11,16 +11,15 @@ use prflash::position::{Distance, Pairing, Slopes};
 use prflash::{Bias, Positions, Rope};
 use serde_json::json;
 use testkit::chart::{Axis, Panel, Scale, Series, chart};
-use testkit::picture;
+use testkit::example;
 
 /// Compares biases against distance: their curves and their reach.
 #[derive(Parser)]
 struct Arguments {
-    /// Print one JSON object instead of a table.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    common: example::Common,
     /// Tokens of context that the last query sees.
-    #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(2..=1 << 24))]
+    #[arg(long, default_value_t = 1 << 20, default_value_if("quick", "true", "131072"), value_parser = clap::value_parser!(u32).range(2..=1 << 24))]
     context: u32,
     /// Query heads.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -56,14 +55,14 @@ type Points = fn(&Combination) -> &[(f64, f64)];
 
 fn main() -> Result<()> {
     env_logger::init();
-    let arguments = Arguments::parse();
+    let (arguments, usual) = example::parse::<Arguments>();
     let (context, heads) = (arguments.context as usize, usize::from(arguments.heads));
     let combinations = combinations(&arguments)?
         .into_iter()
         .map(|(name, positions)| Combination::new(name, &positions, heads, context))
         .collect::<Result<Vec<_>>>()?;
 
-    let folder = picture::folder("positions")?;
+    let folder = arguments.common.folder("positions", usual)?;
     let mut pictures = Vec::new();
     let middle = heads.div_ceil(2);
     let of_head = format!("bias of head {middle} of {heads}");
@@ -76,30 +75,32 @@ fn main() -> Result<()> {
             let drawn = combinations.iter().filter(|combination| combination.factored == factored);
             let series = drawn.map(|combination| {
                 let shown = points(combination).iter().copied().filter(|&(_, y)| y >= FLOOR);
-                Series::line(&combination.name, shown)
+                // What the factor goes with has one colour with and without it.
+                let name = combination.name.trim_start_matches("a, ");
+                Series::line(name.split(" (").next().unwrap_or(name), shown)
             });
             Panel { title, series: series.filter(|series| !series.points.is_empty()).collect() }
         };
-        let factor = format!("a(Δ) = 1/(1 + Δ/{})", arguments.length);
+        let factor = format!("with the factor a(Δ) = 1/(1 + Δ/{}); the paper's is ALiBi", arguments.length);
         let path = folder.join(format!("{file}.svg"));
         let axis = |title| Axis { title, scale: Scale::Powers(10.0), ..Axis::default() };
-        let panels = [panel("a ≡ 1".into(), false), panel(factor, true)];
+        let panels = [panel("without a factor; recommended is harmonic".into(), false), panel(factor, true)];
         chart(&path, [axis("lag Δ"), axis(label)], &panels)?;
         pictures.push(path);
     }
 
-    if arguments.json {
+    if arguments.common.json {
         let curves: Vec<_> = combinations
             .iter()
             .map(|Combination { name, reach: [one, eight, sixty_four], .. }| {
                 json!({ "name": name, "reach_1k": one, "reach_8k": eight, "reach_64k": sixty_four })
             })
             .collect();
-        let object = json!({
+        let fields = json!({
             "context": context, "heads": heads, "length": arguments.length, "cap": arguments.cap,
-            "curves": curves, "pictures": pictures,
+            "curves": curves,
         });
-        println!("{}", serde_json::to_string_pretty(&object)?);
+        println!("{}", example::object("positions", None, &pictures, fields)?);
         return Ok(());
     }
     println!("{context} tokens of context, {heads} heads, L = {}\n", arguments.length);

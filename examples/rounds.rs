@@ -6,30 +6,28 @@
 //! cargo run --release --example rounds
 //! ```
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Parser;
 use prflash::rounds::{Combine, Estimate, Rounds, RoundsPlan};
 use prflash::sampling::{Entry, partition_rounds};
 use prflash::{
-    Attention, BlockGrid, Context, DType, Layout, Profile, Schedule, Seed, Systematic, Tables, Tensor,
-    reference,
+    Attention, BlockGrid, Context, Profile, Schedule, Seed, Systematic, Tables, Tensor, reference,
 };
 use serde_json::{Value, json};
 use testkit::chart::{Axis, Panel, Scale, Series, chart};
+use testkit::example::{self, Progress};
 use testkit::fixture::{self, Layer};
-use testkit::picture;
 
 /// Runs attention in rounds on real attention inputs.
 #[derive(Parser)]
 struct Arguments {
-    /// Print one JSON object instead of tables.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    common: example::Common,
     /// Tokens of context, at most 3840.
-    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u16).range(128..=3840))]
+    #[arg(long, default_value_t = 2048, default_value_if("quick", "true", "512"), value_parser = clap::value_parser!(u16).range(128..=3840))]
     tokens: u16,
     /// Independent rounds.
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..=4096))]
+    #[arg(long, default_value_t = 256, default_value_if("quick", "true", "8"), value_parser = clap::value_parser!(u32).range(2..=4096))]
     rounds: u32,
     /// Partition rounds.
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -70,16 +68,13 @@ struct Problem<'a> {
 
 fn main() -> Result<()> {
     env_logger::init();
-    let arguments = Arguments::parse();
-    let context = Context::new_blocking()
-        .context("this example needs an adapter (scripts/with-vulkan brings a software one)")?;
+    let (arguments, usual) = example::parse::<Arguments>();
+    let context = Context::new_blocking()?;
     let mut measured = Vec::new();
     for layer in fixture::load(arguments.tokens.into())? {
-        eprintln!("Layer {}: the exact results on the CPU, then rounds …", layer.index);
         measured.push(Problem::new(&context, &layer)?.measure(&arguments)?);
     }
-    let folder = picture::folder("rounds")?;
-    let picture = folder.join("error_vs_rounds.svg");
+    let picture = arguments.common.folder("rounds", usual)?.join("error_vs_rounds.svg");
     let panel = |measured: &Measured| {
         let curve = |name: &str, rows: &[Row], value: fn(&Row) -> f64| {
             Series::line(name, rows.iter().map(|row| (row.visits, value(row))))
@@ -100,7 +95,7 @@ fn main() -> Result<()> {
 
     let worst = measured.iter().map(|m| m.partition.last().map_or(f64::NAN, |row| row.distance));
     let partition_error = worst.fold(0.0, f64::max);
-    if arguments.json {
+    if arguments.common.json {
         let rows = |of: fn(&Measured) -> &Vec<Row>, distance: &'static str| -> Vec<Value> {
             let row = |layer: u32, row: &Row| {
                 let mut value = json!({ "layer": layer, "rounds": row.rounds, "visits": row.visits });
@@ -112,18 +107,14 @@ fn main() -> Result<()> {
             };
             measured.iter().flat_map(|m| of(m).iter().map(move |r| row(m.layer, r))).collect()
         };
-        let capabilities = context.capabilities();
-        let object = json!({
-            "adapter": capabilities.adapter,
-            "driver": capabilities.driver,
+        let fields = json!({
             "tokens": arguments.tokens,
             "identity": rows(|m| &m.identity, "relative_distance"),
             "independent": rows(|m| &m.corrected, "relative_error"),
             "partition": rows(|m| &m.partition, "relative_error"),
             "partition_error": partition_error,
-            "pictures": [picture],
         });
-        println!("{}", serde_json::to_string_pretty(&object)?);
+        println!("{}", example::object("rounds", Some(&context), &[picture], fields)?);
         return Ok(());
     }
     println!("Device   {}", context.capabilities());
@@ -158,22 +149,13 @@ fn main() -> Result<()> {
 
 impl<'a> Problem<'a> {
     fn new(context: &'a Context, layer: &'a Layer) -> Result<Self> {
-        let shape = &layer.shape;
-        let upload = |heads, values: &[f32]| {
-            let layout = Layout::heads_first(1, heads, shape.q_len(), shape.head_dim())?;
-            Tensor::upload(context, DType::F32, layout, values)
-        };
-        Ok(Self {
-            context,
-            layer,
-            grid: BlockGrid::causal(shape),
-            q: upload(shape.heads(), &layer.q)?,
-            k: upload(shape.kv_heads(), &layer.k)?,
-            v: upload(shape.kv_heads(), &layer.v)?,
-        })
+        let [q, k, v] = layer.upload(context)?;
+        Ok(Self { context, layer, grid: BlockGrid::causal(&layer.shape), q, k, v })
     }
 
     fn measure(&self, arguments: &Arguments) -> Result<Measured> {
+        let mut progress = Progress::new();
+        progress.tell(format!("Layer {}: the exact results on the CPU …", self.layer.index));
         let dense = self.exact(&Attention::causal(), &Tables::new())?;
         let profile = Profile::harmonic();
         // Dense attention whose scores have + ln p(d). Weights enter scores as −β·ln w, so w =
@@ -192,15 +174,21 @@ impl<'a> Problem<'a> {
             Schedule::sample(&self.grid, &profile, &Systematic, seed)
         };
         let shown = |round: u32| (round + 1).is_power_of_two() || round + 1 == arguments.rounds;
-        let independent = |beta: f32, target: &[f64]| -> Result<Vec<Row>> {
+        let mut independent = |beta: f32, target: &[f64]| -> Result<Vec<Row>> {
             let plan = self.plan(Attention::causal().with_correction(beta)?, Combine::Independent)?;
-            self.rounds(&plan, (0..arguments.rounds).map(draw), shown, target)
+            let mut schedule = |round: u32| {
+                let (layer, of) = (self.layer.index, arguments.rounds);
+                progress.tell(format!("Layer {layer}, β = {beta}: round {} of {of}", round + 1));
+                draw(round)
+            };
+            self.rounds(&plan, (0..arguments.rounds).map(&mut schedule), shown, target)
         };
         let (identity, corrected) = (independent(0.0, &target)?, independent(1.0, &dense)?);
         let seed = Seed::new(arguments.seed).layer(self.layer.index);
         let parts = partition_rounds(&self.grid, &profile, seed, arguments.partition.into())?;
         let plan = self.plan(Attention::causal(), Combine::Partition)?;
         let partition = self.rounds(&plan, parts.into_iter().map(Ok), |_| true, &dense)?;
+        progress.done(format!("Layer {}", self.layer.index));
         Ok(Measured { layer: self.layer.index, identity, corrected, partition })
     }
 

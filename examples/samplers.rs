@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Parser;
 use prflash::reference;
 use prflash::sampling::{
@@ -17,25 +17,25 @@ use prflash::sampling::{
 };
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    Attention, BlockGrid, Call, Context, DType, Layout, Operands, Profile, Schedule, Seed, Shape, Systematic,
+    Attention, BlockGrid, Call, Context, DType, Operands, Profile, Schedule, Seed, Shape, Systematic,
     TableBuffer, Tables, Tensor,
 };
 use serde_json::json;
 use testkit::chart::{Axis, Panel, Scale, Series, chart};
-use testkit::fixture;
-use testkit::picture;
+use testkit::example::{self, Progress};
+use testkit::statistics::{mean, standard_error};
+use testkit::{fixture, picture};
 
 /// Compares the samplers on real attention inputs.
 #[derive(Parser)]
 struct Arguments {
-    /// Print one JSON object instead of tables.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    common: example::Common,
     /// Tokens of context, at most 3840.
-    #[arg(long, default_value_t = 3840, value_parser = clap::value_parser!(u16).range(64..=3840))]
+    #[arg(long, default_value_t = 3840, default_value_if("quick", "true", "1024"), value_parser = clap::value_parser!(u16).range(64..=3840))]
     tokens: u16,
     /// Seeds per row of the table.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(2..))]
+    #[arg(long, default_value_t = 20, default_value_if("quick", "true", "2"), value_parser = clap::value_parser!(u16).range(2..))]
     seeds: u16,
 }
 
@@ -51,26 +51,21 @@ struct Row {
 
 fn main() -> Result<()> {
     env_logger::init();
-    let arguments = Arguments::parse();
-    let context = Context::new_blocking()
-        .context("this example needs an adapter (scripts/with-vulkan brings a software one)")?;
+    let (arguments, usual) = example::parse::<Arguments>();
+    let context = Context::new_blocking()?;
     let profile = Profile::harmonic();
-    let folder = picture::folder("samplers")?;
+    let folder = arguments.common.folder("samplers", usual)?;
     let mut rows = Vec::new();
     let mut pictures = Vec::new();
     for layer in fixture::load(arguments.tokens.into())? {
-        eprintln!("Layer {}: the exact result on the CPU, then {} seeds …", layer.index, arguments.seeds);
+        let mut progress = Progress::new();
+        progress.tell(format!("Layer {}: the exact result on the CPU …", layer.index));
         let shape = &layer.shape;
         let grid = BlockGrid::causal(shape);
         let dense = Attention::causal();
         let exact = reference::attention(&dense, shape, &layer.q, &layer.k, &layer.v, &Tables::new())?;
         let mass = reference::block_mass(&dense, shape, &layer.q, &layer.k, &grid)?;
-        let upload = |heads, values: &[f32]| {
-            let layout = Layout::heads_first(1, heads, shape.q_len(), shape.head_dim())?;
-            Tensor::upload(&context, DType::F32, layout, values)
-        };
-        let q = upload(shape.heads(), &layer.q)?;
-        let (k, v) = (upload(shape.kv_heads(), &layer.k)?, upload(shape.kv_heads(), &layer.v)?);
+        let [q, k, v] = layer.upload(&context)?;
         let output = Tensor::zeros(&context, DType::F32, *q.view().layout())?;
         let operands = Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
         let call = Call::lengths(shape.q_len(), shape.kv_len());
@@ -78,33 +73,38 @@ fn main() -> Result<()> {
         for beta in [0.0, 0.5, 1.0] {
             let plan = Attention::causal().with_correction(beta)?.plan(&context, shape)?;
             let bound = plan.bind(&operands)?;
-            let mut measure =
-                |sampler: &'static str, choose: &dyn Fn(Seed) -> prflash::Result<Schedule>| -> Result<()> {
-                    let mut row = Row {
-                        layer: layer.index,
-                        sampler,
-                        beta,
-                        densities: vec![],
-                        errors: vec![],
-                        recalls: vec![],
-                    };
-                    for seed in 0..u64::from(arguments.seeds) {
-                        let schedule = choose(Seed::new(seed).layer(layer.index))?;
-                        let tables = TableBuffer::new(plan.context(), &Tables::from(&schedule))?;
-                        let mut encoder = context.device().create_command_encoder(&Default::default());
-                        plan.encode(&mut encoder, &bound, &call.clone().with_tables(&tables))?;
-                        context.queue().submit([encoder.finish()]);
-                        let got = output.read_blocking(&context)?;
-                        // Not a test: the tolerance plays no part, the relative error does.
-                        let report = compare(&got, &exact.output, Tolerance::absolute(0.0))?;
-                        anyhow::ensure!(report.nan == 0, "{sampler}, seed {seed}: {report}");
-                        row.errors.push(report.relative_error);
-                        row.densities.push(schedule.density());
-                        row.recalls.push(mass.recall(&schedule)?);
-                    }
-                    rows.push(row);
-                    Ok(())
+            let mut measure = |sampler: &'static str,
+                               choose: &dyn Fn(Seed) -> prflash::Result<Schedule>|
+             -> Result<()> {
+                let mut row = Row {
+                    layer: layer.index,
+                    sampler,
+                    beta,
+                    densities: vec![],
+                    errors: vec![],
+                    recalls: vec![],
                 };
+                for seed in 0..u64::from(arguments.seeds) {
+                    let (name, of) = (example::spoken(sampler), arguments.seeds);
+                    let layer_number = layer.index;
+                    progress
+                        .tell(format!("Layer {layer_number}, β = {beta}: {name}, seed {} of {of}", seed + 1));
+                    let schedule = choose(Seed::new(seed).layer(layer.index))?;
+                    let tables = TableBuffer::new(plan.context(), &Tables::from(&schedule))?;
+                    let mut encoder = context.device().create_command_encoder(&Default::default());
+                    plan.encode(&mut encoder, &bound, &call.clone().with_tables(&tables))?;
+                    context.queue().submit([encoder.finish()]);
+                    let got = output.read_blocking(&context)?;
+                    // Not a test: the tolerance plays no part, the relative error does.
+                    let report = compare(&got, &exact.output, Tolerance::absolute(0.0))?;
+                    anyhow::ensure!(report.nan == 0, "{sampler}, seed {seed}: {report}");
+                    row.errors.push(report.relative_error);
+                    row.densities.push(schedule.density());
+                    row.recalls.push(mass.recall(&schedule)?);
+                }
+                rows.push(row);
+                Ok(())
+            };
             for sampler in samplers {
                 measure(sampler.name(), &|seed| Schedule::sample(&grid, &profile, sampler, seed))?;
             }
@@ -116,7 +116,10 @@ fn main() -> Result<()> {
                 measure("top_k", &|seed| mass.heaviest_like(&like(seed)?))?;
             }
         }
+        progress.done(format!("Layer {}, {} seeds", layer.index, arguments.seeds));
         if pictures.is_empty() {
+            let mut progress = Progress::new();
+            progress.tell("Drawing schedules of each sampler, for the pictures …");
             for sampler in samplers {
                 let drawn = Schedule::sample(&grid, &profile, sampler, Seed::new(4))?;
                 let path = folder.join(format!("{}.svg", sampler.name()));
@@ -125,9 +128,10 @@ fn main() -> Result<()> {
             }
             pictures.push(frequency_picture(&folder, &grid, &profile, &samplers)?);
             pictures.push(cost_picture(&folder)?);
+            progress.done("Pictures");
         }
     }
-    if arguments.json {
+    if arguments.common.json {
         let rows: Vec<_> = rows
             .iter()
             .map(|row| {
@@ -143,12 +147,10 @@ fn main() -> Result<()> {
                 })
             })
             .collect();
-        let capabilities = context.capabilities();
-        let object = json!({
-            "adapter": capabilities.adapter, "driver": capabilities.driver, "profile": profile.to_string(),
-            "rows": rows, "pictures": pictures,
+        let fields = json!({
+            "tokens": arguments.tokens, "seeds": arguments.seeds, "profile": profile.to_string(), "rows": rows,
         });
-        println!("{}", serde_json::to_string_pretty(&object)?);
+        println!("{}", example::object("samplers", Some(&context), &pictures, fields)?);
         return Ok(());
     }
     println!("Device   {}", context.capabilities());
@@ -156,12 +158,12 @@ fn main() -> Result<()> {
         "Profile  {profile}, one sink block; {} tokens, {} seeds; mean ± standard error\n",
         arguments.tokens, arguments.seeds
     );
-    println!("layer  sampler        β   blocks  relative error     recall");
+    println!("layer  sampler          β   blocks  relative error     recall");
     for row in &rows {
         println!(
-            "{:>5}  {:<11} {:>4}   {:.3}   {:.4} ± {:.4}   {:.3}",
+            "{:>5}  {:<13} {:>4}   {:.3}   {:.4} ± {:.4}   {:.3}",
             row.layer,
-            row.sampler,
+            example::spoken(row.sampler),
             row.beta,
             mean(&row.densities),
             mean(&row.errors),
@@ -173,22 +175,11 @@ fn main() -> Result<()> {
         "\nblocks: visited over dense; relative error: ‖o − o*‖ / ‖o*‖ with o* the exact dense output in f64;"
     );
     println!(
-        "recall: share of the exact attention mass in visited blocks. sink_window, uniform and top_k visit as many blocks in every row as systematic;"
+        "recall: share of the exact attention mass in visited blocks. sink + window, uniform and top-k visit as many blocks in every row as systematic;"
     );
-    println!("top_k takes those of largest true mass (no sampler can know them).");
+    println!("top-k takes those of largest true mass (no sampler can know them).");
     println!("\nPictures {}", folder.display());
     Ok(())
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
-}
-
-/// Of the mean: the sample's standard deviation over √n.
-fn standard_error(values: &[f64]) -> f64 {
-    let mean = mean(values);
-    let n = values.len() as f64;
-    (values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt()
 }
 
 /// How often each distance is kept over many schedules, with bounds that all hold with 99%

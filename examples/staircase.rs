@@ -16,21 +16,20 @@ use prflash::cache::{Chunk, HostCache, KvCache, KvInput, Ladder, SequenceId, Sid
 use prflash::reference::{self, AgeLoss, cache_loss};
 use prflash::{Attention, Context, DType, Layout, Plan, Queries, Shape, Tables, Tensor};
 use serde_json::{Value, json};
-use testkit::chart::{Axis, Panel, Scale, Series, chart};
+use testkit::chart::{Axis, Panel, Scale, Series, chart, chart_in_rows};
+use testkit::example::{self, Progress};
 use testkit::fixture::{self, Layer};
-use testkit::picture;
 
 /// Compares staircase KV caches on real attention inputs.
 #[derive(Parser)]
 struct Arguments {
-    /// Print one JSON object instead of tables.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    common: example::Common,
     /// Tokens of context, at most 3840.
-    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u16).range(256..=3840))]
+    #[arg(long, default_value_t = 3840, default_value_if("quick", "true", "512"), value_parser = clap::value_parser!(u16).range(256..=3840))]
     tokens: u16,
     /// Decode steps that are measured, spread over the last eighth of the context.
-    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, default_value_t = 24, default_value_if("quick", "true", "8"), value_parser = clap::value_parser!(u16).range(1..=256))]
     steps: u16,
 }
 
@@ -180,44 +179,39 @@ impl Measured {
 
 fn main() -> Result<()> {
     env_logger::init();
-    let arguments = Arguments::parse();
+    let (arguments, usual) = example::parse::<Arguments>();
     let layers = fixture::load(arguments.tokens.into())?;
     let shape = layers[0].shape;
     let context = match Context::new_blocking() {
         Ok(context) => Some(context),
         Err(error) if error.is_no_adapter() => {
-            eprintln!("No GPU: {error}. The host alone, then.");
+            eprintln!("{error}: the host alone, then");
             None
         }
         Err(error) => return Err(error.into()),
     };
-    let device = context.as_ref().map(|context| context.capabilities().to_string());
     let mut presets = presets(&shape)?;
-    for preset in &mut presets {
-        eprintln!("{} …", preset.name);
+    let mut progress = Progress::new();
+    let caches = presets.len();
+    for (at, preset) in presets.iter_mut().enumerate() {
         for layer in &layers {
+            let name = example::spoken(&preset.name);
+            progress.tell(format!("Cache {} of {caches}: {name}, layer {}", at + 1, layer.index));
             preset.measure(context.as_ref(), layer, arguments.steps.into())?;
         }
     }
-    let folder = picture::folder("staircase")?;
+    progress.done(format!("{caches} caches"));
+    let folder = arguments.common.folder("staircase", usual)?;
     let pictures = [folder.join("bits_vs_age.svg"), folder.join("error_vs_bytes.svg")];
-    let ladders = |side| {
-        let shown =
-            presets.iter().filter(|p| ["paper", "recommended", "kivi-4", "kivi-2"].contains(&&*p.name));
-        // Lines at the same height would hide each other.
-        let apart = |(place, preset): (usize, &Preset)| {
-            let mut series = preset.bits_by_age(side, &shape);
-            series.points.iter_mut().for_each(|point| point.y += 0.15 * place as f64);
-            series
-        };
-        Panel {
-            title: format!("{side:?} by age; the oldest tokens are the sinks"),
-            series: shown.enumerate().map(apart).collect(),
-        }
+    let shown = presets.iter().filter(|p| ["paper", "recommended", "kivi-4", "kivi-2"].contains(&&*p.name));
+    let ladders: Vec<_> = shown.map(|preset| preset.bits_by_age(&shape)).collect();
+    let age = Axis {
+        title: "age in tokens, the newest at the left",
+        scale: Scale::Powers(10.0),
+        ..Axis::default()
     };
-    let age = Axis { title: "age in tokens", scale: Scale::Powers(10.0), ..Axis::default() };
-    let bits = Axis { title: "bits (lines drawn apart)", scale: Scale::FromZero, ..Axis::default() };
-    chart(&pictures[0], [age, bits], &[ladders(Side::Keys), ladders(Side::Values)])?;
+    let bits = Axis { title: "bits", scale: Scale::Powers(2.0), ..Axis::default() };
+    chart_in_rows(&pictures[0], [age, bits], &ladders, 2)?;
     let errors = |(at, layer): (usize, &Layer)| {
         let curve = |prefix: &str| {
             let mut points: Vec<(f64, f64)> = presets
@@ -226,9 +220,9 @@ fn main() -> Result<()> {
                 .map(|preset| (preset.bits_per_element, preset.layers[at].output.root()))
                 .collect();
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
-            Series::line(prefix.trim_end_matches('-'), points)
+            Series::line(example::spoken(prefix.trim_end_matches('-')), points)
         };
-        let names = ["kivi-", "streaming", "planned", "paper", "recommended"];
+        let names = ["kivi-", "sink_window", "planned", "paper", "recommended"];
         Panel { title: format!("layer {}", layer.index), series: names.map(curve).into() }
     };
     let panels: Vec<_> = layers.iter().enumerate().map(errors).collect();
@@ -236,17 +230,16 @@ fn main() -> Result<()> {
     let error = Axis { title: "relative output error", scale: Scale::Powers(10.0), ..Axis::default() };
     chart(&pictures[1], [size, error], &panels)?;
 
-    if arguments.json {
+    if arguments.common.json {
         let rows: Vec<Value> = presets.iter().map(|preset| preset.json(&layers)).collect();
-        let object = json!({
-            "tokens": arguments.tokens, "steps": arguments.steps, "device": device, "presets": rows,
-            "pictures": pictures,
-        });
-        println!("{}", serde_json::to_string_pretty(&object)?);
+        let fields = json!({ "tokens": arguments.tokens, "steps": arguments.steps, "presets": rows });
+        println!("{}", example::object("staircase", context.as_ref(), &pictures, fields)?);
         return Ok(());
     }
-    match &device {
-        Some(device) => println!("{device}: the same words as on the host in every cache\n"),
+    match &context {
+        Some(context) => {
+            println!("{}: the same words as on the host in every cache\n", context.capabilities());
+        }
         None => println!("No GPU: the host alone\n"),
     }
     print(&presets, &layers);
@@ -285,7 +278,7 @@ fn presets(shape: &Shape) -> Result<Vec<Preset>> {
                 break;
             }
         }
-        named.push((format!("streaming like {like}"), best));
+        named.push((format!("sink_window like {like}"), best));
     }
     named.push(("plain".into(), Staircase::plain()));
     let preset = |(name, staircase): (String, Staircase)| {
@@ -376,14 +369,38 @@ impl Preset {
         Ok(())
     }
 
-    fn bits_by_age(&self, side: Side, shape: &Shape) -> Series {
+    /// Bits of keys and of values by age, the tokens that are kept for ever apart.
+    fn bits_by_age(&self, shape: &Shape) -> Panel {
         let len = shape.kv_len();
         let stretches = self.staircase.standing(len).stretches();
-        let points = stretches.iter().rev().flat_map(|(tokens, keys, values)| {
-            let bits = f64::from(if side == Side::Keys { *keys } else { *values });
+        let sinks = self.staircase.sinks();
+        // A line for both would hide one of them where they are the same.
+        let raised = |side| if side == Side::Values { 1.05 } else { 1.0 };
+        let at = |tokens: &Range<usize>, bits: u32, side| {
+            let bits = f64::from(bits) * raised(side);
             [((len - tokens.end + 1) as f64, bits), ((len - tokens.start) as f64, bits)]
-        });
-        Series::line(&self.name, points)
+        };
+        let of = |side, keys: &u32, values: &u32| if side == Side::Keys { *keys } else { *values };
+        let aged = |side| {
+            let aged = stretches.iter().rev().filter(|(tokens, ..)| tokens.start >= sinks);
+            aged.flat_map(|(tokens, keys, values)| at(tokens, of(side, keys, values), side))
+                .collect::<Vec<_>>()
+        };
+        let first = stretches.iter().filter(|(tokens, ..)| tokens.start < sinks);
+        let first = first.flat_map(|(tokens, keys, values)| at(tokens, *keys.max(values), Side::Keys));
+        let mut series = vec![
+            Series::line("keys", aged(Side::Keys)),
+            Series::line("values, drawn a little higher", aged(Side::Values)),
+        ];
+        if sinks > 0 {
+            let name = "sinks: they never step down";
+            series.push(Series { joined: false, ..Series::line(name, first) });
+        }
+        let kept = match sinks {
+            0 => "no sinks".to_owned(),
+            sinks => format!("the first {sinks} tokens are sinks"),
+        };
+        Panel { title: format!("{}: {kept}", self.name), series }
     }
 
     fn json(&self, layers: &[Layer]) -> Value {
@@ -425,7 +442,7 @@ fn octaves(len: usize) -> Vec<Range<usize>> {
 fn print(presets: &[Preset], layers: &[Layer]) {
     println!("{} tokens, one KV head of {} channels\n", layers[0].shape.kv_len(), layers[0].shape.head_dim());
     println!("{}\n", Staircase::recommended());
-    print!("{:<28}{:<14}{:<22}{:>9}{:>6}", "cache", "keys", "values", "bytes", "bits");
+    print!("{:<30}{:<14}{:<22}{:>9}{:>6}", "cache", "keys", "values", "bytes", "bits");
     layers.iter().for_each(|layer| print!("{:>10}", format!("layer {}", layer.index)));
     println!(
         "   (relative output error){}",
@@ -436,8 +453,10 @@ fn print(presets: &[Preset], layers: &[Layer]) {
         let (keys, values) = (ladder(Side::Keys), ladder(Side::Values));
         let marker = if preset.bytes == preset.formula_bytes { "" } else { " (not the formula's)" };
         print!(
-            "{:<28}{keys:<14}{values:<22}{:>9}{:>6.2}",
-            preset.name, preset.bytes, preset.bits_per_element
+            "{:<30}{keys:<14}{values:<22}{:>9}{:>6.2}",
+            example::spoken(&preset.name),
+            preset.bytes,
+            preset.bits_per_element
         );
         preset.layers.iter().for_each(|measured| print!("{:>10.4}", measured.output.root()));
         match preset.gpu_deviation {

@@ -5,7 +5,6 @@
 //! cargo run --release --features subword --example subword
 //! ```
 
-use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -16,14 +15,13 @@ use clap::Parser;
 use prflash::subword::{Cost, Merges, MergesTrainer, Pattern, Segmenter, Trained, Trainer, WordCounts};
 use serde_json::{Value, json};
 use testkit::chart::{Axis, Panel, Scale, Series, chart};
-use testkit::picture;
+use testkit::example::{self, Progress};
 
 /// Trains sub-word vocabularies and compares them on text that they haven't seen.
 #[derive(Parser)]
 struct Arguments {
-    /// Print one JSON object instead of tables.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    common: example::Common,
     /// The text; by default Jane Austen's Persuasion, which ships.
     #[arg(long)]
     text: Option<PathBuf>,
@@ -34,7 +32,12 @@ struct Arguments {
     #[arg(long, default_value = "gpt2")]
     pattern: Pattern,
     /// Sizes of vocabularies.
-    #[arg(long, value_delimiter = ',', default_values_t = [512, 1024, 2048, 4096])]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "512,1024,2048,4096",
+        default_value_if("quick", "true", "512,1024")
+    )]
     sizes: Vec<usize>,
     /// What every piece costs beside its own cost, in nats.
     #[arg(long, default_value_t = 0.0)]
@@ -42,9 +45,6 @@ struct Arguments {
     /// Threads to train on.
     #[arg(long, default_value_t = NonZeroUsize::MIN)]
     threads: NonZeroUsize,
-    /// Where the picture goes, if not below target/.
-    #[arg(long)]
-    out: Option<PathBuf>,
 }
 
 /// The part of a text that is trained on, where there is no other to judge by.
@@ -69,7 +69,7 @@ struct Row {
 
 fn main() -> Result<()> {
     env_logger::init();
-    let arguments = Arguments::parse();
+    let (arguments, usual) = example::parse::<Arguments>();
     let (name, train, test) = texts(&arguments)?;
     ensure!(!train.is_empty() && !test.is_empty(), "the text has no words to train on, or none to judge by");
     eprintln!("{name}: {} distinct words to train on, {} to judge by", train.len(), test.len());
@@ -77,14 +77,10 @@ fn main() -> Result<()> {
     for &size in &arguments.sizes {
         rows.push(compare(&arguments, size, &train, &test)?);
     }
-    let folder = match &arguments.out {
-        Some(out) => out.clone(),
-        None => picture::folder("subword")?,
-    };
-    let picture = folder.join("subword.svg");
+    let picture = arguments.common.folder("subword", usual)?.join("subword.svg");
     draw(&picture, &rows)?;
-    if arguments.json {
-        println!("{}", object(&name, &arguments, &rows));
+    if arguments.common.json {
+        println!("{}", example::object("subword", None, &[picture], fields(&name, &arguments, &rows))?);
     } else {
         print(&rows);
         println!("\n{}", picture.display());
@@ -110,6 +106,7 @@ fn texts(arguments: &Arguments) -> Result<(String, WordCounts, WordCounts)> {
 }
 
 fn compare(arguments: &Arguments, size: usize, train: &WordCounts, test: &WordCounts) -> Result<Row> {
+    let mut progress = Progress::new();
     let begun = Instant::now();
     let merges = MergesTrainer::new(size)?.train(train)?;
     let bpe_seconds = begun.elapsed().as_secs_f64();
@@ -121,14 +118,12 @@ fn compare(arguments: &Arguments, size: usize, train: &WordCounts, test: &WordCo
     let begun = Instant::now();
     let trainer = Trainer::new(size)?.with_cost(Cost::Unigram, arguments.lambda)?;
     let trainer = trainer.with_threads(arguments.threads);
-    let Trained { segmenter, rounds, .. } = trainer.train(train, &merges.vocabulary()?, |progress| {
-        if std::io::stderr().is_terminal() {
-            eprint!("\r{size} pieces, round {}: {:.4} nats a byte", progress.rounds, progress.cost_per_byte);
-        }
+    let Trained { segmenter, rounds, .. } = trainer.train(train, &merges.vocabulary()?, |now| {
+        progress.tell(format!("{size} pieces, round {}: {:.4} nats a byte", now.rounds, now.cost_per_byte));
         ControlFlow::Continue(())
     })?;
     let swe_seconds = begun.elapsed().as_secs_f64();
-    eprintln!("\r{size} pieces: {rounds} rounds");
+    progress.done(format!("{size} pieces, {rounds} rounds"));
     let by_cost = |word: &[u8]| segmenter.segment(word).pieces;
     Ok(Row {
         size,
@@ -222,7 +217,7 @@ fn print(rows: &[Row]) {
     }
 }
 
-fn object(name: &str, arguments: &Arguments, rows: &[Row]) -> Value {
+fn fields(name: &str, arguments: &Arguments, rows: &[Row]) -> Value {
     let quality = |quality: &Quality| {
         json!({
             "bytes_per_token": quality.bytes_per_token,

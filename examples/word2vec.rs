@@ -6,7 +6,7 @@
 //! ```
 
 use std::fs::File;
-use std::io::{BufReader, IsTerminal};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -15,14 +15,14 @@ use clap::{Parser, ValueEnum};
 use prflash::Context;
 use prflash::word2vec::{Architecture, Corpus, CorpusOptions, Format, Options, Training, WordVectors};
 use serde_json::{Value, json};
+use testkit::example::{self, Progress};
 use testkit::{pca, picture};
 
 /// Trains vectors of words and shows which are near each other.
 #[derive(Parser)]
 struct Arguments {
-    /// Print one JSON object instead of text.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    common: example::Common,
     /// The text: words with spaces between, a sentence a line. By default Jane Austen's Persuasion,
     /// which ships, in small letters.
     text: Option<PathBuf>,
@@ -36,7 +36,7 @@ struct Arguments {
     #[arg(long, default_value_t = 5)]
     window: usize,
     /// Passes over the text.
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 40, default_value_if("quick", "true", "4"))]
     epochs: u32,
     /// How often a word must be in the text.
     #[arg(long, default_value_t = 5)]
@@ -47,9 +47,6 @@ struct Arguments {
     /// Seed of all that is drawn at random.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Where the vectors and the picture go, if not below target/.
-    #[arg(long)]
-    out: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -81,15 +78,14 @@ type Neighbours<'v> = (&'v str, Vec<(&'v str, f64)>);
 
 fn main() -> Result<()> {
     env_logger::init();
-    let arguments = Arguments::parse();
+    let (arguments, usual) = example::parse::<Arguments>();
     let options = options(&arguments)?;
     let (name, corpus) = corpus(&arguments)?;
     let missing = arguments.neighbours.iter().find(|word| corpus.vocabulary().number(word).is_none());
     if let Some(word) = missing {
         ensure!(false, "--neighbours: {word:?} is not {} times in the text", arguments.min_count);
     }
-    let context = Context::new_blocking()
-        .context("this example needs an adapter (scripts/with-vulkan brings a software one)")?;
+    let context = Context::new_blocking()?;
     eprintln!("{name}: {} words, {} different ones", corpus.words(), corpus.vocabulary().len());
     let trained = train(&context, &corpus, options)?;
     let vectors = &trained.vectors;
@@ -104,16 +100,13 @@ fn main() -> Result<()> {
     let neighbours: Vec<Neighbours<'_>> =
         asked.into_iter().filter_map(|word| Some((word, vectors.nearest(word, NEAREST)?))).collect();
 
-    let folder = match &arguments.out {
-        Some(out) => out.clone(),
-        None => picture::folder("word2vec")?,
-    };
+    let folder = arguments.common.folder("word2vec", usual)?;
     let [drawn, saved] = ["words.svg", "vectors.txt"].map(|name| folder.join(name));
     draw(&drawn, vectors, &shown)?;
     vectors.save(&saved, Format::Text)?;
-    if arguments.json {
-        let object = object(&context, &name, &corpus, &trained, &neighbours, [&saved, &drawn]);
-        println!("{}", serde_json::to_string_pretty(&object)?);
+    if arguments.common.json {
+        let fields = fields(&name, &corpus, &trained, &neighbours, &saved);
+        println!("{}", example::object("word2vec", Some(&context), &[drawn], fields)?);
         return Ok(());
     }
     println!("| word | nearest, by the cosine |\n| --- | --- |");
@@ -165,9 +158,9 @@ fn sentences(text: &str) -> String {
 
 fn train(context: &Context, corpus: &Corpus, options: Options) -> Result<Trained> {
     let mut training = Training::new(context, corpus, options)?;
-    let live = std::io::stderr().is_terminal();
+    let mut progress = Progress::new();
     let begun = Instant::now();
-    let (mut batches, mut epoch) = (1, 0);
+    let mut batches = 1;
     while !training.is_done() {
         let before = begun.elapsed().as_secs_f64();
         let now = training.advance_blocking(batches)?;
@@ -178,23 +171,16 @@ fn train(context: &Context, corpus: &Corpus, options: Options) -> Result<Trained
         batches = (fitting as usize).clamp(1, 2 * batches);
         let speed = now.tokens as f64 / seconds;
         let left = (now.of_tokens - now.tokens) as f64 / speed;
-        let line = format!(
+        progress.tell(format!(
             "epoch {} of {}, {speed:.0} words/s, rate {:.4}, {left:.0} s left",
             (now.epoch + 1).min(options.epochs()),
             options.epochs(),
             now.rate
-        );
-        if live {
-            eprint!("\r{line}   ");
-        } else if now.epoch > epoch {
-            // A log has no line that changes.
-            eprintln!("{line}");
-        }
-        epoch = now.epoch;
+        ));
     }
     let seconds = begun.elapsed().as_secs_f64();
     let words_per_second = training.progress().tokens as f64 / seconds;
-    eprintln!("{}trained in {seconds:.1} s", if live { "\r" } else { "" });
+    progress.done("trained");
     Ok(Trained { vectors: training.vectors_blocking()?, seconds, words_per_second })
 }
 
@@ -218,22 +204,18 @@ fn draw(path: &Path, vectors: &WordVectors, shown: &[usize]) -> Result<()> {
     picture::names(path, "Frequent words by their two principal components", &points)
 }
 
-fn object(
-    context: &Context,
+fn fields(
     name: &str,
     corpus: &Corpus,
     trained: &Trained,
     neighbours: &[Neighbours<'_>],
-    [saved, drawn]: [&Path; 2],
+    saved: &Path,
 ) -> Value {
     let neighbours = neighbours.iter().map(|(word, nearest)| {
         let nearest = nearest.iter().map(|(word, cosine)| json!({ "word": word, "cosine": cosine }));
         json!({ "word": word, "nearest": nearest.collect::<Vec<_>>() })
     });
-    let capabilities = context.capabilities();
     json!({
-        "adapter": capabilities.adapter,
-        "driver": capabilities.driver,
         "text": name,
         "words": corpus.words(),
         "vocabulary": corpus.vocabulary().len(),
@@ -242,6 +224,5 @@ fn object(
         "words_per_second": trained.words_per_second,
         "neighbours": neighbours.collect::<Vec<_>>(),
         "vectors": saved,
-        "pictures": [drawn],
     })
 }

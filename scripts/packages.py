@@ -105,7 +105,8 @@ def unpack_debian(package, downloads, name):
     if folder.exists():
         return folder
     downloads.mkdir(parents=True, exist_ok=True)
-    run(["apt-get", "download", package], downloads)
+    # As root, apt would warn that its own user can't write here, and download all the same.
+    run(["apt-get", "-o", "APT::Sandbox::User=root", "download", package], downloads)
     part = downloads / f"{name}.part"
     shutil.rmtree(part, ignore_errors=True)
     run(["dpkg", "-x", find_one(downloads, f"{package}_*.deb").name, part.name], downloads)

@@ -1,5 +1,5 @@
-//! **prflash** is portable GPU attention in WGSL on [wgpu]: Vulkan, Metal, DX12 and WebGPU from one
-//! source, checked against an exact reference.
+//! **prflash** is portable GPU attention in WGSL on [wgpu](https://wgpu.rs): Vulkan, Metal, DX12 and
+//! WebGPU from one source, checked against an exact reference.
 //!
 //! It computes causal and full attention (MHA, GQA, MQA; f32, f16 and bf16 storage; sliding
 //! windows, soft-caps, ragged and packed batches, log-sum-exp output; rotary positions and biases

@@ -101,9 +101,17 @@ pub(super) async fn find(options: &ContextOptions) -> Result<wgpu::Adapter> {
 fn none_of(wish: &Wish, found: &[wgpu::AdapterInfo]) -> Error {
     let backends = wish.backends;
     let names: Vec<&str> = found.iter().map(|info| info.name.as_str()).collect();
+    let of = match backends == wgpu::Backends::all() {
+        true => String::new(),
+        false => {
+            format!(" for {}", backends.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join(", "))
+        }
+    };
     match &wish.name {
         Some(name) => Error::no_adapter(format!("none is named like {name:?}; found {names:?}")),
-        None => Error::no_adapter(format!("there is none for {backends:?}; found {names:?}")),
+        None => Error::no_adapter(format!(
+            "there is none{of} (scripts/with-vulkan, in prflash's repository, brings a software one)"
+        )),
     }
 }
 

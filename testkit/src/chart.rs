@@ -13,9 +13,11 @@ use plotters::prelude::*;
 
 use crate::picture::{COLORS, svg};
 
-/// Width of a panel, its height, and the size of an entry of the legend, in pixels.
+/// Width of a panel, its height, and the size of an entry of the legend, in pixels: at least, and
+/// what a letter adds.
 const PANEL: (u32, u32) = (480, 380);
 const ENTRY: (u32, u32) = (240, 20);
+const LETTER: u32 = 7;
 /// Labels of an axis, at most.
 const LABELS: usize = 8;
 /// Series with more points than these are lines without points.
@@ -94,19 +96,36 @@ pub struct Panel {
 ///
 /// # Errors
 /// It can't be drawn, or the file can't be written.
-pub fn chart(path: &Path, [across, up]: [Axis<'_>; 2], panels: &[Panel]) -> Result<()> {
+pub fn chart(path: &Path, axes: [Axis<'_>; 2], panels: &[Panel]) -> Result<()> {
+    chart_in_rows(path, axes, panels, panels.len())
+}
+
+/// The same with so many panels in a row.
+///
+/// # Errors
+/// It can't be drawn, or the file can't be written.
+pub fn chart_in_rows(
+    path: &Path,
+    [across, up]: [Axis<'_>; 2],
+    panels: &[Panel],
+    in_a_row: usize,
+) -> Result<()> {
     let names = names(panels);
-    let width = PANEL.0 * panels.len().max(1) as u32;
-    let columns = (width / ENTRY.0).max(1);
+    let in_a_row = in_a_row.max(1);
+    let rows = panels.len().div_ceil(in_a_row).max(1);
+    let (width, height) = (PANEL.0 * in_a_row as u32, PANEL.1 * rows as u32);
+    let longest = names.iter().map(|name| name.chars().count() as u32).max().unwrap_or(0);
+    let entry = ENTRY.0.max(24 + LETTER * longest);
+    let columns = (width / entry).max(1);
     let legend = 10 + ENTRY.1 * (names.len() as u32).div_ceil(columns);
-    svg(path, (width, PANEL.1 + legend), |area| {
-        let (above, below) = area.split_vertically(PANEL.1);
-        for (panel, area) in panels.iter().zip(above.split_evenly((1, panels.len().max(1)))) {
+    svg(path, (width, height + legend), |area| {
+        let (above, below) = area.split_vertically(height);
+        for (panel, area) in panels.iter().zip(above.split_evenly((rows, in_a_row))) {
             draw(panel, &area, [across, up], &names)?;
         }
         for (index, name) in names.iter().enumerate() {
             let (row, column) = (index as u32 / columns, index as u32 % columns);
-            let at = ((24 + column * ENTRY.0) as i32, (8 + row * ENTRY.1) as i32);
+            let at = ((24 + column * entry) as i32, (8 + row * ENTRY.1) as i32);
             below.draw(&Circle::new(at, 4, style(index)))?;
             below.draw(&Text::new((*name).to_owned(), (at.0 + 10, at.1 - 6), ("sans-serif", 13)))?;
         }

@@ -1,12 +1,13 @@
 //! The attention inputs of a real language model that ship with the repository; see
 //! `fixtures/README.md`.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use half::f16;
 use prflash::position::Pairing;
-use prflash::{Attention, Rope, Shape};
+use prflash::{Attention, DType, Layout, Rope, Shape, Tensor};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::repository;
@@ -37,23 +38,60 @@ impl Layer {
         Attention::causal().with_positions(self.rope.clone().into())
     }
 
+    /// `q`, `k` and `v` on a device, in f32.
+    ///
+    /// # Errors
+    /// It has no place for them.
+    pub fn upload(&self, context: &prflash::Context) -> Result<[Tensor; 3]> {
+        self.place(context, &self.q, &self.k)
+    }
+
+    /// The same before rotation.
+    ///
+    /// # Errors
+    /// The device has no place for them.
+    pub fn upload_unrotated(&self, context: &prflash::Context) -> Result<[Tensor; 3]> {
+        self.place(context, &self.unrotated_q, &self.unrotated_k)
+    }
+
+    fn place(&self, context: &prflash::Context, q: &[f32], k: &[f32]) -> Result<[Tensor; 3]> {
+        let shape = &self.shape;
+        let tensor = |heads, values: &[f32]| -> Result<Tensor> {
+            let layout = Layout::heads_first(1, heads, shape.q_len(), shape.head_dim())?;
+            Ok(Tensor::upload(context, DType::F32, layout, values)?)
+        };
+        Ok([tensor(shape.heads(), q)?, tensor(shape.kv_heads(), k)?, tensor(shape.kv_heads(), &self.v)?])
+    }
+
     /// The largest |v|.
     pub fn max_value(&self) -> f64 {
         self.v.iter().fold(0.0, |max, x| f64::max(max, f64::from(x.abs())))
     }
 }
 
-/// Where the fixture lies.
-pub fn path() -> PathBuf {
-    repository().join("fixtures/smollm2-135m-persuasion.safetensors")
+/// The fixture isn't there: packages leave it out, for its size.
+#[derive(Debug)]
+pub struct Missing(PathBuf);
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.0.display();
+        write!(f, "{path} isn't there: packages leave it out, a clone of the repository has it, and ")?;
+        write!(f, "scripts/make-fixture makes it anew")
+    }
 }
+
+impl std::error::Error for Missing {}
 
 /// The first `tokens` tokens (at most all 3,840) of every layer in the fixture.
 ///
 /// # Errors
-/// The file can't be read, or isn't what `fixtures/README.md` says.
+/// The file isn't there ([`Missing`]), can't be read, or isn't what `fixtures/README.md` says.
 pub fn load(tokens: usize) -> Result<Vec<Layer>> {
-    let path = path();
+    let path = repository().join("fixtures/smollm2-135m-persuasion.safetensors");
+    if !path.exists() {
+        return Err(Missing(path).into());
+    }
     let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     let tensors = SafeTensors::deserialize(&bytes).with_context(|| format!("parsing {}", path.display()))?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes)?;

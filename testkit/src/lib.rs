@@ -5,6 +5,7 @@
 
 pub mod chart;
 pub mod device;
+pub mod example;
 pub mod files;
 pub mod fixture;
 pub mod pca;

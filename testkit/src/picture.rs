@@ -1,15 +1,15 @@
 //! SVG pictures, written whole or not at all.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use prflash::sampling::DistanceFrequency;
+use prflash::sampling::{DistanceFrequency, Granularity};
 use prflash::{Profile, Schedule};
 
+use crate::files;
 use crate::statistics::range;
-use crate::{files, repository};
 
 /// Colours that stay apart for colour-blind readers (Okabe and Ito).
 pub const COLORS: [RGBColor; 6] = [
@@ -20,18 +20,6 @@ pub const COLORS: [RGBColor; 6] = [
     RGBColor(86, 180, 233),
     RGBColor(90, 90, 90),
 ];
-
-/// The folder for an example's pictures, `target/<name>`; made if missing.
-///
-/// # Errors
-/// It can't be made.
-pub fn folder(name: &str) -> Result<PathBuf> {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from);
-    let folder = target.join(name);
-    std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    Ok(folder)
-}
 
 /// Draws into memory and then writes the file, so that an interrupted run leaves no half picture.
 ///
@@ -52,21 +40,26 @@ pub fn svg(
     files::write(path, text)
 }
 
-/// One picture of a schedule: a panel per list (at most four), query blocks down, key blocks
-/// across.
+/// One picture of a schedule: a panel for each head that has a list of its own (at most four),
+/// query blocks down, key blocks across.
 ///
 /// # Errors
 /// It can't be drawn, or the file can't be written.
 pub fn schedule(path: &Path, title: &str, schedule: &Schedule) -> Result<()> {
     let grid = schedule.grid();
     let groups = grid.groups().min(4);
+    let name = match grid.granularity() {
+        Granularity::Head => "head",
+        Granularity::KvHead => "KV head",
+        Granularity::Shared => "all heads, list",
+    };
     let (rows, columns) = (grid.query_blocks() as f64, grid.key_blocks() as f64);
     svg(path, (340 * groups as u32, 400), |area| {
         let area = area.titled(title, ("sans-serif", 18))?;
         for (group, panel) in area.split_evenly((1, groups)).iter().enumerate() {
             let mut chart = ChartBuilder::on(panel)
                 .margin(8)
-                .caption(format!("list {group}"), ("sans-serif", 13))
+                .caption(format!("{name} {group}"), ("sans-serif", 13))
                 .x_label_area_size(32)
                 .y_label_area_size(40)
                 .build_cartesian_2d(0.0..columns, rows..0.0)?;

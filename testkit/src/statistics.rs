@@ -1,4 +1,4 @@
-//! What is told of measured times.
+//! What is told of measured values.
 
 /// The middle value, or the mean of the two in the middle; NaN of nothing.
 pub fn median(values: &[f64]) -> f64 {
@@ -9,6 +9,17 @@ pub fn median(values: &[f64]) -> f64 {
         len if len % 2 == 1 => values[len / 2],
         len => (values[len / 2 - 1] + values[len / 2]) / 2.0,
     }
+}
+
+/// The mean; NaN of nothing.
+pub fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// Of the mean: the sample's standard deviation over √n. NaN of fewer than two values.
+pub fn standard_error(values: &[f64]) -> f64 {
+    let (mean, n) = (mean(values), values.len() as f64);
+    (values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0) / n).sqrt()
 }
 
 /// The smallest and the largest value; +∞ and −∞ of nothing.
@@ -35,6 +46,8 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
         assert!(median(&[]).is_nan());
+        assert_eq!((mean(&[3.0, 1.0, 2.0]), standard_error(&[1.0, 3.0])), (2.0, 1.0));
+        assert!(mean(&[]).is_nan() && standard_error(&[1.0]).is_nan());
         assert_eq!(range(&[3.0, 1.0, 2.0]), (1.0, 3.0));
         assert_eq!(range(&[-3.0, -1.0]), (-3.0, -1.0));
         assert_eq!(ratios(&[4.0, 9.0], &[2.0, 3.0]), [2.0, 3.0]);

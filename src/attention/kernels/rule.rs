@@ -80,9 +80,12 @@ impl Kernel {
             let decode = Decode::choose(rows, quads, capabilities.is_software(), dim);
             let adding =
                 if quads { "by quad operations" } else { "through workgroup memory, without subgroups" };
+            let queries = match task.q_len {
+                1 => "one query".to_owned(),
+                most => format!("at most {most} queries"),
+            };
             let reason = format!(
-                "at most {} queries: {rows} rows share each key, of which a workgroup holds {}, and keys are split over workgroups; lanes add up {adding}",
-                task.q_len,
+                "{queries}: {rows} rows share each key, of which a workgroup holds {}, and keys are split over workgroups; lanes add up {adding}",
                 decode.rows(),
             );
             return (Kernel::Decode(decode), reason);

@@ -14,7 +14,7 @@ use crate::attention::rotation::Rows;
 use crate::attention::rounds::Combine;
 use crate::layout::DType;
 use crate::position::{Pairing, Rope};
-use crate::random::Key;
+use crate::random::Seed;
 use crate::reference::{self, Exact};
 use crate::runtime::context::Context;
 use crate::runtime::testing::{device, survivors};
@@ -42,7 +42,7 @@ fn every_mutant_of_copies_is_caught() {
         problems.iter().all(|problem| {
             let grid = BlockGrid::causal(&problem.shape).with_block_size(16).unwrap();
             let grid = grid.with_granularity(Granularity::Shared);
-            let reshaping = Reshaping::row_column(&grid, &Profile::harmonic(), Key::new(1)).unwrap();
+            let reshaping = Reshaping::row_column(&grid, &Profile::harmonic(), Seed::new(1)).unwrap();
             let schedule = reshaping.schedule().unwrap();
             let plan = problem.attention.plan_with(&context, &problem.shape, &naive()).unwrap();
             let plan = plan.reshaped(&grid).unwrap();
@@ -189,7 +189,7 @@ fn every_mutant_of_merges_is_caught() {
     let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap();
     let profile = Profile::harmonic().with_sink_blocks(0);
     let schedules: Vec<Schedule> = (0..3)
-        .map(|round| Schedule::sample(&grid, &profile, &Systematic, Key::new(2).round(round)).unwrap())
+        .map(|round| Schedule::sample(&grid, &profile, &Systematic, Seed::new(2).round(round)).unwrap())
         .collect();
     let [q, k, v] = &problem.qkv;
     let states: Vec<Exact> = schedules

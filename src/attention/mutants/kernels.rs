@@ -9,7 +9,7 @@ use crate::attention::kernels::variant::{Blocks, PositionsVariant, Variant};
 use crate::attention::plan_options::PlanOptions;
 use crate::layout::DType;
 use crate::position::{Pairing, Positions, Rope};
-use crate::random::Key;
+use crate::random::Seed;
 use crate::runtime::context::Context;
 use crate::runtime::program::Program;
 use crate::runtime::testing::{Change, device, survivors};
@@ -35,7 +35,7 @@ fn problems(storage: DType, q_len: usize) -> Vec<Problem> {
         let grid =
             BlockGrid::causal(&shape).with_block_size(block_size).unwrap().with_granularity(granularity);
         let profile = Profile::harmonic_with(0.5, 1.0).unwrap();
-        let schedule = Schedule::sample(&grid, &profile, &Systematic, Key::new(5)).unwrap();
+        let schedule = Schedule::sample(&grid, &profile, &Systematic, Seed::new(5)).unwrap();
         Problem { schedule: Some(schedule), ..Problem::new(corrected.clone(), shape) }
     };
     let capped = full.clone().with_window(27).unwrap().with_soft_cap(1.5).unwrap();
@@ -55,7 +55,7 @@ fn problems(storage: DType, q_len: usize) -> Vec<Problem> {
 /// Rotation of some channels, a harmonic bias and a factor.
 fn positions() -> Positions {
     let rope = Rope::new(DIMS[0], 1e4, Pairing::Half).unwrap().with_rotary_dim(8).unwrap();
-    Positions::recommended(rope).with_harmonic_factor(4.0).unwrap()
+    Positions::doubly_harmonic(rope).with_harmonic_factor(4.0).unwrap()
 }
 
 fn positioned(q_len: usize) -> Vec<Problem> {

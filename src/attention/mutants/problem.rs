@@ -16,7 +16,7 @@ use crate::runtime::context::Context;
 use crate::runtime::tensor::Tensor;
 use crate::sampling::Schedule;
 use crate::shape::Shape;
-use crate::verify::{Tolerance, compare};
+use crate::verify::{Tolerances, compare};
 
 /// Uniform numbers up to a size, rounded to a type: a function of the seed.
 pub(super) fn numbers(seed: u64, count: usize, size: f32, dtype: DType) -> Vec<f32> {
@@ -103,12 +103,8 @@ pub(super) fn is_close(
     (kernel, shape, dtype): (Kernel, &Shape, DType),
     times: f64,
 ) -> bool {
-    let widened = |tolerance: Tolerance| Tolerance {
-        absolute: times * tolerance.absolute,
-        relative: times * tolerance.relative,
-    };
-    let of_output = widened(Tolerance::of_kernel_output(kernel, exact, shape, dtype));
-    let of_lse = widened(Tolerance::of_kernel_lse(kernel, exact, shape));
+    let of_output = Tolerances::of_kernel_output(kernel, exact, shape, dtype).times(times);
+    let of_lse = Tolerances::of_kernel_lse(kernel, exact, shape).times(times);
     compare(output, &exact.output, of_output).unwrap().passed()
         && compare(lse, &exact.lse, of_lse).unwrap().passed()
 }

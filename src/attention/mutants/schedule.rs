@@ -1,7 +1,7 @@
 //! Mutants of the kernels that draw schedules, which draw the host's to the bit.
 
 use crate::attention::gpu_sampler::GpuSampler;
-use crate::random::Key;
+use crate::random::Seed;
 use crate::runtime::context::Context;
 use crate::runtime::program::Program;
 use crate::runtime::testing::{Change, device, survivors};
@@ -20,9 +20,9 @@ fn agrees(context: &Context, causal: bool, sampler: &dyn Sampler) -> bool {
     let profile = Profile::harmonic_with(1.5, 1.0).unwrap().with_sink_blocks(2);
     let maxima = grid(900, 900);
     let lens = [(900, 900), (70, 630), (333, 5), (1, 640)];
-    let sequences: Vec<(BlockGrid, Key)> = (0..)
+    let sequences: Vec<(BlockGrid, Seed)> = (0..)
         .zip(lens)
-        .map(|(index, (q_len, kv_len))| (grid(q_len, kv_len), Key::new(3).sequence(index).round(index % 3)))
+        .map(|(index, (q_len, kv_len))| (grid(q_len, kv_len), Seed::new(3).sequence(index).round(index % 3)))
         .collect();
     let mut device = GpuSampler::new(context, &maxima, lens.len(), &profile, sampler).unwrap();
     let mut encoder = context.device().create_command_encoder(&Default::default());
