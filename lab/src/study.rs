@@ -16,7 +16,7 @@ use crate::staircase;
 /// How much is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Size {
-    /// One model in short windows, into files of its own: under ten minutes on two cores.
+    /// One model in short windows, into files of its own: about ten minutes on two cores.
     Quick,
     /// Both models in windows of 2,048 tokens of four texts: an hour and a half.
     Default,
