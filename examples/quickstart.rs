@@ -1,8 +1,8 @@
 //! The first thing to run: exact causal attention and PrFlashAttention over the queries, keys and
 //! values of a real language model, on your GPU, checked against an exact reference, with the cost
-//! and the error of skipping printed and drawn. The reference takes most of the time, so it computes
-//! every eighth query row (`--every 1` for all of them); what skipping loses is told from dense
-//! attention on the device, over all rows.
+//! and the error of skipping printed and drawn. The reference takes most of the time, so it
+//! computes every eighth query row (`--every 1` for all of them); what skipping loses is told from
+//! dense attention on the device, over all rows.
 //!
 //! ```text
 //! cargo run --release --example quickstart

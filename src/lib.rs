@@ -1,5 +1,5 @@
-//! **prflash** is portable GPU attention in WGSL on [wgpu](https://wgpu.rs): Vulkan, Metal, DX12 and
-//! WebGPU from one source, checked against an exact reference.
+//! **prflash** is portable GPU attention in WGSL on [wgpu](https://wgpu.rs): Vulkan, Metal, DX12
+//! and WebGPU from one source, checked against an exact reference.
 //!
 //! It computes causal and full attention (MHA, GQA, MQA; f32, f16 and bf16 storage; sliding
 //! windows, soft-caps, ragged and packed batches, log-sum-exp output; rotary positions and biases
@@ -45,7 +45,8 @@
 //! # Exact attention, then a part of it
 //!
 //! ```
-//! use prflash::{Attention, BlockGrid, Context, DType, Seed, Layout, Profile, Schedule, Shape, Systematic, Tables, Tensor};
+//! use prflash::{Attention, BlockGrid, Context, DType, Layout, Profile};
+//! use prflash::{Schedule, Seed, Shape, Systematic, Tables, Tensor};
 //!
 //! # fn main() -> prflash::Result<()> {
 //! let context = match Context::new_blocking() {
@@ -66,7 +67,8 @@
 //! let exact = plan.run(q.view(), k.view(), v.view(), &Tables::new())?;
 //!
 //! // The same plan, visiting a block at distance d with probability 1/(1+d).
-//! let schedule = Schedule::sample(&BlockGrid::causal(&shape), &Profile::harmonic(), &Systematic, Seed::new(42))?;
+//! let grid = BlockGrid::causal(&shape);
+//! let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(42))?;
 //! let sampled = plan.run(q.view(), k.view(), v.view(), &Tables::from(&schedule))?;
 //! println!("{:.0}% of the blocks", 100.0 * schedule.density());
 //!

@@ -12,8 +12,8 @@ use crate::row::Row;
 /// What a share may lose, in percentage points: the compiler's schedules aren't worth a failure.
 const SLACK: f64 = 1.0;
 
-/// By how much a limit may be looser than what is counted before it is out of date: this part of it,
-/// but at least so many registers or spills, and so many percentage points of a share.
+/// By how much a limit may be looser than what is counted before it is out of date: this part of
+/// it, but at least so many registers or spills, and so many percentage points of a share.
 const LOOSE_PART: f64 = 0.25;
 const LOOSE_REGISTERS: f64 = 16.0;
 const LOOSE_SHARE: f64 = 5.0;

@@ -84,7 +84,7 @@ pub struct AgeError {
     pub score_error: Option<f64>,
     /// What these tokens contribute to the error of the output, over the output's norm.
     pub output_error: f64,
-    /// Their share of the softmax mass.
+    /// The share of these tokens in the softmax mass.
     pub mass: f64,
     /// The error of the whole output over its norm.
     pub whole_error: f64,

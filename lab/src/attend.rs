@@ -52,10 +52,10 @@ pub struct Usage {
     pub kv_f16_bytes: u64,
     /// The layers with a staircase among them, if there are any.
     pub rungs: Option<Rungs>,
-    /// By token: key blocks visited, summed over the heads of the layers that have no window of
+    /// The key blocks visited, by token, summed over the heads of the layers that have no window of
     /// their own, and over rounds.
     pub visited: Vec<u64>,
-    /// By token: what dense attention visits there.
+    /// The key blocks that dense attention visits there, by token.
     pub dense: Vec<u64>,
     /// (head, layer) pairs that these sums go over.
     pub sampled_heads: u64,

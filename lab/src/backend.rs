@@ -43,11 +43,24 @@ impl Backend {
         }
     }
 
-    /// On what it computes.
+    /// The name of the device that computes.
     pub fn device(&self) -> String {
+        self.adapter().unwrap_or("cpu").into()
+    }
+
+    /// The name of its adapter, if it has one.
+    pub fn adapter(&self) -> Option<&str> {
         match self {
-            Backend::Gpu(context) => context.capabilities().adapter.clone(),
-            Backend::Cpu => "cpu".into(),
+            Backend::Gpu(context) => Some(&context.capabilities().adapter),
+            Backend::Cpu => None,
+        }
+    }
+
+    /// The name and version of its driver, if it has one.
+    pub fn driver(&self) -> Option<&str> {
+        match self {
+            Backend::Gpu(context) => Some(&context.capabilities().driver),
+            Backend::Cpu => None,
         }
     }
 
@@ -93,7 +106,7 @@ impl Loaded {
         Ok(Self { file, tokenizer, model })
     }
 
-    /// Its sizes and constants.
+    /// The model's sizes and constants.
     pub fn config(&self) -> &Config {
         self.model.config()
     }

@@ -21,7 +21,7 @@ pub struct CpuAttention {
     sequence: u32,
     /// Keys (rotated) and values by layer: `[tokens, kv_heads, head_dim]`.
     memory: Vec<[Vec<f32>; 2]>,
-    /// Of the layers that have one, with sequence 0.
+    /// The staircase caches of the layers that have one, with sequence 0.
     stairs: Vec<Option<HostCache>>,
     visits: Visits,
 }
@@ -231,7 +231,7 @@ pub(crate) fn rotate(rope: &Rope, rows: &mut [f32], heads: usize, first: usize) 
     }
 }
 
-/// In eight running sums, which the compiler turns into vector instructions.
+/// The product is summed in eight running sums, which the compiler turns into vector instructions.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0f32; 8];
     for (a, b) in a.chunks_exact(8).zip(b.chunks_exact(8)) {

@@ -15,7 +15,7 @@ use crate::tokenizer::Tokenizer;
 /// How a continuation is made.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// At most this many new tokens.
+    /// How many new tokens there are at most.
     pub max_new: usize,
     /// 0 takes the likeliest token; above, tokens are drawn from `softmax(logits / temperature)`.
     pub temperature: f32,

@@ -40,7 +40,7 @@ struct Planned {
     tables: Option<TableBuffer>,
 }
 
-/// In one pass or in rounds.
+/// A plan in one pass or in rounds.
 enum AnyPlan {
     Once(Plan),
     Rounds(Box<RoundsPlan>),
@@ -54,7 +54,7 @@ enum AnyBound {
 struct LayerState {
     kind: usize,
     memory: Memory,
-    /// For reading and for writing.
+    /// The bound plans for reading and for writing.
     bounds: [Option<AnyBound>; 2],
 }
 

@@ -12,7 +12,7 @@ use crate::commands::{generate, perplexity, report, search, subword, sweep, word
 
 /// Real language models on prflash.
 #[derive(Parser)]
-#[command(version, max_term_width = 110)]
+#[command(version, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

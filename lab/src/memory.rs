@@ -10,11 +10,11 @@ use prflash::{Context, DType, Layout, Rope, Shape, TensorView, wgpu};
 
 use crate::attend::Rungs;
 
-/// Of one layer.
+/// The keys and values of one layer.
 pub enum Memory {
     /// As they came.
     Plain(Box<Plain>),
-    /// In fewer bits as they age.
+    /// They are stored in fewer bits as they age.
     Staircase(Box<Stairs>),
 }
 
@@ -166,7 +166,7 @@ pub struct Stairs {
     row: usize,
     staging: [TensorView; 2],
     input: KvInput,
-    /// For keys that are stored after rotation.
+    /// The plan that turns keys which are stored after rotation.
     turned: Option<(RotationPlan, RotationBound)>,
 }
 

@@ -14,7 +14,7 @@ pub struct Model {
     embedding: QMatMul,
     layers: Vec<Layer>,
     norm: Tensor,
-    /// Where it isn't the embedding.
+    /// The output matrix where it isn't the embedding.
     output: Option<QMatMul>,
 }
 
@@ -39,7 +39,7 @@ struct Layer {
 
 struct Linear {
     weight: QMatMul,
-    /// If the file has one.
+    /// The bias if the file has one.
     bias: Option<Tensor>,
 }
 

@@ -71,7 +71,7 @@ impl Prompt {
 pub struct Found {
     /// The prompt's number: its depth's place in [`DEPTHS`] and more ([`unit`](Measured::unit)).
     pub window: usize,
-    /// In percent.
+    /// The depth in percent.
     pub depth: usize,
     /// Tokens between the sentence with the number and the end.
     pub distance: usize,

@@ -87,7 +87,7 @@ pub struct Bucket {
     pub tokens: u64,
     /// Bytes of their text.
     pub bytes: u64,
-    /// Their negative log-likelihood in nats.
+    /// The negative log-likelihood of these tokens in nats.
     pub nll: f64,
     /// Mean key blocks visited per token and head, in layers without a window of their own.
     pub blocks: f64,

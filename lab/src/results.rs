@@ -21,7 +21,7 @@ pub struct Source {
     pub model_sha256: String,
     /// Who computed attention.
     pub backend: String,
-    /// On what.
+    /// The name of the device that computed.
     pub device: String,
     /// The text's file name.
     pub text: String,
@@ -87,7 +87,7 @@ impl Fields<'_> {
 pub struct Row<M> {
     /// The setting's name.
     pub name: String,
-    /// Its [values](Setting::values).
+    /// The [values](Setting::values) of the setting.
     pub setting: Vec<String>,
     /// Model, text and program.
     pub source: Source,
@@ -298,7 +298,7 @@ impl<M: Measured> Results<M> {
 
 /// What a file holds.
 struct Stored<M> {
-    /// Of whole units.
+    /// The rows of whole units.
     rows: Vec<Row<M>>,
     /// Whether there was nothing else in it.
     sound: bool,
@@ -381,7 +381,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Of some rows, which should be of one setting.
+    /// Sums up some rows, which should be of one setting.
     pub fn of<'a>(positions: Range<usize>, rows: impl Iterator<Item = &'a Row<InWindow>>) -> Self {
         let (mut tokens, mut bytes, mut nll) = (0, 0, 0.0);
         let (mut weight, mut blocks, mut dense) = (0.0, 0.0, 0.0);

@@ -17,7 +17,7 @@ pub const ROUNDS: usize = 9;
 /// One round.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timed {
-    /// Which.
+    /// The number of the round.
     pub round: usize,
     /// Seconds of one layer's attention over a whole window.
     pub seconds: f64,
@@ -54,7 +54,7 @@ struct Repeated {
 }
 
 impl Repeated {
-    /// Of the first layer that sees everything, on random numbers.
+    /// The attention of the first layer that sees everything, on random numbers.
     fn new(context: &Context, config: &Config, setting: &Setting, tokens: usize) -> Result<Self> {
         let layer = (0..config.layers).find(|&layer| config.window(layer).is_none());
         let layer = layer.context("a model without a layer that sees everything")?;

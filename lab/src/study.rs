@@ -16,12 +16,11 @@ use crate::staircase;
 /// How much is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Size {
-    /// The shape of every picture in under ten minutes on two cores: one model, short windows, into
-    /// files of its own.
+    /// One model in short windows, into files of its own: about ten minutes on two cores.
     Quick,
-    /// Both models, windows of 2,048 tokens of four texts.
+    /// Both models in windows of 2,048 tokens of four texts: an hour and a half.
     Default,
-    /// Long windows of one model, past the context that it was made for.
+    /// One model in long windows, past the context that it was made for: two and a half hours.
     Long,
 }
 
@@ -53,7 +52,7 @@ impl Question {
         Question::Positions,
     ];
 
-    /// Its name on the command line, and of its file of results.
+    /// The name on the command line, and of the file of results.
     pub fn name(self) -> &'static str {
         match self {
             Question::Sampling => "sampling",
@@ -76,7 +75,7 @@ pub enum ModelName {
 }
 
 impl ModelName {
-    /// Its file.
+    /// The model's file.
     pub fn file(self) -> &'static str {
         match self {
             ModelName::SmolLm2 => "SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -149,7 +148,7 @@ impl Choice {
 pub struct Experiment {
     /// What it is for.
     pub question: Question,
-    /// On what.
+    /// The model that it is measured on.
     pub model: ModelName,
     /// The windows, or the texts around passkeys; [`NOWHERE`] for times.
     pub places: Vec<Place>,
@@ -222,7 +221,7 @@ fn staircases(width: usize) -> Result<Vec<Choice>> {
     ])
 }
 
-/// Those whose names have none of some parts: for the model that takes longer.
+/// The choices whose names have none of some parts, for the model that takes longer.
 fn few(mut choices: Vec<Choice>, without: &[&str]) -> Vec<Choice> {
     choices.retain(|choice| !without.iter().any(|part| choice.name.contains(part)));
     choices
@@ -245,7 +244,7 @@ fn scalings(factor: usize) -> [Choice; 2] {
 /// Everything of a size.
 ///
 /// # Errors
-/// None for the numbers that stand here.
+/// None occur for the numbers that stand here.
 pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
     use ModelName::{Gemma3, SmolLm2};
     use Question::{Ages, Needle, Positions, Sampling, Speed, Staircase as Stairs};

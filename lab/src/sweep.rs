@@ -27,18 +27,18 @@ use crate::study::{Choice, Experiment, ModelName, NOWHERE, Place, Question};
 pub struct Named {
     /// What tables call it.
     pub name: String,
-    /// What it is.
+    /// The setting itself.
     pub setting: Setting,
 }
 
 /// Where things are.
 #[derive(Clone, Debug)]
 pub struct Folders {
-    /// GGUF files.
+    /// The folder of GGUF files.
     pub models: PathBuf,
-    /// Texts.
+    /// The folder of texts.
     pub texts: PathBuf,
-    /// Results.
+    /// The folder of results.
     pub results: PathBuf,
 }
 
@@ -64,7 +64,7 @@ pub struct Progress<'a> {
 
 /// Who computes, and how.
 pub struct Sweep<'a> {
-    /// Attention.
+    /// The backend that computes attention.
     pub backend: &'a Backend,
     /// Tokens read at a time.
     pub chunk: usize,
@@ -126,7 +126,7 @@ struct Files {
 }
 
 impl<'a> Sweep<'a> {
-    /// Of a program of this git revision that reads `chunk` tokens at a time.
+    /// A sweep by a program of this git revision that reads `chunk` tokens at a time.
     pub fn new(backend: &'a Backend, chunk: usize, revision: &'a str, folders: Folders) -> Self {
         Self { backend, chunk, revision, folders, sums: RefCell::default() }
     }

@@ -20,7 +20,7 @@ pub struct Table<R> {
 }
 
 impl<R: Row> Table<R> {
-    /// Those that are there, none if the file isn't.
+    /// Reads the rows that are there, none if the file isn't.
     ///
     /// # Errors
     /// A file that can't be read, or a line that is no row.

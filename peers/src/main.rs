@@ -27,6 +27,7 @@ use measure::Effort;
 use problem::Problem;
 use report::{Machine, Record};
 use testkit::files;
+use testkit::prose::wrapped_document;
 use testkit::statistics::median;
 
 /// Measures prflash beside burn's wgpu attention and candle's CPU attention, and PrFlashAttention's
@@ -134,7 +135,7 @@ fn write(record: &Record, out: &Path) -> Result<()> {
     pictures::peers(&images.join("peers.svg"), &record.machine.adapter, &record.comparisons)?;
     pictures::scaling(&images.join("scaling.svg"), &record.machine.adapter, &record.growth.points)?;
     files::write(&out.join("docs/benchmarks.json"), serde_json::to_string_pretty(&record.json())? + "\n")?;
-    files::write(&out.join("BENCHMARKS.md"), record.markdown())
+    files::write(&out.join("BENCHMARKS.md"), wrapped_document(&record.markdown()))
 }
 
 /// The CPU's name, where the system tells it in a file.

@@ -359,7 +359,7 @@ impl Record {
             "## On your own GPU\n\n\
              ```sh\n\
              scripts/benchmarks --quick            # some minutes; writes into target/benchmarks\n\
-             scripts/benchmarks                    # everything; rewrites this file, docs/benchmarks.json and the pictures\n\
+             scripts/benchmarks                    # everything; rewrites this file, the data and the pictures\n\
              scripts/benchmarks --out DIR          # … in DIR\n\
              ```\n\n\
              The first build compiles burn: hundreds of packages, 20 minutes on two cores. The program takes the adapter that wgpu prefers (`WGPU_BACKEND`, `WGPU_ADAPTER_NAME` choose for prflash, `CUBECL_WGPU_DEFAULT_DEVICE` for burn; the record names \

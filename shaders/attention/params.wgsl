@@ -63,8 +63,8 @@ struct Sequence {
     list_base: u32,    // where this sequence's schedule begins in `tables`, or NO_TABLE
     order_base: u32,    // where the order of its query blocks begins, or NO_TABLE: late ones first
     document_base: u32, // where its document mask begins, or NO_TABLE
-    // Where the position ids of its queries and then its keys begin, or NO_TABLE: they count up from
-    // the positions below.
+    // Where the position ids of its queries and then its keys begin, or NO_TABLE: they count up
+    // from the positions below.
     id_base: u32,
     q_position: i32,
     k_position: i32,

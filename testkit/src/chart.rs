@@ -13,10 +13,10 @@ use plotters::prelude::*;
 
 use crate::picture::{COLORS, svg};
 
-/// Width of a panel, its height, and the size of an entry of the legend, in pixels: at least, and
-/// what a letter adds.
+/// Width of a panel, its height, and the least size of an entry of the legend, in pixels.
 const PANEL: (u32, u32) = (480, 380);
 const ENTRY: (u32, u32) = (240, 20);
+/// Pixels of a letter of the legend, a little more than most take.
 const LETTER: u32 = 7;
 /// Labels of an axis, at most.
 const LABELS: usize = 8;
@@ -92,21 +92,44 @@ pub struct Panel {
     pub series: Vec<Series>,
 }
 
+/// How errors are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Errors {
+    /// Bars at the points.
+    #[default]
+    Bars,
+    /// Bands along the lines, which then have no points.
+    Bands,
+}
+
 /// Draws a picture, whole or not at all.
 ///
 /// # Errors
 /// It can't be drawn, or the file can't be written.
 pub fn chart(path: &Path, axes: [Axis<'_>; 2], panels: &[Panel]) -> Result<()> {
-    chart_in_rows(path, axes, panels, panels.len())
+    laid_out(path, axes, Errors::default(), panels, panels.len())
 }
 
-/// The same with so many panels in a row.
+/// As [`chart`], with so many panels in a row.
 ///
 /// # Errors
-/// It can't be drawn, or the file can't be written.
-pub fn chart_in_rows(
+/// As [`chart`].
+pub fn chart_in_rows(path: &Path, axes: [Axis<'_>; 2], panels: &[Panel], in_a_row: usize) -> Result<()> {
+    laid_out(path, axes, Errors::default(), panels, in_a_row)
+}
+
+/// As [`chart`], with errors in another form.
+///
+/// # Errors
+/// As [`chart`].
+pub fn chart_with(path: &Path, axes: [Axis<'_>; 2], errors: Errors, panels: &[Panel]) -> Result<()> {
+    laid_out(path, axes, errors, panels, panels.len())
+}
+
+fn laid_out(
     path: &Path,
-    [across, up]: [Axis<'_>; 2],
+    axes: [Axis<'_>; 2],
+    errors: Errors,
     panels: &[Panel],
     in_a_row: usize,
 ) -> Result<()> {
@@ -115,13 +138,13 @@ pub fn chart_in_rows(
     let rows = panels.len().div_ceil(in_a_row).max(1);
     let (width, height) = (PANEL.0 * in_a_row as u32, PANEL.1 * rows as u32);
     let longest = names.iter().map(|name| name.chars().count() as u32).max().unwrap_or(0);
-    let entry = ENTRY.0.max(24 + LETTER * longest);
+    let entry = ENTRY.0.max(30 + LETTER * longest);
     let columns = (width / entry).max(1);
     let legend = 10 + ENTRY.1 * (names.len() as u32).div_ceil(columns);
     svg(path, (width, height + legend), |area| {
         let (above, below) = area.split_vertically(height);
         for (panel, area) in panels.iter().zip(above.split_evenly((rows, in_a_row))) {
-            draw(panel, &area, [across, up], &names)?;
+            draw(panel, &area, axes, errors, &names)?;
         }
         for (index, name) in names.iter().enumerate() {
             let (row, column) = (index as u32 / columns, index as u32 % columns);
@@ -148,7 +171,7 @@ fn color(index: usize) -> RGBColor {
     COLORS[index % COLORS.len()]
 }
 
-/// Past the sixth, colours come again with hollow points.
+/// Past the sixth, colours come again with hollow points and broken lines.
 fn style(index: usize) -> ShapeStyle {
     if index < COLORS.len() { color(index).filled() } else { color(index).stroke_width(1) }
 }
@@ -157,6 +180,7 @@ fn draw(
     panel: &Panel,
     area: &DrawingArea<SVGBackend<'_>, Shift>,
     [across, up]: [Axis<'_>; 2],
+    errors: Errors,
     names: &[&str],
 ) -> Result<()> {
     let raised = |y: f64| up.least.map_or(y, |least| y.max(least));
@@ -180,12 +204,25 @@ fn draw(
         let (color, style, points) = (color(index), style(index), kept(series));
         if series.joined {
             let line = points.iter().map(|point| (point.x, point.y));
-            chart.draw_series(LineSeries::new(line, color.stroke_width(2)))?;
+            if index < COLORS.len() {
+                chart.draw_series(LineSeries::new(line, color.stroke_width(2)))?;
+            } else {
+                chart.draw_series(DashedLineSeries::new(line, 8, 4, color.stroke_width(2)))?;
+            }
+        }
+        // An axis of powers has no place for what isn't positive.
+        let held = |point: &Point| {
+            let [low, high] = ends(point);
+            [if up.holds(low) { low } else { point.y }, high]
+        };
+        if errors == Errors::Bands {
+            let edge = |end: usize| points.iter().map(move |point| (point.x, held(point)[end]));
+            let around: Vec<(f64, f64)> = edge(1).chain(edge(0).rev()).collect();
+            chart.draw_series([Polygon::new(around, color.mix(0.15))])?;
+            continue;
         }
         chart.draw_series(points.iter().filter(|point| point.error > 0.0).map(|point| {
-            let [low, high] = ends(point);
-            // An axis of powers has no place for what isn't positive.
-            let low = if up.holds(low) { low } else { point.y };
+            let [low, high] = held(point);
             ErrorBar::new_vertical(point.x, low, point.y, high, color.stroke_width(1), 6)
         }))?;
         if !series.joined || points.len() <= POINTS {

@@ -10,6 +10,7 @@ pub mod files;
 pub mod fixture;
 pub mod pca;
 pub mod picture;
+pub mod prose;
 pub mod staircases;
 pub mod statistics;
 

@@ -52,12 +52,14 @@ fn lines_are_narrow() {
     let sources = files(&[".rs", ".wgsl"]);
     assert!(sources.len() > 300, "{} sources", sources.len());
     for path in sources {
+        let mut code = false;
         for (number, line) in read(&path).lines().enumerate() {
             let text = line.trim_start();
+            code ^= text.trim_start_matches(['/', '!', ' ']).starts_with("```");
             // Nor can what is written out as code, a table or a formula within a comment.
-            let marks = ["/// |", "//! |", "/// #", "//   ", "///    ", "//!    "];
-            let prose = text.starts_with("//") && !marks.iter().any(|mark| text.starts_with(mark));
-            let wide = line.chars().count() > 110 && prose;
+            let marks = ["/// |", "//! |", "//   ", "///    ", "//!    "];
+            let prose = !code && text.starts_with("//") && !marks.iter().any(|mark| text.starts_with(mark));
+            let wide = line.chars().count() > 100 && prose;
             assert!(!wide, "{path}:{}: a comment of more than 100 columns", number + 1);
         }
     }
@@ -96,7 +98,11 @@ fn links_lead_somewhere() {
     let mut links = 0;
     for path in files(&[".md"]) {
         let text = read(&path);
-        let folder = root().join(&path).parent().unwrap().to_path_buf();
+        let mut folder = root().join(&path).parent().unwrap().to_path_buf();
+        // These become a part of lab/RESULTS.md.
+        if folder.ends_with("lab/answers") {
+            folder.pop();
+        }
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             if target.starts_with("http") {
                 continue;

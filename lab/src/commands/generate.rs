@@ -12,7 +12,10 @@ use lab::setting::{Setting, SettingArgs};
 use prflash::cache::Side;
 use serde_json::json;
 
-use super::{Common, bar, bytes, check_stop, compression, load, note_context, read_text};
+use super::{Common, bar, bytes, check_stop, compression, load, note_context, read_text, shown_prompt};
+
+/// What a bar says while tokens are written that aren't shown.
+const WRITING: &str = "writing";
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -24,7 +27,7 @@ pub struct Args {
     /// A UTF-8 file with the text to continue
     #[arg(long)]
     prompt_file: Option<PathBuf>,
-    /// At most this many new tokens
+    /// How many new tokens are written at most
     #[arg(long, default_value_t = 64)]
     max_new: usize,
     /// 0 takes the likeliest token, above 0 draws
@@ -86,9 +89,17 @@ pub fn run(arguments: &Args) -> Result<()> {
         &mut |id| {
             if shown && !bar.is_finished() {
                 bar.finish_and_clear();
-                print!("{prompt}");
+                print!("{}", shown_prompt(&prompt));
             }
             let piece = stream(id)?;
+            if !shown {
+                if bar.message() != WRITING {
+                    bar.set_message(WRITING);
+                    bar.set_length(arguments.max_new as u64);
+                    bar.set_position(0);
+                }
+                bar.inc(1);
+            }
             if shown {
                 print!("{piece}");
                 std::io::stdout().flush()?;
@@ -109,7 +120,9 @@ pub fn run(arguments: &Args) -> Result<()> {
         let object = json!({
             "model": file.name(),
             "setting": setting.describe(),
-            "device": backend.device(),
+            "backend": backend.name(),
+            "adapter": backend.adapter(),
+            "driver": backend.driver(),
             "prompt_tokens": result.prompt_tokens,
             "new_tokens": generated,
             "ids": result.tokens,

@@ -8,6 +8,7 @@ pub mod subword;
 pub mod sweep;
 pub mod word2vec;
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -37,7 +38,7 @@ pub struct Computing {
     /// Who computes attention
     #[arg(long, value_enum, default_value = "gpu")]
     pub backend: Computes,
-    /// Tokens read at a time
+    /// How many tokens are read at a time
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
     chunk: u32,
     /// Print one JSON object instead of text
@@ -46,7 +47,7 @@ pub struct Computing {
 }
 
 impl Computing {
-    /// Tokens read at a time.
+    /// How many tokens are read at a time.
     pub fn chunk(&self) -> usize {
         self.chunk as usize
     }
@@ -92,13 +93,49 @@ pub fn check_stop() -> Result<()> {
     if STOP.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(()) }
 }
 
-/// A bar on stderr, if that is a terminal.
+/// After how long something is told first where stderr is no terminal, and how often from then on.
+const FIRST: Duration = Duration::from_secs(2);
+const NEXT: Duration = Duration::from_secs(30);
+
+/// Progress by steps: a bar on stderr, or a line now and then if that is no terminal.
 pub fn bar(steps: u64, title: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {percent}%, {eta} left")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    let bar = ProgressBar::new(steps).with_style(style).with_message(title.to_owned());
-    bar.enable_steady_tick(Duration::from_millis(250));
+    let bar = ProgressBar::new(steps);
+    styled(&bar, "{msg} {wide_bar} {percent}%, {eta} left", title);
     bar
+}
+
+/// Progress of something that has no steps: how long it has taken so far.
+pub fn busy(title: &str) -> ProgressBar {
+    let bar = ProgressBar::no_length();
+    styled(&bar, "{spinner} {msg}, {elapsed}", title);
+    bar
+}
+
+fn styled(bar: &ProgressBar, template: &str, title: &str) {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.set_style(style);
+    bar.set_message(title.to_owned());
+    bar.enable_steady_tick(Duration::from_millis(250));
+    if !std::io::stderr().is_terminal() {
+        tell(bar);
+    }
+}
+
+/// A log has no bar: it has lines, until the bar is finished or dropped.
+fn tell(bar: &ProgressBar) {
+    let bar = bar.downgrade();
+    std::thread::spawn(move || {
+        std::thread::sleep(FIRST);
+        while let Some(bar) = bar.upgrade().filter(|bar| !bar.is_finished()) {
+            let message = bar.message();
+            match bar.length().filter(|&steps| steps > 0) {
+                Some(steps) => eprintln!("{message}, {}% done", 100 * bar.position() / steps),
+                None => eprintln!("{message}, {} s so far", bar.elapsed().as_secs()),
+            }
+            drop(bar);
+            std::thread::sleep(NEXT);
+        }
+    });
 }
 
 /// A model, with a bar while it loads.
@@ -122,6 +159,20 @@ pub fn note_context(config: &Config, tokens: usize) {
 
 pub fn read_text(option: &str, path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("{option} {}", path.display()))
+}
+
+/// What a prompt shows of itself before what follows it: all of it, or the end of a long one.
+pub fn shown_prompt(prompt: &str) -> String {
+    const ALL: usize = 1000;
+    const END: usize = 200;
+    if prompt.len() <= ALL {
+        return prompt.to_owned();
+    }
+    let mut places = prompt.char_indices().map(|(at, _)| at);
+    let end = &prompt[places.find(|at| at + END >= prompt.len()).unwrap_or(0)..];
+    // From the beginning of a line or a word, if there is one.
+    let end = end.split_once('\n').or_else(|| end.split_once(' ')).map_or(end, |(_, rest)| rest);
+    format!("[{} bytes]\n{end}", prompt.len() - end.len())
 }
 
 pub fn bytes(count: u64) -> String {

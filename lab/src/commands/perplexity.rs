@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
+use lab::backend::Backend;
 use lab::config::Config;
 use lab::gguf::sha256;
 use lab::perplexity::{Windows, buckets};
@@ -21,13 +22,13 @@ pub struct Args {
     /// A UTF-8 text, one long document (scripts/fetch-models brings some)
     #[arg(long)]
     text: PathBuf,
-    /// Tokens of a window, the model's BOS included
+    /// How many tokens a window has, the model's BOS included
     #[arg(long, default_value_t = 1024)]
     width: usize,
-    /// Windows
+    /// How many windows are read
     #[arg(long, default_value_t = 6)]
     windows: usize,
-    /// The first window's number in the text
+    /// The number of the first window in the text
     #[arg(long, default_value_t = 0)]
     first: usize,
     /// A named setting of a sweep: 'NAME: --attention prflash --beta 0.5 …'; repeat for more. The
@@ -134,11 +135,17 @@ pub fn run(arguments: &Args) -> Result<()> {
         }
     }
     bar.finish_and_clear();
-    report(arguments, &source, &settings, &results)
+    report(arguments, &backend, &source, &settings, &results)
 }
 
 /// Sums of the windows that were asked for.
-fn report(arguments: &Args, source: &Source, settings: &[Named], results: &Results<InWindow>) -> Result<()> {
+fn report(
+    arguments: &Args,
+    backend: &Backend,
+    source: &Source,
+    settings: &[Named],
+    results: &Results<InWindow>,
+) -> Result<()> {
     let buckets = buckets(source.width);
     let range = arguments.first..arguments.first + arguments.windows;
     let rows = |named: &Named| -> Vec<&Row<InWindow>> {
@@ -196,8 +203,11 @@ fn report(arguments: &Args, source: &Source, settings: &[Named], results: &Resul
             "model_sha256": source.model_sha256,
             "text": source.text,
             "width": source.width,
-            "device": source.device,
+            "backend": backend.name(),
+            "adapter": backend.adapter(),
+            "driver": backend.driver(),
             "revision": source.revision,
+            "results": arguments.out,
             "settings": objects,
         });
         println!("{}", serde_json::to_string_pretty(&object)?);

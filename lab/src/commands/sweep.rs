@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::HumanDuration;
@@ -14,28 +14,25 @@ use super::{Computing, REVISION, bar, check_stop};
 
 /// Ticks of the bar.
 const TICKS: f64 = 10_000.0;
-/// How long nothing is printed where there is no bar.
-const HEARTBEAT: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// How much: quick takes under ten minutes on two cores, default under three hours, long
-    /// measures long windows
+    /// How much is measured
     #[arg(long, value_enum, default_value = "default")]
     pub size: Size,
     /// The same as --size quick
     #[arg(long, conflicts_with = "size")]
     pub quick: bool,
-    /// Only these parts; repeat for more
+    /// Measure only this part; repeat for more
     #[arg(long = "only", value_enum)]
     pub only: Vec<Question>,
-    /// Folder of GGUF files, as scripts/fetch-models makes it
+    /// The folder of GGUF files, as scripts/fetch-models makes it
     #[arg(long, default_value = "target/models")]
     pub models: PathBuf,
-    /// Folder of texts, as scripts/fetch-models makes it
+    /// The folder of texts, as scripts/fetch-models makes it
     #[arg(long, default_value = "target/texts")]
     pub texts: PathBuf,
-    /// Folder of the files of results; what they have already isn't computed again [default:
+    /// The folder of the files of results; what they have already isn't computed again [default:
     /// lab/results, of --quick target/lab/quick]
     #[arg(long)]
     pub results: Option<PathBuf>,
@@ -68,34 +65,33 @@ pub fn run(arguments: &Args) -> Result<()> {
     bar.set_style(indicatif::ProgressStyle::with_template("{msg} {wide_bar} {percent}%{prefix}")?);
     let quiet = !std::io::stderr().is_terminal();
     let mut units = 0;
-    let mut printed = Instant::now();
     sweep.run(&all, &mut |progress: &Progress<'_>| {
         let left = |left: Duration| format!("{} left", HumanDuration(left));
         bar.set_position((progress.done * TICKS) as u64);
         bar.set_prefix(progress.left.map_or(String::new(), |time| format!(", {}", left(time))));
         bar.set_message(progress.title.to_owned());
         units += usize::from(progress.outcome.is_some());
-        // A log has no bar: something under way for long says that it is.
-        let under_way = quiet && printed.elapsed() >= HEARTBEAT;
-        if let Some(outcome) = progress.outcome.as_deref().or(under_way.then_some("under way")) {
+        if let Some(outcome) = &progress.outcome {
             let line = format!(
                 "{:3.0}%, {}: {}: {outcome}",
                 100.0 * progress.done,
                 progress.left.map_or("time left unknown".into(), left),
                 progress.title
             );
-            if quiet {
-                eprintln!("{line}")
-            } else {
-                bar.println(line)
-            }
-            printed = Instant::now();
+            if quiet { eprintln!("{line}") } else { bar.println(line) }
         }
         check_stop()
     })?;
     bar.finish_and_clear();
     if arguments.computing.json {
-        println!("{}", serde_json::to_string_pretty(&json!({ "results": results, "computed": units }))?);
+        let object = json!({
+            "backend": backend.name(),
+            "adapter": backend.adapter(),
+            "driver": backend.driver(),
+            "results": results,
+            "computed": units,
+        });
+        println!("{}", serde_json::to_string_pretty(&object)?);
     } else {
         println!("{units} measurements added to {results}; `lab report` writes them down");
     }

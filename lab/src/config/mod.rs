@@ -23,7 +23,7 @@ pub enum Architecture {
 pub struct Config {
     /// The family.
     pub architecture: Architecture,
-    /// Layers.
+    /// How many layers there are.
     pub layers: usize,
     /// Channels of a token between layers.
     pub width: usize,
@@ -47,7 +47,7 @@ pub struct Config {
     pub rotary_dim: usize,
     /// Base of the rotary frequencies in layers that see everything.
     pub rope_base: f64,
-    /// Their scaling.
+    /// The scaling of these frequencies.
     pub rope_scaling: Scaling,
     /// The factor on inner products of queries and keys, where it isn't `1/√head_dim`.
     pub scale: Option<f32>,
@@ -68,7 +68,7 @@ pub struct Sliding {
     pub period: usize,
     /// Base of the rotary frequencies in sliding layers.
     pub rope_base: f64,
-    /// Their scaling.
+    /// The scaling of these frequencies.
     pub rope_scaling: Scaling,
 }
 

@@ -53,7 +53,7 @@ struct Walk<R> {
     left: u64,
     /// Whether lengths have 64 bits; in the first version of the format they have 32.
     long: bool,
-    /// Of arrays so far.
+    /// The elements of arrays that were counted so far.
     elements: u64,
 }
 

@@ -49,7 +49,7 @@ impl ModelFile {
         })
     }
 
-    /// Where it lies.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -255,7 +255,7 @@ impl ModelFile {
 /// Whose keys are whose to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyGroup {
-    /// Those of the tokenizer.
+    /// The keys of the tokenizer.
     Tokenizer,
     /// All others: those of the model, and any that are nobody's.
     Model,

@@ -21,8 +21,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use testkit::chart::{Axis, Point, Scale, Series};
 
-use crate::plots::{Point, Series};
 use crate::results::{InWindow, Measured, Row, Summary, differences, mean_and_error};
 use crate::study::{Choice, Experiment, Place, Question, Size, experiments};
 
@@ -49,7 +49,7 @@ pub struct Written {
     pub pictures: Vec<PathBuf>,
     /// Measurements (windows, prompts, layers) that there are, of those that the study asks for.
     pub measured: usize,
-    /// Those that it asks for.
+    /// The measurements that the study asks for.
     pub asked: usize,
 }
 
@@ -98,9 +98,10 @@ pub fn write_experiments(paths: &Paths, all: &[Experiment], quick: bool) -> Resu
 fn head(data: &Data, page: &mut Page<'_>, all: &[Experiment]) {
     page.line("# Results\n");
     let by = if page.quick { "lab report --quick" } else { "lab report" };
-    page.line(&format!(
-        "Written by `{by}` from the files of results, which `lab sweep` fills. The paper (arXiv 2410.18441) proposes and leaves these questions open; the models \
-         were trained without any of what is measured here.\n"
+    page.text(&format!(
+        "`{by}` writes this page from the files of results. `lab sweep` and the other commands named below \
+         fill them. The paper (arXiv 2410.18441) proposes the methods and leaves these questions open. The \
+         models were trained without any of what is measured here."
     ));
     let (mut devices, mut revisions) = (BTreeSet::new(), BTreeSet::new());
     for source in data.sources() {
@@ -112,16 +113,20 @@ fn head(data: &Data, page: &mut Page<'_>, all: &[Experiment]) {
     let join = |set: BTreeSet<&str>| set.into_iter().collect::<Vec<_>>().join(", ");
     let (devices, revisions) = (join(devices), join(revisions));
     let mut lines = vec![
-        "*Nats* are means of the negative log-likelihood of a token over that of the first setting of a table, on the same windows: +0.01 is a perplexity 1% higher. ± is the \
-         standard error over windows, each of another text (*Emma*, a novel; *Brown*, mixed prose; *Hamlet*, a play; *wiki*, encyclopedia)."
+        "*Nats* are a token's negative log-likelihood over that by the first setting of a table, the mean \
+         over the same windows: +0.01 is a perplexity that is 1% higher. The number after ± is the standard \
+         error over windows, each of which is of another text (*Emma*, a novel; *Brown*, mixed prose; \
+         *Hamlet*, a play; *wiki*, an encyclopedia)."
             .to_owned(),
-        "*Blocks* are key blocks of 64 tokens visited, the mean over tokens, heads and the layers without a sliding window (all 30 of SmolLM2, 3 of Gemma 3's 18).".to_owned(),
+        "*Blocks* are the key blocks of 64 tokens that are visited. The number is the mean over tokens, heads \
+         and the layers without a sliding window, which are all 30 of SmolLM2 and 3 of Gemma 3's 18."
+            .to_owned(),
     ];
     if !devices.is_empty() {
-        lines.push(format!("Devices: {devices}. Revisions: {revisions}."));
+        lines.push(format!("All this was measured on {devices}, by the revisions {revisions}."));
     }
     for line in lines {
-        page.line(&format!("- {line}"));
+        page.item(&line);
     }
     page.line("");
 }
@@ -181,6 +186,16 @@ fn with_error((mean, error): (f64, Option<f64>), digits: usize) -> String {
 
 fn point(x: f64, (y, error): (f64, Option<f64>)) -> Point {
     Point { x, y, error: error.unwrap_or(0.0) }
+}
+
+/// An axis that goes up evenly.
+fn even(title: &str) -> Axis<'_> {
+    Axis { title, ..Axis::default() }
+}
+
+/// An axis that goes up by powers of a number.
+fn powers(base: f64, title: &str) -> Axis<'_> {
+    Axis { title, scale: Scale::Powers(base), ..Axis::default() }
 }
 
 /// Rows of the buckets that begin at `from` or later.

@@ -1,11 +1,12 @@
 //! A passkey by depth.
 
 use anyhow::Result;
+use testkit::chart::{Panel, Series};
 
 use super::page::Page;
-use super::{Chosen, Data, chosen, point, windows};
+use super::{Chosen, Data, chosen, even, point, windows};
 use crate::needle::Found;
-use crate::plots::{Axes, Cell, CellRow, Cells, Panel, Series, draw_cells};
+use crate::plots::{Cell, CellRow, Cells, draw_cells};
 use crate::results::mean_and_error;
 use crate::study::Experiment;
 
@@ -61,14 +62,8 @@ pub fn needle(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Result<
         let path = page.picture_at("needle", "Passkeys found, by depth (100%: right before the question)")?;
         draw_cells(&path, &blocks)?;
     }
-    let axes = Axes {
-        x: "depth, percent (100: right before the question)",
-        y: "nats of the passkey's digits",
-        powers_x: None,
-        log_y_from: None,
-        up: None,
-        bands: false,
-    };
+    let axes =
+        [even("depth, percent (100: right before the question)"), even("nats of the passkey's digits")];
     page.picture(
         "needle_nats",
         "How unlikely the model finds the passkey, by depth: 11.5 is a guess",

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use testkit::chart::{Axis, Errors, Panel, chart_with};
+use testkit::prose::wrapped;
 
 use super::{Paths, Written};
-use crate::plots::{Axes, Panel, draw};
 use crate::study::Experiment;
 
 /// A report under way.
@@ -35,6 +36,17 @@ impl<'a> Page<'a> {
     pub fn line(&mut self, line: &str) {
         self.text.push_str(line);
         self.text.push('\n');
+    }
+
+    /// A paragraph, wrapped.
+    pub fn text(&mut self, text: &str) {
+        self.text.push_str(&wrapped(text, ""));
+        self.line("");
+    }
+
+    /// An item of a list, wrapped.
+    pub fn item(&mut self, text: &str) {
+        self.text.push_str(&wrapped(&format!("- {text}"), "  "));
     }
 
     /// A table in Markdown: the first column is text, the others are numbers.
@@ -70,9 +82,9 @@ impl<'a> Page<'a> {
         self.written.asked += asked;
         let Some(question) = part.first().map(|experiment| experiment.question.name()) else { return };
         let lacking = match have {
-            0 => ". Nothing is measured yet".to_owned(),
+            0 => " Nothing is measured yet.".to_owned(),
             _ if have < asked => {
-                format!(". {have} of {asked} measurements are there; tables and pictures show those")
+                format!(" {have} of {asked} measurements are there. Tables and pictures show those.")
             }
             _ => String::new(),
         };
@@ -80,12 +92,19 @@ impl<'a> Page<'a> {
             true => format!("`lab sweep --quick --only {question}`"),
             false if part.iter().any(|experiment| experiment.width > 2048) => {
                 format!(
-                    "`lab sweep --only {question}`, long windows `lab sweep --size long --only {question}`"
+                    "`lab sweep --only {question}` and, of long windows, `lab sweep --size long --only \
+                     {question}`"
                 )
             }
             false => format!("`lab sweep --only {question}`"),
         };
-        self.line(&format!("Numbers: [{question}.csv]({}), by {command}{lacking}.\n", self.csv(question)));
+        self.numbers(&self.csv(question), &format!("{command}.{lacking}"));
+    }
+
+    /// Where the numbers of a part are, and the commands that measure them.
+    pub fn numbers(&mut self, csv: &str, commands: &str) {
+        let name = csv.rsplit('/').next().unwrap_or(csv);
+        self.text(&format!("The numbers are in [{name}]({csv}). They are measured by {commands}"));
     }
 
     /// The way from the report to a file of results: beside it, or in a folder beside it.
@@ -98,13 +117,31 @@ impl<'a> Page<'a> {
     }
 
     /// Draws the panels that have anything in them, and shows the picture.
-    pub fn picture(&mut self, name: &str, caption: &str, axes: Axes<'_>, panels: &[Panel]) -> Result<()> {
+    pub fn picture(
+        &mut self,
+        name: &str,
+        caption: &str,
+        axes: [Axis<'_>; 2],
+        panels: &[Panel],
+    ) -> Result<()> {
+        self.picture_with(name, caption, axes, Errors::Bars, panels)
+    }
+
+    /// As [`Page::picture`], with errors in another form.
+    pub fn picture_with(
+        &mut self,
+        name: &str,
+        caption: &str,
+        axes: [Axis<'_>; 2],
+        errors: Errors,
+        panels: &[Panel],
+    ) -> Result<()> {
         let panels: Vec<Panel> = panels.iter().filter(|panel| !panel.series.is_empty()).cloned().collect();
         if panels.is_empty() {
             return Ok(());
         }
         let path = self.picture_at(name, caption)?;
-        draw(&path, axes, &panels)
+        chart_with(&path, axes, errors, &panels)
     }
 
     /// Shows a picture, which is to be drawn to the path returned.
@@ -113,7 +150,8 @@ impl<'a> Page<'a> {
         std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         let path = folder.join(format!("{name}.svg"));
         self.written.pictures.push(path.clone());
-        self.line(&format!("![{caption}](plots/{name}.svg)\n\n*{caption}.*\n"));
+        self.text(&format!("![{caption}](plots/{name}.svg)"));
+        self.text(&format!("*{caption}.*"));
         Ok(path)
     }
 }

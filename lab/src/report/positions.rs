@@ -1,11 +1,11 @@
 //! Biases and scalings of positions: Open Question 2.
 
 use anyhow::Result;
+use testkit::chart::{Axis, Panel, Series};
 
 use super::page::Page;
-use super::{Chosen, Data, add, chosen, perplexity_cells, point, windows};
+use super::{Chosen, Data, add, chosen, perplexity_cells, point, powers, windows};
 use crate::perplexity::buckets;
-use crate::plots::{Axes, Panel, Series};
 use crate::results::{InWindow, Summary, differences, mean_and_error};
 use crate::study::Experiment;
 
@@ -49,27 +49,14 @@ pub fn positions(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Resu
         }
         tables.push((title, long, edges, lines));
     }
-    let axes = Axes {
-        x: "λ",
-        y: "nats a token over none",
-        powers_x: Some(10.0),
-        log_y_from: Some(1e-4),
-        up: None,
-        bands: false,
-    };
+    let up = Axis { least: Some(1e-4), ..powers(10.0, "nats a token over none") };
     page.picture(
         "bias",
         "A bias added at inference, within the trained context; what is 10⁻⁴ or less stands at 10⁻⁴",
-        axes,
+        [powers(10.0, "λ"), up],
         &weights,
     )?;
-    let axes = Axes {
-        x: "position (end of its octave)",
-        y: "perplexity",
-        powers_x: Some(2.0),
-        log_y_from: Some(1.0),
-        ..axes
-    };
+    let axes = [powers(2.0, "position (end of its octave)"), powers(10.0, "perplexity")];
     page.picture("beyond", "Past the trained context of 8,192 tokens", axes, &beyond)?;
     for (title, long, edges, lines) in tables {
         page.line(&format!("### {title}\n"));

@@ -1,11 +1,11 @@
 //! What a block costs and brings: Open Question 3.
 
 use anyhow::Result;
+use testkit::chart::{Panel, Series};
 
 use super::page::Page;
-use super::{Chosen, Data, add, chosen, late, perplexity_cells, point, windows, with_error};
+use super::{Chosen, Data, add, chosen, even, late, perplexity_cells, point, powers, windows, with_error};
 use crate::perplexity::buckets;
-use crate::plots::{Axes, Panel, Series};
 use crate::results::{InWindow, Row, Summary, differences, mean_and_error};
 use crate::speed::Timed;
 use crate::study::{Choice, Experiment};
@@ -67,20 +67,14 @@ pub fn sampling(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Resul
         let sentences = duels(experiment, &all);
         tables.push((title, lines, sentences));
     }
-    let axes = Axes {
-        x: "key blocks per token and head",
-        y: "nats a token over dense",
-        powers_x: None,
-        log_y_from: None,
-        up: None,
-        bands: false,
-    };
-    page.picture("frontier", "Quality against cost: lower and further left is better", axes, &frontier)?;
-    let axes = Axes { x: "time of a layer's attention over dense", ..axes };
+    let up = even("nats a token over dense");
+    let caption = "Quality against cost: lower and further left is better";
+    page.picture("frontier", caption, [even("key blocks per token and head"), up], &frontier)?;
     let caption = "Quality against time: a layer's attention, medians of rounds in turn with dense";
-    page.picture("frontier_time", caption, axes, &in_time)?;
-    let axes = Axes { x: "position (end of its octave)", powers_x: Some(2.0), ..axes };
-    page.picture("by_position", "What 8 blocks a row lose, by position", axes, &by_position)?;
+    let across = even("time of a layer's attention over dense");
+    page.picture("frontier_time", caption, [across, up], &in_time)?;
+    let across = powers(2.0, "position (end of its octave)");
+    page.picture("by_position", "What 8 blocks a row lose, by position", [across, up], &by_position)?;
     for (title, lines, sentences) in tables {
         page.line(&format!("### {title}\n"));
         let late = "nats, second half";
@@ -95,7 +89,7 @@ pub fn sampling(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Resul
             "time of dense",
         ];
         page.table(&header, &lines);
-        sentences.iter().for_each(|sentence| page.line(&format!("- {sentence}")));
+        sentences.iter().for_each(|sentence| page.item(sentence));
         page.line("");
     }
     page.coverage(part, have, asked);
@@ -114,7 +108,8 @@ fn duels(experiment: &Experiment, all: &[Chosen<'_, InWindow>]) -> Vec<String> {
         let half = experiment.width / 2;
         let late = differences(&late(these, half), &late(others, half));
         sentences.push(format!(
-            "At {at} blocks, *{this}* over *{other}*: {} nats (second half {}); better in {better} of {} windows.",
+            "At {at} blocks *{this}* has {} nats over *{other}* ({} in the second half), and is better in \
+             {better} of {} windows.",
             with_error(mean_and_error(&over), 4),
             with_error(mean_and_error(&late), 4),
             over.len(),
@@ -153,7 +148,7 @@ fn time_ratios(rows: &[Row<Timed>], experiment: &Experiment, choice: &Choice) ->
     Ok(at(1).zip(at(2)).zip(at(3)).map(|((low, middle), high)| [low, middle, high]))
 }
 
-/// Its numbers stand in the tables before.
+/// Writes how much of the timing there is; its numbers stand in the tables before.
 pub fn speed(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Result<()> {
     if part.is_empty() {
         return Ok(());
@@ -165,9 +160,10 @@ pub fn speed(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Result<(
             have += usize::from(time_ratios(&data.speed, experiment, choice)?.is_some());
         }
     }
-    page.line(
-        "*Time of dense*: one layer's attention over the whole window, on random numbers, over that of dense attention in the same round; the middle of 9 rounds, and their quartiles. It is this \
-         device's: GPUs have another.\n",
+    page.text(
+        "*Time of dense* is the time of one layer's attention over the whole window, on random numbers, over \
+         that of dense attention in the same round. The tables have the middle of 9 rounds and, in brackets, \
+         their quartiles. These are times of this device: a GPU has others.",
     );
     page.coverage(part, have, asked);
     Ok(())

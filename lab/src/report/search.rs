@@ -1,9 +1,10 @@
 //! Methods of search on scores of real trainings.
 
 use anyhow::Result;
+use testkit::chart::{Axis, Panel, Point, Series};
 
 use super::page::Page;
-use crate::plots::{Axes, Panel, Point, Series};
+use super::powers;
 use crate::search::rows::{MARKS, Row};
 
 /// Methods of the picture; the grid is far above it.
@@ -22,7 +23,7 @@ pub fn search(rows: &[Row], page: &mut Page<'_>) -> Result<()> {
         return Ok(());
     }
     page.answer("search", "Search of hyper-parameters")?;
-    page.line("Numbers: [search.csv](results/search.csv), by `lab search table`.\n");
+    page.numbers("results/search.csv", "`lab search table`.");
     let mut tables: Vec<&str> = rows.iter().map(|row| row.table.as_str()).collect();
     tables.dedup();
     picture(rows, &tables, page)?;
@@ -30,10 +31,11 @@ pub fn search(rows: &[Row], page: &mut Page<'_>) -> Result<()> {
         let here: Vec<&Row> = rows.iter().filter(|row| row.table == name).collect();
         table(name, &here, page);
     }
-    page.line(
-        "*Regret* is how far the best so far is from the best of all points, in units of how far that is from the median \
-         point; means over seeds ± their standard error. *Over TPE* and *over random* are means of differences by the same \
-         seed. Other programs have other seeds.\n",
+    page.text(
+        "*Regret* is how far the best point so far is from the best of all points, in units of how far that \
+         is from the median point. The tables have means over seeds ± their standard error. *Over TPE* and \
+         *over random* are means of differences by the same seed. Other programs have other seeds, and so no \
+         such differences.",
     );
     Ok(())
 }
@@ -42,9 +44,10 @@ fn table(name: &str, rows: &[&Row], page: &mut Page<'_>) {
     let Some(first) = rows.first() else { return };
     let Row { scores, points, fit_r2, fit_spearman, fit_rmse, largest, middle, .. } = first;
     page.line(&format!("### {name}: {scores} trainings of {points} points\n"));
-    page.line(&format!(
-        "Between them a Gaussian process, which tells each score by the others with R² {fit_r2:.3}, a rank correlation of \
-         {fit_spearman:.3} and an error of {fit_rmse:.3}. Its best point has {largest:.3}, its median {middle:.3}.\n"
+    page.text(&format!(
+        "A Gaussian process gives the scores between the trainings. It tells the score of each training by \
+         the others with R² {fit_r2:.3}, a rank correlation of {fit_spearman:.3} and an error of \
+         {fit_rmse:.3}. Its best point has the score {largest:.3}, its median point {middle:.3}."
     ));
     let mut methods: Vec<&str> = rows.iter().map(|row| row.method.as_str()).collect();
     methods.dedup();
@@ -74,7 +77,7 @@ fn table(name: &str, rows: &[&Row], page: &mut Page<'_>) {
         Some(format!("{:+.4} ± {:.4}", row.over_random?, row.over_random_error?))
     });
     let seeds: Vec<String> = methods.iter().map(|method| format!("{method} {}", seeds(method))).collect();
-    page.line(&format!("Seeds: {}.\n", seeds.join(", ")));
+    page.text(&format!("Each method searched by this many seeds: {}.", seeds.join(", ")));
 }
 
 fn picture(rows: &[Row], tables: &[&str], page: &mut Page<'_>) -> Result<()> {
@@ -89,18 +92,11 @@ fn picture(rows: &[Row], tables: &[&str], page: &mut Page<'_>) -> Result<()> {
         Panel { title: (*table).to_owned(), series: series.collect() }
     };
     let panels: Vec<Panel> = tables.iter().map(panel).collect();
-    let axes = Axes {
-        x: "trials",
-        y: "mean regret",
-        powers_x: Some(2.0),
-        log_y_from: Some(1e-3),
-        up: None,
-        bands: false,
-    };
+    let up = Axis { least: Some(1e-3), ..powers(10.0, "mean regret, 0.001 at least") };
     page.picture(
         "search",
         "Searches of hyper-parameters of word2vec: how far the best so far is from the best",
-        axes,
+        [powers(2.0, "trials"), up],
         &panels,
     )
 }

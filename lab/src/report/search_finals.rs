@@ -16,7 +16,7 @@ pub fn finals(rows: &[Row], page: &mut Page<'_>) {
         return;
     }
     page.line("### What was found, trained on all of the text\n");
-    page.line("Numbers: [search-finals.csv](results/search-finals.csv), by `lab search finals`.\n");
+    page.numbers("results/search-finals.csv", "`lab search finals`.");
     let mut names: Vec<&str> = Vec::new();
     for row in rows {
         if !names.contains(&row.name.as_str()) {
@@ -62,21 +62,23 @@ pub fn finals(rows: &[Row], page: &mut Page<'_>) {
     for name in names {
         if let Some(first) = of(name).first() {
             let chosen = first.chosen_by.map_or(String::new(), |score| format!(", chosen by {score:.4}"));
-            page.line(&format!("- *{name}*{chosen}: {}", first.values));
+            page.item(&format!("*{name}*{chosen}: {}", first.values));
         }
     }
-    page.line(
-        "\nOf each method the best point of all its searches, by its score again on a part of the text and the first halves of \
-         the pairs; so second halves say what it is worth. Means over seeds ± their standard error; analogies by 3CosAdd, those \
-         with an unknown word are wrong. *Defaults* are gensim's.\n",
+    page.line("");
+    page.text(
+        "For each method this is the best point of all its searches, chosen by its score again on a part of \
+         the text and the first halves of the pairs. The second halves therefore say what it is worth. The \
+         table has means over seeds ± their standard error. Analogies are completed by 3CosAdd, and those \
+         with an unknown word are wrong. *Defaults* are gensim's.",
     );
 }
 
 /// Writes the rank correlations, unless there are none.
 pub fn tau(rows: &[agreement::Row], page: &mut Page<'_>) {
     let Some(agreement::Row { part, whole, .. }) = rows.first() else { return };
-    page.line("### Does a part order points as all does?\n");
-    page.line("Numbers: [search-tau.csv](results/search-tau.csv), by `lab search tau`.\n");
+    page.line("### Does a part of the text order points as all of it does?\n");
+    page.numbers("results/search-tau.csv", "`lab search tau`.");
     let each: Vec<&agreement::Row> = rows.iter().collect();
     type Of = fn(&agreement::Row) -> Option<f64>;
     let [[first, second, all], report]: [[Of; 3]; 2] = [
@@ -94,9 +96,10 @@ pub fn tau(rows: &[agreement::Row], page: &mut Page<'_>) {
     page.table(&["Kendall's τ-b", "by what selects", "by what reports"], &lines);
     let seconds = |of: fn(&agreement::Row) -> f64| rows.iter().map(of).sum::<f64>() / rows.len() as f64;
     let failed = rows.iter().filter(|row| row.first.is_none() || row.all.is_none()).count();
-    page.line(&format!(
-        "{} random points, {failed} of which failed (the worst by either, then). A training takes {:.1} CPU seconds by the \
-         part, {:.1} by all. ± is the standard error by the bootstrap over points.\n",
+    page.text(&format!(
+        "There were {} random points, {failed} of which failed and count as the worst. A training takes {:.1} \
+         CPU seconds on the part and {:.1} on all of the text. The number after ± is the standard error by \
+         the bootstrap over points.",
         rows.len(),
         seconds(|row| row.part_seconds),
         seconds(|row| row.all_seconds)

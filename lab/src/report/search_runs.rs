@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use testkit::chart::{Errors, Panel, Point, Series};
 
 use super::page::Page;
-use super::with_error;
-use crate::plots::{Axes, Panel, Point, Series};
+use super::{even, with_error};
 use crate::search::real::compare::{BASELINE, Mark, Mean, Method, Searches, mean, over};
 use crate::search::real::rows::Row;
 
@@ -20,21 +20,21 @@ pub fn search_runs(rows: &[Row], page: &mut Page<'_>) -> Result<()> {
         return Ok(());
     }
     page.answer("search-runs", "Search of hyper-parameters, each score computed")?;
-    page.line(
-        "Numbers: [search-runs.csv](results/search-runs.csv), by `lab search word2vec` and `lab search participation`.\n",
-    );
+    page.numbers("results/search-runs.csv", "`lab search word2vec` and `lab search participation`.");
     let all = Searches::all(rows);
     pictures(&all, page)?;
     for searches in &all {
         tables(searches, page);
     }
-    page.line(&format!(
-        "Run r of every method searches and scores with the seed r, so that a point has one score in a run; means over runs ± \
-         their standard error, *over {BASELINE}* of differences run by run. *By CPU seconds*: what was there when a search had \
-         taken this part of the seconds of the processor that the cheapest search of its run took in all, so that no search \
-         had run out of trials. In the picture seconds end with the cheapest search of all. *Again*: the best \
-         point of each search scored by other seeds, the same for all, and by what nothing was selected by. A score that was \
-         asked for twice was computed once, but is charged to each search.\n"
+    page.text(&format!(
+        "Run r of every method searches and scores with the seed r, so that a point has one score in a run. \
+         The tables have means over runs ± their standard error; those *over {BASELINE}* have means of \
+         differences run by run. *By CPU seconds* is what was found when a search had taken this part of the \
+         seconds of the processor that the cheapest search of its run took in all, so that no search had run \
+         out of trials. In the picture seconds end with the cheapest search of all. *Again* is the best point \
+         of each search scored by other seeds, which are the same for all; *again, report* is its score by \
+         what nothing was selected by. A score that was asked for twice was computed once, but is charged to \
+         each search."
     ));
     Ok(())
 }
@@ -54,8 +54,8 @@ fn tables(searches: &Searches<'_>, page: &mut Page<'_>) {
         marked(searches, title, marks, of, page);
     }
     ends(searches, page);
-    page.line(&format!(
-        "The cheapest search of a run takes {:.0} CPU seconds, the mean over runs.\n",
+    page.text(&format!(
+        "The cheapest search of a run takes {:.0} CPU seconds, the mean over runs.",
         searches.mean_least_seconds()
     ));
 }
@@ -147,13 +147,14 @@ fn plain((mean, error): Mean) -> String {
 }
 
 fn pictures(all: &[Searches<'_>], page: &mut Page<'_>) -> Result<()> {
-    let axes = Axes { x: "trials", y: "best so far", bands: true, ..Axes::default() };
+    let up = even("best so far");
     let trials = |searches: &Searches<'_>| (1..=searches.trials()).map(Mark::Trials).collect();
     let caption = "The best score so far by trials, means over runs and a standard error to each side";
-    page.picture("search_trials", caption, axes, &panels(all, &trials))?;
-    let axes = Axes { x: "CPU seconds", ..axes };
+    let bands = Errors::Bands;
+    page.picture_with("search_trials", caption, [even("trials"), up], bands, &panels(all, &trials))?;
     let caption = "The best score so far by seconds of the processor, means over runs and a standard error to each side";
-    page.picture("search_seconds", caption, axes, &panels(all, &|searches| searches.cpu_marks(STEPS)))
+    let panels = panels(all, &|searches| searches.cpu_marks(STEPS));
+    page.picture_with("search_seconds", caption, [even("CPU seconds"), up], bands, &panels)
 }
 
 fn panels(all: &[Searches<'_>], marks: &dyn Fn(&Searches<'_>) -> Vec<Mark>) -> Vec<Panel> {

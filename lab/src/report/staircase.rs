@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
+use testkit::chart::{Axis, Panel, Series};
 
 use super::page::Page;
-use super::{Chosen, Data, add, chosen, perplexity_cells, point, windows};
+use super::{Chosen, Data, add, chosen, even, perplexity_cells, point, powers, windows};
 use crate::ages::AgeError;
 use crate::perplexity::buckets;
-use crate::plots::{Axes, Panel, Series};
 use crate::results::{InWindow, Row, Summary, differences, mean_and_error};
 use crate::study::Experiment;
 
@@ -45,18 +45,11 @@ pub fn staircase(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Resu
         panels.push(Panel { title: title.clone(), series: kinds });
         tables.push((title, lines));
     }
-    let axes = Axes {
-        x: "bytes, percent of f16",
-        y: "nats a token over f16",
-        powers_x: None,
-        log_y_from: Some(1e-4),
-        up: None,
-        bands: false,
-    };
+    let up = Axis { least: Some(1e-4), ..powers(10.0, "nats a token over f16") };
     page.picture(
         "staircase",
         "Quality against bytes: lower and further left is better; what is 10⁻⁴ or less, or negative, stands at 10⁻⁴",
-        axes,
+        [even("bytes, percent of f16"), up],
         &panels,
     )?;
     for (title, lines) in tables {
@@ -111,25 +104,18 @@ pub fn ages(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Result<()
         outputs.push(Panel { title: title.clone(), series: by_output });
         tables.push((title, ages, lines));
     }
-    let axes = Axes {
-        x: "age in tokens",
-        y: "root mean square error of scores",
-        powers_x: Some(2.0),
-        log_y_from: Some(1e-4),
-        up: None,
-        bands: false,
-    };
+    let across = powers(2.0, "age in tokens");
+    let up = |title| Axis { least: Some(1e-4), ..powers(10.0, title) };
     page.picture(
         "ages",
         "Error of attention scores by the age of the key, mean over layers and texts",
-        axes,
+        [across, up("root mean square error of scores")],
         &scores,
     )?;
-    let axes = Axes { y: "error of the output by softmax mass", ..axes };
     page.picture(
         "ages_output",
         "Error that keys and values of an age bring into the output, by their softmax mass",
-        axes,
+        [across, up("error of the output by softmax mass")],
         &outputs,
     )?;
     for (title, ages, lines) in tables {

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
+use testkit::chart::{Panel, Point, Series};
 
 use super::page::Page;
-use crate::plots::{Axes, Panel, Point, Series};
+use super::{even, powers};
 use crate::subword::contenders::Contender;
 use crate::subword::rows::Row;
 
@@ -24,7 +25,7 @@ pub fn subword(rows: &[Row], page: &mut Page<'_>) -> Result<()> {
         return Ok(());
     }
     page.answer("subword", "Sub-word encoding: SWE and eBPE")?;
-    page.line("Numbers: [subword.csv](results/subword.csv), by `lab subword compare`.\n");
+    page.numbers("results/subword.csv", "`lab subword compare`.");
     let texts = in_order(rows.iter().map(|row| row.texts.as_str()));
     pictures(rows, &texts, page)?;
     for name in &texts {
@@ -35,11 +36,12 @@ pub fn subword(rows: &[Row], page: &mut Page<'_>) -> Result<()> {
         page.line(&format!("### {name}: {train:.1} MB to train on, {held_out:.1} MB to judge by\n"));
         table(&here, page);
     }
-    page.line(
-        "*Training* is seconds of the processor on one thread, with cutting into words; *MB/s* is 10⁶ bytes of text that \
-         one thread encodes in a second, the best of three passes over both texts in documents of 64 KiB. Both are rough: \
-         programs ran one after the other, not in turn. *Rényi* is the efficiency of order 2.5 and decides nothing. *Lossless*: \
-         whether both texts come back from their ids.\n",
+    page.text(
+        "*Training* is seconds of the processor on one thread, with those of cutting into words. *MB/s* is \
+         how many 10⁶ bytes of text one thread encodes in a second, by the best of three passes over both \
+         texts in documents of 64 KiB. Both are rough, as programs ran one after the other and not in turn. \
+         *Rényi* is the efficiency of order 2.5, and decides nothing. *Lossless* says whether both texts come \
+         back from their ids.",
     );
     Ok(())
 }
@@ -72,7 +74,7 @@ fn table(rows: &[&Row], page: &mut Page<'_>) {
         ]
     };
     let lines: Vec<Vec<String>> = encoders.iter().map(line).collect();
-    page.line(&format!("At {titles} pieces:\n"));
+    page.text(&format!("Each cell has the numbers at {titles} pieces:"));
     let header = [
         "encoder",
         "bytes per token",
@@ -108,7 +110,7 @@ fn against_baseline(rows: &[&Row], encoders: &[&str], sizes: &[usize], page: &mu
         std::iter::once((*encoder).to_owned()).chain(ratios).collect()
     };
     let lines: Vec<Vec<String>> = encoders.iter().filter(|&&encoder| encoder != BASELINE).map(line).collect();
-    page.line(&format!("Over those of `{BASELINE}`:\n"));
+    page.text(&format!("These are the same numbers over those of `{BASELINE}`:"));
     page.table(&["encoder", "bytes per token", "unigram bits per byte", "5-gram bits per byte"], &lines);
 }
 
@@ -132,8 +134,7 @@ fn pictures(rows: &[Row], texts: &[&str], page: &mut Page<'_>) -> Result<()> {
             Panel { title: (*text).to_owned(), series: series.collect() }
         };
         let panels: Vec<Panel> = texts.iter().map(panel).collect();
-        let axes =
-            Axes { x: "pieces", y: title, powers_x: Some(2.0), log_y_from: None, up: None, bands: false };
+        let axes = [powers(2.0, "pieces"), even(title)];
         page.picture(name, &format!("Held-out texts: {title}"), axes, &panels)?;
     }
     Ok(())

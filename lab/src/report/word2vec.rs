@@ -40,7 +40,7 @@ pub fn word2vec(rows: &[Row], page: &mut Page<'_>) -> Result<()> {
         return Ok(());
     }
     page.answer("word2vec", "Vectors of words: word2vec")?;
-    page.line("Numbers: [word2vec.csv](results/word2vec.csv), by `lab word2vec compare`.\n");
+    page.numbers("results/word2vec.csv", "`lab word2vec compare`.");
     let mut problems: Vec<Problem> = Vec::new();
     for row in rows {
         if !problems.contains(&row.problem()) {
@@ -53,12 +53,12 @@ pub fn word2vec(rows: &[Row], page: &mut Page<'_>) -> Result<()> {
         tables(&here, page);
     }
     let near: Vec<String> = SCORES.iter().map(|score| format!("{} in {}", score.near, score.title)).collect();
-    page.line(&format!(
-        "Means over seeds, ± the standard error. Every pair and question counts: pairs with an unknown word \
-         have the median of the other cosines, analogies (3CosAdd) with one are wrong. *Near* is a difference of \
-         means of at most {}. *Words/s* are words of the text, those of all epochs, by the wall clock and by \
-         seconds of the processor, without reading the text where it isn't read while training; trainings ran \
-         one after the other, not in turn.\n",
+    page.text(&format!(
+        "The tables have means over seeds ± the standard error. Every pair and question counts: pairs with an \
+         unknown word have the median of the other cosines, and analogies (3CosAdd) with one are wrong. \
+         *Near* is a difference of means of at most {}. *Words/s* are words of the text, those of all epochs, \
+         by the wall clock and by seconds of the processor. The time of reading the text is left out where \
+         it isn't read while training. Trainings ran one after the other, not in turn.",
         near.join(", ")
     ));
     Ok(())
@@ -69,7 +69,7 @@ fn title(problem: &Problem, rows: &[&Row], page: &mut Page<'_>) {
     page.line(&format!("### {text}, {architecture}, {dimension} numbers\n"));
     let covered = rows.first().map_or(String::new(), |row| {
         format!(
-            " Covered: {} of {} pairs of WordSim-353, {} of {} of SimLex-999, {} of {} analogies.",
+            " The vectors cover {} of {} pairs of WordSim-353, {} of {} of SimLex-999, and {} of {} analogies.",
             row.wordsim_covered,
             row.wordsim_pairs,
             row.simlex_covered,
@@ -78,9 +78,9 @@ fn title(problem: &Problem, rows: &[&Row], page: &mut Page<'_>) {
             row.analogies_asked
         )
     });
-    page.line(&format!(
-        "Window {window}, {negative} negatives, {epochs} epochs, words that come at least {min_count} \
-         times.{covered}\n"
+    page.text(&format!(
+        "All have a window of {window} words to each side, {negative} negatives, {epochs} epochs, and the \
+         words that come at least {min_count} times.{covered}"
     ));
 }
 
@@ -118,7 +118,7 @@ fn tables(rows: &[&Row], page: &mut Page<'_>) {
     let ours = all.iter().filter(|seeds| seeds.rows.iter().all(|row| row.trainer != BASELINE));
     let lines: Vec<Vec<String>> = ours.map(difference).collect();
     if !lines.is_empty() {
-        page.line(&format!("Differences to `{BASELINE}`, the mean over all its trainings here:\n"));
+        page.text(&format!("These are the differences to the mean over all trainings of `{BASELINE}` here:"));
         let header: Vec<&str> =
             std::iter::once("trainer").chain(SCORES.iter().map(|score| score.title)).collect();
         page.table(&header, &lines);
@@ -140,7 +140,7 @@ fn told(difference: f64, score: &Score) -> String {
     format!("{difference:+.*}, {how}", score.digits)
 }
 
-/// In the order in which they come, gensim's first.
+/// The trainings by their names, in the order in which they come, gensim's first.
 fn by_seeds<'r>(rows: &[&'r Row]) -> Vec<Seeds<'r>> {
     let mut all: Vec<Seeds<'r>> = Vec::new();
     for row in rows {

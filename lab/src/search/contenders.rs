@@ -9,7 +9,7 @@ pub const BASELINES: [&str; 2] = ["TPE", "random"];
 /// A method with its settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Contender {
-    /// Any points.
+    /// Random points.
     Random,
     /// Points that have each value equally often.
     Balanced,
@@ -29,7 +29,7 @@ pub enum Contender {
 }
 
 impl Contender {
-    /// Those that search tables, in the order of the report.
+    /// The methods that search tables, in the order of the report.
     pub const OF_TABLES: [Self; 7] =
         [Self::Random, Self::Balanced, Self::Grid, Self::Paper, Self::Rows, Self::Tree, Self::Tpe];
 
@@ -50,7 +50,7 @@ impl Contender {
     /// The method.
     ///
     /// # Errors
-    /// Those of the library for settings that it refuses.
+    /// The library's errors for settings that it refuses.
     pub fn method(self) -> Result<Chosen> {
         Ok(Chosen(match self {
             Self::Random => Box::new(Random),

@@ -18,7 +18,7 @@ pub const MARKS: [usize; 5] = [12, 24, 48, 96, 144];
 pub struct Row {
     /// The name of the table.
     pub table: String,
-    /// Which method.
+    /// The name of the method.
     pub method: String,
     /// The program with its version.
     pub program: String,
@@ -69,7 +69,7 @@ pub struct Of<'a> {
     pub points: usize,
     /// How good the surrogate is.
     pub fit: &'a Fit,
-    /// Its largest and its median score.
+    /// The largest and the median score of the table.
     pub largest: f64,
     /// See `largest`.
     pub middle: f64,
@@ -80,11 +80,11 @@ pub struct Of<'a> {
 /// The regrets of a method: of each seed those after each trial.
 #[derive(Clone, Debug)]
 pub struct Replayed {
-    /// Which method.
+    /// The name of the method.
     pub method: String,
     /// The program with its version.
     pub program: String,
-    /// Of each seed those at [`MARKS`].
+    /// The regrets of each seed at [`MARKS`].
     pub regrets: Vec<Vec<f64>>,
 }
 

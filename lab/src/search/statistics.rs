@@ -78,7 +78,7 @@ mod tests {
         // As scipy.stats.spearmanr has it.
         assert!((spearman(&[1.0, 2.0, 2.0, 4.0], &[2.0, 1.0, 3.0, 3.0]) - 0.5).abs() < 1e-12);
     }
-    /// Of n pairs of independent normal numbers the standard deviation of Pearson's correlation is
+    /// For n pairs of independent normal numbers the standard deviation of Pearson's correlation is
     /// about 1/√n.
     #[test]
     fn bootstraps_find_the_error_of_a_correlation() {

@@ -34,9 +34,9 @@ pub struct Surrogate {
 pub struct Fit {
     /// How many scores there are.
     pub scores: usize,
-    /// The part of their variance that is predicted.
+    /// The part of the scores' variance that is predicted.
     pub r2: f64,
-    /// Their rank correlation with what is predicted.
+    /// The rank correlation of the scores with what is predicted.
     pub spearman: f64,
     /// The root of the mean square of what is missed, in units of the score.
     pub rmse: f64,
@@ -52,14 +52,14 @@ struct Posterior {
     weights: DVector<f64>,
     factor: Cholesky<f64, Dyn>,
     mean: f64,
-    /// Of the signal.
+    /// The variance of the signal.
     variance: f64,
-    /// Of the scores, but for a constant.
+    /// The log-likelihood of the scores, but for a constant.
     ln_likelihood: f64,
 }
 
 impl Surrogate {
-    /// Of a table.
+    /// Fits the scores of a table.
     ///
     /// # Errors
     /// A table with fewer than ten scores, or whose scores are all the same.
@@ -104,7 +104,7 @@ impl Surrogate {
     }
 }
 
-/// Of each parameter the covariance by how far two places are from each other.
+/// For each parameter the covariance, by how far two places are from each other.
 fn rows(space: &Space, logs: &[f64]) -> Vec<Vec<f64>> {
     let row = |(parameter, ln): (&prflash::search::Parameter, &f64)| {
         let covariance = |far: usize| {
@@ -121,7 +121,7 @@ fn covariance(rows: &[Vec<f64>], one: &[usize], other: &[usize]) -> f64 {
     rows.iter().zip(one.iter().zip(other)).map(|(row, (&a, &b))| row[a.abs_diff(b)]).product()
 }
 
-/// None where the matrix isn't positive in numbers of this precision.
+/// The posterior; none where the matrix isn't positive in numbers of this precision.
 fn posterior(space: &Space, points: &[Vec<usize>], scores: &[f64], logs: &[f64]) -> Option<Posterior> {
     let (lengths, noise) = logs.split_at(logs.len() - 1);
     let (rows, count) = (rows(space, lengths), points.len());
@@ -172,7 +172,8 @@ fn fitted(space: &Space, points: &[Vec<usize>], scores: &[f64]) -> Result<(Vec<f
     Ok((logs, best))
 }
 
-/// By the inverse of the matrix (Rasmussen and Williams 2006, eq. 5.12).
+/// Predicts each score by the others, by the inverse of the matrix (Rasmussen and Williams 2006,
+/// eq. 5.12).
 fn leave_one_out(scores: &[f64], posterior: &Posterior, logs: &[f64]) -> Fit {
     let inverse = posterior.factor.inverse();
     let missed: Vec<f64> =

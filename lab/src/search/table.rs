@@ -8,7 +8,7 @@ use prflash::search::{Parameter, Point, Scale, Space, Value};
 /// A space and the scores of some of its points, as `scripts/search-tables` writes them.
 #[derive(Clone, Debug)]
 pub struct Table {
-    /// Its name.
+    /// The table's name.
     pub name: String,
     /// What is searched.
     pub space: Space,

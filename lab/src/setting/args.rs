@@ -52,7 +52,7 @@ pub enum Storage {
 /// Which layers have a staircase cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum StairLayers {
-    /// Those without a sliding window, as with all other choices.
+    /// The layers without a sliding window, as with all other choices.
     Global,
     /// Sliding-window layers too.
     All,
@@ -77,8 +77,9 @@ pub struct SettingArgs {
     /// Which keys a query sees [default: dense]
     #[arg(long, value_enum)]
     pub attention: Option<Pattern>,
-    /// p(d): half-window:BLOCKS, harmonic, harmonic:A, harmonic:A,ALPHA ((A/(A+d))^ALPHA),
-    /// budget:BLOCKS, budget:BLOCKS,ALPHA, deduction:C [default: harmonic]
+    /// The probability p(d) of a block at the distance d: half-window:BLOCKS, harmonic, harmonic:A,
+    /// harmonic:A,ALPHA ((A/(A+d))^ALPHA), budget:BLOCKS, budget:BLOCKS,ALPHA, deduction:C
+    /// [default: harmonic]
     #[arg(long)]
     pub profile: Option<String>,
     /// Key blocks at the start that always take part [default: 1]
@@ -122,7 +123,8 @@ pub struct SettingArgs {
     /// λ, the weight of the bias [default: 1]
     #[arg(long, requires = "bias")]
     pub bias_weight: Option<f64>,
-    /// a(Δ) = 1/(1 + Δ/LENGTH) on scores, 1 − a on the bias [default: none]
+    /// The LENGTH of a factor a(Δ) = 1/(1 + Δ/LENGTH) on scores, and 1 − a on the bias [default:
+    /// none]
     #[arg(long)]
     pub harmonic_factor: Option<f64>,
     /// How queries, keys and values are stored [default: f32]
@@ -133,10 +135,10 @@ pub struct SettingArgs {
     /// ;residual=, ;sinks=, ;segment=, ;group= [default: none]
     #[arg(long)]
     pub staircase: Option<String>,
-    /// What it stores of keys [default: after-rotation]
+    /// What the staircase stores of keys [default: after-rotation]
     #[arg(long, value_enum, requires = "staircase")]
     pub stored_keys: Option<KeysStored>,
-    /// Which layers have it [default: global]
+    /// Which layers have the staircase [default: global]
     #[arg(long, value_enum, requires = "staircase")]
     pub staircase_layers: Option<StairLayers>,
 }

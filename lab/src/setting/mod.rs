@@ -22,7 +22,7 @@ use crate::staircase::{canonical, parse as parse_staircase};
 pub struct Setting {
     args: SettingArgs,
     sparse: Option<Sparse>,
-    /// Instead of the model's own.
+    /// The scaling that is used instead of the model's own.
     scaling: Option<RopeScaling>,
     bias: Option<Bias>,
     staircase: Option<Staircase>,
@@ -71,9 +71,9 @@ impl RopeScaling {
 /// How often schedules are drawn for one attention, and what the draws are to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounds {
-    /// Once.
+    /// Attention is computed once.
     One,
-    /// Independently, this often.
+    /// Attention is computed independently, this often.
     Independent(usize),
     /// Without a common block, this often.
     Partition(usize),

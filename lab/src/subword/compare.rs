@@ -27,7 +27,7 @@ pub struct Pair {
     held_out: Vec<u8>,
     revision: String,
     words: WordCounts,
-    /// For the words.
+    /// How long counting the words took.
     counting: Duration,
 }
 
@@ -35,7 +35,7 @@ impl Pair {
     /// Counts the words of the text to train on.
     ///
     /// # Errors
-    /// Those of counting.
+    /// The errors of counting.
     pub fn new(name: &str, train: Vec<u8>, held_out: Vec<u8>, revision: &str) -> Result<Self> {
         let begun = ProcessTime::now();
         let words = words(&train)?;

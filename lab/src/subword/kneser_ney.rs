@@ -14,7 +14,7 @@ type Gram = u128;
 
 /// A model of some text.
 pub struct KneserNey {
-    /// By the number of tokens, from one on.
+    /// What is known by the number of tokens, from one on.
     orders: Vec<Order>,
     pieces: usize,
 }
@@ -25,7 +25,7 @@ struct Order {
     counts: HashMap<Gram, u32, foldhash::fast::RandomState>,
     /// What stands before the last token, with what follows it.
     contexts: HashMap<Gram, Context, foldhash::fast::RandomState>,
-    /// Of counts of one, of two, and of more.
+    /// The discounts of counts of one, of two, and of more.
     discounts: [f64; 3],
 }
 
@@ -39,7 +39,7 @@ struct Context {
 }
 
 impl KneserNey {
-    /// Of a text with ids below `pieces`.
+    /// Counts a text with ids below `pieces`.
     pub fn new(text: &[u32], pieces: usize) -> Self {
         assert!(pieces <= 1 << ID_BITS, "ids have {ID_BITS} bits");
         let mut grams: Vec<(Gram, u32)> = counted(grams(text, ORDER).collect());
@@ -65,7 +65,7 @@ impl KneserNey {
         (0..text.len()).map(bits).sum()
     }
 
-    /// Of a token behind others, of which the last four matter.
+    /// The probability of a token behind others, of which the last four matter.
     pub fn probability(&self, before: &[u32], token: u32) -> f64 {
         let before = &before[before.len().saturating_sub(ORDER - 1)..];
         let mut probability = 1.0 / self.pieces as f64;
@@ -105,8 +105,8 @@ fn kind(count: u32) -> usize {
     count.min(3) as usize - 1
 }
 
-/// From how many sequences have a count of 1 to 4. Short texts lack some of them: then a half, the
-/// middle of what a discount may be, is as good as any.
+/// The discounts, from how many sequences have a count of 1 to 4. Short texts lack some of them:
+/// then a half, the middle of what a discount may be, is as good as any.
 fn discounts(of: [u64; 4]) -> [f64; 3] {
     let [one, two, three, four] = of.map(|number| number as f64);
     let share = one / (one + 2.0 * two);

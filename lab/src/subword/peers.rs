@@ -9,7 +9,7 @@ use super::stream::Streams;
 /// What is known of a program and its vocabulary.
 #[derive(Clone, Debug, serde::Deserialize)]
 pub struct Peer {
-    /// Its name.
+    /// The program's name.
     pub peer: String,
     /// The package with its version.
     pub version: String,

@@ -18,7 +18,7 @@ pub struct Row {
     pub held_out_bytes: usize,
     /// Pieces asked for.
     pub size: usize,
-    /// Which encoder.
+    /// The name of the encoder.
     pub encoder: String,
     /// The program with its version.
     pub program: String,

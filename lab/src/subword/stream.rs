@@ -9,16 +9,16 @@ use anyhow::{Result, ensure};
 pub struct Streams {
     /// Ids are below.
     pub pieces: usize,
-    /// Of the text that was trained on.
+    /// The ids of the text that was trained on.
     pub train: Vec<u32>,
-    /// Of the other.
+    /// The ids of the other text.
     pub held_out: Vec<u32>,
     /// Bytes of the other.
     pub held_out_bytes: usize,
 }
 
 impl Streams {
-    /// Of ids that are below the number of pieces.
+    /// Two texts in ids that are below the number of pieces.
     ///
     /// # Errors
     /// A text without ids, or an id that no piece has.

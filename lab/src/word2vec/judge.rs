@@ -25,25 +25,25 @@ pub struct Judge {
 /// A half of each file, by the library's `halves`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Half {
-    /// To choose settings by.
+    /// The half by which to choose settings.
     First,
-    /// To report what was chosen.
+    /// The half by which to report what was chosen.
     Second,
 }
 
 /// What there is to say of a file.
 #[derive(Clone, Debug)]
 pub struct Verdict {
-    /// By WordSim-353.
+    /// The verdict by WordSim-353.
     pub wordsim: Similarity,
-    /// By SimLex-999.
+    /// The verdict by SimLex-999.
     pub simlex: Similarity,
-    /// By word2vec's analogies.
+    /// The verdict by word2vec's analogies.
     pub analogies: Analogies,
 }
 
 impl Judge {
-    /// From a folder with `wordsim353.tsv`, `simlex999.txt` and `questions-words.txt`.
+    /// Reads a folder with `wordsim353.tsv`, `simlex999.txt` and `questions-words.txt`.
     ///
     /// # Errors
     /// A file that isn't there or isn't as it must be, by its name.

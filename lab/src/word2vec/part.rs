@@ -3,7 +3,7 @@
 /// Words of a piece.
 pub const PIECE: usize = 10_000;
 
-/// Of the text's pieces of [`PIECE`] words every so many'th, from the first on. Lines stay as they
+/// Every so many'th of the text's pieces of [`PIECE`] words, from the first on. Lines stay as they
 /// are, but where a piece begins or ends in one.
 pub fn part(text: &str, every: usize) -> String {
     let mut part = String::with_capacity(text.len() / every + 1);

@@ -7,7 +7,7 @@ use crate::table;
 pub struct Row {
     /// The text's file name.
     pub text: String,
-    /// Who trained.
+    /// The name of the trainer.
     pub trainer: String,
     /// The program with its version.
     pub program: String,
@@ -53,7 +53,7 @@ pub struct Row {
     pub raw_words_per_s: f64,
     /// The same by seconds of the processor.
     pub raw_words_per_cpu_s: f64,
-    /// On what it was trained; none of the processor.
+    /// The device that it was trained on; none of the processor.
     pub device: Option<String>,
     /// The git revision of the lab that trained, or that judged what others trained.
     pub revision: String,

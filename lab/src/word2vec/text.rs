@@ -40,7 +40,7 @@ pub struct Cutter {
 }
 
 impl Cutter {
-    /// Of nothing yet.
+    /// A cutter that has seen nothing yet.
     pub fn new(unit: Unit) -> Self {
         Self {
             unit,
@@ -60,7 +60,7 @@ impl Cutter {
     /// Writes a text, with whose end the line ends; `step` hears of the bytes that were read.
     ///
     /// # Errors
-    /// Those of reader, writer and `step`.
+    /// The errors of reader, writer and `step`.
     pub fn text<E: From<io::Error>>(
         &mut self,
         mut reader: impl Read,

@@ -11,14 +11,14 @@ use super::judge::Judge;
 use super::rows::Row;
 use super::training::TOLD;
 
-/// What others' trainings are told in.
+/// The file in which others' trainings are told.
 const PEER: &str = "peer.json";
 
 /// A training in a folder of its own.
 #[derive(Clone, Debug)]
 pub struct Trained {
     vectors: PathBuf,
-    /// With nothing judged.
+    /// The row, in which nothing is judged yet.
     row: Row,
 }
 
@@ -93,7 +93,7 @@ impl Trained {
             analogies_asked: 0,
             raw_words_per_s: top.number("raw_words_per_s")?,
             raw_words_per_cpu_s: top.number("raw_words_per_cpu_s")?,
-            device: if ours { Some(top.text("device")?) } else { None },
+            device: if ours { Some(device(&top)?) } else { None },
             revision: if ours { top.text("revision")? } else { String::new() },
         };
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -129,7 +129,15 @@ impl Trained {
     }
 }
 
-/// Of an object, by their names.
+/// The adapter with its driver, which older files have in one.
+fn device(top: &Fields<'_>) -> Result<String> {
+    match top.text("device") {
+        Ok(device) => Ok(device),
+        Err(_) => Ok(format!("{} ({})", top.text("adapter")?, top.text("driver")?)),
+    }
+}
+
+/// The members of an object, by their names.
 struct Fields<'v>(&'v Map<String, Value>);
 
 impl Fields<'_> {

@@ -23,8 +23,12 @@ pub struct Told {
     pub program: String,
     /// The git revision of the lab.
     pub revision: String,
-    /// On what.
-    pub device: String,
+    /// The adapter that it ran on, in older files with its driver.
+    #[serde(alias = "device")]
+    pub adapter: String,
+    /// The adapter's driver.
+    #[serde(default)]
+    pub driver: String,
     /// The text's file name.
     pub text: String,
     /// How often words had to be in it.
@@ -55,9 +59,9 @@ pub struct Told {
 
 /// A text that was read.
 pub struct Text {
-    /// Its file name.
+    /// The text's file name.
     pub name: String,
-    /// Its words.
+    /// The text's words.
     pub corpus: Corpus,
     /// How often words had to be in it.
     pub min_count: u64,
@@ -71,7 +75,7 @@ pub struct Text {
 pub struct Place<'f> {
     /// The folder.
     pub folder: &'f Path,
-    /// Of the vectors.
+    /// The format of the vectors.
     pub format: Format,
     /// The git revision of the lab.
     pub revision: &'f str,
@@ -115,7 +119,7 @@ impl Place<'_> {
     /// may end it: a checkpoint is left then, as it is every ten minutes.
     ///
     /// # Errors
-    /// Those of the library and of `step`; files that can't be written.
+    /// The errors of the library and of `step`; files that can't be written.
     pub fn train(
         &self,
         context: &Context,
@@ -164,7 +168,8 @@ impl Place<'_> {
         let told = Told {
             program: format!("prflash {}", env!("CARGO_PKG_VERSION")),
             revision: self.revision.into(),
-            device: device(context),
+            adapter: context.capabilities().adapter.clone(),
+            driver: context.capabilities().driver.clone(),
             text: text.name.clone(),
             min_count: text.min_count,
             longest: text.longest,
@@ -196,7 +201,7 @@ pub fn device(context: &Context) -> String {
 /// which is no part of training.
 ///
 /// # Errors
-/// Those of the library.
+/// The library's errors.
 pub fn warm_up(context: &Context, corpus: &Corpus, options: Options) -> prflash::Result<()> {
     Training::new(context, corpus, options)?.advance_blocking(1)?;
     Ok(())
@@ -219,7 +224,7 @@ impl Turns {
     /// Trains for a turn.
     ///
     /// # Errors
-    /// Those of the library.
+    /// The library's errors.
     pub fn advance(&mut self, training: &mut Training<'_>) -> prflash::Result<Progress> {
         let begun = Instant::now();
         let now = training.advance_blocking(self.batches)?;

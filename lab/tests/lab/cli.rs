@@ -78,7 +78,9 @@ fn generate_prints_text_and_one_object() {
             [
                 "model",
                 "setting",
-                "device",
+                "backend",
+                "adapter",
+                "driver",
                 "prompt_tokens",
                 "new_tokens",
                 "ids",
@@ -117,6 +119,13 @@ fn generate_takes_files_draws_tokens_and_samples_blocks() {
     let object = folder.json(&[&GENERATE[..], &prompt, &sampled].concat());
     let (visited, all) = (&object["blocks_per_token"], &object["dense_blocks_per_token"]);
     assert!(visited.as_f64().unwrap() < 0.5 * all.as_f64().unwrap(), "{visited} of {all}");
+    // Of a long prompt the text shows the end.
+    let shown = folder.ok(&[&GENERATE[..], &prompt].concat());
+    let text = std::fs::read_to_string(folder.path("text.txt")).unwrap();
+    assert!(text.len() > 1000 && shown.starts_with('['), "{shown}");
+    let (cut, after) = shown.split_once(" bytes]\n").unwrap();
+    let rest = &text[cut[1..].parse::<usize>().unwrap()..];
+    assert!(rest.len() <= 200 && after.starts_with(rest), "{shown}");
     let drawn = |seed| {
         let prompt = ["--prompt", "the", "--temperature", "2", "--token-seed", seed];
         folder.json(&[&GENERATE[..], &prompt].concat())["ids"].clone()
@@ -367,6 +376,11 @@ fn sweep_and_report_name_what_is_missing() {
     assert!(object["asked"].as_u64().unwrap() > 50);
     let text = std::fs::read_to_string(folder.path("target/lab/quick/RESULTS.md")).unwrap();
     assert!(text.starts_with("# Results") && text.contains("Nothing is measured yet"), "{text}");
+    // A small run leaves alone what a full one gave, its results as its report.
+    let refused = folder.refused(&["report", "--quick", "--out", "lab/RESULTS.md"]);
+    assert!(refused.contains("--out"), "{refused}");
+    folder.json(&["report", "--quick", "--results", "small"]);
+    assert!(folder.path("small/RESULTS.md").exists() && !folder.path("lab").exists());
     let refused = folder.refused(&["report", "--out", "RESULTS.md"]);
     assert!(refused.contains("lab/answers"), "{refused}");
     assert!(!folder.path("RESULTS.md").exists());

@@ -240,7 +240,7 @@ fn trainings_are_written_and_compared() {
         "### corpus.txt, skip-gram, 8 numbers",
         "| gensim; workers 1; read sentences | 1 | 0.775 | – | 50.0 | 1000 | 500 |",
         "| prflash, batch 64; shared 32;",
-        "Differences to `gensim`",
+        "the differences to the mean over all trainings of `gensim` here:",
         "-50.0, below |",
     ] {
         assert!(text.contains(line), "{line}\n{text}");

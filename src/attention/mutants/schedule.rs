@@ -112,7 +112,8 @@ fn every_mutant_is_caught() {
     }
 }
 
-/// Where workgroups run in the order of their lanes, no result shows that the first wait is missing.
+/// Where workgroups run in the order of their lanes, no result shows that the first wait is
+/// missing.
 #[test]
 fn counts_are_there_before_they_are_added() {
     let text = Draw::Scan.source();

@@ -73,8 +73,8 @@ impl<'a> Open<'a> {
         }
     }
 
-    /// The names in the directive's head, by which its end may be called: of a condition, or of loops
-    /// and what they go through.
+    /// The names in the directive's head, by which its end may be called: of a condition, or of
+    /// loops and what they go through.
     fn is_called(&self, name: &str) -> bool {
         self.head.split([' ', ',']).skip(1).any(|word| word == name)
     }

@@ -6,7 +6,6 @@ use anyhow::Result;
 use lab::search::real::agreement::{Correlation, Row, SEEDS, correlation, points, rows, scores};
 use lab::search::real::objective::Objective as _;
 use lab::search::real::store::Kept;
-use lab::search::real::word2vec::Word2vec;
 use lab::table;
 use serde_json::json;
 
@@ -20,16 +19,16 @@ use crate::commands::REVISION;
 pub struct Args {
     #[command(flatten)]
     of: Of,
-    /// Random points
+    /// How many random points are trained
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(2..))]
     points: u32,
-    /// The seed that they are drawn by
+    /// The seed that the points are drawn by
     #[arg(long, default_value_t = 2026)]
     seed: u64,
     /// The file of results, which is made anew
     #[arg(long, default_value = "lab/results/search-tau.csv")]
     results: PathBuf,
-    /// Folder in which scores are kept
+    /// The folder in which scores are kept
     #[arg(long, default_value = "target/search/word2vec")]
     folder: PathBuf,
     /// Print one JSON object
@@ -42,10 +41,9 @@ pub struct Args {
 /// # Errors
 /// Options and files that don't do, by name; Ctrl-C.
 pub fn run(arguments: &Args) -> Result<()> {
-    let Of { text, part, data } = &arguments.of;
-    let mut objective = Word2vec::open(text, *part as usize, data)?;
+    let mut objective = arguments.of.open(arguments.of.part)?;
     let points = points(objective.space(), arguments.points as usize, arguments.seed)?;
-    let mut shown = Shown::new(3 * points.len() as u64, "trainings");
+    let shown = Shown::new(3 * points.len() as u64, "trainings");
     let mut kept = Kept::open(&arguments.folder, &mut objective, REVISION)?;
     let mut before = 0;
     let mut scored = |kept: &mut Kept<'_>, seed: u64| {
@@ -60,7 +58,7 @@ pub fn run(arguments: &Args) -> Result<()> {
     let [first, second] = [scored(&mut kept, SEEDS[0])?, scored(&mut kept, SEEDS[1])?];
     let mut counts = kept.counts();
     drop(kept);
-    let mut whole = Word2vec::open(text, 1, data)?;
+    let mut whole = arguments.of.open(1)?;
     let mut kept = Kept::open(&arguments.folder, &mut whole, REVISION)?;
     let all = scored(&mut kept, SEEDS[0])?;
     counts += kept.counts();

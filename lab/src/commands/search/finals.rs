@@ -18,7 +18,7 @@ use crate::commands::REVISION;
 pub struct Args {
     #[command(flatten)]
     of: Of,
-    /// Seeds of each
+    /// How many seeds each of them is trained by
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// The file of results that lab search word2vec made
@@ -27,7 +27,7 @@ pub struct Args {
     /// The file of results, which is made anew
     #[arg(long, default_value = "lab/results/search-finals.csv")]
     results: PathBuf,
-    /// Folder in which scores are kept
+    /// The folder in which scores are kept
     #[arg(long, default_value = "target/search/word2vec")]
     folder: PathBuf,
     /// Print one JSON object
@@ -40,13 +40,12 @@ pub struct Args {
 /// # Errors
 /// Options and files that don't do, by name; Ctrl-C.
 pub fn run(arguments: &Args) -> Result<()> {
-    let Of { text, part, data } = &arguments.of;
     let searched: Vec<lab::search::real::rows::Row> = table::read(&arguments.searches)?;
-    let mut entries = winners(&searched, &Word2vec::scope_of(*part as usize))?;
+    let mut entries = winners(&searched, &Word2vec::scope_of(arguments.of.part as usize))?;
     entries.extend(defaults());
-    let mut objective = Word2vec::open(text, 1, data)?.with_analogies();
+    let mut objective = arguments.of.open(1)?.with_analogies();
     let mut kept = Kept::open(&arguments.folder, &mut objective, REVISION)?;
-    let mut shown = Shown::new(arguments.seeds * entries.len() as u64, "trainings");
+    let shown = Shown::new(arguments.seeds * entries.len() as u64, "trainings");
     let mut rows: Vec<Row> = Vec::new();
     for entry in &entries {
         let before = rows.len() as u64;

@@ -6,6 +6,7 @@ use anyhow::Result;
 use lab::search::real::participation::{Files, Participation};
 
 use super::runs::{self, Searching};
+use crate::commands::busy;
 
 /// Goes on after Ctrl-C where it was: nothing is read twice.
 #[derive(clap::Args)]
@@ -19,18 +20,18 @@ pub struct Args {
     /// The text whose first windows report
     #[arg(long, default_value = "target/texts/persuasion.txt")]
     report: PathBuf,
-    /// Windows of the report, which the best point of each search is read by
+    /// How many windows of the report the best point of each search is read by
     #[arg(long, default_value_t = 2)]
     windows: usize,
-    /// Tokens of a window, in 32 blocks
+    /// How many tokens a window has, in 32 blocks
     #[arg(long, default_value_t = 512)]
     width: usize,
-    /// Key blocks that a row visits, of 32
+    /// How many of the 32 key blocks a row visits
     #[arg(long, default_value_t = 8)]
     blocks: u32,
     #[command(flatten)]
     searching: Searching,
-    /// Folder in which scores are kept, of one model and pair of texts
+    /// The folder in which scores are kept, of one model and pair of texts
     #[arg(long, default_value = "target/search/participation")]
     folder: PathBuf,
 }
@@ -40,6 +41,7 @@ pub struct Args {
 /// # Errors
 /// Options and files that don't do, by name; Ctrl-C.
 pub fn run(arguments: &Args) -> Result<()> {
+    let opening = busy("opening the model and the texts");
     let mut objective = Participation::open(Files {
         model: arguments.model.clone(),
         text: arguments.text.clone(),
@@ -48,5 +50,6 @@ pub fn run(arguments: &Args) -> Result<()> {
         width: arguments.width,
         budget: arguments.blocks,
     })?;
+    opening.finish_and_clear();
     runs::run(&mut objective, &arguments.folder, &arguments.searching)
 }

@@ -16,16 +16,17 @@ use crate::commands::REVISION;
 /// What every such search takes.
 #[derive(clap::Args)]
 pub struct Searching {
-    /// Methods
+    /// The methods that search
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["random", "tree", "tpe"])]
     methods: Vec<Contender>,
-    /// Searches of each method; run r has the seed r, for the search and for every score in it
+    /// How many searches each method does; run r has the seed r, for the search and for every score
+    /// in it
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..1000))]
     runs: u64,
-    /// Trials of a search
+    /// How many trials a search has
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
     trials: u32,
-    /// Other seeds by which the best point of each search is scored again
+    /// By how many other seeds the best point of each search is scored again
     #[arg(long, default_value_t = 3)]
     again: u64,
     /// The file of results, in which rows of these methods are renewed
@@ -47,7 +48,7 @@ pub fn run(objective: &mut dyn Objective, folder: &Path, searching: &Searching) 
     let mut kept = Kept::open(folder, objective, REVISION)?;
     let wanted = Wanted { trials: *trials as usize, again: *again };
     let each = wanted.trials as u64 + wanted.again;
-    let mut shown = Shown::new(each * runs * methods.len() as u64, "searching");
+    let shown = Shown::new(each * runs * methods.len() as u64, "searching");
     let mut all: Vec<Row> = Vec::new();
     for run in 0..*runs {
         for (number, &method) in (0..).zip(methods) {

@@ -13,26 +13,26 @@ use lab::search::table::Table;
 use serde_json::json;
 use testkit::statistics::{median, range};
 
-use crate::commands::{REVISION, bar, check_stop};
+use crate::commands::{REVISION, bar, busy, check_stop};
 
 /// The script that runs another program.
 const PEERS: &str = "scripts/search-peers";
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Which tables
+    /// The tables to search
     #[arg(long, value_delimiter = ',', default_values = ["wordsim", "both", "simlex"])]
     names: Vec<String>,
-    /// Folder of the tables
+    /// The folder of the tables
     #[arg(long, default_value = "lab/tables")]
     tables: PathBuf,
-    /// Searches of each method, each by another seed
+    /// How many searches each method does, each by another seed
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u64).range(2..))]
     seeds: u64,
-    /// Also run optuna on the same scores (scripts/search-peers; Python, downloads)
+    /// Run also optuna on the same scores (scripts/search-peers; Python, downloads)
     #[arg(long)]
     peers: bool,
-    /// Folder for the scores of all points, which another program searches
+    /// The folder for the scores of all points, which another program searches
     #[arg(long, default_value = "target/search")]
     folder: PathBuf,
     /// The file of results, in which rows of these tables are renewed
@@ -68,7 +68,9 @@ pub fn run(arguments: &Args) -> Result<()> {
 
 fn compare(arguments: &Args, name: &str) -> Result<Vec<Row>> {
     let table = Table::read(&arguments.tables, name)?;
+    let fitting = busy(&format!("{name}: fitting the surrogate"));
     let surrogate = Surrogate::new(&table)?;
+    fitting.finish_and_clear();
     let Fit { scores, r2, spearman, rmse, noise, lengths } = surrogate.fit();
     let named = table.space.parameters().iter().zip(lengths);
     let lengths: Vec<String> =

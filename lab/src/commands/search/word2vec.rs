@@ -6,6 +6,7 @@ use anyhow::Result;
 use lab::search::real::word2vec::Word2vec;
 
 use super::runs::{self, Searching};
+use crate::commands::busy;
 
 /// Goes on after Ctrl-C where it was: no training is done twice.
 #[derive(clap::Args)]
@@ -14,7 +15,7 @@ pub struct Args {
     of: Of,
     #[command(flatten)]
     searching: Searching,
-    /// Folder in which scores are kept, by text
+    /// The folder in which scores are kept, by text
     #[arg(long, default_value = "target/search/word2vec")]
     folder: PathBuf,
 }
@@ -33,12 +34,22 @@ pub struct Of {
     pub data: PathBuf,
 }
 
+impl Of {
+    /// Every so many'th piece of the text, read.
+    pub fn open(&self, part: u32) -> Result<Word2vec> {
+        let reading = busy("reading the text");
+        let objective = Word2vec::open(&self.text, part as usize, &self.data)?;
+        reading.finish_and_clear();
+        Ok(objective)
+    }
+}
+
 /// Searches by each method and seed.
 ///
 /// # Errors
 /// Options and files that don't do, by name; Ctrl-C.
 pub fn run(arguments: &Args) -> Result<()> {
-    let Of { text, part, data } = &arguments.of;
-    let mut objective = Word2vec::open(text, *part as usize, data)?;
+    let Of { part, .. } = &arguments.of;
+    let mut objective = arguments.of.open(*part)?;
     runs::run(&mut objective, &arguments.folder, &arguments.searching)
 }

@@ -12,7 +12,7 @@ use lab::subword::rows::{Row, Rows};
 use serde_json::json;
 
 use super::read;
-use crate::commands::{REVISION, bar, check_stop};
+use crate::commands::{REVISION, busy, check_stop};
 
 /// The script that runs other programs.
 const PEERS: &str = "scripts/subword-peers";
@@ -31,17 +31,17 @@ pub struct Args {
     /// The part to train on, where there is no --held-out; cut at the end of a line
     #[arg(long, default_value_t = 0.85, conflicts_with = "held_out")]
     part: f64,
-    /// Sizes of vocabularies
+    /// The sizes of the vocabularies
     #[arg(long, value_delimiter = ',', default_values_t = [4096, 8192, 16384])]
     sizes: Vec<usize>,
-    /// Only encoders with this in their name; repeat for more
+    /// Measure only encoders with this in their name; repeat for more
     #[arg(long)]
     only: Vec<String>,
-    /// Also run other people's programs on the same texts (scripts/subword-peers; Python,
+    /// Run also other people's programs on the same texts (scripts/subword-peers; Python,
     /// downloads)
     #[arg(long)]
     peers: bool,
-    /// Folder for texts and what other programs encoded [default: target/subword/NAME]
+    /// The folder for texts and what other programs encoded [default: target/subword/NAME]
     #[arg(long)]
     folder: Option<PathBuf>,
     /// The file of results, to which rows are added, or renewed
@@ -79,7 +79,7 @@ pub fn run(arguments: &Args) -> Result<()> {
         |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|part| name.contains(part));
     for &size in &arguments.sizes {
         for contender in Contender::all().into_iter().filter(|contender| wanted(&contender.to_string())) {
-            let bar = bar(0, &format!("{size}: {contender}"));
+            let bar = busy(&format!("{size}: {contender}"));
             let row = pair.measure(contender, size, &mut || match check_stop() {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(_) => ControlFlow::Break(()),
@@ -98,7 +98,10 @@ pub fn run(arguments: &Args) -> Result<()> {
             let (train, held_out) = pair.texts();
             for (peer, streams) in Peer::all(&folder.join(size.to_string()), train.len(), held_out.len())? {
                 check_stop()?;
-                put(pair.judge_peer(size, &peer, &streams))?;
+                let judging = busy(&format!("{size}: judging {}", peer.peer));
+                let row = pair.judge_peer(size, &peer, &streams);
+                judging.finish_and_clear();
+                put(row)?;
             }
         }
     }

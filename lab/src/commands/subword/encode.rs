@@ -10,13 +10,14 @@ use prflash::subword::Tokenizer;
 use serde_json::json;
 
 use super::{open, read};
+use crate::commands::busy;
 
 #[derive(clap::Args)]
 pub struct Args {
     /// A tokenizer that `lab subword train` wrote, or a tokenizer.json with the same parts
     #[arg(long)]
     model: PathBuf,
-    /// The text to encode, - for standard input
+    /// The text to encode; - is standard input
     #[arg(long, required_unless_present = "decode", conflicts_with = "decode")]
     text: Option<PathBuf>,
     /// Ids to decode, as --out writes them; the text goes to standard output
@@ -47,15 +48,18 @@ pub fn run(arguments: &Args) -> Result<()> {
         let (ids, rest) = bytes.as_chunks::<4>();
         ensure!(rest.is_empty(), "--decode: expected four bytes an id, got {} bytes", bytes.len());
         let ids: Vec<u32> = ids.iter().map(|&id| u32::from_le_bytes(id)).collect();
+        let _decoding = busy("decoding");
         std::io::stdout().write_all(&tokenizer.decode(&ids).context("--decode")?)?;
         return Ok(());
     }
     let path = arguments.text.as_ref().context("--text: nothing to encode")?;
     let text = read("--text", path)?;
+    let encoding = busy("encoding");
     let begun = Instant::now();
     let ids = tokenizer.encode_batch(&[&text], arguments.threads).remove(0);
     let seconds = begun.elapsed().as_secs_f64();
     ensure!(tokenizer.decode(&ids)? == text, "the text didn't come back from its ids (please report this)");
+    encoding.finish_and_clear();
     if let Some(out) = &arguments.out {
         let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         testkit::files::write(out, bytes)?;

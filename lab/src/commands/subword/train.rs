@@ -16,7 +16,7 @@ use prflash::subword::{
 use serde_json::json;
 
 use super::open;
-use crate::commands::{bar, check_stop};
+use crate::commands::{bar, busy, check_stop};
 
 /// How pieces are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -35,7 +35,7 @@ enum Kind {
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// A text, streamed, - for standard input; repeat for more
+    /// A text, which is streamed; - is standard input; repeat for more
     #[arg(long, required_unless_present = "words")]
     text: Vec<PathBuf>,
     /// A table with a word, a tab and its count in each line; repeat for the shards of a corpus
@@ -44,7 +44,7 @@ pub struct Args {
     /// How texts are cut into words: gpt2, cl100k, o200k, whitespace or none
     #[arg(long, default_value = "gpt2")]
     pattern: Pattern,
-    /// Pieces, the 256 bytes among them
+    /// How many pieces there are, the 256 bytes among them
     #[arg(long, default_value_t = 8192)]
     size: usize,
     /// How pieces are found
@@ -53,32 +53,32 @@ pub struct Args {
     /// How often a pair must occur to be merged; of use with wordpiece, whose best pairs are rare
     #[arg(long, default_value_t = 1)]
     minimum_count: u64,
-    /// What a piece costs, of swe: unigram, inverse-count or unit
+    /// What a piece costs in swe: unigram, inverse-count or unit
     #[arg(long, default_value = "unigram")]
     cost: Cost,
-    /// What each piece costs beside, of swe, in the cost's unit: the larger, the fewer pieces a
+    /// What each piece of swe costs besides, in the cost's unit: the larger, the fewer pieces a
     /// word has [default: 2 nats of unigram, 0 of the others]
     #[arg(long)]
     lambda: Option<f64>,
-    /// Pieces of a word at most, of swe: unlimited, fewest or a number
+    /// How many pieces of swe a word has at most: unlimited, fewest or a number
     #[arg(long, default_value = "unlimited", value_parser = steps)]
     steps: Steps,
     /// Threads, which change nothing but the time
     #[arg(long, default_value_t = NonZeroUsize::MIN)]
     threads: NonZeroUsize,
-    /// Recount words on the GPU where that is faster, of swe; it changes nothing but the time
+    /// Recount the words of swe on the GPU where that is faster; it changes nothing but the time
     #[arg(long)]
     gpu: bool,
     /// The trained tokenizer, in prflash's own format
     #[arg(long)]
     out: PathBuf,
-    /// Also as a tokenizer.json of Hugging Face's tokenizers
+    /// Write it also as a tokenizer.json of Hugging Face's tokenizers
     #[arg(long)]
     hugging_face: Option<PathBuf>,
-    /// Also as tiktoken's ranks; not of swe
+    /// Write it also as tiktoken's ranks; swe has none
     #[arg(long)]
     ranks: Option<PathBuf>,
-    /// Also the table of the words that it was trained on
+    /// Write also the table of the words that it was trained on
     #[arg(long)]
     words_out: Option<PathBuf>,
     /// Print one JSON object
@@ -104,7 +104,9 @@ fn steps(text: &str) -> Result<Steps, String> {
 /// trained, else those of the last whole round.
 pub fn run(arguments: &Args) -> Result<()> {
     let trainers = Trainers::new(arguments)?;
+    let counting = busy("counting words");
     let words = words(arguments)?;
+    counting.finish_and_clear();
     ensure!(!words.is_empty(), "--text, --words: there are no words to train on");
     eprintln!("{} words, {} of them different", words.total(), words.len());
     let begun = Instant::now();

@@ -10,7 +10,7 @@ use lab::word2vec::judge::{Half, Judge, Verdict, sums};
 use prflash::word2vec::{Analogy, Case, Format, Rules, Similarity};
 use serde_json::json;
 
-use crate::commands::check_stop;
+use crate::commands::{busy, check_stop};
 
 /// How analogies are completed (Levy and Goldberg 2014).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -38,7 +38,7 @@ pub struct Args {
     /// Take words that differ in case for different ones
     #[arg(long)]
     case: bool,
-    /// Only a half: the first to choose settings by, the second to report what was chosen
+    /// Judge only by a half: the first to choose settings by, the second to report what was chosen
     #[arg(long, value_enum)]
     half: Option<Half>,
     /// Threads, which change nothing but the time
@@ -64,10 +64,12 @@ pub fn run(arguments: &Args) -> Result<()> {
     let mut files = Vec::new();
     for path in &arguments.vectors {
         check_stop()?;
+        let judging = busy(&format!("judging {}", path.display()));
         let vectors = super::load(path)?;
         let begun = Instant::now();
         let verdict = judge.judge(&vectors, method, &rules);
         let seconds = begun.elapsed().as_secs_f64();
+        judging.finish_and_clear();
         let (words, dimension) = (vectors.len(), vectors.dimension());
         if arguments.json {
             let [words_sha256, values_sha256] = sums(&vectors);

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufReader, IsTerminal as _};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
@@ -12,7 +12,7 @@ use prflash::Context;
 use prflash::word2vec::{Architecture, Corpus, CorpusOptions, Format, Options, Progress};
 use serde_json::json;
 
-use crate::commands::{REVISION, bar, check_stop};
+use crate::commands::{REVISION, bar, busy, check_stop};
 
 /// What predicts what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -23,7 +23,7 @@ enum Kind {
     BagOfWords,
 }
 
-/// Of files.
+/// The format of files of vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Written {
     /// vectors.txt.
@@ -43,19 +43,19 @@ pub struct Args {
     /// What predicts what
     #[arg(long, value_enum, default_value = "skip-gram")]
     architecture: Kind,
-    /// Numbers of a vector
+    /// How many numbers a vector has
     #[arg(long)]
     dimension: Option<usize>,
-    /// Words on each side of a word that a window has at most
+    /// How many words a window has at most on each side of a word
     #[arg(long)]
     window: Option<usize>,
-    /// Negatives of a pair
+    /// How many negatives a pair has
     #[arg(long)]
     negative: Option<usize>,
-    /// Words drawn for each 32 tokens, which share them as their negatives
+    /// How many words are drawn for each 32 tokens, which share them as their negatives
     #[arg(long)]
     shared: Option<usize>,
-    /// Subsampling: words that are a larger part of the text are left out now and then; 0 for none
+    /// Words that are a larger part of the text are left out now and then (subsampling); 0 for none
     #[arg(long)]
     sample: Option<f64>,
     /// Negatives are drawn by counts to this power
@@ -64,10 +64,10 @@ pub struct Args {
     /// The first learning rate and the last, with a comma between
     #[arg(long, value_parser = rates)]
     rates: Option<[f64; 2]>,
-    /// Passes over the text
+    /// How many times the text is read
     #[arg(long)]
     epochs: Option<u32>,
-    /// Tokens of a batch
+    /// How many tokens a batch has
     #[arg(long)]
     batch: Option<usize>,
     /// As how many gradients those of a row in a batch count at most
@@ -76,10 +76,10 @@ pub struct Args {
     /// How often a word must be in the text
     #[arg(long)]
     min_count: Option<u64>,
-    /// Words after which a sentence is cut
+    /// After how many words a sentence is cut
     #[arg(long)]
     longest: Option<usize>,
-    /// Seeds, a training each
+    /// The seeds, each of a training of its own
     #[arg(long, value_delimiter = ',', default_values_t = [1])]
     seeds: Vec<u64>,
     /// The format of the vectors
@@ -100,7 +100,9 @@ pub struct Args {
 /// way.
 pub fn run(arguments: &Args) -> Result<()> {
     let options = options(arguments)?;
+    let reading = busy("reading the text");
     let text = text(arguments)?;
+    reading.finish_and_clear();
     let context =
         Context::new_blocking().context("training needs an adapter (scripts/with-vulkan brings one)")?;
     let vocabulary = text.corpus.vocabulary().len();
@@ -197,12 +199,11 @@ struct Shown {
     epochs: u32,
     bar: indicatif::ProgressBar,
     epoch: Option<u32>,
-    told: Instant,
 }
 
 impl Shown {
     fn new(seed: u64, epochs: u32) -> Self {
-        Self { seed, epochs, bar: bar(0, "training"), epoch: None, told: Instant::now() }
+        Self { seed, epochs, bar: bar(0, "training"), epoch: None }
     }
 
     fn step(&mut self, now: &Progress, speed: f64) -> Result<()> {
@@ -210,11 +211,9 @@ impl Shown {
         let epoch = (now.epoch + 1).min(epochs);
         let line =
             format!("seed {seed}, epoch {epoch} of {epochs}, {speed:.0} words/s, rate {:.4}", now.rate);
-        // A log has no bar: a line an epoch, and every so often.
-        let due = self.epoch != Some(now.epoch) || self.told.elapsed() > Duration::from_secs(30);
-        if due && !std::io::stderr().is_terminal() {
+        // A log has no bar: it has a line for each epoch.
+        if self.epoch != Some(now.epoch) && !std::io::stderr().is_terminal() {
             eprintln!("{line}, {:.0}% done", 100.0 * now.tokens as f64 / now.of_tokens as f64);
-            self.told = Instant::now();
         }
         self.epoch = Some(now.epoch);
         self.bar.set_length(now.of_tokens);

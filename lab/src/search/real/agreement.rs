@@ -8,25 +8,25 @@ use super::store::Kept;
 use super::values::Values;
 use crate::search::statistics::{bootstrap_error, kendall};
 
-/// Of trainings: the first is that of both the part and the whole.
+/// The seeds of trainings: the first is that of both the part and the whole.
 pub const SEEDS: [u64; 2] = [1, 2];
 
 /// A point scored by the part with both seeds, and by the whole with the first.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Row {
-    /// What was scored.
+    /// The name of the objective that was scored.
     pub objective: String,
-    /// The part.
+    /// The name of the part.
     pub part: String,
-    /// The whole.
+    /// The name of the whole.
     pub whole: String,
     /// The point.
     pub point: String,
-    /// By the part with the first seed; none where that failed.
+    /// The score by the part with the first seed; none where that failed.
     pub first: Option<f64>,
-    /// With the second.
+    /// The score by the part with the second seed.
     pub second: Option<f64>,
-    /// By the whole with the first.
+    /// The score by the whole with the first seed.
     pub all: Option<f64>,
     /// The same by what nothing is selected by.
     pub first_report: Option<f64>,
@@ -47,7 +47,7 @@ pub struct Row {
 pub struct Correlation {
     /// Kendall's τ-b.
     pub tau: f64,
-    /// By the bootstrap over points.
+    /// The standard error, by the bootstrap over points.
     pub error: f64,
 }
 
@@ -70,7 +70,7 @@ pub fn points(space: &Space, count: usize, seed: u64) -> Result<Vec<Values>> {
 /// which part of it is done.
 ///
 /// # Errors
-/// Those of [`Kept::score`] and of `step`.
+/// The errors of [`Kept::score`] and of `step`.
 pub fn scores(
     kept: &mut Kept<'_>,
     points: &[Values],

@@ -16,15 +16,15 @@ pub struct Searches<'r> {
     pub objective: &'r str,
     /// See `objective`.
     pub scope: &'r str,
-    /// In the order of the rows.
+    /// The methods, in the order of the rows.
     pub methods: Vec<Method<'r>>,
 }
 
 /// The searches by one method.
 pub struct Method<'r> {
-    /// Its name.
+    /// The method's name.
     pub name: &'r str,
-    /// Of each run the rows in the order of trials.
+    /// The rows of each run, in the order of trials.
     pub runs: BTreeMap<u64, Vec<&'r Row>>,
 }
 
@@ -33,7 +33,7 @@ pub struct Method<'r> {
 pub enum Mark {
     /// After so many trials.
     Trials(usize),
-    /// With what was there after so many seconds of the processor.
+    /// What was there after so many seconds of the processor.
     CpuSeconds(f64),
     /// The same, in each run after this part of the seconds that its cheapest search took.
     CpuPart(f64),
@@ -140,13 +140,13 @@ impl Method<'_> {
     }
 }
 
-/// Over runs; none without any.
+/// The mean over runs; none if there are none.
 pub fn mean(values: &BTreeMap<u64, f64>) -> Option<Mean> {
     let values: Vec<f64> = values.values().copied().collect();
     (!values.is_empty()).then(|| mean_and_error(&values))
 }
 
-/// Of the differences run by run, where both have a value.
+/// The mean of the differences run by run, where both have a value.
 pub fn over(values: &BTreeMap<u64, f64>, others: &BTreeMap<u64, f64>) -> Option<Mean> {
     let pairs = values.iter().filter_map(|(run, value)| Some((*run, value - others.get(run)?)));
     mean(&pairs.collect())

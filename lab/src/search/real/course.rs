@@ -20,7 +20,7 @@ pub struct Wanted {
 /// A search that is over.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Course {
-    /// By which method.
+    /// The method of the search.
     pub method: Contender,
     /// The seed of the search, and of every score: so those of all methods in a run are by common
     /// random numbers.
@@ -34,22 +34,22 @@ pub struct Course {
 /// The best trial of a search by what others than its own seed say.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Winner {
-    /// Which point.
+    /// The point that was tried last.
     pub values: Values,
-    /// By each of the other seeds.
+    /// The outcome by each of the other seeds.
     pub again: Vec<Outcome>,
 }
 
 /// What is under way.
 #[derive(Clone, Copy, Debug)]
 pub struct Now {
-    /// By which method.
+    /// The method that searches.
     pub method: Contender,
-    /// Which run.
+    /// The number of the run.
     pub run: u64,
     /// How many scores of the search there are, with those by other seeds.
     pub done: usize,
-    /// Which part of the next one is there.
+    /// The part of the next score that is done.
     pub part: f64,
     /// The best score so far; NaN if there is none.
     pub best: f64,
@@ -59,7 +59,7 @@ impl Course {
     /// Searches, through the scores that are there. `step` hears what is under way.
     ///
     /// # Errors
-    /// Those of [`Kept::score`] and of `step`.
+    /// The errors of [`Kept::score`] and of `step`.
     pub fn run(
         kept: &mut Kept<'_>,
         method: Contender,

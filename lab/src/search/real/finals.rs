@@ -15,13 +15,13 @@ const FIRST_SEED: u64 = 2001;
 /// A training of settings by a seed.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Row {
-    /// Whose settings.
+    /// The name of whoever chose the settings.
     pub name: String,
     /// The settings.
     pub values: String,
     /// The best score again by which a method's searches chose them; none of those nobody searched.
     pub chosen_by: Option<f64>,
-    /// Of the training.
+    /// The seed of the training.
     pub seed: u64,
     /// Whether it failed: it has no scores then.
     pub failed: bool,
@@ -36,7 +36,7 @@ pub struct Row {
     pub simlex_second: Option<f64>,
     /// Right answers of all analogies, as a part.
     pub analogies: Option<f64>,
-    /// Those of the second half.
+    /// The same for the analogies of the second half.
     pub analogies_second: Option<f64>,
     /// Seconds of the processor.
     pub cpu_seconds: f64,
@@ -47,15 +47,15 @@ pub struct Row {
 /// Settings to be trained.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// Whose.
+    /// The name of whoever chose them.
     pub name: String,
-    /// What.
+    /// The settings.
     pub values: Values,
     /// See [`Row`].
     pub chosen_by: Option<f64>,
 }
 
-/// Of each method the best point over all its searches of a part of the text, by its score again.
+/// The best point of each method over all its searches of a part of the text, by its score again.
 ///
 /// # Errors
 /// There are no such searches, or none with a winner that was scored again; a point that can't be
@@ -111,7 +111,7 @@ pub fn defaults() -> Vec<Entry> {
 /// Trains an entry by so many seeds. `step` hears how many are done, and which part of the next.
 ///
 /// # Errors
-/// Those of [`Kept::score`] and of `step`.
+/// The errors of [`Kept::score`] and of `step`.
 pub fn train(
     kept: &mut Kept<'_>,
     entry: &Entry,

@@ -78,8 +78,8 @@ pub trait Objective {
     /// What all its scores depend on beside scope, point and seed: files by their sums.
     fn identity(&self) -> serde_json::Value;
 
-    /// On what scores are computed, with all that they need opened. `step` hears which part of that
-    /// is done.
+    /// The device on which scores are computed, with all that they need opened. `step` hears which
+    /// part of that is done.
     ///
     /// # Errors
     /// Something can't be opened; those of `step`.

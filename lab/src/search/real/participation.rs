@@ -62,7 +62,7 @@ struct Opened {
     backend: Backend,
     loaded: Loaded,
     windows: [Windows; 2],
-    /// By text and window.
+    /// The nats of dense attention, by text and window.
     dense: BTreeMap<(usize, usize), f64>,
     warm: bool,
 }
@@ -79,7 +79,7 @@ impl Participation {
     /// What it is called in results.
     pub const NAME: &'static str = "participation";
 
-    /// Of a model and texts.
+    /// Opens a model and texts.
     ///
     /// # Errors
     /// Files that can't be read, by name; a width that isn't a multiple of 32 blocks of at least 16

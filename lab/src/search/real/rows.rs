@@ -15,13 +15,13 @@ pub struct Row {
     pub objective: String,
     /// See `objective`.
     pub scope: String,
-    /// By which method.
+    /// The name of the method.
     pub method: String,
     /// The seed of the search and of its scores.
     pub run: u64,
     /// Trials so far.
     pub trials: usize,
-    /// Those of them that failed.
+    /// How many of these trials failed.
     pub failed: usize,
     /// Seconds of the processor so far.
     pub cpu_seconds: f64,
@@ -84,7 +84,7 @@ pub fn rows(objective: &str, scope: &str, revision: &str, course: &Course) -> Ve
     all
 }
 
-/// None if there is nothing, or one failed.
+/// The mean; none if there is nothing, or one failed.
 fn mean(outcomes: &[Outcome], of: impl Fn(&Scored) -> Option<f64>) -> Option<f64> {
     let values: Vec<f64> = outcomes.iter().map(|one| one.scored().and_then(&of)).collect::<Option<_>>()?;
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)

@@ -13,7 +13,7 @@ use super::objective::{Objective, Outcome};
 use super::values::Values;
 
 const VERSION: u32 = 1;
-/// Of what the scores are.
+/// The file that says what the scores are of.
 const STATE: &str = "store.json";
 /// A score a line.
 const SCORES: &str = "scores.jsonl";
@@ -39,7 +39,7 @@ pub struct Kept<'o> {
     path: PathBuf,
     file: File,
     known: HashMap<Key, Outcome>,
-    /// Of the scores that are there.
+    /// The device by which the scores that are there were computed.
     device: Option<String>,
     revision: &'o str,
     counts: Counts,
@@ -48,9 +48,9 @@ pub struct Kept<'o> {
 /// How many scores were asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Those that were computed.
+    /// How many scores were computed.
     pub computed: u64,
-    /// Those that were there.
+    /// How many scores were there already.
     pub found: u64,
 }
 
@@ -62,7 +62,7 @@ impl std::ops::AddAssign for Counts {
 }
 
 impl<'o> Kept<'o> {
-    /// In a folder, which is made if it isn't there.
+    /// Opens the scores of a folder, which is made if it isn't there.
     ///
     /// # Errors
     /// A folder with scores of another objective or other files, files that can't be read or
@@ -106,8 +106,8 @@ impl<'o> Kept<'o> {
     /// that is done.
     ///
     /// # Errors
-    /// Those of [`Objective::score`], another device than that of the scores that are there, a file
-    /// that can't be written.
+    /// The errors of [`Objective::score`], another device than that of the scores that are there, a
+    /// file that can't be written.
     pub fn score(
         &mut self,
         values: &Values,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub struct Values(BTreeMap<String, Value>);
 
 impl Values {
-    /// Those of a point.
+    /// The values of a point.
     pub fn of(space: &Space, point: &Point) -> Self {
         let named = space.parameters().iter().map(|parameter| parameter.name());
         named.filter_map(|name| Some((name.to_owned(), space.value(point, name)?.clone()))).collect()

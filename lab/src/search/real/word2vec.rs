@@ -37,7 +37,7 @@ pub struct Word2vec {
     scope: String,
     text: String,
     identity: serde_json::Value,
-    /// By how often words have to be in the text.
+    /// The corpora, by how often words have to be in the text.
     corpora: HashMap<u32, Corpus>,
     judge: Judge,
     with_analogies: bool,
@@ -48,7 +48,8 @@ impl Word2vec {
     /// What it is called in results.
     pub const NAME: &'static str = "word2vec";
 
-    /// On every so many'th piece of a text (see [`part`]), judged by the files of a folder.
+    /// Trainings on every so many'th piece of a text (see [`part`]), judged by the files of a
+    /// folder.
     ///
     /// # Errors
     /// Files that can't be read or aren't as they must be, by name.
@@ -71,7 +72,8 @@ impl Word2vec {
         })
     }
 
-    /// With word2vec's analogies (3CosAdd) beside the scores, which take longer than the ratings.
+    /// The same with word2vec's analogies (3CosAdd) beside the scores, which take longer than the
+    /// ratings.
     #[must_use]
     pub fn with_analogies(self) -> Self {
         Self { scope: format!("{}, analogies", self.scope), with_analogies: true, ..self }
