@@ -264,10 +264,10 @@ fn kernels() -> Vec<Kernel> {
     let decodes = row_sets.filter_map(|(sets, quads)| Decode::new(sets, quads).ok());
     let halves =
         [(1, 4), (1, 2), (1, 1)].into_iter().filter_map(|(rows, keys)| Tile::new(rows, keys, false).ok());
-    let tiles = tiles.chain(halves.map(|tile| tile.with_half_products(true)));
+    let tiles = tiles.chain(halves.map(|tile| tile.with_f16_products(true)));
     let shared = [(2, false), (2, true), (4, false), (4, true)];
     let shared =
-        shared.map(|(parts, staged)| Tile::new(1, 4, staged).and_then(|tile| tile.with_parts(parts)));
+        shared.map(|(parts, staged)| Tile::new(1, 4, staged).and_then(|tile| tile.with_slices(parts)));
     let tiles = tiles.chain(shared.into_iter().flatten());
     let matrices = [(16, true), (16, false), (8, true), (8, false)];
     let matrices = matrices.into_iter().filter_map(|(edge, padded)| Matrix::new(edge, padded, false).ok());
@@ -279,7 +279,7 @@ fn kernels() -> Vec<Kernel> {
 fn storage(kernel: Kernel, case: usize) -> DType {
     match kernel {
         Kernel::Matrix(_) => DType::F16,
-        Kernel::Tiled(tile) if tile.uses_half_products() => DType::F16,
+        Kernel::Tiled(tile) if tile.uses_f16_products() => DType::F16,
         _ => DType::ALL[case % DType::ALL.len()],
     }
 }

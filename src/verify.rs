@@ -99,7 +99,7 @@ impl Tolerances {
     /// - Weights below 2⁻²⁹ of the largest are subnormal in f16, and matrix units may take them for
     ///   0: `n·2⁻²⁸` of the largest magnitude.
     ///
-    /// [With half products](crate::kernels::Tile::with_half_products):
+    /// [With products in f16](crate::kernels::Tile::with_f16_products):
     ///
     /// - A score is off by `11h` of its magnitude more: query, key (where it was rotated), up to 8
     ///   products summed in f16, and two such sums added.
@@ -177,7 +177,7 @@ impl Rounding {
                 scores: matrix_score_error(row, shape),
                 weights: half / (1.0 - half) + row.keys as f64 / f64::from(1u32 << 28),
             },
-            Kernel::Tiled(tile) if tile.uses_half_products() => Self {
+            Kernel::Tiled(tile) if tile.uses_f16_products() => Self {
                 scores: score_error(row, shape) + 11.0 * half * row.score,
                 weights: (tile.keys() + 1) as f64 * half,
             },

@@ -18,7 +18,7 @@
 //             tokens (keys). The scale of a group multiplies p once per token (values), the
 //             smallest number of a group counts once per group: Σ q·(min + code·step) = Σ q·min + Σ
 //             q·step·code.
-// Barriers    with QUADS none: the four lanes add up by quad operations. Without, through workgroup
+// Barriers    with SUBGROUP_QUADS none: the four lanes add up by quad operations. Without, through workgroup
 //             memory, two per key (or four keys of a cache), in loops whose bounds depend on the
 //             workgroup alone.
 
@@ -38,7 +38,7 @@
 @group(2) @binding(3) var<storage, read_write> states: array<f32>;
 #end
 
-#unless QUADS: var<workgroup> parts: array<vec4<f32>, INVOCATIONS * ROW_SETS>;
+#unless SUBGROUP_QUADS: var<workgroup> parts: array<vec4<f32>, INVOCATIONS * ROW_SETS>;
 
 // A lane's component of a quad.
 fn pick(quad: vec4<f32>, odd: bool, high: bool) -> f32 {
@@ -53,7 +53,7 @@ fn pick_word(quad: vec4<u32>, odd: bool, high: bool) -> u32 {
 fn attention_decode(
     @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(num_workgroups) workgroups: vec3<u32>,
-#if QUADS
+#if SUBGROUP_QUADS
     @builtin(subgroup_invocation_id) place: u32,
     @builtin(subgroup_id) subgroup: u32,
     @builtin(subgroup_size) subgroup_size: u32,
@@ -78,7 +78,7 @@ fn attention_decode(
     if chunk * ROWS_HELD >= count {
         return;
     }
-#if QUADS
+#if SUBGROUP_QUADS
     // Quads are four lanes in a row of a subgroup, wherever these have their places in the
     // workgroup.
     let lane = subgroup * subgroup_size + place;
@@ -98,11 +98,11 @@ fn attention_decode(
     #if SCORED: let slope$r = slope_of(sequence.slope_head + params.first_head + head$r);
     let q_at$r = sequence.q_base + head$r * params.q_head_stride + u32(row$r) * params.q_row_stride;
 #if ROPE
-    var turned$r: array<vec4<f32>, HEAD_QUADS>;
+    var rotated_q$r: array<vec4<f32>, HEAD_QUADS>;
     for (var c = 0u; c < HEAD_QUADS; c++) {
-        turned$r[c] = rotated(load_quad(q[q_at$r + c]), load_quad(q[q_at$r + partner(c)]), position$r, c) * params.scale;
+        rotated_q$r[c] = rotated(load_quad(q[q_at$r + c]), load_quad(q[q_at$r + partner(c)]), position$r, c) * params.scale;
     }
-    #for c in HEAD_QUADS: let q$r_$c = pick(turned$r[$c], odd, high);
+    #for c in HEAD_QUADS: let q$r_$c = pick(rotated_q$r[$c], odd, high);
 #else
     #for c in HEAD_QUADS: let q$r_$c = pick(load_quad(q[q_at$r + $cu]), odd, high) * params.scale;
 #end
@@ -146,7 +146,7 @@ fn attention_decode(
                 let group_end = min(run_end, (start / cache.group + 1u) * cache.group);
                 let in_group = start % cache.segment / cache.group;
                 #for r in ROW_SETS: var base$r = 0.0;
-#unless KEYS_TURN
+#unless ROTATE_KEYS
                 #for c in HEAD_QUADS: var step_$c = 0.0;
                 if run.keys.bits != 16u {
                     // What the group's keys have in common: their smallest number, and the step
@@ -165,18 +165,18 @@ fn attention_decode(
 #end
                 for (; start < group_end; start += CACHE_KEYS) {
                     #for r in ROW_SETS: var s$r = vec4<f32>(base$r);
-#if KEYS_TURN
-                    // Keys as they were before rotation: expanded and turned, quad by quad.
+#if ROTATE_KEYS
+                    // Keys as they were before rotation: expanded and rotated, quad by quad.
                     for (var c = 0u; c < HEAD_QUADS; c++) {
                         let own = key_quads(run.keys, first, start, key_base, c);
                         let other = key_quads(run.keys, first, start, key_base, partner(c));
-                        let turned_keys = vec4<f32>(
+                        let rotated_keys = vec4<f32>(
                             pick(rotated(own.x, other.x, key_position(sequence, i32(start)), c), odd, high),
                             pick(rotated(own.y, other.y, key_position(sequence, i32(min(start + 1u, run_end - 1u))), c), odd, high),
                             pick(rotated(own.z, other.z, key_position(sequence, i32(min(start + 2u, run_end - 1u))), c), odd, high),
                             pick(rotated(own.w, other.w, key_position(sequence, i32(min(start + 3u, run_end - 1u))), c), odd, high),
                         );
-                        #for r in ROW_SETS: s$r += pick(turned$r[c], odd, high) * turned_keys;
+                        #for r in ROW_SETS: s$r += pick(rotated_q$r[c], odd, high) * rotated_keys;
                     }
 #else
                     // Sinks and the residual have 16 bits, whatever the ladder.
@@ -188,7 +188,7 @@ fn attention_decode(
 #end KEY_WIDTHS
                     }
 #end
-#if QUADS
+#if SUBGROUP_QUADS
 #for r in ROW_SETS
                     s$r += quadSwapX(s$r);
                     s$r += quadSwapY(s$r);
@@ -255,7 +255,7 @@ fn attention_decode(
             #if POSITIONS: let at = key_position(sequence, j);
 #for c in HEAD_QUADS
             {
-#if KEYS_TURN
+#if ROTATE_KEYS
                 let key = pick(rotated(load_quad(k[k_at + $cu]), load_quad(k[k_at + partner($cu)]), at, $cu), odd, high);
 #else
                 let key = pick(load_quad(k[k_at + $cu]), odd, high);
@@ -263,7 +263,7 @@ fn attention_decode(
                 #for r in ROW_SETS: s$r += q$r_$c * key;
             }
 #end
-#if QUADS
+#if SUBGROUP_QUADS
 #for r in ROW_SETS
             s$r += quadSwapX(s$r);
             s$r += quadSwapY(s$r);

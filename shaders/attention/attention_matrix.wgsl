@@ -185,8 +185,8 @@ fn attention_matrix(
         if query >= rows.first_row && query <= rows.last_row && c < HEAD_QUADS {
             let at = q_base + u32(query) * params.q_row_stride;
 #if ROPE
-            let turned = rotated(load_quad(q[at + c]), load_quad(q[at + partner(c)]), query_position(sequence, query), c);
-            quad = packed(rounded(turned * 0.25));
+            let rotated_quad = rotated(load_quad(q[at + c]), load_quad(q[at + partner(c)]), query_position(sequence, query), c);
+            quad = packed(rounded(rotated_quad * 0.25));
 #else
             quad = q[at + c];
 #end
@@ -218,8 +218,8 @@ fn attention_matrix(
                 if key < end_key && c < HEAD_QUADS {
                     let at = k_base + u32(key) * params.k_row_stride;
 #if ROPE
-                    let turned = rotated(load_quad(k[at + c]), load_quad(k[at + partner(c)]), key_position(sequence, key), c);
-                    quad = packed(rounded(turned * 0.25));
+                    let rotated_quad = rotated(load_quad(k[at + c]), load_quad(k[at + partner(c)]), key_position(sequence, key), c);
+                    quad = packed(rounded(rotated_quad * 0.25));
 #else
                     quad = k[at + c];
 #end

@@ -71,12 +71,12 @@ fn attention_naive(
         #if POSITIONS: position = query_position(sequence, row);
         for (var c = 0u; c < HEAD_QUADS; c++) {
 #if ROPE
-            let turned = rotated(load_quad(q[q_at + c]), load_quad(q[q_at + partner(c)]), position, c);
+            let rotated_quad = rotated(load_quad(q[q_at + c]), load_quad(q[q_at + partner(c)]), position, c);
 #else
-            let turned = load_quad(q[q_at + c]);
+            let rotated_quad = load_quad(q[q_at + c]);
 #end
             // Scaled before the inner product, so that large activations don't overflow.
-            query[c] = turned * params.scale;
+            query[c] = rotated_quad * params.scale;
         }
     }
     let kv_head = head / params.heads_per_kv;

@@ -11,9 +11,9 @@
 // Shapes      as attention_naive
 // Workgroups  one per (sequence, row tile, head), late tiles first. A tile is ROW_LANES × ROWS_EACH
 //             rows of one query block: invocation `lane` has the rows lane, lane + ROW_LANES, …
-// Parts       where rows are too long for the registers, PARTS × ROW_LANES invocations share them:
-//             each part has some channels of q, k, v and o, and the shares of the inner products
-//             are added up through workgroup memory. The softmax is computed by every part.
+// Slices      where rows are too long for the registers, SLICES × ROW_LANES invocations share them:
+//             each slice has some channels of q, k, v and o, and the shares of the inner products
+//             are added up through workgroup memory. The softmax is computed by every slice.
 // Registers   q and o of ROWS_EACH rows, and ROWS_EACH × KEYS scores, all named: no array, so
 //             nothing is indexed at run time. Lines with # are directives (shaders/README.md),
 //             which write the loops over them out.
@@ -22,12 +22,12 @@
 // Masks       a step of KEYS keys that every row sees is computed without one; only the others (the
 //             diagonal, a window's or a document's edge, the ragged end) look at each element.
 // Rotation    of queries as they are loaded; of keys on their way through workgroup memory, once
-//             per workgroup: a lane turns the same quads of every step, by the rotation of the
+//             per workgroup: a lane rotates the same quads of every step, by the rotation of the
 //             step's first key (from the table, or one product on from the step before) times that
 //             of the key within the step, which stays in registers.
 // Cache       a staircase cache is walked in runs of tokens that lie together (cache.wgsl), four
 //             tokens at a time, expanded on their way through workgroup memory.
-// Barriers    with staging two per step, with parts one, in the list's loop: its bounds depend on
+// Barriers    with staging two per step, with slices one, in the list's loop: its bounds depend on
 //             the workgroup alone.
 // Pieces      tiled/: step.wgsl is one step, made of stage, score, bias, softmax, accumulate and,
 //             where some row doesn't see all, masked; walk_*.wgsl are the loops around it. They are
@@ -69,7 +69,7 @@ fn attention_tiled(
     let kv_head = head / params.heads_per_kv;
 #insert attention/tiled/bases
     #if SCORED: let slope = slope_of(sequence.slope_head + params.first_head + head);
-    #if TURN: #insert attention/tiled/turns
+    #if ROTATE_IN_REGISTERS: #insert attention/tiled/rotations
 
     let list = block_list(sequence, tile, head, rows.any);
     for (var entry = list.first; entry < list.end; entry++) {

@@ -48,7 +48,7 @@ fn rotated(own: vec4<f32>, other: vec4<f32>, position: i32, c: u32) -> vec4<f32>
     let sine = vec4<f32>(a.yw, b.yw);
     return own * cosine + other * select(sine, -sine, c < HALF_QUADS);
 #else
-    return turn(own, rotation(position, c));
+    return rotate_pairs(own, rotation(position, c));
 #end
 }
 #end

@@ -1,17 +1,17 @@
 // rotate: rotary position embedding (Su et al. 2021, arXiv 2104.09864) in place, for queries or
-// keys that are to lie in storage turned.
+// keys that are to lie in storage rotated.
 //
 //   (x_a, x_b) ← s·t·(x_a·cos pωᵢ − x_b·sin pωᵢ, x_a·sin pωᵢ + x_b·cos pωᵢ)
 //
 // for every pair i = (a, b) of the first r channels of a row at position p, with the temperature t
-// that the table carries. s = 1; the inverse turns by −p with s = 1/t².
+// that the table carries. s = 1; the inverse rotates by −p with s = 1/t².
 //
 // Shapes      tensor (batch, H, rows, D), any strides that keep its rows apart · channels r … D − 1
 //             and rows of no run are not touched
 // Runs        rows that follow each other, at positions that do (or at one); the rows of all runs
 //             of a dispatch are numbered in one line
-// Workgroups  one per (group of HEADS_EACH heads, INVOCATIONS of the line's rows × TURNS), numbered
-//             in one line and folded into x and y. A turn is a quad, or with pairs in halves the
+// Workgroups  one per (group of HEADS_EACH heads, INVOCATIONS of the line's rows × ROTATIONS), numbered
+//             in one line and folded into x and y. A rotation is of a quad, or with pairs in halves the
 //             two quads that hold its four pairs: nobody reads what another invocation writes.
 // Rounding    everything is in f32; a value is rounded to the storage type once, as it is written
 // Barriers    none
@@ -62,14 +62,14 @@ fn rotate(
         return;
     }
     let place = (item % params.tiles) * INVOCATIONS + lane;
-    let row = place / TURNS;
+    let row = place / ROTATIONS;
     if row >= params.rows {
         return;
     }
     let run = runs[entry_of(row, params.runs)];
     let within = row - run.first;
     let position = run.position + run.step * i32(within);
-    let c = place % TURNS;
+    let c = place % ROTATIONS;
 #if ROPE_HALF
     let by = rotation(position, 2u * c) * params.scale;
     let by_next = rotation(position, 2u * c + 1u) * params.scale;
@@ -84,12 +84,12 @@ fn rotate(
         // A pair has its channels in both quads: x and y of each.
         let x = load_quad(tensor[at]);
         let y = load_quad(tensor[at + HALF_QUADS]);
-        let a = turn(vec4<f32>(x.x, y.x, x.y, y.y), by);
-        let b = turn(vec4<f32>(x.z, y.z, x.w, y.w), by_next);
+        let a = rotate_pairs(vec4<f32>(x.x, y.x, x.y, y.y), by);
+        let b = rotate_pairs(vec4<f32>(x.z, y.z, x.w, y.w), by_next);
         tensor[at] = store_quad(vec4<f32>(a.xz, b.xz));
         tensor[at + HALF_QUADS] = store_quad(vec4<f32>(a.yw, b.yw));
 #else
-        tensor[at] = store_quad(turn(load_quad(tensor[at]), by));
+        tensor[at] = store_quad(rotate_pairs(load_quad(tensor[at]), by));
 #end
     }
 }

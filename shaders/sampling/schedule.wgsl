@@ -23,7 +23,7 @@ struct ScheduleSequence {
     first_block: i32,   // absolute index of the first query block
     query_blocks: u32,
     key_blocks: u32,
-    key: u32,           // hash of what all of its rows share
+    seed: u32,          // hash of what all of its rows share
     round: u32,
 }
 
@@ -61,7 +61,7 @@ struct Row {
     sinks: i32,
     before: vec2<i32>,
     after: vec2<i32>,
-    key: u32,
+    seed: u32,
     round: u32,
     pairs: u32,         // where the pairs of its sequence begin
 }
@@ -76,7 +76,7 @@ fn row_of(sequence: ScheduleSequence, index: u32) -> Row {
     let before = vec2<i32>(max(query_block - end + 1, 0), max(query_block - sinks + 1, 0));
     let after = vec2<i32>(max(sinks - query_block, 1), max(end - query_block, 1));
     let pairs = sequence.base + row_count(sequence) + 1u;
-    return Row(index / sequence.query_blocks, query_block, sinks, before, after, sequence.key, sequence.round, pairs);
+    return Row(index / sequence.query_blocks, query_block, sinks, before, after, sequence.seed, sequence.round, pairs);
 }
 
 // The random numbers of src/random.rs.
@@ -87,7 +87,7 @@ fn pcg_hash(input: u32) -> u32 {
 }
 
 fn uniform_number(row: Row, purpose: u32) -> u32 {
-    let hash = pcg_hash(pcg_hash(row.key ^ row.group) ^ row.round);
+    let hash = pcg_hash(pcg_hash(row.seed ^ row.group) ^ row.round);
     return pcg_hash(pcg_hash(hash ^ bitcast<u32>(row.query_block)) ^ purpose);
 }
 

@@ -253,7 +253,7 @@ impl GpuSampler {
                 first_block: grid.first_query_block() as i32,
                 query_blocks: grid.query_blocks() as u32,
                 key_blocks: grid.key_blocks() as u32,
-                key: seed,
+                seed,
                 round,
             }
         };

@@ -27,14 +27,14 @@ pub struct PlanOptions {
     kernel: Option<Kernel>,
     splits: Option<usize>,
     sequences: Option<usize>,
-    half_products: bool,
+    f16_products: bool,
     tuning: Option<Arc<TuningProfile>>,
 }
 
 impl PlanOptions {
     /// All of it is left to the plan.
     pub const fn new() -> Self {
-        Self { kernel: None, splits: None, sequences: None, half_products: false, tuning: None }
+        Self { kernel: None, splits: None, sequences: None, f16_products: false, tuning: None }
     }
 
     /// Computes with this kernel instead of the one that the plan would choose.
@@ -73,11 +73,11 @@ impl PlanOptions {
     }
 
     /// Allows kernels that take products in f16
-    /// ([`Tile::with_half_products`](crate::kernels::Tile::with_half_products) says what that costs
+    /// ([`Tile::with_f16_products`](crate::kernels::Tile::with_f16_products) says what that costs
     /// and what numbers must stay within), where inputs are stored in f16 and the device gains by
     /// it. Not unless allowed; on CPU adapters never.
-    pub fn with_half_products(self, allowed: bool) -> Self {
-        Self { half_products: allowed, ..self }
+    pub fn with_f16_products(self, allowed: bool) -> Self {
+        Self { f16_products: allowed, ..self }
     }
 
     /// The kernel that was asked for, if any.
@@ -96,8 +96,8 @@ impl PlanOptions {
     }
 
     /// Whether kernels may take products in f16.
-    pub fn allows_half_products(&self) -> bool {
-        self.half_products
+    pub fn allows_f16_products(&self) -> bool {
+        self.f16_products
     }
 
     /// The measured choices, if any.

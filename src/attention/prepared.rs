@@ -135,7 +135,7 @@ impl Prepared {
 
 /// What is rendered into the text of a kernel for a task.
 fn variant(task: &Task, attention: &Attention, kernel: Kernel) -> Variant {
-    // The widths are written out in the split kernel only.
+    // The widths are written out in the decode kernel only.
     let widths = |cache: CacheVariant| match kernel {
         Kernel::Decode(_) => cache,
         _ => CacheVariant { widths: [0; 2], ..cache },

@@ -417,7 +417,7 @@ impl PlanInner {
             table.push(RotateRun { base, first: rows as u32, position, step });
             rows += run.len;
         }
-        let tiles = (rows * self.kernel.turns()).div_ceil(Rotate::INVOCATIONS);
+        let tiles = (rows * self.kernel.rotations()).div_ceil(Rotate::INVOCATIONS);
         let work_items = (shard.heads.div_ceil(Rotate::HEADS_EACH) * tiles) as u64;
         let limit = self.context.capabilities().max_workgroups_per_dimension;
         let workgroups = dispatch::fold(work_items, limit)?;

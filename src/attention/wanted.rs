@@ -68,7 +68,7 @@ impl<'a> Wanted<'a> {
             heads_per_kv: maxima.heads_per_kv_head(),
             storage: attention.storage(),
             cache: cache.map(KvCache::variant),
-            half_products: options.allows_half_products(),
+            f16_products: options.allows_f16_products(),
         }
     }
 }

@@ -209,7 +209,7 @@ pub fn attention(case: &mut Case) {
     attention = accepted(attention.clone().with_soft_cap(cap)).unwrap_or(attention);
     attention = accepted(attention.clone().with_correction(beta)).unwrap_or(attention);
     attention = attention.with_lse(true).with_storage(DType::F16);
-    let mut options = PlanOptions::new().with_half_products(true);
+    let mut options = PlanOptions::new().with_f16_products(true);
     options = accepted(options.clone().with_splits(splits)).unwrap_or(options);
     options = accepted(options.clone().with_sequences(sequences)).unwrap_or(options);
     assert!(options.splits().is_none_or(|splits| splits <= 1024));
@@ -283,8 +283,8 @@ pub fn kernels(case: &mut Case) {
     let [a, b, c] = [(); 3].map(|()| n.mild(16));
     let flag = n.bool();
     tell!(case, "kernels of {a}, {b}, {c}, {flag}");
-    let tile = accepted(Tile::new(a, b, flag)).map(|tile| tile.with_half_products(flag));
-    let tile = tile.and_then(|tile| accepted(tile.with_parts(c)));
+    let tile = accepted(Tile::new(a, b, flag)).map(|tile| tile.with_f16_products(flag));
+    let tile = tile.and_then(|tile| accepted(tile.with_slices(c)));
     let kernels = [
         tile.map(Kernel::Tiled),
         accepted(Matrix::new(a, flag, flag)).map(Kernel::Matrix),

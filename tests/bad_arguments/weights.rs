@@ -155,7 +155,7 @@ pub fn references(case: &mut Case) {
         let _ = (report.to_string(), report.passed());
     }
     tell!(case, "tolerances");
-    let half = Tile::new(1, 8, true).unwrap().with_half_products(true);
+    let half = Tile::new(1, 8, true).unwrap().with_f16_products(true);
     let kernels = [Kernel::Naive, Kernel::Tiled(half), Kernel::Matrix(Matrix::new(8, true, true).unwrap())];
     for (kernel, exact) in kernels.into_iter().flat_map(|kernel| states.iter().map(move |s| (kernel, s))) {
         let of_lse = Tolerances::of_kernel_lse(kernel, exact, &shape);

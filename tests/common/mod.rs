@@ -28,8 +28,8 @@ pub fn subgroups_only() -> bool {
 /// Whether a kernel's text uses subgroups, on a device that has no matrix units.
 pub fn uses_subgroups(kernel: Kernel) -> bool {
     match kernel {
-        Kernel::Decode(decode) => decode.uses_quads(),
-        Kernel::Tiled(tile) => tile.parts() > 1 && !tile.is_staged(),
+        Kernel::Decode(decode) => decode.uses_subgroup_quads(),
+        Kernel::Tiled(tile) => tile.slices() > 1 && !tile.is_staged(),
         _ => false,
     }
 }

@@ -31,10 +31,10 @@ fn kernels_are_known_by_name() {
     assert_eq!(Matrix::new(12, true, true).unwrap_err().argument(), Some("edge"));
     let named = Kernel::Matrix(Matrix::new(16, true, true).unwrap());
     assert_eq!(named.to_string(), "attention_matrix_m16_padded_emulated");
-    let shared = Tile::new(1, 4, false).unwrap().with_half_products(true).with_parts(4).unwrap();
-    let tiles = tiles.chain([(false, 2), (true, 1)].map(|(halves, parts)| {
-        let tile = Tile::new(2, 4, true).unwrap().with_half_products(halves);
-        Kernel::Tiled(tile.with_parts(parts).unwrap())
+    let shared = Tile::new(1, 4, false).unwrap().with_f16_products(true).with_slices(4).unwrap();
+    let tiles = tiles.chain([(false, 2), (true, 1)].map(|(halves, slices)| {
+        let tile = Tile::new(2, 4, true).unwrap().with_f16_products(halves);
+        Kernel::Tiled(tile.with_slices(slices).unwrap())
     }));
     let tiles = tiles.chain([Kernel::Tiled(shared)]);
     assert_eq!(Kernel::Tiled(shared).to_string(), "attention_tiled_r1_k4_direct_halves_p4");

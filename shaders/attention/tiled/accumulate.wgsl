@@ -8,7 +8,7 @@
 #end
 #end STAGED
 #for c in OWN_VALUE_QUADS
-#if IN_PARTS
+#if SUMMED_FIRST
                 #for r in ROWS_EACH: var part$r_$c = Quad();
 #for t in KEYS
                 let value$t_$c = $(value_quad);
@@ -23,5 +23,5 @@
                 let value$t_$c = $(value_quad);
                 #for r in ROWS_EACH: o$r_$c = fma(Quad(weight$r_$t), value$t_$c, o$r_$c);
 #end
-#end IN_PARTS
+#end SUMMED_FIRST
 #end OWN_VALUE_QUADS

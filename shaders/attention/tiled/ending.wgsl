@@ -5,7 +5,7 @@
         let o_at = sequence.o_base + head * params.o_head_stride + u32(row$r) * params.o_row_stride;
         #for c in OWN_VALUE_QUADS: output[o_at + own_value + $cu] = store_quad(o$r_$c * normalizer);
 #if SHARED
-        let writes_lse = part == 0u && (params.flags & FLAG_LSE) != 0u;
+        let writes_lse = slice == 0u && (params.flags & FLAG_LSE) != 0u;
 #else
         let writes_lse = (params.flags & FLAG_LSE) != 0u;
 #end

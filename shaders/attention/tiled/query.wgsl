@@ -10,13 +10,13 @@
     #if POSITIONS: let position$r = query_position(sequence, safe_row$r);
     let q_at$r = sequence.q_base + head * params.q_head_stride + u32(safe_row$r) * params.q_row_stride;
 #if ROPE
-    // In a loop, not written out: turned once, and what follows should be able to forget how.
-    var turned$r: array<vec4<f32>, OWN_HEAD_QUADS>;
+    // In a loop, not written out: rotated once, and what follows should be able to forget how.
+    var rotated_q$r: array<vec4<f32>, OWN_HEAD_QUADS>;
     for (var i = 0u; i < OWN_HEAD_QUADS; i++) {
         let c = own_head + i;
-        turned$r[i] = rotated(load_quad(q[q_at$r + c]), load_quad(q[q_at$r + partner(c)]), position$r, c) * params.scale;
+        rotated_q$r[i] = rotated(load_quad(q[q_at$r + c]), load_quad(q[q_at$r + partner(c)]), position$r, c) * params.scale;
     }
-    #for c in OWN_HEAD_QUADS: let q$r_$c = Quad(turned$r[$c]);
+    #for c in OWN_HEAD_QUADS: let q$r_$c = Quad(rotated_q$r[$c]);
 #else
     #for c in OWN_HEAD_QUADS: let q$r_$c = Quad(load_quad(q[q_at$r + own_head + $cu]) * params.scale);
 #end

@@ -3,8 +3,8 @@
 #if CACHED
 #insert attention/tiled/stage_cache
 #else
-#if TURN
-#insert attention/tiled/stage_turned
+#if ROTATE_IN_REGISTERS
+#insert attention/tiled/stage_rotated
 #else
 #insert attention/tiled/stage_keys
 #end

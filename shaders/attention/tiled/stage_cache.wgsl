@@ -1,7 +1,7 @@
 // Keys and values of a step, expanded from a cache.
             for (var c = lane; c < HEAD_QUADS; c += INVOCATIONS) {
                 let own = key_quads(run.keys, u32(first_key), u32(j), k_base, c);
-#if KEYS_TURN
+#if ROTATE_KEYS
                 let other = key_quads(run.keys, u32(first_key), u32(j), k_base, partner(c));
                 stage_key(0u, c, rotated(own.x, other.x, key_position(sequence, j), c));
                 stage_key(1u, c, rotated(own.y, other.y, key_position(sequence, min(j + 1, end_key - 1)), c));

@@ -33,7 +33,7 @@ const PARTIAL: PositionsVariant =
 pub(crate) fn chosen(add: &mut Visit<'_>) {
     plain(add);
     blocks_and_shared_rows(add);
-    half_products(add);
+    f16_products(add);
     positions(add);
     decode(add);
     decode_over_caches(add);
@@ -83,10 +83,10 @@ fn blocks_and_shared_rows(add: &mut Visit<'_>) {
         [(64, NONE), (80, NONE), (128, NONE), (192, NONE), (256, NONE), (64, linear), (128, linear)]
     {
         for (storage, halves) in [(DType::F32, false), (DType::F16, false), (DType::F16, true)] {
-            let tile = Tile::choose(false, [dim; 2], false, true).with_half_products(halves);
+            let tile = Tile::choose(false, [dim; 2], false, true).with_f16_products(halves);
             let variant = Variant { positions, ..Variant::new(Kernel::Tiled(tile), storage, [dim; 2]) };
             add(&Blocks(variant));
-            if tile.parts() > 1 {
+            if tile.slices() > 1 {
                 add(&variant);
             }
         }
@@ -94,19 +94,19 @@ fn blocks_and_shared_rows(add: &mut Visit<'_>) {
     for dim in [128, 256] {
         let kernel = Kernel::Tiled(Tile::choose(false, [dim; 2], true, true));
         let variant = Variant::new(kernel, DType::F32, [dim; 2]);
-        let cache = CacheVariant { widths: [0; 2], group: 32, keys_turn: false };
+        let cache = CacheVariant { widths: [0; 2], group: 32, rotate_keys: false };
         add(&Variant { cache: Some(cache), ..variant });
         add(&Variant { positions: rope(Pairing::Half, dim), ..variant });
     }
 }
 
 /// Products in f16, of direct and of staged tiles, also where keys turn.
-fn half_products(add: &mut Visit<'_>) {
+fn f16_products(add: &mut Visit<'_>) {
     for (dim, positions) in [(64, NONE), (80, NONE), (128, NONE), (256, NONE), (64, HARMONIC)] {
         let tile = Tile::choose(false, [dim; 2], positions.any(), false);
         let staged = Tile::choose(true, [dim; 2], positions.any(), false);
         for tile in [tile, staged] {
-            let kernel = Kernel::Tiled(tile.with_half_products(true));
+            let kernel = Kernel::Tiled(tile.with_f16_products(true));
             add(&Variant { positions, ..Variant::new(kernel, DType::F16, [dim; 2]) });
         }
     }
@@ -133,7 +133,7 @@ fn positions(add: &mut Visit<'_>) {
     }
 }
 
-/// The split kernel: every row set, both ways to add up.
+/// The decode kernel: every row set, both ways to add up.
 fn decode(add: &mut Visit<'_>) {
     for storage in DType::ALL {
         for dims in [[64, 64], [80, 80], [128, 128], [192, 128], [256, 256]] {
@@ -148,7 +148,7 @@ fn decode(add: &mut Visit<'_>) {
 fn decode_over_caches(add: &mut Visit<'_>) {
     let [presets, narrow] =
         [[1 << 8 | 1 << 4, 1 << 8 | 1 << 4 | 1 << 2], [1 << 8 | 1 << 3 | 1 << 2, 1 << 4 | 1 << 3]];
-    for (dim, group, widths, positions, keys_turn) in [
+    for (dim, group, widths, positions, rotate_keys) in [
         (64, 32, presets, NONE, false),
         (64, 64, [0, 0], NONE, false),
         (64, 32, narrow, HARMONIC, false),
@@ -158,7 +158,7 @@ fn decode_over_caches(add: &mut Visit<'_>) {
         (128, 32, presets, NONE, false),
         (256, 64, presets, NONE, false),
     ] {
-        let cache = Some(CacheVariant { widths, group, keys_turn });
+        let cache = Some(CacheVariant { widths, group, rotate_keys });
         let without_quads = Decode::new(2, false).unwrap_or(Decode::ONE);
         let tiled = Kernel::Tiled(Tile::choose(true, [dim; 2], true, false));
         for kernel in [Kernel::Decode(Decode::ONE), Kernel::Decode(without_quads), tiled] {
@@ -236,7 +236,7 @@ impl Counted {
         };
         let turns = if matches!(variant.kernel, Kernel::Decode(_)) { keys } else { 1 };
         let multiply_adds = match variant.kernel {
-            Kernel::Tiled(tile) => tile.rows_each() * 2 * head_dim / tile.parts(),
+            Kernel::Tiled(tile) => tile.rows_each() * 2 * head_dim / tile.slices(),
             Kernel::Decode(decode) => decode.row_sets() * 2 * head_dim / 4,
             Kernel::Naive => 2 * head_dim,
             Kernel::Matrix(_) => 2 * head_dim / Matrix::LANES_EACH,
@@ -265,7 +265,7 @@ pub(crate) fn counted(add: &mut dyn FnMut(&dyn Program, Counted)) {
                 attention(of(Kernel::Tiled(tile), storage, dim), tile == of_gpu(dim, false));
             }
             if storage == DType::F16 {
-                let tile = of_gpu(dim, false).with_half_products(true);
+                let tile = of_gpu(dim, false).with_f16_products(true);
                 attention(of(Kernel::Tiled(tile), storage, dim), true);
             }
         }
@@ -282,7 +282,7 @@ pub(crate) fn counted(add: &mut dyn FnMut(&dyn Program, Counted)) {
             let variant = of(Kernel::Tiled(tile), DType::F32, dim);
             attention(Variant { positions, ..variant }, tile == of_gpu(dim, true));
         }
-        let cache = CacheVariant { widths: [1 << 8 | 1 << 4 | 1 << 2; 2], group: 32, keys_turn: false };
+        let cache = CacheVariant { widths: [1 << 8 | 1 << 4 | 1 << 2; 2], group: 32, rotate_keys: false };
         for cache in [None, Some(cache)] {
             for row_sets in [1, 2, 4, 8] {
                 for quads in [true, false] {
@@ -313,9 +313,9 @@ fn tiles() -> Vec<Tile> {
             tiles.extend(Tile::new(rows_each, keys, true));
         }
     }
-    for parts in [2, 4] {
+    for slices in [2, 4] {
         for staged in [false, true] {
-            tiles.extend(Tile::new(1, 4, staged).and_then(|tile| tile.with_parts(parts)));
+            tiles.extend(Tile::new(1, 4, staged).and_then(|tile| tile.with_slices(slices)));
         }
     }
     tiles

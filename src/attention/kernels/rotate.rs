@@ -19,7 +19,7 @@ impl Rotate {
     /// The group of the tensor, after that of the call.
     pub(crate) const TENSOR_GROUP: usize = 1;
 
-    /// Turns per workgroup, in each of its heads.
+    /// Rotations per workgroup, in each of its heads.
     pub(crate) const INVOCATIONS: usize = 64;
 
     /// Heads per workgroup, at most: they share the reading of rotations, which on lavapipe halves
@@ -35,7 +35,7 @@ impl Rotate {
     }
 
     /// Units of work per row and head.
-    pub(crate) fn turns(&self) -> usize {
+    pub(crate) fn rotations(&self) -> usize {
         self.rotary_dim / 4 / self.quads_each()
     }
 }
@@ -55,7 +55,7 @@ impl Program for Rotate {
         let mut settings = Settings::of(&[
             ("INVOCATIONS", Self::INVOCATIONS),
             ("HEADS_EACH", Self::HEADS_EACH),
-            ("TURNS", self.turns()),
+            ("ROTATIONS", self.rotations()),
             ("ROPE_STRIDE", ROPE_STRIDE),
             ("ROTARY_QUADS", quads),
             ("HALF_QUADS", quads / 2),

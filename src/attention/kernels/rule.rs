@@ -20,21 +20,21 @@ pub(crate) struct Task {
     /// The type of queries, keys and values.
     pub(crate) storage: DType,
     /// Whether products may be rounded to f16.
-    pub(crate) half_products: bool,
+    pub(crate) f16_products: bool,
 }
 
 impl Task {
     /// Whether a kernel's products are as exact as the task wants them.
     pub(crate) fn allows(&self, kernel: Kernel) -> bool {
         match kernel {
-            Kernel::Tiled(tile) => self.half_products || !tile.uses_half_products(),
+            Kernel::Tiled(tile) => self.f16_products || !tile.uses_f16_products(),
             _ => true,
         }
     }
 
     /// Whether keys turn on their way.
-    fn turns_keys(&self) -> bool {
-        self.positions.rope.is_some() && self.cache.is_none_or(|cache| cache.keys_turn)
+    fn rotates_keys(&self) -> bool {
+        self.positions.rope.is_some() && self.cache.is_none_or(|cache| cache.rotate_keys)
     }
 }
 
@@ -66,7 +66,7 @@ impl Kernel {
         match self {
             Kernel::Matrix(_) => true,
             // Which lanes make up a subgroup is the device's own affair.
-            Kernel::Tiled(tile) => tile.parts() > 1 && !tile.is_staged(),
+            Kernel::Tiled(tile) => tile.slices() > 1 && !tile.is_staged(),
             Kernel::Naive | Kernel::Decode(_) => false,
         }
     }
@@ -90,7 +90,7 @@ impl Kernel {
             );
             return (Kernel::Decode(decode), reason);
         }
-        let staged = task.turns_keys() || task.cache.is_some();
+        let staged = task.rotates_keys() || task.cache.is_some();
         let dim = task.head_dim.max(task.value_dim);
         let software = capabilities.is_software();
         let fits = |(_, most): (u32, u32)| most <= Tile::SHARED_SUBGROUP;
@@ -100,16 +100,16 @@ impl Kernel {
             tile = tile.with_keys(CacheVariant::KEYS);
         }
         // CPUs have no f16 arithmetic to speak of: lavapipe takes twice the time.
-        let halves = task.half_products && !software && task.cache.is_none();
-        tile = tile.with_half_products(halves && task.storage == DType::F16 && capabilities.f16_arithmetic);
-        let from = match (task.cache.is_some(), task.turns_keys(), software) {
+        let halves = task.f16_products && !software && task.cache.is_none();
+        tile = tile.with_f16_products(halves && task.storage == DType::F16 && capabilities.f16_arithmetic);
+        let from = match (task.cache.is_some(), task.rotates_keys(), software) {
             (true, _, _) => "packed keys are expanded on their way through workgroup memory",
             (_, true, _) => "keys turn on their way through workgroup memory",
             (_, _, true) => "a CPU reads workgroup memory at constant indices fastest",
             _ => "a GPU reads storage at uniform addresses by scalar or broadcast loads",
         };
-        let row = if tile.parts() > 1 {
-            format!("1/{} row", tile.parts())
+        let row = if tile.slices() > 1 {
+            format!("1/{} row", tile.slices())
         } else {
             format!("{} row(s)", tile.rows_each())
         };
@@ -126,7 +126,7 @@ impl Kernel {
     /// Refuses a kernel that was asked for and that the device can't run.
     pub(crate) fn check(&self, capabilities: &Capabilities, task: &Task) -> Result<()> {
         match self {
-            Kernel::Tiled(tile) if !tile.is_staged() && task.turns_keys() => {
+            Kernel::Tiled(tile) if !tile.is_staged() && task.rotates_keys() => {
                 let message =
                     format!("{self} can't rotate keys: they turn on their way through workgroup memory");
                 return Err(Error::unsupported(message));
@@ -138,27 +138,27 @@ impl Kernel {
                     format!("{self} can't read a cache: its tiles must be staged, four keys at a time");
                 return Err(Error::unsupported(message));
             }
-            Kernel::Tiled(tile) if tile.parts() > 1 => {
-                let [lanes, parts] = [TILE_ROWS / tile.rows_each(), tile.parts()];
+            Kernel::Tiled(tile) if tile.slices() > 1 => {
+                let [lanes, slices] = [TILE_ROWS / tile.rows_each(), tile.slices()];
                 let fits = |(_, most): (u32, u32)| most as usize <= lanes;
                 if !tile.is_staged() && !capabilities.subgroup_sizes.is_some_and(fits) {
                     let message = format!("{self} needs a device with subgroups of at most {lanes}");
                     return Err(Error::unsupported(message));
                 }
-                if ![task.head_dim, task.value_dim].iter().all(|dim| dim.is_multiple_of(4 * parts)) {
+                if ![task.head_dim, task.value_dim].iter().all(|dim| dim.is_multiple_of(4 * slices)) {
                     let message = format!(
                         "{self} can't divide D = {} and D_v = {} by {}",
                         task.head_dim,
                         task.value_dim,
-                        4 * parts
+                        4 * slices
                     );
                     return Err(Error::unsupported(message));
                 }
                 let has = capabilities.max_workgroup_invocations as usize;
-                if lanes * parts > has {
+                if lanes * slices > has {
                     let message = format!(
                         "{self} needs {} invocations a workgroup, the device has {has}",
-                        lanes * parts
+                        lanes * slices
                     );
                     return Err(Error::unsupported(message));
                 }
@@ -166,20 +166,22 @@ impl Kernel {
             _ => {}
         }
         match self {
-            Kernel::Tiled(tile) if tile.uses_half_products() && task.storage != DType::F16 => {
+            Kernel::Tiled(tile) if tile.uses_f16_products() && task.storage != DType::F16 => {
                 let message = format!("{self} needs queries, keys and values in f16, not {}", task.storage);
                 return Err(Error::unsupported(message));
             }
-            Kernel::Tiled(tile) if tile.uses_half_products() && task.cache.is_some() => {
+            Kernel::Tiled(tile) if tile.uses_f16_products() && task.cache.is_some() => {
                 return Err(Error::unsupported(format!("{self} can't read a cache")));
             }
-            Kernel::Tiled(tile) if tile.uses_half_products() && !capabilities.f16_arithmetic => {
+            Kernel::Tiled(tile) if tile.uses_f16_products() && !capabilities.f16_arithmetic => {
                 return Err(Error::unsupported(format!("{self} needs a device with f16 arithmetic")));
             }
             Kernel::Naive if task.cache.is_some() => {
                 return Err(Error::unsupported(format!("{self} can't read a cache")));
             }
-            Kernel::Decode(decode) if decode.uses_quads() && capabilities.subgroup_sizes.is_none() => {
+            Kernel::Decode(decode)
+                if decode.uses_subgroup_quads() && capabilities.subgroup_sizes.is_none() =>
+            {
                 return Err(Error::unsupported(format!("{self} needs a device with subgroups")));
             }
             Kernel::Matrix(matrix) => self.check_matrix(*matrix, capabilities, task)?,
@@ -253,7 +255,7 @@ mod tests {
             heads_per_kv: 4,
             storage: DType::F16,
             cache: None,
-            half_products: false,
+            f16_products: false,
         }
     }
 
@@ -281,7 +283,7 @@ mod tests {
             assert_eq!(chosen(&both, &Task { storage, ..task(64) }), None);
         }
         assert_eq!(chosen(&both, &Task { q_len: Decode::QUERIES, ..task(64) }), None);
-        let cache = Some(CacheVariant { widths: [0; 2], group: 32, keys_turn: false });
+        let cache = Some(CacheVariant { widths: [0; 2], group: 32, rotate_keys: false });
         assert_eq!(chosen(&both, &Task { cache, ..task(64) }), None);
     }
 

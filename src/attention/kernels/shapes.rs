@@ -17,7 +17,7 @@ pub(crate) const TILE_ROWS: usize = INVOCATIONS as usize;
 /// | others | 1 row, 4 keys, direct | the same, shared by 2 lanes | the same, shared by 2 or 4 lanes |
 /// | others, without subgroups of at most 64 | 1 row, 4 keys, direct | 1 row, 2 keys, direct | 1 row, 1 key, direct |
 ///
-/// With at most 8 queries a sequence it takes the split kernel instead ([`Decode`]): its rows are
+/// With at most 8 queries a sequence it takes the decode kernel instead ([`Decode`]): its rows are
 /// too few to fill a tile.
 ///
 /// With more, in f16 storage and without a cache, it takes the kernel on matrix units ([`Matrix`]:
@@ -28,7 +28,7 @@ pub(crate) const TILE_ROWS: usize = INVOCATIONS as usize;
 /// on that device, in a few small problems that the first plan for its dimensions runs.
 /// [`Plan::kernel_reason`](crate::Plan::kernel_reason) says where it didn't.
 ///
-/// Direct tiles whose rows lanes share ([`Tile::with_parts`]) take their lanes' subgroups for
+/// Direct tiles whose rows lanes share ([`Tile::with_slices`]) take their lanes' subgroups for
 /// granted, which WebGPU doesn't promise: they come before the same trial, and behind them the
 /// tiles of the last line.
 ///
@@ -155,7 +155,7 @@ impl MatrixLayout {
     }
 }
 
-/// The shape of the split kernel: every lane computes one component of every quad, so four lanes
+/// The shape of the decode kernel: every lane computes one component of every quad, so four lanes
 /// hold a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Decode {
@@ -212,7 +212,7 @@ impl Decode {
     }
 
     /// Whether quad operations are used.
-    pub fn uses_quads(&self) -> bool {
+    pub fn uses_subgroup_quads(&self) -> bool {
         self.quads
     }
 }
@@ -223,8 +223,8 @@ pub struct Tile {
     rows_each: u8,
     keys: u8,
     staged: bool,
-    halves: bool,
-    parts: u8,
+    f16_products: bool,
+    slices: u8,
 }
 
 impl Tile {
@@ -243,7 +243,7 @@ impl Tile {
     pub fn new(rows_each: usize, keys: usize, staged: bool) -> Result<Self> {
         ensure!(matches!(rows_each, 1 | 2 | 4 | 8), "rows_each", "expected 1, 2, 4 or 8, got {rows_each}");
         ensure!(matches!(keys, 1 | 2 | 4 | 8), "keys", "expected 1, 2, 4 or 8, got {keys}");
-        Ok(Self { rows_each: rows_each as u8, keys: keys as u8, staged, halves: false, parts: 1 })
+        Ok(Self { rows_each: rows_each as u8, keys: keys as u8, staged, f16_products: false, slices: 1 })
     }
 
     /// Whether products are taken in f16, two at a time where hardware does that, and summed in f32
@@ -253,19 +253,19 @@ impl Tile {
     /// ±65,504, else they are infinite; values within ±16,000 divided by the keys at a time; what
     /// rounding adds is in
     /// [`Tolerances::of_kernel_output`](crate::verify::Tolerances::of_kernel_output).
-    pub fn with_half_products(self, halves: bool) -> Self {
-        Self { halves, ..self }
+    pub fn with_f16_products(self, f16_products: bool) -> Self {
+        Self { f16_products, ..self }
     }
 
     /// With a row's channels divided among this many lanes of different subgroups (1, 2 or 4), each
-    /// of which has registers for its own only. It needs head and value dimensions that `4 · parts`
+    /// of which has registers for its own only. It needs head and value dimensions that `4 · slices`
     /// divides and, unless staged, a device with subgroups of at most `64 / rows_each`.
     ///
     /// # Errors
     /// Invalid argument for other numbers.
-    pub fn with_parts(self, parts: usize) -> Result<Self> {
-        ensure!(matches!(parts, 1 | 2 | 4), "parts", "expected 1, 2 or 4, got {parts}");
-        Ok(Self { parts: parts as u8, ..self })
+    pub fn with_slices(self, slices: usize) -> Result<Self> {
+        ensure!(matches!(slices, 1 | 2 | 4), "slices", "expected 1, 2 or 4, got {slices}");
+        Ok(Self { slices: slices as u8, ..self })
     }
 
     /// The tile shape for an adapter that is the CPU, or isn't, the head dimensions, whether tiles
@@ -282,10 +282,11 @@ impl Tile {
             (false, _) => (1, 1),
         };
         // The fewest that leave each lane at most 96 channels.
-        let fits = |parts: &usize| dim / parts <= 96 && dims.iter().all(|dim| dim.is_multiple_of(4 * parts));
-        let parts = if shared && !software { [1, 2, 4].into_iter().find(fits).unwrap_or(1) } else { 1 };
+        let fits =
+            |slices: &usize| dim / slices <= 96 && dims.iter().all(|dim| dim.is_multiple_of(4 * slices));
+        let slices = if shared && !software { [1, 2, 4].into_iter().find(fits).unwrap_or(1) } else { 1 };
         let keys = if staged { keys.max(2) } else { keys };
-        Self { rows_each, keys, staged: software || staged, halves: false, parts: parts as u8 }
+        Self { rows_each, keys, staged: software || staged, f16_products: false, slices: slices as u8 }
     }
 
     /// The same with another number of keys at a time, which is one that [`Tile::new`] takes.
@@ -297,7 +298,7 @@ impl Tile {
     /// workgroup memory, where keys must pass through it; else without that memory.
     pub(super) fn smallest(self, staged: bool) -> Self {
         let keys = if staged { 1 } else { self.keys };
-        Self { rows_each: 1, keys, staged: staged && self.staged, parts: 1, ..self }
+        Self { rows_each: 1, keys, staged: staged && self.staged, slices: 1, ..self }
     }
 
     /// Query rows per invocation.
@@ -316,20 +317,20 @@ impl Tile {
     }
 
     /// Lanes that share a row's channels.
-    pub fn parts(&self) -> usize {
-        self.parts.into()
+    pub fn slices(&self) -> usize {
+        self.slices.into()
     }
 
     /// Whether products are taken in f16.
-    pub fn uses_half_products(&self) -> bool {
-        self.halves
+    pub fn uses_f16_products(&self) -> bool {
+        self.f16_products
     }
 
     /// Quads of channels whose products are summed before they are added to a score: the most, up
     /// to 8, that divide a head's.
     pub(crate) fn sum_quads(&self, head_dim: usize) -> usize {
-        let quads = head_dim / 4 / self.parts();
-        if !self.halves {
+        let quads = head_dim / 4 / self.slices();
+        if !self.f16_products {
             return quads;
         }
         (1..=8).rev().find(|n| quads.is_multiple_of(*n)).unwrap_or(1)
@@ -352,9 +353,10 @@ impl Kernel {
         match self {
             Kernel::Matrix(matrix) => matrix.layout(head_dim).bytes(matrix.padded),
             Kernel::Tiled(tile) => {
-                let number = if tile.halves { 2 } else { 4 };
+                let number = if tile.f16_products { 2 } else { 4 };
                 let staged = if tile.staged { tile.keys() * (head_dim + value_dim) * number } else { 0 };
-                let shares = if tile.parts > 1 { 2 * tile.parts() * tile.keys() * TILE_ROWS * 4 } else { 0 };
+                let shares =
+                    if tile.slices > 1 { 2 * tile.slices() * tile.keys() * TILE_ROWS * 4 } else { 0 };
                 staged + shares
             }
             Kernel::Decode(decode) if !decode.quads => {
@@ -368,7 +370,7 @@ impl Kernel {
     pub(crate) fn invocations(&self) -> usize {
         match self {
             Kernel::Naive => TILE_ROWS,
-            Kernel::Tiled(tile) => TILE_ROWS / tile.rows_each() * tile.parts(),
+            Kernel::Tiled(tile) => TILE_ROWS / tile.rows_each() * tile.slices(),
             Kernel::Decode(_) => Decode::LANES_EACH * Decode::ROWS,
             Kernel::Matrix(_) => TILE_ROWS * Matrix::LANES_EACH,
         }
@@ -382,9 +384,9 @@ impl std::fmt::Display for Kernel {
             Kernel::Naive => Ok(()),
             Kernel::Tiled(tile) => {
                 let from = if tile.staged { "staged" } else { "direct" };
-                let halves = if tile.halves { "_halves" } else { "" };
+                let halves = if tile.f16_products { "_halves" } else { "" };
                 write!(f, "_r{}_k{}_{from}{halves}", tile.rows_each, tile.keys)?;
-                if tile.parts > 1 { write!(f, "_p{}", tile.parts) } else { Ok(()) }
+                if tile.slices > 1 { write!(f, "_p{}", tile.slices) } else { Ok(()) }
             }
             Kernel::Decode(decode) => {
                 write!(f, "_s{}{}", decode.row_sets, if decode.quads { "_quads" } else { "" })
@@ -417,8 +419,8 @@ impl std::str::FromStr for Kernel {
                 };
                 let staged = from.starts_with("staged");
                 let tile = Tile::new(rows.parse().ok()?, keys.parse().ok()?, staged).ok()?;
-                let tile = tile.with_half_products(from.ends_with("_halves"));
-                return tile.with_parts(parts).ok().map(Kernel::Tiled);
+                let tile = tile.with_f16_products(from.ends_with("_halves"));
+                return tile.with_slices(parts).ok().map(Kernel::Tiled);
             }
             if let Some(rest) = text.strip_prefix("attention_matrix_m") {
                 let flag = |rest: &mut &str, suffix| match rest.strip_suffix(suffix) {

@@ -18,12 +18,12 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
         Kernel::Tiled(tile) => (tile.rows_each(), tile.keys()),
         Kernel::Matrix(_) => (1, Matrix::KEYS),
     };
-    let parts = match kernel {
-        Kernel::Tiled(tile) => tile.parts(),
+    let slices = match kernel {
+        Kernel::Tiled(tile) => tile.slices(),
         _ => 1,
     };
     let (row_sets, quads) = match kernel {
-        Kernel::Decode(decode) => (decode.row_sets(), decode.uses_quads()),
+        Kernel::Decode(decode) => (decode.row_sets(), decode.uses_subgroup_quads()),
         _ => (0, false),
     };
     let sum_quads = match kernel {
@@ -39,12 +39,12 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
         ("ROWS_EACH", rows_each),
         ("KEYS", keys),
         ("SUM_QUADS", sum_quads),
-        ("SUMS", (head_dim / 4 / parts).checked_div(sum_quads).unwrap_or(0)),
+        ("SUMS", (head_dim / 4 / slices).checked_div(sum_quads).unwrap_or(0)),
         ("BLOCK_QUADS", block_quads),
-        ("PARTS", parts),
+        ("SLICES", slices),
         ("ROW_LANES", TILE_ROWS / rows_each),
-        ("OWN_HEAD_QUADS", head_dim / 4 / parts),
-        ("OWN_VALUE_QUADS", value_dim / 4 / parts),
+        ("OWN_HEAD_QUADS", head_dim / 4 / slices),
+        ("OWN_VALUE_QUADS", value_dim / 4 / slices),
         ("INVOCATIONS", kernel.invocations()),
         ("ROW_SETS", row_sets),
         ("ROWS_HELD", Decode::ROWS * row_sets),
@@ -81,8 +81,8 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
     if let Some(above) = form.raise_above {
         settings.real("RAISE_ABOVE", above);
     }
-    let turn = Turn::new(variant);
-    settings.optional_sizes(&turn.sizes(positions.any()));
+    let rotation = KeyRotation::new(variant);
+    settings.optional_sizes(&rotation.sizes(positions.any()));
     if let Kernel::Decode(_) = kernel {
         settings.sizes(&[("LANES_EACH", Decode::LANES_EACH), ("SET_ROWS", Decode::ROWS)]);
     }
@@ -94,28 +94,28 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
             ("EMULATED", matrix.is_emulated()),
         ]);
     }
-    let unturned = positions.rope.is_some() && cache.is_none_or(|cache| cache.keys_turn);
+    let rotate_keys = positions.rope.is_some() && cache.is_none_or(|cache| cache.rotate_keys);
     settings.conditions(&[
         ("CACHED", cache.is_some()),
-        ("QUADS", quads),
-        ("KEYS_TURN", unturned),
+        ("SUBGROUP_QUADS", quads),
+        ("ROTATE_KEYS", rotate_keys),
         ("BY_CHANNEL", form.by_channel),
         ("LAZY", form.raise_above.is_some()),
-        ("IN_PARTS", form.in_parts),
+        ("SUMMED_FIRST", form.summed_first),
         ("WIDE", block_quads > 0),
-        ("SHARED", parts > 1),
+        ("SHARED", slices > 1),
         // Written out, a step over a cache is faster; but text that is too long takes drivers many
         // seconds.
         ("WRITTEN_OUT", row_sets * head_dim.max(value_dim) <= 128),
     ]);
-    settings.conditions(&turn.conditions(variant));
-    settings.optional_sizes(&[("WINDOWS", turn.windows(variant))]);
+    settings.conditions(&rotation.conditions(variant));
+    settings.optional_sizes(&[("WINDOWS", rotation.windows(variant))]);
     settings.word("STORAGE", storage.name());
     settings.word("OUTPUT", output.name());
     settings.word("NUMBERS", if form.halves { "f16" } else { "f32" });
     if let Kernel::Tiled(tile) = kernel {
         // Where a lane takes keys and values from, and what walks over them.
-        let source = match (tile.is_staged(), parts > 1, block_quads > 0) {
+        let source = match (tile.is_staged(), slices > 1, block_quads > 0) {
             (true, false, _) => "tile",
             (true, true, _) => "shared_tile",
             (false, _, false) => "storage",
@@ -143,21 +143,21 @@ struct Form {
     /// rescaled, and weights may be as large as 4 to this power.
     raise_above: Option<f32>,
     /// Whether the keys of a step are summed before they are added to o.
-    in_parts: bool,
+    summed_first: bool,
 }
 
 impl Form {
     fn of(kernel: Kernel) -> Self {
         let Kernel::Tiled(tile) = kernel else {
-            return Self { halves: false, by_channel: false, raise_above: None, in_parts: false };
+            return Self { halves: false, by_channel: false, raise_above: None, summed_first: false };
         };
-        let halves = tile.uses_half_products();
+        let halves = tile.uses_f16_products();
         let gpu = tile.rows_each() == 1;
         Self {
             halves,
             by_channel: halves || gpu,
             raise_above: if halves { Some(1.0) } else { gpu.then_some(4.0) },
-            in_parts: halves || !gpu,
+            summed_first: halves || !gpu,
         }
     }
 }
@@ -188,22 +188,22 @@ fn matrix_sizes(matrix: Matrix, head_dim: usize, value_dim: usize) -> [(&'static
 }
 
 /// How the lanes of a workgroup share the rotation of staged keys.
-struct Turn {
+struct KeyRotation {
     rotary: usize,
-    /// Quads that are turned together: one, or the two halves of a pair of quads.
-    parts: usize,
+    /// Quads that are rotated together: one, or the two halves of a pair of quads.
+    together: usize,
     /// Lanes that share the keys of a step.
     groups: usize,
     keys: usize,
     rest: usize,
-    /// Whether every lane has one quad to turn, so that the rotations of a step stay in its
+    /// Whether every lane has one quad to rotate, so that the rotations of a step stay in its
     /// registers.
     in_registers: bool,
 }
 
-impl Turn {
+impl KeyRotation {
     fn new(variant: &Variant) -> Self {
-        let (rotary, parts) = match variant.positions.rope {
+        let (rotary, together) = match variant.positions.rope {
             Some((Pairing::Half, dim)) => (dim / 4, 2),
             Some((Pairing::Interleaved, dim)) => (dim / 4, 1),
             None => (0, 1),
@@ -212,13 +212,13 @@ impl Turn {
             Kernel::Tiled(tile) => (tile.keys(), tile.is_staged()),
             Kernel::Naive | Kernel::Decode(_) | Kernel::Matrix(_) => (1, false),
         };
-        // Twice as many lanes where each turns two quads.
-        let groups = if parts == 2 && keys > 1 { 2 } else { 1 };
+        // Twice as many lanes where each rotates two quads.
+        let groups = if together == 2 && keys > 1 { 2 } else { 1 };
         let in_registers = staged
             && variant.cache.is_none()
             && rotary > 0
-            && rotary / parts * groups <= variant.kernel.invocations();
-        Self { rotary, parts, groups, keys, rest: variant.head_dim / 4 - rotary, in_registers }
+            && rotary / together * groups <= variant.kernel.invocations();
+        Self { rotary, together, groups, keys, rest: variant.head_dim / 4 - rotary, in_registers }
     }
 
     fn sizes(&self, positions: bool) -> [(&'static str, usize); 9] {
@@ -228,11 +228,11 @@ impl Turn {
             ("PHI_NEAR", if positions { params::PHI_NEAR } else { 0 }),
             ("PHI_WINDOWS", if positions { params::PHI_WINDOWS } else { 0 }),
             ("ROTARY_QUADS", self.rotary),
-            ("HALF_QUADS", if self.parts == 2 { self.rotary / 2 } else { 0 }),
+            ("HALF_QUADS", if self.together == 2 { self.rotary / 2 } else { 0 }),
             ("REST_QUADS", if self.rotary > 0 { self.rest } else { 0 }),
-            ("TURN_QUADS", registers * self.rotary / self.parts),
-            ("TURN_KEYS", registers * self.keys / self.groups),
-            ("TURN_PARTS", registers * self.parts),
+            ("ROTATE_QUADS", registers * self.rotary / self.together),
+            ("ROTATE_EACH", registers * self.keys / self.groups),
+            ("ROTATE_TOGETHER", registers * self.together),
         ]
     }
 
@@ -243,9 +243,9 @@ impl Turn {
             ("STAGED", staged),
             ("POSITIONS", variant.positions.any()),
             ("ROPE", rope.is_some()),
-            ("ROPE_HALF", self.parts == 2),
+            ("ROPE_HALF", self.together == 2),
             ("PARTIAL", rope.is_some() && self.rest > 0),
-            ("TURN", self.in_registers),
+            ("ROTATE_IN_REGISTERS", self.in_registers),
             ("PHI_NONE", bias == BiasVariant::None),
             ("PHI_LINEAR", bias == BiasVariant::Linear),
             ("PHI_LOG", bias == BiasVariant::Log),

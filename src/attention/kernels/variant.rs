@@ -91,11 +91,11 @@ impl Variant {
     /// through workgroup memory.
     pub(crate) fn block_quads(&self) -> Option<usize> {
         let direct = matches!(self.kernel, Kernel::Tiled(tile) if !tile.is_staged());
-        let parts = match self.kernel {
-            Kernel::Tiled(tile) => tile.parts(),
+        let slices = match self.kernel {
+            Kernel::Tiled(tile) => tile.slices(),
             _ => 1,
         };
-        let each = [self.head_dim, self.value_dim].map(|dim| (dim / 4 / parts).trailing_zeros());
+        let each = [self.head_dim, self.value_dim].map(|dim| (dim / 4 / slices).trailing_zeros());
         let power = each[0].min(each[1]);
         (direct && power > 0).then_some(1 << power)
     }

@@ -183,7 +183,7 @@ fn every_mutant_of_attention_over_a_cache_is_caught() {
         })
     };
     let widths = [1 << 8 | 1 << 3; 2];
-    let over = |widths| Some(CacheVariant { widths, group: 32, keys_turn: false });
+    let over = |widths| Some(CacheVariant { widths, group: 32, rotate_keys: false });
     let split = Kernel::Decode(Decode::new(1, false).unwrap());
     let tiled = Kernel::Tiled(Tile::new(1, CacheVariant::KEYS, true).unwrap());
     let variant = |kernel, widths| Variant { cache: over(widths), ..Variant::new(kernel, DType::F32, DIMS) };

@@ -90,13 +90,13 @@ fn every_mutant_of_copies_is_caught() {
     ));
 }
 
-/// Whether rows are turned to these positions, and back.
+/// Whether rows are rotated to these positions, and back.
 fn turns(context: &Context, rope: &Rope, rows: &[(Range<usize>, i64)]) -> bool {
     let (heads, count, dim) = (6, 40, rope.head_dim());
     let before = numbers(4, heads * count * dim, 2.0, DType::F32);
     let plan = rope.plan_rotation(context, DType::F32, 10_000).unwrap();
-    let turned = tensor(context, DType::F32, [1, heads, count, dim], &before);
-    let bound = plan.bind(turned.view()).unwrap();
+    let rotated_quad = tensor(context, DType::F32, [1, heads, count, dim], &before);
+    let bound = plan.bind(rotated_quad.view()).unwrap();
     let runs: Vec<Rows<'_>> =
         rows.iter().map(|(rows, first)| Rows::new(0, rows.clone()).at_position(*first)).collect();
     let mut want = before.clone();
@@ -111,7 +111,7 @@ fn turns(context: &Context, rope: &Rope, rows: &[(Range<usize>, i64)]) -> bool {
     }
     let is = |want: &[f32]| {
         let want: Vec<f64> = want.iter().map(|&x| x.into()).collect();
-        let got = turned.read_blocking(context).unwrap();
+        let got = rotated_quad.read_blocking(context).unwrap();
         // Some units of the last place of numbers up to the length of a pair.
         compare(&got, &want, Tolerance::absolute(3e-6)).unwrap().passed()
     };

@@ -57,8 +57,8 @@ fn every_mutant_is_caught() {
         ),
         (
             "no round has numbers of its own",
-            "pcg_hash(row.key ^ row.group) ^ row.round",
-            "pcg_hash(row.key ^ row.group)",
+            "pcg_hash(row.seed ^ row.group) ^ row.round",
+            "pcg_hash(row.seed ^ row.group)",
         ),
         ("the carry is left out", "select(0u, 1u, low + u < u)", "0u"),
     ];

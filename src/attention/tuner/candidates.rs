@@ -91,13 +91,16 @@ fn parameters(kernel: Kernel) -> Vec<(&'static str, Value)> {
         Kernel::Tiled(tile) => vec![
             ("rows", number(tile.rows_each())),
             ("keys", number(tile.keys())),
-            ("parts", number(tile.parts())),
+            ("slices", number(tile.slices())),
             ("keys_from", Value::from(if tile.is_staged() { "workgroup memory" } else { "storage" })),
-            ("products", Value::from(if tile.uses_half_products() { "f16" } else { "f32" })),
+            ("products", Value::from(if tile.uses_f16_products() { "f16" } else { "f32" })),
         ],
         Kernel::Decode(decode) => vec![
             ("row_sets", number(decode.row_sets())),
-            ("added_by", Value::from(if decode.uses_quads() { "quads" } else { "workgroup memory" })),
+            (
+                "added_by",
+                Value::from(if decode.uses_subgroup_quads() { "subgroup quads" } else { "workgroup memory" }),
+            ),
         ],
         Kernel::Naive | Kernel::Matrix(_) => Vec::new(),
     }
@@ -138,7 +141,7 @@ fn matrices() -> Vec<Kernel> {
         .collect()
 }
 
-/// Rows, keys, whether these are staged, parts, and whether products are in f16.
+/// Rows, keys, whether these are staged, slices, and whether products are in f16.
 type TileShape = (usize, usize, bool, usize, bool);
 
 /// Tiles that measurements or machine code recommend on some device.
@@ -149,7 +152,7 @@ fn known_tiles() -> Vec<Kernel> {
     let halves = [2, 4, 8];
     let staged = staged.map(|(rows, keys)| (rows, keys, true, 1, false));
     let direct = direct.map(|(rows, keys)| (rows, keys, false, 1, false));
-    let shared = shared.map(|(parts, staged)| (1, 4, staged, parts, false));
+    let shared = shared.map(|(slices, staged)| (1, 4, staged, slices, false));
     let halves = halves.map(|keys| (1, keys, false, 1, true));
     staged.into_iter().chain(direct).chain(shared).chain(halves).filter_map(tile).collect()
 }
@@ -159,16 +162,16 @@ fn tiles() -> Vec<Kernel> {
     let mut shapes: Vec<TileShape> = Vec::new();
     for rows in [1, 2, 4, 8] {
         for keys in [1, 2, 4, 8] {
-            for parts in [1, 2, 4] {
+            for slices in [1, 2, 4] {
                 let flags = [(true, false), (false, false), (true, true), (false, true)];
-                shapes.extend(flags.map(|(staged, halves)| (rows, keys, staged, parts, halves)));
+                shapes.extend(flags.map(|(staged, halves)| (rows, keys, staged, slices, halves)));
             }
         }
     }
     shapes.into_iter().filter_map(tile).collect()
 }
 
-fn tile((rows, keys, staged, parts, halves): TileShape) -> Option<Kernel> {
-    let tile = Tile::new(rows, keys, staged).and_then(|tile| tile.with_parts(parts));
-    tile.ok().map(|tile| Kernel::Tiled(tile.with_half_products(halves)))
+fn tile((rows, keys, staged, slices, halves): TileShape) -> Option<Kernel> {
+    let tile = Tile::new(rows, keys, staged).and_then(|tile| tile.with_slices(slices));
+    tile.ok().map(|tile| Kernel::Tiled(tile.with_f16_products(halves)))
 }

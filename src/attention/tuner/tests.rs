@@ -46,12 +46,12 @@ fn task() -> Task {
         heads_per_kv: 4,
         storage: DType::F32,
         cache: None,
-        half_products: false,
+        f16_products: false,
     }
 }
 
 fn halves() -> Task {
-    Task { storage: DType::F16, half_products: true, ..task() }
+    Task { storage: DType::F16, f16_products: true, ..task() }
 }
 
 fn turned() -> Task {
@@ -64,7 +64,7 @@ fn few() -> Task {
 }
 
 fn cached() -> Task {
-    let cache = Some(CacheVariant { widths: [0; 2], group: 32, keys_turn: false });
+    let cache = Some(CacheVariant { widths: [0; 2], group: 32, rotate_keys: false });
     Task { cache, ..task() }
 }
 
@@ -87,7 +87,7 @@ fn candidates_are_all_that_run() {
     assert_eq!(on(&card, &task()), (96 - 4 * 2 * 2 + 1, 15));
     // Twice as many tiles, and two kernels on matrix units.
     assert_eq!(on(&card, &halves()), (2 * 80 + 1 + 2, 20));
-    assert_eq!(on(&card, &Task { half_products: false, ..halves() }), (80 + 1 + 2, 17));
+    assert_eq!(on(&card, &Task { f16_products: false, ..halves() }), (80 + 1 + 2, 17));
     // Staged tiles alone; four keys at a time.
     assert_eq!(on(&card, &turned()), (48 + 1, 9));
     assert_eq!(on(&card, &cached()), (12, 5));
@@ -387,8 +387,8 @@ fn a_profile_gives_no_products_in_f16_to_plans_that_want_them_exact() {
         let tuned = Tuned { class, kernel, ratio: 0.5, refused: Vec::new(), tried: 0, candidates: 0 };
         TuningProfile { adapter: String::new(), driver: String::new(), choices: vec![tuned] }
     };
-    let exact = Task { half_products: false, ..halves() };
-    let kernel = Kernel::Tiled(tile.with_half_products(true));
+    let exact = Task { f16_products: false, ..halves() };
+    let kernel = Kernel::Tiled(tile.with_f16_products(true));
     assert_eq!(profile(kernel).choice(&card(), &halves()), Some(kernel));
     assert_eq!(profile(kernel).choice(&card(), &exact), None);
     let kernel = Kernel::Tiled(tile);

@@ -11,7 +11,7 @@ pub(crate) struct CacheVariant {
     /// G.
     pub(crate) group: usize,
     /// Whether keys are stored before rotation.
-    pub(crate) keys_turn: bool,
+    pub(crate) rotate_keys: bool,
 }
 
 impl CacheVariant {
@@ -28,6 +28,6 @@ impl std::fmt::Display for CacheVariant {
                 write!(f, "{bits}")?;
             }
         }
-        write!(f, "_g{}{}", self.group, if self.keys_turn { "_unturned" } else { "" })
+        write!(f, "_g{}{}", self.group, if self.rotate_keys { "_unrotated" } else { "" })
     }
 }

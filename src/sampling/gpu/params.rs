@@ -28,7 +28,7 @@ pub(crate) struct ScheduleSequence {
     pub(crate) first_block: i32,
     pub(crate) query_blocks: u32,
     pub(crate) key_blocks: u32,
-    pub(crate) key: u32,
+    pub(crate) seed: u32,
     pub(crate) round: u32,
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn layouts() -> Vec<HostLayout> {
         host_layout!("ScheduleParams", ScheduleParams:
             sequences, groups, chunks, work_items, sink_blocks, capacity, sums, flags),
         host_layout!("ScheduleSequence", ScheduleSequence:
-            base, first_block, query_blocks, key_blocks, key, round),
+            base, first_block, query_blocks, key_blocks, seed, round),
         host_layout!("Distance", Distance: sum_low, sum_high, p_low, ln_p),
     ]
 }

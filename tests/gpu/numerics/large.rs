@@ -1,6 +1,6 @@
 //! Scores near the end of f32, and soft-caps of every size.
 
-use super::{check, halves_only, harmonic, judge, kernels, problem_by};
+use super::{check, f16_only, harmonic, judge, kernels, problem_by};
 use crate::common::{Problem, Storage, gpu};
 use prflash::kernels::Kernel;
 use prflash::verify::Tolerance;
@@ -44,7 +44,7 @@ fn scores_near_the_end_of_f32() {
     ];
     for kernel in kernels(&context) {
         // Their queries have the scale in them, which f16 doesn't hold.
-        if matches!(kernel, Kernel::Tiled(tile) if tile.uses_half_products()) {
+        if matches!(kernel, Kernel::Tiled(tile) if tile.uses_f16_products()) {
             continue;
         }
         for (name, score) in cases {
@@ -80,7 +80,7 @@ fn scores_near_the_end_of_f32() {
 fn products_near_the_end_of_f32() {
     let Some(context) = gpu("products_near_the_end_of_f32") else { return };
     let shape = Shape::new(2, 1, 130, 16).unwrap();
-    for kernel in kernels(&context).into_iter().filter(|&kernel| !halves_only(kernel)) {
+    for kernel in kernels(&context).into_iter().filter(|&kernel| !f16_only(kernel)) {
         for storage in [DType::F32, DType::Bf16] {
             for (name, sign) in [("low", -1.0), ("high", 1.0)] {
                 let attention = Attention::causal().with_scale(1.0).unwrap().with_storage(storage);
@@ -113,7 +113,7 @@ fn soft_caps_of_every_size() {
     for kernel in kernels(&context) {
         for scale in [1.0, 1e-12, 1e15, 1e30] {
             // Products in f16 hold no such queries.
-            if scale != 1.0 && matches!(kernel, Kernel::Tiled(tile) if tile.uses_half_products()) {
+            if scale != 1.0 && matches!(kernel, Kernel::Tiled(tile) if tile.uses_f16_products()) {
                 continue;
             }
             for cap in [1e-30, 1e-20, 1e-6, 0.01, 0.3, 1.0, 50.0, 1e3, 1e4, 3e7, 1e12, 1e20, 1e30] {
@@ -126,7 +126,7 @@ fn soft_caps_of_every_size() {
                 // Of the score 13 roundings (a product, tanh's, the cap and units), of log₂ 1 = 0
                 // as many units absolutely. Products in f16 round queries and keys.
                 let unit = DType::F32.unit_roundoff();
-                let relative = if halves_only(kernel) && scale == 1.0 {
+                let relative = if f16_only(kernel) && scale == 1.0 {
                     2.0 * DType::F16.unit_roundoff()
                 } else {
                     13.0 * unit

@@ -26,7 +26,7 @@ fn kernels(context: &Context) -> Vec<Kernel> {
         Kernel::Tiled(tile(1, 4, false)),
         Kernel::Tiled(tile(1, 2, true)),
         Kernel::Tiled(tile(4, 4, true)),
-        Kernel::Tiled(tile(1, 4, true).with_parts(2).unwrap()),
+        Kernel::Tiled(tile(1, 4, true).with_slices(2).unwrap()),
         Kernel::Decode(Decode::new(2, false).unwrap()),
         matrix(16, true),
         matrix(8, false),
@@ -35,14 +35,14 @@ fn kernels(context: &Context) -> Vec<Kernel> {
     if let Some((_, most)) = capabilities.subgroup_sizes {
         kernels.push(Kernel::Decode(Decode::new(1, true).unwrap()));
         if most <= 32 {
-            kernels.push(Kernel::Tiled(tile(1, 4, false).with_parts(2).unwrap()));
+            kernels.push(Kernel::Tiled(tile(1, 4, false).with_slices(2).unwrap()));
         }
     }
     if capabilities.f16_arithmetic {
-        kernels.push(Kernel::Tiled(tile(1, 4, false).with_half_products(true)));
-        kernels.push(Kernel::Tiled(tile(2, 2, true).with_half_products(true)));
+        kernels.push(Kernel::Tiled(tile(1, 4, false).with_f16_products(true)));
+        kernels.push(Kernel::Tiled(tile(2, 2, true).with_f16_products(true)));
     } else {
-        let _ = writeln!(std::io::stderr(), "SKIPPED half products: the device has no f16 arithmetic");
+        let _ = writeln!(std::io::stderr(), "SKIPPED products in f16: the device has no f16 arithmetic");
     }
     if subgroups_only() {
         kernels.retain(|&kernel| uses_subgroups(kernel));
@@ -57,10 +57,10 @@ fn rotates(kernel: Kernel) -> bool {
 }
 
 /// Whether a kernel takes f16 storage alone.
-fn halves_only(kernel: Kernel) -> bool {
+fn f16_only(kernel: Kernel) -> bool {
     match kernel {
         Kernel::Matrix(_) => true,
-        Kernel::Tiled(tile) => tile.uses_half_products(),
+        Kernel::Tiled(tile) => tile.uses_f16_products(),
         _ => false,
     }
 }
@@ -76,7 +76,7 @@ fn problem_by(
     fill: impl Fn(&mut Problem),
 ) -> Problem {
     let mut attention = attention.clone().with_lse(true);
-    if halves_only(kernel) {
+    if f16_only(kernel) {
         attention = attention.with_storage(DType::F16);
     }
     let options =

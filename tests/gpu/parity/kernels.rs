@@ -40,18 +40,18 @@ fn every_tile_shape() {
 
 /// Products in f16, which only few devices lack: this test then says that it ran without them.
 #[test]
-fn half_products() {
-    let Some(context) = gpu("half products") else { return };
+fn f16_products() {
+    let Some(context) = gpu("products in f16") else { return };
     let tiles = [(1, 4, false), (1, 1, false), (2, 2, false), (1, 4, true), (1, 8, true), (4, 2, true)];
     let tiles = tiles.map(|(rows, keys, staged)| {
-        Some(Kernel::Tiled(Tile::new(rows, keys, staged).unwrap().with_half_products(true)))
+        Some(Kernel::Tiled(Tile::new(rows, keys, staged).unwrap().with_f16_products(true)))
     });
     let kernels: Vec<_> = [Some(Kernel::Naive)].into_iter().chain(tiles).collect();
     if !context.capabilities().f16_arithmetic {
         let shape = Shape::new(1, 1, 9, 64).unwrap();
         let plan = Attention::causal().with_storage(DType::F16).plan_with(&context, &shape, &by(kernels[1]));
         assert!(plan.unwrap_err().is_unsupported());
-        let _ = writeln!(std::io::stderr(), "SKIPPED half products: the device has no f16 arithmetic");
+        let _ = writeln!(std::io::stderr(), "SKIPPED products in f16: the device has no f16 arithmetic");
         return;
     }
     // The quads of a head are summed in parts of 4, 8, 5 and 1.
@@ -84,7 +84,7 @@ fn half_products() {
 fn shared_rows() {
     let Some(context) = gpu("shared rows") else { return };
     let tile = |rows, keys, staged, parts| {
-        Kernel::Tiled(Tile::new(rows, keys, staged).unwrap().with_parts(parts).unwrap())
+        Kernel::Tiled(Tile::new(rows, keys, staged).unwrap().with_slices(parts).unwrap())
     };
     let kernels = [
         tile(1, 4, false, 2),
@@ -128,7 +128,7 @@ fn shared_rows() {
     if context.capabilities().f16_arithmetic {
         let halves = |parts| {
             Some(Kernel::Tiled(
-                Tile::new(1, 4, false).unwrap().with_half_products(true).with_parts(parts).unwrap(),
+                Tile::new(1, 4, false).unwrap().with_f16_products(true).with_slices(parts).unwrap(),
             ))
         };
         let attention = Attention::causal().with_storage(DType::F16).with_lse(true);
@@ -143,7 +143,7 @@ fn shared_rows() {
     }
 }
 
-/// The split kernel in every shape, with few and many rows, whole and split keys.
+/// The decode kernel in every shape, with few and many rows, whole and split keys.
 #[test]
 fn every_decode_shape() {
     let Some(context) = gpu("decode shapes") else { return };

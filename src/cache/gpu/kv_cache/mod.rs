@@ -356,7 +356,7 @@ impl KvCache {
         CacheVariant {
             widths: Side::ALL.map(widths),
             group: self.staircase().group(),
-            keys_turn: self.stored_keys() == StoredKeys::BeforeRotation,
+            rotate_keys: self.stored_keys() == StoredKeys::BeforeRotation,
         }
     }
 
