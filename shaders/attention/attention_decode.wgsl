@@ -18,9 +18,9 @@
 //             tokens (keys). The scale of a group multiplies p once per token (values), the
 //             smallest number of a group counts once per group: Σ q·(min + code·step) = Σ q·min + Σ
 //             q·step·code.
-// Barriers    with SUBGROUP_QUADS none: the four lanes add up by quad operations. Without, through workgroup
-//             memory, two per key (or four keys of a cache), in loops whose bounds depend on the
-//             workgroup alone.
+// Barriers    with SUBGROUP_QUADS none: the four lanes add up by quad operations. Without, through
+//             workgroup memory, two per key (or four keys of a cache), in loops whose bounds depend
+//             on the workgroup alone.
 
 #import shared/load_$(STORAGE)
 #import attention/work
@@ -138,8 +138,8 @@ fn attention_decode(
             if run.keys.bits == 0u {
                 continue; // dropped
             }
-            let key_block = key_base + run.keys.base;
-            let value_block = value_base + run.values.base;
+            let key_pack = key_base + run.keys.base;
+            let value_pack = value_base + run.values.base;
             // CACHE_KEYS tokens at a time, of one group of keys each.
             var start = first / CACHE_KEYS * CACHE_KEYS;
             while start < run_end {
@@ -151,7 +151,7 @@ fn attention_decode(
                 if run.keys.bits != 16u {
                     // What the group's keys have in common: their smallest number, and the step
                     // between codes.
-                    let words = key_block + cache.segment * HEAD_WORDS * run.keys.bits + in_group * HEAD_PADDED;
+                    let words = key_pack + cache.segment * HEAD_WORDS * run.keys.bits + in_group * HEAD_PADDED;
                     let reciprocal = 1.0 / f32((1u << run.keys.bits) - 1u);
 #for c in HEAD_QUADS
                     {

@@ -1,4 +1,4 @@
-// What a cache's words mean: numbers from the rows and blocks of src/cache/block.rs.
+// What a cache's words mean: numbers from the rows and packs of src/cache/pack.rs.
 
 #import attention/arena
 
@@ -51,11 +51,11 @@ fn key_quads(stored: Stored, first: u32, token: u32, base: u32, c: u32) -> KeyQu
     }
     let within = token % cache.segment;
     let channels = 2u * cache.key_row_words;
-    let block = base + stored.base;
-    let extremes = block + cache.segment * channels / 32u * stored.bits + within / cache.group * channels + 4u * c;
+    let pack = base + stored.base;
+    let extremes = pack + cache.segment * channels / 32u * stored.bits + within / cache.group * channels + 4u * c;
     let words = cache.group / 32u * stored.bits;  // of a group
     let bit = within % cache.group * stored.bits;
-    var at = block + (within / cache.group * channels + 4u * c) * words + bit / 32u;
+    var at = pack + (within / cache.group * channels + 4u * c) * words + bit / 32u;
     var four: array<vec4<f32>, 4>;
     for (var i = 0u; i < 4u; i++) {
         // Only codes of 3 bits straddle words; others never look at the next one.
@@ -80,10 +80,10 @@ fn value_quad(stored: Stored, first: u32, token: u32, base: u32, c: u32) -> vec4
     }
     let within = token % cache.segment;
     let channels = 2u * cache.value_row_words;
-    let block = base + stored.base;
-    let extremes = block + cache.segment * channels / 32u * stored.bits + (within * channels + 4u * c) / cache.group;
+    let pack = base + stored.base;
+    let extremes = pack + cache.segment * channels / 32u * stored.bits + (within * channels + 4u * c) / cache.group;
     let bit = 4u * c * stored.bits;
-    let at = block + within * (channels / 32u * stored.bits) + bit / 32u;
+    let at = pack + within * (channels / 32u * stored.bits) + bit / 32u;
     let next = select(at, at + 1u, bit % 32u + 4u * stored.bits > 32u);
     let scale = scale_of(v[extremes], stored.bits);
     return codes(window(v[at], v[next], bit % 32u), stored.bits) * scale.y + scale.x;

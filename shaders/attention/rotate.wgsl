@@ -10,9 +10,10 @@
 //             and rows of no run are not touched
 // Runs        rows that follow each other, at positions that do (or at one); the rows of all runs
 //             of a dispatch are numbered in one line
-// Workgroups  one per (group of HEADS_EACH heads, INVOCATIONS of the line's rows × ROTATIONS), numbered
-//             in one line and folded into x and y. A rotation is of a quad, or with pairs in halves the
-//             two quads that hold its four pairs: nobody reads what another invocation writes.
+// Workgroups  one per (group of HEADS_EACH heads, INVOCATIONS of the line's rows × ROTATIONS),
+//             numbered in one line and folded into x and y. A rotation is of a quad, or with pairs
+//             in halves the two quads that hold its four pairs: nobody reads what another
+//             invocation writes.
 // Rounding    everything is in f32; a value is rounded to the storage type once, as it is written
 // Barriers    none
 

@@ -1,5 +1,5 @@
 // append: rows of a staircase cache (arXiv 2410.18441) that stay rows: the residual, copies of
-// sinks, blocks of 16 bits.
+// sinks, packs of 16 bits.
 //
 //   row[(r₀ + i) mod R, c] = f16(x[i, c]),  +0 for channels D ≤ c < D' and for what isn't finite
 //

@@ -4,9 +4,9 @@
 struct CacheRung {
     end: u32,          // the age at which segments leave it; the largest number on the last rung
     bits: u32,         // 16, 8, 4, 3, 2; 0 where tokens are dropped
-    base: u32,         // the first word of its first block
-    blocks: u32,       // of its ring
-    block_words: u32,
+    base: u32,         // the first word of its first pack
+    packs: u32,        // of its ring
+    pack_words: u32,
     unused_a: u32,
     unused_b: u32,
     unused_c: u32,
@@ -32,7 +32,7 @@ struct CacheLayout {
 // Where the keys or the values of a run of tokens lie.
 struct Stored {
     bits: u32,   // 16: rows of f16 numbers; 0: nowhere
-    base: u32,   // of bits 16, the row of the run's first token; else the block
+    base: u32,   // of bits 16, the row of the run's first token; else the pack
 }
 
 // The rung of a segment of this age.
@@ -82,8 +82,8 @@ fn run_at(first: u32, segments: u32) -> Run {
     let age = segments - 1u - segment;
     let k = cache.key_rungs[rung_of_keys(age)];
     let v = cache.value_rungs[rung_of_values(age)];
-    var key_base = k.base + segment % k.blocks * k.block_words;
-    var value_base = v.base + segment % v.blocks * v.block_words;
+    var key_base = k.base + segment % k.packs * k.pack_words;
+    var value_base = v.base + segment % v.packs * v.pack_words;
     let within = first % cache.segment;
     if k.bits == 16u {
         key_base += within * cache.key_row_words;

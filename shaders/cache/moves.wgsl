@@ -30,11 +30,11 @@ struct Move {
     // are copied.
     widths: u32,
     held: u32,         // rows (or all) that lie in the arena; the later ones in the input
-    source: u32,       // words: the block, or the ring of rows
+    source: u32,       // words: the pack, or the ring of rows
     source_row: u32,   // the first row in it
     source_ring: u32,  // rows until it comes round
     input: u32,        // quads: where the first row were if it lay in head 0 of the input
-    destination: u32,  // words: the block, or the ring of rows
+    destination: u32,  // words: the pack, or the ring of rows
     row: u32,          // of copies, the first row in it
     ring: u32,         // rows until it comes round
     stamp: u32,        // words: where the sequence's stamp lies, in keys
@@ -100,7 +100,7 @@ fn stamp_at(own: Move, head: u32) -> u32 {
 
 // Whether the sequence is as the change found it when it was recorded. What the change before it
 // would have done is missing where that was dropped, and then nothing may move: rows would be
-// overwritten that have never left for a block.
+// overwritten that have never left for a pack.
 fn is_due(own: Move, head: u32) -> bool {
     if own.expected == 0u {
         return true;

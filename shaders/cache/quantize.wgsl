@@ -8,12 +8,12 @@
 // so that the host (src/cache/quantize.rs, which says why this is exact enough) holds the same
 // bits.
 //
-// Shapes      input k, v (batch, H_kv, capacity, D), any strides · blocks of S·D'·b/32 words of
+// Shapes      input k, v (batch, H_kv, capacity, D), any strides · packs of S·D'·b/32 words of
 //             codes, then S·D'/G words min | max << 16
 // Groups      keys: G tokens × 1 channel; values: 1 token × G channels. Channels past D hold code 0
 //             and take no part in extremes
 // Moves       a segment whose first rows lie in the arena (in the ring of the residual, or in a
-//             block of 16 bits), the later ones in the input. A unit is four groups of adjacent
+//             pack of 16 bits), the later ones in the input. A unit is four groups of adjacent
 //             channels (keys), or one (values)
 // Workgroups  one per (head, INVOCATIONS of the line of all moves' units), numbered in one line and
 //             folded into x and y
@@ -78,16 +78,16 @@ fn quantize_keys(own: Move, head: u32, unit: u32) {
     let padded_quads = cache.key_row_words / 2u;
     let first_row = unit / padded_quads * cache.group;
     let quad = unit % padded_quads;
-    // Group i of the block, and those of the next three channels.
+    // Group i of the pack, and those of the next three channels.
     let i = 4u * unit;
     let group_words = cache.group / 32u * bits;
-    let block = head_base(flags, head) + own.destination;
-    let extremes = block + cache.segment * cache.key_row_words / 16u * bits;
+    let pack = head_base(flags, head) + own.destination;
+    let extremes = pack + cache.segment * cache.key_row_words / 16u * bits;
     if quad >= params.k_quads {
         for (var j = i; j < i + 4u; j++) {
             keys[extremes + j] = 0u;
             for (var word = 0u; word < group_words; word++) {
-                keys[block + j * group_words + word] = 0u;
+                keys[pack + j * group_words + word] = 0u;
             }
         }
         return;
@@ -106,7 +106,7 @@ fn quantize_keys(own: Move, head: u32, unit: u32) {
     for (var j = 0u; j < 4u; j++) {
         keys[extremes + i + j] = least[j] | (most[j] << 16u);
     }
-    var at = block + i * group_words;
+    var at = pack + i * group_words;
     var packed = vec4<u32>(0u);
     var filled = 0u;
     for (var row = 0u; row < cache.group; row++) {
@@ -136,7 +136,7 @@ fn quantize_values(own: Move, head: u32, unit: u32) {
     let first = unit % groups * (cache.group / 4u);
     let end = min(first + cache.group / 4u, max(params.v_quads, first));
     let group_words = cache.group / 32u * bits;
-    let block = head_base(flags, head) + own.destination;
+    let pack = head_base(flags, head) + own.destination;
     var least = vec4<u32>(0xffffu);
     var most = vec4<u32>(0u);
     for (var quad = first; quad < end; quad++) {
@@ -152,8 +152,8 @@ fn quantize_values(own: Move, head: u32, unit: u32) {
         most = vec4<u32>(0u);
     }
     let group = scaled(least, most);
-    values[block + cache.segment * cache.value_row_words / 16u * bits + unit] = least.x | (most.x << 16u);
-    var at = block + unit * group_words;
+    values[pack + cache.segment * cache.value_row_words / 16u * bits + unit] = least.x | (most.x << 16u);
+    var at = pack + unit * group_words;
     var packed = 0u;
     var filled = 0u;
     for (var quad = first; quad < first + cache.group / 4u; quad++) {

@@ -1,11 +1,11 @@
-// step_down: blocks of a staircase cache (arXiv 2410.18441) at fewer bits, from codes to codes.
+// step_down: packs of a staircase cache (arXiv 2410.18441) at fewer bits, from codes to codes.
 //
 //   code' = (2·code·(2^b' − 1) + 2^b − 1) / (2·(2^b − 1))
 //
 // in integers, the extremes as they were, for every width that the segment passes, as
 // src/cache/quantize.rs says.
 //
-// Shapes      blocks of S·D'·b/32 words of codes, then S·D'/G words of extremes
+// Shapes      packs of S·D'·b/32 words of codes, then S·D'/G words of extremes
 // Moves       a segment from one rung's ring to another's. A unit is 32 codes: b words before, b'
 //             words after
 // Workgroups  one per (head, INVOCATIONS of the line of all moves' units), numbered in one line and
@@ -22,7 +22,7 @@ fn take(own: Move, head: u32, unit: u32) {
     let base = head_base(flags, head);
     let source = base + own.source;
     let destination = base + own.destination;
-    // Units of the block, and its extremes.
+    // Units of the pack, and its extremes.
     let units = cache.segment * row_words(flags) / 16u;
     if unit < units / (cache.group / 32u) {
         let extremes = load(flags, source + units * wide + unit);

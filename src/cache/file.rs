@@ -1,8 +1,8 @@
 //! A saved sequence: see [`HostCache::save`](super::HostCache::save).
 
-use super::block::padded;
 use super::form::CacheForm;
 use super::ladder::{Ladder, Rung, Side};
+use super::pack::padded;
 use super::sequence::{Sequence, Store, StoredKeys};
 use super::staircase::Staircase;
 use crate::checksum::fnv1a;
@@ -36,7 +36,7 @@ pub(super) fn write(form: &CacheForm, sequence: &Sequence) -> Vec<u8> {
     put(&[sequence.len, sequence.segments]);
     for store in &sequence.stores {
         words.extend(&store.sinks);
-        store.blocks.iter().for_each(|block| words.extend(block));
+        store.packs.iter().for_each(|pack| words.extend(pack));
         words.extend(&store.residual);
     }
     let bytes = PREFIX + 4 * words.len() + CHECKSUM;
@@ -168,16 +168,16 @@ fn read_sequence(words: &mut Words<'_>, form: &CacheForm) -> Result<Sequence> {
         let (side, layout) = (Side::ALL[index % 2], layouts[index % 2]);
         let row = padded(form.dim(side)) / 2;
         let sinks = words.take(standing.sinks().len().saturating_mul(row))?;
-        let mut blocks = std::collections::VecDeque::new();
+        let mut packs = std::collections::VecDeque::new();
         for segment in standing.dropped_segments()..segments {
             let rung = standing.segment_rung(side, segment).unwrap_or(0);
             let bits = staircase.ladder(side).rungs()[rung].bits;
             if bits > 0 {
-                blocks.push_back(words.take(layout.with_bits(bits).words())?);
+                packs.push_back(words.take(layout.with_bits(bits).words())?);
             }
         }
         let residual = words.take(standing.residual().len().saturating_mul(row))?;
-        stores.push(Store { sinks, blocks, residual });
+        stores.push(Store { sinks, packs, residual });
     }
     if !words.0.is_empty() {
         return Err(Error::corrupt("the content is longer than its header says"));

@@ -1,7 +1,7 @@
 //! What caches of one kind have in common, wherever their words lie.
 
-use super::block::BlockLayout;
 use super::ladder::Side;
+use super::pack::PackLayout;
 use super::sequence::StoredKeys;
 use super::staircase::Staircase;
 use crate::error::Result;
@@ -44,11 +44,11 @@ impl CacheForm {
     }
 
     /// By side, at 16 bits.
-    pub(super) fn layouts(&self) -> Result<[BlockLayout; 2]> {
+    pub(super) fn layouts(&self) -> Result<[PackLayout; 2]> {
         Ok([self.layout(Side::Keys)?, self.layout(Side::Values)?])
     }
 
-    fn layout(&self, side: Side) -> Result<BlockLayout> {
-        BlockLayout::new(&self.staircase, side, 16, self.dim(side))
+    fn layout(&self, side: Side) -> Result<PackLayout> {
+        PackLayout::new(&self.staircase, side, 16, self.dim(side))
     }
 }

@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use half::f16;
 
-use super::block::{BlockLayout, Element, half_at, padded};
 use super::file;
 use super::form::CacheForm;
 use super::ladder::Side;
+use super::pack::{Element, PackLayout, half_at, padded};
 use super::quantize::is_finite;
 use super::sequence::{Sequence, Store, StoredKeys};
 use super::sequence_table::{SequenceId, SequenceTable};
@@ -19,7 +19,7 @@ use crate::shape::Shape;
 /// A staircase KV cache of many sequences in host memory: the reference for the one on the GPU.
 ///
 /// Per sequence and key/value head it holds, for keys and for values: rows of the sinks, a
-/// [block](BlockLayout) for every segment that has left the residual, and the rows of the residual.
+/// [pack](PackLayout) for every segment that has left the residual, and the rows of the residual.
 /// It takes every step as it happens, so appending a chunk leaves the very words that appending its
 /// tokens one by one does.
 #[derive(Clone, Debug)]
@@ -231,12 +231,12 @@ impl HostCache {
         Ok(rows)
     }
 
-    /// The words of one segment of one head ([`BlockLayout`]); `None` while it is in the residual
+    /// The words of one segment of one head ([`PackLayout`]); `None` while it is in the residual
     /// and after it was dropped.
     ///
     /// # Errors
     /// Invalid argument if there is no such sequence or head.
-    pub fn block(
+    pub fn pack(
         &self,
         sequence: SequenceId,
         side: Side,
@@ -246,15 +246,15 @@ impl HostCache {
         ensure!(head < self.kv_heads(), "head", "expected one below {}, got {head}", self.kv_heads());
         let held = self.sequences.get(sequence)?;
         let store = &held.stores[2 * head + side as usize];
-        let index = segment.saturating_add(store.blocks.len()).checked_sub(held.segments);
-        Ok(index.and_then(|index| store.blocks.get(index)).map(Vec::as_slice))
+        let index = segment.saturating_add(store.packs.len()).checked_sub(held.segments);
+        Ok(index.and_then(|index| store.packs.get(index)).map(Vec::as_slice))
     }
 
     /// Bytes of the words that are held, counted: always what [`Standing::memory`] says, summed
     /// over the sequences.
     pub fn live_bytes(&self) -> u64 {
         let words = |store: &Store| {
-            store.sinks.len() + store.residual.len() + store.blocks.iter().map(Vec::len).sum::<usize>()
+            store.sinks.len() + store.residual.len() + store.packs.iter().map(Vec::len).sum::<usize>()
         };
         let stores = self.sequences.iter().flat_map(|held| &held.stores);
         stores.map(|store| 4 * words(store) as u64).sum()
@@ -267,7 +267,7 @@ impl HostCache {
     /// (two words); kv_heads, head_dim, value_dim; 0 for keys before rotation, 1 for keys after; S,
     /// G, sinks, W (0: equal to S); the number of rungs of keys and of values, and for each rung
     /// its bits and segments (0 on the last); tokens and segments that have left the residual; then
-    /// per head, keys before values, the rows of the sinks, the blocks from the oldest on, the rows
+    /// per head, keys before values, the rows of the sinks, the packs from the oldest on, the rows
     /// of the residual; last the 64-bit FNV-1a hash of all bytes before it.
     ///
     /// # Errors
@@ -328,19 +328,19 @@ fn halves(argument: &'static str, values: &[f32]) -> Result<Vec<u16>> {
 
 impl Store {
     /// Takes the oldest segment of the residual to the first rung, and others down by one.
-    fn age(&mut self, staircase: &Staircase, aging: &Aging, side: Side, layout: BlockLayout) {
+    fn age(&mut self, staircase: &Staircase, aging: &Aging, side: Side, layout: PackLayout) {
         let rungs = staircase.ladder(side).rungs();
-        let block = layout.with_bits(rungs[0].bits).quantize(&self.residual);
+        let pack = layout.with_bits(rungs[0].bits).quantize(&self.residual);
         self.residual.drain(..layout.code_words());
-        self.blocks.push_back(block);
+        self.packs.push_back(pack);
         for step in aging.steps(side) {
-            // The newest block is that of the segment that leaves.
+            // The newest pack is that of the segment that leaves.
             let age = aging.leaves - step.segment;
-            let index = self.blocks.len() - 1 - age;
+            let index = self.packs.len() - 1 - age;
             let layout = layout.with_bits(rungs[step.from].bits);
-            self.blocks[index] = layout.step_down(&self.blocks[index], rungs[step.to].bits);
+            self.packs[index] = layout.step_down(&self.packs[index], rungs[step.to].bits);
         }
-        self.blocks.retain(|block| !block.is_empty());
+        self.packs.retain(|pack| !pack.is_empty());
     }
 
     /// The channels of one token; none if it was dropped.
@@ -348,7 +348,7 @@ impl Store {
         &self,
         standing: &Standing<'_>,
         side: Side,
-        layout: BlockLayout,
+        layout: PackLayout,
         token: usize,
         dim: usize,
         mut visit: impl FnMut(Element),
@@ -361,9 +361,9 @@ impl Store {
             row(&self.sinks, token);
         } else if standing.residual().contains(&token) {
             row(&self.residual, token - standing.residual().start);
-        } else if let Some(index) = (segment + self.blocks.len()).checked_sub(standing.segments()) {
+        } else if let Some(index) = (segment + self.packs.len()).checked_sub(standing.segments()) {
             let layout = layout.with_bits(standing.bits(side, token));
-            (0..dim).for_each(|c| visit(layout.element(&self.blocks[index], token % length, c)));
+            (0..dim).for_each(|c| visit(layout.element(&self.packs[index], token % length, c)));
         }
     }
 }

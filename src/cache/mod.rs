@@ -1,7 +1,7 @@
 //! The staircase KV cache (SAQ): precision that steps down as tokens age.
 //!
 //! A [`Staircase`] says, for keys and for values, at how many bits a token is stored at which age;
-//! [`quantize`] is the integer arithmetic that decides the codes; a [`BlockLayout`] says where they
+//! [`quantize`] is the integer arithmetic that decides the codes; a [`PackLayout`] says where they
 //! lie. All of it is plain values and pure functions on the host. [`HostCache`] is the cache itself
 //! in host memory, word for word what the one on the GPU holds: [`KvCache`]. Attention reads that
 //! one as it lies, packed ([`Attention::plan_cached`](crate::Attention::plan_cached));
@@ -20,12 +20,12 @@
 //! # Ok::<(), prflash::Error>(())
 //! ```
 
-mod block;
 mod file;
 mod form;
 pub(crate) mod gpu;
 mod host_cache;
 mod ladder;
+mod pack;
 mod planner;
 pub mod quantize;
 mod sequence;
@@ -33,11 +33,11 @@ mod sequence_table;
 mod staircase;
 mod standing;
 
-pub use block::{BlockLayout, Element};
 pub(crate) use form::CacheForm;
 pub use gpu::kv_cache::{Chunk, KvCache, KvInput};
 pub use host_cache::{HostCache, Row};
 pub use ladder::{Ladder, Rung, Side, output_error_bound};
+pub use pack::{Element, PackLayout};
 pub use planner::Fit;
 pub use sequence::StoredKeys;
 pub use sequence_table::SequenceId;

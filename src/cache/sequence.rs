@@ -29,7 +29,7 @@ pub(super) struct Store {
     /// Rows of D' f16 numbers.
     pub(super) sinks: Vec<u32>,
     /// Of the segments that were not dropped, oldest first.
-    pub(super) blocks: VecDeque<Vec<u32>>,
+    pub(super) packs: VecDeque<Vec<u32>>,
     /// Rows of D' f16 numbers.
     pub(super) residual: Vec<u32>,
 }

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::block::padded;
 use super::ladder::{Rung, Side};
+use super::pack::padded;
 use super::staircase::Staircase;
 use crate::shape::{MAX_LEN, Shape};
 
@@ -158,8 +158,8 @@ impl<'a> Standing<'a> {
     }
 
     /// Bytes of keys and values that attention reads for one decode step over all tokens, each once
-    /// per key/value head: blocks with their extremes, the residual, and the precise copies of
-    /// sinks in place of what their blocks hold of them.
+    /// per key/value head: packs with their extremes, the residual, and the precise copies of
+    /// sinks in place of what their packs hold of them.
     ///
     /// A group's extremes count as read if one of its tokens is.
     pub fn bytes_read(&self, shape: &Shape) -> u64 {

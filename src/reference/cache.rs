@@ -8,8 +8,8 @@ use crate::cache::{HostCache, SequenceId, Side, StoredKeys};
 use crate::error::{Result, ensure};
 use crate::shape::Shape;
 
-/// Exact attention over what a cache holds of one sequence: packed words are expanded in f64, `min +
-/// code·range/N`.
+/// Exact attention over what a cache holds of one sequence. Packed words are expanded in f64,
+/// `min + code·range/N`.
 ///
 /// `q` is `[heads, q_len, head_dim]`; the queries are the last tokens of the sequence, and dropped
 /// tokens are seen by none. All options and tables mean what they mean in

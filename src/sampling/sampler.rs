@@ -146,8 +146,8 @@ impl RowSampler for Bernoulli {
     }
 }
 
-/// Systematic sampling: one uniform number `u` a row; the block at distance d is kept where `⌊C(d) +
-/// u⌋` steps up, `C` being the cumulative sum of `p`.
+/// Systematic sampling: one uniform number `u` a row; the block at distance d is kept where
+/// `⌊C(d) + u⌋` steps up, `C` being the cumulative sum of `p`.
 ///
 /// The marginals are exactly `p(d)`, and a row keeps `⌊Σp⌋` or `⌈Σp⌉` blocks: the count has the
 /// smallest variance that the marginals allow. Blocks of one row are not independent of each other.

@@ -4,7 +4,7 @@ use half::f16;
 use prflash::Shape;
 use prflash::cache::quantize::{self, Extremes, Scaled};
 use prflash::cache::{
-    BlockLayout, HostCache, Ladder, SequenceId, Side, Staircase, StoredKeys, output_error_bound,
+    HostCache, Ladder, PackLayout, SequenceId, Side, Staircase, StoredKeys, output_error_bound,
 };
 use prflash::limits::{MAX_ELEMENTS, MAX_LEN};
 
@@ -94,9 +94,9 @@ pub fn standings(case: &mut Case) {
     let _ = (standing.bytes_read(&shape), standing.bits_per_element(&shape));
     tell!(case, "aging({segment}), on_append({len}), work({len}), {staircase}");
     let _ = (staircase.aging(segment), staircase.on_append(len), staircase.work(len));
-    tell!(case, "BlockLayout of {bits} bits, {dim} channels; index({token}, {segment})");
+    tell!(case, "PackLayout of {bits} bits, {dim} channels; index({token}, {segment})");
     for side in Side::ALL {
-        let Some(layout) = accepted(BlockLayout::new(&staircase, side, bits, dim)) else { continue };
+        let Some(layout) = accepted(PackLayout::new(&staircase, side, bits, dim)) else { continue };
         assert!(layout.words() <= MAX_ELEMENTS && layout.code_words() <= layout.words());
         let numbers = staircase.segment() * dim.next_multiple_of(32);
         assert!(layout.index(token, segment) < numbers || layout.index(token, segment) == usize::MAX);
@@ -254,13 +254,13 @@ pub fn operations(case: &mut Case) {
             }
             6 => {
                 let (head, segment) = (case.numbers.mild(heads), at);
-                tell!(case, "block {segment} of head {head} of {sequence}");
+                tell!(case, "pack {segment} of head {head} of {sequence}");
                 for (side, segment) in Side::ALL.into_iter().flat_map(|s| [(s, segment), (s, segment % 4)]) {
-                    let block = accepted(cache.block(sequence, side, head, segment));
-                    assert_eq!(block.is_some(), there && head < heads);
+                    let pack = accepted(cache.pack(sequence, side, head, segment));
+                    assert_eq!(pack.is_some(), there && head < heads);
                     let standing = cache.standing(sequence);
                     let gone = standing.is_ok_and(|standing| segment >= standing.segments());
-                    assert!(!gone || block.flatten().is_none());
+                    assert!(!gone || pack.flatten().is_none());
                 }
                 assert_eq!(accepted(cache.rows(sequence, head).map(drop)).is_some(), there && head < heads);
             }

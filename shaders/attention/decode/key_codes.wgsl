@@ -1,7 +1,7 @@
 // Codes of the step's tokens of one channel, side by side; a group has $(words) words.
                     let bit = start % GROUP * $(bits)u;
                     let shift = bit % 32u;
-                    let at = key_block + in_group * (HEAD_PADDED * $(words)) + bit / 32u;
+                    let at = key_pack + in_group * (HEAD_PADDED * $(words)) + bit / 32u;
 #if 32%bits
                     // Such codes straddle words.
                     let next = select(0u, 1u, shift + CACHE_KEYS * $(bits)u > 32u);

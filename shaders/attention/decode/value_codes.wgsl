@@ -1,7 +1,7 @@
 // Codes of four channels of one token, side by side.
                         let within = start % cache.segment + $(token);
-                        let row = value_block + within * (VALUE_PADDED / 32u * $(bits)u);
-                        let extremes = value_block + cache.segment * (VALUE_PADDED / 32u * $(bits)u) + within * (VALUE_PADDED / GROUP);
+                        let row = value_pack + within * (VALUE_PADDED / 32u * $(bits)u);
+                        let extremes = value_pack + cache.segment * (VALUE_PADDED / 32u * $(bits)u) + within * (VALUE_PADDED / GROUP);
 #for g in VALUE_GROUPS
                         let pair$g = halves(v[extremes + $gu]);
                         let step$g = (pair$g.y - pair$g.x) * (1.0 / f32((1u << $(bits)u) - 1u));

@@ -1,5 +1,5 @@
 // A row of f16 numbers.
-                        let row = value_block + (max(start + $(token), first) - first) * (VALUE_PADDED / 2u);
+                        let row = value_pack + (max(start + $(token), first) - first) * (VALUE_PADDED / 2u);
 #for c in VALUE_QUADS
                         {
                             let word = select(v[row + 2u * $cu], v[row + 2u * $cu + 1u], high);

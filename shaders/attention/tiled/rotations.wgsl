@@ -1,6 +1,6 @@
 // The rotations that a lane needs for its part of every step, which stay in its registers.
-    // What this lane rotates: quads `rotate_quad` of the keys from `rotate_first` on, ROTATE_EACH of each
-    // step.
+    // What this lane rotates: quads `rotate_quad` of the keys from `rotate_first` on, ROTATE_EACH
+    // of each step.
     let rotate_quad = lane % ROTATE_QUADS;
     let rotate_first = lane / ROTATE_QUADS * ROTATE_EACH;
 #for u in ROTATE_EACH, h in ROTATE_TOGETHER

@@ -1,6 +1,6 @@
 // The inner products from what the slices of a row have of them.
-            // Every slice adds all shares in the same order, so that all have the same scores to the
-            // bit. While a step's are read, the next one writes the other buffer.
+            // Every slice adds all shares in the same order, so that all have the same scores to
+            // the bit. While a step's are read, the next one writes the other buffer.
 #for r in ROWS_EACH, t in KEYS
             shares[((buffer * SLICES + slice) * ROWS_EACH * KEYS + $ru * KEYS + $tu) * ROW_LANES + row_lane] = s$r_$t;
 #end

@@ -258,8 +258,8 @@ impl Tile {
     }
 
     /// With a row's channels divided among this many lanes of different subgroups (1, 2 or 4), each
-    /// of which has registers for its own only. It needs head and value dimensions that `4 · slices`
-    /// divides and, unless staged, a device with subgroups of at most `64 / rows_each`.
+    /// of which has registers for its own only. It needs head and value dimensions that `4 ·
+    /// slices` divides and, unless staged, a device with subgroups of at most `64 / rows_each`.
     ///
     /// # Errors
     /// Invalid argument for other numbers.

@@ -205,8 +205,8 @@ fn every_mutant_of_attention_over_a_cache_is_caught() {
         ("segments are a step older", "segments - 1u - segment", "segments - segment"),
         (
             "rings don't come round",
-            "v.base + segment % v.blocks * v.block_words",
-            "v.base + segment % (v.blocks + 1u) * v.block_words",
+            "v.base + segment % v.packs * v.pack_words",
+            "v.base + segment % (v.packs + 1u) * v.pack_words",
         ),
     ];
     let in_tiled: &[Change] = &[

@@ -174,7 +174,7 @@ impl Sizes<'_> {
         if held.capacity > 0 { [STAMP_WORDS + keys, values] } else { [0; 2] }
     }
 
-    /// The least capacity for what is held. A truncated sequence may have blocks that its length
+    /// The least capacity for what is held. A truncated sequence may have packs that its length
     /// alone doesn't need.
     pub(super) fn least(&self, held: &Held) -> usize {
         let for_blocks = match held.segments() {

@@ -90,12 +90,12 @@ impl Mover<'_> {
             let age = before.checked_sub(segment + 1);
             let from = age.map(|age| self.staircase.ladder(side).rung_at(age));
             let base = sequence.bases[side as usize];
-            let destination = (base + self.layout.block(side, rung, segment)) as u32;
+            let destination = (base + self.layout.pack(side, rung, segment)) as u32;
             let coded = from.is_some_and(|from| rungs[from].bits != 16);
             let widths = self.widths(side, from, rung);
             let numbers = self.staircase.segment() * 2 * self.layout.sides[side as usize].row_words;
             if let Some(from) = from.filter(|_| coded) {
-                let source = (base + self.layout.block(side, from, segment)) as u32;
+                let source = (base + self.layout.pack(side, from, segment)) as u32;
                 let step = Move { flags: flag(side), widths, source, destination, ..sequence.guard() };
                 pass.step_down.push((step, numbers / 32));
                 continue;
@@ -104,7 +104,7 @@ impl Mover<'_> {
             let source = match from {
                 Some(from) => Move {
                     held: self.staircase.segment() as u32,
-                    source: (base + self.layout.block(side, from, segment)) as u32,
+                    source: (base + self.layout.pack(side, from, segment)) as u32,
                     source_ring: u32::MAX,
                     ..sequence.guard()
                 },

@@ -18,8 +18,8 @@ pub(crate) struct CacheRung {
     pub(crate) end: u32,
     pub(crate) bits: u32,
     pub(crate) base: u32,
-    pub(crate) blocks: u32,
-    pub(crate) block_words: u32,
+    pub(crate) packs: u32,
+    pub(crate) pack_words: u32,
     pub(crate) unused_a: u32,
     pub(crate) unused_b: u32,
     pub(crate) unused_c: u32,
@@ -110,7 +110,7 @@ const _: () = assert!(size_of::<CacheLayout>() <= UNIFORM_BYTES as usize);
 pub(crate) fn layouts() -> Vec<HostLayout> {
     vec![
         host_layout!("CacheRung", CacheRung:
-            end, bits, base, blocks, block_words, unused_a, unused_b, unused_c),
+            end, bits, base, packs, pack_words, unused_a, unused_b, unused_c),
         host_layout!("CacheLayout", CacheLayout:
             segment, group, sinks, residual_rows, key_row_words, value_row_words, key_residual,
             value_residual, key_head_stride, value_head_stride, unused_a, unused_b, key_rungs,

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use crate::cache::block::{BlockLayout, padded};
 use crate::cache::gpu::params::{CACHE_RUNGS, CacheLayout, CacheRung};
 use crate::cache::ladder::Side;
+use crate::cache::pack::{PackLayout, padded};
 use crate::cache::sequence::Store;
 use crate::cache::staircase::Staircase;
 use crate::cache::standing::Standing;
@@ -17,13 +17,13 @@ use crate::shape::Shape;
 /// ```text
 /// sinks      n_sink rows of D'/2 words
 /// residual   a ring of R rows: token t in row t mod R
-/// rung 0     a ring of C₀ blocks: segment s in block s mod C₀
+/// rung 0     a ring of C₀ packs: segment s in pack s mod C₀
 /// …
-/// last rung  segment s in block s, as many as the sequence has room for
+/// last rung  segment s in pack s, as many as the sequence has room for
 /// ```
 ///
 /// The segments of a rung are consecutive and no more than its dwell, so that a ring of that many
-/// blocks holds them: an address follows from the token, the length and the segments that have left
+/// packs holds them: an address follows from the token, the length and the segments that have left
 /// the residual, and nothing has to be looked up. R is W + S, and C the dwell, or what the longest
 /// sequence needs if that is less.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,15 +47,15 @@ pub(crate) struct SideLayout {
     pub(crate) rungs: Vec<RungLayout>,
 }
 
-/// The blocks of one rung.
+/// The packs of one rung.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RungLayout {
-    /// The first word of the first block.
+    /// The first word of the first pack.
     pub(crate) base: usize,
-    /// Blocks of the ring; of the last rung, the most that a sequence may need.
-    pub(crate) blocks: usize,
-    /// Words of a block; 0 where tokens are dropped.
-    pub(crate) block_words: usize,
+    /// Packs of the ring; of the last rung, the most that a sequence may need.
+    pub(crate) packs: usize,
+    /// Words of a pack; 0 where tokens are dropped.
+    pub(crate) pack_words: usize,
     pub(crate) bits: u32,
     /// The age, in segments, that segments leave it at; `None` on the last rung.
     pub(crate) end: Option<usize>,
@@ -84,13 +84,13 @@ impl RegionLayout {
             let mut rungs = Vec::new();
             for rung in staircase.ladder(side).rungs() {
                 let left = max_segments.saturating_sub(age);
-                let blocks = rung.segments.map_or(left, |segments| segments.min(left));
-                let block_words = BlockLayout::new(staircase, side, rung.bits, dim)?.words();
+                let packs = rung.segments.map_or(left, |segments| segments.min(left));
+                let pack_words = PackLayout::new(staircase, side, rung.bits, dim)?.words();
                 age += rung.segments.unwrap_or(0);
                 let end = rung.segments.map(|_| age);
-                rungs.push(RungLayout { base, blocks, block_words, bits: rung.bits, end });
+                rungs.push(RungLayout { base, packs, pack_words, bits: rung.bits, end });
                 // Behind the last rung nothing follows.
-                base = if rung.segments.is_some() { after(base, blocks, block_words)? } else { base };
+                base = if rung.segments.is_some() { after(base, packs, pack_words)? } else { base };
             }
             Ok(SideLayout { row_words, residual: sinks * row_words, rungs })
         };
@@ -102,7 +102,7 @@ impl RegionLayout {
     pub(crate) fn words(&self, staircase: &Staircase, side: Side, len: usize) -> usize {
         let dwell = self.dwell(side);
         let tail = staircase.segments_after(len).saturating_sub(dwell);
-        self.sides[side as usize].rungs.last().map_or(0, |last| last.base + tail * last.block_words)
+        self.sides[side as usize].rungs.last().map_or(0, |last| last.base + tail * last.pack_words)
     }
 
     /// The age at which segments come to the last rung.
@@ -116,49 +116,49 @@ impl RegionLayout {
         layout.residual + token % self.residual_rows * layout.row_words
     }
 
-    /// The first word of a segment's block on a rung.
-    pub(crate) fn block(&self, side: Side, rung: usize, segment: usize) -> usize {
-        let RungLayout { base, blocks, block_words, end, .. } = self.sides[side as usize].rungs[rung];
-        let slot = if end.is_some() { segment % blocks.max(1) } else { segment };
-        base + slot * block_words
+    /// The first word of a segment's pack on a rung.
+    pub(crate) fn pack(&self, side: Side, rung: usize, segment: usize) -> usize {
+        let RungLayout { base, packs, pack_words, end, .. } = self.sides[side as usize].rungs[rung];
+        let slot = if end.is_some() { segment % packs.max(1) } else { segment };
+        base + slot * pack_words
     }
 
-    /// The words of each part, in the order of a [`Store`]: sinks, blocks from the oldest on, rows
+    /// The words of each part, in the order of a [`Store`]: sinks, packs from the oldest on, rows
     /// of the residual.
     fn parts(&self, standing: &Standing<'_>, side: Side) -> [Vec<Range<usize>>; 3] {
         let layout = &self.sides[side as usize];
         let sinks = 0..standing.sinks().len() * layout.row_words;
-        let block = |segment| {
+        let pack = |segment| {
             let rung = standing.segment_rung(side, segment)?;
-            let words = layout.rungs[rung].block_words;
-            let base = self.block(side, rung, segment);
+            let words = layout.rungs[rung].pack_words;
+            let base = self.pack(side, rung, segment);
             (words > 0).then_some(base..base + words)
         };
         let row = |token| {
             let base = self.row(side, token);
             base..base + layout.row_words
         };
-        let blocks = (standing.dropped_segments()..standing.segments()).filter_map(block);
-        [vec![sinks], blocks.collect(), standing.residual().map(row).collect()]
+        let packs = (standing.dropped_segments()..standing.segments()).filter_map(pack);
+        [vec![sinks], packs.collect(), standing.residual().map(row).collect()]
     }
 
     /// What a sequence holds, from the words of its region.
     pub(super) fn gather(&self, standing: &Standing<'_>, side: Side, region: &[u32]) -> Store {
-        let [sinks, blocks, rows] = self.parts(standing, side);
+        let [sinks, packs, rows] = self.parts(standing, side);
         let joined =
             |ranges: Vec<Range<usize>>| ranges.into_iter().flat_map(|r| region[r].to_vec()).collect();
-        let blocks = blocks.into_iter().map(|range| region[range].to_vec()).collect();
-        Store { sinks: joined(sinks), blocks, residual: joined(rows) }
+        let packs = packs.into_iter().map(|range| region[range].to_vec()).collect();
+        Store { sinks: joined(sinks), packs, residual: joined(rows) }
     }
 
     /// The words of a region from what a sequence holds; zeros elsewhere.
     pub(super) fn scatter(&self, standing: &Standing<'_>, side: Side, store: &Store, region: &mut [u32]) {
-        let [sinks, blocks, rows] = self.parts(standing, side);
+        let [sinks, packs, rows] = self.parts(standing, side);
         for range in sinks {
             region[range].copy_from_slice(&store.sinks);
         }
-        for (range, block) in blocks.into_iter().zip(&store.blocks) {
-            region[range].copy_from_slice(block);
+        for (range, pack) in packs.into_iter().zip(&store.packs) {
+            region[range].copy_from_slice(pack);
         }
         let width = self.sides[side as usize].row_words;
         for (range, row) in rows.into_iter().zip(store.residual.chunks_exact(width)) {
@@ -178,8 +178,8 @@ impl RegionLayout {
                     base: rung.base as u32,
                     // Of the last rung, more than there are segments: a ring that never comes
                     // round.
-                    blocks: rung.end.map_or(u32::MAX, |_| rung.blocks.max(1) as u32),
-                    block_words: rung.block_words as u32,
+                    packs: rung.end.map_or(u32::MAX, |_| rung.packs.max(1) as u32),
+                    pack_words: rung.pack_words as u32,
                     ..CacheRung::default()
                 };
             }

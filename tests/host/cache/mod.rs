@@ -8,7 +8,7 @@ use half::f16;
 use prflash::Shape;
 use prflash::cache::SequenceId;
 use prflash::cache::quantize::{Extremes, WIDTHS, is_finite, levels, nests, step_down};
-use prflash::cache::{BlockLayout, HostCache, Ladder, Row, Side, Staircase, StoredKeys};
+use prflash::cache::{HostCache, Ladder, PackLayout, Row, Side, Staircase, StoredKeys};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -349,8 +349,8 @@ fn blocks_lie_where_the_layout_says() {
     cache.append(id, &k, &v).unwrap();
     for (segment, bits) in [(3, 8), (2, 4), (1, 3), (0, 2)] {
         for side in Side::ALL {
-            let layout = BlockLayout::new(&staircase, side, bits, dim).unwrap();
-            let words = cache.block(id, side, 0, segment).unwrap().unwrap();
+            let layout = PackLayout::new(&staircase, side, bits, dim).unwrap();
+            let words = cache.pack(id, side, 0, segment).unwrap().unwrap();
             assert_eq!((words.len(), layout.code_words()), (layout.words(), 64 * bits as usize));
             for row in cache.rows(id, 0).unwrap().filter(|row| row.token / 32 == segment && row.token > 3) {
                 let (got, t) = ([row.key, row.value], row.token % 32);
@@ -365,8 +365,8 @@ fn blocks_lie_where_the_layout_says() {
             }
         }
     }
-    assert_eq!(cache.block(id, Side::Keys, 0, 4).unwrap(), None);
-    let refused = |bits, dim| BlockLayout::new(&staircase, Side::Keys, bits, dim).unwrap_err().argument();
+    assert_eq!(cache.pack(id, Side::Keys, 0, 4).unwrap(), None);
+    let refused = |bits, dim| PackLayout::new(&staircase, Side::Keys, bits, dim).unwrap_err().argument();
     assert_eq!((refused(5, 64), refused(8, 0)), (Some("bits"), Some("dim")));
 }
 

@@ -6,10 +6,10 @@ use super::staircase::Staircase;
 use crate::error::{Error, Result, ensure};
 use crate::limits::{MAX_ELEMENTS, MAX_HEAD_DIM};
 
-/// The words of a *block*: one segment (S tokens) of one key/value head of one sequence, keys or
+/// The words of a *pack*: one segment (S tokens) of one key/value head of one sequence, keys or
 /// values, at one width. The same on host and GPU.
 ///
-/// D channels are padded to D', a multiple of 32. At b = 8, 4, 3 or 2 bits a block is two parts:
+/// D channels are padded to D', a multiple of 32. At b = 8, 4, 3 or 2 bits a pack is two parts:
 ///
 /// ```text
 /// codes     S·D'·b/32 words     code i at the bits b·i .. b·(i + 1), least significant first
@@ -21,13 +21,13 @@ use crate::limits::{MAX_ELEMENTS, MAX_HEAD_DIM};
 /// ```
 ///
 /// so that the codes of every group are G·b/32 whole, adjacent words, and stepping down keeps the
-/// order: 32 codes are b words before and b' words after. At 16 bits a block is S rows of D' f16
+/// order: 32 codes are b words before and b' words after. At 16 bits a pack is S rows of D' f16
 /// numbers, two to a word, with no extremes (as are the rows of the residual and of the sinks); at
 /// 0 bits it has no words.
 ///
 /// Channels past D hold code 0 (or +0) and take no part in extremes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlockLayout {
+pub struct PackLayout {
     side: Side,
     bits: u32,
     segment: usize,
@@ -74,18 +74,18 @@ pub(crate) fn padded(dim: usize) -> usize {
     dim.next_multiple_of(32)
 }
 
-/// f16 number `index` of a row or block of them.
+/// f16 number `index` of a row or pack of them.
 pub(crate) fn half_at(words: &[u32], index: usize) -> u16 {
     (words[index / 2] >> (index % 2 * 16)) as u16
 }
 
-impl BlockLayout {
+impl PackLayout {
     /// Of a staircase's keys or values at `bits`, for `dim` channels.
     ///
     /// # Errors
     /// Invalid argument (`bits`) unless 16, 8, 4, 3, 2 or 0; (`dim`) unless 1 to 256; (`group`)
     /// unless it divides the padded channels, where values are grouped along them; too large
-    /// (`segment`) where the numbers of a block are past 32-bit indices.
+    /// (`segment`) where the numbers of a pack are past 32-bit indices.
     pub fn new(staircase: &Staircase, side: Side, bits: u32, dim: usize) -> Result<Self> {
         ensure!(matches!(bits, 16 | 8 | 4 | 3 | 2 | 0), "bits", "expected 16, 8, 4, 3, 2 or 0, got {bits}");
         ensure!((1..=MAX_HEAD_DIM).contains(&dim), "dim", "expected 1 to {MAX_HEAD_DIM}, got {dim}");
@@ -119,7 +119,7 @@ impl BlockLayout {
         self.segment
     }
 
-    /// Words of a block.
+    /// Words of a pack.
     pub fn words(&self) -> usize {
         self.code_words() + if self.is_coded() { self.segment * padded(self.dim) / self.group } else { 0 }
     }
@@ -129,8 +129,8 @@ impl BlockLayout {
         self.segment * (padded(self.dim) / 32 * self.bits as usize)
     }
 
-    /// Which code of the block (or f16 number) belongs to a token of the segment and a channel,
-    /// padding included; `usize::MAX` where the block has no such token or channel.
+    /// Which code of the pack (or f16 number) belongs to a token of the segment and a channel,
+    /// padding included; `usize::MAX` where the pack has no such token or channel.
     pub fn index(&self, token: usize, channel: usize) -> usize {
         let dim = padded(self.dim);
         if token >= self.segment || channel >= dim {
@@ -144,7 +144,7 @@ impl BlockLayout {
         }
     }
 
-    /// One number of a block.
+    /// One number of a pack.
     pub(crate) fn element(&self, words: &[u32], token: usize, channel: usize) -> Element {
         let index = self.index(token, channel);
         if !self.is_coded() {
@@ -157,7 +157,7 @@ impl BlockLayout {
         }
     }
 
-    /// The block of S rows of D' f16 numbers.
+    /// The pack of S rows of D' f16 numbers.
     pub(crate) fn quantize(&self, rows: &[u32]) -> Vec<u32> {
         let dim = padded(self.dim);
         if !self.is_coded() {
@@ -192,7 +192,7 @@ impl BlockLayout {
         words
     }
 
-    /// The block at a narrower width.
+    /// The pack at a narrower width.
     pub(crate) fn step_down(&self, words: &[u32], to: u32) -> Vec<u32> {
         let narrow = self.with_bits(to);
         if !self.is_coded() || !narrow.is_coded() {
