@@ -264,7 +264,7 @@ pub fn compare(got: &[f32], want: &[f64], tolerances: impl Into<Tolerances>) -> 
     let tolerances = tolerances.into();
     ensure!(got.len() == want.len(), "got", "expected {} numbers, got {}", want.len(), got.len());
     let rows = tolerances.rows.len();
-    let whole = want.is_empty() || (rows > 0 && want.len() % rows == 0);
+    let whole = want.is_empty() || (rows > 0 && want.len().is_multiple_of(rows));
     ensure!(whole, "tolerances", "expected those of rows of {} numbers, got {rows}", want.len());
     let row_len = (want.len() / rows.max(1)).max(1);
     let mut report = Report {
