@@ -40,7 +40,7 @@ struct Arguments {
 /// One way to hold the history.
 struct Way {
     name: String,
-    /// Of keys and values, read by a step.
+    /// Bytes of keys and values that a step reads.
     bytes: u64,
     held: Held,
 }

@@ -127,7 +127,7 @@ fn draw(count: usize) -> Result<Vec<Vec<u8>>> {
     Ok(words)
 }
 
-/// With counts as by Zipf.
+/// A table of these words, counted as by Zipf's law.
 fn table(words: &[Vec<u8>]) -> Result<WordCounts> {
     let count = |rank: usize| (10_000_000 / (rank as u64 + 1)).max(1);
     Ok(WordCounts::from_counts(words.iter().enumerate().map(|(rank, word)| (word, count(rank))))?)

@@ -49,7 +49,7 @@ pub fn sources() -> Vec<ShaderSource> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Candidate {
-    /// Its text.
+    /// The kernel's text.
     pub source: ShaderSource,
     /// Whether a plan chooses it on some device that isn't the CPU.
     pub chosen: bool,

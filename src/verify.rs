@@ -23,9 +23,9 @@ use crate::shape::Shape;
 /// How far a number may be from the exact one: `absolute + relative·|want|`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tolerance {
-    /// In the units of the numbers compared.
+    /// The distance allowed, in the units of the numbers compared.
     pub absolute: f64,
-    /// As a fraction of the exact number's magnitude.
+    /// The distance allowed beside it, as a fraction of the exact number's magnitude.
     pub relative: f64,
 }
 

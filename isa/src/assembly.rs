@@ -37,7 +37,7 @@ pub struct Counts {
     pub duals: f64,
     /// Of `salu` and `valu`: selects, `v_mov` and `s_mov`.
     pub moves: f64,
-    /// Of `transcendental`: reciprocals.
+    /// Reciprocals, which `transcendental` counts too.
     pub reciprocals: f64,
     /// Multiply-adds of one lane: as `fma`, with 2 for packed ones and those of matrix instructions
     /// per lane of a wave of 32.

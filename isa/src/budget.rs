@@ -22,13 +22,13 @@ const LOOSE_SHARE: f64 = 5.0;
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// At most.
+    /// The most vector registers.
     pub vgprs: u64,
-    /// At most.
+    /// The most registers that may be spilled.
     pub spills: u64,
-    /// At least.
+    /// The fewest waves that must fit.
     pub waves: u64,
-    /// At least, in percent; nothing where a kernel has no loop over keys.
+    /// The least share of multiply-adds, in percent; nothing where a kernel has no loop over keys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fma_share: Option<f64>,
 }
@@ -94,7 +94,7 @@ impl Limits {
 pub struct Budget {
     /// The driver that the limits were measured with.
     pub driver: String,
-    /// By family, then by variant.
+    /// The limits by family, then by variant.
     pub limits: BTreeMap<String, BTreeMap<String, Limits>>,
 }
 

@@ -107,7 +107,7 @@ struct Args {
 /// RADV knows more, and ends the program at a name that it doesn't know.
 const FAMILIES: [&str; 6] = ["navi31", "navi21", "vega10", "gfx1201", "vangogh", "polaris10"];
 
-/// Those with limits.
+/// The families for which there are limits.
 const USUAL: [&str; 3] = ["navi31", "navi21", "vega10"];
 
 const EXITS: &str = "exit status: 0 nothing is worse than its limits, 1 something is, or limits are out of date: much looser \

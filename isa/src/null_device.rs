@@ -31,7 +31,7 @@ struct Features {
 
 /// What the driver says of a compiled kernel.
 pub struct Compiled {
-    /// Its numbers, by name.
+    /// The driver's numbers, by name.
     pub statistics: BTreeMap<String, u64>,
     /// The final machine code as text.
     pub assembly: String,

@@ -20,7 +20,7 @@ pub struct Row {
     pub kernel: String,
     /// The kernel with all that is rendered into its text.
     pub variant: String,
-    /// As RADV names it.
+    /// The chip family, as RADV names it.
     pub family: String,
     /// 0 where the kernel has none.
     pub head_dim: usize,
@@ -58,7 +58,7 @@ pub struct Row {
     pub bytes_per_flop: f64,
     /// Of a key block's instructions, or of the whole program's.
     pub counts: Counts,
-    /// Of one step over keys.
+    /// What was counted in one step over keys.
     pub step: Option<Counts>,
     /// All numbers of the driver's.
     pub statistics: BTreeMap<String, u64>,

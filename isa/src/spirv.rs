@@ -11,9 +11,9 @@ use prflash::shaders::ShaderSource;
 /// What wgpu's runtime checks write into a shader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checks {
-    /// As prflash does unless told otherwise.
+    /// With wgpu's checks, as prflash does unless told otherwise.
     Checked,
-    /// As with `ContextOptions::trusted_shaders`.
+    /// Without them, as with `ContextOptions::trusted_shaders`.
     Trusted,
 }
 

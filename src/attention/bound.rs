@@ -87,7 +87,7 @@ pub(super) struct Shard {
 #[derive(Debug)]
 pub(super) struct ShardGroups {
     pub(super) tensors: wgpu::BindGroup,
-    /// Of the merge, where keys are split.
+    /// The merge's bind group, where keys are split.
     pub(super) states: Option<wgpu::BindGroup>,
 }
 

@@ -36,9 +36,9 @@ pub struct Sequence {
 /// Causality and windows go by the order in memory whatever the positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FirstPositions {
-    /// Of the first query.
+    /// The position of the first query.
     pub query: i64,
-    /// Of the first key; of a cache, of token 0.
+    /// The position of the first key; over a cache, of token 0.
     pub key: i64,
 }
 
@@ -77,7 +77,7 @@ impl SequenceRows {
         Self { entry, q_start: 0, q_len, kv_start: 0, kv_len, positions: None, slope_head: 0 }
     }
 
-    /// Of sequence number `index` of a call.
+    /// The lengths of sequence number `index` of a call, checked.
     fn of(index: usize, sequence: &Sequence) -> Result<Self> {
         let Sequence { entry, queries, keys, positions } = sequence;
         check_range(index, "queries", queries)?;
@@ -166,7 +166,7 @@ impl<'a> Call<'a> {
         Self { lengths: Lengths::Cached { cache, queries }, tables: None, timestamps: None }
     }
 
-    /// With these schedules and document masks.
+    /// The same call with these schedules and document masks.
     pub fn with_tables(self, tables: &'a TableBuffer) -> Self {
         Self { tables: Some(tables), ..self }
     }

@@ -30,10 +30,10 @@ pub(super) struct CheckedCall<'a> {
 /// One sequence, with where everything of it begins.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CheckedSequence {
-    /// Its place in the call.
+    /// The sequence's place in the call.
     pub(super) index: usize,
     pub(super) rows: SequenceRows,
-    /// Its keys, if in a cache.
+    /// Where its keys lie, if they are in a cache.
     pub(super) region: Option<Region>,
     /// The block grid of its schedule, or the dense one.
     pub(super) schedule: ScheduleWords,

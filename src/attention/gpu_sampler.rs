@@ -67,7 +67,7 @@ pub struct GpuSampler {
 /// Words that the lists of one sequence take: offsets, pairs, sums of chunks.
 #[derive(Clone, Copy, Debug)]
 struct Room {
-    /// From the start to the sums.
+    /// Words from the start of the tables to the sums.
     sums: u64,
     all: u64,
 }

@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WorkRun {
     pub(super) items: u64,
-    /// Of each.
+    /// The cost of each item.
     pub(super) cost: u64,
 }
 

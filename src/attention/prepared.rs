@@ -68,7 +68,7 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// By this kernel, for this reason.
+    /// Prepares what is wanted for this kernel, chosen for this reason.
     pub(super) fn new(wanted: &Wanted<'_>, kernel: Kernel, kernel_reason: String) -> Result<Self> {
         let Wanted { context, attention, options, maxima, sequences, slope_heads, cache } = wanted;
         if let Some(positions) = attention.positions() {

@@ -209,14 +209,14 @@ struct Run {
     entry: usize,
     start: usize,
     len: usize,
-    /// Of the first of them.
+    /// The position of the first row.
     position: i64,
-    /// From one position to the next.
+    /// The step from one row's position to the next one's.
     step: i64,
 }
 
 impl Run {
-    /// Of the last of them.
+    /// The position of the last row.
     fn last_position(&self) -> i64 {
         self.position.saturating_add(self.step * (self.len as i64 - 1))
     }

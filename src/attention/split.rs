@@ -85,7 +85,7 @@ impl Split {
         &self.states
     }
 
-    /// As many for one call alone.
+    /// As many states, for one call alone.
     pub(super) fn own_states(&self, context: &Context) -> Result<wgpu::Buffer> {
         new_states(context, self.bytes())
     }

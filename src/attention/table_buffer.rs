@@ -40,7 +40,7 @@ pub(super) struct ScheduleWords {
     pub(super) grid: BlockGrid,
     /// The order of its query blocks, or [`NO_TABLE`].
     pub(super) order: u32,
-    /// Its lists, or [`NO_TABLE`].
+    /// Where its lists begin, or [`NO_TABLE`].
     pub(super) lists: u32,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Writer {
 pub(super) struct DeviceTables {
     pub(super) buffer: wgpu::Buffer,
     bind_group: wgpu::BindGroup,
-    /// Of the writer's pipelines.
+    /// The bind group by which the writer's pipelines write it.
     pub(super) written: Option<wgpu::BindGroup>,
     /// Cloned into every call that uses this buffer; it may be written again when no clone is left.
     pub(super) in_use: Arc<()>,
@@ -281,7 +281,7 @@ pub(super) fn row_order(context: &Context) -> RowOrder {
     }
 }
 
-/// Of the group of tables, the same in all kernels.
+/// The layout of the group of tables, the same in all kernels.
 fn tables_layout(context: &Context) -> wgpu::BindGroupLayout {
     group_layout(context.device(), "prflash tables", &[Binds::Read])
 }

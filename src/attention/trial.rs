@@ -134,7 +134,7 @@ impl Trial {
         }
     }
 
-    /// By this kernel.
+    /// A plan by this kernel.
     fn plan(&self, kernel: Kernel) -> Result<Plan> {
         Prepared::new(&self.wanted()?, kernel, "on trial".to_owned()).map(Plan::of)
     }

@@ -39,7 +39,7 @@ impl TuningOptions {
         Ok(Self { trials, ..self })
     }
 
-    /// Of how many rounds a time is the median.
+    /// The number of rounds of which a time is the median.
     pub fn rounds(&self) -> usize {
         self.rounds
     }

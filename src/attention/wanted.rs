@@ -18,7 +18,7 @@ pub(super) struct Wanted<'a> {
     pub(super) maxima: Shape,
     /// The most sequences of a call.
     pub(super) sequences: usize,
-    /// Of how many heads there are slopes.
+    /// The number of heads that have slopes.
     pub(super) slope_heads: usize,
     /// Keys and values are tensors, or in caches of this one's kind.
     pub(super) cache: Option<&'a KvCache>,

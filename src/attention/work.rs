@@ -25,7 +25,7 @@ pub(super) struct Dispatch<'p> {
     pub(super) arena: Option<&'p wgpu::BindGroup>,
     pub(super) slot: Slot,
     pub(super) workgroups: (u32, u32),
-    /// Of the merge after it, if keys are split.
+    /// Workgroups of the merge after it, if keys are split.
     pub(super) merge_workgroups: Option<(u32, u32)>,
 }
 

@@ -43,7 +43,7 @@ impl CacheForm {
         }
     }
 
-    /// By side, at 16 bits.
+    /// The layouts of keys and of values, at 16 bits.
     pub(super) fn layouts(&self) -> Result<[PackLayout; 2]> {
         Ok([self.layout(Side::Keys)?, self.layout(Side::Values)?])
     }

@@ -55,7 +55,7 @@ impl HostCache {
         Self { form, sequences: SequenceTable::default() }
     }
 
-    /// At how many bits tokens are stored.
+    /// The staircase, which says at how many bits tokens are stored.
     pub fn staircase(&self) -> &Staircase {
         &self.form.staircase
     }

@@ -46,13 +46,13 @@ pub enum Element {
         extremes: Extremes,
         /// The code.
         code: u32,
-        /// Its width.
+        /// The width of the code.
         bits: u32,
     },
 }
 
 impl Element {
-    /// In f32, as [`Extremes::value`] computes it.
+    /// The number in f32, as [`Extremes::value`] computes it.
     pub fn to_f32(self) -> f32 {
         match self {
             Element::Half(half) => quantize::to_f32(half),
@@ -60,7 +60,7 @@ impl Element {
         }
     }
 
-    /// In f64, as [`Extremes::exact`] computes it.
+    /// The number in f64, as [`Extremes::exact`] computes it.
     pub fn to_f64(self) -> f64 {
         match self {
             Element::Half(half) => quantize::to_f32(half).into(),

@@ -90,7 +90,7 @@ impl Extremes {
         })
     }
 
-    /// From the word in storage.
+    /// The extremes in a word of storage.
     pub const fn from_word(word: u32) -> Self {
         Self { min: word as u16, max: (word >> 16) as u16 }
     }

@@ -20,7 +20,7 @@ impl SequenceId {
         Self(number)
     }
 
-    /// Its number, counted from 0.
+    /// The sequence's number, counted from 0.
     pub const fn number(self) -> usize {
         self.0
     }
@@ -46,7 +46,7 @@ impl<T> Default for SequenceTable<T> {
 }
 
 impl<T> SequenceTable<T> {
-    /// At the first number that is free.
+    /// Adds a sequence at the first number that is free.
     pub(super) fn add(&mut self, held: T) -> SequenceId {
         let number = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         match self.slots.get_mut(number) {
@@ -76,7 +76,7 @@ impl<T> SequenceTable<T> {
         self.slots.iter().flatten()
     }
 
-    /// By number.
+    /// The sequences by number.
     pub(super) fn slots(&self) -> &[Option<T>] {
         &self.slots
     }

@@ -329,9 +329,9 @@ impl fmt::Display for Staircase {
 pub struct Step {
     /// The segment.
     pub segment: usize,
-    /// Its rung before.
+    /// The rung of the segment before.
     pub from: usize,
-    /// Its rung after.
+    /// The rung of the segment after.
     pub to: usize,
 }
 

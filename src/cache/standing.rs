@@ -16,7 +16,7 @@ pub struct Standing<'a> {
 }
 
 impl<'a> Standing<'a> {
-    /// Of which staircase.
+    /// The staircase on which the tokens stand.
     pub fn staircase(&self) -> &'a Staircase {
         self.staircase
     }
@@ -122,7 +122,7 @@ impl<'a> Standing<'a> {
         })
     }
 
-    /// Their tokens.
+    /// The tokens of each rung.
     fn rung_tokens(&self, side: Side) -> impl Iterator<Item = Range<usize>> + use<'a> {
         let length = self.staircase.segment();
         self.rung_segments(side).map(move |segments| segments.start * length..segments.end * length)

@@ -145,7 +145,7 @@ pub struct HeadCalibration {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct HeadErrors {
-    /// As calibrated.
+    /// The error as calibrated.
     pub calibrated: f64,
     /// [`Profile::budget`] with β = ½.
     pub default: f64,
@@ -213,7 +213,7 @@ struct Row {
     row: usize,
     /// The softmax mass of each key block.
     mass: Vec<f64>,
-    /// Its part of the output, (key block, channel).
+    /// Each key block's part of the output, (key block, channel).
     parts: Vec<f32>,
     output: Vec<f32>,
 }

@@ -54,7 +54,7 @@ fn check_cache(shape: &Shape, cache: &HostCache, sequence: SequenceId) -> Result
 pub struct CacheLoss {
     /// `‖ô − o‖ / ‖o‖` over all rows, o computed from the history as it was.
     pub output_error: f64,
-    /// By age, as asked for.
+    /// The losses by age, as asked for.
     pub ages: Vec<AgeLoss>,
 }
 

@@ -216,7 +216,7 @@ pub(crate) struct Row<'a> {
     pub(crate) position: i64,
     /// (key, softmax weight) of each visible key.
     pub(crate) weights: &'a [(usize, f64)],
-    /// Their scores.
+    /// The scores of these keys.
     scores: &'a [f64],
     lse: f64,
     magnitude: f64,

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq)]
 struct Wish {
     backends: wgpu::Backends,
-    /// In lower case; never empty.
+    /// A part of the adapter's name, in lower case; never empty.
     name: Option<String>,
     power_preference: wgpu::PowerPreference,
 }

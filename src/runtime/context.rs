@@ -43,7 +43,7 @@ struct Inner {
     /// Why the device was lost. Set by our own callback only: a borrowed device keeps its caller's
     /// handlers.
     lost: Arc<Mutex<Option<String>>>,
-    /// By the label of their program.
+    /// The pipelines by the label of their program.
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     /// What came of trying programs out, by what was tried: nothing, or what was wrong.
     trials: Mutex<HashMap<String, Option<String>>>,
@@ -221,7 +221,7 @@ impl Context {
         &self.inner.device
     }
 
-    /// Its queue.
+    /// The device's queue.
     pub fn queue(&self) -> &wgpu::Queue {
         &self.inner.queue
     }

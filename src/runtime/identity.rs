@@ -66,7 +66,7 @@ mod native {
             identity
         }
 
-        /// Its number.
+        /// The device's number.
         pub(crate) fn id(&self) -> DeviceId {
             self.id
         }

@@ -47,7 +47,7 @@ fn unseal<'a>(sealed: &'a [u8], key: &str) -> Option<&'a [u8]> {
     (u64::from_le_bytes(*sum) == hash(data, key)).then_some(data)
 }
 
-/// Of the key and the data.
+/// The checksum of the key and the data.
 fn hash(data: &[u8], key: &str) -> u64 {
     fnv1a(key.as_bytes().iter().chain(&[0]).chain(data))
 }

@@ -51,7 +51,7 @@ pub(crate) struct Slot {
     bind_group: wgpu::BindGroup,
     /// Dynamic offsets of the bind group, bytes.
     offsets: [u32; 2],
-    /// To be kept until the GPU is done with the slot.
+    /// The guard, to be kept until the GPU is done with the slot.
     guard: SlotGuard,
 }
 

@@ -95,7 +95,7 @@ impl GpuTimer {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Timings {
-    /// From submission to completion, in order.
+    /// Times from submission to completion, in order.
     pub wall: Vec<Duration>,
     /// Between the timestamps of the GPU, in order; empty on a device without them.
     pub gpu: Vec<Duration>,

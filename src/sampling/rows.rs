@@ -56,7 +56,7 @@ pub(super) fn mean_blocks(grid: &BlockGrid, profile: &Profile) -> f64 {
     rows.map(|query_block| expected_row(&table, grid, profile, query_block)).sum::<f64>() / count as f64
 }
 
-/// At most 64 evenly spaced rows, and how many.
+/// At most 64 evenly spaced rows, and how many they are.
 pub(super) fn spaced_rows(grid: &BlockGrid) -> (impl Iterator<Item = i64> + use<>, usize) {
     let step = grid.query_blocks().div_ceil(64).max(1);
     (query_blocks(grid).rev().step_by(step), grid.query_blocks().div_ceil(step).max(1))

@@ -189,7 +189,7 @@ pub struct DistanceFrequencies {
     grid: BlockGrid,
     sink_blocks: usize,
     schedules: u64,
-    /// By distance.
+    /// The counts by distance.
     counts: Vec<Count>,
 }
 

@@ -19,7 +19,7 @@ pub(super) fn count_of(trials: &[(&Trial, f64)]) -> f64 {
 
 /// Probabilities of values, and of pairs of values: frequencies among weighted trials, smoothed.
 pub(super) struct Frequencies {
-    /// Of each parameter.
+    /// The probabilities of each parameter's values.
     pub(super) rows: Vec<Vec<f64>>,
     /// Of each pair of parameters, the first one first: a row for each value of the first.
     pairs: Vec<Vec<Vec<Vec<f64>>>>,
@@ -121,7 +121,7 @@ pub(super) struct Family<'f> {
 }
 
 impl<'f> Family<'f> {
-    /// By the likeliest tree.
+    /// The model by the likeliest tree.
     pub(super) fn new(frequencies: &'f Frequencies, parameters: &[Parameter]) -> Self {
         Self { frequencies, tree: frequencies.tree(parameters) }
     }

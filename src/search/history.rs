@@ -12,7 +12,7 @@ use crate::random::hash_words;
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Trial {
-    /// Its number, from 0 on.
+    /// The trial's number, from 0 on.
     pub id: u64,
     /// Which point.
     pub point: Point,

@@ -105,7 +105,7 @@ impl Parameter {
         Ok(Self { name: name.into(), scale, values, keys })
     }
 
-    /// Its name.
+    /// The parameter's name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -119,7 +119,7 @@ impl Parameter {
         &self.keys
     }
 
-    /// Its values, as they were listed.
+    /// The parameter's values, as they were listed.
     pub fn values(&self) -> &[Value] {
         &self.values
     }

@@ -30,7 +30,7 @@ impl Tpe {
         Self { startup: 10, candidates: 24 }
     }
 
-    /// With so many trials drawn evenly at first.
+    /// The same method with so many trials drawn evenly at first.
     pub fn with_startup(self, startup: usize) -> Self {
         Self { startup, ..self }
     }

@@ -70,7 +70,7 @@ impl TreeCrossEntropy {
         Ok(Self { round, ..self })
     }
 
-    /// With so many trials drawn evenly at first.
+    /// The same method with so many trials drawn evenly at first.
     pub fn with_startup(self, startup: usize) -> Self {
         Self { startup, ..self }
     }

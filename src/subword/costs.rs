@@ -85,7 +85,7 @@ impl FromStr for Cost {
 pub struct Costs {
     cost: Cost,
     lambda: f64,
-    /// By piece.
+    /// The costs by piece.
     of_piece: Vec<u32>,
 }
 

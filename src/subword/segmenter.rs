@@ -10,7 +10,7 @@ use crate::error::{Result, ensure};
 /// How many pieces a word may be cut into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Steps {
-    /// As many as the least cost takes.
+    /// As many pieces as the least cost takes.
     Unlimited,
     /// At most k, the k steps of Bellman and Ford. A word that can't be cut into so few takes the
     /// fewest that it can.
@@ -61,7 +61,7 @@ pub struct Segmentation {
 /// What cutting words needs, to be used again for the next.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scratch {
-    /// By position, and by step where these are counted.
+    /// The nodes by position, and by step where these are counted.
     nodes: Vec<Node>,
 }
 

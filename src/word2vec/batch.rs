@@ -20,11 +20,11 @@ pub struct Batch {
     /// Of each centre how many tokens before and behind it are in its window, the latter in the
     /// high half.
     pub(super) windows: Vec<u32>,
-    /// Of each token in how many windows it is.
+    /// The number of windows in which each token is.
     in_windows: Vec<u32>,
     /// Of each item how many centres it predicts: of a token, those that have it in their windows.
     pub(super) pairs: Vec<u32>,
-    /// Of each run its negatives.
+    /// The negatives of each run.
     pub(super) negatives: Vec<u32>,
     pub(super) input_sums: Sums,
     pub(super) output_sums: Sums,

@@ -174,7 +174,7 @@ impl Options {
         Ok(Self { cap, ..self })
     }
 
-    /// With another seed of all draws and first weights.
+    /// The same options with another seed of all draws and first weights.
     pub fn with_seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }

@@ -55,7 +55,7 @@ pub struct Point {
     pub x: f64,
     /// Up.
     pub y: f64,
-    /// Of `y`; 0 where there is none.
+    /// The standard error of `y`; 0 where there is none.
     pub error: f64,
 }
 
@@ -70,7 +70,7 @@ impl From<(f64, f64)> for Point {
 pub struct Series {
     /// For the legend.
     pub name: String,
-    /// In the order in which they are joined.
+    /// The points, in the order in which they are joined.
     pub points: Vec<Point>,
     /// Whether a line joins them.
     pub joined: bool,
@@ -248,7 +248,7 @@ struct Scaled {
 }
 
 impl Scaled {
-    /// With a margin around values.
+    /// A range with a margin around values.
     fn around(axis: Axis<'_>, values: impl Iterator<Item = f64>) -> Self {
         let scale = axis.scale;
         let (low, high) = values

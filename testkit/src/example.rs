@@ -113,7 +113,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// From now on.
+    /// Progress from now on.
     pub fn new() -> Self {
         Self::default()
     }

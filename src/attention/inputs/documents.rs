@@ -56,7 +56,7 @@ impl Documents {
         })))
     }
 
-    /// Of ranges, each for so many queries.
+    /// A mask of ranges, each for so many queries.
     fn of(ranges: impl Iterator<Item = ([u32; 2], usize)>) -> Self {
         let mut runs: Vec<Run> = Vec::new();
         for (range, queries) in ranges.filter(|&(_, queries)| queries > 0) {

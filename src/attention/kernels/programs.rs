@@ -10,7 +10,7 @@ use crate::runtime::program::{Binds, Program};
 /// The bind groups of the attention kernels, after that of the call.
 pub(crate) const TABLES_GROUP: usize = 1;
 pub(crate) const TENSORS_GROUP: usize = 2;
-/// Of a cache.
+/// The bind group of a cache.
 pub(crate) const ARENA_GROUP: usize = 3;
 
 impl Program for Variant {

@@ -35,7 +35,7 @@ pub(super) trait Bench {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Choice {
     pub(super) kernel: Kernel,
-    /// Its time over that of the rule's choice.
+    /// The kernel's time over that of the rule's choice.
     pub(super) ratio: f64,
     pub(super) refused: Vec<Kernel>,
     pub(super) tried: usize,

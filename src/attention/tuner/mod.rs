@@ -88,7 +88,7 @@ impl<'a> Tuner<'a> {
 
 /// Problems of a class on a device.
 struct Device {
-    /// Those that are timed, too.
+    /// The problems that are timed, too.
     problems: Vec<Trial>,
     ragged: Vec<Trial>,
     rounds: usize,

@@ -50,7 +50,7 @@ pub(super) struct Binding<'a> {
 }
 
 impl Arena {
-    /// With room for these words of every head.
+    /// An arena with room for these words of every head.
     pub(super) fn new(binding: &Binding<'_>, words: [usize; 2]) -> Result<Self> {
         let &Binding { context, staircase, layout, kv_heads, .. } = binding;
         let limit = context.capabilities().max_binding_bytes.min(4 * u64::from(u32::MAX));

@@ -43,7 +43,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Of a new sequence.
+    /// The ledger of a new sequence.
     pub(super) fn new(life: u32) -> Self {
         Self { life, ..Self::default() }
     }

@@ -116,7 +116,7 @@ pub(crate) fn moves() -> Vec<CacheMove> {
     of_input.chain([CacheMove::StepDown, CacheMove::Commit]).collect()
 }
 
-/// Those whose machine code is worth a look.
+/// The moves whose machine code is worth a look.
 pub(crate) fn counted() -> [CacheMove; 3] {
     [CacheMove::Append(DType::F32), CacheMove::Quantize(DType::F32), CacheMove::StepDown]
 }

@@ -43,7 +43,7 @@ pub(crate) struct SideLayout {
     pub(crate) row_words: usize,
     /// The first word of the residual's ring.
     pub(crate) residual: usize,
-    /// As many as the ladder has.
+    /// The rungs, as many as the ladder has.
     pub(crate) rungs: Vec<RungLayout>,
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Line<'a> {
 /// What stands between a directive and its end.
 #[derive(Debug)]
 pub(super) struct Block<'a> {
-    /// Of the directive.
+    /// The line of the directive.
     pub(super) line: usize,
     pub(super) body: Vec<Node<'a>>,
     /// After `#else`.
@@ -52,7 +52,7 @@ pub(super) enum Node<'a> {
 
 /// A directive whose end hasn't come.
 struct Open<'a> {
-    /// As it stands in the file.
+    /// The directive as it stands in the file.
     head: &'a str,
     node: Node<'a>,
     in_otherwise: bool,

@@ -47,7 +47,7 @@ pub(super) struct Corpus {
     pairs: Vec<Pair>,
     /// Where each pair stands, in ascending order. It may have gone from some of these places.
     places: Vec<Vec<u32>>,
-    /// Of pieces, by their ids.
+    /// The lengths of pieces, by their ids.
     lengths: Vec<u8>,
     counts: Vec<u64>,
     total: u64,

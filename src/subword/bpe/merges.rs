@@ -139,7 +139,7 @@ impl Merges {
         self.ranks.get(&key(left, right)).copied()
     }
 
-    /// Of an id that exists.
+    /// The length of a piece, by an id that exists.
     pub(super) fn piece_len(&self, id: u32) -> usize {
         self.piece(id).map_or(1, <[u8]>::len)
     }

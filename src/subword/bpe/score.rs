@@ -1,4 +1,4 @@
-//! By what the next merge is chosen.
+//! The scores by which the next merge is chosen.
 
 use std::cmp::Ordering;
 use std::f64::consts::{FRAC_1_SQRT_2, LN_2};

@@ -70,7 +70,7 @@ impl<'s> GpuSegmenter<'s> {
         self.segmenter
     }
 
-    /// Its device.
+    /// The segmenter's device.
     pub(super) fn context(&self) -> &Context {
         &self.context
     }

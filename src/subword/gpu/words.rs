@@ -37,7 +37,7 @@ pub struct GpuWords<'w> {
 #[derive(Debug)]
 struct Lot {
     packed: Packed,
-    /// Their places in the order.
+    /// The places of the words in the order.
     places: Range<usize>,
 }
 
@@ -45,7 +45,7 @@ struct Lot {
 struct Ran {
     /// Two numbers a piece.
     usage: wgpu::Buffer,
-    /// Of each lot, a number a word.
+    /// The cuts of each lot, a number a word.
     cuts: Vec<wgpu::Buffer>,
 }
 

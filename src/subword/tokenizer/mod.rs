@@ -16,9 +16,9 @@ use crate::error::{Error, Result};
 /// How the words of a text are cut into pieces.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Model {
-    /// At the least cost.
+    /// Words are cut at the least cost.
     Segmenter(Segmenter),
-    /// By merges.
+    /// Words are cut by merges.
     Merges(Merges),
 }
 

@@ -25,7 +25,7 @@ pub enum RecountedBy {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RecountRates {
-    /// By the threads of the host.
+    /// Words a second by the threads of the host.
     pub host: f64,
     /// By the device, whose kernels are compiled by then.
     pub gpu: f64,
@@ -40,7 +40,7 @@ pub(super) struct Recounter<'w> {
 }
 
 impl<'w> Recounter<'w> {
-    /// By so many threads of the host.
+    /// A recounter of so many threads of the host.
     pub(super) fn host(words: &'w WordCounts, threads: NonZeroUsize) -> Self {
         Self {
             corpus: Corpus::new(words, threads),
@@ -50,7 +50,7 @@ impl<'w> Recounter<'w> {
         }
     }
 
-    /// By a device.
+    /// A recounter on a device.
     #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn gpu(words: GpuWords<'w>, threads: NonZeroUsize) -> Self {
         let corpus = Corpus::new(words.words(), threads);

@@ -26,7 +26,7 @@ pub struct Tally {
     pub asked: usize,
     /// Those among them whose four words all have vectors.
     pub covered: usize,
-    /// Those among these that were answered rightly.
+    /// The questions among these that were answered rightly.
     pub right: usize,
 }
 
@@ -47,9 +47,9 @@ impl Tally {
 /// What came of a section's questions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
-    /// Its name.
+    /// The section's name.
     pub name: String,
-    /// Its questions.
+    /// What came of the section's questions.
     pub tally: Tally,
 }
 

@@ -1,4 +1,4 @@
-//! By which rules vectors are judged.
+//! The rules by which vectors are judged.
 
 use std::num::NonZeroUsize;
 

@@ -15,7 +15,7 @@ pub struct Similarity {
     pub spearman: f64,
     /// Pairs in the file.
     pub pairs: usize,
-    /// Those among them whose words both have vectors.
+    /// The pairs among them whose words both have vectors.
     pub covered: usize,
 }
 

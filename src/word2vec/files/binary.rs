@@ -62,7 +62,7 @@ pub(super) fn read(reader: &mut impl BufRead) -> Result<WordVectors> {
     WordVectors::new(words, header.dimension, values).map_err(|error| Error::corrupt(error.to_string()))
 }
 
-/// From its bytes with the space behind them.
+/// A word from its bytes with the space behind them.
 fn word(bytes: &[u8]) -> Result<String, String> {
     let word = bytes.strip_suffix(b" ").ok_or("expected a word and a space")?;
     if word.is_empty() || word.iter().copied().any(divides) {

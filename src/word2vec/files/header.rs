@@ -12,7 +12,7 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// From the line with its end, or why it is none.
+    /// The header in a line with its end, or why it is none.
     pub(super) fn parse(line: &[u8]) -> Result<Self, String> {
         let shown = || String::from_utf8_lossy(line).trim_end().to_owned();
         let wrong =

@@ -21,7 +21,7 @@ const WORKGROUP_BYTES: usize = 16_384;
 /// What the texts depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Form {
-    /// Of skip-grams.
+    /// Whether the texts are those of skip-grams, which train pairs of words.
     pub(crate) pairs: bool,
     /// Quads of a row.
     pub(crate) quads: usize,

@@ -267,7 +267,7 @@ fn place(sums: &Sums, cap: u32, numbers: &mut Vec<u32>) -> Placed {
 
 /// What the largest batch takes.
 struct Capacity {
-    /// Of its upload.
+    /// The numbers of a batch's upload.
     numbers: usize,
     /// Rows.
     gradients: usize,

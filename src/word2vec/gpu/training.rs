@@ -23,7 +23,7 @@ pub struct Progress {
     pub batch: u32,
     /// Tokens of the corpus that were gone through, those of all epochs, before subsampling.
     pub tokens: u64,
-    /// As many at the end.
+    /// The number of tokens at the end.
     pub of_tokens: u64,
     /// The learning rate of the next batch.
     pub rate: f64,
@@ -87,7 +87,7 @@ impl<'c> Training<'c> {
         Ok(training)
     }
 
-    /// With weights that are yet to be written.
+    /// A training with weights that are yet to be written.
     pub(super) fn with_programs(
         context: &Context,
         corpus: &'c Corpus,

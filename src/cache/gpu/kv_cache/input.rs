@@ -21,7 +21,7 @@ pub struct KvInput {
     pub(super) owner: Arc<()>,
     pub(super) shards: Vec<InputShard>,
     pub(super) batch: usize,
-    /// Of k and of v.
+    /// The rows of k and of v.
     pub(super) rows: [usize; 2],
     pub(super) append: Arc<Pipeline>,
     pub(super) quantize: Arc<Pipeline>,
@@ -50,7 +50,7 @@ pub(super) struct InputShard {
 pub struct Chunk {
     /// The sequence that the rows are appended to.
     pub sequence: SequenceId,
-    /// Their batch entry.
+    /// The batch entry of the rows.
     pub entry: usize,
     /// One row for each token.
     pub rows: Range<usize>,

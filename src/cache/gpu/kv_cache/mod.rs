@@ -150,7 +150,7 @@ pub(crate) struct Region {
 /// What goes into an encoder that reads a cache.
 #[derive(Debug)]
 pub(crate) struct Reading {
-    /// To be told when the commands have run.
+    /// The token that is told when the commands have run.
     pub(crate) token: Token,
     migrations: Vec<Arc<Migration>>,
 }
@@ -208,7 +208,7 @@ impl KvCache {
         })
     }
 
-    /// At how many bits tokens are stored.
+    /// The staircase, which says at how many bits tokens are stored.
     pub fn staircase(&self) -> &Staircase {
         &self.form.staircase
     }
