@@ -88,8 +88,7 @@ pub fn scaling(path: &Path, device: &str, points: &[Point]) -> Result<()> {
     let sampled = points.iter().map(|point| (point.len as f64, median(&point.sampled.seconds)));
     let dense =
         points.iter().filter_map(|point| Some((point.len as f64, median(&point.dense.as_ref()?.seconds))));
-    let series =
-        vec![Series::line("dense, causal", dense), Series::line("PrFlash, p(d) = 1/(1+d)", sampled)];
+    let series = vec![Series::line("dense, causal", dense), Series::line("PrFlash, p(d) = 1/(1+d)", sampled)];
     let axis = |title, base| Axis { title, scale: Scale::Powers(base), ..Axis::default() };
     let title = format!("H = 8, KV = 2, D = 64, f32, {device}");
     chart(path, [axis("N, tokens", 2.0), axis("seconds a call", 10.0)], &[Panel { title, series }])

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use prflash::{BlockGrid, Context, DType, Seed, Profile, Schedule, Systematic, Tables};
+use prflash::{BlockGrid, Context, DType, Profile, Schedule, Seed, Systematic, Tables};
 use testkit::statistics::median;
 
 use crate::compare::TOLERANCE;

@@ -4,7 +4,9 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use prflash::cache::{Chunk, KvCache, SequenceId, Staircase, StoredKeys};
-use prflash::{Attention, Bound, Call, Context, DType, Layout, Operands, Plan, Queries, TableBuffer, Tables, Tensor};
+use prflash::{
+    Attention, Bound, Call, Context, DType, Layout, Operands, Plan, Queries, TableBuffer, Tables, Tensor,
+};
 
 use crate::measure::Work;
 use crate::problem::{Input, Problem};
