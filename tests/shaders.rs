@@ -202,7 +202,11 @@ fn bindings_are_those_of_the_architecture() {
             };
             want.extend((0..).zip(tensors).map(|(at, &(name, writable))| (2, at, name, writable)));
             if cached {
-                want.extend([(3, 0, "k", false), (3, 1, "v", false), (3, 2, "cache", false)]);
+                want.extend([
+                    (3, 0, "key_words", false),
+                    (3, 1, "value_words", false),
+                    (3, 2, "cache", false),
+                ]);
             }
         }
         assert_eq!(names, want, "{}", shader.name);

@@ -2,6 +2,6 @@
 
 #import cache/cache
 
-@group(3) @binding(0) var<storage, read> k: array<u32>;
-@group(3) @binding(1) var<storage, read> v: array<u32>;
+@group(3) @binding(0) var<storage, read> key_words: array<u32>;
+@group(3) @binding(1) var<storage, read> value_words: array<u32>;
 @group(3) @binding(2) var<uniform> cache: CacheLayout;

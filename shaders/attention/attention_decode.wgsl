@@ -156,7 +156,7 @@ fn attention_decode(
 #for c in HEAD_QUADS
                     {
                         let at = words + 4u * $cu;
-                        let pair = halves(pick_word(vec4<u32>(k[at], k[at + 1u], k[at + 2u], k[at + 3u]), odd, high));
+                        let pair = f16_pair(pick_word(vec4<u32>(key_words[at], key_words[at + 1u], key_words[at + 2u], key_words[at + 3u]), odd, high));
                         step_$c = (pair.y - pair.x) * reciprocal;
                         #for r in ROW_SETS: base$r += q$r_$c * pair.x;
                     }

@@ -17,8 +17,8 @@
 //             have any size: they share out tasks of 2 × 2 output fragments by a loop from their
 //             own number on, so each operand that is loaded is multiplied twice, and nothing of
 //             them lives past its task. What runs on (m, l, w, o) is in lanes' registers, in f32.
-// Memory      halves: Q, then a place for K or, when the scores are there, P̃ and CHUNK columns of
-//             V. sums: S, then CHUNK columns of P̃·V.
+// Memory      operands: Q, then a place for K or, when the scores are there, P̃ and CHUNK columns
+//             of V. sums: S, then CHUNK columns of P̃·V.
 // Masks       scores that a row doesn't see are selected away by its lanes. A masked key's p̃ is 0,
 //             but 0·∞ isn't: in a step that not every row sees whole, values that aren't finite
 //             stay out of the matrices, and rows that see them add them by themselves. Keys past
@@ -61,7 +61,7 @@ fn packed(x: vec4<f32>) -> vec2<u32> {
     return vec2<u32>(pack2x16float(x.xy), pack2x16float(x.zw));
 }
 
-// All bits set in those of four halves that aren't finite.
+// All bits set in those of four f16 numbers that aren't finite.
 fn not_finite(quad: vec2<u32>) -> vec2<u32> {
     let low = (quad & vec2<u32>(0x7c00u)) == vec2<u32>(0x7c00u);
     let high = (quad & vec2<u32>(0x7c000000u)) == vec2<u32>(0x7c000000u);

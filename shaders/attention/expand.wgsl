@@ -3,13 +3,13 @@
 #import attention/arena
 
 // Two f16 numbers that lie in one word.
-fn halves(word: u32) -> vec2<f32> {
+fn f16_pair(word: u32) -> vec2<f32> {
     return unpack2x16float(word);
 }
 
 // (min, (max − min)/N) of a group.
 fn scale_of(extremes: u32, bits: u32) -> vec2<f32> {
-    let pair = halves(extremes);
+    let pair = f16_pair(extremes);
     return vec2<f32>(pair.x, (pair.y - pair.x) * (1.0 / f32((1u << bits) - 1u)));
 }
 
@@ -37,7 +37,7 @@ struct KeyQuads {
 fn row_quad_of_keys(stored: Stored, first: u32, token: u32, base: u32, c: u32) -> vec4<f32> {
     // Tokens before the run are computed and not seen.
     let at = base + stored.base + (max(token, first) - first) * cache.key_row_words + 2u * c;
-    return vec4<f32>(halves(k[at]), halves(k[at + 1u]));
+    return vec4<f32>(f16_pair(key_words[at]), f16_pair(key_words[at + 1u]));
 }
 
 fn key_quads(stored: Stored, first: u32, token: u32, base: u32, c: u32) -> KeyQuads {
@@ -60,8 +60,8 @@ fn key_quads(stored: Stored, first: u32, token: u32, base: u32, c: u32) -> KeyQu
     for (var i = 0u; i < 4u; i++) {
         // Only codes of 3 bits straddle words; others never look at the next one.
         let next = select(at, at + 1u, bit % 32u + 4u * stored.bits > 32u);
-        let scale = scale_of(k[extremes + i], stored.bits);
-        four[i] = codes(window(k[at], k[next], bit % 32u), stored.bits) * scale.y + scale.x;
+        let scale = scale_of(key_words[extremes + i], stored.bits);
+        four[i] = codes(window(key_words[at], key_words[next], bit % 32u), stored.bits) * scale.y + scale.x;
         at += words;
     }
     return KeyQuads(
@@ -76,7 +76,7 @@ fn key_quads(stored: Stored, first: u32, token: u32, base: u32, c: u32) -> KeyQu
 fn value_quad(stored: Stored, first: u32, token: u32, base: u32, c: u32) -> vec4<f32> {
     if stored.bits == 16u {
         let at = base + stored.base + (max(token, first) - first) * cache.value_row_words + 2u * c;
-        return vec4<f32>(halves(v[at]), halves(v[at + 1u]));
+        return vec4<f32>(f16_pair(value_words[at]), f16_pair(value_words[at + 1u]));
     }
     let within = token % cache.segment;
     let channels = 2u * cache.value_row_words;
@@ -85,6 +85,6 @@ fn value_quad(stored: Stored, first: u32, token: u32, base: u32, c: u32) -> vec4
     let bit = 4u * c * stored.bits;
     let at = pack + within * (channels / 32u * stored.bits) + bit / 32u;
     let next = select(at, at + 1u, bit % 32u + 4u * stored.bits > 32u);
-    let scale = scale_of(v[extremes], stored.bits);
-    return codes(window(v[at], v[next], bit % 32u), stored.bits) * scale.y + scale.x;
+    let scale = scale_of(value_words[extremes], stored.bits);
+    return codes(window(value_words[at], value_words[next], bit % 32u), stored.bits) * scale.y + scale.x;
 }

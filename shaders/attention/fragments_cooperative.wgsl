@@ -9,7 +9,7 @@
 enable f16;
 enable wgpu_cooperative_matrix;
 
-var<workgroup> halves: array<f16, HALVES>;
+var<workgroup> operands: array<f16, OPERANDS>;
 var<workgroup> sums: array<f32, SUMS>;
 
 alias Left = coop_mat$(EDGE)x$(EDGE)<f16, A>;
@@ -18,17 +18,17 @@ alias Sum = coop_mat$(EDGE)x$(EDGE)<f32, C>;
 
 // A left operand: its rows are rows of memory.
 fn load_left(at: u32, stride: u32) -> Left {
-    return coopLoadT<Left>(&halves[at], stride);
+    return coopLoadT<Left>(&operands[at], stride);
 }
 
 // A right operand whose rows are rows of memory.
 fn load_right(at: u32, stride: u32) -> Right {
-    return coopLoadT<Right>(&halves[at], stride);
+    return coopLoadT<Right>(&operands[at], stride);
 }
 
 // A right operand whose columns are rows of memory.
 fn load_right_turned(at: u32, stride: u32) -> Right {
-    return coopLoad<Right>(&halves[at], stride);
+    return coopLoad<Right>(&operands[at], stride);
 }
 
 fn no_sum() -> Sum {
@@ -44,16 +44,16 @@ fn store_sum(sum: Sum, at: u32) {
     coopStoreT(sum, &sums[at], SUM_STRIDE);
 }
 
-// Four halves as bits, at a multiple of four. As f32 and back they stay what they are.
+// Four operands as bits, at a multiple of four. As f32 and back they stay what they are.
 fn put_quad(at: u32, quad: vec2<u32>) {
     let low = vec2<f16>(unpack2x16float(quad.x));
     let high = vec2<f16>(unpack2x16float(quad.y));
-    halves[at] = low.x;
-    halves[at + 1u] = low.y;
-    halves[at + 2u] = high.x;
-    halves[at + 3u] = high.y;
+    operands[at] = low.x;
+    operands[at + 1u] = low.y;
+    operands[at + 2u] = high.x;
+    operands[at + 3u] = high.y;
 }
 
 fn half_at(at: u32) -> f32 {
-    return f32(halves[at]);
+    return f32(operands[at]);
 }

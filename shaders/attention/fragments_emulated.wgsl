@@ -6,8 +6,8 @@
 // multiplied, since nothing there changes before the next barrier. No array of an invocation's own:
 // where numbers of them are indexed at run time, drivers take minutes over the text.
 
-// Two halves to a word.
-var<workgroup> halves: array<u32, HALVES / 2u>;
+// Two operands to a word.
+var<workgroup> operands: array<u32, OPERANDS / 2u>;
 var<workgroup> sums: array<f32, SUMS>;
 
 const SUBGROUP_LANES: u32 = EDGE * EDGE / 8u;
@@ -56,7 +56,7 @@ fn no_sum() -> Sum {
 }
 
 fn half_at(at: u32) -> f32 {
-    return unpack2x16float(halves[at / 2u])[at % 2u];
+    return unpack2x16float(operands[at / 2u])[at % 2u];
 }
 
 fn half_quad(at: u32, stride: u32) -> vec4<f32> {
@@ -86,8 +86,8 @@ fn store_sum(sum: Sum, at: u32) {
     }
 }
 
-// Four halves as bits, at a multiple of four.
+// Four operands as bits, at a multiple of four.
 fn put_quad(at: u32, quad: vec2<u32>) {
-    halves[at / 2u] = quad.x;
-    halves[at / 2u + 1u] = quad.y;
+    operands[at / 2u] = quad.x;
+    operands[at / 2u + 1u] = quad.y;
 }

@@ -9,10 +9,10 @@
 @group(2) @binding(2) var<storage, read_write> lse: array<u32>;
 #else
 #if WIDE
-// In blocks of a power of two, at multiples of which rows begin: only then can a compiler know that
-// the offsets within a block don't wrap, and load several quads at once.
-@group(2) @binding(1) var<storage, read> k: array<array<InputQuad, BLOCK_QUADS>>;
-@group(2) @binding(2) var<storage, read> v: array<array<InputQuad, BLOCK_QUADS>>;
+// Wide loads of a power of two, at multiples of which rows begin: only then can a compiler know
+// that the offsets within one don't wrap, and load several quads at once.
+@group(2) @binding(1) var<storage, read> k: array<array<InputQuad, WIDE_QUADS>>;
+@group(2) @binding(2) var<storage, read> v: array<array<InputQuad, WIDE_QUADS>>;
 #else
 @group(2) @binding(1) var<storage, read> k: array<InputQuad>;
 @group(2) @binding(2) var<storage, read> v: array<InputQuad>;

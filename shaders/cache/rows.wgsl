@@ -1,7 +1,7 @@
 // The rows of a move as f16 bits, wherever they lie.
 
 #import cache/moves
-#import cache/halves_$(INPUT)
+#import cache/to_f16_from_$(INPUT)
 
 @group(2) @binding(0) var<storage, read> k: array<InputQuad>;
 @group(2) @binding(1) var<storage, read> v: array<InputQuad>;
@@ -25,9 +25,9 @@ fn row_quad(own: Move, head: u32, row: u32, quad: u32) -> vec4<u32> {
     let input_head = params.input_head + head;
     var half: vec4<u32>;
     if is_values(flags) {
-        half = halves(v[own.input + input_head * params.v_head_stride + row * params.v_row_stride + quad]);
+        half = to_f16(v[own.input + input_head * params.v_head_stride + row * params.v_row_stride + quad]);
     } else {
-        half = halves(k[own.input + input_head * params.k_head_stride + row * params.k_row_stride + quad]);
+        half = to_f16(k[own.input + input_head * params.k_head_stride + row * params.k_row_stride + quad]);
     }
     let bad = (half & vec4<u32>(0x7c00u)) == vec4<u32>(0x7c00u);
     let ones = select(vec4<u32>(0u), vec4<u32>(1u), bad);

@@ -268,7 +268,7 @@ impl Shard {
             (k, v) = (k_axis, v_axis);
         }
         let outputs = [o_binding, lse_binding];
-        let pipeline = match variant.block_quads() {
+        let pipeline = match variant.wide_quads() {
             Some(quads) if inputs.len() > 1 && !(k.is_aligned(quads) && v.is_aligned(quads)) => {
                 context.pipeline(variant)?
             }

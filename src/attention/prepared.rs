@@ -13,7 +13,7 @@ use super::wanted::Wanted;
 use crate::attention::kernels::params::{Params, SequenceEntry};
 use crate::attention::kernels::rule::Task;
 use crate::attention::kernels::shapes::{Kernel, TILE_ROWS};
-use crate::attention::kernels::variant::{Blocks, Variant};
+use crate::attention::kernels::variant::{Variant, Wide};
 use crate::cache::gpu::variant::CacheVariant;
 use crate::cache::{CacheForm, KvCache};
 use crate::error::Result;
@@ -83,8 +83,8 @@ impl Prepared {
         let limit = context.capabilities().max_workgroups_per_dimension;
         dispatch::fold(dense * (maxima.heads() * sequences) as u64, limit)?;
         let variant = variant(&task, attention, kernel);
-        let pipeline = match variant.block_quads() {
-            Some(_) => context.pipeline(&Blocks(variant))?,
+        let pipeline = match variant.wide_quads() {
+            Some(_) => context.pipeline(&Wide(variant))?,
             None => context.pipeline(&variant)?,
         };
         let split = match kernel {

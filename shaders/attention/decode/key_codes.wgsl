@@ -9,10 +9,10 @@
 #for c in HEAD_QUADS
                     {
                         let here = at + 4u * $(words) * $cu;
-                        var word = pick_word(vec4<u32>(k[here], k[here + $(words)], k[here + 2u * $(words)], k[here + 3u * $(words)]), odd, high) >> shift;
+                        var word = pick_word(vec4<u32>(key_words[here], key_words[here + $(words)], key_words[here + 2u * $(words)], key_words[here + 3u * $(words)]), odd, high) >> shift;
 #if 32%bits
                         let far = here + next;
-                        let rest = pick_word(vec4<u32>(k[far], k[far + $(words)], k[far + 2u * $(words)], k[far + 3u * $(words)]), odd, high);
+                        let rest = pick_word(vec4<u32>(key_words[far], key_words[far + $(words)], key_words[far + 2u * $(words)], key_words[far + 3u * $(words)]), odd, high);
                         word |= select(0u, rest << ((32u - shift) & 31u), next > 0u);
 #end
                         #for r in ROW_SETS: let step$r = q$r_$c * step_$c;

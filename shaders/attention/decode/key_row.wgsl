@@ -3,8 +3,8 @@
                         #for r in ROW_SETS: var part$r = 0.0;
 #for c in HEAD_QUADS
                         {
-                            let word = select(k[row + 2u * $cu], k[row + 2u * $cu + 1u], high);
-                            let key = halves(word >> select(0u, 16u, odd)).x;
+                            let word = select(key_words[row + 2u * $cu], key_words[row + 2u * $cu + 1u], high);
+                            let key = f16_pair(word >> select(0u, 16u, odd)).x;
                             #for r in ROW_SETS: part$r += q$r_$c * key;
                         }
 #end

@@ -2,8 +2,8 @@
                         let row = value_pack + (max(start + $(token), first) - first) * (VALUE_PADDED / 2u);
 #for c in VALUE_QUADS
                         {
-                            let word = select(v[row + 2u * $cu], v[row + 2u * $cu + 1u], high);
-                            let value = halves(word >> select(0u, 16u, odd)).x;
+                            let word = select(value_words[row + 2u * $cu], value_words[row + 2u * $cu + 1u], high);
+                            let value = f16_pair(word >> select(0u, 16u, odd)).x;
                             #for r in ROW_SETS: o$r_$c += p$r[$(token)] * value;
                         }
 #end

@@ -7,10 +7,10 @@
     let v_base = sequence.v_base + kv_head * params.v_head_stride;
 #unless STAGED
 #if WIDE
-    let k_first = (k_base + own_head) / BLOCK_QUADS;
-    let v_first = (v_base + own_value) / BLOCK_QUADS;
-    let k_stride = params.k_row_stride / BLOCK_QUADS;
-    let v_stride = params.v_row_stride / BLOCK_QUADS;
+    let k_first = (k_base + own_head) / WIDE_QUADS;
+    let v_first = (v_base + own_value) / WIDE_QUADS;
+    let k_stride = params.k_row_stride / WIDE_QUADS;
+    let v_stride = params.v_row_stride / WIDE_QUADS;
 #else
     let k_first = k_base + own_head;
     let v_first = v_base + own_value;

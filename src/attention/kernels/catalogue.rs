@@ -5,7 +5,7 @@ use super::gather::Gather;
 use super::merge::{Merge, MergeSplits};
 use super::rotate::Rotate;
 use super::shapes::{Decode, Kernel, Matrix, Tile};
-use super::variant::{BiasVariant, Blocks, PositionsVariant, Variant};
+use super::variant::{BiasVariant, PositionsVariant, Variant, Wide};
 use crate::cache::gpu::variant::CacheVariant;
 use crate::layout::DType;
 use crate::position::Pairing;
@@ -85,7 +85,7 @@ fn blocks_and_shared_rows(add: &mut Visit<'_>) {
         for (storage, halves) in [(DType::F32, false), (DType::F16, false), (DType::F16, true)] {
             let tile = Tile::choose(false, [dim; 2], false, true).with_f16_products(halves);
             let variant = Variant { positions, ..Variant::new(Kernel::Tiled(tile), storage, [dim; 2]) };
-            add(&Blocks(variant));
+            add(&Wide(variant));
             if tile.slices() > 1 {
                 add(&variant);
             }
@@ -251,8 +251,8 @@ pub(crate) fn counted(add: &mut dyn FnMut(&dyn Program, Counted)) {
     let mut attention = |variant: Variant, chosen| {
         let counted = Counted::of(&variant, chosen);
         // What tensors of their own get; others get the variant itself.
-        match variant.block_quads() {
-            Some(_) => add(&Blocks(variant), counted),
+        match variant.wide_quads() {
+            Some(_) => add(&Wide(variant), counted),
             None => add(&variant, counted),
         }
     };

@@ -3,7 +3,7 @@
 use super::params::{Params, SequenceEntry};
 use super::shapes::Kernel;
 use super::text;
-use super::variant::{Blocks, Variant};
+use super::variant::{Variant, Wide};
 use crate::cache::gpu::params::CacheLayout;
 use crate::runtime::program::{Binds, Program};
 
@@ -45,7 +45,7 @@ impl Program for Variant {
     }
 }
 
-impl Program for Blocks {
+impl Program for Wide {
     fn label(&self) -> String {
         self.name()
     }
@@ -55,7 +55,7 @@ impl Program for Blocks {
     }
 
     fn source(&self) -> String {
-        text::attention(&self.0, self.0.block_quads().unwrap_or(0))
+        text::attention(&self.0, self.0.wide_quads().unwrap_or(0))
     }
 
     fn groups(&self) -> Vec<Vec<Binds>> {

@@ -118,7 +118,7 @@ impl Matrix {
         let keys_at = TILE_ROWS * head_stride;
         // Weights and values lie where the keys were.
         let values_at = keys_at + TILE_ROWS * weight_stride;
-        let halves = (keys_at + Self::KEYS * head_stride).max(values_at + Self::KEYS * value_stride);
+        let operands = (keys_at + Self::KEYS * head_stride).max(values_at + Self::KEYS * value_stride);
         MatrixLayout {
             head_padded,
             head_stride,
@@ -127,7 +127,7 @@ impl Matrix {
             sum_stride,
             keys_at,
             values_at,
-            halves,
+            operands,
             sums: TILE_ROWS * sum_stride,
         }
     }
@@ -144,14 +144,14 @@ pub(crate) struct MatrixLayout {
     pub(crate) sum_stride: usize,
     pub(crate) keys_at: usize,
     pub(crate) values_at: usize,
-    pub(crate) halves: usize,
+    pub(crate) operands: usize,
     pub(crate) sums: usize,
 }
 
 impl MatrixLayout {
     /// Bytes of both, and of the word with which padded ones say whether a value isn't finite.
     fn bytes(&self, padded: bool) -> usize {
-        2 * self.halves + size_of::<f32>() * self.sums + if padded { size_of::<u32>() } else { 0 }
+        2 * self.operands + size_of::<f32>() * self.sums + if padded { size_of::<u32>() } else { 0 }
     }
 }
 

@@ -2,16 +2,16 @@
 
 use super::params;
 use super::shapes::{Decode, Kernel, Matrix, TILE_ROWS};
-use super::variant::{BiasVariant, Blocks, PositionsVariant, Variant};
+use super::variant::{BiasVariant, PositionsVariant, Variant, Wide};
 use crate::cache::gpu::params::CACHE_RUNGS;
 use crate::cache::gpu::variant::CacheVariant;
 use crate::cache::quantize::WIDTHS;
 use crate::position::Pairing;
 use crate::runtime::text::{self, Settings};
 
-/// The text of an attention kernel, which takes keys and values in blocks of this many quads, or
-/// quad by quad (0).
-pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
+/// The text of an attention kernel, which takes keys and values in wide loads of this many quads,
+/// or quad by quad (0).
+pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
     let Variant { kernel, storage, output, head_dim, value_dim, positions, cache } = *variant;
     let (rows_each, keys) = match kernel {
         Kernel::Naive | Kernel::Decode(_) => (1, 1),
@@ -38,9 +38,9 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
         ("ROWS", TILE_ROWS),
         ("ROWS_EACH", rows_each),
         ("KEYS", keys),
-        ("SUM_QUADS", sum_quads),
-        ("SUMS", (head_dim / 4 / slices).checked_div(sum_quads).unwrap_or(0)),
-        ("BLOCK_QUADS", block_quads),
+        ("PARTIAL_QUADS", sum_quads),
+        ("PARTIAL_SUMS", (head_dim / 4 / slices).checked_div(sum_quads).unwrap_or(0)),
+        ("WIDE_QUADS", wide_quads),
         ("SLICES", slices),
         ("ROW_LANES", TILE_ROWS / rows_each),
         ("OWN_HEAD_QUADS", head_dim / 4 / slices),
@@ -102,7 +102,7 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
         ("BY_CHANNEL", form.by_channel),
         ("LAZY", form.raise_above.is_some()),
         ("SUMMED_FIRST", form.summed_first),
-        ("WIDE", block_quads > 0),
+        ("WIDE", wide_quads > 0),
         ("SHARED", slices > 1),
         // Written out, a step over a cache is faster; but text that is too long takes drivers many
         // seconds.
@@ -115,11 +115,11 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
     settings.word("NUMBERS", if form.halves { "f16" } else { "f32" });
     if let Kernel::Tiled(tile) = kernel {
         // Where a lane takes keys and values from, and what walks over them.
-        let source = match (tile.is_staged(), slices > 1, block_quads > 0) {
+        let source = match (tile.is_staged(), slices > 1, wide_quads > 0) {
             (true, false, _) => "tile",
             (true, true, _) => "shared_tile",
             (false, _, false) => "storage",
-            (false, _, true) => "blocks",
+            (false, _, true) => "wide",
         };
         settings.word("SOURCE", source);
         settings.word("WALK", if cache.is_some() { "cache" } else { "keys" });
@@ -129,7 +129,7 @@ pub(crate) fn attention(variant: &Variant, block_quads: usize) -> String {
         let widths = WIDTHS.into_iter().filter(|bits| widths >> bits & 1 == 1);
         settings.list(name, widths.map(|bits| bits as usize).collect());
     }
-    let label = if block_quads > 0 { Blocks(*variant).name() } else { variant.name() };
+    let label = if wide_quads > 0 { Wide(*variant).name() } else { variant.name() };
     text::kernel(&label, "attention", kernel.name(), &settings)
 }
 
@@ -182,7 +182,7 @@ fn matrix_sizes(matrix: Matrix, head_dim: usize, value_dim: usize) -> [(&'static
         ("KEYS_AT", layout.keys_at),
         ("WEIGHTS_AT", layout.keys_at),
         ("VALUES_AT", layout.values_at),
-        ("HALVES", layout.halves),
+        ("OPERANDS", layout.operands),
         ("SUMS", layout.sums),
     ]
 }

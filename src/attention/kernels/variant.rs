@@ -86,10 +86,10 @@ impl Variant {
         Self { kernel, storage, output: storage, head_dim, value_dim, positions, cache: None }
     }
 
-    /// Quads of a block in which the kernel can take keys and values, if rows begin at multiples of
-    /// it: the largest power of two that divides rows. None where that is 1, or where they pass
-    /// through workgroup memory.
-    pub(crate) fn block_quads(&self) -> Option<usize> {
+    /// Quads of a wide load by which the kernel can take keys and values, if rows begin at
+    /// multiples of it: the largest power of two that divides rows. None where that is 1, or where
+    /// they pass through workgroup memory.
+    pub(crate) fn wide_quads(&self) -> Option<usize> {
         let direct = matches!(self.kernel, Kernel::Tiled(tile) if !tile.is_staged());
         let slices = match self.kernel {
             Kernel::Tiled(tile) => tile.slices(),
@@ -101,14 +101,14 @@ impl Variant {
     }
 }
 
-/// A variant that takes keys and values in blocks ([`Variant::block_quads`]). Its bindings are
+/// A variant that takes keys and values in wide loads ([`Variant::wide_quads`]). Its bindings are
 /// those of the variant itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Blocks(pub(crate) Variant);
+pub(crate) struct Wide(pub(crate) Variant);
 
-impl Blocks {
+impl Wide {
     /// Unique for each text.
     pub(super) fn name(&self) -> String {
-        format!("{}_blocks", self.0.name())
+        format!("{}_wide", self.0.name())
     }
 }

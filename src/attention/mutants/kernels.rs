@@ -5,7 +5,7 @@ use crate::attention::inputs::attention::Attention;
 use crate::attention::inputs::documents::Documents;
 use crate::attention::kernels::merge::MergeSplits;
 use crate::attention::kernels::shapes::{Decode, Kernel, Matrix, Tile};
-use crate::attention::kernels::variant::{Blocks, PositionsVariant, Variant};
+use crate::attention::kernels::variant::{PositionsVariant, Variant, Wide};
 use crate::attention::plan_options::PlanOptions;
 use crate::layout::DType;
 use crate::position::{Pairing, Positions, Rope};
@@ -174,8 +174,8 @@ fn every_mutant_of_direct_tiles_is_caught() {
         ),
     ];
     let problems = problems(DType::F32, 70);
-    let of = Blocks(variant);
-    let found = match variant.block_quads() {
+    let of = Wide(variant);
+    let found = match variant.wide_quads() {
         Some(_) => survivors_of(&context, of, &by(kernel), &problems, changes),
         None => survivors_of(&context, variant, &by(kernel), &problems, changes),
     };

@@ -6,7 +6,7 @@ use super::candidates::Candidates;
 use super::choice::{Bench, Choice, Verdict, choose};
 use crate::attention::kernels::rule::Task;
 use crate::attention::kernels::shapes::{Kernel, Tile};
-use crate::attention::kernels::variant::{Blocks, PositionsVariant, Variant};
+use crate::attention::kernels::variant::{PositionsVariant, Variant, Wide};
 use crate::attention::tuning::{ShapeClass, Tuned, TuningProfile};
 use crate::cache::gpu::variant::CacheVariant;
 use crate::error::Result;
@@ -133,8 +133,8 @@ fn texts_of_all_candidates_are_valid() {
                 cache: task.cache,
                 ..Variant::new(kernel, task.storage, [task.head_dim, task.value_dim])
             };
-            for blocks in [false, variant.block_quads().is_some()] {
-                let text = if blocks { Blocks(variant).source() } else { variant.source() };
+            for blocks in [false, variant.wide_quads().is_some()] {
+                let text = if blocks { Wide(variant).source() } else { variant.source() };
                 let module = naga::front::wgsl::parse_str(&text).unwrap();
                 let mut validator = Validator::new(ValidationFlags::all(), Valid::all());
                 validator

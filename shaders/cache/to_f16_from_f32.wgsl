@@ -4,6 +4,6 @@
 
 alias InputQuad = vec4<u32>;
 
-fn halves(quad: InputQuad) -> vec4<u32> {
+fn to_f16(quad: InputQuad) -> vec4<u32> {
     return round_to_half(quad);
 }

@@ -4,6 +4,6 @@
 
 alias InputQuad = vec2<u32>;
 
-fn halves(quad: InputQuad) -> vec4<u32> {
+fn to_f16(quad: InputQuad) -> vec4<u32> {
     return round_to_half(vec4<u32>(quad.x << 16u, quad.x & 0xffff0000u, quad.y << 16u, quad.y & 0xffff0000u));
 }
