@@ -24,10 +24,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("position", &["error", "limits"]),
     ("sampling", &["error", "limits", "random", "shape"]),
     ("sampling/gpu", &["random", "runtime", "sampling"]),
-    ("cache", &["checksum", "error", "limits", "position", "shape"]),
+    ("cache", &["checksum", "error", "limits", "position", "sampling", "shape"]),
     ("cache/gpu", &["cache", "error", "layout", "runtime", "shape"]),
     ("attention/kernels", &["cache", "cache/gpu", "error", "layout", "position", "runtime"]),
-    ("attention/inputs", &["error", "layout", "position", "sampling"]),
+    ("attention/inputs", &["error", "layout", "position", "sampling", "shape"]),
     (
         "attention",
         &[

@@ -37,6 +37,7 @@ pub use bound::{Bound, Operands};
 pub use call::{Call, FirstPositions, Queries, Sequence};
 pub use gpu_sampler::GpuSampler;
 pub use inputs::attention::Attention;
+pub use inputs::content::Missing;
 pub use inputs::documents::Documents;
 pub use inputs::position_ids::PositionIds;
 pub use inputs::tables::Tables;

@@ -8,12 +8,13 @@ use super::file;
 use super::form::CacheForm;
 use super::ladder::Side;
 use super::pack::{Element, PackLayout, half_at, padded};
-use super::quantize::is_finite;
+use super::quantize::{is_finite, to_f32};
 use super::sequence::{Sequence, Store, StoredKeys};
 use super::sequence_table::{SequenceId, SequenceTable};
 use super::staircase::{Aging, Staircase};
 use super::standing::Standing;
 use crate::error::{Result, ensure};
+use crate::sampling::content::KeySummaries;
 use crate::shape::Shape;
 
 /// A staircase KV cache of many sequences in host memory: the reference for the one on the GPU.
@@ -215,6 +216,27 @@ impl HostCache {
         Ok(live.map(move |token| Row { token, key: row(token, Side::Keys), value: row(token, Side::Values) }))
     }
 
+    /// Summaries of the keys of a sequence, in groups of as many tokens as the staircase has: of
+    /// coded tokens the extremes that are stored, of f16 ones those of their rows. Groups of
+    /// dropped tokens have no mass.
+    ///
+    /// # Errors
+    /// Invalid argument (`stored_keys`) for keys before rotation, whose extremes say nothing of
+    /// scores; (`sequence`) if there is none such.
+    pub fn summarize(&self, sequence: SequenceId) -> Result<KeySummaries> {
+        let rotated = self.form.keys == StoredKeys::AfterRotation;
+        ensure!(rotated, "stored_keys", "expected keys after rotation, got {:?}", self.form.keys);
+        let (standing, held) = (self.standing(sequence)?, self.sequences.get(sequence)?);
+        let (layout, dim) = (self.form.layouts()?[Side::Keys as usize], self.dim(Side::Keys));
+        let group = self.form.staircase.group();
+        let head = |head: usize| {
+            let store = &held.stores[2 * head + Side::Keys as usize];
+            let groups = (0..held.len).step_by(group);
+            groups.flat_map(|first| store.key_extremes(&standing, layout, first, group, dim)).collect()
+        };
+        Ok(KeySummaries::from_extremes(dim, group, held.len, (0..self.kv_heads()).map(head)))
+    }
+
     /// The keys or values of a sequence as the oracle reads them, `[kv_heads, len, dim]`; 0 for
     /// dropped tokens.
     pub(crate) fn exact(&self, sequence: SequenceId, side: Side) -> Result<Vec<f64>> {
@@ -341,6 +363,44 @@ impl Store {
             self.packs[index] = layout.step_down(&self.packs[index], rungs[step.to].bits);
         }
         self.packs.retain(|pack| !pack.is_empty());
+    }
+
+    /// The least and the largest number of every channel in the group of keys that begins with token
+    /// `first`: +∞ and −∞ where all of them were dropped.
+    fn key_extremes(
+        &self,
+        standing: &Standing<'_>,
+        layout: PackLayout,
+        first: usize,
+        group: usize,
+        dim: usize,
+    ) -> Vec<(f32, f32)> {
+        let mut extremes = vec![(f32::INFINITY, f32::NEG_INFINITY); dim];
+        let mut widen = |channel: usize, least: f32, largest: f32| {
+            let (low, high) = extremes[channel];
+            extremes[channel] = (low.min(least), high.max(largest));
+        };
+        let mut coded = false;
+        for token in first..(first + group).min(standing.len()) {
+            // Codes of a group share their extremes.
+            let precise = standing.sinks().contains(&token) || standing.residual().contains(&token);
+            if coded && !precise {
+                continue;
+            }
+            let mut channel = 0;
+            self.read(standing, Side::Keys, layout, token, dim, |element| {
+                match element {
+                    Element::Half(half) => widen(channel, to_f32(half), to_f32(half)),
+                    Element::Code { extremes, .. } => {
+                        let [least, largest] = [extremes.min, extremes.max].map(to_f32);
+                        widen(channel, least, largest);
+                        coded = true;
+                    }
+                }
+                channel += 1;
+            });
+        }
+        extremes
     }
 
     /// The channels of one token; none if it was dropped.

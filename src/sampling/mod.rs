@@ -32,6 +32,7 @@
 //! ```
 
 mod baseline;
+pub mod content;
 mod cumulative;
 pub(crate) mod gpu;
 mod grid;

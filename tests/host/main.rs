@@ -2,6 +2,7 @@
 
 mod cache;
 mod calibration;
+mod content;
 mod documents;
 mod positions;
 mod sampling;

@@ -2,6 +2,7 @@
 //! tensors.
 
 pub(crate) mod attention;
+pub(crate) mod content;
 pub(crate) mod documents;
 pub(crate) mod position_ids;
 pub(crate) mod tables;

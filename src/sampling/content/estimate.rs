@@ -1,0 +1,89 @@
+//! How much attention a group of keys may get, from what is known of them.
+
+use super::summaries::Group;
+
+/// How the logarithm of the attention mass of some keys is estimated from their summaries.
+///
+/// With `middle = (min + max)/2`, `half = (max − min)/2` of every channel and the scaled query q,
+/// the products of a group's keys have about the mean `a = Σ q·middle` and the standard deviation
+/// `s`, `s² = Σ q²·(half/z)²`, where z is the largest of as many normal numbers as the group has
+/// tokens, on average.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Estimate {
+    /// `a + min(s²/2, z·s)`: the mean of e^x over normal numbers, which can't be above the largest
+    /// of them.
+    #[default]
+    Saturated,
+    /// `Σ max(q·min, q·max)`: no product is larger (Quest, arXiv 2406.10774). The masses that
+    /// follow are upper bounds.
+    Bound,
+    /// q times the mean key. Needs means, which a cache's extremes don't have.
+    MeanKey,
+}
+
+impl Estimate {
+    /// Short lower-case name, for reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Estimate::Saturated => "saturated",
+            Estimate::Bound => "bound",
+            Estimate::MeanKey => "mean key",
+        }
+    }
+
+    /// An estimate of `ln mean e^(q·k)` over the keys of a group; −∞ of a group without tokens.
+    pub(crate) fn of(self, q: &[f64], group: &Group<'_>, tokens: usize) -> f64 {
+        if group.least.iter().zip(group.largest).any(|(least, largest)| least > largest) {
+            return f64::NEG_INFINITY;
+        }
+        match self {
+            Estimate::MeanKey => {
+                let Some((sums, count)) = group.sums else { return f64::NEG_INFINITY };
+                sum(q, sums, sums, |q, sum, _| q * sum) / count as f64
+            }
+            Estimate::Bound => {
+                sum(q, group.least, group.largest, |q, least, largest| (q * least).max(q * largest))
+            }
+            Estimate::Saturated => {
+                let middle =
+                    sum(q, group.least, group.largest, |q, least, largest| q * (0.5 * (least + largest)));
+                let square = sum(q, group.least, group.largest, |q, least, largest| {
+                    let reach = q * (0.5 * (largest - least));
+                    reach * reach
+                });
+                let z = mean_largest(tokens);
+                if z == 0.0 {
+                    return middle;
+                }
+                let deviation = square.sqrt() / z;
+                middle + (0.5 * deviation * deviation).min(z * deviation)
+            }
+        }
+    }
+}
+
+/// Sums a function of (q, a, b) over the channels, in eight running sums, which compilers turn into
+/// vector instructions; always in this order, so that the bits are the same everywhere.
+fn sum(q: &[f64], a: &[f32], b: &[f32], of: impl Fn(f64, f64, f64) -> f64) -> f64 {
+    let mut sums = [0.0; 8];
+    let eights = q.chunks(8).zip(a.chunks(8).zip(b.chunks(8)));
+    for (q, (a, b)) in eights {
+        for (sum, (q, (a, b))) in sums.iter_mut().zip(q.iter().zip(a.iter().zip(b))) {
+            *sum += of(*q, f64::from(*a), f64::from(*b));
+        }
+    }
+    let [a, b, c, d, e, f, g, h] = sums;
+    ((a + b) + (c + d)) + ((e + f) + (g + h))
+}
+
+/// The largest of n standard normal numbers, on average: known at powers of two (order statistics
+/// of the normal distribution), between them linear in `log₂ n`.
+pub(crate) fn mean_largest(n: usize) -> f64 {
+    const AT_POWERS: [f64; 11] =
+        [0.0, 0.5642, 1.0294, 1.4236, 1.7660, 2.0697, 2.3437, 2.5946, 2.8269, 3.0439, 3.2482];
+    let last = AT_POWERS.len() - 1;
+    let x = libm::log2(n.max(1) as f64).min(last as f64);
+    let below = (x as usize).min(last - 1);
+    AT_POWERS[below] + (x - below as f64) * (AT_POWERS[below + 1] - AT_POWERS[below])
+}

@@ -1,0 +1,206 @@
+//! Scores of key blocks: what a schedule is chosen by.
+
+use std::ops::Range;
+
+use super::fixed::{FARTHEST, OCTAVE, exp2, from_ln, log2, log2_sum};
+use crate::error::{Result, ensure};
+use crate::sampling::grid::BlockGrid;
+
+/// The score of a block that no row of the query block sees.
+const MASKED: i32 = i32::MIN;
+
+/// Which query rows speak for a query block.
+///
+/// What a list is chosen by decides what the rows that use it may know. A query block's first row
+/// and those before it come before every row that uses the list, so such lists can be used in
+/// training, for perplexities and in all comparisons. Rows spread over the query block see more of
+/// what it needs, and come after some of its rows: text that is read to the end may be read so, but
+/// nothing is to be measured by the tokens in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Probe {
+    rows: usize,
+    ahead: bool,
+}
+
+impl Probe {
+    /// The first row of the query block, and rows of the block before at even steps, `rows` of them
+    /// together: no row is chosen for by what comes after it.
+    ///
+    /// # Errors
+    /// Invalid argument (`rows`) unless there is at least one.
+    pub fn causal(rows: usize) -> Result<Self> {
+        ensure!(rows >= 1, "rows", "expected at least 1, got 0");
+        Ok(Self { rows, ahead: false })
+    }
+
+    /// Rows at even steps over the query block itself, which come after some of the rows that they
+    /// choose for.
+    ///
+    /// # Errors
+    /// Invalid argument (`rows`) unless there is at least one.
+    pub fn looking_ahead(rows: usize) -> Result<Self> {
+        ensure!(rows >= 1, "rows", "expected at least 1, got 0");
+        Ok(Self { rows, ahead: true })
+    }
+
+    /// Whether no row is chosen for by what comes after it.
+    pub fn is_causal(self) -> bool {
+        !self.ahead
+    }
+
+    /// The query rows that speak for a query block of the grid (counted from 0), ascending: as many
+    /// as there are, at most.
+    pub fn rows(self, grid: &BlockGrid, row: usize) -> Vec<usize> {
+        let (block, first) = (grid.block_size() as i64, grid.kv_len() as i64 - grid.q_len() as i64);
+        if row >= grid.query_blocks() {
+            return Vec::new();
+        }
+        let begin = ((grid.first_query_block() + row as i64) * block).max(first) - first;
+        let end = ((grid.first_query_block() + row as i64 + 1) * block - first).min(grid.q_len() as i64);
+        let count = self.rows as i64;
+        let mut rows: Vec<usize> = (0..count.min(block))
+            .map(|at| match self.ahead {
+                true => begin + (2 * at + 1) * (end - begin) / (2 * count.min(block)),
+                false => begin - at * block / count.min(block),
+            })
+            .filter(|&row| row >= 0)
+            .map(|row| row as usize)
+            .collect();
+        rows.sort_unstable();
+        rows.dedup();
+        rows
+    }
+}
+
+impl Default for Probe {
+    /// [Causal](Probe::causal), of four rows.
+    fn default() -> Self {
+        Self { rows: 4, ahead: false }
+    }
+}
+
+/// The score of every (query head, query block, key block): the logarithm of the share of the
+/// attention mass that the key block is estimated to have, in integers.
+///
+/// Rows that speak for a query block count alike: each has a mass of 1, which it divides among the
+/// blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockScores {
+    grid: BlockGrid,
+    /// `[heads, query_blocks, key_blocks]`.
+    scores: Vec<i32>,
+}
+
+impl BlockScores {
+    /// Scores of a grid from natural logarithms of masses.
+    ///
+    /// `masses` is asked for each (query head, query block), both counted from 0, and gives the key
+    /// blocks that its rows see at all, and for each row that speaks for them the logarithms of the
+    /// masses of all key blocks: −∞ for a block that the row doesn't see. A block that is seen, but
+    /// by none of these rows, has the lowest score.
+    ///
+    /// # Errors
+    /// Invalid argument (`masses`) where a row has another number of blocks than the grid, or a
+    /// logarithm that is NaN.
+    pub fn new(
+        grid: &BlockGrid,
+        mut masses: impl FnMut(usize, usize) -> (Range<usize>, Vec<Vec<f64>>),
+    ) -> Result<Self> {
+        let key_blocks = grid.key_blocks();
+        let mut scores = Vec::with_capacity(grid.heads() * grid.query_blocks() * key_blocks);
+        for head in 0..grid.heads() {
+            for row in 0..grid.query_blocks() {
+                let (seen, rows) = masses(head, row);
+                let shares = shares(key_blocks, &rows)?;
+                scores.extend((0..key_blocks).map(|block| match seen.contains(&block) {
+                    true => mean(shares.iter().filter_map(|row| row[block])).unwrap_or(-FARTHEST),
+                    false => MASKED,
+                }));
+            }
+        }
+        Ok(Self { grid: *grid, scores })
+    }
+
+    /// The grid that they are for.
+    pub fn grid(&self) -> &BlockGrid {
+        &self.grid
+    }
+
+    /// `log₂` of the share that a block is estimated to have of the attention of a head's query
+    /// block, to 1/1024; none where no row sees the block, or there is no such head or block.
+    pub fn log2_share(&self, head: usize, row: usize, block: usize) -> Option<f64> {
+        self.get(head, row, block).map(|score| f64::from(score) / f64::from(OCTAVE))
+    }
+
+    pub(super) fn get(&self, head: usize, row: usize, block: usize) -> Option<i32> {
+        let (rows, blocks) = (self.grid.query_blocks(), self.grid.key_blocks());
+        if head >= self.grid.heads() || row >= rows || block >= blocks {
+            return None;
+        }
+        Some(self.scores[(head * rows + row) * blocks + block]).filter(|&score| score != MASKED)
+    }
+}
+
+/// `log₂` of the shares that each row's blocks have, in units.
+fn shares(key_blocks: usize, rows: &[Vec<f64>]) -> Result<Vec<Vec<Option<i32>>>> {
+    let share = |masses: &Vec<f64>| {
+        let got = masses.len();
+        ensure!(got == key_blocks, "masses", "expected {key_blocks} blocks, got {got}");
+        if let Some(block) = masses.iter().position(|mass| mass.is_nan()) {
+            ensure!(block >= key_blocks, "masses", "expected numbers, got NaN for block {block}");
+        }
+        let units: Vec<Option<i32>> = masses.iter().map(|&mass| from_ln(mass)).collect();
+        let all = log2_sum(units.iter().copied().flatten()).unwrap_or(0);
+        Ok(units.iter().map(|unit| unit.map(|unit| (unit - all).max(-FARTHEST))).collect())
+    };
+    rows.iter().map(share).collect()
+}
+
+/// The logarithm of the mean of what has logarithms; none of nothing.
+fn mean(scores: impl Iterator<Item = i32> + Clone) -> Option<i32> {
+    let count = scores.clone().count() as u64;
+    log2_sum(scores).map(|sum| if count == 1 { sum } else { sum - log2(count << 32) })
+}
+
+/// How the scores of query heads that share a list become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Pool {
+    /// The mean of their shares: blocks that all of them need a little.
+    #[default]
+    Mean,
+    /// The largest of their shares: blocks that one of them needs much.
+    Largest,
+}
+
+impl Pool {
+    /// The score of a block for the heads that share a list.
+    pub(super) fn score(
+        self,
+        scores: &BlockScores,
+        heads: Range<usize>,
+        row: usize,
+        block: usize,
+    ) -> Option<i32> {
+        let of_heads = heads.filter_map(|head| scores.get(head, row, block));
+        match self {
+            Pool::Mean => mean(of_heads),
+            Pool::Largest => of_heads.max(),
+        }
+    }
+}
+
+/// `factor·x`, rounded, of a factor in 16.16 fixed point.
+pub(super) fn times(factor: i64, x: i32) -> i64 {
+    (factor * i64::from(x) + (1 << 15)) >> 16
+}
+
+/// `log₂(1 + d)` in units.
+pub(super) fn log2_of_distance(distance: u64) -> i32 {
+    log2(distance.saturating_add(1).min(u64::from(u32::MAX)) << 32)
+}
+
+/// `min(1, 2^x)` in 32.32 fixed point.
+pub(super) fn probability(x: i64) -> u64 {
+    exp2(x.min(0))
+}
