@@ -43,8 +43,8 @@ impl Attention {
     ///
     /// # Errors
     /// Invalid argument (`k`) unless these are that many finite numbers, rotated too; (`group`) if
-    /// it is 0, too large past [`MAX_LEN`](crate::limits::MAX_LEN); (`position_ids`) unless there is
-    /// one for each key; and what positions are refused for.
+    /// it is 0; (`position_ids`) unless there is one for each key; and what positions are refused
+    /// for. Too large (`group`) past [`MAX_LEN`](crate::limits::MAX_LEN).
     pub fn summarize(
         &self,
         shape: &Shape,
