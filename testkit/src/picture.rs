@@ -47,22 +47,38 @@ pub fn svg(
 /// It can't be drawn, or the file can't be written.
 pub fn schedule(path: &Path, title: &str, schedule: &Schedule) -> Result<()> {
     let grid = schedule.grid();
-    let groups = grid.groups().min(4);
     let name = match grid.granularity() {
         Granularity::Head => "head",
         Granularity::KvHead => "KV head",
         Granularity::Shared => "all heads, list",
     };
-    let (rows, columns) = (grid.query_blocks() as f64, grid.key_blocks() as f64);
-    svg(path, (340 * groups as u32, 400), |area| {
+    let lists: Vec<_> =
+        (0..grid.groups().min(4)).map(|group| (format!("{name} {group}"), schedule, group)).collect();
+    lists_of_blocks(path, title, &lists)
+}
+
+/// The first list of each of several schedules, a panel each with its name.
+///
+/// # Errors
+/// It can't be drawn, or the file can't be written.
+pub fn chosen(path: &Path, title: &str, schedules: &[(String, Schedule)]) -> Result<()> {
+    let lists: Vec<_> = schedules.iter().map(|(name, schedule)| (name.clone(), schedule, 0)).collect();
+    lists_of_blocks(path, title, &lists)
+}
+
+/// A panel for each (name, schedule, list group).
+fn lists_of_blocks(path: &Path, title: &str, lists: &[(String, &Schedule, usize)]) -> Result<()> {
+    svg(path, (340 * lists.len() as u32, 400), |area| {
         let area = area.titled(title, ("sans-serif", 18))?;
-        for (group, panel) in area.split_evenly((1, groups)).iter().enumerate() {
-            let mut chart = ChartBuilder::on(panel)
+        for ((name, schedule, group), panel) in lists.iter().zip(area.split_evenly((1, lists.len()))) {
+            let grid = schedule.grid();
+            let (first, columns) = (grid.first_query_block() as f64, grid.key_blocks() as f64);
+            let mut chart = ChartBuilder::on(&panel)
                 .margin(8)
-                .caption(format!("{name} {group}"), ("sans-serif", 13))
+                .caption(name, ("sans-serif", 13))
                 .x_label_area_size(32)
                 .y_label_area_size(40)
-                .build_cartesian_2d(0.0..columns, rows..0.0)?;
+                .build_cartesian_2d(0.0..columns, first + grid.query_blocks() as f64..first)?;
             let whole = |x: &f64| format!("{x:.0}");
             chart
                 .configure_mesh()
@@ -76,11 +92,11 @@ pub fn schedule(path: &Path, title: &str, schedule: &Schedule) -> Result<()> {
                 .draw()?;
             for row in 0..grid.query_blocks() {
                 let allowed = grid.dense_row(grid.first_query_block() + row as i64) as f64;
-                let y = row as f64;
+                let y = first + row as f64;
                 let skipped =
                     Rectangle::new([(0.0, y), (allowed, y + 1.0)], RGBColor(238, 238, 238).filled());
                 chart.draw_series([skipped])?;
-                chart.draw_series(schedule.row(group, row).map(|entry| {
+                chart.draw_series(schedule.row(*group, row).map(|entry| {
                     let x = entry.block as f64;
                     Rectangle::new([(x, y), (x + 1.0, y + 1.0)], COLORS[0].filled())
                 }))?;

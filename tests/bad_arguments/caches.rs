@@ -1,12 +1,13 @@
 //! Ladders, staircases, codes, the cache in host memory against a simple model, and its files.
 
 use half::f16;
-use prflash::Shape;
 use prflash::cache::quantize::{self, Extremes, Scaled};
 use prflash::cache::{
     HostCache, Ladder, PackLayout, SequenceId, Side, Staircase, StoredKeys, output_error_bound,
 };
 use prflash::limits::{MAX_ELEMENTS, MAX_LEN};
+use prflash::sampling::content::{Estimate, Probe};
+use prflash::{Attention, BlockGrid, Shape, Tables};
 
 use super::runner::{Case, tell};
 use super::sizes::{accepted, shape};
@@ -278,6 +279,9 @@ pub fn operations(case: &mut Case) {
             _ => {
                 tell!(case, "look at {sequence}");
                 assert_eq!((cache.standing(sequence).is_ok(), cache.len(sequence).is_ok()), (there, there));
+                let summaries = accepted(cache.summarize(sequence));
+                assert_eq!(summaries.is_some(), there && keys == StoredKeys::AfterRotation);
+                assert!(summaries.is_none_or(|keys| Some(keys.len()) == cache.len(sequence).ok()));
             }
         }
     }
@@ -359,6 +363,21 @@ pub fn files(case: &mut Case) {
     }
 }
 
+/// What is estimated from keys that may be anything.
+fn scores_of(case: &mut Case, cache: &HostCache, sequence: SequenceId) {
+    tell!(case, "summarize, and score blocks");
+    let Some(keys) = accepted(cache.summarize(sequence)) else { return };
+    let shape = Shape::new(keys.kv_heads(), keys.kv_heads(), 1, keys.head_dim());
+    let shape = shape.and_then(|shape| shape.with_kv_len(keys.len()));
+    let Some(shape) = accepted(shape) else { return };
+    let (grid, q) = (BlockGrid::causal(&shape), vec![0.5; keys.kv_heads() * keys.head_dim()]);
+    for estimate in [Estimate::Saturated, Estimate::Bound, Estimate::MeanKey] {
+        let (attention, none) = (Attention::causal(), Tables::new());
+        let scores = attention.block_scores(&grid, &q, &keys, estimate, Probe::default(), &none);
+        assert_eq!(accepted(scores).is_some(), estimate != Estimate::MeanKey || keys.has_means());
+    }
+}
+
 /// A cache whose content may be anything, but is of the sizes that it says.
 fn use_it(case: &mut Case, cache: &mut HostCache) {
     let (heads, dims) = (cache.kv_heads(), Side::ALL.map(|side| cache.dim(side)));
@@ -371,6 +390,7 @@ fn use_it(case: &mut Case, cache: &mut HostCache) {
     if len < 1 << 16 {
         let _ = cache.rows(sequence, 0).unwrap().count();
         let _ = cache.rows(sequence, heads - 1).unwrap().count();
+        scores_of(case, cache, sequence);
     }
     assert_eq!(HostCache::open(&cache.save(sequence).unwrap()).unwrap().len(SequenceId::FIRST).unwrap(), len);
     let count = case.numbers.below(140);

@@ -10,6 +10,7 @@
 //! tested of large amounts is that they are refused, or cost nothing.
 
 mod caches;
+mod content;
 mod device;
 mod known;
 mod numbers;
@@ -31,7 +32,7 @@ const HOST: Suite = Suite { name: "host", cases: 10_000, bytes: 4 << 30, runner:
 const DEVICE: Suite = Suite { name: "device", cases: 400, bytes: 24 << 30, runner: true, run: device::case };
 
 fn host_case(case: &mut Case) {
-    const AREAS: [fn(&mut Case); 30] = [
+    const AREAS: [fn(&mut Case); 36] = [
         sizes::shapes,
         sizes::layouts,
         sizes::types,
@@ -49,6 +50,12 @@ fn host_case(case: &mut Case) {
         sampling::rounds,
         sampling::reshaping,
         sampling::frequencies,
+        content::summaries,
+        content::probes,
+        content::scores,
+        content::scores,
+        content::grids_too_large,
+        content::estimates,
         positions::ropes,
         positions::biases,
         positions::positions,

@@ -110,7 +110,7 @@ pub fn rows(case: &mut Case) {
 }
 
 /// Everything that a list must satisfy, and every query at any index.
-fn check(case: &mut Case, schedule: &Schedule) {
+pub fn check(case: &mut Case, schedule: &Schedule) {
     let grid = *schedule.grid();
     let first = grid.first_query_block();
     for (group, row) in (0..grid.groups()).flat_map(|g| (0..grid.query_blocks()).map(move |row| (g, row))) {

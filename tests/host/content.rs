@@ -296,6 +296,9 @@ fn refusals_name_the_argument() {
     let mut bad = q.clone();
     bad[17] = f32::NAN;
     assert_eq!(refused(&attention, &grid, &bad, &keys, &none), "q");
+    // Finite before they are rotated.
+    let far = vec![f32::MAX; q.len()];
+    assert_eq!(refused(&attention.clone().with_positions(rope()), &grid, &far, &keys, &none), "q");
     let fewer = attention.summarize(&shape.with_kv_len(19).unwrap(), &k[..2 * 19 * DIM], 4, None).unwrap();
     assert_eq!(refused(&attention, &grid, &q, &fewer, &none), "summaries");
     let factor = attention.clone().with_positions(rope().with_harmonic_factor(16.0).unwrap());
@@ -317,7 +320,9 @@ fn refusals_name_the_argument() {
     assert_eq!(named(attention.summarize(&shape, &k[1..], 4, None).unwrap_err()), "k");
     assert_eq!(named(attention.summarize(&shape, &k, 0, None).unwrap_err()), "group");
     let few = PositionIds::new(&[9; 6], &[7; 19]).unwrap();
-    assert_eq!(named(rotated.summarize(&shape, &k, 4, Some(&few)).unwrap_err()), "position_ids");
+    for attention in [&rotated, &attention] {
+        assert_eq!(named(attention.summarize(&shape, &k, 4, Some(&few)).unwrap_err()), "position_ids");
+    }
     let masses = |rows: &[usize]| attention.block_masses(&grid, &q, &keys, Estimate::Bound, rows, &none);
     assert_eq!(named(masses(&[6]).unwrap_err()), "rows");
     let dense = Schedule::dense(&grid).unwrap();
@@ -325,6 +330,11 @@ fn refusals_name_the_argument() {
         named(attention.missing(&grid, &q, &keys, visited, lse, &none).unwrap_err())
     };
     assert_eq!(missing(&[&dense], &[0.0; 23]), "lse");
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut lse = [0.0; 24];
+        lse[5] = bad;
+        assert_eq!(missing(&[&dense], &lse), "lse");
+    }
     let other = Schedule::dense(&grid.with_block_size(4).unwrap()).unwrap();
     assert_eq!(missing(&[&other], &[0.0; 24]), "visited");
 }

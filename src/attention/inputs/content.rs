@@ -42,8 +42,9 @@ impl Attention {
     /// tokens: rotated as this attention rotates keys, at their position ids where it has some.
     ///
     /// # Errors
-    /// Invalid argument (`k`) unless these are that many finite numbers; (`group`) if it is 0;
-    /// (`position_ids`) unless there is one for each key; and what positions are refused for.
+    /// Invalid argument (`k`) unless these are that many finite numbers, rotated too; (`group`) if
+    /// it is 0; (`position_ids`) unless there is one for each key; and what positions are refused
+    /// for. Too large (`group`) past [`MAX_LEN`](crate::limits::MAX_LEN).
     pub fn summarize(
         &self,
         shape: &Shape,
@@ -56,11 +57,11 @@ impl Attention {
         ensure!(k.len() == heads * len * dim, "k", "expected {} numbers, got {}", heads * len * dim, k.len());
         let positions = self.positions().cloned().unwrap_or_default();
         positions.check(dim, shape.heads())?;
+        let at = key_positions(len, ids)?;
         let Some(rope) = positions.rope() else {
             keys.append(k)?;
             return Ok(keys);
         };
-        let at = key_positions(len, ids)?;
         let mut rotated = k.to_vec();
         for head in rotated.chunks_exact_mut((len * dim).max(1)) {
             rope.rotate_at(head, &at)?;
@@ -77,10 +78,11 @@ impl Attention {
     ///
     /// # Errors
     /// Invalid argument (`grid`) unless it is causal or full as this attention is; (`q`) unless
-    /// these are that many finite numbers; (`summaries`) if they are of other sizes, or have no
-    /// means where the estimate needs them; (`positions`) with a harmonic factor on scores, which
-    /// no estimate knows; (`position_ids`, `documents`) if these are of other lengths, or ids come
-    /// with a bias, since lags within a group are then anything.
+    /// these are that many finite numbers, rotated too; (`summaries`) if they are of other sizes,
+    /// or have no means where the estimate needs them; (`positions`) with a harmonic factor on
+    /// scores, which no estimate knows; (`position_ids`, `documents`) if these are of other lengths,
+    /// or ids come with a bias, since lags within a group are then anything. Too large (`grid`) past
+    /// [`MAX_ELEMENTS`](crate::limits::MAX_ELEMENTS) scores.
     pub fn block_scores(
         &self,
         grid: &BlockGrid,
@@ -141,7 +143,8 @@ impl Attention {
     ///
     /// # Errors
     /// As [`block_scores`](Attention::block_scores); invalid argument (`lse`) unless there is one
-    /// for each row; (`visited`) for schedules of other grids.
+    /// for each row, finite or −∞ where nothing was visited; (`visited`) for schedules of other
+    /// grids.
     pub fn missing(
         &self,
         grid: &BlockGrid,
@@ -154,6 +157,9 @@ impl Attention {
         let estimator = Estimator::new(self, grid, q, keys, tables)?;
         let rows = grid.heads() * grid.q_len();
         ensure!(lse.len() == rows, "lse", "expected {rows} numbers, got {}", lse.len());
+        if let Some(row) = lse.iter().position(|lse| lse.is_nan() || *lse == f32::INFINITY) {
+            ensure!(row >= rows, "lse", "expected finite numbers or −∞, got {} for row {row}", lse[row]);
+        }
         for schedule in visited {
             let (want, got) = (grid, schedule.grid());
             let same = *want == got.with_granularity(want.granularity());
@@ -206,6 +212,13 @@ fn key_positions(len: usize, ids: Option<&PositionIds>) -> Result<Vec<i64>> {
     Ok(ids.keys().iter().map(|&id| id.into()).collect())
 }
 
+fn check_finite(q: &[f32]) -> Result<()> {
+    let Some(index) = q.iter().position(|x| !x.is_finite()) else { return Ok(()) };
+    let got = q[index];
+    ensure!(got.is_finite(), "q", "expected finite numbers, rotated too, got {got} at index {index}");
+    Ok(())
+}
+
 /// Which groups of keys a row's estimates may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
@@ -241,11 +254,10 @@ impl<'a> Estimator<'a> {
         let (want, got) = ((grid.kv_heads(), grid.kv_len()), (keys.kv_heads(), keys.len()));
         ensure!(want == got, "summaries", "expected (kv_heads, kv_len) = {want:?}, got {got:?}");
         let dim = keys.head_dim();
-        let (want, got) = (grid.heads() * grid.q_len() * dim, q.len());
-        ensure!(want == got, "q", "expected {want} numbers, got {got}");
-        if let Some(index) = q.iter().position(|x| !x.is_finite()) {
-            ensure!(index >= q.len(), "q", "expected finite numbers, got {} at index {index}", q[index]);
-        }
+        let want = [grid.q_len(), dim].into_iter().try_fold(grid.heads(), usize::checked_mul);
+        let got = q.len();
+        ensure!(want == Some(got), "q", "expected heads × q_len × head_dim numbers, got {got}");
+        check_finite(q)?;
         let positions = attention.positions().cloned().unwrap_or_default();
         positions.check(dim, grid.heads())?;
         let factor = positions.factor_length();
@@ -276,6 +288,7 @@ impl<'a> Estimator<'a> {
             for head in queries.chunks_exact_mut((grid.q_len() * dim).max(1)) {
                 rope.rotate_at(head, &at)?;
             }
+            check_finite(&queries)?;
         }
         let scale = f64::from(attention.scale(dim));
         Ok(Self {

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use super::fixed::{FARTHEST, OCTAVE, exp2, from_ln, log2, log2_sum};
-use crate::error::{Result, ensure};
+use crate::error::{Error, Result, ensure};
+use crate::limits::MAX_ELEMENTS;
 use crate::sampling::grid::BlockGrid;
 
 /// The score of a block that no row of the query block sees.
@@ -57,11 +58,11 @@ impl Probe {
         }
         let begin = ((grid.first_query_block() + row as i64) * block).max(first) - first;
         let end = ((grid.first_query_block() + row as i64 + 1) * block - first).min(grid.q_len() as i64);
-        let count = self.rows as i64;
-        let mut rows: Vec<usize> = (0..count.min(block))
+        let count = self.rows.min(grid.block_size()) as i64;
+        let mut rows: Vec<usize> = (0..count)
             .map(|at| match self.ahead {
-                true => begin + (2 * at + 1) * (end - begin) / (2 * count.min(block)),
-                false => begin - at * block / count.min(block),
+                true => begin + (2 * at + 1) * (end - begin) / (2 * count),
+                false => begin - at * block / count,
             })
             .filter(|&row| row >= 0)
             .map(|row| row as usize)
@@ -101,13 +102,19 @@ impl BlockScores {
     ///
     /// # Errors
     /// Invalid argument (`masses`) where a row has another number of blocks than the grid, or a
-    /// logarithm that is NaN.
+    /// logarithm that is NaN; too large (`grid`) past [`MAX_ELEMENTS`] scores.
     pub fn new(
         grid: &BlockGrid,
         mut masses: impl FnMut(usize, usize) -> (Range<usize>, Vec<Vec<f64>>),
     ) -> Result<Self> {
         let key_blocks = grid.key_blocks();
-        let mut scores = Vec::with_capacity(grid.heads() * grid.query_blocks() * key_blocks);
+        let rows = grid.heads() as u64 * grid.query_blocks() as u64;
+        let count = rows.saturating_mul(key_blocks as u64);
+        if count > MAX_ELEMENTS as u64 {
+            let message = format!("expected at most {MAX_ELEMENTS} scores of blocks, got {count}");
+            return Err(Error::too_large("grid", message));
+        }
+        let mut scores = Vec::new();
         for head in 0..grid.heads() {
             for row in 0..grid.query_blocks() {
                 let (seen, rows) = masses(head, row);

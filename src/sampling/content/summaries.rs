@@ -1,6 +1,7 @@
 //! What is known of keys without reading them: extremes and means by groups of tokens.
 
 use crate::error::{Result, ensure};
+use crate::limits::{MAX_HEAD_DIM, MAX_HEADS, MAX_LEN, at_most};
 
 /// Tokens of a group unless chosen otherwise: those of a staircase cache's groups.
 pub const DEFAULT_GROUP: usize = 32;
@@ -28,7 +29,7 @@ pub struct KeySummaries {
 struct Head {
     least: Vec<f32>,
     largest: Vec<f32>,
-    /// Sums of the tokens; empty where means aren't known.
+    /// Sums of the tokens, within what f32 has; empty where means aren't known.
     sums: Vec<f32>,
 }
 
@@ -45,11 +46,15 @@ impl KeySummaries {
     /// Of no tokens yet, in groups of `group` tokens.
     ///
     /// # Errors
-    /// Invalid argument (`kv_heads`, `head_dim`, `group`) if one of them is 0.
+    /// Invalid argument (`kv_heads`, `head_dim`, `group`) if one of them is 0; too large past
+    /// [`MAX_HEADS`], [`MAX_HEAD_DIM`] and [`MAX_LEN`].
     pub fn new(kv_heads: usize, head_dim: usize, group: usize) -> Result<Self> {
         ensure!(kv_heads >= 1, "kv_heads", "expected at least 1, got 0");
         ensure!(head_dim >= 1, "head_dim", "expected at least 1 channel, got 0");
         ensure!(group >= 1, "group", "expected at least 1 token, got 0");
+        at_most("kv_heads", kv_heads, MAX_HEADS)?;
+        at_most("head_dim", head_dim, MAX_HEAD_DIM)?;
+        at_most("group", group, MAX_LEN)?;
         Ok(Self { head_dim, group, len: 0, heads: vec![Head::default(); kv_heads] })
     }
 
@@ -57,8 +62,8 @@ impl KeySummaries {
     /// at once.
     ///
     /// # Errors
-    /// Invalid argument (`k`) unless these are whole tokens of finite numbers. Nothing is appended
-    /// then.
+    /// Invalid argument (`k`) unless these are whole tokens of finite numbers; too large past
+    /// [`MAX_LEN`] tokens. Nothing is appended then.
     pub fn append(&mut self, k: &[f32]) -> Result<()> {
         let row = self.heads.len() * self.head_dim;
         ensure!(k.len().is_multiple_of(row), "k", "expected a multiple of {row} numbers, got {}", k.len());
@@ -67,6 +72,7 @@ impl KeySummaries {
             ensure!(got.is_finite(), "k", "expected finite numbers, got {got} at index {index}");
         }
         let tokens = k.len() / row;
+        at_most("k", self.len + tokens, MAX_LEN)?;
         for (head, keys) in self.heads.iter_mut().zip(k.chunks(tokens.max(1) * self.head_dim)) {
             for (token, key) in keys.chunks_exact(self.head_dim).enumerate() {
                 head.push(key, (self.len + token).is_multiple_of(self.group));
@@ -129,7 +135,7 @@ impl KeySummaries {
     /// The bytes of the extremes of one block in f16 for one key/value head: what choosing costs in
     /// reading.
     pub fn bytes_per_block(&self, block_size: usize) -> u64 {
-        (block_size.div_ceil(self.group) * self.head_dim * 4) as u64
+        (block_size.div_ceil(self.group) as u64).saturating_mul(self.head_dim as u64 * 4)
     }
 
     /// A group of a head.
@@ -157,7 +163,8 @@ impl Head {
             self.least[at + c] = self.least[at + c].min(x);
             self.largest[at + c] = self.largest[at + c].max(x);
             if means {
-                self.sums[at + c] += x;
+                // Means of the largest numbers are such numbers, not infinite.
+                self.sums[at + c] = (self.sums[at + c] + x).clamp(f32::MIN, f32::MAX);
             }
         }
     }

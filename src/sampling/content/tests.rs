@@ -40,13 +40,23 @@ fn refusals_name_the_argument() {
     {
         assert_eq!(named(KeySummaries::new(kv_heads, head_dim, group).unwrap_err()), argument);
     }
+    for (kv_heads, head_dim, group, argument) in
+        [(usize::MAX, 8, 4, "kv_heads"), (1, 1 << 40, 4, "head_dim"), (1, 8, usize::MAX, "group")]
+    {
+        let error = KeySummaries::new(kv_heads, head_dim, group).unwrap_err();
+        assert!(error.is_too_large() && error.argument() == Some(argument), "{error}");
+    }
     let mut keys = KeySummaries::new(2, 4, 3).unwrap();
+    assert_eq!(keys.bytes_per_block(7), 3 * 4 * 4);
     assert_eq!(named(keys.append(&[0.0; 7]).unwrap_err()), "k");
     assert_eq!(named(keys.append(&[f32::NAN; 8]).unwrap_err()), "k");
     assert!(keys.is_empty());
     let grid = grid(2, 9, 20);
     let rows = |row: Vec<f64>| BlockScores::new(&grid, |_, _| (0..5, vec![row.clone()])).unwrap_err();
     assert_eq!((named(rows(vec![0.0; 4])), named(rows(vec![f64::NAN; 5]))), ("masses", "masses"));
+    let million = BlockGrid::causal(&Shape::new(8, 8, 1 << 24, 8).unwrap());
+    let error = BlockScores::new(&million, |_, _| (0..0, vec![])).unwrap_err();
+    assert!(error.is_too_large() && error.argument() == Some("grid"), "{error}");
     let others = scores(&self::grid(2, 9, 24), 1);
     let content = Participation::content(2).unwrap();
     assert_eq!(named(Schedule::select(&grid, &content, &others, Seed::new(1)).unwrap_err()), "scores");
@@ -93,6 +103,25 @@ fn appending_in_parts_is_appending_at_once() {
     }
 }
 
+/// Sums that f32 doesn't hold are means that it does.
+#[test]
+fn means_of_the_largest_numbers() {
+    let shape = Shape::new(1, 1, 1, 4).unwrap().with_kv_len(4).unwrap();
+    let grid = BlockGrid::causal(&shape).with_block_size(2).unwrap();
+    let attention = crate::Attention::causal();
+    let keys = [f32::MAX, f32::MAX, f32::MIN, 1.0].map(|x| [x; 4]).concat();
+    let keys = attention.summarize(&shape, &keys, 2, None).unwrap();
+    let masses = attention.block_masses(
+        &grid,
+        &[1.0, -1.0, 0.5, 0.0],
+        &keys,
+        Estimate::MeanKey,
+        &[0],
+        &crate::Tables::new(),
+    );
+    assert!(masses.unwrap().iter().all(|mass| mass.is_finite()));
+}
+
 #[test]
 fn probes_come_before_the_rows_they_choose_for() {
     let grid = grid(1, 22, 30); // Queries at 8 … 29 in blocks of 4: 2 … 7.
@@ -102,6 +131,9 @@ fn probes_come_before_the_rows_they_choose_for() {
     assert_eq!(Probe::causal(9).unwrap().rows(&grid, 2), [5, 6, 7, 8]);
     assert_eq!(Probe::looking_ahead(2).unwrap().rows(&grid, 1), [5, 7]);
     assert_eq!(Probe::looking_ahead(4).unwrap().rows(&grid, 5), [20, 21]);
+    // No more than a block has.
+    assert_eq!(Probe::causal(usize::MAX).unwrap().rows(&grid, 2), [5, 6, 7, 8]);
+    assert_eq!(Probe::looking_ahead(usize::MAX).unwrap().rows(&grid, 2), [8, 9, 10, 11]);
     assert!(probe.rows(&grid, 6).is_empty());
     let step = self::grid(1, 1, 30);
     assert_eq!((probe.rows(&step, 0), Probe::looking_ahead(7).unwrap().rows(&step, 0)), (vec![0], vec![0]));

@@ -1,0 +1,523 @@
+//! Blocks chosen by their distance, by what is known of their keys, or by both, on the attention
+//! inputs of a real model: the error of the output against dense attention, the attention mass that
+//! was reached, and the bytes that were read, for as many blocks a row.
+//!
+//! The queries are the last half of the tokens, so that each of them has more blocks behind it than
+//! it may visit. Heads that share keys and values share a list; one list per head is measured
+//! beside it, and all that these lists read together is what it costs. Lists are chosen by causal
+//! probes ([`Probe::causal`]): by rows that come before all rows that use the list.
+//!
+//! ```text
+//! cargo run --release --example content
+//! cargo run --release --example content -- --block-size 16   # as many tokens in smaller blocks
+//! ```
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use prflash::reference::{self, BlockMass};
+use prflash::sampling::Granularity;
+use prflash::sampling::content::{BlockScores, DEFAULT_GROUP, Estimate, KeySummaries, Participation, Probe};
+use prflash::verify::{Tolerance, compare};
+use prflash::{
+    BlockGrid, Bound, Call, Context, ContextOptions, DType, Layout, Operands, Plan, Profile, Schedule, Seed,
+    Shape, Systematic, TableBuffer, Tables, Tensor,
+};
+use serde_json::{Value, json};
+use testkit::chart::{Axis, Panel, Point, Scale, Series, chart};
+use testkit::example::{self, Progress};
+use testkit::fixture::{self, Layer};
+use testkit::picture;
+use testkit::statistics::{mean, standard_error};
+
+/// Blocks chosen by distance and by content on real attention inputs.
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    common: example::Common,
+    /// Tokens of context, at most 3840. [default: 3840, and 1024 without a GPU]
+    #[arg(long, default_value_if("quick", "true", "1024"), value_parser = clap::value_parser!(u16).range(640..=3840))]
+    tokens: Option<u16>,
+    /// Tokens of a block: 64, 32 or 16.
+    #[arg(long, default_value = "64", value_parser = ["64", "32", "16"])]
+    block_size: String,
+    /// Seeds of the rules that draw.
+    #[arg(long, default_value_t = 8, default_value_if("quick", "true", "2"), value_parser = clap::value_parser!(u16).range(2..))]
+    seeds: u16,
+    /// Query rows that speak for a list.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
+    probe_rows: u16,
+    /// Only an adapter whose name contains this.
+    #[arg(long)]
+    adapter: Option<String>,
+}
+
+/// Tokens that a row may visit, in blocks of 64.
+const BUDGETS: [usize; 6] = [4, 6, 8, 12, 16, 24];
+
+/// The budget of the picture, in blocks of 64 tokens.
+const PICTURED: usize = 6;
+
+/// By what blocks are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    SinkWindow,
+    Harmonic,
+    Bound,
+    MeanKey,
+    Saturated,
+    Both,
+    PerHead,
+    Exact,
+    TopK,
+}
+
+impl Rule {
+    const ALL: [Rule; 9] = [
+        Rule::SinkWindow,
+        Rule::Harmonic,
+        Rule::Bound,
+        Rule::MeanKey,
+        Rule::Saturated,
+        Rule::Both,
+        Rule::PerHead,
+        Rule::Exact,
+        Rule::TopK,
+    ];
+
+    /// In JSON.
+    fn name(self) -> &'static str {
+        match self {
+            Rule::SinkWindow => "sink_window",
+            Rule::Harmonic => "harmonic",
+            Rule::Bound => "bound",
+            Rule::MeanKey => "mean_key",
+            Rule::Saturated => "saturated",
+            Rule::Both => "both",
+            Rule::PerHead => "saturated_per_head",
+            Rule::Exact => "exact",
+            Rule::TopK => "top_k",
+        }
+    }
+
+    fn shown(self) -> &'static str {
+        match self {
+            Rule::SinkWindow => "sink + window",
+            Rule::Harmonic => "harmonic, drawn",
+            Rule::Bound => "bound (Quest)",
+            Rule::MeanKey => "mean key",
+            Rule::Saturated => "saturated",
+            Rule::Both => "both, drawn",
+            Rule::PerHead => "saturated, per head",
+            Rule::Exact => "exact, of the probes",
+            Rule::TopK => "top-k, of all rows",
+        }
+    }
+
+    /// The importance correction β.
+    fn beta(self) -> f32 {
+        match self {
+            Rule::Harmonic => 0.5,
+            Rule::Both => 1.0,
+            _ => 0.0,
+        }
+    }
+
+    fn is_drawn(self) -> bool {
+        matches!(self, Rule::Harmonic | Rule::Both)
+    }
+
+    /// What choosing reads of each visible block and channel, in f16 numbers; `group` is that of
+    /// the summaries.
+    fn numbers_read(self, group: usize, block: usize) -> usize {
+        match self {
+            Rule::SinkWindow | Rule::Harmonic => 0,
+            Rule::Bound | Rule::Saturated | Rule::Both | Rule::PerHead => 2 * block.div_ceil(group),
+            Rule::MeanKey => block.div_ceil(group),
+            // The keys themselves.
+            Rule::Exact | Rule::TopK => block,
+        }
+    }
+}
+
+/// One rule at one budget.
+struct Row {
+    layer: u32,
+    rule: Rule,
+    budget: usize,
+    /// Blocks that a KV head reads for a query block, on average.
+    blocks: f64,
+    /// By seed.
+    errors: Vec<f64>,
+    recall: f64,
+    /// That a KV head reads for a query block, on average.
+    bytes: f64,
+}
+
+fn main() -> Result<()> {
+    env_logger::init();
+    let (arguments, usual) = example::parse::<Arguments>();
+    let context = open(&arguments)?;
+    let tokens = arguments.tokens.map_or(if context.is_some() { 3840 } else { 1024 }, usize::from);
+    let block: usize = arguments.block_size.parse()?;
+    let probe = Probe::causal(arguments.probe_rows.into())?;
+    let layers = fixture::load(tokens)?;
+    let mut progress = Progress::new();
+    progress.tell("Summing the exact attention mass of every block on the CPU …");
+    let problems = std::thread::scope(|scope| {
+        let work: Vec<_> =
+            layers.iter().map(|layer| scope.spawn(move || Problem::new(layer, block, probe))).collect();
+        work.into_iter()
+            .map(|thread| thread.join().expect("the oracle doesn't panic"))
+            .collect::<Result<Vec<_>>>()
+    })?;
+    progress.done("The exact attention mass, on the CPU");
+
+    let folder = arguments.common.folder("content", usual)?;
+    let mut rows = Vec::new();
+    for problem in &problems {
+        rows.extend(problem.measure(context.as_ref(), arguments.seeds.into())?);
+    }
+    let pictures = [folder.join("content_blocks.svg"), folder.join("content_error.svg")];
+    problems[0].draw(&pictures[0])?;
+    error_picture(&pictures[1], &rows, block)?;
+    let grid = &problems[0].grid;
+    if arguments.common.json {
+        let fields = json!({
+            "tokens": tokens,
+            "queries": grid.q_len(),
+            "block_size": block,
+            "group": problems[0].group,
+            "probe_rows": arguments.probe_rows,
+            "seeds": arguments.seeds,
+            "rows": rows.iter().map(Row::json).collect::<Vec<_>>(),
+        });
+        println!("{}", example::object("content", context.as_ref(), &pictures, fields)?);
+        return Ok(());
+    }
+    println!(
+        "Device   {}",
+        context.as_ref().map_or("the CPU reference (f64)".into(), |c| c.capabilities().to_string())
+    );
+    println!(
+        "Inputs   {} query heads on {} KV head, the last {} of {tokens} tokens as queries; blocks of {block}, of which these see {} to {}",
+        grid.heads(),
+        grid.kv_heads(),
+        grid.q_len(),
+        grid.dense_row(grid.first_query_block()),
+        grid.key_blocks(),
+    );
+    for problem in &problems {
+        println!("{}", table(problem.layer.index, &rows));
+    }
+    print!("{LEGEND}");
+    println!("Pictures {}\n         {}", pictures[0].display(), pictures[1].display());
+    Ok(())
+}
+
+const LEGEND: &str = "\
+What the numbers mean
+  blocks   a row visits, over which the columns go; a KV head with a list for each of its query heads reads more than that
+  error    ‖o − o*‖ / ‖o*‖ over all rows, with o* the output of dense attention; of rules that draw the mean ± its standard error over seeds, in units of the last digit
+  recall   share of dense attention's mass that lies in visited blocks, mean over rows
+  KiB      of keys and values in f16 that a KV head reads for a query block, and of what the rule reads to choose
+  harmonic half of the budget is the window, the rest is drawn by 1/(1+d), β = ½; both: drawn by share^½/(1+d)^½ of the saturated estimate, β = 1
+  exact    chosen by the mass that the same few query rows have in each block; top-k by the mass of all rows, later ones too: what no rule can know
+How to read them: in one column rules have visited as many blocks, so the smaller error is the better choice of blocks there; across columns compare at equal KiB.
+
+";
+
+/// The device; none where there is no GPU, and none was asked for by name.
+fn open(arguments: &Arguments) -> Result<Option<Context>> {
+    let mut options = ContextOptions::new();
+    if let Some(name) = &arguments.adapter {
+        options = options.adapter_name(name);
+    }
+    let named = arguments.adapter.is_some() || std::env::var_os("WGPU_ADAPTER_NAME").is_some();
+    match Context::with_options_blocking(&options) {
+        Ok(context) => Ok(Some(context)),
+        Err(error) if error.is_no_adapter() && !named => {
+            eprintln!("{error}\nRunning the f64 CPU reference at a smaller length instead.\n");
+            Ok(None)
+        }
+        Err(error) => Err(error).context("opening the GPU"),
+    }
+}
+
+/// A layer's last queries over all of its keys, and what rules may know of them.
+struct Problem<'a> {
+    layer: &'a Layer,
+    shape: Shape,
+    /// One list per KV head.
+    grid: BlockGrid,
+    /// `[heads, q_len, head_dim]`, before rotation.
+    q: Vec<f32>,
+    group: usize,
+    saturated: BlockScores,
+    bound: BlockScores,
+    mean_key: BlockScores,
+    exact: BlockScores,
+    mass: BlockMass,
+}
+
+impl<'a> Problem<'a> {
+    fn new(layer: &'a Layer, block: usize, probe: Probe) -> Result<Self> {
+        let (len, dim) = (layer.shape.kv_len(), layer.shape.head_dim());
+        // Whole blocks, so that every row of a query block has the blocks that its list may have.
+        let first = (len / 2).next_multiple_of(block);
+        let shape = layer.shape.with_q_len(len - first)?;
+        let heads = layer.unrotated_q.chunks_exact(len * dim);
+        let q: Vec<f32> = heads.flat_map(|head| &head[first * dim..]).copied().collect();
+        let grid = BlockGrid::causal(&shape).with_block_size(block)?.with_granularity(Granularity::KvHead);
+        let (attention, group) = (layer.attention(), DEFAULT_GROUP.min(block));
+        let summarize = |group| attention.summarize(&shape, &layer.unrotated_k, group, None);
+        let score = |keys: &KeySummaries, estimate| {
+            attention.block_scores(&grid, &q, keys, estimate, probe, &Tables::new())
+        };
+        let (keys, single) = (summarize(group)?, summarize(1)?);
+        Ok(Self {
+            saturated: score(&keys, Estimate::Saturated)?,
+            bound: score(&keys, Estimate::Bound)?,
+            mean_key: score(&keys, Estimate::MeanKey)?,
+            // Every estimate of a single key is exact.
+            exact: score(&single, Estimate::Bound)?,
+            mass: reference::block_mass(&attention, &shape, &q, &layer.unrotated_k, &grid)?,
+            layer,
+            shape,
+            grid,
+            q,
+            group,
+        })
+    }
+
+    /// Blocks of this grid with as many tokens as `budget` blocks of 64.
+    fn blocks(&self, budget: usize) -> usize {
+        budget * 64 / self.grid.block_size()
+    }
+
+    fn choose(&self, rule: Rule, blocks: usize, seed: Seed) -> prflash::Result<Schedule> {
+        let (grid, top) = (&self.grid, Participation::content(blocks)?);
+        let profile = match rule {
+            Rule::Harmonic => Profile::half_window(blocks as f64)?,
+            // With the sink the window is all of the budget.
+            _ => Profile::budget(blocks as f64)?.with_window_blocks(blocks - 1)?,
+        };
+        match rule {
+            Rule::SinkWindow | Rule::Harmonic => Schedule::sample(grid, &profile, &Systematic, seed),
+            Rule::Bound => Schedule::select(grid, &top, &self.bound, seed),
+            Rule::MeanKey => Schedule::select(grid, &top, &self.mean_key, seed),
+            Rule::Saturated => Schedule::select(grid, &top, &self.saturated, seed),
+            Rule::Both => {
+                Schedule::select(grid, &Participation::both(blocks, 0.5, 0.5)?, &self.saturated, seed)
+            }
+            Rule::PerHead => {
+                Schedule::select(&grid.with_granularity(Granularity::Head), &top, &self.saturated, seed)
+            }
+            Rule::Exact => Schedule::select(grid, &top, &self.exact, seed),
+            Rule::TopK => self.mass.heaviest_like(&self.choose(Rule::Exact, blocks, seed)?),
+        }
+    }
+
+    /// Every rule at every budget that leaves something out.
+    fn measure(&self, context: Option<&Context>, seeds: u64) -> Result<Vec<Row>> {
+        let engine = Engine::new(self, context)?;
+        let dense: Vec<f64> = engine.run(0.0, None)?.into_iter().map(f64::from).collect();
+        let least = self.grid.dense_row(self.grid.first_query_block());
+        let budgets: Vec<usize> =
+            BUDGETS.into_iter().map(|budget| self.blocks(budget)).filter(|&blocks| blocks < least).collect();
+        let mut progress = Progress::new();
+        let mut rows = Vec::new();
+        for (rule, budget) in Rule::ALL.iter().flat_map(|&rule| budgets.iter().map(move |&b| (rule, b))) {
+            progress.tell(format!("Layer {}: {}, {budget} blocks", self.layer.index, rule.shown()));
+            let (mut errors, mut blocks, mut recalls, mut bytes) = (vec![], vec![], vec![], vec![]);
+            for seed in 0..if rule.is_drawn() { seeds } else { 1 } {
+                let schedule = self.choose(rule, budget, Seed::new(seed).layer(self.layer.index))?;
+                let output = engine.run(rule.beta(), Some(&schedule))?;
+                // Not a test: the tolerance plays no part, the relative error does.
+                let report = compare(&output, &dense, Tolerance::absolute(0.0))?;
+                anyhow::ensure!(report.nan == 0, "{}, seed {seed}: {report}", rule.shown());
+                errors.push(report.relative_error);
+                recalls.push(self.mass.recall(&schedule)?);
+                let read = self.read(rule, &schedule);
+                blocks.push(read.0);
+                bytes.push(read.1);
+            }
+            let [blocks, recall, bytes] = [blocks, recalls, bytes].map(|values| mean(&values));
+            rows.push(Row { layer: self.layer.index, rule, budget, blocks, errors, recall, bytes });
+        }
+        progress.done(format!(
+            "Layer {}, {} rules at {} budgets",
+            self.layer.index,
+            Rule::ALL.len(),
+            budgets.len()
+        ));
+        Ok(rows)
+    }
+
+    /// Blocks and bytes that a KV head reads for a query block, on average: what any of its query
+    /// heads visits, once.
+    fn read(&self, rule: Rule, schedule: &Schedule) -> (f64, f64) {
+        let (shape, grid) = (&self.shape, schedule.grid());
+        let block = grid.block_size();
+        let tokens = |at: usize| ((at + 1) * block).min(grid.kv_len()) - at * block;
+        let (mut blocks, mut numbers) = (0, 0);
+        let heads = grid.heads() / grid.kv_heads();
+        for (kv_head, row) in (0..grid.kv_heads()).flat_map(|h| (0..grid.query_blocks()).map(move |r| (h, r)))
+        {
+            let of_head = |head: usize| schedule.blocks(grid.group_of_head(head), row);
+            let read: BTreeSet<usize> = (kv_head * heads..(kv_head + 1) * heads).flat_map(of_head).collect();
+            blocks += read.len();
+            let read: usize = read.into_iter().map(tokens).sum();
+            numbers += read * (shape.head_dim() + shape.value_dim());
+            let visible = grid.dense_row(grid.first_query_block() + row as i64);
+            numbers += visible * rule.numbers_read(self.group, block) * shape.head_dim();
+        }
+        let rows = (grid.kv_heads() * grid.query_blocks()) as f64;
+        (blocks as f64 / rows, 2.0 * numbers as f64 / rows)
+    }
+
+    /// What distance and content chose.
+    fn draw(&self, path: &Path) -> Result<()> {
+        let blocks = self.blocks(PICTURED);
+        let rules = [Rule::Harmonic, Rule::Saturated, Rule::Both, Rule::TopK];
+        let mut panels = Vec::new();
+        for rule in rules {
+            panels.push((rule.shown().to_owned(), self.choose(rule, blocks, Seed::new(0))?));
+        }
+        let title = format!("layer {}, KV head 0: {blocks} blocks a row", self.layer.index);
+        picture::chosen(path, &title, &panels)
+    }
+}
+
+/// What computes: a GPU, or the oracle where there is none.
+enum Engine<'a> {
+    Gpu(Box<Gpu>),
+    Cpu(&'a Problem<'a>),
+}
+
+struct Gpu {
+    output: Tensor,
+    /// One plan for each correction.
+    plans: Vec<(f32, Plan, Bound)>,
+    call: Call<'static>,
+}
+
+impl<'a> Engine<'a> {
+    fn new(problem: &'a Problem<'_>, context: Option<&Context>) -> Result<Self> {
+        let Some(context) = context else { return Ok(Engine::Cpu(problem)) };
+        let (layer, shape) = (problem.layer, &problem.shape);
+        let tensor = |heads, len, values: &[f32]| -> Result<Tensor> {
+            let layout = Layout::heads_first(1, heads, len, shape.head_dim())?;
+            Ok(Tensor::upload(context, DType::F32, layout, values)?)
+        };
+        let q = tensor(shape.heads(), shape.q_len(), &problem.q)?;
+        let k = tensor(shape.kv_heads(), shape.kv_len(), &layer.unrotated_k)?;
+        let v = tensor(shape.kv_heads(), shape.kv_len(), &layer.v)?;
+        let output = Tensor::zeros(context, DType::F32, *q.view().layout())?;
+        let operands = Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
+        let mut plans = Vec::new();
+        for beta in [0.0, 0.5, 1.0] {
+            let plan = layer.attention().with_correction(beta)?.plan(context, shape)?;
+            let bound = plan.bind(&operands)?;
+            plans.push((beta, plan, bound));
+        }
+        let call = Call::lengths(shape.q_len(), shape.kv_len());
+        Ok(Engine::Gpu(Box::new(Gpu { output, plans, call })))
+    }
+
+    /// The output, `[heads, q_len, head_dim]`.
+    fn run(&self, beta: f32, schedule: Option<&Schedule>) -> Result<Vec<f32>> {
+        let tables = schedule.map_or(Tables::new(), Tables::from);
+        match self {
+            Engine::Gpu(gpu) => {
+                let plan = gpu.plans.iter().find(|(of, ..)| *of == beta);
+                let (_, plan, bound) = plan.context("no plan for this β")?;
+                let uploaded = schedule.map(|_| TableBuffer::new(plan.context(), &tables)).transpose()?;
+                let call = uploaded.iter().fold(gpu.call.clone(), |call, tables| call.with_tables(tables));
+                let context = plan.context();
+                let mut encoder = context.device().create_command_encoder(&Default::default());
+                plan.encode(&mut encoder, bound, &call)?;
+                context.queue().submit([encoder.finish()]);
+                Ok(gpu.output.read_blocking(context)?)
+            }
+            Engine::Cpu(problem) => {
+                let (layer, attention) = (problem.layer, problem.layer.attention().with_correction(beta)?);
+                let (q, k, v) = (&problem.q, &layer.unrotated_k, &layer.v);
+                let exact = reference::attention(&attention, &problem.shape, q, k, v, &tables)?;
+                Ok(exact.output.iter().map(|&x| x as f32).collect())
+            }
+        }
+    }
+}
+
+impl Row {
+    fn json(&self) -> Value {
+        json!({
+            "layer": self.layer,
+            "rule": self.rule.name(),
+            "budget": self.budget,
+            "blocks": self.blocks,
+            "error": mean(&self.errors),
+            "standard_error": self.rule.is_drawn().then(|| standard_error(&self.errors)),
+            "recall": self.recall,
+            "bytes": self.bytes,
+        })
+    }
+
+    fn error(&self) -> String {
+        let error = format!("{:.4}", mean(&self.errors));
+        if self.rule.is_drawn() {
+            return format!("{error} ±{:<3.0}", 1e4 * standard_error(&self.errors));
+        }
+        format!("{error}     ")
+    }
+}
+
+/// A layer's numbers: rules down, budgets across.
+fn table(layer: u32, rows: &[Row]) -> String {
+    let of = |rule| rows.iter().filter(move |row| row.layer == layer && row.rule == rule);
+    let mut text = String::new();
+    let numbers: [(&str, fn(&Row) -> String); 3] = [
+        ("error", Row::error),
+        ("recall", |row| format!("{:.3}     ", row.recall)),
+        ("KiB", |row| format!("{:.1}     ", row.bytes / 1024.0)),
+    ];
+    for (name, cell) in numbers {
+        let _ = write!(text, "\nlayer {layer}, {:<16}", format!("{name} at"));
+        for row in of(Rule::SinkWindow) {
+            let _ = write!(text, "{:>13}", format!("{} blocks", row.budget));
+        }
+        text.push('\n');
+        for rule in Rule::ALL {
+            let _ = write!(text, "  {:<22}", rule.shown());
+            of(rule).for_each(|row| {
+                let _ = write!(text, "{:>13}", cell(row));
+            });
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// Error against blocks read.
+fn error_picture(path: &Path, rows: &[Row], block: usize) -> Result<()> {
+    let mut layers: Vec<u32> = rows.iter().map(|row| row.layer).collect();
+    layers.dedup();
+    let panel = |layer: u32| {
+        let curve = |rule: Rule| {
+            let of = rows.iter().filter(|row| row.layer == layer && row.rule == rule);
+            let error = |row: &Row| if rule.is_drawn() { standard_error(&row.errors) } else { 0.0 };
+            let points = of.map(|row| Point { x: row.blocks, y: mean(&row.errors), error: error(row) });
+            Series { name: rule.shown().to_owned(), points: points.collect(), joined: true }
+        };
+        Panel { title: format!("layer {layer}"), series: Rule::ALL.map(curve).into() }
+    };
+    let panels: Vec<Panel> = layers.into_iter().map(panel).collect();
+    let title = format!("blocks of {block} that a KV head reads for a query block");
+    let across = Axis { title: &title, scale: Scale::Powers(2.0), ..Axis::default() };
+    let up = Axis { title: "relative output error", scale: Scale::FromZero, ..Axis::default() };
+    chart(path, [across, up], &panels)
+}
