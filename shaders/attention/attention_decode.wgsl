@@ -319,7 +319,7 @@ fn attention_decode(
 #for r in ROW_SETS
     if place$r < count {
         let state$r = ((work.sequence * params.max_rows + u32(row$r)) * params.all_heads + params.first_head + head$r) * params.splits + split;
-        let at$r = state$r * (4u * VALUE_QUADS + 4u);
+        let at$r = 4u * STATE_QUADS * state$r;
 #for c in VALUE_QUADS
 #if CACHED
         states[at$r + 4u * $cu + component] = o$r_$c + low$r_$(c*4/GROUP);

@@ -38,16 +38,15 @@ fn merge_splits(
     if row >= sequence.q_len {
         return;
     }
-    let stride = VALUE_QUADS + 1u;
-    let first = ((index * params.max_rows + row) * params.all_heads + params.first_head + head) * params.splits * stride;
+    let first = ((index * params.max_rows + row) * params.all_heads + params.first_head + head) * params.splits * STATE_QUADS;
     var highest = LOWEST;
     for (var split = 0u; split < params.splits; split++) {
-        highest = max(highest, states[first + split * stride + VALUE_QUADS].x);
+        highest = max(highest, states[first + split * STATE_QUADS + VALUE_QUADS].x);
     }
     var sum = 0.0;
     var total = vec4<f32>(0.0);
     for (var split = 0u; split < params.splits; split++) {
-        let at = first + split * stride;
+        let at = first + split * STATE_QUADS;
         let state = states[at + VALUE_QUADS];
         let weight = exp2(2.0 * (state.x - highest));
         sum += weight * state.y;

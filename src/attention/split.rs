@@ -58,7 +58,7 @@ impl Split {
             None => Self::wanted(workgroups, count * maxima.kv_heads(), maxima.kv_len()),
         };
         let room = (1..=sequences.max(1)).map(|count| count * rows * splits(count)).max().unwrap_or(1).max(1);
-        let bytes = (room * (maxima.value_dim() + 4)) as u64 * 4;
+        let bytes = (room * Decode::state_quads(maxima.value_dim())) as u64 * 16;
         let limit = capabilities.max_binding_bytes;
         if bytes > limit {
             let message = format!(

@@ -173,6 +173,11 @@ impl Decode {
     /// Rows that a workgroup holds at once: a set.
     pub(crate) const ROWS: usize = 4;
 
+    /// Quads of a state, which is the result of one split for one row: o, then one with m and l.
+    pub(crate) const fn state_quads(value_dim: usize) -> usize {
+        value_dim / 4 + 1
+    }
+
     /// The most row sets × channels of q, and of o, for which a GPU has registers.
     pub(crate) const HELD: usize = 256;
 

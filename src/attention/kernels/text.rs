@@ -84,7 +84,11 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
     let rotation = KeyRotation::new(variant);
     settings.optional_sizes(&rotation.sizes(positions.any()));
     if let Kernel::Decode(_) = kernel {
-        settings.sizes(&[("LANES_EACH", Decode::LANES_EACH), ("SET_ROWS", Decode::ROWS)]);
+        settings.sizes(&[
+            ("LANES_EACH", Decode::LANES_EACH),
+            ("SET_ROWS", Decode::ROWS),
+            ("STATE_QUADS", Decode::state_quads(value_dim)),
+        ]);
     }
     if let Some(matrix) = matrix {
         settings.sizes(&matrix_sizes(matrix, head_dim, value_dim));

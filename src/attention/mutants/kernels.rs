@@ -343,7 +343,7 @@ fn every_mutant_of_the_kernel_on_matrix_units_is_caught() {
                 "workgroupBarrier();\n            for (var task = subgroup; task < (ROWS / (2u * EDGE)) * (CHUNK",
                 "for (var task = subgroup; task < (ROWS / (2u * EDGE)) * (CHUNK",
             ),
-            ("the log-sum-exp keeps the weights' factor", "sum * 0.000030517578125", "sum"),
+            ("the log-sum-exp keeps the weights' factor", "sum * (1.0 / WEIGHT_SCALE)", "sum"),
             ("values that aren't finite pass", "quad &= ~bad;", ""),
             ("and are left out", "if look0 {", "if look0 && false {"),
             ("keys past the end aren't zeros", "let end = min(own.hi, end_key);", "let end = own.hi;"),
