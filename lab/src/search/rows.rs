@@ -134,6 +134,18 @@ impl Of<'_> {
     }
 }
 
+/// Refuses a replay by fewer seeds than the file has of a table: see
+/// [`not_fewer`](table::not_fewer). Other programs' seeds are their own.
+///
+/// # Errors
+/// The file has more seeds; it can't be read.
+pub fn check(path: &Path, table: &str, seeds: usize) -> Result<()> {
+    let all: Vec<Row> = table::read(path)?;
+    let ours = all.iter().filter(|row| row.table == table && row.over_random.is_some());
+    let there = ours.map(|row| row.seeds).max().unwrap_or(0);
+    table::not_fewer(path, table, "seeds", there, seeds)
+}
+
 /// Writes rows in the place of those of the same tables, whole or not at all.
 ///
 /// # Errors
@@ -176,6 +188,15 @@ mod tests {
         assert_eq!(read(&path), []);
         put(&path, &rows).unwrap();
         assert_eq!(read(&path), rows);
+        // These were all compared with TPE alone.
+        check(&path, "made", 1).unwrap();
+        let mut compared = rows.clone();
+        compared.iter_mut().for_each(|row| row.over_random = Some(0.0));
+        put(&path, &compared).unwrap();
+        check(&path, "made", 3).unwrap();
+        check(&path, "another", 2).unwrap();
+        let error = check(&path, "made", 2).unwrap_err().to_string();
+        assert!(error.ends_with("it has 3 seeds of made, and would have 2; give --results another file"));
         put(&path, &rows[..2]).unwrap();
         assert_eq!(read(&path), rows[..2]);
     }

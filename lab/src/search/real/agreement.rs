@@ -1,5 +1,7 @@
 //! Whether a part of the work orders points as all of it does.
 
+use std::path::Path;
+
 use anyhow::{Result, bail, ensure};
 use prflash::search::{Ask, Random, Search, Space};
 
@@ -7,6 +9,7 @@ use super::objective::{Objective, Outcome, Scored};
 use super::store::Kept;
 use super::values::Values;
 use crate::search::statistics::{bootstrap_error, kendall};
+use crate::table;
 
 /// The seeds of trainings: the first is that of both the part and the whole.
 pub const SEEDS: [u64; 2] = [1, 2];
@@ -49,6 +52,15 @@ pub struct Correlation {
     pub tau: f64,
     /// The standard error, by the bootstrap over points.
     pub error: f64,
+}
+
+/// Refuses to score fewer points than the file has: see [`not_fewer`](table::not_fewer).
+///
+/// # Errors
+/// The file has more; it can't be read.
+pub fn check(path: &Path, points: usize) -> Result<()> {
+    let there: Vec<Row> = table::read(path)?;
+    table::not_fewer(path, "one search", "points", there.len(), points)
 }
 
 /// Random points of a space, the first ones that a search by this seed asks for.
