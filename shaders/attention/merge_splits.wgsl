@@ -1,9 +1,9 @@
-// merge_splits: one row from the shares that attention_decode has computed. With M = max m over the
-// shares, in powers of four,
+// merge_splits: one row from the splits that attention_decode has computed. With M = max m over the
+// splits, in powers of four,
 //
 //   O = Σ 4^(m−M)·o / Σ 4^(m−M)·l        LSE = (M + log₄ Σ 4^(m−M)·l)·ln 4
 //
-// Shares that saw nothing have l = 0; one that saw a NaN has l = NaN, and so has the row
+// Splits that saw nothing have l = 0; one that saw a NaN has l = NaN, and so has the row
 // (ending.wgsl).
 //
 // Shapes      states (rows × splits, D_v + 4), f32 · output (batch, H, q_len, D_v), any strides ·

@@ -22,39 +22,38 @@ pub struct Row {
     pub method: String,
     /// The program with its version.
     pub program: String,
-    /// Trials.
+    /// How many trials there were.
     pub trials: usize,
     /// Searches, each by another seed.
     pub seeds: usize,
-    /// The mean regret, its standard error over seeds, and the median regret. See
-    /// [`regrets`](super::replay::regrets).
+    /// The mean regret over seeds. See [`regrets`](super::replay::regrets).
     pub mean: f64,
-    /// See `mean`.
+    /// The standard error of the mean.
     pub error: f64,
-    /// See `mean`.
+    /// The median regret.
     pub median: f64,
-    /// The mean of what it has more than TPE by the same seed, and its standard error; none of
-    /// other programs', whose seeds are others.
+    /// The mean of what it has more than TPE by the same seed; none of other programs', whose seeds
+    /// are others.
     pub over_tpe: Option<f64>,
-    /// See `over_tpe`.
+    /// The standard error of that.
     pub over_tpe_error: Option<f64>,
     /// The same over random points.
     pub over_random: Option<f64>,
-    /// See `over_random`.
+    /// The standard error of that.
     pub over_random_error: Option<f64>,
-    /// Scores of the table, and points of its space.
+    /// How many scores the table has.
     pub scores: usize,
-    /// See `scores`.
+    /// How many points the space has.
     pub points: usize,
     /// How good the surrogate is: see [`Fit`].
     pub fit_r2: f64,
-    /// See `fit_r2`.
+    /// Spearman's rank correlation of the surrogate with scores that it doesn't have.
     pub fit_spearman: f64,
     /// See `fit_r2`, in units of the score.
     pub fit_rmse: f64,
-    /// The largest and the median score of the surrogate.
+    /// The largest score of the surrogate.
     pub largest: f64,
-    /// See `largest`.
+    /// The median score of the surrogate.
     pub middle: f64,
     /// The git revision of the lab.
     pub revision: String,
@@ -69,9 +68,9 @@ pub struct Of<'a> {
     pub points: usize,
     /// How good the surrogate is.
     pub fit: &'a Fit,
-    /// The largest and the median score of the table.
+    /// The largest score of the table.
     pub largest: f64,
-    /// See `largest`.
+    /// The median score of the table.
     pub middle: f64,
     /// The git revision of the lab.
     pub revision: &'a str,

@@ -1,4 +1,4 @@
-//! The kernels that merge attention states: shares of one call's keys, and rounds.
+//! The kernels that merge attention states: splits of one call's keys, and rounds.
 
 use super::params::{self, MergeParams, MergeSequence};
 use super::programs::attention_call;
@@ -7,7 +7,7 @@ use crate::layout::DType;
 use crate::runtime::program::{Binds, Program};
 use crate::runtime::text::{self, Settings};
 
-/// The rows of which attention_decode has computed shares (`shaders/attention/merge_splits.wgsl`).
+/// The rows of which attention_decode has computed splits (`shaders/attention/merge_splits.wgsl`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MergeSplits {
     pub(crate) output: DType,

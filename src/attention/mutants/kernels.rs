@@ -239,7 +239,7 @@ fn every_mutant_of_the_split_kernel_is_caught() {
         let options = by(kernel).with_splits(3).unwrap();
         let mut changes: Vec<Change> = vec![
             (
-                "the share's last block is left out",
+                "the split's last block is left out",
                 "entries * (split + 1u) / params.splits",
                 "(entries * (split + 1u) - 1u) / params.splits",
             ),
@@ -273,22 +273,22 @@ fn every_mutant_of_the_split_kernel_is_caught() {
         let merge = MergeSplits { output: DType::F32, value_dim: DIMS[1] };
         let changes: &[Change] = &[
             (
-                "shares weigh as if in powers of two",
+                "splits weigh as if in powers of two",
                 "exp2(2.0 * (state.x - highest))",
                 "exp2(state.x - highest)",
             ),
             (
-                "all shares weigh the same",
+                "all splits weigh the same",
                 "let weight = exp2(2.0 * (state.x - highest));",
                 "let weight = 1.0;",
             ),
             (
-                "the last share is left out",
+                "the last split is left out",
                 "var sum = 0.0;\n    var total = vec4<f32>(0.0);\n    for (var split = 0u; split < params.splits;",
                 "var sum = 0.0;\n    var total = vec4<f32>(0.0);\n    for (var split = 0u; split < params.splits - 1u;",
             ),
             (
-                "heads have each other's shares",
+                "heads have each other's splits",
                 "params.all_heads + params.first_head + head)",
                 "params.all_heads + params.first_head)",
             ),

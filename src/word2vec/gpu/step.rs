@@ -273,7 +273,7 @@ fn place(sums: &Sums, cap: u32, numbers: &mut Vec<u32>) -> Placed {
 struct Capacity {
     /// The numbers of a batch's upload.
     numbers: usize,
-    /// Rows.
+    /// How many rows of gradients there are.
     gradients: usize,
     errors: usize,
 }

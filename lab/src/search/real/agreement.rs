@@ -31,15 +31,15 @@ pub struct Row {
     pub second: Option<f64>,
     /// The score by the whole with the first seed.
     pub all: Option<f64>,
-    /// The same by what nothing is selected by.
+    /// The report by the part with the first seed: by what nothing is selected by.
     pub first_report: Option<f64>,
-    /// See `first_report`.
+    /// The report by the part with the second seed.
     pub second_report: Option<f64>,
-    /// See `first_report`.
+    /// The report by the whole with the first seed.
     pub all_report: Option<f64>,
-    /// Seconds of the processor by the part and the first seed, and by the whole.
+    /// Seconds of the processor by the part and the first seed.
     pub part_seconds: f64,
-    /// See `part_seconds`.
+    /// Seconds of the processor by the whole.
     pub all_seconds: f64,
     /// The git revision of the lab.
     pub revision: String,

@@ -25,14 +25,14 @@ pub struct Row {
     pub seed: u64,
     /// Whether it failed: it has no scores then.
     pub failed: bool,
-    /// Spearman's rank correlations with WordSim-353 and SimLex-999, and with their second halves,
-    /// by which nothing was chosen.
+    /// Spearman's rank correlation with WordSim-353. By the second halves of the ratings nothing was
+    /// chosen.
     pub wordsim: Option<f64>,
-    /// See `wordsim`.
+    /// The rank correlation with SimLex-999.
     pub simlex: Option<f64>,
-    /// See `wordsim`.
+    /// The rank correlation with the second half of WordSim-353.
     pub wordsim_second: Option<f64>,
-    /// See `wordsim`.
+    /// The rank correlation with the second half of SimLex-999.
     pub simlex_second: Option<f64>,
     /// Right answers of all analogies, as a part.
     pub analogies: Option<f64>,
@@ -51,7 +51,7 @@ pub struct Entry {
     pub name: String,
     /// The settings.
     pub values: Values,
-    /// See [`Row`].
+    /// The best score again by which a method's searches chose them, if one did.
     pub chosen_by: Option<f64>,
 }
 

@@ -11,9 +11,9 @@ use crate::table;
 /// A search after some trials.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Row {
-    /// What is searched, and how much of the work is done for a score.
+    /// The name of what is searched.
     pub objective: String,
-    /// See `objective`.
+    /// How much of the work is done for a score.
     pub scope: String,
     /// The name of the method.
     pub method: String,
@@ -30,14 +30,14 @@ pub struct Row {
     /// What the point of `best` has by what nothing was selected by, where that is computed for
     /// every trial.
     pub best_report: Option<f64>,
-    /// The last row of a search has its best point, by how many other seeds that was scored again,
-    /// and the means of both scores. None where it failed by one of them.
+    /// The best point, in the last row of a search alone; so are the three that follow. The means
+    /// are none where it failed by one of the seeds.
     pub point: Option<String>,
-    /// See `point`.
+    /// By how many other seeds it was scored again.
     pub again: Option<usize>,
-    /// See `point`.
+    /// The mean of these scores.
     pub again_select: Option<f64>,
-    /// See `point`.
+    /// The mean of their reports.
     pub again_report: Option<f64>,
     /// The git revision of the lab.
     pub revision: String,
