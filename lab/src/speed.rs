@@ -14,7 +14,7 @@ use crate::setting::Setting;
 /// Rounds of both in turn.
 pub const ROUNDS: usize = 9;
 
-/// One round.
+/// The times of one round.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timed {
     /// The number of the round.

@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Pattern {
-    /// All of them.
+    /// All blocks are visited.
     #[default]
     Dense,
     /// Blocks drawn from the profile by the sampler.
