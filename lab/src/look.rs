@@ -25,7 +25,7 @@ impl Look {
     pub fn new(config: &Config, setting: &Setting) -> Result<Self> {
         let layer = |layer| -> Result<Option<(Content, KeySummaries)>> {
             let Some(content) = setting.content(config, layer) else { return Ok(None) };
-            Ok(Some((content, KeySummaries::new(config.kv_heads, config.head_dim, content.group)?)))
+            Ok(Some((content, content.summaries(config.kv_heads, config.head_dim)?)))
         };
         Ok(Self { config: config.clone(), layers: (0..config.layers).map(layer).collect::<Result<_>>()? })
     }
@@ -33,7 +33,7 @@ impl Look {
     /// Forgets all tokens.
     pub fn clear(&mut self) {
         for (content, keys) in self.layers.iter_mut().flatten() {
-            if let Ok(empty) = KeySummaries::new(self.config.kv_heads, self.config.head_dim, content.group) {
+            if let Ok(empty) = content.summaries(self.config.kv_heads, self.config.head_dim) {
                 *keys = empty;
             }
         }

@@ -56,11 +56,32 @@ pub fn content(name: &str, blocks: usize, more: &str, size: usize) -> Rule {
 
 /// What lab/RESULTS.md compares, at an eighth and at a quarter of the bytes.
 pub fn rules(width: usize) -> Vec<Rule> {
-    let eighth = width / 64 / 8;
-    [eighth, 2 * eighth].into_iter().flat_map(at_bytes_of).collect()
+    [8, 4].into_iter().flat_map(|part| at_bytes_of(width, width / 64 / part)).collect()
 }
 
-/// The rules that read as many bytes as so many blocks of 64 tokens.
-fn at_bytes_of(blocks: usize) -> Vec<Rule> {
-    vec![window(blocks, 64), half_window(blocks, 64), content("saturated", blocks, "", 64)]
+/// The rules that read about as many bytes as so many blocks of 64 tokens.
+fn at_bytes_of(width: usize, blocks: usize) -> Vec<Rule> {
+    // A group's summary of 8 bits has a bit more than half the bytes of a token: two numbers of a
+    // byte for each channel and two scales, against four bytes and no scales.
+    let left = |size: usize| ((64 * blocks).saturating_sub(width * 17 / (32 * size)) / size).max(1);
+    let of = |name: &str, more: &str, size: usize| {
+        let near = (96 / size).max(2);
+        let more = format!(";group={size};bits=8{more}");
+        let mut rule = content(name, left(size), &more, size);
+        rule.options += &format!(" --window-blocks {near}");
+        rule
+    };
+    let mut drawn = of("drawn by both, τ = ½", ";tau=0.5;alpha=0.5", 16);
+    drawn.options += " --beta 1";
+    vec![
+        window(blocks, 64),
+        half_window(blocks, 64),
+        of("Quest's bound", ";estimate=bound", 16),
+        of("mean key", ";estimate=mean-key", 16),
+        of("saturated", "", 16),
+        drawn,
+        of("saturated, blocks of 32", "", 32),
+        of("saturated, blocks of 64", "", 64),
+        of("the largest true masses", ";estimate=exact", 16),
+    ]
 }

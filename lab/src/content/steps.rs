@@ -13,27 +13,27 @@ use crate::config::Config;
 use crate::cpu::{dot, rotate, swapped};
 use crate::setting::{Content, Setting};
 
-/// What tokens read, summed over tokens, key/value heads and the layers without a window.
+/// Bytes that tokens read, summed over tokens, key/value heads and the layers without a window.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Read {
-    /// Keys with their values: what the lists of a key/value head's query heads have together.
+    /// Keys with their values in f16: what the lists of a key/value head's query heads have
+    /// together.
     pub tokens: u64,
-    /// Groups whose extremes were read to choose.
-    pub groups: u64,
-    /// The keys that dense attention reads.
+    /// Summaries of groups, from which was chosen.
+    pub summaries: u64,
+    /// What dense attention reads.
     pub dense: u64,
 }
 
 impl Read {
-    /// The bytes that were read over those that dense attention reads: keys and values in f16, and
-    /// two extremes of each channel and group in f16, which is as much as one token.
+    /// Over what dense attention reads.
     pub fn share(&self) -> f64 {
-        (self.tokens + self.groups) as f64 / self.dense.max(1) as f64
+        (self.tokens + self.summaries) as f64 / self.dense.max(1) as f64
     }
 
     fn add(&mut self, other: Self) {
         self.tokens += other.tokens;
-        self.groups += other.groups;
+        self.summaries += other.summaries;
         self.dense += other.dense;
     }
 }
@@ -94,7 +94,7 @@ impl Attend for Steps<'_> {
         };
         let mut keys = None;
         if let Some(content) = content {
-            let mut summaries = KeySummaries::new(kv_heads, head_dim, content.group)?;
+            let mut summaries = content.summaries(kv_heads, head_dim)?;
             summaries.append(&layer.heads_first(0..first))?;
             keys = Some(summaries);
         }
@@ -200,14 +200,15 @@ impl Layer<'_> {
                 let (estimate, probe) = (content.estimate, content.probe);
                 scores =
                     Some(self.attention.block_scores(&grid, given, keys, estimate, probe, &Tables::new())?);
-                read.groups += (keys.groups() * kv_heads) as u64;
+                read.summaries += (keys.groups() * kv_heads) as u64 * keys.bytes_per_group();
             }
             let schedules =
                 self.setting.schedules(self.config, &grid, self.sequence, self.layer, scores.as_ref())?;
             let schedule = schedules.first();
             if self.config.window(self.layer).is_none() {
-                read.tokens += self.tokens_read(schedule, position);
-                read.dense += ((position + 1) * kv_heads) as u64;
+                let bytes = 4 * head_dim as u64;
+                read.tokens += bytes * self.tokens_read(schedule, position);
+                read.dense += bytes * ((position + 1) * kv_heads) as u64;
             }
             for head in 0..heads {
                 let query = &q[token * width + head * head_dim..][..head_dim];

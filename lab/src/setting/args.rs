@@ -83,7 +83,7 @@ pub struct SettingArgs {
     /// harmonic:A,ALPHA ((A/(A+d))^ALPHA), budget:BLOCKS, budget:BLOCKS,ALPHA, deduction:C
     /// [default: harmonic]. Of --attention content: BLOCKS, and each behind a semicolon
     /// estimate=saturated|bound|mean-key|exact, tau=X, alpha=X, pool=mean|largest, group=TOKENS,
-    /// probe=causal:ROWS|ahead:ROWS, as in "8;estimate=bound"
+    /// bits=8|32, probe=causal:ROWS|ahead:ROWS, as in "8;estimate=bound"
     #[arg(long)]
     pub profile: Option<String>,
     /// Key blocks at the start that always take part [default: 1]

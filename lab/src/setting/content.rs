@@ -1,7 +1,7 @@
 //! Blocks chosen by content, as the command line has them.
 
 use anyhow::{Context, Result, bail, ensure};
-use prflash::sampling::content::{DEFAULT_GROUP, Estimate, Participation, Pool, Probe};
+use prflash::sampling::content::{DEFAULT_GROUP, Estimate, KeySummaries, Participation, Pool, Probe};
 
 /// How blocks are chosen by what is known of keys.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -12,6 +12,8 @@ pub struct Content {
     pub estimate: Estimate,
     /// Tokens of a group.
     pub group: usize,
+    /// Whether summaries have 8 bits.
+    pub eight_bits: bool,
     /// The query rows that speak for a query block.
     pub probe: Probe,
 }
@@ -19,7 +21,7 @@ pub struct Content {
 impl Content {
     /// Reads `BLOCKS` and, each behind a semicolon, `estimate=saturated|bound|mean-key|exact`,
     /// `tau=X` and `alpha=X` (blocks are drawn then), `pool=mean|largest`, `group=TOKENS`,
-    /// `probe=causal:ROWS|ahead:ROWS`.
+    /// `bits=8|32` of the summaries' numbers, `probe=causal:ROWS|ahead:ROWS`.
     ///
     /// # Errors
     /// What can't be read, or what the library refuses.
@@ -32,6 +34,7 @@ impl Content {
             participation: Participation::content(blocks)?,
             estimate: Estimate::Saturated,
             group: DEFAULT_GROUP,
+            eight_bits: false,
             probe: Probe::default(),
         };
         let (mut tau, mut alpha, mut pool) = (None, None, Pool::Mean);
@@ -48,6 +51,8 @@ impl Content {
                 Some(("alpha", value)) => alpha = Some(real(value)?),
                 Some(("pool", "mean")) => pool = Pool::Mean,
                 Some(("pool", "largest")) => pool = Pool::Largest,
+                Some(("bits", "8")) => content.eight_bits = true,
+                Some(("bits", "32")) => content.eight_bits = false,
                 Some(("group", value)) => content.group = number(value)?,
                 Some(("probe", value)) => {
                     content.probe = match value.split_once(':') {
@@ -57,7 +62,7 @@ impl Content {
                     }
                 }
                 _ => bail!(
-                    "expected BLOCKS and estimate=, tau=, alpha=, pool=, group= or probe=, got {part:?}"
+                    "expected BLOCKS and estimate=, tau=, alpha=, pool=, group=, bits= or probe=, got {part:?}"
                 ),
             }
         }
@@ -68,6 +73,17 @@ impl Content {
         }
         .with_pool(pool);
         Ok(content)
+    }
+}
+
+impl Content {
+    /// Summaries of no tokens yet.
+    ///
+    /// # Errors
+    /// None for the sizes of a model.
+    pub fn summaries(&self, kv_heads: usize, head_dim: usize) -> prflash::Result<KeySummaries> {
+        let keys = KeySummaries::new(kv_heads, head_dim, self.group)?;
+        Ok(if self.eight_bits { keys.with_8_bits() } else { keys })
     }
 }
 

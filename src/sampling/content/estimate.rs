@@ -4,10 +4,10 @@ use super::summaries::Group;
 
 /// How the logarithm of the attention mass of some keys is estimated from their summaries.
 ///
-/// With `middle = (min + max)/2`, `half = (max − min)/2` of every channel and the scaled query q,
-/// the products of a group's keys have about the mean `a = Σ q·middle` and the standard deviation
-/// `s`, `s² = Σ q²·(half/z)²`, where z is the largest of as many normal numbers as the group has
-/// tokens, on average.
+/// With `half = (max − min)/2` of every channel and the scaled query q, the products of a group's
+/// keys have the mean `a = Σ q·mean` (about `Σ q·(min + max)/2` where means aren't known), and about
+/// the standard deviation `s`, `s² = Σ q²·(half/z)²`, where z is the largest of as many normal
+/// numbers as the group has tokens, on average.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Estimate {
@@ -34,14 +34,11 @@ impl Estimate {
 
     /// An estimate of `ln mean e^(q·k)` over the keys of a group; −∞ of a group without tokens.
     pub(crate) fn of(self, q: &[f64], group: &Group<'_>, tokens: usize) -> f64 {
-        if group.least.iter().zip(group.largest).any(|(least, largest)| least > largest) {
+        if group.is_empty() {
             return f64::NEG_INFINITY;
         }
         match self {
-            Estimate::MeanKey => {
-                let Some((sums, count)) = group.sums else { return f64::NEG_INFINITY };
-                sum(q, sums, sums, |q, sum, _| q * sum) / count as f64
-            }
+            Estimate::MeanKey => mean(q, group).unwrap_or(f64::NEG_INFINITY),
             Estimate::Bound => {
                 sum(q, group.least, group.largest, |q, least, largest| (q * least).max(q * largest))
             }
@@ -52,15 +49,24 @@ impl Estimate {
                     let reach = q * (0.5 * (largest - least));
                     reach * reach
                 });
-                let z = mean_largest(tokens);
-                if z == 0.0 {
-                    return middle;
+                let centre = mean(q, group).unwrap_or(middle);
+                // The farther one of both ends is the largest of twice as many numbers without
+                // their signs.
+                let z = mean_largest(if group.symmetric { 2 * tokens } else { tokens });
+                if tokens <= 1 {
+                    return centre;
                 }
                 let deviation = square.sqrt() / z;
-                middle + (0.5 * deviation * deviation).min(z * deviation)
+                centre + (0.5 * deviation * deviation).min(z * deviation)
             }
         }
     }
+}
+
+/// q times the mean key, if that is known.
+fn mean(q: &[f64], group: &Group<'_>) -> Option<f64> {
+    let (sums, count) = group.sums?;
+    Some(sum(q, sums, sums, |q, sum, _| q * sum) / count as f64)
 }
 
 /// Sums a function of (q, a, b) over the channels, in eight running sums, which compilers turn into

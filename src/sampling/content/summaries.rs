@@ -22,6 +22,8 @@ pub struct KeySummaries {
     group: usize,
     len: usize,
     heads: Vec<Head>,
+    /// The same in 8 bits, where that is what estimates read. Means in place of sums.
+    rounded: Option<Vec<Head>>,
 }
 
 /// The groups of one head behind each other, a number for each channel.
@@ -40,6 +42,16 @@ pub(crate) struct Group<'a> {
     pub(crate) largest: &'a [f32],
     /// Sums of the tokens, and how many these are; none where they aren't known.
     pub(crate) sums: Option<(&'a [f32], usize)>,
+    /// Whether the extremes are as far from the mean on both sides as the farther one of the two
+    /// is.
+    pub(crate) symmetric: bool,
+}
+
+impl Group<'_> {
+    /// Whether it has no tokens: its least number is above the largest.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.least.iter().zip(self.largest).any(|(least, largest)| least > largest)
+    }
 }
 
 impl KeySummaries {
@@ -55,7 +67,36 @@ impl KeySummaries {
         at_most("kv_heads", kv_heads, MAX_HEADS)?;
         at_most("head_dim", head_dim, MAX_HEAD_DIM)?;
         at_most("group", group, MAX_LEN)?;
-        Ok(Self { head_dim, group, len: 0, heads: vec![Head::default(); kv_heads] })
+        Ok(Self { head_dim, group, len: 0, heads: vec![Head::default(); kv_heads], rounded: None })
+    }
+
+    /// The same in 8 bits: of each channel the mean of the group, and how far from it the farthest
+    /// key is, with a scale for each of both. That is half the bytes of extremes in f16.
+    ///
+    /// Distances are rounded up, so that no key is farther: bounds stay bounds. Where means aren't
+    /// known (in a cache), the middle of the extremes takes their place.
+    pub fn with_8_bits(mut self) -> Self {
+        self.rounded = Some(vec![Head::default(); self.heads.len()]);
+        self.round(0);
+        self
+    }
+
+    /// Whether estimates read numbers of 8 bits.
+    pub fn has_8_bits(&self) -> bool {
+        self.rounded.is_some()
+    }
+
+    /// Rounds the groups from that of token `first` on, which may have changed.
+    fn round(&mut self, first: usize) {
+        let Some(mut rounded) = self.rounded.take() else { return };
+        let (first, dim) = (first / self.group, self.head_dim);
+        for (index, head) in rounded.iter_mut().enumerate() {
+            head.truncate(first * dim);
+            for group in first..self.len.div_ceil(self.group) {
+                head.push_rounded(&self.exact(index, group));
+            }
+        }
+        self.rounded = Some(rounded);
     }
 
     /// Appends the keys of further tokens, `[kv_heads, tokens, head_dim]`. The same as all of them
@@ -79,6 +120,7 @@ impl KeySummaries {
             }
         }
         self.len += tokens;
+        self.round(self.len - tokens);
         Ok(())
     }
 
@@ -94,7 +136,7 @@ impl KeySummaries {
             let (least, largest) = extremes.into_iter().unzip();
             Head { least, largest, sums: Vec::new() }
         };
-        Self { head_dim, group, len, heads: extremes.map(head).collect() }
+        Self { head_dim, group, len, heads: extremes.map(head).collect(), rounded: None }
     }
 
     /// Key/value heads.
@@ -132,23 +174,82 @@ impl KeySummaries {
         self.heads.iter().all(|head| head.sums.len() == head.least.len())
     }
 
-    /// The bytes of the extremes of one block in f16 for one key/value head: what choosing costs in
-    /// reading.
-    pub fn bytes_per_block(&self, block_size: usize) -> u64 {
-        (block_size.div_ceil(self.group) as u64).saturating_mul(self.head_dim as u64 * 4)
+    /// The bytes of one group of one key/value head: extremes in f16, with means in f16 where these
+    /// are known; in 8 bits two numbers of each channel, and two scales in f32.
+    pub fn bytes_per_group(&self) -> u64 {
+        let numbers = if self.has_means() { 3 } else { 2 };
+        let dim = self.head_dim as u64;
+        if self.has_8_bits() { 2 * dim + 8 } else { 2 * numbers * dim }
     }
 
-    /// A group of a head.
+    /// The bytes of one block for one key/value head: what choosing costs in reading.
+    pub fn bytes_per_block(&self, block_size: usize) -> u64 {
+        (block_size.div_ceil(self.group) as u64).saturating_mul(self.bytes_per_group())
+    }
+
+    /// A group of a head, as estimates read it.
     pub(crate) fn group_of(&self, head: usize, group: usize) -> Group<'_> {
-        let (head, at) = (&self.heads[head], group * self.head_dim);
-        let of = |numbers| -> &[f32] { &Vec::as_slice(numbers)[at..at + self.head_dim] };
+        match &self.rounded {
+            None => self.exact(head, group),
+            Some(rounded) => Group { symmetric: true, ..rounded[head].group(group, self.head_dim, 1) },
+        }
+    }
+
+    fn exact(&self, head: usize, group: usize) -> Group<'_> {
         let tokens = (self.len - group * self.group).min(self.group);
-        let sums = (head.sums.len() == head.least.len()).then(|| (of(&head.sums), tokens));
-        Group { least: of(&head.least), largest: of(&head.largest), sums }
+        self.heads[head].group(group, self.head_dim, tokens)
     }
 }
 
+/// The scale by which the largest of some numbers has the code `codes`.
+fn scale(numbers: &[f32], codes: f32) -> f32 {
+    numbers.iter().fold(0.0f32, |most, x| most.max(x.abs())) / codes
+}
+
+/// The code of a number, not rounded.
+fn code(x: f32, scale: f32) -> f32 {
+    if scale > 0.0 { x / scale } else { 0.0 }
+}
+
 impl Head {
+    fn group(&self, group: usize, dim: usize, tokens: usize) -> Group<'_> {
+        let range = group * dim..(group + 1) * dim;
+        let sums = (self.sums.len() == self.least.len()).then(|| (&self.sums[range.clone()], tokens));
+        Group { least: &self.least[range.clone()], largest: &self.largest[range], sums, symmetric: false }
+    }
+
+    fn truncate(&mut self, numbers: usize) {
+        self.least.truncate(numbers);
+        self.largest.truncate(numbers);
+        self.sums.truncate(numbers);
+    }
+
+    /// One more group, in 8 bits: signed codes of means, unsigned ones of distances.
+    fn push_rounded(&mut self, group: &Group<'_>) {
+        let extremes = group.least.iter().zip(group.largest);
+        if group.is_empty() {
+            self.least.extend(group.least);
+            self.largest.extend(group.largest);
+            self.sums.extend(group.least.iter().map(|_| 0.0));
+            return;
+        }
+        let means: Vec<f32> = match group.sums {
+            Some((sums, tokens)) => sums.iter().map(|sum| sum / tokens as f32).collect(),
+            None => extremes.clone().map(|(least, largest)| 0.5 * least + 0.5 * largest).collect(),
+        };
+        let of_means = scale(&means, 127.0);
+        let means: Vec<f32> = means.into_iter().map(|mean| code(mean, of_means).round() * of_means).collect();
+        let reach = |((low, high), mean): ((&f32, &f32), &f32)| (high - mean).max(mean - low);
+        let reaches: Vec<f32> = extremes.zip(&means).map(reach).collect();
+        let of_reaches = scale(&reaches, 255.0);
+        for (mean, reach) in means.into_iter().zip(reaches) {
+            let reach = code(reach, of_reaches).ceil().min(255.0) * of_reaches;
+            self.least.push(mean - reach);
+            self.largest.push(mean + reach);
+            self.sums.push(mean);
+        }
+    }
+
     fn push(&mut self, key: &[f32], begins: bool) {
         // A cache gives the extremes of earlier tokens without means.
         let means = self.sums.len() == self.least.len();

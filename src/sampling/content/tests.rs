@@ -47,7 +47,7 @@ fn refusals_name_the_argument() {
         assert!(error.is_too_large() && error.argument() == Some(argument), "{error}");
     }
     let mut keys = KeySummaries::new(2, 4, 3).unwrap();
-    assert_eq!(keys.bytes_per_block(7), 3 * 4 * 4);
+    assert_eq!(keys.bytes_per_block(7), 3 * 4 * 6);
     assert_eq!(named(keys.append(&[0.0; 7]).unwrap_err()), "k");
     assert_eq!(named(keys.append(&[f32::NAN; 8]).unwrap_err()), "k");
     assert!(keys.is_empty());
@@ -120,6 +120,35 @@ fn means_of_the_largest_numbers() {
         &crate::Tables::new(),
     );
     assert!(masses.unwrap().iter().all(|mass| mass.is_finite()));
+}
+
+/// In 8 bits too, and no key is outside of what is kept.
+#[test]
+fn eight_bits_hold_every_key() {
+    let keys: Vec<f32> =
+        (0..2 * 40 * 6).map(|i| ((i * 37 % 91) as f32).sin() * [1.0, 30.0, 1e-3][i % 3]).collect();
+    let mut whole = KeySummaries::new(2, 6, 7).unwrap();
+    whole.append(&keys).unwrap();
+    let whole = whole.with_8_bits();
+    let mut parts = KeySummaries::new(2, 6, 7).unwrap().with_8_bits();
+    for tokens in [0..1, 1..3, 3..20, 20..40] {
+        let of_head = |head: usize| &keys[(head * 40 + tokens.start) * 6..(head * 40 + tokens.end) * 6];
+        parts.append(&[of_head(0), of_head(1)].concat()).unwrap();
+    }
+    assert_eq!(whole, parts);
+    assert_eq!((whole.has_8_bits(), whole.bytes_per_group()), (true, 20));
+    for (head, token) in (0..2).flat_map(|head| (0..40).map(move |token| (head, token))) {
+        let group = whole.group_of(head, token / 7);
+        let (means, one) = group.sums.unwrap();
+        assert_eq!(one, 1);
+        for c in 0..6 {
+            let key = keys[(head * 40 + token) * 6 + c];
+            assert!((group.least[c]..=group.largest[c]).contains(&key), "{key} in {group:?}, channel {c}");
+            // The scales are those of the largest channel.
+            let width = group.largest[c] - group.least[c];
+            assert!(means[c].abs() < 31.0 && (0.0..64.0).contains(&width));
+        }
+    }
 }
 
 #[test]
