@@ -118,7 +118,7 @@ impl Plan {
         &self.prepared.maxima
     }
 
-    /// The kernel that was chosen. Every call runs it ([`Bound::programs`] says in which form).
+    /// The kernel that was chosen. Every call runs it.
     pub fn kernel(&self) -> Kernel {
         self.prepared.variant.kernel
     }

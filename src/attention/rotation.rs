@@ -271,9 +271,8 @@ impl RotationPlan {
     ///
     /// # Errors
     /// Invalid argument (`bound`) for a tensor of another plan; (`rows`) for rows past the tensor,
-    /// positions that aren't below [`max_positions`](RotationPlan::max_positions) in magnitude,
-    /// another number of ids than rows, or entries that share a row. Then nothing was recorded. Out
-    /// of memory.
+    /// positions that aren't below the plan's `max_positions` in magnitude, another number of ids
+    /// than rows, or entries that share a row. Then nothing was recorded. Out of memory.
     pub fn encode(
         &self,
         encoder: &mut wgpu::CommandEncoder,

@@ -412,7 +412,9 @@ impl std::fmt::Display for Kernel {
 impl std::str::FromStr for Kernel {
     type Err = Error;
 
-    fn from_str(text: &str) -> Result<Self> {
+    fn from_str(given: &str) -> Result<Self> {
+        let text = given.replacen("_halves", F16_PRODUCTS, 1);
+        let text = text.as_str();
         let parsed = || {
             if text == Kernel::Naive.name() {
                 return Some(Kernel::Naive);
@@ -428,8 +430,7 @@ impl std::str::FromStr for Kernel {
                 };
                 let staged = from.starts_with("staged");
                 let tile = Tile::new(rows.parse().ok()?, keys.parse().ok()?, staged).ok()?;
-                let products = [F16_PRODUCTS, "_halves"].iter().any(|name| from.ends_with(name));
-                let tile = tile.with_f16_products(products);
+                let tile = tile.with_f16_products(from.ends_with(F16_PRODUCTS));
                 return tile.with_slices(parts).ok().map(Kernel::Tiled);
             }
             if let Some(rest) = text.strip_prefix("attention_matrix_m") {
@@ -453,7 +454,7 @@ impl std::str::FromStr for Kernel {
         parsed().filter(|kernel| kernel.to_string() == text).ok_or_else(|| {
             Error::argument_error(
                 "kernel",
-                format!("expected a name like attention_tiled_r4_k4_staged, got {text:?}"),
+                format!("expected a name like attention_tiled_r4_k4_staged, got {given:?}"),
             )
         })
     }

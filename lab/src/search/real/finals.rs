@@ -25,7 +25,7 @@ pub struct Row {
     pub seed: u64,
     /// Whether it failed: it has no scores then.
     pub failed: bool,
-    /// Spearman's rank correlation with WordSim-353. By the second halves of the ratings nothing was
+    /// Spearman's rank correlation with WordSim-353. By the second halves of ratings nothing was
     /// chosen.
     pub wordsim: Option<f64>,
     /// The rank correlation with SimLex-999.
