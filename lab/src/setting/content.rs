@@ -46,7 +46,7 @@ impl Content {
                 Some(("estimate", "saturated")) => content.estimate = Estimate::Saturated,
                 Some(("estimate", "bound")) => content.estimate = Estimate::Bound,
                 Some(("estimate", "mean-key")) => content.estimate = Estimate::MeanKey,
-                Some(("estimate", "exact")) => content.group = 1,
+                Some(("estimate", "exact")) => (content.group, content.eight_bits) = (1, false),
                 Some(("tau", value)) => tau = Some(real(value)?),
                 Some(("alpha", value)) => alpha = Some(real(value)?),
                 Some(("pool", "mean")) => pool = Pool::Mean,
