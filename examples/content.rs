@@ -155,12 +155,12 @@ struct Row {
     layer: u32,
     rule: Rule,
     budget: usize,
-    /// Blocks that a KV head reads for a query block, on average.
+    /// Blocks that a KV head reads for a list's queries, on average.
     blocks: f64,
     /// By seed.
     errors: Vec<f64>,
     recall: f64,
-    /// That a KV head reads for a query block, on average.
+    /// That a KV head reads for a list's queries, on average.
     bytes: f64,
 }
 
@@ -235,7 +235,7 @@ What the numbers mean
   blocks   a row visits, over which the columns go; a KV head with a list for each of its query heads reads more than that
   error    ‖o − o*‖ / ‖o*‖ over all rows, with o* the output of dense attention; of rules that draw the mean ± its standard error over seeds, in units of the last digit
   recall   share of dense attention's mass that lies in visited blocks, mean over rows
-  KiB      of keys and values in f16 that a KV head reads for a query block, and of what the rule reads to choose
+  KiB      of keys and values in f16 that a KV head reads for a query block (in decoding: for a query), and of what the rule reads to choose
   harmonic half of the budget is the window, the rest is drawn by 1/(1+d), β = ½; both: drawn by share^½/(1+d)^½ of the saturated estimate, β = 1
   exact    chosen by the mass that the same few query rows have in each block; top-k by the mass of all rows, later ones too: what no rule can know
 How to read them: in one column rules have visited as many blocks, so the smaller error is the better choice of blocks there; across columns compare at equal KiB.
