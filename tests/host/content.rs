@@ -137,8 +137,8 @@ fn estimates_explain_masses() {
     let shape = Shape::new(4, 2, 64, 32).unwrap().with_kv_len(512).unwrap();
     let (q, mut k) = (numbers(4 * 64 * 32, 3), numbers(2 * 512 * 32, 4));
     // Keys of neighbours are alike.
-    for at in 0..k.len() {
-        k[at] = 0.3 * k[at] + numbers(1, 1000 + (at / (32 * 16)) as u32 * 32 + (at % 32) as u32)[0];
+    for (at, x) in k.iter_mut().enumerate() {
+        *x = 0.3 * *x + numbers(1, 1000 + (at / (32 * 16)) as u32 * 32 + (at % 32) as u32)[0];
     }
     let attention = Attention::causal();
     let grid = grid_of(&attention, &shape, 32);
