@@ -187,8 +187,12 @@ fn main() -> Result<()> {
         }
     }
     if arguments.json {
-        let device = context.capabilities().to_string();
-        println!("{}", serde_json::json!({ "device": device, "heads": 32, "head_dim": 128, "rows": tables }));
+        let capabilities = context.capabilities();
+        let object = serde_json::json!({
+            "adapter": capabilities.adapter, "driver": capabilities.driver, "heads": 32, "head_dim": 128,
+            "rows": tables,
+        });
+        println!("{object}");
     }
     Ok(())
 }

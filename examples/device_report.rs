@@ -62,7 +62,7 @@ struct Speed {
     kernel: Kernel,
     timings: Timings,
     flops: f64,
-    /// Of queries, keys, values and results, each once.
+    /// The bytes of queries, keys, values and results, each once.
     bytes: f64,
 }
 

@@ -1,4 +1,4 @@
-//! Whether bytes are whole.
+//! A checksum, which tells whether bytes are whole.
 
 /// The 64-bit FNV-1a hash. A change of a single byte always changes it.
 pub(crate) fn fnv1a<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> u64 {

@@ -35,7 +35,7 @@ impl DType {
     }
 
     /// Short lower-case name: `f32`, `f16`, `bf16`.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             DType::F32 => "f32",
             DType::F16 => "f16",

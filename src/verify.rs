@@ -205,7 +205,7 @@ fn summation_error(row: &Magnitudes) -> f64 {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Report {
-    /// Numbers compared.
+    /// How many numbers were compared.
     pub compared: usize,
     /// Numbers that failed.
     pub failed: usize,

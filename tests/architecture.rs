@@ -239,7 +239,7 @@ fn resolve(path: &Module, modules: &BTreeSet<Module>, exports: &Exports) -> Modu
     }
 }
 
-/// Which files use which.
+/// The files that each file uses.
 fn uses() -> BTreeMap<Module, BTreeSet<Module>> {
     let files = files();
     let modules: BTreeSet<Module> = files.iter().map(|file| file.module.clone()).collect();

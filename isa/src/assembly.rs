@@ -21,13 +21,13 @@ pub struct Counts {
     pub transcendental: f64,
     /// Everything else on vectors.
     pub valu: f64,
-    /// On scalars.
+    /// Instructions on scalars.
     pub salu: f64,
     /// Loads of scalars.
     pub smem: f64,
     /// Loads and stores of vectors.
     pub vmem: f64,
-    /// Workgroup memory.
+    /// Instructions on workgroup memory.
     pub lds: f64,
     /// Branches and barriers.
     pub branches: f64,
@@ -35,7 +35,7 @@ pub struct Counts {
     pub waits: f64,
     /// Pairs issued at once: what is above counts both halves, the issue slots are fewer by this.
     pub duals: f64,
-    /// Of `salu` and `valu`: selects, `v_mov` and `s_mov`.
+    /// Those of `salu` and `valu` that only move: selects, `v_mov` and `s_mov`.
     pub moves: f64,
     /// Reciprocals, which `transcendental` counts too.
     pub reciprocals: f64,
@@ -255,7 +255,7 @@ pub struct Steps {
 /// What was counted of a program's key loop.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyLoop {
-    /// One step, unmasked.
+    /// One step without masks.
     pub step: Counts,
     /// All of a key block: its steps, and once what comes around them.
     pub block: Counts,
@@ -301,7 +301,7 @@ impl Program {
         Self { blocks, loops }
     }
 
-    /// All instructions once.
+    /// All instructions, each counted once.
     pub fn whole(&self) -> Counts {
         let mut sum = Counts::default();
         for block in &self.blocks {

@@ -86,7 +86,7 @@ impl Backend {
 
 /// A model ready to run.
 pub struct Loaded {
-    /// Where it came from.
+    /// The file that the model came from.
     pub file: ModelFile,
     /// Text to tokens and back.
     pub tokenizer: Tokenizer,

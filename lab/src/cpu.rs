@@ -8,6 +8,7 @@ use prflash::{Attention, BlockGrid, DType, Positions, Rope, Schedule, Shape, Tab
 use crate::attend::{Attend, Qkv, Rungs, Usage};
 use crate::config::Config;
 use crate::gpu::Visits;
+use crate::look::Look;
 use crate::setting::{Rounds, Setting};
 
 /// [`Attend`] without a device: f32, one head and one query after the other. Schedules, frequencies
@@ -24,6 +25,7 @@ pub struct CpuAttention {
     /// The staircase caches of the layers that have one, with sequence 0.
     stairs: Vec<Option<HostCache>>,
     visits: Visits,
+    look: Look,
 }
 
 impl CpuAttention {
@@ -51,6 +53,7 @@ impl CpuAttention {
             sequence: 0,
             memory: vec![Default::default(); config.layers],
             visits: Visits::default(),
+            look: Look::new(config, setting)?,
         })
     }
 }
@@ -75,7 +78,9 @@ impl Attend for CpuAttention {
         let kv_len = first + new.tokens;
         let shape = Shape::new(heads, kv_heads, new.tokens, head_dim)?.with_kv_len(kv_len)?;
         let grid = BlockGrid::causal(&shape);
-        let schedules = self.setting.schedules(&self.config, &grid, self.sequence, layer)?;
+        self.look.append(layer, attention, new)?;
+        let scores = self.look.scores(layer, attention, self.setting.block_size().unwrap_or(1), new)?;
+        let schedules = self.setting.schedules(&self.config, &grid, self.sequence, layer, scores.as_ref())?;
         if self.config.window(layer).is_none() {
             self.visits.count(&grid, &schedules);
         }
@@ -118,6 +123,7 @@ impl Attend for CpuAttention {
     fn start(&mut self, sequence: u32) {
         self.sequence = sequence;
         self.visits = Visits::default();
+        self.look.clear();
         self.memory.iter_mut().flatten().for_each(Vec::clear);
         for cache in self.stairs.iter_mut().flatten() {
             if cache.remove(SequenceId::FIRST).is_ok() {
@@ -166,7 +172,9 @@ impl CpuAttention {
         cache.append(SequenceId::FIRST, &heads_first(&keys, kv_heads), &heads_first(new.v, kv_heads))?;
         let shape = Shape::new(heads, kv_heads, new.tokens, head_dim)?.with_kv_len(first + new.tokens)?;
         let grid = BlockGrid::causal(&shape);
-        let schedules = self.setting.schedules(&self.config, &grid, self.sequence, layer)?;
+        self.look.append(layer, attention, new)?;
+        let scores = self.look.scores(layer, attention, self.setting.block_size().unwrap_or(1), new)?;
+        let schedules = self.setting.schedules(&self.config, &grid, self.sequence, layer, scores.as_ref())?;
         if self.config.window(layer).is_none() {
             self.visits.count(&grid, &schedules);
         }
@@ -232,7 +240,7 @@ pub(crate) fn rotate(rope: &Rope, rows: &mut [f32], heads: usize, first: usize) 
 }
 
 /// The product is summed in eight running sums, which the compiler turns into vector instructions.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0f32; 8];
     for (a, b) in a.chunks_exact(8).zip(b.chunks_exact(8)) {
         for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {

@@ -25,7 +25,7 @@ pub struct Options {
     pub pieces: Vec<std::ops::Range<usize>>,
 }
 
-/// What happened.
+/// A generated text, and what it took.
 #[derive(Clone, Debug)]
 pub struct Generated {
     /// New tokens.

@@ -9,6 +9,7 @@ use prflash::{
 
 use crate::attend::{Attend, Qkv, Usage};
 use crate::config::Config;
+use crate::look::Look;
 use crate::memory::{Memory, Plain, Staging, Stairs};
 use crate::setting::{Rounds, Setting};
 
@@ -25,6 +26,7 @@ pub struct GpuAttention {
     queries: TensorView,
     output: TensorView,
     visits: Visits,
+    look: Look,
 }
 
 /// Plans of layers that compute the same: one for pieces of a text, and one for single tokens,
@@ -53,6 +55,7 @@ enum AnyBound {
 
 struct LayerState {
     kind: usize,
+    attention: Attention,
     memory: Memory,
     /// The bound plans for reading and for writing.
     bounds: [Option<AnyBound>; 2],
@@ -111,7 +114,7 @@ impl GpuAttention {
                     kinds.len() - 1
                 }
             };
-            layers.push(LayerState { kind, memory, bounds: [None, None] });
+            layers.push(LayerState { kind, attention, memory, bounds: [None, None] });
         }
         Ok(Self {
             context: context.clone(),
@@ -124,6 +127,7 @@ impl GpuAttention {
             queries: rows(setting.storage(), heads)?,
             output: rows(DType::F32, heads)?,
             visits: Visits::default(),
+            look: Look::new(config, setting)?,
         })
     }
 }
@@ -148,7 +152,10 @@ impl Attend for GpuAttention {
 
         let shape = Shape::new(heads, kv_heads, q_len, head_dim)?.with_kv_len(kv_len)?;
         let grid = BlockGrid::causal(&shape);
-        let schedules = self.setting.schedules(&self.config, &grid, self.sequence, layer)?;
+        let attention = &state.attention;
+        self.look.append(layer, attention, new)?;
+        let scores = self.look.scores(layer, attention, self.setting.block_size().unwrap_or(1), new)?;
+        let schedules = self.setting.schedules(&self.config, &grid, self.sequence, layer, scores.as_ref())?;
         if self.config.window(layer).is_none() {
             self.visits.count(&grid, &schedules);
         }
@@ -186,6 +193,7 @@ impl Attend for GpuAttention {
     fn start(&mut self, sequence: u32) {
         self.sequence = sequence;
         self.visits = Visits::default();
+        self.look.clear();
         self.layers.iter_mut().for_each(|layer| layer.memory.clear());
     }
 

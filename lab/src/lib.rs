@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`gguf`], [`config`], [`tokenizer`], [`model`] | a model: file, sizes, text, forward pass |
 //! | [`attend`], [`gpu`], [`cpu`], [`memory`] | attention: the seam, its two backends, where keys and values live |
+//! | [`look`] | what attention that looks at keys knows of them |
 //! | [`setting`], [`staircase`] | what attention computes in a run and how it remembers, from the command line to prflash's values |
 //! | [`backend`] | a device and a model, opened |
 //! | [`generate`], [`perplexity`], [`needle`], [`ages`], [`speed`] | what is measured |
@@ -21,10 +22,12 @@ pub mod ages;
 pub mod attend;
 pub mod backend;
 pub mod config;
+pub mod content;
 pub mod cpu;
 pub mod generate;
 pub mod gguf;
 pub mod gpu;
+pub mod look;
 pub mod memory;
 pub mod model;
 pub mod needle;

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use lab::Interrupted;
 
-use crate::commands::{generate, perplexity, report, search, subword, sweep, word2vec};
+use crate::commands::{content, generate, perplexity, report, search, subword, sweep, word2vec};
 
 /// Real language models on prflash.
 #[derive(Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Generate(generate::Args),
     /// Measures perplexity over windows of one long text, under one or several settings.
     Perplexity(perplexity::Args),
+    /// Compares rules that choose blocks, by what a model predicts under them.
+    Content(content::Args),
     /// Measures what lab/RESULTS.md reports: everything that its files of results don't have yet.
     Sweep(sweep::Args),
     /// Writes lab/RESULTS.md and its pictures from the files of results.
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
     let done = handled.and_then(|()| match arguments.command {
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Perplexity(arguments) => perplexity::run(&arguments),
+        Command::Content(arguments) => content::run(&arguments),
         Command::Sweep(arguments) => sweep::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Subword(command) => subword::run(&command),

@@ -12,7 +12,7 @@ use crate::attend::Rungs;
 
 /// The keys and values of one layer.
 pub enum Memory {
-    /// As they came.
+    /// Keys and values as they came.
     Plain(Box<Plain>),
     /// They are stored in fewer bits as they age.
     Staircase(Box<Stairs>),
@@ -153,7 +153,7 @@ fn check_room(tokens: usize, max_tokens: usize) -> Result<()> {
 pub struct Staging {
     /// Keys, which are turned there.
     pub keys: TensorView,
-    /// Values.
+    /// The values.
     pub values: TensorView,
 }
 
@@ -203,7 +203,7 @@ impl Stairs {
         })
     }
 
-    /// What plans read.
+    /// The cache that plans read.
     pub fn cache(&self) -> &KvCache {
         &self.cache
     }

@@ -28,7 +28,7 @@ pub struct Prompt {
     pub ids: Vec<u32>,
     /// The answer among them.
     pub answer: Range<usize>,
-    /// The number.
+    /// The number to be found.
     pub key: String,
     /// Where the sentence with the number starts.
     pub needle: usize,
@@ -75,7 +75,7 @@ pub struct Found {
     pub depth: usize,
     /// Tokens between the sentence with the number and the end.
     pub distance: usize,
-    /// The number.
+    /// The number to be found.
     pub key: String,
     /// What the model would have written up to its first mistake.
     pub answer: String,
@@ -89,7 +89,7 @@ pub struct Found {
     pub answer_blocks: f64,
     /// Bytes of keys and values at the end: held, and what they would be in f16.
     pub kv_bytes: [u64; 2],
-    /// How long it took.
+    /// How many seconds it took.
     pub seconds: f64,
 }
 

@@ -100,7 +100,7 @@ pub struct Bucket {
 pub struct Evaluated {
     /// Sums by position.
     pub buckets: Vec<Bucket>,
-    /// How long it took.
+    /// How many seconds it took.
     pub seconds: f64,
     /// What was stored at its end, and visited.
     pub usage: Usage,

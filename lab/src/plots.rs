@@ -17,7 +17,7 @@ pub struct Cells {
     pub columns: Vec<String>,
 }
 
-/// One row of them.
+/// A row of cells.
 #[derive(Clone, Debug)]
 pub struct CellRow {
     /// The name in front of the row.
@@ -26,12 +26,12 @@ pub struct CellRow {
     pub cells: Vec<Option<Cell>>,
 }
 
-/// One of them.
+/// A cell of a table.
 #[derive(Clone, Debug)]
 pub struct Cell {
     /// How dark it is, from 0 to 1.
     pub share: f64,
-    /// What is written there.
+    /// The text within the cell.
     pub text: String,
 }
 

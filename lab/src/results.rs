@@ -41,7 +41,7 @@ pub trait Measured: Clone {
     /// Names of [`values`](Measured::values).
     const COLUMNS: &'static [&'static str];
 
-    /// As they are written.
+    /// The columns as they are written.
     fn values(&self) -> Vec<String>;
 
     /// Reads them back.
@@ -91,7 +91,7 @@ pub struct Row<M> {
     pub setting: Vec<String>,
     /// Model, text and program.
     pub source: Source,
-    /// The numbers.
+    /// The numbers that were measured.
     pub measured: M,
 }
 
@@ -296,7 +296,7 @@ impl<M: Measured> Results<M> {
     }
 }
 
-/// What a file holds.
+/// The rows that a file holds.
 struct Stored<M> {
     /// The rows of whole units.
     rows: Vec<Row<M>>,

@@ -14,7 +14,7 @@ use crate::setting::Setting;
 /// Rounds of both in turn.
 pub const ROUNDS: usize = 9;
 
-/// One round.
+/// The times of one round.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timed {
     /// The number of the round.
@@ -72,7 +72,7 @@ impl Repeated {
         let output = Tensor::zeros(context, DType::F32, Layout::tokens_first(1, tokens, heads, head_dim)?)?;
         let operands = Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
         let bound = plan.bind(&operands)?;
-        let schedules = setting.schedules(config, &BlockGrid::causal(&shape), 0, layer)?;
+        let schedules = setting.schedules(config, &BlockGrid::causal(&shape), 0, layer, None)?;
         ensure!(schedules.len() <= 1, "a setting with rounds is no single call");
         let upload = |schedule| TableBuffer::new(plan.context(), &Tables::from(schedule));
         let tables = schedules.first().map(upload).transpose()?;

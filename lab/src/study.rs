@@ -105,7 +105,7 @@ impl ModelName {
 pub struct Place {
     /// The text's file, without `.txt`.
     pub text: &'static str,
-    /// Which of its windows.
+    /// Which window of the text is read.
     pub window: usize,
 }
 
@@ -123,7 +123,7 @@ const fn place(text: &'static str, window: usize) -> Place {
 /// A named setting.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
-    /// What the tables say.
+    /// The name that tables have of it.
     pub name: String,
     /// The options of `--setting`.
     pub options: String,
@@ -146,7 +146,7 @@ impl Choice {
 /// Some settings on some windows, all of one length.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Experiment {
-    /// What it is for.
+    /// The question that it answers.
     pub question: Question,
     /// The model that it is measured on.
     pub model: ModelName,

@@ -25,13 +25,13 @@ use crate::study::{Choice, Experiment, ModelName, NOWHERE, Place, Question};
 /// A setting with its name.
 #[derive(Clone, Debug)]
 pub struct Named {
-    /// What tables call it.
+    /// The name that tables have of it.
     pub name: String,
     /// The setting itself.
     pub setting: Setting,
 }
 
-/// Where things are.
+/// The folders of models, texts and results.
 #[derive(Clone, Debug)]
 pub struct Folders {
     /// The folder of GGUF files.
@@ -70,7 +70,7 @@ pub struct Sweep<'a> {
     pub chunk: usize,
     /// The program's git revision.
     pub revision: &'a str,
-    /// Where things are.
+    /// The folders of models, texts and results.
     pub folders: Folders,
     /// Sums of model files, which are large.
     sums: RefCell<HashMap<String, String>>,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -63,6 +63,20 @@ pub fn write<R: Serialize>(path: &Path, rows: &[R]) -> Result<()> {
     rows.iter().try_for_each(|row| writer.serialize(row))?;
     let text = writer.into_inner().map_err(|error| error.into_error())?;
     testkit::files::write(path, text)
+}
+
+/// Refuses to make less of what a file has: a trial with few of something doesn't take the place of
+/// a full run.
+///
+/// # Errors
+/// The file has more of them.
+pub fn not_fewer(path: &Path, of: &str, what: &str, there: usize, wanted: usize) -> Result<()> {
+    ensure!(
+        there <= wanted,
+        "{}: it has {there} {what} of {of}, and would have {wanted}; give --results another file",
+        path.display()
+    );
+    Ok(())
 }
 
 impl<R> From<Table<R>> for Vec<R> {

@@ -17,7 +17,7 @@ pub const TOLERANCE: f64 = 1e-3;
 pub struct Trial {
     pub name: String,
     pub how: String,
-    /// Of a warm call.
+    /// The seconds of a warm call.
     pub seconds: Option<f64>,
     pub failed: Option<String>,
 }
@@ -31,13 +31,13 @@ pub struct Comparison {
     /// them.
     pub held: Vec<Held>,
     pub trials: Vec<Trial>,
-    /// Our kernel.
+    /// The kernel of ours.
     pub kernel: String,
 }
 
 /// What a history takes and loses.
 pub struct Held {
-    /// Which contestant.
+    /// The number of the contestant.
     pub index: usize,
     pub bytes: u64,
     /// ‖o − o_f32‖ / ‖o_f32‖.

@@ -6,7 +6,7 @@ use prflash::{Schedule, Shape};
 /// An attention problem: queries sit at the end of the keys, and see no later key.
 #[derive(Clone, Copy, Debug)]
 pub struct Problem {
-    /// For tables.
+    /// The name of it in tables.
     pub name: &'static str,
     pub heads: usize,
     pub kv_heads: usize,
@@ -15,7 +15,7 @@ pub struct Problem {
     pub dim: usize,
 }
 
-/// Which input.
+/// Where the inputs come from.
 #[derive(Clone, Copy)]
 pub enum Input {
     Queries = 1,
@@ -37,7 +37,7 @@ impl Problem {
         Self { name, heads, kv_heads, q_len: len, kv_len: len, dim }
     }
 
-    /// For prflash.
+    /// The shape of it for prflash.
     pub fn shape(&self) -> prflash::Result<Shape> {
         Shape::new(self.heads, self.kv_heads, self.kv_len, self.dim)?.with_q_len(self.q_len)
     }
@@ -61,7 +61,7 @@ impl Problem {
         4.0 * self.heads as f64 * pairs * self.dim as f64
     }
 
-    /// One line for tables.
+    /// One line that describes it in tables.
     pub fn describe(&self) -> String {
         let Self { heads, kv_heads, kv_len, dim, .. } = self;
         match self.is_decode() {

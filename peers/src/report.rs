@@ -9,7 +9,7 @@ use crate::compare::{Comparison, PEERS, TOLERANCE};
 use crate::measure::Contestant;
 use crate::scaling::{FIT_FROM, Fit, Growth, Point};
 
-/// What was measured on.
+/// The machine that was measured on.
 pub struct Machine {
     /// Adapter, API, driver.
     pub device: String,
@@ -23,7 +23,7 @@ pub struct Machine {
     pub threads: usize,
 }
 
-/// Everything measured.
+/// Everything that was measured.
 pub struct Record {
     pub machine: Machine,
     pub comparisons: Vec<Comparison>,

@@ -14,10 +14,10 @@ use crate::with_prflash::Tensors;
 /// From this length on the exponents are fitted: below it what a call costs in itself shows.
 pub const FIT_FROM: usize = 4096;
 
-/// One length.
+/// What was measured at one length.
 pub struct Point {
     pub len: usize,
-    /// Of the schedule, over all heads.
+    /// The blocks of the schedule, over all heads.
     pub blocks: u64,
     /// Over those of dense attention.
     pub density: f64,
@@ -95,7 +95,7 @@ struct Place {
     density: f64,
     visited_flops: f64,
     schedule_seconds: f64,
-    /// Which contestant.
+    /// The number of the contestant.
     sampled: usize,
     /// Which one, and the seconds that a call takes or is expected to take.
     dense: Option<(usize, f64)>,

@@ -19,7 +19,7 @@ pub enum Sharing {
 }
 
 impl Sharing {
-    /// For tables.
+    /// The name of it in tables.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Repeated => "K and V heads repeated beforehand",

@@ -23,7 +23,7 @@ impl Way {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Repeated, Self::Grouped, Self::Flash];
 
-    /// For tables.
+    /// The name of it in tables.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Repeated => "matmul + softmax, K and V heads repeated beforehand",

@@ -1,4 +1,4 @@
-//! Ours.
+//! Attention by prflash.
 
 use std::rc::Rc;
 
@@ -27,7 +27,7 @@ fn output(context: &Context, problem: &Problem) -> prflash::Result<Tensor> {
 }
 
 impl Tensors {
-    /// Dense attention.
+    /// A plan of dense attention.
     pub fn new(context: &Context, problem: &Problem, dtype: DType) -> Result<Self> {
         let tensor = |input, heads, len| {
             let layout = Layout::heads_first(1, heads, len, problem.dim)?;
@@ -86,7 +86,7 @@ pub struct Cached {
     bound: Bound,
     output: Tensor,
     queries: usize,
-    /// What the history takes.
+    /// The bytes that the history takes.
     pub bytes: u64,
 }
 

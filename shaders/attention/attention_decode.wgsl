@@ -1,15 +1,15 @@
 // attention_decode: FlashDecoding, for a few queries. The same function as attention_naive, which
-// explains it, over a share of the keys:
+// explains it, over a split of the keys:
 //
 //   m = max s      l = Σ 4^(s−m)      o = Σ 4^(s−m)·v         (scores s in powers of four)
 //
-// merge_splits makes one row of the shares, and decides what it comes to (ending.wgsl). Why powers
+// merge_splits makes one row of the splits, and decides what it comes to (ending.wgsl). Why powers
 // of four: attention_tiled says it.
 //
 // Shapes      q (batch, H, q_len, D) · k (batch, H_kv, kv_len, D) · v (batch, H_kv, kv_len, D_v),
 //             or a staircase cache · states (rows × splits, D_v + 4), f32
 // Workgroups  one per (sequence, row tile, heads that share keys and a block list, ROWS_HELD of its
-//             rows, share of the list's blocks)
+//             rows, split of the list's blocks)
 // Lanes       four to a row, one for each component of every quad, and ROW_SETS such rows each: q
 //             and o take D/4 + D_v/4 registers a row. A key or value is read at an address that is
 //             uniform over the workgroup, once for all heads that share it, and each lane takes its
@@ -124,8 +124,8 @@ fn attention_decode(
 
     let list = block_list(sequence, tile, first_head, rows.any);
     let entries = max(list.end, list.first) - list.first;
-    let share_end = list.first + entries * (split + 1u) / params.splits;
-    for (var entry = list.first + entries * split / params.splits; entry < share_end; entry++) {
+    let split_end = list.first + entries * (split + 1u) / params.splits;
+    for (var entry = list.first + entries * split / params.splits; entry < split_end; entry++) {
         let block = listed_block(sequence, list, entry, rows.any);
         #for r in ROW_SETS: var block_sum$r = 0.0;
 #if CACHED
@@ -319,7 +319,7 @@ fn attention_decode(
 #for r in ROW_SETS
     if place$r < count {
         let state$r = ((work.sequence * params.max_rows + u32(row$r)) * params.all_heads + params.first_head + head$r) * params.splits + split;
-        let at$r = state$r * (4u * VALUE_QUADS + 4u);
+        let at$r = 4u * STATE_QUADS * state$r;
 #for c in VALUE_QUADS
 #if CACHED
         states[at$r + 4u * $cu + component] = o$r_$c + low$r_$(c*4/GROUP);

@@ -41,6 +41,13 @@
 #import attention/fragments_cooperative
 #end
 
+// What the largest weight p is.
+const WEIGHT_SCALE: f32 = 32768.0;
+#if ROPE
+// What queries and keys are multiplied by when they are rotated.
+const ROTATED_SCALE: f32 = 0.25;
+#end
+
 #if PADDED
 // Whether a value that isn't finite was kept out: only ever raised, so that who reads it late does
 // needless work at worst. Where memory is short, rows look for themselves.
@@ -168,7 +175,7 @@ fn attention_matrix(
 #end
     #if SCORED: let slope = slope_of(sequence.slope_head + params.first_head + head);
 #if ROPE
-    let scale = params.scale * 16.0;
+    let scale = params.scale * (1.0 / (ROTATED_SCALE * ROTATED_SCALE));
 #else
     let scale = params.scale;
 #end
@@ -186,7 +193,7 @@ fn attention_matrix(
             let at = q_base + u32(query) * params.q_row_stride;
 #if ROPE
             let rotated_quad = rotated(load_quad(q[at + c]), load_quad(q[at + partner(c)]), query_position(sequence, query), c);
-            quad = packed(rounded(rotated_quad * 0.25));
+            quad = packed(rounded(rotated_quad * ROTATED_SCALE));
 #else
             quad = q[at + c];
 #end
@@ -219,7 +226,7 @@ fn attention_matrix(
                     let at = k_base + u32(key) * params.k_row_stride;
 #if ROPE
                     let rotated_quad = rotated(load_quad(k[at + c]), load_quad(k[at + partner(c)]), key_position(sequence, key), c);
-                    quad = packed(rounded(rotated_quad * 0.25));
+                    quad = packed(rounded(rotated_quad * ROTATED_SCALE));
 #else
                     quad = k[at + c];
 #end
@@ -263,7 +270,7 @@ fn attention_matrix(
             // Times 2¹⁵ afterwards: added to the exponent, a compiler may add it to the maximum
             // first, which rounds where that is large, and then p may be past f16.
             let below$u = vec4<f32>(s$u_0, s$u_1, s$u_2, s$u_3) - raised;
-            let p$u = select(vec4<f32>(0.0), exp2(2.0 * below$u) * 32768.0, vec4<bool>(seen$u_0, seen$u_1, seen$u_2, seen$u_3));
+            let p$u = select(vec4<f32>(0.0), exp2(2.0 * below$u) * WEIGHT_SCALE, vec4<bool>(seen$u_0, seen$u_1, seen$u_2, seen$u_3));
             let kept$u = rounded(p$u);
             step_sum += (p$u.x + p$u.y) + (p$u.z + p$u.w);
             step_weight += (kept$u.x + kept$u.y) + (kept$u.z + kept$u.w);
@@ -349,7 +356,7 @@ fn attention_matrix(
 #end
         if (params.flags & FLAG_LSE) != 0u && part == 0u {
             let at = sequence.lse_base + head * params.lse_head_stride + u32(row);
-            lse[at] = row_lse(kind, (maximum + 0.5 * log2(sum * 0.000030517578125)) * LN_4);
+            lse[at] = row_lse(kind, (maximum + 0.5 * log2(sum * (1.0 / WEIGHT_SCALE))) * LN_4);
         }
     }
 }

@@ -9,8 +9,8 @@
 enable f16;
 enable wgpu_cooperative_matrix;
 
-var<workgroup> operands: array<f16, OPERANDS>;
-var<workgroup> sums: array<f32, SUMS>;
+var<workgroup> operands: array<f16, OPERAND_NUMBERS>;
+var<workgroup> sums: array<f32, SUM_NUMBERS>;
 
 alias Left = coop_mat$(EDGE)x$(EDGE)<f16, A>;
 alias Right = coop_mat$(EDGE)x$(EDGE)<f16, B>;

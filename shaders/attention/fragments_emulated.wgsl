@@ -7,8 +7,8 @@
 // where numbers of them are indexed at run time, drivers take minutes over the text.
 
 // Two operands to a word.
-var<workgroup> operands: array<u32, OPERANDS / 2u>;
-var<workgroup> sums: array<f32, SUMS>;
+var<workgroup> operands: array<u32, OPERAND_NUMBERS / 2u>;
+var<workgroup> sums: array<f32, SUM_NUMBERS>;
 
 const SUBGROUP_LANES: u32 = EDGE * EDGE / 8u;
 // Set by the kernel before all else.

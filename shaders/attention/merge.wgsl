@@ -94,9 +94,8 @@ fn merge(
     let quads = params.value_quads;
     let at = sequence.state_row + head * params.state_head_stride + row;
     let added_at = at * quads;
-    let mean_at = at * ((1u + SPREAD) * quads + 1u);
-    let spread_at = mean_at + quads;
-    let log_at = mean_at + (1u + SPREAD) * quads;
+    let mean_at = at * (STATE_MEANS * quads + STATE_SUMS);
+    let log_at = mean_at + STATE_MEANS * quads;
     let o_at = sequence.o_base + head * params.o_head_stride + row * params.o_row_stride;
 
     let bits = round_lse[at];
@@ -135,15 +134,15 @@ fn merge(
         let mean = select(state[mean_at + c], vec4<f32>(0.0), first) * old_share + added * new_share;
         state[mean_at + c] = mean;
         output[o_at + c] = store_quad(mean);
-        if SPREAD == 1u {
-            let centre = select(state[spread_at + c], vec4<f32>(0.0), first);
-            let step = added - centre;
-            moved += dot(step, step);
-            let moved_centre = centre + new_part * step;
-            state[spread_at + c] = moved_centre;
-            let offset = moved_centre - mean;
-            apart += dot(offset, offset);
-        }
+#if SPREAD
+        let centre = select(state[mean_at + quads + c], vec4<f32>(0.0), first);
+        let step = added - centre;
+        moved += dot(step, step);
+        let moved_centre = centre + new_part * step;
+        state[mean_at + quads + c] = moved_centre;
+        let offset = moved_centre - mean;
+        apart += dot(offset, offset);
+#end
     }
     let spread = old_part * (sums.z + new_part * moved);
     state[log_at] = vec4<f32>(log_weight, square, spread, 0.0);

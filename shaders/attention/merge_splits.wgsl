@@ -1,9 +1,9 @@
-// merge_splits: one row from the shares that attention_decode has computed. With M = max m over the
-// shares, in powers of four,
+// merge_splits: one row from the splits that attention_decode has computed. With M = max m over the
+// splits, in powers of four,
 //
 //   O = Σ 4^(m−M)·o / Σ 4^(m−M)·l        LSE = (M + log₄ Σ 4^(m−M)·l)·ln 4
 //
-// Shares that saw nothing have l = 0; one that saw a NaN has l = NaN, and so has the row
+// Splits that saw nothing have l = 0; one that saw a NaN has l = NaN, and so has the row
 // (ending.wgsl).
 //
 // Shapes      states (rows × splits, D_v + 4), f32 · output (batch, H, q_len, D_v), any strides ·
@@ -38,16 +38,15 @@ fn merge_splits(
     if row >= sequence.q_len {
         return;
     }
-    let stride = VALUE_QUADS + 1u;
-    let first = ((index * params.max_rows + row) * params.all_heads + params.first_head + head) * params.splits * stride;
+    let first = ((index * params.max_rows + row) * params.all_heads + params.first_head + head) * params.splits * STATE_QUADS;
     var highest = LOWEST;
     for (var split = 0u; split < params.splits; split++) {
-        highest = max(highest, states[first + split * stride + VALUE_QUADS].x);
+        highest = max(highest, states[first + split * STATE_QUADS + VALUE_QUADS].x);
     }
     var sum = 0.0;
     var total = vec4<f32>(0.0);
     for (var split = 0u; split < params.splits; split++) {
-        let at = first + split * stride;
+        let at = first + split * STATE_QUADS;
         let state = states[at + VALUE_QUADS];
         let weight = exp2(2.0 * (state.x - highest));
         sum += weight * state.y;

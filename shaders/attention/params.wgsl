@@ -41,7 +41,7 @@ struct Params {
     phi_rate: f32,        // per token
     factor_length: f32,   // tokens
     // These and what follows only where keys are split.
-    splits: u32,          // shares of a row's keys
+    splits: u32,          // of a row's keys
     row_chunks: u32,      // workgroups that share the rows of a tile
     heads_each: u32,      // heads that share keys and a block list
     heads_here: u32,      // heads of this dispatch

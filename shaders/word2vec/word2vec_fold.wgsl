@@ -31,8 +31,9 @@ fn word2vec_fold(
     if quad >= QUADS || stretch >= params.stretches {
         return;
     }
-    let begin = params.gradients + batch[params.first + 2u * stretch];
-    let end = begin + batch[params.first + 2u * stretch + 1u];
+    let head = params.first + STRETCH_NUMBERS * stretch;
+    let begin = params.gradients + batch[head];
+    let end = begin + batch[head + 1u];
     let to = batch[begin] * QUADS + quad;
     var sum = gradients[to];
     for (var at = begin + 1u; at < end; at++) {

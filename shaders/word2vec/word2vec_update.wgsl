@@ -35,7 +35,7 @@ fn word2vec_update(
     if row >= params.rows {
         return;
     }
-    let head = params.first + 4u * row;
+    let head = params.first + ROW_NUMBERS * row;
     let to = batch[head] * QUADS;
     let begin = params.gradients + batch[head + 1u];
     let end = begin + batch[head + 2u];

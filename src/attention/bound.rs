@@ -27,11 +27,11 @@ use crate::runtime::tensor::{Binding, TensorView};
 /// Capacities may exceed the lengths of a call: a KV cache is bound once and grows in place.
 #[derive(Clone, Copy, Debug)]
 pub struct Operands<'a> {
-    /// Queries.
+    /// The queries.
     pub q: &'a TensorView,
-    /// Keys.
+    /// The keys.
     pub k: &'a TensorView,
-    /// Values.
+    /// The values.
     pub v: &'a TensorView,
     /// Where the result goes. May share a buffer with no tensor that is read.
     pub output: &'a TensorView,
@@ -72,7 +72,7 @@ pub(super) struct Shard {
     pub(super) kv_heads: Range<usize>,
     pub(super) pipeline: Arc<Pipeline>,
     pub(super) groups: ShardGroups,
-    /// What the groups bind beside states of shares: queries (keys, values), and output and
+    /// What the groups bind beside states of splits: queries (keys, values), and output and
     /// log-sum-exp.
     inputs: Vec<Binding>,
     outputs: [Binding; 2],
@@ -148,16 +148,6 @@ impl Bound {
             }
         }
         Ok(shards.clone())
-    }
-
-    /// The programs that calls on these tensors run, as the device knows them: kernel, sizes,
-    /// types; `_blocks` where keys and values are read in blocks, which takes rows that all begin
-    /// at multiples of one.
-    pub fn programs(&self) -> Vec<String> {
-        let mut programs: Vec<String> =
-            lock(&self.shards).iter().map(|shard| shard.pipeline.label.clone()).collect();
-        programs.dedup();
-        programs
     }
 
     /// Refuses a sequence that doesn't lie inside the tensors.

@@ -185,16 +185,6 @@ impl GpuSampler {
         })
     }
 
-    /// The probabilities that blocks are drawn with.
-    pub fn profile(&self) -> &Profile {
-        &self.profile
-    }
-
-    /// The largest lengths of a grid, and the block size, mask and granularity of all.
-    pub fn maxima(&self) -> &BlockGrid {
-        &self.maxima
-    }
-
     /// Blocks that one sequence has room for.
     pub fn capacity(&self) -> u64 {
         self.capacity

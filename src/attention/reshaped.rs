@@ -150,16 +150,6 @@ impl ReshapedPlan {
         })
     }
 
-    /// What is computed.
-    pub fn attention(&self) -> &Attention {
-        &self.attention
-    }
-
-    /// The grid of the re-shapings that it takes.
-    pub fn grid(&self) -> &BlockGrid {
-        &self.grid
-    }
-
     /// Checks tensors against the plan and binds them, and reserves what states and gathered rows
     /// need: about as much as the tensors themselves, twice the output.
     ///

@@ -181,7 +181,7 @@ impl<'a> Rows<'a> {
         Self { positions: RowPositions::Ids(ids), ..self }
     }
 
-    /// The same as runs.
+    /// The rows as runs of consecutive positions.
     fn runs(&self) -> Vec<Run> {
         let Self { entry, rows: Range { start, .. }, positions } = *self;
         let len = self.rows.len();
@@ -223,21 +223,6 @@ impl Run {
 }
 
 impl RotationPlan {
-    /// The rotation.
-    pub fn rope(&self) -> &Rope {
-        &self.inner.rope
-    }
-
-    /// The type of the tensors that it turns.
-    pub fn dtype(&self) -> DType {
-        self.inner.kernel.storage
-    }
-
-    /// Positions are below this in magnitude.
-    pub fn max_positions(&self) -> usize {
-        self.inner.max_positions
-    }
-
     /// Bytes of GPU memory that the plan holds. It grows only when more calls (or longer lists of
     /// ids) are in flight than ever before.
     pub fn device_bytes(&self) -> u64 {

@@ -103,16 +103,6 @@ impl RoundsPlan {
         Ok(Self { attention: attention.clone(), plan, merger, combine })
     }
 
-    /// What is computed.
-    pub fn attention(&self) -> &Attention {
-        &self.attention
-    }
-
-    /// What the rounds are to each other.
-    pub fn combine(&self) -> Combine {
-        self.combine
-    }
-
     /// The plan of one round.
     pub fn round_plan(&self) -> &Plan {
         &self.plan

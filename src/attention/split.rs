@@ -12,7 +12,7 @@ use crate::runtime::program::Pipeline;
 use crate::shape::Shape;
 
 /// Keys that are worth a workgroup of their own, at least.
-const SHARE: usize = 128;
+const LEAST_KEYS: usize = 128;
 
 /// Workgroups that a call should have, if its keys can be split into as many: some for each thread
 /// of a CPU, which take them in turn; enough to fill any GPU.
@@ -37,7 +37,7 @@ pub(super) struct Split {
 }
 
 /// How one call is split.
-pub(super) struct Shares {
+pub(super) struct CallSplits {
     /// `splits`, `row_chunks`, `heads_each` and `merge_items`.
     pub(super) params: Params,
     /// Workgroups for each row tile of a sequence.
@@ -58,11 +58,11 @@ impl Split {
             None => Self::wanted(workgroups, count * maxima.kv_heads(), maxima.kv_len()),
         };
         let room = (1..=sequences.max(1)).map(|count| count * rows * splits(count)).max().unwrap_or(1).max(1);
-        let bytes = (room * (maxima.value_dim() + 4)) as u64 * 4;
+        let bytes = (room * Decode::state_quads(maxima.value_dim())) as u64 * 16;
         let limit = capabilities.max_binding_bytes;
         if bytes > limit {
             let message = format!(
-                "the states of {room} shares of rows take {bytes} bytes, past the {limit} that this device can bind at once"
+                "the states of {room} splits of rows take {bytes} bytes, past the {limit} that this device can bind at once"
             );
             return Err(Error::too_large("shape", message));
         }
@@ -72,9 +72,9 @@ impl Split {
         Ok(Self { pipeline, decode, states, room, workgroups, asked })
     }
 
-    /// Shares of each row's keys that make enough workgroups of `units`.
+    /// Splits of each row's keys that make enough workgroups of `units`.
     fn wanted(workgroups: usize, units: usize, kv_len: usize) -> usize {
-        workgroups.div_ceil(units.max(1)).min(kv_len / SHARE).max(1)
+        workgroups.div_ceil(units.max(1)).min(kv_len / LEAST_KEYS).max(1)
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -102,7 +102,7 @@ impl Split {
     }
 
     /// For one dispatch: `heads` of so many sequences, of which `per_list` share a block list.
-    pub(super) fn shares(
+    pub(super) fn of_call(
         &self,
         maxima: &Shape,
         sequences: usize,
@@ -110,7 +110,7 @@ impl Split {
         per_list: usize,
         (q_len, kv_len): (usize, usize),
         tiles: usize,
-    ) -> Shares {
+    ) -> CallSplits {
         let heads_each = maxima.heads_per_kv_head().min(per_list);
         let row_chunks = (q_len * heads_each).div_ceil(self.decode.rows()).max(1);
         let groups = heads / heads_each;
@@ -127,7 +127,7 @@ impl Split {
             merge_items: merge_items as u32,
             ..Params::default()
         };
-        Shares { params, items: groups * row_chunks * splits, merge_items }
+        CallSplits { params, items: groups * row_chunks * splits, merge_items }
     }
 }
 

@@ -49,9 +49,9 @@ pub(super) struct ScheduleWords {
 struct IdWords {
     queries: usize,
     keys: usize,
-    /// Where its words begin.
+    /// Where the words of the table begin.
     base: u32,
-    /// The largest.
+    /// The largest id.
     last: u32,
 }
 
@@ -210,7 +210,7 @@ impl TableBuffer {
     }
 
     /// The device.
-    pub fn context(&self) -> &Context {
+    pub(super) fn context(&self) -> &Context {
         &self.context
     }
 

@@ -17,7 +17,7 @@ use crate::runtime::capabilities::Capabilities;
 pub struct TuningProfile {
     /// [`Capabilities::adapter`] of the device. On others the profile has no effect.
     pub adapter: String,
-    /// [`Capabilities::driver`], likewise.
+    /// The driver of the device ([`Capabilities::driver`]).
     pub driver: String,
     /// One for each class, in the order in which shapes of it were first given.
     pub choices: Vec<Tuned>,
@@ -28,9 +28,9 @@ pub struct TuningProfile {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Tuned {
-    /// For which shapes.
+    /// The shapes for which it was chosen.
     pub class: ShapeClass,
-    /// The kernel.
+    /// The kernel that was chosen.
     pub kernel: Kernel,
     /// Its time over that of the rule's choice, the geometric mean over the shapes of the class; 1
     /// for the rule's choice itself.

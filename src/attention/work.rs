@@ -66,13 +66,13 @@ impl Prepared {
         let items = match &self.split {
             None => heads,
             Some(split) => {
-                let shares = split.shares(&self.maxima, sequences, heads, per_list, longest, tiles);
-                params = shares.params;
-                if shares.merge_items > 0 {
+                let splits = split.of_call(&self.maxima, sequences, heads, per_list, longest, tiles);
+                params = splits.params;
+                if splits.merge_items > 0 {
                     merge_workgroups =
-                        Some(dispatch::fold(shares.merge_items.div_ceil(TILE_ROWS as u64), limit)?);
+                        Some(dispatch::fold(splits.merge_items.div_ceil(TILE_ROWS as u64), limit)?);
                 }
-                shares.items
+                splits.items
             }
         };
         let work_items = (sequences * items) as u64 * tiles as u64;
@@ -111,7 +111,7 @@ impl Prepared {
                 arena,
                 slot,
                 workgroups: dispatch::fold(end - first, limit)?,
-                // Once all shares are there.
+                // Once all splits are there.
                 merge_workgroups: merge_workgroups.filter(|_| end == work_items),
             });
             first = end;

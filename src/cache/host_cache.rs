@@ -34,9 +34,9 @@ pub struct HostCache {
 pub struct Row {
     /// Its index in the sequence, dropped tokens counted.
     pub token: usize,
-    /// `head_dim` channels.
+    /// The key: `head_dim` channels.
     pub key: Vec<f32>,
-    /// `value_dim` channels.
+    /// The value: `value_dim` channels.
     pub value: Vec<f32>,
 }
 
@@ -51,7 +51,7 @@ impl HostCache {
         Ok(Self::of(CacheForm::new(staircase, shape, keys)?))
     }
 
-    /// Without sequences.
+    /// A cache without sequences.
     pub(super) fn of(form: CacheForm) -> Self {
         Self { form, sequences: SequenceTable::default() }
     }

@@ -38,9 +38,9 @@ pub struct PackLayout {
 /// A number as a cache holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Element {
-    /// f16 bits.
+    /// The bits of an f16 number.
     Half(u16),
-    /// A code.
+    /// A code, with the extremes of its group.
     Code {
         /// The extremes of its group.
         extremes: Extremes,
@@ -114,7 +114,7 @@ impl PackLayout {
         self.bits
     }
 
-    /// S.
+    /// S, how many tokens a segment has.
     pub(crate) fn segment(&self) -> usize {
         self.segment
     }

@@ -10,7 +10,7 @@ use crate::shape::{MAX_LEN, Shape};
 /// A staircase that fits a budget: see [`Staircase::fitting`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fit {
-    /// The staircase.
+    /// The staircase that fits.
     pub staircase: Staircase,
     /// What it takes at the length asked for, per sequence.
     pub bytes: u64,

@@ -135,9 +135,9 @@ impl Extremes {
 /// The extremes of a group in integers, in units of 2^(shift − 24).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scaled {
-    /// s.
+    /// The shift s by which all numbers of the group are scaled.
     pub shift: u32,
-    /// `A_s(min)`.
+    /// The smallest number of the group, scaled: `A_s(min)`.
     pub low: i32,
     /// R, below 2²²; 0 only if all values of the group are equal.
     pub range: u32,
@@ -206,7 +206,7 @@ fn parts(half: u16) -> (u32, u32) {
     if field == 0 { (fraction, 0) } else { (fraction | 0x400, field - 1) }
 }
 
-/// `A_s(x)`.
+/// A number scaled by a shift: `A_s(x)`.
 fn aligned(half: u16, shift: u32) -> i32 {
     let (m, e) = parts(half);
     let magnitude = if e >= shift {

@@ -327,7 +327,7 @@ impl fmt::Display for Staircase {
 /// A segment that steps from one rung of a ladder to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// The segment.
+    /// The segment that steps.
     pub segment: usize,
     /// The rung of the segment before.
     pub from: usize,
@@ -348,7 +348,7 @@ pub struct Aging {
 
 impl Aging {
     /// The steps of keys or of values.
-    pub fn steps(&self, side: Side) -> &[Step] {
+    pub(super) fn steps(&self, side: Side) -> &[Step] {
         match side {
             Side::Keys => &self.keys,
             Side::Values => &self.values,

@@ -16,11 +16,6 @@ pub struct Standing<'a> {
 }
 
 impl<'a> Standing<'a> {
-    /// The staircase on which the tokens stand.
-    pub fn staircase(&self) -> &'a Staircase {
-        self.staircase
-    }
-
     /// Tokens of the sequence, dropped ones included.
     pub fn len(&self) -> usize {
         self.len
@@ -206,7 +201,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// All of it.
+    /// The sum of all parts.
     pub fn total(&self) -> u64 {
         self.keys.iter().chain(&self.values).sum::<u64>() + self.residual + self.sinks
     }

@@ -50,7 +50,7 @@ pub struct Magnitudes {
 
 impl Magnitudes {
     /// The larger of each.
-    pub fn max(self, other: Self) -> Self {
+    fn max(self, other: Self) -> Self {
         Self {
             score: self.score.max(other.score),
             rotated: self.rotated.max(other.rotated),

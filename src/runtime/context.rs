@@ -226,7 +226,7 @@ impl Context {
         &self.inner.queue
     }
 
-    /// What the device offers.
+    /// What the device can do.
     pub fn capabilities(&self) -> &Capabilities {
         &self.inner.capabilities
     }

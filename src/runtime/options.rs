@@ -26,7 +26,7 @@ pub struct ContextOptions {
 }
 
 impl ContextOptions {
-    /// Nothing set.
+    /// The options with nothing set.
     pub fn new() -> Self {
         Self::default()
     }

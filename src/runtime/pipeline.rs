@@ -48,7 +48,7 @@ impl Pipeline {
                 },
                 cache: context.pipeline_cache(),
             });
-            Self { label: label.clone(), pipeline, groups }
+            Self { pipeline, groups }
         })?;
         context.check_alive()?;
         Ok(pipeline)

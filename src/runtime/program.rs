@@ -41,8 +41,6 @@ pub(crate) enum Binds {
 /// A pipeline and the layouts of its bind groups.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
-    /// The program's label.
-    pub(crate) label: String,
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) groups: Vec<wgpu::BindGroupLayout>,
 }

@@ -64,7 +64,7 @@ struct Assembler<'a> {
     loops: Vec<(String, usize)>,
     /// What the `#insert`s around have said, the innermost last.
     words: Vec<(String, String)>,
-    /// What `#let` has named.
+    /// The texts that `#let` has given names.
     definitions: HashMap<String, String>,
     /// Pieces that aren't at their end yet.
     open: Vec<String>,

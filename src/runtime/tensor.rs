@@ -156,7 +156,7 @@ impl TensorView {
         context.check_usable(argument, &self.buffer)
     }
 
-    /// The buffer.
+    /// The buffer in which it lies.
     pub fn buffer(&self) -> &wgpu::Buffer {
         &self.buffer
     }

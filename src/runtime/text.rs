@@ -55,7 +55,7 @@ impl Settings {
         let _ = writeln!(self.constants, "const {name}: f32 = {value:?};");
     }
 
-    /// What `#if` asks for.
+    /// Conditions, which `#if` and `#unless` ask for.
     pub(crate) fn conditions(&mut self, conditions: &[(&'static str, bool)]) {
         let numbers = conditions.iter().map(|&(name, on)| (name, Value::Number(on.into())));
         self.values.extend(numbers);
@@ -66,7 +66,7 @@ impl Settings {
         self.values.insert(name, Value::Word(word));
     }
 
-    /// What `#for` goes through.
+    /// A list of numbers, which `#for` goes through.
     pub(crate) fn list(&mut self, name: &'static str, numbers: Vec<usize>) {
         self.values.insert(name, Value::List(numbers));
     }

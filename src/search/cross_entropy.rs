@@ -24,6 +24,29 @@ pub enum Elite {
 /// ```
 ///
 /// Only ranks of scores matter. Points that were asked for before are drawn anew.
+///
+/// ```
+/// use prflash::search::{Ask, CrossEntropy, Elite, Parameter, Search, Space};
+/// let space = Space::new([
+///     Parameter::ordinal("window", [1, 2, 4, 8])?,
+///     Parameter::nominal("kind", ["one", "two", "three"])?,
+/// ])?;
+/// // The paper's, with the best quarter of a round as elite and no value less likely than 5%.
+/// let method = CrossEntropy::paper(4, 0.5, 0.7)?.with_elite(Elite::OfRound(0.25))?.with_floor(0.05)?;
+/// let mut search = Search::new(space, method, 1);
+/// for _ in 0..4 {
+///     let Ask::Trial(trial) = search.ask() else { break };
+///     search.tell(trial.id, f64::from(trial.point.indices()[0]))?;
+/// }
+/// // Each row has moved towards the best trial by 0.7, and is more concentrated than at first.
+/// let rows = method.distribution(search.history());
+/// assert!(rows.iter().all(|row| row.iter().any(|&p| p > 0.7)));
+/// let concentration = method.concentration(search.history()).ok_or("an elite of a round has one")?;
+/// assert!(concentration.iter().all(|&(spread, _)| spread < 0.5));
+/// // Values next to the elite's get a part of its weight, where values have an order.
+/// assert!(method.with_neighbours(0.2)?.distribution(search.history())[0] != rows[0]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CrossEntropy {
     round: usize,
@@ -53,7 +76,7 @@ impl CrossEntropy {
         Self { round: 12, elite: Elite::OfAll(6), smoothing: 0.7, floor: 0.02, neighbours: 0.15 }
     }
 
-    /// With another elite.
+    /// The same method with another elite.
     ///
     /// # Errors
     /// Invalid argument (`elite`) for a part that isn't above 0 and at most 1, or none of all.

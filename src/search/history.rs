@@ -14,7 +14,7 @@ use crate::random::hash_words;
 pub struct Trial {
     /// The trial's number, from 0 on.
     pub id: u64,
-    /// Which point.
+    /// The point to be scored.
     pub point: Point,
     /// For whatever the score draws at random: another one for each trial, and the same each time
     /// that the search is run.
@@ -26,7 +26,7 @@ pub struct Trial {
 /// What a search wants.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ask {
-    /// This scored.
+    /// The score of this trial.
     Trial(Trial),
     /// Scores of trials that it has asked for: what comes next depends on them.
     Wait,
@@ -46,6 +46,33 @@ pub struct History {
 }
 
 /// Decides which point comes next: a pure function of the trials so far.
+///
+/// A method of your own takes a few lines. This one goes through a list:
+///
+/// ```
+/// use prflash::search::{Ask, History, Method, Next, Parameter, Point, Search, Space};
+/// #[derive(Debug)]
+/// struct Listed(Vec<Point>);
+///
+/// impl Method for Listed {
+///     fn next(&self, history: &History) -> Next {
+///         let new = self.0.iter().find(|point| !history.contains(point));
+///         new.map_or(Next::Exhausted, |point| Next::Point(point.clone()))
+///     }
+/// }
+///
+/// let space = Space::new([Parameter::ordinal("window", [1, 2, 4, 8])?])?;
+/// let points = [8, 2].map(|window| space.point([("window", window.into())]));
+/// let listed = Listed(points.into_iter().collect::<prflash::Result<_>>()?);
+/// let mut search = Search::new(space, listed, 7);
+/// while let Ask::Trial(trial) = search.ask() {
+///     search.tell(trial.id, -(trial.id as f64))?;
+/// }
+/// let history = search.history();
+/// assert_eq!(history.space().describe(&history.trials()[1].point), "window = 2");
+/// assert_eq!((history.seed(), history.score(1)), (7, Some(-1.0)));
+/// # Ok::<(), prflash::Error>(())
+/// ```
 pub trait Method: fmt::Debug {
     /// The next point, for the trial whose number is that of the trials so far.
     fn next(&self, history: &History) -> Next;
@@ -54,7 +81,7 @@ pub trait Method: fmt::Debug {
 /// What a [`Method`] says.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
-    /// This point.
+    /// The next trial has this point.
     Point(Point),
     /// More scores are needed.
     Wait,
@@ -69,7 +96,7 @@ impl Next {
 }
 
 impl History {
-    /// What is searched.
+    /// The space that is searched.
     pub fn space(&self) -> &Space {
         &self.space
     }
@@ -111,6 +138,25 @@ impl History {
 }
 
 /// A search under way.
+///
+/// Trials can be of a part of the work first, and what is known can be the beginning of another
+/// search:
+///
+/// ```
+/// use prflash::search::{Ask, Parameter, Random, Search, Space};
+/// let space = Space::new([Parameter::ordinal("window", [1, 2, 4, 8])?])?;
+/// let mut search = Search::new(space.clone(), Random, 1).with_fidelity(0.25)?;
+/// let Ask::Trial(trial) = search.ask() else { return Ok(()) };
+/// assert_eq!(trial.fidelity, 0.25);
+/// search.tell(trial.id, 0.5)?;
+///
+/// let history = search.history();
+/// let known = history.trials().iter().map(|trial| (trial.clone(), history.score(trial.id)));
+/// let mut again = Search::new(space, Random, 1).resumed(known)?;
+/// let Ask::Trial(next) = again.ask() else { return Ok(()) };
+/// assert_eq!((next.id, next.fidelity), (1, 1.0));
+/// # Ok::<(), prflash::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Search<M> {
     history: History,
@@ -163,7 +209,7 @@ impl<M: Method> Search<M> {
         Ok(self)
     }
 
-    /// What is searched.
+    /// The space that is searched.
     pub fn space(&self) -> &Space {
         &self.history.space
     }

@@ -24,6 +24,18 @@ const TRIALS: &str = "trials.jsonl";
 /// `trials.jsonl`. A last line that is torn is as if it had never been written. Taken up again, the
 /// search goes on as without an interruption; trials that were asked for and never told are asked
 /// for again, before any other.
+///
+/// ```no_run
+/// use prflash::search::{Ask, Journal, Parameter, Space, Tpe};
+/// let space = Space::new([Parameter::ordinal("window", [1, 2, 4, 8])?])?;
+/// let mut journal = Journal::open("searches/window", space, Tpe::new(), 2026)?;
+/// while let Ask::Trial(trial) = journal.ask()? {
+///     let window = journal.search().space().value(&trial.point, "window");
+///     let score = 1.0; // what training with this window comes to
+///     journal.tell(trial.id, score)?;
+/// }
+/// # Ok::<(), prflash::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Journal<M> {
     search: Search<M>,
@@ -90,7 +102,7 @@ impl<M: Method> Journal<M> {
         Ok(Self { search, path, file, open })
     }
 
-    /// The search.
+    /// The search that is kept.
     pub fn search(&self) -> &Search<M> {
         &self.search
     }

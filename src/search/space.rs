@@ -1,4 +1,4 @@
-//! What is searched.
+//! Parameters with their values, and the points that they make.
 
 use std::fmt;
 
@@ -74,7 +74,7 @@ pub struct Parameter {
 }
 
 impl Parameter {
-    /// Of values without an order.
+    /// A parameter of values without an order.
     ///
     /// # Errors
     /// Invalid argument (`values`) if there are none, one is no finite number, or two read the
@@ -83,7 +83,7 @@ impl Parameter {
         Self::new(name, Scale::Nominal, values.into_iter().map(Into::into).collect())
     }
 
-    /// Of values that are listed in their order.
+    /// A parameter of values that are listed in their order.
     ///
     /// # Errors
     /// As [`nominal`](Parameter::nominal).

@@ -18,6 +18,14 @@ use crate::error::{Result, ensure};
 /// of their range, d being the number of parameters.
 ///
 /// It never waits for scores: trials without one count for nothing yet.
+///
+/// ```
+/// use prflash::search::Tpe;
+/// // For a short search: fewer trials at random first, and a wider choice for each after them.
+/// let method = Tpe::new().with_startup(4).with_candidates(64)?;
+/// assert_ne!(method, Tpe::default());
+/// # Ok::<(), prflash::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tpe {
     startup: usize,

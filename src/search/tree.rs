@@ -46,6 +46,26 @@ const NEIGHBOURS: f64 = 0.15;
 /// twice as large, and the tree. `lab/RESULTS.md` compares them on real trainings.
 ///
 /// Only ranks of scores matter. Points that were asked for before are drawn anew.
+///
+/// ```
+/// use prflash::search::{Ask, Parameter, Search, Space, TreeCrossEntropy};
+/// let space = Space::new([
+///     Parameter::nominal("a", ["left", "right"])?,
+///     Parameter::nominal("b", ["left", "right"])?,
+/// ])?;
+/// // Four machines score four trials at the same time.
+/// let method = TreeCrossEntropy::recommended().with_round(4)?.with_startup(4).with_candidates(8)?;
+/// let mut search = Search::new(space, method, 1);
+/// for _ in 0..4 {
+///     let Ask::Trial(trial) = search.ask() else { break };
+///     let [a, b] = trial.point.indices() else { break };
+///     search.tell(trial.id, f64::from(u8::from(a == b)))?;
+/// }
+/// // What it draws from next, by parameter and value, and which parameters it joins.
+/// assert_eq!(method.distribution(search.history()).len(), 2);
+/// assert_eq!(method.dependences(search.history()), [(0, 1)]);
+/// # Ok::<(), prflash::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeCrossEntropy {
     round: usize,

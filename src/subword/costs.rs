@@ -81,6 +81,20 @@ impl FromStr for Cost {
 }
 
 /// The cost κ(u) + λ of every piece u of a vocabulary, in integer steps of [`Cost::scale`].
+///
+/// ```
+/// use prflash::subword::{Cost, Costs};
+/// for cost in Cost::ALL {
+///     let lambda = cost.max_lambda() / 2.0;
+///     let costs = Costs::new(cost, &[2, 2, 4], lambda)?;
+///     assert_eq!((costs.cost(), costs.lambda()), (cost, lambda));
+/// }
+/// // A quarter of all occurrences: ln 4 nats.
+/// let costs = Costs::new(Cost::Unigram, &[2, 2, 4], 0.0)?;
+/// let nats = f64::from(costs.of_pieces()[0]) / f64::from(Cost::Unigram.scale());
+/// assert!((nats - 4f64.ln()).abs() < 1e-3);
+/// # Ok::<(), prflash::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Costs {
     cost: Cost,

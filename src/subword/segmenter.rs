@@ -40,6 +40,7 @@ pub enum Steps {
 /// let pieces = segmenter.segment(b"unrelated").pieces;
 /// let text: Vec<_> = pieces.iter().map(|&p| segmenter.vocabulary().piece(p)).collect();
 /// assert_eq!(text, [&b"un"[..], b"related"]);
+/// assert_eq!(segmenter.steps(), Steps::Unlimited);
 /// # Ok::<(), prflash::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -54,7 +55,7 @@ pub struct Segmenter {
 pub struct Segmentation {
     /// The numbers of the pieces, in order.
     pub pieces: Vec<u32>,
-    /// Their costs together, in steps of [`Cost::scale`](super::Cost::scale).
+    /// The sum of their costs, in steps of [`Cost::scale`](super::Cost::scale).
     pub cost: u64,
 }
 
@@ -99,12 +100,12 @@ impl Segmenter {
         Ok(Self { vocabulary, costs, steps })
     }
 
-    /// The pieces.
+    /// The pieces that words are cut into.
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
     }
 
-    /// What they cost.
+    /// What the pieces cost.
     pub fn costs(&self) -> &Costs {
         &self.costs
     }

@@ -16,19 +16,23 @@ pub const MAX_PIECE: usize = 16;
 /// assert_eq!(vocabulary.len(), 258);
 /// assert_eq!(vocabulary.number(b"the"), Some(257));
 /// assert_eq!(vocabulary.piece(257), b"the");
+/// // All pieces listed, with the single bytes wherever they are to be.
+/// let listed = (0..=255u8).rev().map(|byte| vec![byte]).chain([b"the".to_vec()]);
+/// assert_eq!(Vocabulary::new(listed)?.number(b"a"), Some(255 - 97));
+/// assert!(Vocabulary::with_bytes([[b'x'; prflash::subword::MAX_PIECE + 1]]).is_err());
 /// # Ok::<(), prflash::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vocabulary {
     /// All pieces, one behind the other.
     bytes: Vec<u8>,
-    /// Where each ends.
+    /// Where each piece ends.
     ends: Vec<u32>,
     trie: Trie,
 }
 
 impl Vocabulary {
-    /// Of these pieces, numbered from 0.
+    /// The vocabulary of these pieces, numbered from 0.
     ///
     /// # Errors
     /// Invalid argument (`pieces`) for one that is empty, longer than [`MAX_PIECE`] bytes or there
@@ -75,7 +79,7 @@ impl Vocabulary {
         Self::new(bytes.chain(pieces.into_iter().map(|piece| piece.as_ref().to_vec())))
     }
 
-    /// How many pieces.
+    /// How many pieces there are.
     #[allow(clippy::len_without_is_empty)] // it has the bytes
     pub fn len(&self) -> usize {
         self.ends.len()

@@ -21,13 +21,13 @@ use crate::error::{Error, Result};
 pub struct WordCounts {
     /// All words, one behind the other.
     bytes: Vec<u8>,
-    /// Where each ends.
+    /// Where each word ends.
     ends: Vec<usize>,
     counts: Vec<u64>,
 }
 
 impl WordCounts {
-    /// Of words as they come, one each time.
+    /// Counts words as they come, each of them once.
     ///
     /// # Errors
     /// Those of [`from_counts`](WordCounts::from_counts).
@@ -52,7 +52,7 @@ impl WordCounts {
         table.check()
     }
 
-    /// Both tables as one.
+    /// The table of the words of both, with their counts added up.
     ///
     /// # Errors
     /// As [`from_counts`](WordCounts::from_counts).
@@ -95,12 +95,12 @@ impl WordCounts {
         }
     }
 
-    /// How many distinct words.
+    /// How many distinct words there are.
     pub fn len(&self) -> usize {
         self.counts.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no words.
     pub fn is_empty(&self) -> bool {
         self.counts.is_empty()
     }

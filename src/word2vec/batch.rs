@@ -41,7 +41,7 @@ pub(super) struct Sums {
 /// A row of weights that a batch changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowSum {
-    /// The word.
+    /// The number of the word whose row it is.
     pub row: u32,
     /// Where its gradients begin, in the list of all.
     pub begin: u32,

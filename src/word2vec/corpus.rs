@@ -45,6 +45,17 @@ impl Default for CorpusOptions {
 }
 
 /// A text as numbers of words, a sentence a line.
+///
+/// ```
+/// use prflash::word2vec::{Corpus, CorpusOptions};
+/// let text = "a rose is a rose\nis it\n";
+/// let corpus = Corpus::read(text.as_bytes(), CorpusOptions::new().with_min_count(2))?;
+/// let vocabulary = corpus.vocabulary();
+/// assert_eq!((vocabulary.words(), vocabulary.counts()), (&["a", "rose", "is"].map(String::from)[..], &[2, 2, 2][..]));
+/// // "it" is too rare.
+/// assert_eq!((corpus.tokens(), corpus.sentence_ends()), (&[0, 1, 2, 0, 1, 2][..], &[5, 6][..]));
+/// # Ok::<(), prflash::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Corpus {
     vocabulary: Vocabulary,
@@ -90,7 +101,7 @@ impl Corpus {
         counted.into_corpus(options.min_count, cut)
     }
 
-    /// The words.
+    /// The words that are numbered.
     pub fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
     }

@@ -18,6 +18,10 @@ pub(super) const EPSILON: f64 = 0.001;
 /// assert_eq!(vectors.similarity("north", "south"), Some(-1.0));
 /// let [(word, cosine)] = vectors.nearest("north", 1).unwrap()[..] else { unreachable!() };
 /// assert!(word == "up" && (cosine - 0.5f64.sqrt()).abs() < 1e-12);
+/// // By any vector, not only that of a word.
+/// assert_eq!(vectors.nearest_to(&[1.0, -1.0], 1)?[0].0, "south");
+/// let vectors = vectors.with_counts(vec![7, 5, 2])?;
+/// assert_eq!(vectors.index("up").zip(vectors.counts()).map(|(up, counts)| counts[up]), Some(2));
 /// # Ok::<(), prflash::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +41,16 @@ pub struct WordVectors {
 ///
 /// Both are those of Levy and Goldberg, *Linguistic Regularities in Sparse and Explicit Word
 /// Representations* (2014). The words a, b and c are no answers.
+///
+/// ```
+/// use prflash::word2vec::{Analogy, WordVectors};
+/// let words = ["man", "woman", "king", "queen", "tree"];
+/// let values = vec![1.0, 0.0, 0.0, 1.0, 2.0, 1.0, 1.0, 2.0, -1.0, -1.0];
+/// let vectors = WordVectors::new(words, 2, values)?;
+/// let found = vectors.analogy("man", "woman", "king", 1, Analogy::CosAdd);
+/// assert_eq!(found.map(|found| found[0].0), Some("queen"));
+/// # Ok::<(), prflash::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Analogy {
     /// 3CosAdd: the largest cos(x, b) − cos(x, a) + cos(x, c). The x is that of the largest cosine
@@ -126,7 +140,7 @@ impl WordVectors {
         self.words.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no words.
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
     }

@@ -23,7 +23,7 @@ impl Vocabulary {
         self.words.len()
     }
 
-    /// Whether there is none.
+    /// Whether there is no word.
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
     }

@@ -38,9 +38,9 @@ pub enum Scale {
 /// What an axis says.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Axis<'a> {
-    /// Beside it.
+    /// The title beside the axis.
     pub title: &'a str,
-    /// How it goes up.
+    /// How its numbers go up.
     pub scale: Scale,
     /// What is smaller than this is drawn here; the title should say so.
     pub least: Option<f64>,
@@ -51,9 +51,9 @@ pub struct Axis<'a> {
 /// A point, and how far its standard error reaches to each side.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
-    /// Across.
+    /// The place across.
     pub x: f64,
-    /// Up.
+    /// The place upwards.
     pub y: f64,
     /// The standard error of `y`; 0 where there is none.
     pub error: f64,
@@ -65,10 +65,10 @@ impl From<(f64, f64)> for Point {
     }
 }
 
-/// What belongs together.
+/// Points that belong together.
 #[derive(Clone, Debug)]
 pub struct Series {
-    /// For the legend.
+    /// The name in the legend.
     pub name: String,
     /// The points, in the order in which they are joined.
     pub points: Vec<Point>,
@@ -83,12 +83,12 @@ impl Series {
     }
 }
 
-/// One chart.
+/// One chart of a picture.
 #[derive(Clone, Debug)]
 pub struct Panel {
-    /// Above it.
+    /// The title above it.
     pub title: String,
-    /// What it shows.
+    /// The series that it shows.
     pub series: Vec<Series>,
 }
 

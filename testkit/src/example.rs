@@ -118,7 +118,7 @@ impl Progress {
         Self::default()
     }
 
-    /// What comes next.
+    /// Says what comes next.
     pub fn tell(&mut self, line: impl Display) {
         let due = self.told.is_none_or(|told| told.elapsed() >= PAUSE);
         // Nobody may be listening, which is no reason to stop.

@@ -28,7 +28,7 @@ pub struct Layer {
     pub unrotated_q: Vec<f32>,
     /// `k` before rotation.
     pub unrotated_k: Vec<f32>,
-    /// The rotation.
+    /// The rotation that the model has.
     pub rope: Rope,
 }
 

@@ -20,7 +20,7 @@ pub struct Suite {
     pub name: &'static str,
     /// Cases of a run, unless `PRFLASH_CASES` says how many times as many.
     pub cases: usize,
-    /// Of address space.
+    /// The bytes of address space.
     pub bytes: u64,
     /// Starts the child by cargo's runner, where there is one (scripts/with-vulkan has one that
     /// finds the device).

@@ -32,12 +32,14 @@ fn kernels_are_known_by_name() {
     let named = Kernel::Matrix(Matrix::new(16, true, true).unwrap());
     assert_eq!(named.to_string(), "attention_matrix_m16_padded_emulated");
     let shared = Tile::new(1, 4, false).unwrap().with_f16_products(true).with_slices(4).unwrap();
-    let tiles = tiles.chain([(false, 2), (true, 1)].map(|(halves, slices)| {
-        let tile = Tile::new(2, 4, true).unwrap().with_f16_products(halves);
+    let tiles = tiles.chain([(false, 2), (true, 1)].map(|(f16_products, slices)| {
+        let tile = Tile::new(2, 4, true).unwrap().with_f16_products(f16_products);
         Kernel::Tiled(tile.with_slices(slices).unwrap())
     }));
     let tiles = tiles.chain([Kernel::Tiled(shared)]);
-    assert_eq!(Kernel::Tiled(shared).to_string(), "attention_tiled_r1_k4_direct_halves_p4");
+    assert_eq!(Kernel::Tiled(shared).to_string(), "attention_tiled_r1_k4_direct_f16products_p4");
+    // Profiles of before have another name of it.
+    assert_eq!("attention_tiled_r1_k4_direct_halves_p4".parse::<Kernel>().unwrap(), Kernel::Tiled(shared));
     for kernel in decodes.chain(tiles).chain(matrices).chain([Kernel::Naive]) {
         assert_eq!(kernel.to_string().parse::<Kernel>().unwrap(), kernel);
     }
@@ -53,7 +55,7 @@ fn kernels_are_known_by_name() {
         "attention_matrix_m12",
         "attention_tiled_r1_k4_direct_p1",
         "attention_tiled_r1_k4_direct_p3",
-        "attention_tiled_r1_k4_direct_p2_halves",
+        "attention_tiled_r1_k4_direct_p2_f16products",
     ] {
         assert_eq!(text.parse::<Kernel>().unwrap_err().argument(), Some("kernel"), "{text:?}");
     }

@@ -74,7 +74,7 @@ impl Inputs {
     }
 }
 
-/// ⟨q, k⟩/√D.
+/// The inner product ⟨q, k⟩/√D.
 fn content(q: &[f32], k: &[f32]) -> f64 {
     let dot: f64 = q.iter().zip(k).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum();
     dot / (q.len() as f64).sqrt()

@@ -21,7 +21,7 @@ pub enum Architecture {
 /// Sizes and constants of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The family.
+    /// The family of models that it is of.
     pub architecture: Architecture,
     /// How many layers there are.
     pub layers: usize,

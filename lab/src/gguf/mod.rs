@@ -92,7 +92,7 @@ impl ModelFile {
         self.content.metadata.contains_key(key).then(|| read(self, key)).transpose()
     }
 
-    /// A text.
+    /// The text under a key.
     ///
     /// # Errors
     /// Missing, or of another type.
@@ -137,7 +137,7 @@ impl ModelFile {
         }
     }
 
-    /// A list.
+    /// The list under a key.
     ///
     /// # Errors
     /// Missing, or an element that `each` doesn't take.

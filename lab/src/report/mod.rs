@@ -40,12 +40,12 @@ pub struct Paths {
     pub out: PathBuf,
 }
 
-/// What was written.
+/// The files that a report wrote.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Written {
     /// The Markdown file.
     pub report: PathBuf,
-    /// Pictures.
+    /// The pictures.
     pub pictures: Vec<PathBuf>,
     /// Measurements (windows, prompts, layers) that there are, of those that the study asks for.
     pub measured: usize,

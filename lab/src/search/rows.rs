@@ -22,39 +22,38 @@ pub struct Row {
     pub method: String,
     /// The program with its version.
     pub program: String,
-    /// Trials.
+    /// How many trials there were.
     pub trials: usize,
     /// Searches, each by another seed.
     pub seeds: usize,
-    /// The mean regret, its standard error over seeds, and the median regret. See
-    /// [`regrets`](super::replay::regrets).
+    /// The mean regret over seeds. See [`regrets`](super::replay::regrets).
     pub mean: f64,
-    /// See `mean`.
+    /// The standard error of the mean.
     pub error: f64,
-    /// See `mean`.
+    /// The median regret.
     pub median: f64,
-    /// The mean of what it has more than TPE by the same seed, and its standard error; none of
-    /// other programs', whose seeds are others.
+    /// The mean of what it has more than TPE by the same seed; none of other programs', whose seeds
+    /// are others.
     pub over_tpe: Option<f64>,
-    /// See `over_tpe`.
+    /// The standard error of that.
     pub over_tpe_error: Option<f64>,
     /// The same over random points.
     pub over_random: Option<f64>,
-    /// See `over_random`.
+    /// The standard error of that.
     pub over_random_error: Option<f64>,
-    /// Scores of the table, and points of its space.
+    /// How many scores the table has.
     pub scores: usize,
-    /// See `scores`.
+    /// How many points the space has.
     pub points: usize,
     /// How good the surrogate is: see [`Fit`].
     pub fit_r2: f64,
-    /// See `fit_r2`.
+    /// Spearman's rank correlation of the surrogate with scores that it doesn't have.
     pub fit_spearman: f64,
     /// See `fit_r2`, in units of the score.
     pub fit_rmse: f64,
-    /// The largest and the median score of the surrogate.
+    /// The largest score of the surrogate.
     pub largest: f64,
-    /// See `largest`.
+    /// The median score of the surrogate.
     pub middle: f64,
     /// The git revision of the lab.
     pub revision: String,
@@ -69,9 +68,9 @@ pub struct Of<'a> {
     pub points: usize,
     /// How good the surrogate is.
     pub fit: &'a Fit,
-    /// The largest and the median score of the table.
+    /// The largest score of the table.
     pub largest: f64,
-    /// See `largest`.
+    /// The median score of the table.
     pub middle: f64,
     /// The git revision of the lab.
     pub revision: &'a str,
@@ -134,6 +133,18 @@ impl Of<'_> {
     }
 }
 
+/// Refuses a replay by fewer seeds than the file has of a table: see
+/// [`not_fewer`](table::not_fewer). Other programs' seeds are their own.
+///
+/// # Errors
+/// The file has more seeds; it can't be read.
+pub fn check(path: &Path, table: &str, seeds: usize) -> Result<()> {
+    let all: Vec<Row> = table::read(path)?;
+    let ours = all.iter().filter(|row| row.table == table && row.over_random.is_some());
+    let there = ours.map(|row| row.seeds).max().unwrap_or(0);
+    table::not_fewer(path, table, "seeds", there, seeds)
+}
+
 /// Writes rows in the place of those of the same tables, whole or not at all.
 ///
 /// # Errors
@@ -176,6 +187,15 @@ mod tests {
         assert_eq!(read(&path), []);
         put(&path, &rows).unwrap();
         assert_eq!(read(&path), rows);
+        // These were all compared with TPE alone.
+        check(&path, "made", 1).unwrap();
+        let mut compared = rows.clone();
+        compared.iter_mut().for_each(|row| row.over_random = Some(0.0));
+        put(&path, &compared).unwrap();
+        check(&path, "made", 3).unwrap();
+        check(&path, "another", 2).unwrap();
+        let error = check(&path, "made", 2).unwrap_err().to_string();
+        assert!(error.ends_with("it has 3 seeds of made, and would have 2; give --results another file"));
         put(&path, &rows[..2]).unwrap();
         assert_eq!(read(&path), rows[..2]);
     }

@@ -48,7 +48,7 @@ pub struct Fit {
 
 /// What is known of a process with some hyper-parameters.
 struct Posterior {
-    /// `K⁻¹·y`
+    /// The weights of the kernel functions, `K⁻¹·y`.
     weights: DVector<f64>,
     factor: Cholesky<f64, Dyn>,
     mean: f64,
@@ -83,7 +83,7 @@ impl Surrogate {
         })
     }
 
-    /// What is searched.
+    /// The space that is searched.
     pub fn space(&self) -> &Space {
         &self.space
     }
@@ -98,7 +98,7 @@ impl Surrogate {
         &self.scores
     }
 
-    /// How good it is.
+    /// How good the fit is.
     pub fn fit(&self) -> &Fit {
         &self.fit
     }

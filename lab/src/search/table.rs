@@ -10,7 +10,7 @@ use prflash::search::{Parameter, Point, Scale, Space, Value};
 pub struct Table {
     /// The table's name.
     pub name: String,
-    /// What is searched.
+    /// The space that is searched.
     pub space: Space,
     /// Points with their scores, the larger the better.
     pub scored: Vec<(Point, f64)>,

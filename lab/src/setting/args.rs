@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Pattern {
-    /// All of them.
+    /// All blocks are visited.
     #[default]
     Dense,
     /// Blocks drawn from the profile by the sampler.
@@ -14,6 +14,8 @@ pub enum Pattern {
     SinkWindow,
     /// Pinned blocks, then uniformly random others: as many a row as prflash would draw.
     Uniform,
+    /// The blocks that are estimated to have most of the attention.
+    Content,
 }
 
 /// How blocks are drawn.
@@ -79,7 +81,9 @@ pub struct SettingArgs {
     pub attention: Option<Pattern>,
     /// The probability p(d) of a block at the distance d: half-window:BLOCKS, harmonic, harmonic:A,
     /// harmonic:A,ALPHA ((A/(A+d))^ALPHA), budget:BLOCKS, budget:BLOCKS,ALPHA, deduction:C
-    /// [default: harmonic]
+    /// [default: harmonic]. Of --attention content: BLOCKS, and each behind a semicolon
+    /// estimate=saturated|bound|mean-key|exact, tau=X, alpha=X, pool=mean|largest, group=TOKENS,
+    /// probe=causal:ROWS|ahead:ROWS, as in "8;estimate=bound"
     #[arg(long)]
     pub profile: Option<String>,
     /// Key blocks at the start that always take part [default: 1]

@@ -2,18 +2,21 @@
 //! every row of results.
 
 mod args;
+mod content;
 mod parse;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser as _, ValueEnum};
 use prflash::cache::{Staircase, StoredKeys};
 use prflash::position::Scaling;
+use prflash::sampling::content::BlockScores;
 use prflash::sampling::{
     Bernoulli, Granularity, Renewal, Sampler, Segment, partition_rounds, sink_window_like, uniform_like,
 };
 use prflash::{Attention, Bias, BlockGrid, DType, Positions, Profile, Schedule, Seed, Systematic};
 
 pub use self::args::*;
+pub use self::content::Content;
 use crate::config::Config;
 use crate::staircase::{canonical, parse as parse_staircase};
 
@@ -31,7 +34,10 @@ pub struct Setting {
 #[derive(Clone, Debug, PartialEq)]
 struct Sparse {
     pattern: Pattern,
+    /// Its pinned blocks are those of `content`, where there is one.
     profile: Profile,
+    /// For [`Pattern::Content`].
+    content: Option<Content>,
     sampler: SamplerName,
     beta: f32,
     rounds: Rounds,
@@ -134,7 +140,7 @@ impl Setting {
                 ];
                 if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
                     bail!(
-                        "{name} says how to sample: give --attention prflash, sink-window or uniform with it"
+                        "{name} says how to sample: give --attention prflash, sink-window, uniform or content with it"
                     );
                 }
                 None
@@ -267,20 +273,33 @@ impl Setting {
         attention.with_positions(positions).with_correction(beta).context("--beta")
     }
 
+    /// How a layer chooses blocks by content, if it does.
+    pub fn content(&self, config: &Config, layer: usize) -> Option<Content> {
+        self.sparse.as_ref().filter(|_| config.window(layer).is_none())?.content
+    }
+
+    /// Tokens of a block of schedules, where there are some.
+    pub fn block_size(&self) -> Option<usize> {
+        self.sparse.as_ref().map(|sparse| sparse.block_size)
+    }
+
     /// The schedules of a layer for `q_len` queries behind `kv_len − q_len` earlier tokens, one for
     /// each round; none where it is dense.
     ///
     /// They are functions of seed, sequence, layer and query block, so that prefilling in pieces
-    /// and decoding visit what one pass would.
+    /// and decoding visit what one pass would. By content they are also functions of `scores`, which
+    /// layers that choose so must have: a query block that is read in one piece may see other scores
+    /// than one that is read token by token.
     ///
     /// # Errors
-    /// A profile that the sampler can't draw from.
+    /// A profile that the sampler can't draw from; no scores where they are needed.
     pub fn schedules(
         &self,
         config: &Config,
         grid: &BlockGrid,
         sequence: u32,
         layer: usize,
+        scores: Option<&BlockScores>,
     ) -> Result<Vec<Schedule>> {
         let Some(sparse) = self.sparse.as_ref().filter(|_| config.window(layer).is_none()) else {
             return Ok(Vec::new());
@@ -288,6 +307,10 @@ impl Setting {
         let grid = grid.with_granularity(sparse.granularity).with_block_size(sparse.block_size)?;
         let layer = if sparse.same_layers { 0 } else { layer as u32 };
         let seed = Seed::new(self.seed()).sequence(sequence).layer(layer);
+        if let Some(content) = &sparse.content {
+            let scores = scores.context("--attention content: nothing is known of the keys here")?;
+            return Ok(vec![Schedule::select(&grid, &content.participation, scores, seed)?]);
+        }
         let rounds = match sparse.rounds {
             Rounds::One => 1,
             Rounds::Independent(rounds) => rounds,
@@ -343,6 +366,7 @@ impl Setting {
             sparse(|sparse| sparse.profile.floor().to_string()),
             sparse(|sparse| match sparse.rounds {
                 Rounds::Partition(_) => "partition".into(),
+                _ if sparse.content.is_some() => "scores".into(),
                 _ => name(sparse.sampler),
             }),
             sparse(|sparse| sparse.beta.to_string()),
@@ -389,9 +413,14 @@ impl Setting {
 
 impl Sparse {
     fn new(args: &SettingArgs, pattern: Pattern) -> Result<Self> {
+        let mut content = match (pattern, &args.profile) {
+            (Pattern::Content, Some(text)) => Some(Content::parse(text).context("--profile")?),
+            (Pattern::Content, None) => bail!("--attention content: --profile says how many blocks"),
+            _ => None,
+        };
         let mut profile = match &args.profile {
-            Some(text) => parse::profile(text).context("--profile")?,
-            None => Profile::harmonic(),
+            Some(text) if content.is_none() => parse::profile(text).context("--profile")?,
+            _ => Profile::harmonic(),
         };
         if let Some(sinks) = args.sinks {
             profile = profile.with_sink_blocks(sinks);
@@ -402,9 +431,21 @@ impl Sparse {
         if let Some(floor) = args.floor {
             profile = profile.with_floor(floor).context("--floor")?;
         }
+        if let Some(content) = &mut content {
+            let pinned = content.participation.with_sink_blocks(profile.sink_blocks());
+            content.participation = pinned.with_window_blocks(profile.window_blocks())?;
+            let other = args.sampler.is_some() || args.floor.is_some();
+            let rounds = args.rounds.is_some() || args.partition_rounds.is_some();
+            ensure!(!other && !rounds, "--sampler, --floor and rounds: --attention content has none of them");
+        }
+        let drawn = content.is_some_and(|content| content.participation.tau().is_some());
         ensure!(
-            pattern == Pattern::Prflash || (args.beta.is_none() && args.partition_rounds.is_none()),
-            "--beta and --partition-rounds are for --attention prflash: other patterns have no probabilities"
+            pattern == Pattern::Prflash || drawn || args.beta.is_none(),
+            "--beta is for blocks that are drawn: --attention prflash, or content with tau or alpha"
+        );
+        ensure!(
+            pattern == Pattern::Prflash || args.partition_rounds.is_none(),
+            "--partition-rounds are for --attention prflash: other patterns have no probabilities"
         );
         let rounds = match (args.rounds, args.partition_rounds) {
             (Some(0), _) | (_, Some(0)) => {
@@ -419,6 +460,7 @@ impl Sparse {
         let sparse = Self {
             pattern,
             profile,
+            content,
             sampler: args.sampler.unwrap_or(SamplerName::Systematic),
             beta: args.beta.unwrap_or(0.0),
             rounds,

@@ -29,10 +29,10 @@ struct Order {
     discounts: [f64; 3],
 }
 
-/// What follows some tokens.
+/// The tokens that follow some others, counted.
 #[derive(Clone, Copy, Default)]
 struct Context {
-    /// All counts together.
+    /// The sum of all counts.
     total: u64,
     /// Different tokens with a count of one, of two, and of more.
     distinct: [u32; 3],

@@ -15,7 +15,7 @@ pub struct Peer {
     pub version: String,
     /// Ids that there are.
     pub size: usize,
-    /// Whether texts come back.
+    /// Whether texts come back as they were.
     pub lossless: bool,
     /// Bytes of the text that was trained on.
     pub train_bytes: usize,

@@ -8,13 +8,13 @@ use crate::table;
 pub struct Row {
     /// The name of the pair of texts.
     pub texts: String,
-    /// SHA-256 of the text that was trained on, and of the other.
+    /// SHA-256 of the text that was trained on.
     pub train_sha256: String,
-    /// See `train_sha256`.
+    /// SHA-256 of the text that was held out.
     pub held_out_sha256: String,
-    /// Bytes of the text that was trained on, and of the other.
+    /// The bytes of the text that was trained on.
     pub train_bytes: usize,
-    /// See `train_bytes`.
+    /// The bytes of the text that was held out.
     pub held_out_bytes: usize,
     /// Pieces asked for.
     pub size: usize,

@@ -27,27 +27,27 @@ pub struct Row {
     pub batch: Option<usize>,
     /// All other settings, by their names.
     pub settings: String,
-    /// The seed.
+    /// The seed of the training.
     pub seed: u64,
     /// Different words.
     pub words: usize,
     /// Spearman's rank correlation with WordSim-353; none where it isn't defined.
     pub wordsim: Option<f64>,
-    /// Pairs of it whose words have vectors, and all.
+    /// How many of its pairs have vectors for both words.
     pub wordsim_covered: usize,
-    /// See `wordsim_covered`.
+    /// How many pairs WordSim-353 has.
     pub wordsim_pairs: usize,
-    /// The same of SimLex-999.
+    /// Spearman's rank correlation with SimLex-999.
     pub simlex: Option<f64>,
-    /// See `simlex`.
+    /// How many of its pairs have vectors for both words.
     pub simlex_covered: usize,
-    /// See `simlex`.
+    /// How many pairs SimLex-999 has.
     pub simlex_pairs: usize,
-    /// Right answers to analogies, those whose words have vectors, and all.
+    /// How many answers to analogies are right.
     pub analogies_right: usize,
-    /// See `analogies_right`.
+    /// How many questions have vectors for all words.
     pub analogies_covered: usize,
-    /// See `analogies_right`.
+    /// How many questions there are.
     pub analogies_asked: usize,
     /// Words of the text a second, of all epochs.
     pub raw_words_per_s: f64,

@@ -14,7 +14,7 @@ pub enum Unit {
     Line,
 }
 
-/// How much there is.
+/// How much text there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Lines with words.

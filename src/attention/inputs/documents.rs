@@ -21,7 +21,7 @@ use crate::error::{Result, ensure};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Documents {
-    /// Neighbours differ.
+    /// The runs of equal ranges, of which neighbours differ.
     runs: Vec<Run>,
 }
 

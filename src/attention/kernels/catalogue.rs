@@ -32,7 +32,7 @@ const PARTIAL: PositionsVariant =
 /// dimensions that models use.
 pub(crate) fn chosen(add: &mut Visit<'_>) {
     plain(add);
-    blocks_and_shared_rows(add);
+    wide_and_shared_rows(add);
     f16_products(add);
     positions(add);
     decode(add);
@@ -75,15 +75,15 @@ fn plain(add: &mut Visit<'_>) {
     }
 }
 
-/// Keys and values in blocks, and rows that lanes share: dimensions with large powers of two in
+/// Keys and values in wide loads, and rows that lanes share: dimensions with large powers of two in
 /// them, and without.
-fn blocks_and_shared_rows(add: &mut Visit<'_>) {
+fn wide_and_shared_rows(add: &mut Visit<'_>) {
     let linear = PositionsVariant { bias: BiasVariant::Linear, ..NONE };
     for (dim, positions) in
         [(64, NONE), (80, NONE), (128, NONE), (192, NONE), (256, NONE), (64, linear), (128, linear)]
     {
-        for (storage, halves) in [(DType::F32, false), (DType::F16, false), (DType::F16, true)] {
-            let tile = Tile::choose(false, [dim; 2], false, true).with_f16_products(halves);
+        for (storage, f16_products) in [(DType::F32, false), (DType::F16, false), (DType::F16, true)] {
+            let tile = Tile::choose(false, [dim; 2], false, true).with_f16_products(f16_products);
             let variant = Variant { positions, ..Variant::new(Kernel::Tiled(tile), storage, [dim; 2]) };
             add(&Wide(variant));
             if tile.slices() > 1 {

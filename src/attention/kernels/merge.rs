@@ -1,13 +1,13 @@
-//! The kernels that merge attention states: shares of one call's keys, and rounds.
+//! The kernels that merge attention states: splits of one call's keys, and rounds.
 
 use super::params::{self, MergeParams, MergeSequence};
 use super::programs::attention_call;
-use super::shapes::TILE_ROWS;
+use super::shapes::{Decode, TILE_ROWS};
 use crate::layout::DType;
 use crate::runtime::program::{Binds, Program};
 use crate::runtime::text::{self, Settings};
 
-/// The rows of which attention_decode has computed shares (`shaders/attention/merge_splits.wgsl`).
+/// The rows of which attention_decode has computed splits (`shaders/attention/merge_splits.wgsl`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MergeSplits {
     pub(crate) output: DType,
@@ -29,7 +29,11 @@ impl Program for MergeSplits {
     }
 
     fn source(&self) -> String {
-        let mut settings = Settings::of(&[("ROWS", TILE_ROWS), ("VALUE_QUADS", self.value_dim / 4)]);
+        let mut settings = Settings::of(&[
+            ("ROWS", TILE_ROWS),
+            ("VALUE_QUADS", self.value_dim / 4),
+            ("STATE_QUADS", Decode::state_quads(self.value_dim)),
+        ]);
         settings.constant("FLAG_LSE", params::FLAG_LSE);
         settings.constant("NO_TABLE", params::NO_TABLE);
         settings.word("OUTPUT", self.output.name());
@@ -53,9 +57,18 @@ impl Merge {
     /// The group of the tensors, after that of the call.
     pub(crate) const TENSORS_GROUP: usize = 1;
 
+    /// Rows of as many channels as the output has, which a row of the running state begins with: Ô,
+    /// and M where there is a spread.
+    fn state_means(&self) -> usize {
+        1 + usize::from(self.spread)
+    }
+
+    /// The quads behind them: of ln W, B/W² and q.
+    const STATE_SUMS: usize = 1;
+
     /// f32 values per row of the running state.
     pub(crate) fn state_row(&self, value_dim: usize) -> usize {
-        value_dim * (1 + usize::from(self.spread)) + 4
+        self.state_means() * value_dim + 4 * Self::STATE_SUMS
     }
 }
 
@@ -69,7 +82,12 @@ impl Program for Merge {
     }
 
     fn source(&self) -> String {
-        let mut settings = Settings::of(&[("ROWS", TILE_ROWS), ("SPREAD", usize::from(self.spread))]);
+        let mut settings = Settings::of(&[
+            ("ROWS", TILE_ROWS),
+            ("STATE_MEANS", self.state_means()),
+            ("STATE_SUMS", Self::STATE_SUMS),
+        ]);
+        settings.conditions(&[("SPREAD", self.spread)]);
         for (name, flag) in [
             ("FLAG_LSE", params::FLAG_LSE),
             ("FLAG_FIRST", params::FLAG_FIRST),

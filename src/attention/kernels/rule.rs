@@ -100,8 +100,9 @@ impl Kernel {
             tile = tile.with_keys(CacheVariant::KEYS);
         }
         // CPUs have no f16 arithmetic to speak of: lavapipe takes twice the time.
-        let halves = task.f16_products && !software && task.cache.is_none();
-        tile = tile.with_f16_products(halves && task.storage == DType::F16 && capabilities.f16_arithmetic);
+        let f16_products = task.f16_products && !software && task.cache.is_none();
+        tile =
+            tile.with_f16_products(f16_products && task.storage == DType::F16 && capabilities.f16_arithmetic);
         let from = match (task.cache.is_some(), task.rotates_keys(), software) {
             (true, _, _) => "packed keys are expanded on their way through workgroup memory",
             (_, true, _) => "keys turn on their way through workgroup memory",

@@ -173,6 +173,11 @@ impl Decode {
     /// Rows that a workgroup holds at once: a set.
     pub(crate) const ROWS: usize = 4;
 
+    /// Quads of a state, which is the result of one split for one row: o, then one with m and l.
+    pub(crate) const fn state_quads(value_dim: usize) -> usize {
+        value_dim / 4 + 1
+    }
+
     /// The most row sets × channels of q, and of o, for which a GPU has registers.
     pub(crate) const HELD: usize = 256;
 
@@ -339,7 +344,7 @@ impl Tile {
 
 impl Kernel {
     /// The kernel's name, which is also its file's and its entry point's.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Kernel::Naive => "attention_naive",
             Kernel::Tiled(_) => "attention_tiled",
@@ -377,6 +382,9 @@ impl Kernel {
     }
 }
 
+/// What the name of a tile with f16 products has more.
+const F16_PRODUCTS: &str = "_f16products";
+
 impl std::fmt::Display for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())?;
@@ -384,8 +392,8 @@ impl std::fmt::Display for Kernel {
             Kernel::Naive => Ok(()),
             Kernel::Tiled(tile) => {
                 let from = if tile.staged { "staged" } else { "direct" };
-                let halves = if tile.f16_products { "_halves" } else { "" };
-                write!(f, "_r{}_k{}_{from}{halves}", tile.rows_each, tile.keys)?;
+                let products = if tile.f16_products { F16_PRODUCTS } else { "" };
+                write!(f, "_r{}_k{}_{from}{products}", tile.rows_each, tile.keys)?;
                 if tile.slices > 1 { write!(f, "_p{}", tile.slices) } else { Ok(()) }
             }
             Kernel::Decode(decode) => {
@@ -399,7 +407,8 @@ impl std::fmt::Display for Kernel {
     }
 }
 
-/// The text that `Display` writes: `attention_tiled_r4_k4_staged`.
+/// The text that `Display` writes: `attention_tiled_r4_k4_staged`. Tiles with f16 products were
+/// called `_halves` before, and profiles may have kept that name.
 impl std::str::FromStr for Kernel {
     type Err = Error;
 
@@ -419,7 +428,8 @@ impl std::str::FromStr for Kernel {
                 };
                 let staged = from.starts_with("staged");
                 let tile = Tile::new(rows.parse().ok()?, keys.parse().ok()?, staged).ok()?;
-                let tile = tile.with_f16_products(from.ends_with("_halves"));
+                let products = [F16_PRODUCTS, "_halves"].iter().any(|name| from.ends_with(name));
+                let tile = tile.with_f16_products(products);
                 return tile.with_slices(parts).ok().map(Kernel::Tiled);
             }
             if let Some(rest) = text.strip_prefix("attention_matrix_m") {

@@ -84,7 +84,11 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
     let rotation = KeyRotation::new(variant);
     settings.optional_sizes(&rotation.sizes(positions.any()));
     if let Kernel::Decode(_) = kernel {
-        settings.sizes(&[("LANES_EACH", Decode::LANES_EACH), ("SET_ROWS", Decode::ROWS)]);
+        settings.sizes(&[
+            ("LANES_EACH", Decode::LANES_EACH),
+            ("SET_ROWS", Decode::ROWS),
+            ("STATE_QUADS", Decode::state_quads(value_dim)),
+        ]);
     }
     if let Some(matrix) = matrix {
         settings.sizes(&matrix_sizes(matrix, head_dim, value_dim));
@@ -112,7 +116,7 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
     settings.optional_sizes(&[("WINDOWS", rotation.windows(variant))]);
     settings.word("STORAGE", storage.name());
     settings.word("OUTPUT", output.name());
-    settings.word("NUMBERS", if form.halves { "f16" } else { "f32" });
+    settings.word("NUMBERS", if form.f16_products { "f16" } else { "f32" });
     if let Kernel::Tiled(tile) = kernel {
         // Where a lane takes keys and values from, and what walks over them.
         let source = match (tile.is_staged(), slices > 1, wide_quads > 0) {
@@ -135,7 +139,7 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
 
 /// How the tiled kernel's inner loop is written.
 struct Form {
-    halves: bool,
+    f16_products: bool,
     /// Whether products are summed by channel modulo 4 first: no add but those of multiply-adds,
     /// for four times the registers.
     by_channel: bool,
@@ -149,15 +153,15 @@ struct Form {
 impl Form {
     fn of(kernel: Kernel) -> Self {
         let Kernel::Tiled(tile) = kernel else {
-            return Self { halves: false, by_channel: false, raise_above: None, summed_first: false };
+            return Self { f16_products: false, by_channel: false, raise_above: None, summed_first: false };
         };
-        let halves = tile.uses_f16_products();
+        let f16_products = tile.uses_f16_products();
         let gpu = tile.rows_each() == 1;
         Self {
-            halves,
-            by_channel: halves || gpu,
-            raise_above: if halves { Some(1.0) } else { gpu.then_some(4.0) },
-            summed_first: halves || !gpu,
+            f16_products,
+            by_channel: f16_products || gpu,
+            raise_above: if f16_products { Some(1.0) } else { gpu.then_some(4.0) },
+            summed_first: f16_products || !gpu,
         }
     }
 }
@@ -182,8 +186,8 @@ fn matrix_sizes(matrix: Matrix, head_dim: usize, value_dim: usize) -> [(&'static
         ("KEYS_AT", layout.keys_at),
         ("WEIGHTS_AT", layout.keys_at),
         ("VALUES_AT", layout.values_at),
-        ("OPERANDS", layout.operands),
-        ("SUMS", layout.sums),
+        ("OPERAND_NUMBERS", layout.operands),
+        ("SUM_NUMBERS", layout.sums),
     ]
 }
 

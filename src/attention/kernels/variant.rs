@@ -35,7 +35,7 @@ pub(crate) enum BiasVariant {
     None,
     /// It is the lag.
     Linear,
-    /// A logarithm.
+    /// It is a logarithm of the lag.
     Log,
     /// Harmonic numbers: a table near by, a formula far off.
     Harmonic,
@@ -44,7 +44,7 @@ pub(crate) enum BiasVariant {
 }
 
 impl PositionsVariant {
-    /// Whether there are any.
+    /// Whether scores depend on positions at all.
     pub(crate) fn any(&self) -> bool {
         *self != Self::default()
     }

@@ -239,7 +239,7 @@ fn every_mutant_of_the_split_kernel_is_caught() {
         let options = by(kernel).with_splits(3).unwrap();
         let mut changes: Vec<Change> = vec![
             (
-                "the share's last block is left out",
+                "the split's last block is left out",
                 "entries * (split + 1u) / params.splits",
                 "(entries * (split + 1u) - 1u) / params.splits",
             ),
@@ -273,22 +273,22 @@ fn every_mutant_of_the_split_kernel_is_caught() {
         let merge = MergeSplits { output: DType::F32, value_dim: DIMS[1] };
         let changes: &[Change] = &[
             (
-                "shares weigh as if in powers of two",
+                "splits weigh as if in powers of two",
                 "exp2(2.0 * (state.x - highest))",
                 "exp2(state.x - highest)",
             ),
             (
-                "all shares weigh the same",
+                "all splits weigh the same",
                 "let weight = exp2(2.0 * (state.x - highest));",
                 "let weight = 1.0;",
             ),
             (
-                "the last share is left out",
+                "the last split is left out",
                 "var sum = 0.0;\n    var total = vec4<f32>(0.0);\n    for (var split = 0u; split < params.splits;",
                 "var sum = 0.0;\n    var total = vec4<f32>(0.0);\n    for (var split = 0u; split < params.splits - 1u;",
             ),
             (
-                "heads have each other's shares",
+                "heads have each other's splits",
                 "params.all_heads + params.first_head + head)",
                 "params.all_heads + params.first_head)",
             ),
@@ -343,7 +343,7 @@ fn every_mutant_of_the_kernel_on_matrix_units_is_caught() {
                 "workgroupBarrier();\n            for (var task = subgroup; task < (ROWS / (2u * EDGE)) * (CHUNK",
                 "for (var task = subgroup; task < (ROWS / (2u * EDGE)) * (CHUNK",
             ),
-            ("the log-sum-exp keeps the weights' factor", "sum * 0.000030517578125", "sum"),
+            ("the log-sum-exp keeps the weights' factor", "sum * (1.0 / WEIGHT_SCALE)", "sum"),
             ("values that aren't finite pass", "quad &= ~bad;", ""),
             ("and are left out", "if look0 {", "if look0 && false {"),
             ("keys past the end aren't zeros", "let end = min(own.hi, end_key);", "let end = own.hi;"),

@@ -24,7 +24,7 @@ pub(super) fn numbers(seed: u64, count: usize, size: f32, dtype: DType) -> Vec<f
     (0..count).map(|_| dtype.round(size * rng.random_range(-1.0f32..1.0))).collect()
 }
 
-/// Heads first.
+/// A tensor whose heads come first.
 pub(super) fn tensor(context: &Context, dtype: DType, dims: [usize; 4], values: &[f32]) -> Tensor {
     let [batch, heads, rows, dim] = dims;
     let layout = Layout::heads_first(batch, heads, rows, dim).unwrap();

@@ -66,7 +66,7 @@ impl Candidates {
         &self.all[..self.starts]
     }
 
-    /// What is searched.
+    /// The space that is searched.
     pub(super) fn space(&self) -> &Space {
         &self.space
     }
@@ -149,12 +149,12 @@ fn known_tiles() -> Vec<Kernel> {
     let staged = [(4, 4), (2, 4), (1, 4), (2, 8), (1, 8), (2, 2)];
     let direct = [(1, 1), (1, 2), (1, 4), (2, 2)];
     let shared = [(2, false), (4, false), (2, true), (4, true)];
-    let halves = [2, 4, 8];
+    let f16_products = [2, 4, 8];
     let staged = staged.map(|(rows, keys)| (rows, keys, true, 1, false));
     let direct = direct.map(|(rows, keys)| (rows, keys, false, 1, false));
     let shared = shared.map(|(slices, staged)| (1, 4, staged, slices, false));
-    let halves = halves.map(|keys| (1, keys, false, 1, true));
-    staged.into_iter().chain(direct).chain(shared).chain(halves).filter_map(tile).collect()
+    let f16_products = f16_products.map(|keys| (1, keys, false, 1, true));
+    staged.into_iter().chain(direct).chain(shared).chain(f16_products).filter_map(tile).collect()
 }
 
 /// All tiles.
@@ -164,14 +164,14 @@ fn tiles() -> Vec<Kernel> {
         for keys in [1, 2, 4, 8] {
             for slices in [1, 2, 4] {
                 let flags = [(true, false), (false, false), (true, true), (false, true)];
-                shapes.extend(flags.map(|(staged, halves)| (rows, keys, staged, slices, halves)));
+                shapes.extend(flags.map(|(staged, f16_products)| (rows, keys, staged, slices, f16_products)));
             }
         }
     }
     shapes.into_iter().filter_map(tile).collect()
 }
 
-fn tile((rows, keys, staged, slices, halves): TileShape) -> Option<Kernel> {
+fn tile((rows, keys, staged, slices, f16_products): TileShape) -> Option<Kernel> {
     let tile = Tile::new(rows, keys, staged).and_then(|tile| tile.with_slices(slices));
-    tile.ok().map(|tile| Kernel::Tiled(tile.with_f16_products(halves)))
+    tile.ok().map(|tile| Kernel::Tiled(tile.with_f16_products(f16_products)))
 }

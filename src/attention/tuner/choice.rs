@@ -50,7 +50,7 @@ struct Tried<'b, B> {
 }
 
 impl<B: Bench> Tried<'_, B> {
-    /// Whether it is right.
+    /// Tries a kernel, and says whether its results are right.
     fn add(&mut self, kernel: Kernel) -> Result<bool> {
         self.count += 1;
         let verdict = self.bench.verdict(kernel)?;

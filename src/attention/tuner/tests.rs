@@ -50,7 +50,7 @@ fn task() -> Task {
     }
 }
 
-fn halves() -> Task {
+fn f16_products() -> Task {
     Task { storage: DType::F16, f16_products: true, ..task() }
 }
 
@@ -86,8 +86,8 @@ fn candidates_are_all_that_run() {
     // Of 4 · 4 · 2 · 3 tiles those that share rows among subgroups have at most two rows.
     assert_eq!(on(&card, &task()), (96 - 4 * 2 * 2 + 1, 15));
     // Twice as many tiles, and two kernels on matrix units.
-    assert_eq!(on(&card, &halves()), (2 * 80 + 1 + 2, 20));
-    assert_eq!(on(&card, &Task { f16_products: false, ..halves() }), (80 + 1 + 2, 17));
+    assert_eq!(on(&card, &f16_products()), (2 * 80 + 1 + 2, 20));
+    assert_eq!(on(&card, &Task { f16_products: false, ..f16_products() }), (80 + 1 + 2, 17));
     // Staged tiles alone; four keys at a time.
     assert_eq!(on(&card, &turned()), (48 + 1, 9));
     assert_eq!(on(&card, &cached()), (12, 5));
@@ -102,7 +102,7 @@ fn candidates_are_all_that_run() {
 
 #[test]
 fn points_and_kernels_belong_to_each_other() {
-    for task in [task(), halves(), turned(), cached(), few()] {
+    for task in [task(), f16_products(), turned(), cached(), few()] {
         let candidates = candidates(&card(), &task);
         let mut found = Vec::new();
         let mut search = Search::new(candidates.space().clone(), crate::search::Grid, 1);
@@ -126,7 +126,7 @@ fn texts_of_all_candidates_are_valid() {
     use naga::valid::{
         Capabilities as Valid, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator,
     };
-    for task in [halves(), turned(), cached()] {
+    for task in [f16_products(), turned(), cached()] {
         for &kernel in candidates(&card(), &task).all() {
             let variant = Variant {
                 positions: task.positions,
@@ -240,7 +240,7 @@ fn the_best_of_many_is_found() {
 
 #[test]
 fn as_many_are_tried_as_allowed() {
-    for task in [task(), halves(), turned(), cached(), few()] {
+    for task in [task(), f16_products(), turned(), cached(), few()] {
         let candidates = candidates(&card(), &task);
         let rule = candidates.all()[0];
         let all = candidates.all().len();
@@ -383,13 +383,13 @@ fn without_the_rules_choice_the_best_of_the_others_is_taken() {
 fn a_profile_gives_no_products_in_f16_to_plans_that_want_them_exact() {
     let tile = Tile::new(1, 4, false).unwrap();
     let profile = |kernel: Kernel| {
-        let class = ShapeClass::of(&halves());
+        let class = ShapeClass::of(&f16_products());
         let tuned = Tuned { class, kernel, ratio: 0.5, refused: Vec::new(), tried: 0, candidates: 0 };
         TuningProfile { adapter: String::new(), driver: String::new(), choices: vec![tuned] }
     };
-    let exact = Task { f16_products: false, ..halves() };
+    let exact = Task { f16_products: false, ..f16_products() };
     let kernel = Kernel::Tiled(tile.with_f16_products(true));
-    assert_eq!(profile(kernel).choice(&card(), &halves()), Some(kernel));
+    assert_eq!(profile(kernel).choice(&card(), &f16_products()), Some(kernel));
     assert_eq!(profile(kernel).choice(&card(), &exact), None);
     let kernel = Kernel::Tiled(tile);
     assert_eq!(profile(kernel).choice(&card(), &exact), Some(kernel));

@@ -110,7 +110,7 @@ const STAMP_WORDS: usize = 16;
 /// One sequence of a cache on a GPU.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
-    /// How far it is.
+    /// The sequence as the ledger sees it.
     pub(super) account: Account,
     /// Tokens that its regions have room for; 0: it has none yet.
     pub(super) capacity: usize,
@@ -128,7 +128,7 @@ impl Held {
         self.account.state.segments
     }
 
-    /// Where its regions begin.
+    /// Where the regions of keys and of values begin.
     pub(super) fn regions(&self) -> [usize; 2] {
         [self.bases[0] + STAMP_WORDS, self.bases[1]]
     }

@@ -91,7 +91,7 @@ impl Migration {
         Ok(Self { arena, todo, pipeline, dispatches })
     }
 
-    /// Records them.
+    /// Records the copies.
     pub(super) fn record(&self, encoder: &mut wgpu::CommandEncoder) {
         if self.dispatches.is_empty() {
             return;

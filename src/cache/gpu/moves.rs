@@ -14,11 +14,11 @@ const COPIED_ROWS: usize = 1 << 16;
 /// A sequence to which tokens are appended, and where its regions begin in a head.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Appended {
-    /// Tokens before.
+    /// How many tokens there were before.
     pub(super) len: usize,
     /// Segments that had left the residual before.
     pub(super) segments: usize,
-    /// How many come.
+    /// How many tokens come.
     pub(super) tokens: usize,
     /// Words, of keys and of values.
     pub(super) bases: [usize; 2],

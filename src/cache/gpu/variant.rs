@@ -8,7 +8,7 @@ pub(crate) struct CacheVariant {
     /// The widths of the ladders of keys and of values, beside the 16 bits of the residual: bit b
     /// is set where there is a rung of b bits.
     pub(crate) widths: [u32; 2],
-    /// G.
+    /// G, how many numbers share their extremes.
     pub(crate) group: usize,
     /// Whether keys are stored before rotation.
     pub(crate) rotate_keys: bool,

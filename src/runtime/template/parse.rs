@@ -18,7 +18,7 @@ pub(super) struct Block<'a> {
     /// The line of the directive.
     pub(super) line: usize,
     pub(super) body: Vec<Node<'a>>,
-    /// After `#else`.
+    /// The nodes after `#else`.
     pub(super) otherwise: Vec<Node<'a>>,
 }
 

@@ -18,7 +18,8 @@ use crate::subword::vocabulary::Vocabulary;
 /// use prflash::subword::Merges;
 /// let [a, b, c] = [b'a', b'b', b'c'].map(u32::from);
 /// let merges = Merges::from_pairs([(b, c), (a, 256)])?;
-/// assert_eq!(merges.piece(257), Some(&b"abc"[..]));
+/// assert_eq!((merges.len(), merges.rank(b, c), merges.pairs()[1]), (2, Some(0), (a, 256)));
+/// assert_eq!((merges.piece(257), merges.id(b"abc")), (Some(&b"abc"[..]), Some(257)));
 /// let mut ids = Vec::new();
 /// merges.encode_word(b"abcab", &mut ids);
 /// assert_eq!(ids, [257, a, b]);
@@ -84,7 +85,7 @@ impl Merges {
         self.ends.push(self.bytes.len() as u64);
     }
 
-    /// How many merges.
+    /// How many merges there are.
     pub fn len(&self) -> usize {
         self.pairs.len()
     }

@@ -65,8 +65,8 @@ impl<'s> GpuSegmenter<'s> {
         Ok(Self { context: context.clone(), segmenter, nodes })
     }
 
-    /// What was uploaded.
-    pub fn segmenter(&self) -> &'s Segmenter {
+    /// The segmenter that was uploaded.
+    pub(super) fn segmenter(&self) -> &'s Segmenter {
         self.segmenter
     }
 

@@ -84,8 +84,8 @@ impl<'w> GpuWords<'w> {
         Ok(Self { context: context.clone(), words, order, lots, others })
     }
 
-    /// The table.
-    pub fn words(&self) -> &'w WordCounts {
+    /// The table of words that is on the device.
+    pub(in crate::subword) fn words(&self) -> &'w WordCounts {
         self.words
     }
 

@@ -78,7 +78,7 @@ impl<'w> Recounter<'w> {
         Ok(this)
     }
 
-    /// What recounts.
+    /// Who recounts the words.
     pub(super) fn by(&self) -> RecountedBy {
         #[cfg(not(target_arch = "wasm32"))]
         if self.gpu.is_some() {

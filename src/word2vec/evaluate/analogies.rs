@@ -61,7 +61,7 @@ pub struct Analogies {
 }
 
 impl Analogies {
-    /// All sections together.
+    /// The sum over all sections.
     pub fn total(&self) -> Tally {
         self.sections.iter().fold(Tally::default(), |sum, Section { tally, .. }| Tally {
             asked: sum.asked + tally.asked,

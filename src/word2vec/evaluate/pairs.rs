@@ -10,9 +10,9 @@ use crate::random::hash_words;
 /// Two words, and how similar people say they are: the mean of their ratings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pair {
-    /// One.
+    /// One of the two words.
     pub first: String,
-    /// The other.
+    /// The other word.
     pub second: String,
     /// The rating. Only which is larger counts.
     pub rating: f64,
@@ -21,16 +21,18 @@ pub struct Pair {
 /// Pairs of words with people's ratings.
 ///
 /// ```
-/// use prflash::word2vec::Pairs;
+/// use prflash::word2vec::{Pair, Pairs};
 /// let pairs = Pairs::read("# Word 1\tWord 2\tHuman (mean)\nlove\tsex\t6.77\n".as_bytes())?;
 /// assert_eq!((pairs.len(), pairs.as_slice()[0].rating), (1, 6.77));
+/// let own = Pair { first: "love".into(), second: "sex".into(), rating: 6.77 };
+/// assert_eq!(Pairs::new(vec![own])?, pairs);
 /// # Ok::<(), prflash::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pairs(Vec<Pair>);
 
 impl Pairs {
-    /// Of a list.
+    /// The pairs of a list.
     ///
     /// # Errors
     /// Invalid argument (`pairs`) if a rating is not finite.
@@ -84,12 +86,12 @@ impl Pairs {
         &self.0
     }
 
-    /// How many there are.
+    /// How many pairs there are.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no pairs.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

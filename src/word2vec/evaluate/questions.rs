@@ -12,6 +12,7 @@ use crate::error::Result;
 /// ```
 /// use prflash::word2vec::Questions;
 /// let questions = Questions::read(": family\nboy girl brother sister\n".as_bytes())?;
+/// assert_eq!(questions.len(), 1);
 /// let (name, questions) = questions.sections().next().unwrap();
 /// assert_eq!((name, &questions[0]), ("family", &["boy", "girl", "brother", "sister"].map(String::from)));
 /// # Ok::<(), prflash::Error>(())
@@ -63,7 +64,7 @@ impl Questions {
         self.0.iter().map(|(_, questions)| questions.len()).sum()
     }
 
-    /// Whether there are none.
+    /// Whether there are no questions.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

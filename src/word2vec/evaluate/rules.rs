@@ -22,7 +22,7 @@ pub enum Case {
     /// answer to an analogy that has one of them.
     #[default]
     Ignored,
-    /// They aren't.
+    /// They are different words.
     Kept,
 }
 

@@ -22,14 +22,17 @@ pub struct Similarity {
 /// Compares the cosines of pairs with people's ratings of them.
 ///
 /// ```
-/// use prflash::word2vec::{Pairs, Rules, WordVectors, similarity};
+/// use prflash::word2vec::{Pairs, Rules, Unknown, WordVectors, similarity};
 /// let vectors = WordVectors::new(["cat", "dog", "car"], 2, vec![3.0, 1.0, 3.0, 2.0, -1.0, 4.0])?;
 /// let pairs = Pairs::read("cat\tdog\t8.0\nCat\tcar\t1.5\ndog\tcar\t2.0\ncat\tyak\t5.0\n".as_bytes())?;
 /// let found = similarity(&vectors, &pairs, &Rules::default());
 /// assert_eq!((found.pairs, found.covered), (4, 3));
 /// // The pair with an unknown word gets the median, which is that of dog and car: ranks 4, 1, 2½, 2½.
 /// assert!((found.spearman - 0.9f64.sqrt()).abs() < 1e-12);
-/// assert_eq!(similarity(&vectors, &pairs, &Rules::gensim()).spearman, 1.0);
+/// // Without that pair, as gensim judges.
+/// let rules = Rules::default().with_unknown(Unknown::Dropped);
+/// assert_eq!(similarity(&vectors, &pairs, &rules).spearman, 1.0);
+/// assert_eq!(rules, Rules::gensim());
 /// # Ok::<(), prflash::Error>(())
 /// ```
 pub fn similarity(vectors: &WordVectors, pairs: &Pairs, rules: &Rules) -> Similarity {

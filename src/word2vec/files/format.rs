@@ -1,4 +1,4 @@
-//! Which formats there are.
+//! The formats of files with vectors.
 
 use std::path::Path;
 

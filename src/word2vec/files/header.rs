@@ -5,7 +5,7 @@ use crate::limits::MAX_ELEMENTS;
 /// The longest line that may be one: two numbers of 64 bits, and white space.
 pub(super) const LONGEST: u64 = 64;
 
-/// What the file promises.
+/// What the first line of a file promises.
 pub(super) struct Header {
     pub words: usize,
     pub dimension: usize,

@@ -9,6 +9,13 @@ use crate::word2vec::options::{Architecture, Options, SHARED_STEP};
 /// Gradients of a row that an invocation adds up alone; longer lists are folded in stretches.
 pub(crate) const STRETCH: usize = 64;
 
+/// Numbers of a row in a batch: the row, where its gradients begin, how many there are, and the
+/// bits of what their sum is capped by.
+pub(crate) const ROW_NUMBERS: usize = 4;
+
+/// Numbers of a stretch in a batch: where it begins, and how many gradients it has.
+pub(crate) const STRETCH_NUMBERS: usize = 2;
+
 /// Rows that a workgroup updates.
 const UPDATES: usize = 32;
 
@@ -152,6 +159,8 @@ impl Program for Word2vec {
             ("SHARED", form.shared),
             ("TILE", form.tile()),
             ("STRETCH", STRETCH),
+            ("ROW_NUMBERS", ROW_NUMBERS),
+            ("STRETCH_NUMBERS", STRETCH_NUMBERS),
         ]);
         settings.constant("DIVERGED_BITS", DIVERGED.to_bits());
         // What each of the shared negatives counts, so that a pair has as many as was asked for.

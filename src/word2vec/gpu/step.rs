@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::params::{BatchParams, FoldParams, UpdateParams};
-use super::programs::{Form, STRETCH, Sum, Word2vec};
+use super::programs::{Form, ROW_NUMBERS, STRETCH, STRETCH_NUMBERS, Sum, Word2vec};
 use crate::error::{Error, Result};
 use crate::runtime::context::Context;
 use crate::runtime::dispatch;
@@ -251,25 +251,29 @@ fn place(sums: &Sums, cap: u32, numbers: &mut Vec<u32>) -> Placed {
     let rows = numbers.len() as u32;
     for sum in &sums.rows {
         let capped = (cap as f32 / sum.hits as f32).min(1.0);
-        numbers.extend([sum.row, sum.begin, sum.count, capped.to_bits()]);
+        let row: [u32; ROW_NUMBERS] = [sum.row, sum.begin, sum.count, capped.to_bits()];
+        numbers.extend(row);
     }
     let stretches = numbers.len() as u32;
     for sum in sums.rows.iter().filter(|sum| sum.count as usize > STRETCH) {
         for begin in (0..sum.count).step_by(STRETCH) {
-            numbers.extend([sum.begin + begin, (sum.count - begin).min(STRETCH as u32)]);
+            let count = (sum.count - begin).min(STRETCH as u32);
+            let stretch: [u32; STRETCH_NUMBERS] = [sum.begin + begin, count];
+            numbers.extend(stretch);
         }
     }
     let gradients = numbers.len() as u32;
     numbers.extend_from_slice(&sums.gradients);
     let row_count = sums.rows.len() as u32;
-    Placed { rows, row_count, stretches, stretch_count: (gradients - stretches) / 2, gradients }
+    let stretch_count = (gradients - stretches) / STRETCH_NUMBERS as u32;
+    Placed { rows, row_count, stretches, stretch_count, gradients }
 }
 
 /// What the largest batch takes.
 struct Capacity {
     /// The numbers of a batch's upload.
     numbers: usize,
-    /// Rows.
+    /// How many rows of gradients there are.
     gradients: usize,
     errors: usize,
 }
@@ -282,8 +286,9 @@ impl Capacity {
         let negatives = items.div_ceil(RUN) * form.shared;
         let gradients = centres + negatives + tokens;
         // Of each gradient its number, that of its row with what belongs to it, and a part of a
-        // stretch.
-        let lists = 5 * gradients + 4 * gradients.div_ceil(STRETCH);
+        // stretch. A row has at most one stretch that isn't full.
+        let stretches = 2 * gradients.div_ceil(STRETCH);
+        let lists = (1 + ROW_NUMBERS) * gradients + STRETCH_NUMBERS * stretches;
         let numbers = tokens + centres + items + negatives + lists;
         let (of_pairs, changes) = if form.pairs { (centres * form.ring(), 0) } else { (0, centres) };
         Self { numbers, gradients: gradients + changes, errors: of_pairs + items * form.shared }

@@ -111,7 +111,7 @@ impl<'c> Training<'c> {
         &self.options
     }
 
-    /// How far it is.
+    /// How far the training is.
     pub fn progress(&self) -> Progress {
         let (epoch, batch) = self.place;
         let each = self.corpus.tokens().len() as u64;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use lab::search::real::agreement::{Correlation, Row, SEEDS, correlation, points, rows, scores};
+use lab::search::real::agreement::{Correlation, Row, SEEDS, check, correlation, points, rows, scores};
 use lab::search::real::objective::Objective as _;
 use lab::search::real::store::Kept;
 use lab::table;
@@ -25,7 +25,7 @@ pub struct Args {
     /// The seed that the points are drawn by
     #[arg(long, default_value_t = 2026)]
     seed: u64,
-    /// The file of results, which is made anew
+    /// The file of results, which is made anew; refused where it has more points
     #[arg(long, default_value = "lab/results/search-tau.csv")]
     results: PathBuf,
     /// The folder in which scores are kept
@@ -41,6 +41,7 @@ pub struct Args {
 /// # Errors
 /// Options and files that don't do, by name; Ctrl-C.
 pub fn run(arguments: &Args) -> Result<()> {
+    check(&arguments.results, arguments.points as usize)?;
     let mut objective = arguments.of.open(arguments.of.part)?;
     let points = points(objective.space(), arguments.points as usize, arguments.seed)?;
     let shown = Shown::new(3 * points.len() as u64, "trainings");

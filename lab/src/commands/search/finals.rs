@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use lab::search::real::finals::{Row, defaults, train, winners};
+use lab::search::real::finals::{Row, defaults, joined, train, winners};
 use lab::search::real::store::Kept;
 use lab::search::real::word2vec::Word2vec;
 use lab::table;
@@ -13,7 +13,8 @@ use super::shown::Shown;
 use super::word2vec::Of;
 use crate::commands::REVISION;
 
-/// Trains what searches found on all of the text, beside gensim's defaults.
+/// Trains what searches found on all of the text, beside gensim's defaults. What is in the file of
+/// results isn't trained again: give another file for another text.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -24,7 +25,8 @@ pub struct Args {
     /// The file of results that lab search word2vec made
     #[arg(long, default_value = "lab/results/search-runs.csv")]
     searches: PathBuf,
-    /// The file of results, which is made anew
+    /// The file of results. Its rows stay where name, settings and seed are wanted again: only what
+    /// isn't there is trained
     #[arg(long, default_value = "lab/results/search-finals.csv")]
     results: PathBuf,
     /// The folder in which scores are kept
@@ -46,26 +48,29 @@ pub fn run(arguments: &Args) -> Result<()> {
     let mut objective = arguments.of.open(1)?.with_analogies();
     let mut kept = Kept::open(&arguments.folder, &mut objective, REVISION)?;
     let shown = Shown::new(arguments.seeds * entries.len() as u64, "trainings");
-    let mut rows: Vec<Row> = Vec::new();
-    for entry in &entries {
-        let before = rows.len() as u64;
+    let there: Vec<Row> = table::read(&arguments.results)?;
+    let mut rows: Vec<Vec<Row>> = Vec::new();
+    for (number, entry) in (0..).zip(&entries) {
+        let before = arguments.seeds * number;
         let step = &mut |number: u64, part: f64| {
             shown.step(before + number, &format!("{}, {:.0}% of a training", entry.name, 100.0 * part))
         };
-        rows.extend(train(&mut kept, entry, arguments.seeds, REVISION, step)?);
-        shown.say(&line(&rows[before as usize..]));
+        let all = train(&mut kept, entry, arguments.seeds, &there, REVISION, step)?;
+        shown.say(&line(&all));
+        rows.push(all);
     }
     shown.finish();
     let counts = kept.counts();
-    table::write(&arguments.results, &rows)?;
+    let all = joined(&there, &entries, rows.concat());
+    table::write(&arguments.results, &all)?;
     let results = arguments.results.display().to_string();
     if arguments.json {
-        let object = json!({ "results": results, "scores": counts, "trainings": rows });
+        let object = json!({ "results": results, "scores": counts, "trainings": all });
         println!("{}", serde_json::to_string_pretty(&object)?);
         return Ok(());
     }
-    rows.chunks(arguments.seeds as usize).for_each(|rows| println!("{}", line(rows)));
-    println!("\n{}", super::told(counts, &arguments.folder, rows.len(), &arguments.results));
+    rows.iter().for_each(|rows| println!("{}", line(rows)));
+    println!("\n{}", super::told(counts, &arguments.folder, all.len(), &arguments.results));
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use lab::search::contenders::Contender;
 use lab::search::real::course::{Course, Now, Wanted};
 use lab::search::real::objective::Objective;
-use lab::search::real::rows::{Row, put, rows};
+use lab::search::real::rows::{Row, check, put, rows};
 use lab::search::real::store::Kept;
 use serde_json::json;
 
@@ -29,7 +29,8 @@ pub struct Searching {
     /// By how many other seeds the best point of each search is scored again
     #[arg(long, default_value_t = 3)]
     again: u64,
-    /// The file of results, in which rows of these methods are renewed
+    /// The file of results, in which rows of these methods are renewed; refused where it has more
+    /// runs or trials of one
     #[arg(long, default_value = "lab/results/search-runs.csv")]
     results: PathBuf,
     /// Print one JSON object
@@ -45,8 +46,11 @@ pub struct Searching {
 pub fn run(objective: &mut dyn Objective, folder: &Path, searching: &Searching) -> Result<()> {
     let Searching { methods, runs, trials, again, results, json } = searching;
     let (name, scope) = (objective.name().to_owned(), objective.scope().to_owned());
-    let mut kept = Kept::open(folder, objective, REVISION)?;
     let wanted = Wanted { trials: *trials as usize, again: *again };
+    for method in methods {
+        check(results, [&name, &scope, method.name()], *runs, wanted)?;
+    }
+    let mut kept = Kept::open(folder, objective, REVISION)?;
     let each = wanted.trials as u64 + wanted.again;
     let shown = Shown::new(each * runs * methods.len() as u64, "searching");
     let mut all: Vec<Row> = Vec::new();

@@ -1,4 +1,4 @@
-//! How far scores are.
+//! Progress of what takes many scores.
 
 use anyhow::Result;
 use indicatif::ProgressBar;
@@ -11,7 +11,7 @@ pub struct Shown {
 }
 
 impl Shown {
-    /// Of so many steps.
+    /// The progress of so many steps.
     pub fn new(steps: u64, title: &str) -> Self {
         Self { bar: bar(steps, title) }
     }
@@ -31,7 +31,7 @@ impl Shown {
         self.bar.suspend(|| eprintln!("{line}"));
     }
 
-    /// All is done.
+    /// Ends the line of progress.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }

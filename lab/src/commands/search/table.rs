@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use lab::search::contenders::Contender;
 use lab::search::peers;
 use lab::search::replay::regrets;
-use lab::search::rows::{MARKS, Of, Replayed, Row, put};
+use lab::search::rows::{MARKS, Of, Replayed, Row, check, put};
 use lab::search::surrogate::{Fit, Surrogate};
 use lab::search::table::Table;
 use serde_json::json;
@@ -35,7 +35,8 @@ pub struct Args {
     /// The folder for the scores of all points, which another program searches
     #[arg(long, default_value = "target/search")]
     folder: PathBuf,
-    /// The file of results, in which rows of these tables are renewed
+    /// The file of results, in which rows of these tables are renewed; refused where it has more
+    /// seeds of one
     #[arg(long, default_value = "lab/results/search.csv")]
     results: PathBuf,
     /// Print one JSON object
@@ -48,6 +49,9 @@ pub struct Args {
 /// # Errors
 /// Files that don't do, by name; another program that fails; Ctrl-C.
 pub fn run(arguments: &Args) -> Result<()> {
+    for name in &arguments.names {
+        check(&arguments.results, name, arguments.seeds as usize)?;
+    }
     let mut rows = Vec::new();
     for name in &arguments.names {
         rows.extend(compare(arguments, name)?);

@@ -15,7 +15,7 @@ pub struct Args {
     to: PathBuf,
 }
 
-/// Converts.
+/// Converts one file into another format.
 ///
 /// # Errors
 /// A file that can't be read or written, by name.

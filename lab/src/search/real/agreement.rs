@@ -1,5 +1,7 @@
 //! Whether a part of the work orders points as all of it does.
 
+use std::path::Path;
+
 use anyhow::{Result, bail, ensure};
 use prflash::search::{Ask, Random, Search, Space};
 
@@ -7,6 +9,7 @@ use super::objective::{Objective, Outcome, Scored};
 use super::store::Kept;
 use super::values::Values;
 use crate::search::statistics::{bootstrap_error, kendall};
+use crate::table;
 
 /// The seeds of trainings: the first is that of both the part and the whole.
 pub const SEEDS: [u64; 2] = [1, 2];
@@ -28,15 +31,15 @@ pub struct Row {
     pub second: Option<f64>,
     /// The score by the whole with the first seed.
     pub all: Option<f64>,
-    /// The same by what nothing is selected by.
+    /// The report by the part with the first seed: by what nothing is selected by.
     pub first_report: Option<f64>,
-    /// See `first_report`.
+    /// The report by the part with the second seed.
     pub second_report: Option<f64>,
-    /// See `first_report`.
+    /// The report by the whole with the first seed.
     pub all_report: Option<f64>,
-    /// Seconds of the processor by the part and the first seed, and by the whole.
+    /// Seconds of the processor by the part and the first seed.
     pub part_seconds: f64,
-    /// See `part_seconds`.
+    /// Seconds of the processor by the whole.
     pub all_seconds: f64,
     /// The git revision of the lab.
     pub revision: String,
@@ -49,6 +52,15 @@ pub struct Correlation {
     pub tau: f64,
     /// The standard error, by the bootstrap over points.
     pub error: f64,
+}
+
+/// Refuses to score fewer points than the file has: see [`not_fewer`](table::not_fewer).
+///
+/// # Errors
+/// The file has more; it can't be read.
+pub fn check(path: &Path, points: usize) -> Result<()> {
+    let there: Vec<Row> = table::read(path)?;
+    table::not_fewer(path, "one search", "points", there.len(), points)
 }
 
 /// Random points of a space, the first ones that a search by this seed asks for.

@@ -14,7 +14,7 @@ const MARKS: usize = 4;
 pub struct Searches<'r> {
     /// What it is called, and how much of the work is done for a score.
     pub objective: &'r str,
-    /// See `objective`.
+    /// How much of the work is done for a score.
     pub scope: &'r str,
     /// The methods, in the order of the rows.
     pub methods: Vec<Method<'r>>,
@@ -28,7 +28,7 @@ pub struct Method<'r> {
     pub runs: BTreeMap<u64, Vec<&'r Row>>,
 }
 
-/// Where in a search.
+/// A point in a search at which methods are compared.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mark {
     /// After so many trials.

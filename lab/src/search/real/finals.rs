@@ -10,7 +10,7 @@ use super::values::Values;
 use super::word2vec::{BATCH, CAP, Word2vec};
 
 /// The first of the seeds of these trainings, by which nothing was searched.
-const FIRST_SEED: u64 = 2001;
+pub(super) const FIRST_SEED: u64 = 2001;
 
 /// A training of settings by a seed.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -25,14 +25,14 @@ pub struct Row {
     pub seed: u64,
     /// Whether it failed: it has no scores then.
     pub failed: bool,
-    /// Spearman's rank correlations with WordSim-353 and SimLex-999, and with their second halves,
-    /// by which nothing was chosen.
+    /// Spearman's rank correlation with WordSim-353. By the second halves of the ratings nothing was
+    /// chosen.
     pub wordsim: Option<f64>,
-    /// See `wordsim`.
+    /// The rank correlation with SimLex-999.
     pub simlex: Option<f64>,
-    /// See `wordsim`.
+    /// The rank correlation with the second half of WordSim-353.
     pub wordsim_second: Option<f64>,
-    /// See `wordsim`.
+    /// The rank correlation with the second half of SimLex-999.
     pub simlex_second: Option<f64>,
     /// Right answers of all analogies, as a part.
     pub analogies: Option<f64>,
@@ -51,7 +51,7 @@ pub struct Entry {
     pub name: String,
     /// The settings.
     pub values: Values,
-    /// See [`Row`].
+    /// The best score again by which a method's searches chose them, if one did.
     pub chosen_by: Option<f64>,
 }
 
@@ -108,7 +108,8 @@ pub fn defaults() -> Vec<Entry> {
     entries
 }
 
-/// Trains an entry by so many seeds. `step` hears how many are done, and which part of the next.
+/// The rows of an entry: those of the same settings that are there, and a training by each of so
+/// many seeds that has none. `step` hears how many are done, and which part of the next.
 ///
 /// # Errors
 /// The errors of [`Kept::score`] and of `step`.
@@ -116,12 +117,19 @@ pub fn train(
     kept: &mut Kept<'_>,
     entry: &Entry,
     seeds: u64,
+    there: &[Row],
     revision: &str,
     step: &mut dyn FnMut(u64, f64) -> Result<()>,
 ) -> Result<Vec<Row>> {
+    let there: Vec<&Row> =
+        there.iter().filter(|row| row.name == entry.name && row.values == entry.values.to_string()).collect();
+    let last = there.iter().map(|row| row.seed + 1).max().unwrap_or(0);
     let row = |number: u64| {
         step(number, 0.0)?;
         let seed = FIRST_SEED + number;
+        if let Some(row) = there.iter().find(|row| row.seed == seed) {
+            return Ok(Row { chosen_by: entry.chosen_by, ..(*row).clone() });
+        }
         let outcome = kept.score(&entry.values, seed, &mut |part| step(number, part))?;
         let of = |name: &str| outcome.scored().and_then(|scored| scored.more.get(name)).copied();
         Ok(Row {
@@ -140,5 +148,13 @@ pub fn train(
             revision: revision.into(),
         })
     };
-    (0..seeds).map(row).collect()
+    // Seeds that were trained before are kept, though fewer are asked for.
+    (0..seeds.max(last.saturating_sub(FIRST_SEED))).map(row).collect()
+}
+
+/// The rows of entries, then those that were there of other names.
+pub fn joined(there: &[Row], entries: &[Entry], new: Vec<Row>) -> Vec<Row> {
+    let others = there.iter().filter(|row| entries.iter().all(|entry| entry.name != row.name));
+    let others: Vec<Row> = others.cloned().collect();
+    new.into_iter().chain(others).collect()
 }

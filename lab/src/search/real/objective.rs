@@ -1,4 +1,4 @@
-//! What is searched.
+//! Objectives: spaces whose points have scores.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ pub enum Outcome {
     Scored(Scored),
     /// It has none.
     Failed {
-        /// Why not.
+        /// The reason why it has none.
         reason: String,
         /// Seconds of the processor until that was known.
         cpu_seconds: f64,
@@ -72,7 +72,7 @@ pub trait Objective {
     /// How much of the work is done for a score, in words: a part of what tells scores apart.
     fn scope(&self) -> &str;
 
-    /// The points.
+    /// The points that are searched.
     fn space(&self) -> &Space;
 
     /// What all its scores depend on beside scope, point and seed: files by their sums.

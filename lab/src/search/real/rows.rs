@@ -4,16 +4,16 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::course::Course;
+use super::course::{Course, Wanted};
 use super::objective::{Outcome, Scored};
 use crate::table;
 
 /// A search after some trials.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Row {
-    /// What is searched, and how much of the work is done for a score.
+    /// The name of what is searched.
     pub objective: String,
-    /// See `objective`.
+    /// How much of the work is done for a score.
     pub scope: String,
     /// The name of the method.
     pub method: String,
@@ -30,14 +30,14 @@ pub struct Row {
     /// What the point of `best` has by what nothing was selected by, where that is computed for
     /// every trial.
     pub best_report: Option<f64>,
-    /// The last row of a search has its best point, by how many other seeds that was scored again,
-    /// and the means of both scores. None where it failed by one of them.
+    /// The best point, in the last row of a search alone; so are the three that follow. The means
+    /// are none where it failed by one of the seeds.
     pub point: Option<String>,
-    /// See `point`.
+    /// By how many other seeds it was scored again.
     pub again: Option<usize>,
-    /// See `point`.
+    /// The mean of these scores.
     pub again_select: Option<f64>,
-    /// See `point`.
+    /// The mean of their reports.
     pub again_report: Option<f64>,
     /// The git revision of the lab.
     pub revision: String,
@@ -98,13 +98,37 @@ impl Row {
     }
 }
 
-/// Writes rows in the place of those of the same methods, whole or not at all.
+/// Refuses searches by a method where the file has more of them, or longer ones: see
+/// [`not_fewer`](table::not_fewer).
+///
+/// # Errors
+/// The file has more runs, trials or scores again; it can't be read.
+pub fn check(
+    path: &Path,
+    [objective, scope, method]: [&str; 3],
+    runs: u64,
+    Wanted { trials, again }: Wanted,
+) -> Result<()> {
+    let all: Vec<Row> = table::read(path)?;
+    let there: Vec<&Row> = all
+        .iter()
+        .filter(|row| row.objective == objective && row.scope == scope && row.method == method)
+        .collect();
+    let of = format!("{method} ({objective}, {scope})");
+    let most = |number: fn(&Row) -> usize| there.iter().map(|row| number(row)).max().unwrap_or(0);
+    table::not_fewer(path, &of, "runs", most(|row| row.run as usize + 1), runs as usize)?;
+    table::not_fewer(path, &of, "trials a run", most(|row| row.trials), trials)?;
+    let scored_again = most(|row| row.again.unwrap_or(0));
+    table::not_fewer(path, &of, "scores again", scored_again, again as usize)
+}
+
+/// Writes rows in the place of those of the same runs by the same methods, whole or not at all.
 ///
 /// # Errors
 /// A file that can't be read or written.
 pub fn put(path: &Path, rows: &[Row]) -> Result<()> {
     let mut all: Vec<Row> = table::read(path)?;
-    all.retain(|old| rows.iter().all(|row| !row.same_method(old)));
+    all.retain(|old| rows.iter().all(|row| row.run != old.run || !row.same_method(old)));
     all.extend_from_slice(rows);
     table::write(path, &all)
 }

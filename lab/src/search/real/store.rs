@@ -92,7 +92,7 @@ impl<'o> Kept<'o> {
         Ok(Self { objective, path, file, known, device, revision, counts: Counts::default() })
     }
 
-    /// What is searched.
+    /// The objective whose scores are kept.
     pub fn objective(&self) -> &dyn Objective {
         self.objective
     }

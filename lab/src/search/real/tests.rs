@@ -9,9 +9,9 @@ use prflash::search::{Parameter, Space};
 use super::agreement;
 use super::compare::{Mark, Searches, over};
 use super::course::{Course, Wanted};
-use super::finals::winners;
+use super::finals::{self, FIRST_SEED, winners};
 use super::objective::{AGAIN, Objective, Outcome, Scored};
-use super::rows::{Row, put, rows};
+use super::rows::{Row, check, put, rows};
 use super::store::{Counts, Kept};
 use super::values::Values;
 use crate::search::contenders::Contender;
@@ -196,8 +196,25 @@ fn runs_are_paired() {
     let fewer: Vec<Row> = all.iter().filter(|row| row.method == "TPE" && row.run == 0).cloned().collect();
     put(&path, &fewer).unwrap();
     let read: Vec<Row> = crate::table::read(&path).unwrap();
-    assert_eq!(read.len(), 2 * 2 * WANTED.trials + WANTED.trials);
+    // The rows of the other run stay.
+    assert_eq!(read.len(), all.len());
     assert_eq!(read[read.len() - fewer.len()..], fewer);
+    let renewed = |wanted, runs| check(&path, ["word2vec", "part 8", "TPE"], runs, wanted);
+    renewed(WANTED, 2).unwrap();
+    renewed(WANTED, 3).unwrap();
+    let fewer_trials = Wanted { trials: WANTED.trials - 1, ..WANTED };
+    let not_again = Wanted { again: 0, ..WANTED };
+    for (wanted, runs, what) in
+        [(WANTED, 1, "2 runs"), (fewer_trials, 2, "14 trials a run"), (not_again, 2, "2 scores again")]
+    {
+        let error = renewed(wanted, runs).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("it has {what} of TPE (word2vec, part 8), and would have")),
+            "{error}"
+        );
+    }
+    check(&path, ["word2vec", "part 4", "TPE"], 1, not_again).unwrap();
+    check(&path, ["word2vec", "part 8", "grid"], 1, not_again).unwrap();
 
     let entries = winners(&all, "part 8").unwrap();
     assert_eq!(
@@ -210,6 +227,39 @@ fn runs_are_paired() {
         assert_eq!(entry.chosen_by, Some(most));
         assert!(entry.values.point(&Made::new().space).is_ok());
     }
+}
+
+/// Rows of the file whose name, settings and seeds are wanted again stay as they are.
+#[test]
+fn only_what_is_new_is_trained_in_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (all, _) = searched(folder.path(), &mut Made::new()).unwrap();
+    let mut entries = winners(&all, "part 8").unwrap();
+    let train = |entries: &[finals::Entry], seeds: u64, there: &[finals::Row]| {
+        let (folder, mut made) = (tempfile::tempdir().unwrap(), Made::new());
+        let mut kept = Kept::open(folder.path(), &mut made, "abc").unwrap();
+        let mut rows = Vec::new();
+        for entry in entries {
+            rows.extend(finals::train(&mut kept, entry, seeds, there, "abc", &mut |_, _| Ok(())).unwrap());
+        }
+        let counts = kept.counts();
+        (finals::joined(there, entries, rows), counts.computed + counts.found)
+    };
+    let (first, scores) = train(&entries, 2, &[]);
+    assert_eq!((first.len(), scores), (6, 6));
+    assert_eq!(train(&entries, 2, &first), (first.clone(), 0));
+    // One more seed is one more training each; fewer take nothing away.
+    let (more, scores) = train(&entries, 3, &first);
+    assert_eq!((more.len(), scores), (9, 3));
+    assert!(more.iter().any(|row| row.seed == FIRST_SEED + 2));
+    assert_eq!(train(&entries, 1, &more), (more.clone(), 0));
+    // Nor do other names; a new winner replaces the old one of its name.
+    assert_eq!(train(&entries[..1], 3, &more), (more.clone(), 0));
+    entries[1].values = Values::parse("a = 1, b = 3, kind = plain").unwrap();
+    let (renewed, scores) = train(&entries, 3, &more);
+    assert_eq!((renewed.len(), scores), (9, 3));
+    assert_eq!((&renewed[..3], &renewed[6..]), (&more[..3], &more[6..]));
+    assert!(renewed[3..6].iter().all(|row| row.values == "a = 1, b = 3, kind = plain"));
 }
 
 #[test]
@@ -233,6 +283,11 @@ fn agreement_has_a_row_for_each_point() {
     for row in &each {
         assert_eq!((row.first.is_none(), row.first), (row.point.contains("none"), row.all));
     }
+    let path = folder.path().join("tau.csv");
+    crate::table::write(&path, &rows).unwrap();
+    agreement::check(&path, 6).unwrap();
+    let error = agreement::check(&path, 5).unwrap_err().to_string();
+    assert!(error.contains("it has 6 points"), "{error}");
     // A seed adds the same to all.
     let found = agreement::correlation(&each, |row| row.first, |row| row.second);
     assert!((found.tau - 1.0).abs() < 1e-12, "{found:?}");
