@@ -62,7 +62,7 @@ struct Arguments {
     adapter: Option<String>,
 }
 
-/// Tokens that a row may visit, in blocks of 64.
+/// What a row may visit, in blocks of 64 tokens.
 const BUDGETS: [usize; 6] = [4, 6, 8, 12, 16, 24];
 
 /// The budget of the picture, in blocks of 64 tokens.
@@ -95,7 +95,7 @@ impl Rule {
         Rule::TopK,
     ];
 
-    /// In JSON.
+    /// What JSON calls it.
     fn name(self) -> &'static str {
         match self {
             Rule::SinkWindow => "sink_window",
@@ -292,11 +292,11 @@ impl<'a> Problem<'a> {
         // Whole blocks, so that every row of a query block has the blocks that its list may have.
         let first = (len / 2).next_multiple_of(block);
         let shape = layer.shape.with_q_len(len - first)?;
-        let q = rows(&layer.unrotated_q, &layer.shape, len, first..len);
+        let q = rows_of(&layer.unrotated_q, &layer.shape, len, first..len);
         let mut problem = Self { layer, shape, q, block, group: DEFAULT_GROUP.min(block), steps: vec![] };
         let queries: Vec<Range<usize>> = match decode {
             true => (31..shape.q_len()).step_by(32).map(|row| row..row + 1).collect(),
-            false => vec![0..shape.q_len()],
+            false => std::iter::once(0..shape.q_len()).collect(),
         };
         for queries in queries {
             let step = problem.step(queries, first, probe)?;
@@ -332,7 +332,7 @@ impl<'a> Problem<'a> {
     /// Q, K and V of these queries and the first `keys` keys.
     fn inputs(&self, queries: &Range<usize>, keys: usize) -> [Vec<f32>; 3] {
         let (layer, shape) = (self.layer, &self.shape);
-        let of = |values: &[f32], len, range| rows(values, shape, len, range);
+        let of = |values: &[f32], len, range| rows_of(values, shape, len, range);
         [
             of(&self.q, shape.q_len(), queries.clone()),
             of(&layer.unrotated_k, shape.kv_len(), 0..keys),
@@ -340,7 +340,7 @@ impl<'a> Problem<'a> {
         ]
     }
 
-    /// That the first query sees.
+    /// The blocks that the first query sees, which has the fewest.
     fn fewest_blocks(&self) -> usize {
         let step = |step: &Step| step.grid.dense_row(step.grid.first_query_block());
         self.steps.iter().map(step).min().unwrap_or(0)
@@ -398,7 +398,7 @@ impl<'a> Problem<'a> {
 }
 
 /// Rows of each head of `[heads, len, dim]`.
-fn rows(values: &[f32], shape: &Shape, len: usize, rows: Range<usize>) -> Vec<f32> {
+fn rows_of(values: &[f32], shape: &Shape, len: usize, rows: Range<usize>) -> Vec<f32> {
     let dim = shape.head_dim();
     let heads = values.chunks_exact(len * dim);
     heads.flat_map(|head| &head[rows.start * dim..rows.end * dim]).copied().collect()
@@ -554,7 +554,8 @@ impl Row {
 fn table(layer: u32, rows: &[Row]) -> String {
     let of = |rule| rows.iter().filter(move |row| row.layer == layer && row.rule == rule);
     let mut text = String::new();
-    let numbers: [(&str, fn(&Row) -> String); 3] = [
+    type Cell = fn(&Row) -> String;
+    let numbers: [(&str, Cell); 3] = [
         ("error", Row::error),
         ("recall", |row| format!("{:.3}     ", row.recall)),
         ("KiB", |row| format!("{:.1}     ", row.bytes / 1024.0)),

@@ -237,9 +237,9 @@ impl Truth {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Under every kind of mask, for lists of heads and lists that heads share: only blocks that are
-    /// seen, the pinned ones among them, and of the others those that have most of the attention of
-    /// the rows that were asked; all blocks are dense attention.
+    /// Under every kind of mask, for lists of heads and lists that heads share: only blocks that
+    /// are seen, the pinned ones among them, and of the others those that have most of the
+    /// attention of the rows that were asked; all blocks are dense attention.
     #[test]
     fn lists_are_the_best_of_what_is_seen(
         kind in 0..attentions().len(),
