@@ -5,26 +5,30 @@
 //! The queries are the last half of the tokens, so that each of them has more blocks behind it than
 //! it may visit. Heads that share keys and values share a list; one list per head is measured
 //! beside it, and all that these lists read together is what it costs. Lists are chosen by causal
-//! probes ([`Probe::causal`]): by rows that come before all rows that use the list.
+//! probes ([`Probe::causal`]): by rows that come before all rows that use the list. In decoding, a
+//! list is for one row, which speaks for itself.
 //!
 //! ```text
 //! cargo run --release --example content
+//! cargo run --release --example content -- --decode          # every 32nd query, with its own list
 //! cargo run --release --example content -- --block-size 16   # as many tokens in smaller blocks
 //! ```
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use prflash::attention::Sequence;
 use prflash::reference::{self, BlockMass};
 use prflash::sampling::Granularity;
 use prflash::sampling::content::{BlockScores, DEFAULT_GROUP, Estimate, KeySummaries, Participation, Probe};
 use prflash::verify::{Tolerance, compare};
 use prflash::{
-    BlockGrid, Bound, Call, Context, ContextOptions, DType, Layout, Operands, Plan, Profile, Schedule, Seed,
-    Shape, Systematic, TableBuffer, Tables, Tensor,
+    BlockGrid, Bound, Call, Context, ContextOptions, DType, Layout, Operands, Plan, PlanOptions, Profile,
+    Schedule, Seed, Shape, Systematic, TableBuffer, Tables, Tensor,
 };
 use serde_json::{Value, json};
 use testkit::chart::{Axis, Panel, Point, Scale, Series, chart};
@@ -44,6 +48,9 @@ struct Arguments {
     /// Tokens of a block: 64, 32 or 16.
     #[arg(long, default_value = "64", value_parser = ["64", "32", "16"])]
     block_size: String,
+    /// A list for each of every 32nd query row, in place of one for each query block.
+    #[arg(long)]
+    decode: bool,
     /// Seeds of the rules that draw.
     #[arg(long, default_value_t = 8, default_value_if("quick", "true", "2"), value_parser = clap::value_parser!(u16).range(2..))]
     seeds: u16,
@@ -55,7 +62,7 @@ struct Arguments {
     adapter: Option<String>,
 }
 
-/// Tokens that a row may visit, in blocks of 64.
+/// What a row may visit, in blocks of 64 tokens.
 const BUDGETS: [usize; 6] = [4, 6, 8, 12, 16, 24];
 
 /// The budget of the picture, in blocks of 64 tokens.
@@ -88,7 +95,7 @@ impl Rule {
         Rule::TopK,
     ];
 
-    /// In JSON.
+    /// What JSON calls it.
     fn name(self) -> &'static str {
         match self {
             Rule::SinkWindow => "sink_window",
@@ -148,12 +155,12 @@ struct Row {
     layer: u32,
     rule: Rule,
     budget: usize,
-    /// Blocks that a KV head reads for a query block, on average.
+    /// Blocks that a KV head reads for a list's queries, on average.
     blocks: f64,
     /// By seed.
     errors: Vec<f64>,
     recall: f64,
-    /// That a KV head reads for a query block, on average.
+    /// That a KV head reads for a list's queries, on average.
     bytes: f64,
 }
 
@@ -162,14 +169,16 @@ fn main() -> Result<()> {
     let (arguments, usual) = example::parse::<Arguments>();
     let context = open(&arguments)?;
     let tokens = arguments.tokens.map_or(if context.is_some() { 3840 } else { 1024 }, usize::from);
-    let block: usize = arguments.block_size.parse()?;
+    let (block, decode): (usize, bool) = (arguments.block_size.parse()?, arguments.decode);
     let probe = Probe::causal(arguments.probe_rows.into())?;
     let layers = fixture::load(tokens)?;
     let mut progress = Progress::new();
     progress.tell("Summing the exact attention mass of every block on the CPU …");
     let problems = std::thread::scope(|scope| {
-        let work: Vec<_> =
-            layers.iter().map(|layer| scope.spawn(move || Problem::new(layer, block, probe))).collect();
+        let work: Vec<_> = layers
+            .iter()
+            .map(|layer| scope.spawn(move || Problem::new(layer, block, decode, probe)))
+            .collect();
         work.into_iter()
             .map(|thread| thread.join().expect("the oracle doesn't panic"))
             .collect::<Result<Vec<_>>>()
@@ -181,14 +190,18 @@ fn main() -> Result<()> {
     for problem in &problems {
         rows.extend(problem.measure(context.as_ref(), arguments.seeds.into())?);
     }
-    let pictures = [folder.join("content_blocks.svg"), folder.join("content_error.svg")];
-    problems[0].draw(&pictures[0])?;
-    error_picture(&pictures[1], &rows, block)?;
-    let grid = &problems[0].grid;
+    let mut pictures = vec![folder.join("content_error.svg")];
+    error_picture(&pictures[0], &rows, block)?;
+    if let (false, Some(sharp)) = (decode, problems.last()) {
+        pictures.push(folder.join("content_blocks.svg"));
+        sharp.draw(&pictures[1])?;
+    }
+    let queries = problems[0].steps.iter().map(|step| step.queries.len()).sum::<usize>();
     if arguments.common.json {
         let fields = json!({
             "tokens": tokens,
-            "queries": grid.q_len(),
+            "queries": queries,
+            "decode": decode,
             "block_size": block,
             "group": problems[0].group,
             "probe_rows": arguments.probe_rows,
@@ -203,18 +216,17 @@ fn main() -> Result<()> {
         context.as_ref().map_or("the CPU reference (f64)".into(), |c| c.capabilities().to_string())
     );
     println!(
-        "Inputs   {} query heads on {} KV head, the last {} of {tokens} tokens as queries; blocks of {block}, of which these see {} to {}",
-        grid.heads(),
-        grid.kv_heads(),
-        grid.q_len(),
-        grid.dense_row(grid.first_query_block()),
-        grid.key_blocks(),
+        "Inputs   {} query heads on {} KV head; of the last half of {tokens} tokens {queries} as queries; blocks of {block}, of which these see {} to {}",
+        layers[0].shape.heads(),
+        layers[0].shape.kv_heads(),
+        problems[0].fewest_blocks(),
+        tokens.div_ceil(block),
     );
     for problem in &problems {
         println!("{}", table(problem.layer.index, &rows));
     }
     print!("{LEGEND}");
-    println!("Pictures {}\n         {}", pictures[0].display(), pictures[1].display());
+    println!("Pictures {}", folder.display());
     Ok(())
 }
 
@@ -223,7 +235,7 @@ What the numbers mean
   blocks   a row visits, over which the columns go; a KV head with a list for each of its query heads reads more than that
   error    ‖o − o*‖ / ‖o*‖ over all rows, with o* the output of dense attention; of rules that draw the mean ± its standard error over seeds, in units of the last digit
   recall   share of dense attention's mass that lies in visited blocks, mean over rows
-  KiB      of keys and values in f16 that a KV head reads for a query block, and of what the rule reads to choose
+  KiB      of keys and values in f16 that a KV head reads for a query block (in decoding: for a query), and of what the rule reads to choose
   harmonic half of the budget is the window, the rest is drawn by 1/(1+d), β = ½; both: drawn by share^½/(1+d)^½ of the saturated estimate, β = 1
   exact    chosen by the mass that the same few query rows have in each block; top-k by the mass of all rows, later ones too: what no rule can know
 How to read them: in one column rules have visited as many blocks, so the smaller error is the better choice of blocks there; across columns compare at equal KiB.
@@ -247,15 +259,14 @@ fn open(arguments: &Arguments) -> Result<Option<Context>> {
     }
 }
 
-/// A layer's last queries over all of its keys, and what rules may know of them.
-struct Problem<'a> {
-    layer: &'a Layer,
+/// Queries that have lists of their own, over the keys that they see, and what rules may know of
+/// them.
+struct Step {
+    /// Rows of the problem's queries.
+    queries: Range<usize>,
     shape: Shape,
     /// One list per KV head.
     grid: BlockGrid,
-    /// `[heads, q_len, head_dim]`, before rotation.
-    q: Vec<f32>,
-    group: usize,
     saturated: BlockScores,
     bound: BlockScores,
     mean_key: BlockScores,
@@ -263,41 +274,137 @@ struct Problem<'a> {
     mass: BlockMass,
 }
 
+/// A layer's last queries: all of them together, or some of them one by one.
+struct Problem<'a> {
+    layer: &'a Layer,
+    /// Of the queries and all keys.
+    shape: Shape,
+    /// `[heads, q_len, head_dim]`, before rotation.
+    q: Vec<f32>,
+    block: usize,
+    group: usize,
+    steps: Vec<Step>,
+}
+
 impl<'a> Problem<'a> {
-    fn new(layer: &'a Layer, block: usize, probe: Probe) -> Result<Self> {
-        let (len, dim) = (layer.shape.kv_len(), layer.shape.head_dim());
+    fn new(layer: &'a Layer, block: usize, decode: bool, probe: Probe) -> Result<Self> {
+        let len = layer.shape.kv_len();
         // Whole blocks, so that every row of a query block has the blocks that its list may have.
         let first = (len / 2).next_multiple_of(block);
         let shape = layer.shape.with_q_len(len - first)?;
-        let heads = layer.unrotated_q.chunks_exact(len * dim);
-        let q: Vec<f32> = heads.flat_map(|head| &head[first * dim..]).copied().collect();
-        let grid = BlockGrid::causal(&shape).with_block_size(block)?.with_granularity(Granularity::KvHead);
-        let (attention, group) = (layer.attention(), DEFAULT_GROUP.min(block));
-        let summarize = |group| attention.summarize(&shape, &layer.unrotated_k, group, None);
+        let q = rows_of(&layer.unrotated_q, &layer.shape, len, first..len);
+        let mut problem = Self { layer, shape, q, block, group: DEFAULT_GROUP.min(block), steps: vec![] };
+        let queries: Vec<Range<usize>> = match decode {
+            true => (31..shape.q_len()).step_by(32).map(|row| row..row + 1).collect(),
+            false => std::iter::once(0..shape.q_len()).collect(),
+        };
+        for queries in queries {
+            let step = problem.step(queries, first, probe)?;
+            problem.steps.push(step);
+        }
+        Ok(problem)
+    }
+
+    /// Those queries, of which the first of all has the position `first`.
+    fn step(&self, queries: Range<usize>, first: usize, probe: Probe) -> Result<Step> {
+        let shape = self.shape.with_q_len(queries.len())?.with_kv_len(first + queries.end)?;
+        let grid =
+            BlockGrid::causal(&shape).with_block_size(self.block)?.with_granularity(Granularity::KvHead);
+        let (attention, [q, k, _]) = (self.layer.attention(), self.inputs(&queries, shape.kv_len()));
+        let summarize = |group| attention.summarize(&shape, &k, group, None);
         let score = |keys: &KeySummaries, estimate| {
             attention.block_scores(&grid, &q, keys, estimate, probe, &Tables::new())
         };
-        let (keys, single) = (summarize(group)?, summarize(1)?);
-        Ok(Self {
+        let (keys, single) = (summarize(self.group)?, summarize(1)?);
+        Ok(Step {
             saturated: score(&keys, Estimate::Saturated)?,
             bound: score(&keys, Estimate::Bound)?,
             mean_key: score(&keys, Estimate::MeanKey)?,
             // Every estimate of a single key is exact.
             exact: score(&single, Estimate::Bound)?,
-            mass: reference::block_mass(&attention, &shape, &q, &layer.unrotated_k, &grid)?,
-            layer,
+            mass: reference::block_mass(&attention, &shape, &q, &k, &grid)?,
+            queries,
             shape,
             grid,
-            q,
-            group,
         })
     }
 
-    /// Blocks of this grid with as many tokens as `budget` blocks of 64.
-    fn blocks(&self, budget: usize) -> usize {
-        budget * 64 / self.grid.block_size()
+    /// Q, K and V of these queries and the first `keys` keys.
+    fn inputs(&self, queries: &Range<usize>, keys: usize) -> [Vec<f32>; 3] {
+        let (layer, shape) = (self.layer, &self.shape);
+        let of = |values: &[f32], len, range| rows_of(values, shape, len, range);
+        [
+            of(&self.q, shape.q_len(), queries.clone()),
+            of(&layer.unrotated_k, shape.kv_len(), 0..keys),
+            of(&layer.v, shape.kv_len(), 0..keys),
+        ]
     }
 
+    /// The blocks that the first query sees, which has the fewest.
+    fn fewest_blocks(&self) -> usize {
+        let step = |step: &Step| step.grid.dense_row(step.grid.first_query_block());
+        self.steps.iter().map(step).min().unwrap_or(0)
+    }
+
+    /// Every rule at every budget that leaves something out.
+    fn measure(&self, context: Option<&Context>, seeds: u64) -> Result<Vec<Row>> {
+        let engine = Engine::new(self, context)?;
+        let dense: Vec<f64> = engine.run(0.0, None)?.into_iter().map(f64::from).collect();
+        let budgets: Vec<usize> = BUDGETS.into_iter().map(|budget| budget * 64 / self.block).collect();
+        let budgets: Vec<usize> =
+            budgets.into_iter().filter(|&blocks| blocks < self.fewest_blocks()).collect();
+        let mut progress = Progress::new();
+        let mut rows = Vec::new();
+        for (rule, budget) in Rule::ALL.iter().flat_map(|&rule| budgets.iter().map(move |&b| (rule, b))) {
+            progress.tell(format!("Layer {}: {}, {budget} blocks", self.layer.index, rule.shown()));
+            let (mut errors, mut blocks, mut recalls, mut bytes) = (vec![], vec![], vec![], vec![]);
+            for seed in 0..if rule.is_drawn() { seeds } else { 1 } {
+                let seed = Seed::new(seed).layer(self.layer.index);
+                let choose = |(at, step): (usize, &Step)| step.choose(rule, budget, seed.sequence(at as u32));
+                let chosen: Vec<Schedule> =
+                    self.steps.iter().enumerate().map(choose).collect::<prflash::Result<_>>()?;
+                let output = engine.run(rule.beta(), Some(&chosen))?;
+                // Not a test: the tolerance plays no part, the relative error does.
+                let report = compare(&output, &dense, Tolerance::absolute(0.0))?;
+                anyhow::ensure!(report.nan == 0, "{}, {seed:?}: {report}", rule.shown());
+                errors.push(report.relative_error);
+                for (step, schedule) in self.steps.iter().zip(&chosen) {
+                    // Steps have as many queries each.
+                    recalls.push(step.mass.recall(schedule)?);
+                    let read = step.read(rule, self.group, schedule);
+                    blocks.push(read.0);
+                    bytes.push(read.1);
+                }
+            }
+            let [blocks, recall, bytes] = [blocks, recalls, bytes].map(|values| mean(&values));
+            rows.push(Row { layer: self.layer.index, rule, budget, blocks, errors, recall, bytes });
+        }
+        let (layer, rules) = (self.layer.index, Rule::ALL.len());
+        progress.done(format!("Layer {layer}, {rules} rules at {} budgets", budgets.len()));
+        Ok(rows)
+    }
+
+    /// What distance and content chose.
+    fn draw(&self, path: &Path) -> Result<()> {
+        let blocks = PICTURED * 64 / self.block;
+        let rules = [Rule::Harmonic, Rule::Saturated, Rule::Both, Rule::TopK];
+        let mut panels = Vec::new();
+        for rule in rules {
+            panels.push((rule.shown().to_owned(), self.steps[0].choose(rule, blocks, Seed::new(0))?));
+        }
+        let title = format!("layer {}, KV head 0: {blocks} blocks a row", self.layer.index);
+        picture::chosen(path, &title, &panels)
+    }
+}
+
+/// Rows of each head of `[heads, len, dim]`.
+fn rows_of(values: &[f32], shape: &Shape, len: usize, rows: Range<usize>) -> Vec<f32> {
+    let dim = shape.head_dim();
+    let heads = values.chunks_exact(len * dim);
+    heads.flat_map(|head| &head[rows.start * dim..rows.end * dim]).copied().collect()
+}
+
+impl Step {
     fn choose(&self, rule: Rule, blocks: usize, seed: Seed) -> prflash::Result<Schedule> {
         let (grid, top) = (&self.grid, Participation::content(blocks)?);
         let profile = match rule {
@@ -321,45 +428,9 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// Every rule at every budget that leaves something out.
-    fn measure(&self, context: Option<&Context>, seeds: u64) -> Result<Vec<Row>> {
-        let engine = Engine::new(self, context)?;
-        let dense: Vec<f64> = engine.run(0.0, None)?.into_iter().map(f64::from).collect();
-        let least = self.grid.dense_row(self.grid.first_query_block());
-        let budgets: Vec<usize> =
-            BUDGETS.into_iter().map(|budget| self.blocks(budget)).filter(|&blocks| blocks < least).collect();
-        let mut progress = Progress::new();
-        let mut rows = Vec::new();
-        for (rule, budget) in Rule::ALL.iter().flat_map(|&rule| budgets.iter().map(move |&b| (rule, b))) {
-            progress.tell(format!("Layer {}: {}, {budget} blocks", self.layer.index, rule.shown()));
-            let (mut errors, mut blocks, mut recalls, mut bytes) = (vec![], vec![], vec![], vec![]);
-            for seed in 0..if rule.is_drawn() { seeds } else { 1 } {
-                let schedule = self.choose(rule, budget, Seed::new(seed).layer(self.layer.index))?;
-                let output = engine.run(rule.beta(), Some(&schedule))?;
-                // Not a test: the tolerance plays no part, the relative error does.
-                let report = compare(&output, &dense, Tolerance::absolute(0.0))?;
-                anyhow::ensure!(report.nan == 0, "{}, seed {seed}: {report}", rule.shown());
-                errors.push(report.relative_error);
-                recalls.push(self.mass.recall(&schedule)?);
-                let read = self.read(rule, &schedule);
-                blocks.push(read.0);
-                bytes.push(read.1);
-            }
-            let [blocks, recall, bytes] = [blocks, recalls, bytes].map(|values| mean(&values));
-            rows.push(Row { layer: self.layer.index, rule, budget, blocks, errors, recall, bytes });
-        }
-        progress.done(format!(
-            "Layer {}, {} rules at {} budgets",
-            self.layer.index,
-            Rule::ALL.len(),
-            budgets.len()
-        ));
-        Ok(rows)
-    }
-
     /// Blocks and bytes that a KV head reads for a query block, on average: what any of its query
     /// heads visits, once.
-    fn read(&self, rule: Rule, schedule: &Schedule) -> (f64, f64) {
+    fn read(&self, rule: Rule, group: usize, schedule: &Schedule) -> (f64, f64) {
         let (shape, grid) = (&self.shape, schedule.grid());
         let block = grid.block_size();
         let tokens = |at: usize| ((at + 1) * block).min(grid.kv_len()) - at * block;
@@ -373,22 +444,10 @@ impl<'a> Problem<'a> {
             let read: usize = read.into_iter().map(tokens).sum();
             numbers += read * (shape.head_dim() + shape.value_dim());
             let visible = grid.dense_row(grid.first_query_block() + row as i64);
-            numbers += visible * rule.numbers_read(self.group, block) * shape.head_dim();
+            numbers += visible * rule.numbers_read(group, block) * shape.head_dim();
         }
         let rows = (grid.kv_heads() * grid.query_blocks()) as f64;
         (blocks as f64 / rows, 2.0 * numbers as f64 / rows)
-    }
-
-    /// What distance and content chose.
-    fn draw(&self, path: &Path) -> Result<()> {
-        let blocks = self.blocks(PICTURED);
-        let rules = [Rule::Harmonic, Rule::Saturated, Rule::Both, Rule::TopK];
-        let mut panels = Vec::new();
-        for rule in rules {
-            panels.push((rule.shown().to_owned(), self.choose(rule, blocks, Seed::new(0))?));
-        }
-        let title = format!("layer {}, KV head 0: {blocks} blocks a row", self.layer.index);
-        picture::chosen(path, &title, &panels)
     }
 }
 
@@ -402,7 +461,7 @@ struct Gpu {
     output: Tensor,
     /// One plan for each correction.
     plans: Vec<(f32, Plan, Bound)>,
-    call: Call<'static>,
+    sequences: Vec<Sequence>,
 }
 
 impl<'a> Engine<'a> {
@@ -418,36 +477,51 @@ impl<'a> Engine<'a> {
         let v = tensor(shape.kv_heads(), shape.kv_len(), &layer.v)?;
         let output = Tensor::zeros(context, DType::F32, *q.view().layout())?;
         let operands = Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
+        let options = PlanOptions::new().with_sequences(problem.steps.len())?;
         let mut plans = Vec::new();
         for beta in [0.0, 0.5, 1.0] {
-            let plan = layer.attention().with_correction(beta)?.plan(context, shape)?;
+            let plan = layer.attention().with_correction(beta)?.plan_with(context, shape, &options)?;
             let bound = plan.bind(&operands)?;
             plans.push((beta, plan, bound));
         }
-        let call = Call::lengths(shape.q_len(), shape.kv_len());
-        Ok(Engine::Gpu(Box::new(Gpu { output, plans, call })))
+        let sequence = |step: &Step| {
+            let (queries, keys) = (step.queries.clone(), 0..step.shape.kv_len());
+            Sequence { queries, keys, ..Sequence::default() }
+        };
+        let sequences = problem.steps.iter().map(sequence).collect();
+        Ok(Engine::Gpu(Box::new(Gpu { output, plans, sequences })))
     }
 
-    /// The output, `[heads, q_len, head_dim]`.
-    fn run(&self, beta: f32, schedule: Option<&Schedule>) -> Result<Vec<f32>> {
-        let tables = schedule.map_or(Tables::new(), Tables::from);
+    /// The output of all queries, under a schedule for each step or densely, in an order that is
+    /// always the same.
+    fn run(&self, beta: f32, schedules: Option<&[Schedule]>) -> Result<Vec<f32>> {
         match self {
             Engine::Gpu(gpu) => {
                 let plan = gpu.plans.iter().find(|(of, ..)| *of == beta);
                 let (_, plan, bound) = plan.context("no plan for this β")?;
-                let uploaded = schedule.map(|_| TableBuffer::new(plan.context(), &tables)).transpose()?;
-                let call = uploaded.iter().fold(gpu.call.clone(), |call, tables| call.with_tables(tables));
+                let mut tables = Tables::new();
+                for schedule in schedules.into_iter().flatten() {
+                    tables = tables.with_schedule(schedule)?;
+                }
                 let context = plan.context();
+                let uploaded = schedules.map(|_| TableBuffer::new(context, &tables)).transpose()?;
+                let call = Call::sequences(&gpu.sequences);
+                let call = uploaded.iter().fold(call, |call, tables| call.with_tables(tables));
                 let mut encoder = context.device().create_command_encoder(&Default::default());
                 plan.encode(&mut encoder, bound, &call)?;
                 context.queue().submit([encoder.finish()]);
                 Ok(gpu.output.read_blocking(context)?)
             }
             Engine::Cpu(problem) => {
-                let (layer, attention) = (problem.layer, problem.layer.attention().with_correction(beta)?);
-                let (q, k, v) = (&problem.q, &layer.unrotated_k, &layer.v);
-                let exact = reference::attention(&attention, &problem.shape, q, k, v, &tables)?;
-                Ok(exact.output.iter().map(|&x| x as f32).collect())
+                let attention = problem.layer.attention().with_correction(beta)?;
+                let mut output = Vec::new();
+                for (at, step) in problem.steps.iter().enumerate() {
+                    let tables = schedules.map_or(Tables::new(), |schedules| Tables::from(&schedules[at]));
+                    let [q, k, v] = problem.inputs(&step.queries, step.shape.kv_len());
+                    let exact = reference::attention(&attention, &step.shape, &q, &k, &v, &tables)?;
+                    output.extend(exact.output.iter().map(|&x| x as f32));
+                }
+                Ok(output)
             }
         }
     }
@@ -480,7 +554,8 @@ impl Row {
 fn table(layer: u32, rows: &[Row]) -> String {
     let of = |rule| rows.iter().filter(move |row| row.layer == layer && row.rule == rule);
     let mut text = String::new();
-    let numbers: [(&str, fn(&Row) -> String); 3] = [
+    type Cell = fn(&Row) -> String;
+    let numbers: [(&str, Cell); 3] = [
         ("error", Row::error),
         ("recall", |row| format!("{:.3}     ", row.recall)),
         ("KiB", |row| format!("{:.1}     ", row.bytes / 1024.0)),
@@ -493,9 +568,8 @@ fn table(layer: u32, rows: &[Row]) -> String {
         text.push('\n');
         for rule in Rule::ALL {
             let _ = write!(text, "  {:<22}", rule.shown());
-            of(rule).for_each(|row| {
-                let _ = write!(text, "{:>13}", cell(row));
-            });
+            let cells: String = of(rule).map(|row| format!("{:>13}", cell(row))).collect();
+            text += cells.trim_end();
             text.push('\n');
         }
     }

@@ -365,8 +365,8 @@ impl Store {
         self.packs.retain(|pack| !pack.is_empty());
     }
 
-    /// The least and the largest number of every channel in the group of keys that begins with token
-    /// `first`: +∞ and −∞ where all of them were dropped.
+    /// The least and the largest number of every channel in the group of keys that begins with
+    /// token `first`: +∞ and −∞ where all of them were dropped.
     fn key_extremes(
         &self,
         standing: &Standing<'_>,

@@ -3,10 +3,13 @@
 use prflash::attention::PositionIds;
 use prflash::cache::{HostCache, Staircase, StoredKeys};
 use prflash::position::{Distance, Pairing, Slopes};
+use prflash::sampling::Granularity;
 use prflash::sampling::content::{Estimate, KeySummaries, Participation, Probe};
 use prflash::{
     Attention, Bias, BlockGrid, Documents, Positions, Rope, Schedule, Seed, Shape, Tables, reference,
 };
+
+use proptest::prelude::*;
 
 const DIM: usize = 8;
 
@@ -139,8 +142,8 @@ fn estimates_explain_masses() {
     let shape = Shape::new(4, 2, 64, 32).unwrap().with_kv_len(512).unwrap();
     let (q, mut k) = (numbers(4 * 64 * 32, 3), numbers(2 * 512 * 32, 4));
     // Keys of neighbours are alike.
-    for at in 0..k.len() {
-        k[at] = 0.3 * k[at] + numbers(1, 1000 + (at / (32 * 16)) as u32 * 32 + (at % 32) as u32)[0];
+    for (at, x) in k.iter_mut().enumerate() {
+        *x = 0.3 * *x + numbers(1, 1000 + (at / (32 * 16)) as u32 * 32 + (at % 32) as u32)[0];
     }
     let attention = Attention::causal();
     let grid = grid_of(&attention, &shape, 32);
@@ -201,6 +204,93 @@ fn causal_lists_know_nothing_of_what_comes() {
         }
     }
     assert!(differ > 0, "looking ahead made no difference");
+}
+
+/// Which blocks a list may have, and what each of them has of the attention, by the oracle's masses
+/// of every block, `[block][head · row]`: what `lists_are_the_best_of_what_is_seen` compares with.
+struct Truth {
+    grid: BlockGrid,
+    masses: Vec<Vec<f64>>,
+}
+
+impl Truth {
+    fn mass(&self, head: usize, query: usize, block: usize) -> f64 {
+        self.masses[block][head * self.grid.q_len() + query]
+    }
+
+    /// Whether a query of this query block sees a key of that block.
+    fn sees(&self, row: usize, block: usize) -> bool {
+        let query_block = |query: usize| {
+            let position = (self.grid.kv_len() - self.grid.q_len() + query) as i64;
+            (position.div_euclid(self.grid.block_size() as i64) - self.grid.first_query_block()) as usize
+        };
+        let mut queries = (0..self.grid.q_len()).filter(|&query| query_block(query) == row);
+        queries.any(|query| self.mass(0, query, block).is_finite())
+    }
+
+    /// The mean over heads of the share that the block has of a query's attention.
+    fn share(&self, heads: std::ops::Range<usize>, query: usize, block: usize) -> f64 {
+        let of_head = |head: usize| {
+            let blocks = 0..self.masses.len();
+            let all: f64 = blocks.map(|block| self.mass(head, query, block).exp()).sum();
+            if all > 0.0 { self.mass(head, query, block).exp() / all } else { 0.0 }
+        };
+        heads.clone().map(of_head).sum::<f64>() / heads.len() as f64
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Under every kind of mask, for lists of heads and lists that heads share: only blocks that
+    /// are seen, the pinned ones among them, and of the others those that have most of the
+    /// attention of the rows that were asked; all blocks are dense attention.
+    #[test]
+    fn lists_are_the_best_of_what_is_seen(
+        kind in 0..attentions().len(),
+        granularity in prop::sample::select(vec![Granularity::Head, Granularity::KvHead, Granularity::Shared]),
+        (q_len, more, block, blocks) in (1usize..30, 0usize..40, 2usize..9, 1usize..8),
+        masked: bool,
+        seed: u32,
+    ) {
+        let (_, attention) = attentions().swap_remove(kind);
+        let shape = Shape::new(4, 2, q_len, DIM).unwrap().with_kv_len(q_len + more).unwrap();
+        let grid = grid_of(&attention, &shape, block).with_granularity(granularity);
+        let [q, k, v] = [4 * q_len, 2 * shape.kv_len(), 2 * shape.kv_len()].map(|rows| numbers(rows * DIM, seed));
+        let starts: Vec<usize> =
+            (0..q_len).map(|row| if row < q_len / 2 { more / 2 } else { more + q_len / 2 }).collect();
+        let documents = Documents::from_starts(&starts).unwrap();
+        let tables = if masked { Tables::new().with_documents(&documents) } else { Tables::new() };
+        let masses = |block| exact_masses(&attention, &grid, &shape, &q, &k, &tables, block);
+        let truth = Truth { grid, masses: (0..grid.key_blocks()).map(masses).collect() };
+
+        // Groups of one token, whose estimates are exact, and one row, which speaks alone.
+        let (keys, probe) = (attention.summarize(&shape, &k, 1, None).unwrap(), Probe::looking_ahead(1).unwrap());
+        let scores = attention.block_scores(&grid, &q, &keys, Estimate::Saturated, probe, &tables).unwrap();
+        let top = Participation::content(blocks).unwrap();
+        let schedule = Schedule::select(&grid, &top, &scores, Seed::new(0)).unwrap();
+        let each = grid.heads_per_group();
+        for (group, row) in (0..grid.groups()).flat_map(|g| (0..grid.query_blocks()).map(move |row| (g, row))) {
+            let diagonal = (grid.first_query_block() + row as i64) as usize;
+            let visible: Vec<usize> = (0..grid.key_blocks()).filter(|&block| truth.sees(row, block)).collect();
+            let is_pinned = |block: &usize| *block == 0 || *block == diagonal;
+            let pinned = visible.iter().copied().filter(is_pinned).count();
+            let list = schedule.blocks(group, row);
+            prop_assert_eq!(list.len(), blocks.max(pinned).min(visible.len()));
+            prop_assert!(list.iter().all(|block| visible.contains(block)));
+            let share = |block: &usize| truth.share(group * each..(group + 1) * each, probe.rows(&grid, row)[0], *block);
+            let (kept, left): (Vec<usize>, Vec<usize>) = visible.iter().partition(|block| list.contains(block));
+            prop_assert!(!left.iter().any(is_pinned));
+            let least = kept.iter().filter(|block| !is_pinned(block)).map(share).fold(f64::INFINITY, f64::min);
+            // Scores are rounded to 1/1024 of a power of two, a few times.
+            prop_assert!(left.iter().map(share).all(|share| share <= least * 1.004), "{kept:?} and not {left:?}");
+        }
+        let all = Schedule::select(&grid, &Participation::content(usize::MAX).unwrap(), &scores, Seed::new(0)).unwrap();
+        let with = if masked { Tables::from(&all).with_documents(&documents) } else { Tables::from(&all) };
+        let [got, want] =
+            [&with, &tables].map(|tables| reference::attention(&attention, &shape, &q, &k, &v, tables).unwrap());
+        prop_assert!(got.output.iter().zip(&want.output).all(|(got, want)| (got - want).abs() < 1e-9));
+    }
 }
 
 /// A cache's summaries are those of the keys that it gives back, but that coded groups have the

@@ -80,9 +80,9 @@ impl Attention {
     /// Invalid argument (`grid`) unless it is causal or full as this attention is; (`q`) unless
     /// these are that many finite numbers, rotated too; (`summaries`) if they are of other sizes,
     /// or have no means where the estimate needs them; (`positions`) with a harmonic factor on
-    /// scores, which no estimate knows; (`position_ids`, `documents`) if these are of other lengths,
-    /// or ids come with a bias, since lags within a group are then anything. Too large (`grid`) past
-    /// [`MAX_ELEMENTS`](crate::limits::MAX_ELEMENTS) scores.
+    /// scores, which no estimate knows; (`position_ids`, `documents`) if these are of other
+    /// lengths, or ids come with a bias, since lags within a group are then anything. Too large
+    /// (`grid`) past [`MAX_ELEMENTS`](crate::limits::MAX_ELEMENTS) scores.
     pub fn block_scores(
         &self,
         grid: &BlockGrid,

@@ -1,5 +1,5 @@
-//! Scores as integers, so that every machine decides alike: logarithms to base 2 in units of 1/1024,
-//! with exponentials and logarithms from one table of integers.
+//! Scores as integers, so that every machine decides alike: logarithms to base 2 in units of
+//! 1/1024, with exponentials and logarithms from one table of integers.
 
 use std::sync::LazyLock;
 

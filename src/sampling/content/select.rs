@@ -20,10 +20,10 @@ const FARTHEST_GAMMA: i64 = 1 << 36;
 impl Schedule {
     /// Chooses the blocks of every row by their scores, and by distance if `participation` says so.
     ///
-    /// A row has as many blocks as the budget says, its pinned blocks included: all that are visible
-    /// where these aren't more, the pinned ones at least. Everything is decided in integers, so the
-    /// same scores give the same schedule on every machine; of blocks that are equal, the nearer one
-    /// is taken. The seed matters only where blocks are drawn.
+    /// A row has as many blocks as the budget says, its pinned blocks included: all that are
+    /// visible where these aren't more, the pinned ones at least. Everything is decided in
+    /// integers, so the same scores give the same schedule on every machine; of blocks that are
+    /// equal, the nearer one is taken. The seed matters only where blocks are drawn.
     ///
     /// `grid` says which heads share a list; otherwise it is the scores' own. Time: n·log n for the
     /// n blocks of a row.
@@ -62,10 +62,10 @@ impl Schedule {
     /// the first has what [`select`](Schedule::select) takes without drawing, each further one the
     /// next best blocks, as many as the budget says, and the last one the rest.
     ///
-    /// Weights are `ln 1 = 0`. Merged by log-sum-exp
-    /// ([`reference::merge`](crate::reference::merge) without the mean) all rounds are exactly dense
-    /// attention; [`Attention::missing`](crate::Attention::missing) says after each of them how much
-    /// is left out at most.
+    /// Weights are `ln 1 = 0`. Merged by log-sum-exp ([`reference::merge`](crate::reference::merge)
+    /// without the mean) all rounds are exactly dense attention;
+    /// [`Attention::missing`](crate::Attention::missing) says after each of them how much is left
+    /// out at most.
     ///
     /// # Errors
     /// As [`select`](Schedule::select); invalid argument (`rounds`) unless there are between 1 and
@@ -172,8 +172,8 @@ fn draw(free: &[Free], budget: usize, uniform: u32, kept: &mut Vec<(usize, f32)>
     }
 }
 
-/// `min(1, 2^(γ + score))` of each block in 32.32 fixed point, with the sum `budget`, for fewer than
-/// there are blocks. What rounding leaves over goes to the first blocks that aren't certain.
+/// `min(1, 2^(γ + score))` of each block in 32.32 fixed point, with the sum `budget`, for fewer
+/// than there are blocks. What rounding leaves over goes to the first blocks that aren't certain.
 fn probabilities(free: &[Free], budget: usize) -> Vec<u64> {
     let target = budget as u64 * ONE;
     let cost = |gamma: i64| -> u64 { free.iter().map(|free| probability(gamma + free.score)).sum() };
