@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use lab::Interrupted;
 
-use crate::commands::{content, generate, perplexity, report, search, subword, sweep, word2vec};
+use crate::commands::{content, generate, passkeys, perplexity, report, search, subword, sweep, word2vec};
 
 /// Real language models on prflash.
 #[derive(Parser)]
@@ -26,6 +26,8 @@ enum Command {
     Perplexity(perplexity::Args),
     /// Compares rules that choose blocks, by what a model predicts under them.
     Content(content::Args),
+    /// Asks for numbers that are hidden in texts, under rules that choose blocks.
+    Passkeys(passkeys::Args),
     /// Measures what lab/RESULTS.md reports: everything that its files of results don't have yet.
     Sweep(sweep::Args),
     /// Writes lab/RESULTS.md and its pictures from the files of results.
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Perplexity(arguments) => perplexity::run(&arguments),
         Command::Content(arguments) => content::run(&arguments),
+        Command::Passkeys(arguments) => passkeys::run(&arguments),
         Command::Sweep(arguments) => sweep::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Subword(command) => subword::run(&command),

@@ -32,7 +32,12 @@ pub struct Prompt {
     pub key: String,
     /// Where the sentence with the number starts.
     pub needle: usize,
+    /// Where the question starts.
+    pub question: usize,
 }
+
+/// Whose passkeys are hidden, where there are several.
+const NAMES: [&str; 4] = ["Anna", "Victor", "Clara", "Oscar"];
 
 impl Prompt {
     /// `width` tokens with the number at `depth` percent, in the text that `hay` holds. The number
@@ -47,22 +52,61 @@ impl Prompt {
         depth: usize,
         seed: u64,
     ) -> Result<Self> {
-        let key = SmallRng::seed_from_u64(seed).random_range(10_000..100_000u32).to_string();
+        Self::among(tokenizer, hay, width, (depth, 1), seed)
+    }
+
+    /// The same with one of up to four numbers asked for, each with the name of its owner: it is at
+    /// `depth` percent, the others at even steps behind it and, past the end, from the beginning.
+    ///
+    /// # Errors
+    /// As [`new`](Prompt::new); more numbers than there are names.
+    pub fn among(
+        tokenizer: &mut Tokenizer,
+        hay: &[u32],
+        width: usize,
+        (depth, keys): (usize, usize),
+        seed: u64,
+    ) -> Result<Self> {
+        ensure!((1..=NAMES.len()).contains(&keys), "expected 1 to {} passkeys, got {keys}", NAMES.len());
+        let mut random = SmallRng::seed_from_u64(seed);
+        let numbers: Vec<String> =
+            (0..keys).map(|_| random.random_range(10_000..100_000u32).to_string()).collect();
+        let whose = |index: usize| if keys == 1 { String::new() } else { format!(" of {}", NAMES[index]) };
         let mut encode = |text: String| tokenizer.encode(&text, false);
-        let needle = encode(format!("\n\nThe pass key is {key}. Remember it: the pass key is {key}.\n\n"))?;
-        let question = encode("\n\nWhat is the pass key? The pass key is".into())?;
+        let mut needles = Vec::new();
+        for (index, key) in numbers.iter().enumerate() {
+            let of = whose(index);
+            let text = format!("\n\nThe pass key{of} is {key}. Remember it: the pass key{of} is {key}.\n\n");
+            needles.push(((depth + index * 100 / keys) % 100, encode(text)?));
+        }
+        let of = whose(0);
+        let question = encode(format!("\n\nWhat is the pass key{of}? The pass key{of} is"))?;
+        let key = numbers.into_iter().next().unwrap_or_default();
         let answer = encode(format!(" {key}"))?;
         let bos = tokenizer.bos();
-        let rest = usize::from(bos.is_some()) + needle.len() + question.len() + answer.len();
+        let hidden: usize = needles.iter().map(|(_, needle)| needle.len()).sum();
+        let rest = usize::from(bos.is_some()) + hidden + question.len() + answer.len();
         ensure!(width > rest, "--width: the passkey and its question alone take {rest} tokens, got {width}");
         let room = width - rest;
         ensure!(hay.len() >= room, "expected {room} tokens of text around the passkey, got {}", hay.len());
-        let cut = room * depth / 100;
-        let parts = [&hay[..cut], &needle, &hay[cut..room], &question, &answer];
-        let mut ids: Vec<u32> = bos.into_iter().collect();
-        let needle = ids.len() + cut;
-        parts.iter().for_each(|part| ids.extend_from_slice(part));
-        Ok(Self { answer: width - answer.len()..width, ids, key, needle })
+        let (mut ids, mut needle) = (bos.into_iter().collect::<Vec<u32>>(), 0);
+        let first = needles[0].clone();
+        needles.sort_by_key(|(depth, _)| *depth);
+        let mut read = 0;
+        for (depth, tokens) in needles {
+            let cut = room * depth / 100;
+            ids.extend_from_slice(&hay[read..cut]);
+            read = cut;
+            if (depth, &tokens) == (first.0, &first.1) {
+                needle = ids.len();
+            }
+            ids.extend(tokens);
+        }
+        ids.extend_from_slice(&hay[read..room]);
+        let question_at = ids.len();
+        ids.extend(question);
+        ids.extend(&answer);
+        Ok(Self { answer: width - answer.len()..width, ids, key, needle, question: question_at })
     }
 }
 

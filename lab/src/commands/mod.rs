@@ -2,6 +2,7 @@
 
 pub mod content;
 pub mod generate;
+pub mod passkeys;
 pub mod perplexity;
 pub mod report;
 pub mod search;

@@ -72,6 +72,25 @@ impl Reference {
         Ok(reference)
     }
 
+    /// The likeliest token behind each of the last tokens under a rule.
+    ///
+    /// # Errors
+    /// As [`compare`](Reference::compare).
+    pub fn likeliest(
+        &self,
+        loaded: &Loaded,
+        setting: &Setting,
+        sequence: u32,
+        step: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<u32>> {
+        let mut steps = Steps::new(loaded.config(), setting, &self.memory);
+        steps.start(sequence);
+        let hidden = loaded.model.forward(&self.tokens, &mut steps, step)?;
+        let mut tokens = Vec::with_capacity(self.tokens.len());
+        each_row(loaded, &hidden, |_, row| tokens.push(largest(&row) as u32))?;
+        Ok(tokens)
+    }
+
     /// Reads the last tokens under a rule. `sequence` is what draws differ by.
     ///
     /// # Errors

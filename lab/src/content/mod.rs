@@ -8,6 +8,7 @@
 
 pub mod compare;
 pub mod memory;
+pub mod passkeys;
 pub mod rules;
 pub mod steps;
 #[cfg(test)]
