@@ -54,15 +54,17 @@ pub fn content(name: &str, blocks: usize, more: &str, size: usize) -> Rule {
     Rule::new(name, format!("--attention content --profile {blocks}{more} {LISTS} --block-size {size}"))
 }
 
-/// What lab/RESULTS.md compares, at an eighth and at a quarter of the bytes; the ceiling, which
-/// takes ten times as long as all others, at an eighth alone.
+/// What lab/RESULTS.md compares, at an eighth and at a quarter of the bytes.
 pub fn rules(width: usize) -> Vec<Rule> {
-    let mut all: Vec<Rule> =
-        [8, 4].into_iter().flat_map(|part| at_bytes_of(width, (width / 64 / part).max(1))).collect();
-    if let Some(last) = all.pop() {
-        all.retain(|rule| *rule != last);
-    }
-    all
+    [8, 4].into_iter().flat_map(|part| at_part(width, part)).collect()
+}
+
+/// The rules at a part of the bytes; with the ceiling, which takes ten times as long as all others,
+/// at an eighth alone.
+pub fn at_part(width: usize, part: usize) -> Vec<Rule> {
+    let mut rules = at_bytes_of(width, (width / 64 / part).max(1));
+    rules.truncate(if part == 8 { rules.len() } else { rules.len() - 1 });
+    rules
 }
 
 /// The rules that read about as many bytes as so many blocks of 64 tokens.

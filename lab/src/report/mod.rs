@@ -5,6 +5,7 @@
 //! a model or a device. What the numbers mean is written by people, in `lab/answers`, and goes in
 //! as it is.
 
+mod content;
 mod data;
 mod needle;
 mod page;
@@ -85,6 +86,7 @@ pub fn write_experiments(paths: &Paths, all: &[Experiment], quick: bool) -> Resu
         };
         write(&data, &mut page, &part)?;
     }
+    content::content(&data.content, &data.content_prefill, &data.passkeys, &mut page)?;
     subword::subword(&data.subword, &mut page)?;
     search::search(&data.search, &mut page)?;
     search_runs::search_runs(&data.search_runs, &mut page)?;
