@@ -49,6 +49,10 @@ const ROOMS: &[(&str, &[&str])] = &[
             "verify",
         ],
     ),
+    (
+        "attention/native",
+        &["attention", "attention/inputs", "error", "layout", "limits", "position", "sampling", "shape"],
+    ),
     ("reference", &["attention/inputs", "cache", "error", "position", "sampling", "shape"]),
     ("verify", &["attention/kernels", "error", "layout", "reference", "shape"]),
     ("calibration", &["attention/inputs", "error", "limits", "random", "reference", "sampling", "shape"]),

@@ -1,8 +1,13 @@
 //! Tests of what the host decides, which need no device.
 
+#[path = "../common/mod.rs"]
+mod common;
+
 mod cache;
 mod calibration;
 mod documents;
+#[cfg(feature = "native")]
+mod native;
 mod positions;
 mod sampling;
 mod verify;
