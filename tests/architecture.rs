@@ -51,7 +51,17 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "attention/native",
-        &["attention", "attention/inputs", "error", "layout", "limits", "position", "sampling", "shape"],
+        &[
+            "attention",
+            "attention/inputs",
+            "cache",
+            "error",
+            "layout",
+            "limits",
+            "position",
+            "sampling",
+            "shape",
+        ],
     ),
     ("reference", &["attention/inputs", "cache", "error", "position", "sampling", "shape"]),
     ("verify", &["attention/kernels", "error", "layout", "reference", "shape"]),

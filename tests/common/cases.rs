@@ -298,3 +298,20 @@ pub fn position_ids() -> impl Iterator<Item = Case> {
         Case { ids: vec![scattered, counted], ..Case::new(name, problem, Storage::HeadsFirst) }
     })
 }
+
+/// Few queries on many keys: splits of the keys, for every sharing of heads, head dimension and
+/// type, with everything that shapes a score.
+pub fn few_queries() -> impl Iterator<Item = Case> {
+    let lens = [(1, 1), (1, 63), (1, 1700), (2, 513), (3, 1000), (8, 2050), (7, 5), (1, 0), (8, 600)];
+    lens.into_iter().cycle().take(72).enumerate().map(|(case, (q_len, kv_len))| {
+        let (dim, ratio) = ([32, 64, 80, 100, 128, 256, 4][case % 7], [1, 3, 8, 40][case % 4]);
+        let shape = Shape::new(2 * ratio, 2, q_len, dim).unwrap().with_kv_len(kv_len).unwrap();
+        let mut attention = options(case, DType::ALL[case / 3 % 3]).with_lse(true);
+        if case % 5 == 3 && dim > 4 {
+            let positions = Positions::doubly_harmonic(rope(dim, dim / 4 / 8 * 8, Pairing::Half));
+            attention = attention.with_positions(positions.with_harmonic_factor(70.0).unwrap());
+        }
+        let problem = Problem::random(attention, shape, case as u64);
+        Case::new(format!("few queries, case {case}"), problem, LAYOUTS[case % 2])
+    })
+}

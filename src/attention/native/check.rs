@@ -1,8 +1,10 @@
 //! Calls checked, so that nothing of them is checked again.
 
-use super::work::{Part, Sequences, Work};
-use crate::attention::call::Sequence;
+use super::part::Part;
+use super::source::History;
+use super::work::{Sequences, Work};
 use crate::error::{Result, ensure};
+use crate::limits::MAX_BATCH;
 
 impl Work<'_> {
     /// Refuses everything that sequences and tables can be refused for. `order` is memory to work
@@ -10,11 +12,12 @@ impl Work<'_> {
     pub(super) fn check(&self, order: &mut Vec<usize>) -> Result<()> {
         let count = self.sequence_count();
         self.tables.check_count(count)?;
-        if let Sequences::Each(sequences) = self.sequences {
-            for (index, sequence) in sequences.iter().enumerate() {
-                self.check_rows(index, sequence)?;
-            }
-            check_apart(sequences, order)?;
+        ensure!(count <= MAX_BATCH, "sequences", "expected at most {MAX_BATCH}, got {count}");
+        for index in 0..count {
+            self.check_rows(index)?;
+        }
+        if !matches!(self.sequences, Sequences::Whole) {
+            self.check_apart(count, order)?;
         }
         for index in 0..count {
             self.check_part(index)?;
@@ -22,18 +25,45 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn check_rows(&self, index: usize, sequence: &Sequence) -> Result<()> {
-        let Sequence { entry, queries, keys, .. } = sequence;
-        let [k, v] = [self.k, self.v].map(|view| view.layout().dims());
-        let [batch, _, rows, _] = self.q.layout().dims();
-        let (entries, key_rows) = (batch.min(k[0]).min(v[0]), k[2].min(v[2]));
-        ensure!(*entry < entries, "entry", "sequence {index}: expected one below {entries}, got {entry}");
+    /// Refuses rows that the tensors or the cache don't have.
+    fn check_rows(&self, index: usize) -> Result<()> {
+        let Part { entry, queries, keys, sequence, .. } = self.part(index);
+        let [mut entries, _, rows, _] = self.q.layout().dims();
+        let mut key_rows = keys.len();
+        match (self.history, sequence) {
+            (History::Tensors { k, v }, _) => {
+                let [k, v] = [k, v].map(|view| view.layout().dims());
+                (entries, key_rows) = (entries.min(k[0]).min(v[0]), k[2].min(v[2]));
+            }
+            (History::Cache(cache), Some(sequence)) => {
+                let (len, tokens) = (queries.len(), cache.len(sequence)?);
+                ensure!(len <= tokens, "queries", "sequence {index}: {len} queries of {tokens} tokens");
+            }
+            (History::Cache(_), None) => {}
+        }
+        ensure!(entry < entries, "entry", "sequence {index}: expected one below {entries}, got {entry}");
         for (argument, range, rows) in [("queries", queries, rows), ("keys", keys, key_rows)] {
             ensure!(
                 range.start <= range.end && range.end <= rows,
                 argument,
                 "sequence {index}: expected rows within 0..{rows}, got {range:?}"
             );
+        }
+        Ok(())
+    }
+
+    /// Refuses sequences that write the same output rows.
+    fn check_apart(&self, count: usize, order: &mut Vec<usize>) -> Result<()> {
+        order.clear();
+        order.extend((0..count).filter(|&index| !self.part(index).queries.is_empty()));
+        order.sort_unstable_by_key(|&index| {
+            let part = self.part(index);
+            (part.entry, part.queries.start)
+        });
+        for pair in order.windows(2) {
+            let (one, two) = (self.part(pair[0]), self.part(pair[1]));
+            let apart = one.entry != two.entry || one.queries.end <= two.queries.start;
+            ensure!(apart, "sequences", "sequences {} and {} write the same output rows", pair[0], pair[1]);
         }
         Ok(())
     }
@@ -75,17 +105,4 @@ impl Work<'_> {
         }
         Ok(())
     }
-}
-
-/// Refuses sequences that write the same output rows.
-fn check_apart(sequences: &[Sequence], order: &mut Vec<usize>) -> Result<()> {
-    order.clear();
-    order.extend((0..sequences.len()).filter(|&index| !sequences[index].queries.is_empty()));
-    order.sort_unstable_by_key(|&index| (sequences[index].entry, sequences[index].queries.start));
-    for pair in order.windows(2) {
-        let (one, two) = (&sequences[pair[0]], &sequences[pair[1]]);
-        let apart = one.entry != two.entry || one.queries.end <= two.queries.start;
-        ensure!(apart, "sequences", "sequences {} and {} write the same output rows", pair[0], pair[1]);
-    }
-    Ok(())
 }

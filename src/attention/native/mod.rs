@@ -2,17 +2,22 @@
 //!
 //! A task is a tile of query rows (`work`), which goes over the keys that it sees tile by tile
 //! (`tile`): inner products and weighted sums in registers (`products`), between them the online
-//! softmax (`softmax`, `math`). Tasks share nothing but the tensors, so results don't depend on how
+//! softmax (`softmax`, `math`). Where queries are few (decode), a task is a split of the keys for all
+//! rows that share them (`few`, `rows`), and states are merged. Tasks share nothing but the tensors, so results don't depend on how
 //! many threads there are, nor on which of them does what.
 
 mod check;
+mod few;
 mod math;
 mod options;
 mod output;
+mod part;
 mod plan;
 mod positions;
 mod products;
+mod rows;
 mod scratch;
+mod sizes;
 mod softmax;
 mod source;
 mod tile;
@@ -21,5 +26,5 @@ mod work;
 
 pub use half::{bf16, f16};
 pub use options::NativeOptions;
-pub use plan::{NativeOperands, NativePlan};
+pub use plan::{NativeOperands, NativePlan, NativeQueries};
 pub use views::{HostNumbers, HostNumbersMut, HostView, HostViewMut};

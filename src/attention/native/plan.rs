@@ -1,19 +1,23 @@
 //! The plan of the native engine, and its calls.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::few::{self, FewScratch, State};
 use super::options::{NativeOptions, Threads};
 use super::output::Results;
 use super::positions::PositionTables;
 use super::scratch::Pool;
+use super::source::History;
 use super::tile::{self, TileScratch};
 use super::views::{HostView, HostViewMut, check_tensor};
 use super::work::{Sequences, Work};
-use crate::attention::call::Sequence;
+use crate::attention::call::{Queries, Sequence};
 use crate::attention::inputs::attention::Attention;
 use crate::attention::inputs::tables::Tables;
+use crate::cache::{HostCache, Side};
 use crate::error::{Result, ensure};
 use crate::layout::Layout;
 use crate::shape::Shape;
@@ -31,7 +35,7 @@ pub struct NativePlan {
     arch: Arch,
     positions: Option<PositionTables>,
     calls: Pool<CallScratch>,
-    workers: Pool<TileScratch>,
+    workers: Pool<WorkerScratch>,
 }
 
 impl std::fmt::Debug for NativePlan {
@@ -54,6 +58,8 @@ struct CallScratch {
     tasks: Vec<usize>,
     /// Sequences by their rows.
     order: Vec<usize>,
+    /// By task, where keys are split.
+    states: Vec<Mutex<State>>,
 }
 
 /// The tensors of a call, where they lie.
@@ -65,6 +71,18 @@ pub struct NativeOperands<'a> {
     pub k: HostView<'a>,
     /// Values, `[batch, kv_heads, rows, value_dim]`, likewise.
     pub v: HostView<'a>,
+    /// The result, `[batch, heads, rows, value_dim]`, in the attention's output type.
+    pub output: HostViewMut<'a>,
+    /// The natural-log log-sum-exp of each row, contiguous `[batch, heads, rows]`, where the
+    /// attention [has one](Attention::with_lse).
+    pub lse: Option<&'a mut [f32]>,
+}
+
+/// The tensors of a call over a cache, where they lie.
+#[derive(Debug)]
+pub struct NativeQueries<'a> {
+    /// Queries, `[batch, heads, rows, head_dim]`, in the attention's storage type.
+    pub q: HostView<'a>,
     /// The result, `[batch, heads, rows, value_dim]`, in the attention's output type.
     pub output: HostViewMut<'a>,
     /// The natural-log log-sum-exp of each row, contiguous `[batch, heads, rows]`, where the
@@ -162,7 +180,7 @@ impl NativePlan {
         ensure!(k_batch == batch, "k", "expected {batch} batch entries, as q has, got {k_batch}");
         ensure!(v_batch == batch, "v", "expected {batch} batch entries, as q has, got {v_batch}");
         ensure!(v_rows == rows, "v", "expected {rows} rows, as k has, got {v_rows}");
-        self.call(operands, Sequences::Whole, tables)
+        self.call_tensors(operands, Sequences::Whole, tables)
     }
 
     /// Computes the attention of these sequences, which are rows of the tensors; their output rows
@@ -177,26 +195,66 @@ impl NativePlan {
         sequences: &[Sequence],
         tables: &Tables<'_>,
     ) -> Result<()> {
-        self.call(operands, Sequences::Each(sequences), tables)
+        self.call_tensors(operands, Sequences::Each(sequences), tables)
     }
 
-    fn call(
+    fn call_tensors(
         &self,
         operands: &mut NativeOperands<'_>,
         sequences: Sequences<'_>,
         tables: &Tables<'_>,
     ) -> Result<()> {
         let NativeOperands { q, k, v, output, lse } = operands;
-        self.check_tensors(q, k, v, output)?;
-        let lse = self.check_lse(q.layout(), lse.as_deref_mut())?;
-        self.calls.with(|CallScratch { written, tasks, order }| {
+        let history = History::Tensors { k: *k, v: *v };
+        self.call(*q, history, (output, lse.as_deref_mut()), sequences, tables)
+    }
+
+    /// Computes attention from queries over a cache in host memory, whose words are read as they
+    /// are: the queries are the last tokens of their sequences, and dropped tokens are seen by none.
+    /// A rotation turns the keys only if they are stored
+    /// [before it](crate::cache::StoredKeys::BeforeRotation).
+    ///
+    /// # Errors
+    /// As [`run`](NativePlan::run); invalid argument: (`cache`) one of other heads or channels than
+    /// the plan's, (`queries`) more of them than the sequence has tokens, (`sequence`) one that the
+    /// cache doesn't have, (`sequences`) queries that write the same rows.
+    pub fn run_cached(
+        &self,
+        cache: &HostCache,
+        operands: &mut NativeQueries<'_>,
+        queries: &[Queries],
+        tables: &Tables<'_>,
+    ) -> Result<()> {
+        let maxima = &self.maxima;
+        let want = [maxima.kv_heads(), maxima.head_dim(), maxima.value_dim()];
+        let got = [cache.kv_heads(), cache.dim(Side::Keys), cache.dim(Side::Values)];
+        ensure!(
+            want == got,
+            "cache",
+            "expected (kv_heads, head_dim, value_dim) = {want:?}, as the plan has, got {got:?}"
+        );
+        let NativeQueries { q, output, lse } = operands;
+        let history = History::Cache(cache);
+        self.call(*q, history, (output, lse.as_deref_mut()), Sequences::Cached(queries), tables)
+    }
+
+    fn call(
+        &self,
+        q: HostView<'_>,
+        history: History<'_>,
+        (output, lse): (&mut HostViewMut<'_>, Option<&mut [f32]>),
+        sequences: Sequences<'_>,
+        tables: &Tables<'_>,
+    ) -> Result<()> {
+        self.check_tensors(&q, &history, output)?;
+        let lse = self.check_lse(q.layout(), lse)?;
+        self.calls.with(|CallScratch { written, tasks, order, states }| {
             let work = Work {
                 attention: &self.attention,
                 shape: &self.maxima,
                 positions: self.positions.as_ref(),
-                q: *q,
-                k: *k,
-                v: *v,
+                q,
+                history,
                 sequences,
                 tables,
                 results: Results::new(output, lse, written),
@@ -204,32 +262,37 @@ impl NativePlan {
             work.check(order)?;
             tasks.clear();
             tasks.push(0);
+            let mut splits = false;
             for index in 0..work.sequence_count() {
+                let cut = work.cut(&work.part(index));
+                splits |= cut.splits();
                 let before = tasks.last().copied().unwrap_or(0);
-                tasks.push(before + work.task_count(&work.part(index)));
+                tasks.push(before + cut.tasks());
             }
             let count = tasks.last().copied().unwrap_or(0);
+            if splits && states.len() < count {
+                states.resize_with(count, Mutex::default);
+            }
             let next = AtomicUsize::new(0);
             self.threads.each(count, || {
-                let shared = Shared { work: &work, tasks, count, next: &next };
+                let shared = Shared { work: &work, tasks, count, next: &next, states };
                 self.workers.with(|scratch| self.arch.dispatch(Worker { shared, scratch }));
             });
+            if splits {
+                merge(&work, tasks, states);
+            }
             Ok(())
         })
     }
 
-    fn check_tensors(
-        &self,
-        q: &HostView<'_>,
-        k: &HostView<'_>,
-        v: &HostView<'_>,
-        output: &HostViewMut<'_>,
-    ) -> Result<()> {
+    fn check_tensors(&self, q: &HostView<'_>, history: &History<'_>, output: &HostViewMut<'_>) -> Result<()> {
         let (storage, maxima) = (self.attention.storage(), &self.maxima);
         let (heads, kv_heads, dim) = (maxima.heads(), maxima.kv_heads(), maxima.head_dim());
         check_tensor("q", (q.dtype(), q.layout()), storage, heads, dim)?;
-        check_tensor("k", (k.dtype(), k.layout()), storage, kv_heads, dim)?;
-        check_tensor("v", (v.dtype(), v.layout()), storage, kv_heads, maxima.value_dim())?;
+        if let History::Tensors { k, v } = history {
+            check_tensor("k", (k.dtype(), k.layout()), storage, kv_heads, dim)?;
+            check_tensor("v", (v.dtype(), v.layout()), storage, kv_heads, maxima.value_dim())?;
+        }
         let written = (output.dtype(), output.layout());
         check_tensor("output", written, self.attention.output(), heads, maxima.value_dim())?;
         let places = |layout: &Layout| {
@@ -263,12 +326,21 @@ struct Shared<'a> {
     tasks: &'a [usize],
     count: usize,
     next: &'a AtomicUsize,
+    /// By task, where keys are split.
+    states: &'a [Mutex<State>],
+}
+
+/// Memory of a thread.
+#[derive(Default)]
+struct WorkerScratch {
+    tile: TileScratch,
+    few: FewScratch,
 }
 
 /// One thread of a call: takes tasks until there are none left.
 struct Worker<'a> {
     shared: Shared<'a>,
-    scratch: &'a mut TileScratch,
+    scratch: &'a mut WorkerScratch,
 }
 
 impl WithSimd for Worker<'_> {
@@ -276,17 +348,52 @@ impl WithSimd for Worker<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Shared { work, tasks, count, next } = self.shared;
+        let Shared { work, tasks, count, next, states } = self.shared;
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             if index >= count {
                 return;
             }
             let sequence = tasks.partition_point(|&first| first <= index) - 1;
-            let task = work.task(work.part(sequence), index - tasks[sequence]);
-            if !task.rows.is_empty() {
-                tile::attend(simd, work, &task, self.scratch);
+            let part = work.part(sequence);
+            let cut = work.cut(&part);
+            let task = work.task(part, cut, index - tasks[sequence]);
+            if task.rows.is_empty() {
+                continue;
             }
+            if !cut.few {
+                tile::attend(simd, work, &task, &mut self.scratch.tile);
+                continue;
+            }
+            let scratch = &mut self.scratch.few;
+            few::attend(simd, work, &task, scratch);
+            if cut.splits() {
+                let mut kept = states[index].lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::swap(&mut *kept, &mut scratch.state);
+            } else {
+                scratch.state.write(work, &task.part, task.heads.clone());
+            }
+        }
+    }
+}
+
+/// Merges the states of split keys in their order, and stores the results.
+fn merge(work: &Work<'_>, tasks: &[usize], states: &mut [Mutex<State>]) {
+    let stride = few::padded(work.shape.value_dim());
+    for (sequence, &first) in tasks.iter().enumerate().take(work.sequence_count()) {
+        let part = work.part(sequence);
+        let cut = work.cut(&part);
+        if !cut.splits() {
+            continue;
+        }
+        for chunk in 0..cut.chunks {
+            let heads = chunk * cut.heads..(chunk + 1) * cut.heads;
+            let mut pieces = states[first + chunk * cut.pieces..][..cut.pieces]
+                .iter_mut()
+                .map(|state| state.get_mut().unwrap_or_else(PoisonError::into_inner));
+            let Some(all) = pieces.next() else { continue };
+            pieces.for_each(|piece| all.merge(piece, stride));
+            all.write(work, &part, heads);
         }
     }
 }

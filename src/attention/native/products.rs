@@ -7,11 +7,7 @@
 
 use pulp::{Simd, WithSimd};
 
-/// Rows of a tile.
-pub(super) const ROWS: usize = 64;
-
-/// Keys of a tile.
-pub(super) const KEYS: usize = 64;
+use super::sizes::ROWS;
 
 /// Rows of keys or values in f32.
 #[derive(Clone, Copy, Debug)]

@@ -4,7 +4,8 @@
 use pulp::{Simd, WithSimd};
 
 use super::math::{exp, tanh};
-use super::products::{KEYS, ROWS, vectors};
+use super::products::vectors;
+use super::sizes::{KEYS, ROWS};
 
 /// Where the maximum of a row begins: the least number, and not −∞, from which nothing can be
 /// subtracted.

@@ -4,10 +4,17 @@ use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 
+use super::part::Part;
 use super::positions::Rotations;
 use super::products::Rows;
+use super::sizes::KEYS;
 use super::views::{HostNumbers, HostView};
+use crate::cache::head_words::{HeadWords, MOST_TOKENS};
+use crate::cache::{HostCache, Side, StoredKeys};
 use crate::layout::DType;
+
+// A tile of a cache is what its words can be expanded by at once.
+const _: () = assert!(KEYS == MOST_TOKENS);
 
 /// One head of one batch entry of a tensor.
 #[derive(Clone, Copy, Debug)]
@@ -24,42 +31,16 @@ impl<'a> Head<'a> {
         Self { view, entry, head, dim }
     }
 
-    /// Rows as f32: where they lie if they are f32 already, else expanded into `scratch`.
-    pub(super) fn rows(&self, rows: Range<usize>, scratch: &'a mut [f32]) -> Rows<'a> {
-        let HostNumbers::F32(numbers) = self.view.numbers() else {
-            return self.copied(rows, scratch);
-        };
-        let at = self.view.layout().index(self.entry, self.head, rows.start, 0);
+    /// Rows from `first` on where they lie, if they are f32.
+    fn direct(&self, first: usize) -> Option<Rows<'a>> {
+        let HostNumbers::F32(numbers) = self.view.numbers() else { return None };
+        let at = self.view.layout().index(self.entry, self.head, first, 0);
         let [_, _, stride] = self.view.layout().strides();
-        Rows { numbers: &numbers[at..], stride }
-    }
-
-    /// Rows as f32 in `scratch`.
-    fn copied(&self, rows: Range<usize>, scratch: &'a mut [f32]) -> Rows<'a> {
-        let dim = self.dim;
-        for (row, copy) in rows.zip(scratch.chunks_exact_mut(dim)) {
-            self.expand(row, copy);
-        }
-        Rows { numbers: scratch, stride: dim }
-    }
-
-    /// The same, turned to positions: row j to `position(j)`.
-    pub(super) fn turned(
-        &self,
-        rows: Range<usize>,
-        rotations: &Rotations,
-        position: impl Fn(usize) -> i64,
-        scratch: &'a mut [f32],
-    ) -> Rows<'a> {
-        let dim = self.dim;
-        for (row, copy) in rows.zip(scratch.chunks_exact_mut(dim)) {
-            self.expand(row, copy);
-            rotations.turn(copy, position(row));
-        }
-        Rows { numbers: scratch, stride: dim }
+        Some(Rows { numbers: &numbers[at..], stride })
     }
 
     /// One row as f32.
+    #[inline(always)]
     pub(super) fn expand(&self, row: usize, to: &mut [f32]) {
         let at = self.view.layout().index(self.entry, self.head, row, 0);
         match self.view.numbers() {
@@ -68,9 +49,167 @@ impl<'a> Head<'a> {
             HostNumbers::Bf16(numbers) => numbers[at..][..self.dim].convert_to_f32_slice(to),
         }
     }
+}
 
-    /// Whether rows are read where they lie.
+/// Where keys and values of a call are.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum History<'a> {
+    Tensors { k: HostView<'a>, v: HostView<'a> },
+    Cache(&'a HostCache),
+}
+
+impl History<'_> {
+    /// Whether keys and values are read where they lie.
     pub(super) fn is_direct(&self) -> bool {
-        self.view.dtype() == DType::F32
+        match self {
+            Self::Tensors { k, v } => k.dtype() == DType::F32 && v.dtype() == DType::F32,
+            Self::Cache(_) => false,
+        }
+    }
+
+    /// Whether keys are still to be turned, where there is a rotation.
+    pub(super) fn turns_keys(&self) -> bool {
+        match self {
+            Self::Tensors { .. } => true,
+            Self::Cache(cache) => cache.stored_keys() == StoredKeys::BeforeRotation,
+        }
+    }
+}
+
+/// Keys and values of one head of a sequence.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Store<'a> {
+    /// With the row of key 0.
+    Tensors {
+        k: Head<'a>,
+        v: Head<'a>,
+        first: usize,
+    },
+    Words {
+        k: HeadWords<'a>,
+        v: HeadWords<'a>,
+    },
+}
+
+impl<'a> Store<'a> {
+    /// None where the cache has no such sequence, which was checked before.
+    pub(super) fn new(history: History<'a>, part: &Part<'_>, head: usize) -> Option<Self> {
+        match (history, part.sequence) {
+            (History::Tensors { k, v }, _) => Some(Self::Tensors {
+                k: Head::new(k, part.entry, head),
+                v: Head::new(v, part.entry, head),
+                first: part.keys.start,
+            }),
+            (History::Cache(cache), Some(sequence)) => Some(Self::Words {
+                k: cache.head_words(sequence, Side::Keys, head).ok()?,
+                v: cache.head_words(sequence, Side::Values, head).ok()?,
+            }),
+            (History::Cache(_), None) => None,
+        }
+    }
+
+    /// The tile of keys within `keys` that comes first: dropped tokens are passed over.
+    pub(super) fn next_tile(&self, keys: Range<usize>) -> Option<Range<usize>> {
+        let Self::Words { k, .. } = self else {
+            let end = keys.end.min(keys.start + KEYS);
+            return (!keys.is_empty()).then_some(keys.start..end);
+        };
+        let dropped = k.dropped();
+        let start = if dropped.contains(&keys.start) { dropped.end } else { keys.start };
+        (start < keys.end).then(|| start..k.end_of_run(start).min(keys.end))
+    }
+
+    /// Keys as rows, `stride` apart or where they lie, turned to their positions if there are
+    /// `rotations`.
+    #[inline(always)]
+    pub(super) fn key_rows(
+        &self,
+        tile: &Range<usize>,
+        stride: usize,
+        rotations: Option<(&Rotations, &Part<'_>)>,
+        scratch: &'a mut [f32],
+    ) -> Rows<'a> {
+        match self {
+            Self::Tensors { k, first, .. } => {
+                let direct = k.direct(first + tile.start).filter(|_| stride == k.dim && rotations.is_none());
+                if let Some(rows) = direct {
+                    return rows;
+                }
+                expand(k, first + tile.start, tile.len(), stride, scratch);
+            }
+            Self::Words { k, .. } => k.expand_rows(tile.clone(), stride, scratch),
+        }
+        if let Some((rotations, part)) = rotations {
+            for (key, row) in tile.clone().zip(scratch.chunks_exact_mut(stride)) {
+                rotations.turn(row, part.key_position(key));
+            }
+        }
+        Rows { numbers: scratch, stride }
+    }
+
+    /// Keys as columns, `[head_dim][KEYS]`, where they lie so.
+    #[inline(always)]
+    pub(super) fn key_columns(&self, tile: &Range<usize>, scratch: &mut [f32]) -> bool {
+        match self {
+            Self::Tensors { .. } => false,
+            Self::Words { k, .. } => k.expand_columns(tile.clone(), scratch),
+        }
+    }
+
+    /// Values as rows, `stride` apart or where they lie.
+    #[inline(always)]
+    pub(super) fn value_rows(&self, tile: &Range<usize>, stride: usize, scratch: &'a mut [f32]) -> Rows<'a> {
+        match self {
+            Self::Tensors { v, first, .. } => {
+                if let Some(rows) = v.direct(first + tile.start).filter(|_| stride == v.dim) {
+                    return rows;
+                }
+                expand(v, first + tile.start, tile.len(), stride, scratch);
+            }
+            Self::Words { v, .. } => v.expand_rows(tile.clone(), stride, scratch),
+        }
+        Rows { numbers: scratch, stride }
+    }
+}
+
+#[inline(always)]
+fn expand(head: &Head<'_>, first: usize, count: usize, stride: usize, to: &mut [f32]) {
+    for (row, copy) in (first..first + count).zip(to.chunks_exact_mut(stride)) {
+        let (numbers, rest) = copy.split_at_mut(head.dim);
+        head.expand(row, numbers);
+        rest.fill(0.0);
+    }
+}
+
+/// Whether no value is NaN or infinite.
+#[inline(always)]
+pub(super) fn is_finite(values: Rows<'_>, count: usize, dim: usize) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    let largest = |row: &[f32]| row.iter().fold(0, |most, x| (x.to_bits() & EXPONENT).max(most));
+    (0..count).all(|j| largest(values.row(j, dim)) < EXPONENT)
+}
+
+/// The values with 0 for what is NaN or infinite. A weight of 0 doesn't hide that, so where some
+/// rows see a key and others don't, products are computed with these, and what was left out is added
+/// for the rows that see it.
+pub(super) fn finite_only<'a>(values: Rows<'_>, count: usize, dim: usize, copy: &'a mut [f32]) -> Rows<'a> {
+    for (j, row) in copy.chunks_exact_mut(dim).take(count).enumerate() {
+        for (to, &x) in row.iter_mut().zip(values.row(j, dim)) {
+            *to = if x.is_finite() { x } else { 0.0 };
+        }
+    }
+    Rows { numbers: copy, stride: dim }
+}
+
+/// Calls `add(key, channel, value)` for what [`finite_only`] left out.
+pub(super) fn for_each_left_out(
+    values: Rows<'_>,
+    count: usize,
+    dim: usize,
+    mut add: impl FnMut(usize, usize, f32),
+) {
+    for j in 0..count {
+        let row = values.row(j, dim).iter().enumerate();
+        row.filter(|(_, x)| !x.is_finite()).for_each(|(channel, &x)| add(j, channel, x));
     }
 }

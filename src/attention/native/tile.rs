@@ -5,11 +5,14 @@ use std::ops::Range;
 
 use pulp::Simd;
 
-use super::products::{KEYS, Outputs, ROWS, Rows, Scores};
+use super::part::Part;
+use super::positions::PositionTables;
+use super::products::{Outputs, Scores};
 use super::scratch::Aligned;
+use super::sizes::{KEYS, ROWS};
 use super::softmax::{LEAST, Lags, Scoring, Softmax, Visible};
-use super::source::Head;
-use super::work::{Part, Task, Work};
+use super::source::{Head, Store, finite_only, for_each_left_out, is_finite};
+use super::work::{Task, Work};
 
 /// Memory that a thread works in.
 #[derive(Default)]
@@ -19,6 +22,8 @@ pub(super) struct TileScratch {
     scores: Aligned,
     keys: Aligned,
     values: Aligned,
+    /// Values without those that are NaN or infinite.
+    clean: Aligned,
     /// A row, in the order of its channels.
     row: Aligned,
     /// Maxima and sums of each head, and factors.
@@ -71,15 +76,16 @@ impl Seen {
 /// Computes the rows of a task, and stores them.
 #[inline(always)]
 pub(super) fn attend<S: Simd>(simd: S, work: &Work<'_>, task: &Task<'_>, scratch: &mut TileScratch) {
-    let Task { part, heads, rows } = task;
+    let Task { part, heads, rows, .. } = task;
     let (dim, value_dim) = (work.shape.head_dim(), work.shape.value_dim());
     let count = heads.len();
-    let TileScratch { queries, outputs, scores, keys, values, row, states, lags, seen } = scratch;
+    let TileScratch { queries, outputs, scores, keys, values, clean, row, states, lags, seen } = scratch;
     seen.fill(work, part, rows.clone());
     let queries = queries.numbers(count * dim * ROWS);
     let outputs = outputs.numbers(count * value_dim * ROWS);
     let scores = scores.numbers(KEYS * ROWS);
     let (keys, values) = (keys.numbers(KEYS * dim), values.numbers(KEYS * value_dim));
+    let clean = clean.numbers(KEYS * value_dim);
     let row = row.numbers(dim.max(value_dim));
     let (factors, states) = states.numbers((1 + 2 * count) * ROWS).split_at_mut(ROWS);
     let (maxima, sums) = states.split_at_mut(count * ROWS);
@@ -91,21 +97,16 @@ pub(super) fn attend<S: Simd>(simd: S, work: &Work<'_>, task: &Task<'_>, scratch
     sums.fill(0.0);
 
     let rotations = work.positions.and_then(|positions| positions.rotations());
+    let rotations = rotations.filter(|_| work.history.turns_keys());
     let kv_head = heads.start / work.shape.heads_per_kv_head();
-    let (k, v) = (Head::new(work.k, part.entry, kv_head), Head::new(work.v, part.entry, kv_head));
+    let Some(store) = Store::new(work.history, part, kv_head) else { return };
     let by_lag = work.positions.filter(|positions| positions.has_lags());
     part.for_each_run(heads.start, rows.start, seen.any.clone(), |run, ln_p| {
-        for start in run.clone().step_by(KEYS) {
-            let tile = start..run.end.min(start + KEYS);
-            let stored = part.keys.start + tile.start..part.keys.start + tile.end;
-            let k = match rotations {
-                None => k.rows(stored.clone(), keys),
-                Some(rotations) => {
-                    let position = |key| part.key_position(key - part.keys.start);
-                    k.turned(stored.clone(), rotations, position, keys)
-                }
-            };
-            let v = v.rows(stored, values);
+        let mut rest = run;
+        while let Some(tile) = store.next_tile(rest.clone()) {
+            rest.start = tile.end;
+            let k = store.key_rows(&tile, dim, rotations.map(|turn| (turn, part)), keys);
+            let v = store.value_rows(&tile, value_dim, values);
             let visible = seen.mask(&tile);
             let spoilt = visible.is_some() && !is_finite(v, tile.len(), value_dim);
             let lags = by_lag.map(|positions| fill_lags(positions, part, rows, &tile, lags.numbers(LAGS)));
@@ -120,10 +121,16 @@ pub(super) fn attend<S: Simd>(simd: S, work: &Work<'_>, task: &Task<'_>, scratch
                 let maxima = &mut maxima[index * ROWS..][..ROWS];
                 let sums = &mut sums[index * ROWS..][..ROWS];
                 simd.vectorize(Softmax { scores, rows, count, scoring, maxima, sums, factors });
+                let values = if spoilt { finite_only(v, count, value_dim, clean) } else { v };
+                simd.vectorize(Outputs { weights: scores, rows, values, count, factors, outputs });
                 if let (true, Some(visible)) = (spoilt, visible) {
-                    add_visible(scores, rows, v, visible, count, factors, outputs);
-                } else {
-                    simd.vectorize(Outputs { weights: scores, rows, values: v, count, factors, outputs });
+                    for_each_left_out(v, count, value_dim, |j, channel, value| {
+                        let key = visible.first + j as u32;
+                        let seen = |i: &usize| (visible.from[*i]..visible.to[*i]).contains(&key);
+                        for i in (0..rows).filter(seen) {
+                            outputs[channel * ROWS + i] += scores[j * ROWS + i] * value;
+                        }
+                    });
                 }
             }
         }
@@ -175,7 +182,7 @@ const LAGS: usize = 2 * KEYS * ROWS;
 
 /// Factors and biases of the pairs of a tile.
 fn fill_lags<'a>(
-    positions: &super::positions::PositionTables,
+    positions: &PositionTables,
     part: &Part<'_>,
     rows: &Range<usize>,
     tile: &Range<usize>,
@@ -207,30 +214,4 @@ fn fill_lags<'a>(
     let used = |numbers: &'a [f32], any: bool| if any { numbers } else { &numbers[..0] };
     let (factors, biases) = (used(factors, has_factors), used(biases, has_biases));
     Lags { factors, biases, slope: 0.0, by_pair: part.has_ids() }
-}
-
-/// Whether no value is NaN or infinite.
-fn is_finite(values: Rows<'_>, count: usize, dim: usize) -> bool {
-    const EXPONENT: u32 = 0x7f80_0000;
-    let largest = |row: &[f32]| row.iter().fold(0, |most, x| (x.to_bits() & EXPONENT).max(most));
-    (0..count).all(|j| largest(values.row(j, dim)) < EXPONENT)
-}
-
-/// [`Outputs`] where hidden keys have values that aren't finite: a weight of 0 doesn't hide them.
-fn add_visible(
-    weights: &[f32],
-    rows: usize,
-    values: Rows<'_>,
-    visible: Visible<'_>,
-    count: usize,
-    factors: &[f32],
-    outputs: &mut [f32],
-) {
-    for (c, column) in outputs.chunks_exact_mut(ROWS).enumerate() {
-        for i in 0..rows {
-            let seen = |j: &usize| (visible.from[i]..visible.to[i]).contains(&(visible.first + *j as u32));
-            let terms = (0..count).filter(seen).map(|j| weights[j * ROWS + i] * values.row(j, c + 1)[c]);
-            column[i] = terms.fold(column[i] * factors[i], |sum, term| sum + term);
-        }
-    }
 }

@@ -1,5 +1,7 @@
 //! The native engine against the f64 oracle, over the same cases as the kernels.
 
+mod caches;
+mod calls;
 mod edges;
 
 use crate::common::cases::{self, Case};
@@ -42,6 +44,11 @@ fn schedules_with_correction() {
 #[test]
 fn other_head_dims() {
     check(cases::other_head_dims());
+}
+
+#[test]
+fn few_queries() {
+    check(cases::few_queries());
 }
 
 #[test]
