@@ -1,5 +1,4 @@
-//! The native engine on this machine's cores: dense and PrFlash prefill, and decode, as the share of
-//! what the cores could do and as time.
+//! The native engine on this machine's cores: dense and PrFlash prefill, and decode.
 //!
 //! ```text
 //! cargo bench --bench native --features avx512

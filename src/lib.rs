@@ -101,9 +101,9 @@
 //!
 //! `vulkan`, `metal`, `dx12` and `webgpu` (all on by default, each effective on its platforms) are
 //! wgpu's backends; `native`, on by default too, is attention on CPU cores, and `avx512` its widest
-//! instructions (which need Rust 1.89); `ndarray` adds upload from and readback into arrays, `serde` makes calibrations
-//! and tuning profiles serializable and keeps searches in files, `subword` is sub-word encoding,
-//! `word2vec` vectors of words.
+//! instructions (which need Rust 1.89); `ndarray` adds upload from and readback into arrays,
+//! `serde` makes calibrations and tuning profiles serializable and keeps searches in files,
+//! `subword` is sub-word encoding, `word2vec` vectors of words.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -185,7 +185,7 @@ pub mod rounds {
 pub mod native {
     pub use crate::attention::native::{
         HostNumbers, HostNumbersMut, HostView, HostViewMut, NativeOperands, NativeOptions, NativePlan,
-        NativeQueries, bf16, f16,
+        NativeQueries, RunningMerge, bf16, f16,
     };
 }
 

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 
 use super::host_cache::HostCache;
 use super::ladder::Side;
@@ -197,9 +196,26 @@ const MAX_DIM: usize = crate::limits::MAX_HEAD_DIM;
 fn expand_halves(words: &[u32], to: &mut [f32]) {
     if cfg!(target_endian = "little") {
         let halves: &[f16] = bytemuck::cast_slice(words);
-        halves[..to.len()].convert_to_f32_slice(to);
+        widen_halves(halves, to);
     } else {
         to.iter_mut().enumerate().for_each(|(index, x)| *x = Element::Half(half_at(words, index)).to_f32());
+    }
+}
+
+/// f16 as f32, by arithmetic that a compiler makes vectors of: exponents are moved by a product,
+/// which makes numbers of subnormals too.
+#[inline(always)]
+pub(crate) fn widen_halves(halves: &[f16], to: &mut [f32]) {
+    /// 2¹¹²: what the bias of f32's exponent is above that of f16's.
+    const REBIAS: f32 = f32::from_bits((127 + 112) << 23);
+    /// The exponent of NaN and infinity, where f32 has the bits of an f16.
+    const SPECIAL: u32 = 0x7c00 << 13;
+    for (to, half) in to.iter_mut().zip(halves) {
+        let bits = u32::from(half.to_bits());
+        let magnitude = (bits & 0x7fff) << 13;
+        let number = (f32::from_bits(magnitude) * REBIAS).to_bits();
+        let number = if magnitude >= SPECIAL { magnitude | 0x7f80_0000 } else { number };
+        *to = f32::from_bits(number | (bits & 0x8000) << 16);
     }
 }
 
@@ -288,6 +304,18 @@ mod tests {
                     assert!(columns_seen > 0 || side == Side::Values);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn every_half_is_widened_exactly() {
+        let halves: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+        let mut wide = vec![0.0; halves.len()];
+        widen_halves(&halves, &mut wide);
+        for (half, wide) in halves.iter().zip(wide) {
+            let want = half.to_f32();
+            let same = wide.to_bits() == want.to_bits() || wide.is_nan() && want.is_nan();
+            assert!(same, "{:#x}: got {wide}, expected {want}", half.to_bits());
         }
     }
 }

@@ -10,7 +10,7 @@ use super::rows::{KeyTile, RowOutputs, RowScores};
 use super::scratch::Aligned;
 use super::sizes::{FEW_QUERIES, KEYS};
 use super::softmax::LEAST;
-use super::source::{Head, Store, finite_only, for_each_left_out, is_finite};
+use super::source::{Head, KeyColumns, KeyRows, Store, ValueRows, finite_only, for_each_left_out, is_finite};
 use super::work::{Task, Work};
 
 /// Memory that a thread works in.
@@ -118,13 +118,16 @@ pub(super) fn attend<S: Simd>(simd: S, work: &Work<'_>, task: &Task<'_>, scratch
         let mut rest = run;
         while let Some(tile) = store.next_tile(rest.clone()) {
             rest.start = tile.end;
-            let columns = rotations.is_none() && store.key_columns(&tile, keys);
-            let k = if columns {
+            let columns = KeyColumns { store, tile: tile.clone(), scratch: keys };
+            let k = if rotations.is_none() && simd.vectorize(columns) {
                 KeyTile::Columns(keys)
             } else {
-                KeyTile::Rows(store.key_rows(&tile, stride, rotations.map(|turn| (turn, part)), keys))
+                let rotations = rotations.map(|turn| (turn, part));
+                let k = KeyRows { store, tile: tile.clone(), stride, rotations, scratch: keys };
+                KeyTile::Rows(simd.vectorize(k))
             };
-            let v = store.value_rows(&tile, value_stride, values);
+            let v = ValueRows { store, tile: tile.clone(), stride: value_stride, scratch: values };
+            let v = simd.vectorize(v);
             let count = tile.len();
             simd.vectorize(RowScores { queries, rows, stride, dim, keys: k, count, scores });
             fill_lags(work, part, queries_of, &tile, lags);

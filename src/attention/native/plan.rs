@@ -25,8 +25,8 @@ use crate::shape::Shape;
 /// An [`Attention`] made ready for this machine's cores. Calls may come from several threads at
 /// once.
 ///
-/// It keeps the memory that calls work in, as much as were ever under way at once, so that a call
-/// allocates nothing once there were such calls before.
+/// It keeps the memory that calls work in, as much as was ever used at once, so that a call allocates
+/// nothing once there were two like it.
 pub struct NativePlan {
     attention: Attention,
     maxima: Shape,

@@ -6,6 +6,9 @@ use crate::position::{Pairing, Positions, Rope, RopeTable};
 /// Positions of a high row of the rotations' table.
 const STRIDE: usize = 1024;
 
+/// Lags that are tabulated at most: farther ones are computed when they are asked for.
+const LAGS: usize = 1 << 18;
+
 /// The tables of one plan.
 #[derive(Debug)]
 pub(super) struct PositionTables {
@@ -33,7 +36,8 @@ impl PositionTables {
     pub(super) fn new(positions: &Positions, heads: usize, head_dim: usize, extent: usize) -> Result<Self> {
         positions.check(head_dim, heads)?;
         let extent = extent.max(positions.max_positions()).max(1);
-        let by_lag = |number: &dyn Fn(u64) -> f64| (0..extent as u64).map(|lag| number(lag) as f32).collect();
+        let lags = extent.min(LAGS) as u64;
+        let by_lag = |number: &dyn Fn(u64) -> f64| (0..lags).map(|lag| number(lag) as f32).collect();
         let rotations = match positions.rope() {
             None => None,
             Some(rope) => Some(Rotations { rope: rope.clone(), table: rope.table(extent, STRIDE)? }),

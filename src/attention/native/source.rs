@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use half::slice::HalfFloatSliceExt;
+use pulp::{Simd, WithSimd};
 
 use super::part::Part;
 use super::positions::Rotations;
 use super::products::Rows;
 use super::sizes::KEYS;
 use super::views::{HostNumbers, HostView};
-use crate::cache::head_words::{HeadWords, MOST_TOKENS};
+use crate::cache::head_words::{HeadWords, MOST_TOKENS, widen_halves};
 use crate::cache::{HostCache, Side, StoredKeys};
 use crate::layout::DType;
 
@@ -45,8 +45,11 @@ impl<'a> Head<'a> {
         let at = self.view.layout().index(self.entry, self.head, row, 0);
         match self.view.numbers() {
             HostNumbers::F32(numbers) => to.copy_from_slice(&numbers[at..][..self.dim]),
-            HostNumbers::F16(numbers) => numbers[at..][..self.dim].convert_to_f32_slice(to),
-            HostNumbers::Bf16(numbers) => numbers[at..][..self.dim].convert_to_f32_slice(to),
+            HostNumbers::F16(numbers) => widen_halves(&numbers[at..][..self.dim], to),
+            HostNumbers::Bf16(numbers) => {
+                let bits = numbers[at..][..self.dim].iter().map(|x| u32::from(x.to_bits()) << 16);
+                to.iter_mut().zip(bits).for_each(|(to, bits)| *to = f32::from_bits(bits));
+            }
         }
     }
 }
@@ -119,54 +122,91 @@ impl<'a> Store<'a> {
         (start < keys.end).then(|| start..k.end_of_run(start).min(keys.end))
     }
 
-    /// Keys as rows, `stride` apart or where they lie, turned to their positions if there are
-    /// `rotations`.
+    /// Keys where they lie, if they do so as rows of this many channels.
+    fn direct_keys(&self, first_key: usize, stride: usize) -> Option<Rows<'a>> {
+        let Self::Tensors { k, first, .. } = self else { return None };
+        k.direct(first + first_key).filter(|_| stride == k.dim)
+    }
+
+    fn direct_values(&self, first_key: usize, stride: usize) -> Option<Rows<'a>> {
+        let Self::Tensors { v, first, .. } = self else { return None };
+        v.direct(first + first_key).filter(|_| stride == v.dim)
+    }
+}
+
+/// Keys of a tile as rows, `stride` apart or where they lie, turned to their positions if there are
+/// `rotations`.
+///
+/// To be called by [`Simd::vectorize`], so that expanding is compiled for the machine's vectors.
+pub(super) struct KeyRows<'a, 'p> {
+    pub(super) store: Store<'a>,
+    pub(super) tile: Range<usize>,
+    pub(super) stride: usize,
+    pub(super) rotations: Option<(&'p Rotations, &'p Part<'p>)>,
+    pub(super) scratch: &'a mut [f32],
+}
+
+impl<'a> WithSimd for KeyRows<'a, '_> {
+    type Output = Rows<'a>;
+
     #[inline(always)]
-    pub(super) fn key_rows(
-        &self,
-        tile: &Range<usize>,
-        stride: usize,
-        rotations: Option<(&Rotations, &Part<'_>)>,
-        scratch: &'a mut [f32],
-    ) -> Rows<'a> {
-        match self {
-            Self::Tensors { k, first, .. } => {
-                let direct = k.direct(first + tile.start).filter(|_| stride == k.dim && rotations.is_none());
-                if let Some(rows) = direct {
-                    return rows;
-                }
-                expand(k, first + tile.start, tile.len(), stride, scratch);
-            }
-            Self::Words { k, .. } => k.expand_rows(tile.clone(), stride, scratch),
+    fn with_simd<S: Simd>(self, _: S) -> Rows<'a> {
+        let Self { store, tile, stride, rotations, scratch } = self;
+        if let (None, Some(rows)) = (rotations, store.direct_keys(tile.start, stride)) {
+            return rows;
+        }
+        match store {
+            Store::Tensors { k, first, .. } => expand(&k, first + tile.start, tile.len(), stride, scratch),
+            Store::Words { k, .. } => k.expand_rows(tile.clone(), stride, scratch),
         }
         if let Some((rotations, part)) = rotations {
-            for (key, row) in tile.clone().zip(scratch.chunks_exact_mut(stride)) {
+            for (key, row) in tile.zip(scratch.chunks_exact_mut(stride)) {
                 rotations.turn(row, part.key_position(key));
             }
         }
         Rows { numbers: scratch, stride }
     }
+}
 
-    /// Keys as columns, `[head_dim][KEYS]`, where they lie so.
+/// Keys of a tile as columns, `[head_dim][KEYS]`, and whether they lie so.
+pub(super) struct KeyColumns<'a, 's> {
+    pub(super) store: Store<'a>,
+    pub(super) tile: Range<usize>,
+    pub(super) scratch: &'s mut [f32],
+}
+
+impl WithSimd for KeyColumns<'_, '_> {
+    type Output = bool;
+
     #[inline(always)]
-    pub(super) fn key_columns(&self, tile: &Range<usize>, scratch: &mut [f32]) -> bool {
-        match self {
-            Self::Tensors { .. } => false,
-            Self::Words { k, .. } => k.expand_columns(tile.clone(), scratch),
+    fn with_simd<S: Simd>(self, _: S) -> bool {
+        match self.store {
+            Store::Tensors { .. } => false,
+            Store::Words { k, .. } => k.expand_columns(self.tile, self.scratch),
         }
     }
+}
 
-    /// Values as rows, `stride` apart or where they lie.
+/// Values of a tile as rows, `stride` apart or where they lie.
+pub(super) struct ValueRows<'a> {
+    pub(super) store: Store<'a>,
+    pub(super) tile: Range<usize>,
+    pub(super) stride: usize,
+    pub(super) scratch: &'a mut [f32],
+}
+
+impl<'a> WithSimd for ValueRows<'a> {
+    type Output = Rows<'a>;
+
     #[inline(always)]
-    pub(super) fn value_rows(&self, tile: &Range<usize>, stride: usize, scratch: &'a mut [f32]) -> Rows<'a> {
-        match self {
-            Self::Tensors { v, first, .. } => {
-                if let Some(rows) = v.direct(first + tile.start).filter(|_| stride == v.dim) {
-                    return rows;
-                }
-                expand(v, first + tile.start, tile.len(), stride, scratch);
-            }
-            Self::Words { v, .. } => v.expand_rows(tile.clone(), stride, scratch),
+    fn with_simd<S: Simd>(self, _: S) -> Rows<'a> {
+        let Self { store, tile, stride, scratch } = self;
+        if let Some(rows) = store.direct_values(tile.start, stride) {
+            return rows;
+        }
+        match store {
+            Store::Tensors { v, first, .. } => expand(&v, first + tile.start, tile.len(), stride, scratch),
+            Store::Words { v, .. } => v.expand_rows(tile, stride, scratch),
         }
         Rows { numbers: scratch, stride }
     }

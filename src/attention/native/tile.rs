@@ -11,7 +11,7 @@ use super::products::{Outputs, Scores};
 use super::scratch::Aligned;
 use super::sizes::{KEYS, ROWS};
 use super::softmax::{LEAST, Lags, Scoring, Softmax, Visible};
-use super::source::{Head, Store, finite_only, for_each_left_out, is_finite};
+use super::source::{Head, KeyRows, Store, ValueRows, finite_only, for_each_left_out, is_finite};
 use super::work::{Task, Work};
 
 /// Memory that a thread works in.
@@ -105,8 +105,11 @@ pub(super) fn attend<S: Simd>(simd: S, work: &Work<'_>, task: &Task<'_>, scratch
         let mut rest = run;
         while let Some(tile) = store.next_tile(rest.clone()) {
             rest.start = tile.end;
-            let k = store.key_rows(&tile, dim, rotations.map(|turn| (turn, part)), keys);
-            let v = store.value_rows(&tile, value_dim, values);
+            let (stride, rotations) = (dim, rotations.map(|turn| (turn, part)));
+            let k = KeyRows { store, tile: tile.clone(), stride, rotations, scratch: keys };
+            let k = simd.vectorize(k);
+            let v = ValueRows { store, tile: tile.clone(), stride: value_dim, scratch: values };
+            let v = simd.vectorize(v);
             let visible = seen.mask(&tile);
             let spoilt = visible.is_some() && !is_finite(v, tile.len(), value_dim);
             let lags = by_lag.map(|positions| fill_lags(positions, part, rows, &tile, lags.numbers(LAGS)));

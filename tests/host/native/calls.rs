@@ -4,11 +4,15 @@ use crate::common::native::{Computed, Numbers, on, tensors};
 use crate::common::{Problem, Storage, numbers};
 use prflash::attention::{FirstPositions, PositionIds, Sequence};
 use prflash::cache::{HostCache, SequenceId, Staircase, StoredKeys};
-use prflash::native::{HostView, HostViewMut, NativeOperands, NativeOptions, NativePlan, NativeQueries};
+use prflash::native::{
+    HostView, HostViewMut, NativeOperands, NativeOptions, NativePlan, NativeQueries, RunningMerge,
+};
 use prflash::position::Pairing;
+use prflash::rounds::Combine;
+use prflash::sampling::partition_rounds;
 use prflash::{
-    Attention, Bias, BlockGrid, DType, Documents, Layout, Positions, Queries, Result, Rope, Schedule, Shape,
-    Tables,
+    Attention, Bias, BlockGrid, DType, Documents, Layout, Positions, Profile, Queries, Result, Rope,
+    Schedule, Seed, Shape, Tables,
 };
 
 /// Sequences anywhere in the rows of their tensors give the bits of each alone; other rows are left
@@ -269,4 +273,24 @@ fn refused_tables_and_caches_name_the_argument() {
     assert_eq!(named(run(&cache, &[queries(SequenceId::new(5), 0..1)])), "sequence");
     assert_eq!(named(run(&cache, &[queries(sequence, 0..2), queries(sequence, 1..2)])), "sequences");
     assert_eq!(named(run(&new(&Shape::new(4, 1, 8, 16).unwrap()), &[])), "cache");
+}
+
+/// Rounds merged on the host are the oracle's merge; partition rounds end dense.
+#[test]
+fn rounds_merge_as_the_oracle_has_it() {
+    let shape = Shape::new(4, 2, 150, 32).unwrap();
+    let problem = Problem::random(Attention::causal().with_lse(true), shape, 11);
+    let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap();
+    let plan = problem.attention.plan_native(&shape, &on(1)).unwrap();
+    let profile = Profile::harmonic();
+    let all = partition_rounds(&grid, &profile, Seed::new(8), 4).unwrap();
+    let mut partition = RunningMerge::new(Combine::Partition, 4 * 150, 32).unwrap();
+    for schedule in &all {
+        let got = problem.run_native(&plan, Storage::HeadsFirst, &Tables::from(schedule));
+        partition.add(&got.output, got.lse.as_ref().unwrap()).unwrap();
+    }
+    let merged = Computed { output: partition.output().to_vec(), lse: Some(partition.lse().to_vec()) };
+    for report in problem.judge_native(&merged, &Tables::new()) {
+        assert!(report.passed(), "{report}");
+    }
 }

@@ -190,3 +190,36 @@ fn large_scores_are_right() {
         }
     }
 }
+
+/// The same where queries are few, whose keys are split and whose states are merged.
+#[test]
+fn few_queries_at_the_edges() {
+    let shape = Shape::new(4, 1, 8, 16).unwrap().with_kv_len(1200).unwrap();
+    for (name, attention) in options() {
+        let nan = each(&attention, shape, name, |problem| {
+            problem.k[1198 * 16 + 3] = f32::NAN;
+            problem.q[8 * 16 + 7] = f32::NAN;
+            problem.v[1197 * 16 + 5] = f32::NAN;
+        });
+        let infinite = each(&attention, shape, name, |problem| {
+            problem.v[1196 * 16 + 5] = f32::INFINITY;
+            problem.v[700 * 16 + 1] = f32::NAN;
+            problem.k[1150 * 16] = 200.0;
+        });
+        let hidden = each(&attention, shape, name, |problem| {
+            problem.q.chunks_mut(16).for_each(|query| query[0] = 1.0);
+            let keys = problem.k.chunks_mut(16).enumerate().filter(|(key, _)| key % 1199 != 1198);
+            keys.for_each(|(_, row)| row[0] = f32::NEG_INFINITY);
+        });
+        let rotates = attention.positions().is_some_and(|positions| positions.rope().is_some());
+        for (nan, infinite) in nan.iter().zip(&infinite) {
+            let some = nan.nan < 32 && nan.finite > 0;
+            assert!(nan.nan > 0 && (some || !attention.is_causal()), "{name}: {nan:?}");
+            assert!(infinite.nan == 0 && infinite.spoilt > 0, "{name}: {infinite:?}");
+        }
+        // Infinities that are rotated may be NaN; a cap makes them numbers; and all rows of full
+        // attention see the key that is left.
+        let has_empty = attention.is_causal() && !rotates && attention.soft_cap().is_none();
+        assert!(!has_empty || hidden.iter().all(|kinds| kinds.empty > 0), "{name}: {hidden:?}");
+    }
+}
