@@ -55,8 +55,8 @@ impl<'a> HeadWords<'a> {
         self.standing.dropped()
     }
 
-    /// The end of the tokens that can be expanded at once with `first`: those behind it in the sinks,
-    /// in its segment or in the residual, at most [`MOST_TOKENS`].
+    /// The end of the tokens that can be expanded at once with `first`: those behind it in the
+    /// sinks, in its segment or in the residual, at most [`MOST_TOKENS`].
     pub(crate) fn end_of_run(&self, first: usize) -> usize {
         let (sinks, residual) = (self.standing.sinks(), self.standing.residual());
         let segment = self.layout.segment();
@@ -91,7 +91,8 @@ impl<'a> HeadWords<'a> {
         }
     }
 
-    /// The tokens of a run as rows, `stride` apart; 0 in the channels between, and for dropped ones.
+    /// The tokens of a run as rows, `stride` apart; 0 in the channels between, and for dropped
+    /// ones.
     #[inline(always)]
     pub(crate) fn expand_rows(&self, tokens: Range<usize>, stride: usize, rows: &mut [f32]) {
         let (dim, count) = (self.dim, tokens.len());
@@ -104,19 +105,20 @@ impl<'a> HeadWords<'a> {
                     row[dim..].fill(0.0);
                 }
             }
+            Place::Pack(words, layout, first) if self.side == Side::Values => {
+                self.expand_values(words, &layout, first..first + count, stride, rows);
+            }
             Place::Pack(words, layout, first) => {
                 rows.fill(0.0);
-                self.expand_pack(words, &layout, first..first + count, |token, channel, number| {
-                    if channel < dim {
-                        rows[token * stride + channel] = number;
-                    }
+                self.expand_keys(words, &layout, first..first + count, |token, channel, number| {
+                    rows[token * stride + channel] = number;
                 });
             }
         }
     }
 
-    /// The tokens of a run of keys as columns, `[dim][MOST_TOKENS]`, if their codes lie so: a pack of
-    /// codes, from the beginning of a group's words on.
+    /// The tokens of a run of keys as columns, `[dim][MOST_TOKENS]`, if their codes lie so: a pack
+    /// of codes, from the beginning of a group's words on.
     #[inline(always)]
     pub(crate) fn expand_columns(&self, tokens: Range<usize>, columns: &mut [f32]) -> bool {
         let Place::Pack(words, layout, first) = self.place(tokens.start) else { return false };
@@ -141,48 +143,67 @@ impl<'a> HeadWords<'a> {
         true
     }
 
-    /// Calls `visit(token, channel, number)` for every number of these tokens of a segment.
+    /// Values of a segment, token by token: their codes lie so.
     #[inline(always)]
-    fn expand_pack(
+    fn expand_values(
+        &self,
+        words: &[u32],
+        layout: &PackLayout,
+        tokens: Range<usize>,
+        stride: usize,
+        rows: &mut [f32],
+    ) {
+        let (bits, dim) = (layout.bits() as usize, padded(self.dim));
+        let group = self.standing.staircase().group();
+        // Of the tile, since numbers are widened faster when there are many.
+        let per_token = dim / group;
+        let mut extremes = [0.0; 2 * MOST_TOKENS * MAX_DIM / CODES];
+        let extremes = &mut extremes[..2 * tokens.len() * per_token];
+        expand_halves(&words[layout.code_words() + tokens.start * per_token..], extremes);
+        let rows = rows.chunks_exact_mut(stride).zip(extremes.chunks_exact(2 * per_token));
+        for (token, (row, extremes)) in tokens.zip(rows) {
+            let (numbers, rest) = row.split_at_mut(self.dim);
+            rest.fill(0.0);
+            for (index, numbers) in numbers.chunks_mut(CODES).enumerate() {
+                let [min, max] = [0, 1].map(|i| extremes[index * CODES / group * 2 + i]);
+                let at = (token * dim / CODES + index) * bits;
+                let words = &words[at..at + bits];
+                match numbers.first_chunk_mut::<CODES>() {
+                    Some(numbers) => expand_codes(words, min, max, numbers),
+                    None => {
+                        let mut whole = [0.0; CODES];
+                        expand_codes(words, min, max, &mut whole);
+                        numbers.copy_from_slice(&whole[..numbers.len()]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Calls `visit(token, channel, number)` for every number of these keys of a segment.
+    #[inline(always)]
+    fn expand_keys(
         &self,
         words: &[u32],
         layout: &PackLayout,
         tokens: Range<usize>,
         mut visit: impl FnMut(usize, usize, f32),
     ) {
-        let (bits, dim) = (layout.bits() as usize, padded(self.dim));
+        let bits = layout.bits() as usize;
         let group = self.standing.staircase().group();
         let mut numbers = [0.0; CODES];
-        let extremes = |index: usize| {
-            let mut extremes = [0.0; 2];
-            expand_halves(&words[layout.code_words() + index / group..], &mut extremes);
-            extremes
-        };
-        match self.side {
-            Side::Values => {
-                for token in tokens.clone() {
-                    for channel in (0..dim).step_by(CODES) {
-                        let index = layout.index(token, channel);
-                        let [min, max] = extremes(index);
-                        expand_codes(&words[index / CODES * bits..][..bits], min, max, &mut numbers);
-                        let places = channel..channel + CODES;
-                        places.zip(numbers).for_each(|(c, number)| visit(token - tokens.start, c, number));
-                    }
-                }
-            }
-            Side::Keys => {
-                let first_block = tokens.start / CODES * CODES;
-                for block in (first_block..tokens.end).step_by(CODES) {
-                    for channel in 0..self.dim {
-                        let index = layout.index(block, channel);
-                        let [min, max] = extremes(index);
-                        expand_codes(&words[index / CODES * bits..][..bits], min, max, &mut numbers);
-                        let places = (block..block + CODES).zip(numbers);
-                        places.filter(|(token, _)| tokens.contains(token)).for_each(|(token, number)| {
-                            visit(token - tokens.start, channel, number);
-                        });
-                    }
-                }
+        let first_block = tokens.start / CODES * CODES;
+        for block in (first_block..tokens.end).step_by(CODES) {
+            for channel in 0..self.dim {
+                let index = layout.index(block, channel);
+                let mut extremes = [0.0; 2];
+                expand_halves(&words[layout.code_words() + index / group..], &mut extremes);
+                let [min, max] = extremes;
+                expand_codes(&words[index / CODES * bits..][..bits], min, max, &mut numbers);
+                let places = (block..block + CODES).zip(numbers);
+                places.filter(|(token, _)| tokens.contains(token)).for_each(|(token, number)| {
+                    visit(token - tokens.start, channel, number);
+                });
             }
         }
     }
@@ -224,19 +245,25 @@ pub(crate) fn widen_halves(halves: &[f16], to: &mut [f32]) {
 fn expand_codes(words: &[u32], min: f32, max: f32, to: &mut [f32; CODES]) {
     let bits = words.len() as u32;
     let step = (max - min) * (1.0 / levels(bits) as f32);
+    let mut bytes = [0_u8; CODES];
+    for (four, word) in bytes.chunks_exact_mut(4).zip(words) {
+        four.copy_from_slice(&word.to_le_bytes());
+    }
     let mut codes = [0_u8; CODES];
-    let byte = |index: usize| (words[index / 4] >> (index % 4 * 8)) as u8;
     match bits {
-        8 => codes.iter_mut().enumerate().for_each(|(index, code)| *code = byte(index)),
+        8 => codes = bytes,
+        // The codes of a byte are spread over the bytes of a number.
         4 => {
-            for (index, pair) in codes.chunks_exact_mut(2).enumerate() {
-                (pair[0], pair[1]) = (byte(index) & 15, byte(index) >> 4);
+            for (pair, &byte) in codes.chunks_exact_mut(2).zip(&bytes) {
+                let byte = u16::from(byte);
+                pair.copy_from_slice(&((byte | byte << 4) & 0x0f0f).to_le_bytes());
             }
         }
         2 => {
-            for (index, four) in codes.chunks_exact_mut(4).enumerate() {
-                let byte = byte(index);
-                (four[0], four[1], four[2], four[3]) = (byte & 3, byte >> 2 & 3, byte >> 4 & 3, byte >> 6);
+            for (four, &byte) in codes.chunks_exact_mut(4).zip(&bytes) {
+                let byte = u32::from(byte);
+                let pairs = (byte | byte << 12) & 0x000f_000f;
+                four.copy_from_slice(&((pairs | pairs << 6) & 0x0303_0303).to_le_bytes());
             }
         }
         _ => {

@@ -25,8 +25,8 @@ use crate::shape::Shape;
 /// An [`Attention`] made ready for this machine's cores. Calls may come from several threads at
 /// once.
 ///
-/// It keeps the memory that calls work in, as much as was ever used at once, so that a call allocates
-/// nothing once there were two like it.
+/// It keeps the memory that calls work in, as much as was ever used at once, so that a call
+/// allocates nothing once there were two like it.
 pub struct NativePlan {
     attention: Attention,
     maxima: Shape,
@@ -172,7 +172,8 @@ impl NativePlan {
     /// Invalid argument, naming the tensor, for another type, other heads or channels, or other
     /// numbers of batch entries and rows than belong together; (`lse`) one where there should be
     /// none, none where there should be one, or of another length; (`q_len`, `kv_len`, `sequences`)
-    /// past the plan's maxima; and for tables that are of other sizes, or positions past the plan's.
+    /// past the plan's maxima; and for tables that are of other sizes, or positions past the
+    /// plan's.
     pub fn run(&self, operands: &mut NativeOperands<'_>, tables: &Tables<'_>) -> Result<()> {
         let [batch, _, _, _] = operands.q.layout().dims();
         let [k_batch, _, rows, _] = operands.k.layout().dims();
@@ -210,9 +211,9 @@ impl NativePlan {
     }
 
     /// Computes attention from queries over a cache in host memory, whose words are read as they
-    /// are: the queries are the last tokens of their sequences, and dropped tokens are seen by none.
-    /// A rotation turns the keys only if they are stored
-    /// [before it](crate::cache::StoredKeys::BeforeRotation).
+    /// are: the queries are the last tokens of their sequences, and dropped tokens are seen by
+    /// none. A rotation turns the keys only if they are stored [before
+    /// it](crate::cache::StoredKeys::BeforeRotation).
     ///
     /// # Errors
     /// As [`run`](NativePlan::run); invalid argument: (`cache`) one of other heads or channels than

@@ -1,8 +1,8 @@
 //! Products of a few rows with a tile of keys: lanes are channels, or keys where these lie in
 //! columns.
 //!
-//! Every key and value is read once for all rows, in the order in which it lies: with few rows, time
-//! is that of reading them.
+//! Every key and value is read once for all rows, in the order in which it lies: with few rows,
+//! time is that of reading them.
 #![allow(clippy::needless_range_loop)] // sums are registers, by number
 
 use pulp::{Simd, WithSimd};

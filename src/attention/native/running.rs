@@ -6,7 +6,8 @@ use crate::limits::MAX_ELEMENTS;
 
 /// The merge of attention states so far: of rounds of sampling, or of calls over different keys.
 ///
-/// A state is the output O and the natural log-sum-exp L of each row. With `w = e^L`, after R states
+/// A state is the output O and the natural log-sum-exp L of each row. With `w = e^L`, after R
+/// states
 ///
 /// ```text
 /// Ô = Σᵣ wᵣ·Oᵣ / Σᵣ wᵣ        L̂ = ln Σᵣ wᵣ  (− ln R for independent rounds)

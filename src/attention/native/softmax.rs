@@ -22,8 +22,8 @@ pub(super) struct Scoring<'a> {
     pub(super) visible: Option<Visible<'a>>,
 }
 
-/// What scores depend on by distance: of row i and key j the numbers at `i + KEYS − 1 − j` or, where
-/// positions don't count up, at `[j][i]`.
+/// What scores depend on by distance: of row i and key j the numbers at `i + KEYS − 1 − j` or,
+/// where positions don't count up, at `[j][i]`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lags<'a> {
     /// `a(Δ)`; empty where `a ≡ 1`.

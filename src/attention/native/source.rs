@@ -230,8 +230,8 @@ pub(super) fn is_finite(values: Rows<'_>, count: usize, dim: usize) -> bool {
 }
 
 /// The values with 0 for what is NaN or infinite. A weight of 0 doesn't hide that, so where some
-/// rows see a key and others don't, products are computed with these, and what was left out is added
-/// for the rows that see it.
+/// rows see a key and others don't, products are computed with these, and what was left out is
+/// added for the rows that see it.
 pub(super) fn finite_only<'a>(values: Rows<'_>, count: usize, dim: usize, copy: &'a mut [f32]) -> Rows<'a> {
     for (j, row) in copy.chunks_exact_mut(dim).take(count).enumerate() {
         for (to, &x) in row.iter_mut().zip(values.row(j, dim)) {

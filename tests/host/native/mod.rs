@@ -3,6 +3,7 @@
 mod caches;
 mod calls;
 mod edges;
+mod real_inputs;
 
 use crate::common::cases::{self, Case};
 use crate::common::{Problem, Storage};
