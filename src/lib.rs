@@ -28,6 +28,7 @@
 //! | [`position`] | rotary embeddings and biases in all their forms; [`rotation`] rotates rows where they are stored |
 //! | [`cache`] | the staircase KV cache: at how many bits a token is stored at which age ([`Staircase`](cache::Staircase)), on the host ([`HostCache`](cache::HostCache)) and on the GPU ([`KvCache`](cache::KvCache)) |
 //! | [`rounds`] | sampled attention in rounds, with standard errors |
+//! | `native` | attention on CPU cores, without a device (a feature, on by default) |
 //! | [`calibration`] | which profile and correction suit each head, from a sample of its inputs |
 //! | [`device`] | what a device can do, and its times |
 //! | [`kernels`], [`tuning`] | the kernels by name; kernels chosen by measurements |
@@ -99,9 +100,10 @@
 //! # Features
 //!
 //! `vulkan`, `metal`, `dx12` and `webgpu` (all on by default, each effective on its platforms) are
-//! wgpu's backends; `ndarray` adds upload from and readback into arrays, `serde` makes calibrations
-//! and tuning profiles serializable and keeps searches in files, `subword` is sub-word encoding,
-//! `word2vec` vectors of words.
+//! wgpu's backends; `native`, on by default too, is attention on CPU cores, and `avx512` its widest
+//! instructions (which need Rust 1.89); `ndarray` adds upload from and readback into arrays,
+//! `serde` makes calibrations and tuning profiles serializable and keeps searches in files,
+//! `subword` is sub-word encoding, `word2vec` vectors of words.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -168,6 +170,23 @@ pub mod tuning {
 /// Sampled attention in rounds: an estimate after each, with its standard error.
 pub mod rounds {
     pub use crate::attention::rounds::{Combine, Estimate, Rounds, RoundsBound, RoundsPlan};
+}
+
+/// Attention on CPU cores, without a device: for machines that have none, and the fast answer
+/// beside the slow one of the [oracle](mod@reference).
+///
+/// [`Attention::plan_native`] makes the plan. Its calls read and write the caller's slices where
+/// they lie ([`Layout`] has any strides), on all cores or as many as
+/// [asked for](native::NativeOptions::with_threads). The widest instructions that the machine has
+/// are chosen when the plan is made: AVX2 with fused multiplication and addition, NEON, 128 bits of
+/// WebAssembly (where the crate is compiled for them), AVX-512 with the feature `avx512`, else
+/// plain numbers.
+#[cfg(feature = "native")]
+pub mod native {
+    pub use crate::attention::native::{
+        HostNumbers, HostNumbersMut, HostView, HostViewMut, NativeOperands, NativeOptions, NativePlan,
+        NativeQueries, RunningMerge, bf16, f16,
+    };
 }
 
 /// Rows rotated where they are stored, before attention reads them.

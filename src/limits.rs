@@ -18,6 +18,7 @@
 //! | block distances of a walk | [`MAX_WALK`] | its gaps take the square of them to compute |
 //! | blocks kept by a schedule, and its rows | [`MAX_ELEMENTS`] | lists begin at u32 offsets |
 //! | rounds, seeds, repeated measurements | [`MAX_ROUNDS`] | each is a schedule, or a call, of its own |
+//! | threads of a plan on CPU cores | [`MAX_THREADS`] | each is one of the system's |
 //! | pieces of a sub-word vocabulary | [`MAX_PIECES`] | four times the largest so far; their bytes have u32 offsets |
 //! | words of a vocabulary of word vectors | [`MAX_VOCABULARY`] | numbers of rows share 32 bits with a flag |
 //! | words of a text for word vectors | [`MAX_TOKENS`] | draws go by u32 places |
@@ -50,6 +51,9 @@ pub const MAX_HEAD_DIM: usize = 256;
 /// Channels of a [`Rope`](crate::Rope). On the host it may turn wider heads than the kernels'
 /// [`MAX_HEAD_DIM`].
 pub const MAX_ROTARY_DIM: usize = 1 << 16;
+
+/// Threads of a plan on CPU cores.
+pub const MAX_THREADS: usize = 1 << 10;
 
 /// (cos, sin) pairs of a [`RopeTable`](crate::position::RopeTable), both levels together: 2 GiB of
 /// them.

@@ -107,6 +107,29 @@ impl Tolerances {
     ///   are summed in f16. That takes devices that keep subnormals of f16; where they don't,
     ///   weights below 2⁻¹⁴ of the largest may be lost.
     pub fn of_kernel_output(kernel: Kernel, exact: &Exact, shape: &Shape, output: DType) -> Self {
+        Self::of_rounded_output(exact, output, |row| Rounding::of(kernel, row, shape))
+    }
+
+    /// What a kernel may deviate in a natural-log log-sum-exp: as its scores do
+    /// ([`of_kernel_output`](Tolerances::of_kernel_output)). Sums of weights are in f32 everywhere.
+    pub fn of_kernel_lse(kernel: Kernel, exact: &Exact, shape: &Shape) -> Self {
+        Self::of_rounded_lse(exact, |row| Rounding::of(kernel, row, shape))
+    }
+
+    /// What the native engine may deviate in an output element: as
+    /// [`of_output`](Tolerances::of_output) has it, but for the scores, whose D products are added
+    /// one after another, each sum rounded: `u·(D + 8)` of a score's magnitude. Its `exp` is off by
+    /// at most `2u + 2⁻²⁷` of the largest weight, which the `16u` of the sums over keys hold.
+    pub fn of_native_output(exact: &Exact, shape: &Shape, output: DType) -> Self {
+        Self::of_rounded_output(exact, output, |row| Rounding::of_native(row, shape))
+    }
+
+    /// What the native engine may deviate in a natural-log log-sum-exp: as its scores do.
+    pub fn of_native_lse(exact: &Exact, shape: &Shape) -> Self {
+        Self::of_rounded_lse(exact, |row| Rounding::of_native(row, shape))
+    }
+
+    fn of_rounded_output(exact: &Exact, output: DType, rounding: impl Fn(&Magnitudes) -> Rounding) -> Self {
         // Twice the roundoff: packing may truncate where WGSL leaves the rounding open. 2⁻²⁴ is the
         // last subnormal of f16.
         let (relative, smallest) = match output {
@@ -115,18 +138,16 @@ impl Tolerances {
             DType::Bf16 => (2.0 * output.unit_roundoff(), 0.0),
         };
         let of = |row: &Magnitudes| {
-            let Rounding { scores, weights } = Rounding::of(kernel, row, shape);
+            let Rounding { scores, weights } = rounding(row);
             let softmax = (2.0 * scores).exp_m1() + weights + summation_error(row);
             Tolerance { absolute: row.value * softmax * (1.0 + relative) + smallest, relative }
         };
         Self { rows: exact.rows.iter().map(of).collect() }
     }
 
-    /// What a kernel may deviate in a natural-log log-sum-exp: as its scores do
-    /// ([`of_kernel_output`](Tolerances::of_kernel_output)). Sums of weights are in f32 everywhere.
-    pub fn of_kernel_lse(kernel: Kernel, exact: &Exact, shape: &Shape) -> Self {
+    fn of_rounded_lse(exact: &Exact, rounding: impl Fn(&Magnitudes) -> Rounding) -> Self {
         let of = |row: &Magnitudes| Tolerance {
-            absolute: Rounding::of(kernel, row, shape).scores + summation_error(row),
+            absolute: rounding(row).scores + summation_error(row),
             relative: 4.0 * DType::F32.unit_roundoff(),
         };
         Self { rows: exact.rows.iter().map(of).collect() }
@@ -183,6 +204,14 @@ impl Rounding {
             },
             _ => Self { scores: score_error(row, shape), weights: 0.0 },
         }
+    }
+}
+
+impl Rounding {
+    fn of_native(row: &Magnitudes, shape: &Shape) -> Self {
+        let products = (shape.head_dim() as f64 + 8.0) * row.score.max(1.0);
+        let scores = DType::F32.unit_roundoff() * (products + 26.0 * row.rotated);
+        Self { scores, weights: 0.0 }
     }
 }
 

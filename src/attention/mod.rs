@@ -11,6 +11,8 @@ pub(crate) mod kernels;
 mod merge;
 #[cfg(test)]
 mod mutants;
+#[cfg(feature = "native")]
+pub(crate) mod native;
 mod pieces;
 mod plan;
 mod plan_options;

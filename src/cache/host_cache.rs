@@ -253,6 +253,18 @@ impl HostCache {
         Ok(rows)
     }
 
+    /// Where the numbers of a pack lie, at 16 bits.
+    #[cfg(feature = "native")]
+    pub(super) fn layout(&self, side: Side) -> Result<PackLayout> {
+        Ok(self.form.layouts()?[side as usize])
+    }
+
+    /// What is held of one head.
+    #[cfg(feature = "native")]
+    pub(super) fn store(&self, sequence: SequenceId, side: Side, head: usize) -> Result<&Store> {
+        Ok(&self.sequences.get(sequence)?.stores[2 * head + side as usize])
+    }
+
     /// The words of one segment of one head ([`PackLayout`]); `None` while it is in the residual
     /// and after it was dropped.
     ///

@@ -23,6 +23,8 @@
 mod file;
 mod form;
 pub(crate) mod gpu;
+#[cfg(feature = "native")]
+pub(crate) mod head_words;
 mod host_cache;
 mod ladder;
 mod pack;

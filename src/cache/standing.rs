@@ -16,6 +16,12 @@ pub struct Standing<'a> {
 }
 
 impl<'a> Standing<'a> {
+    /// The staircase on which the tokens stand.
+    #[cfg(feature = "native")]
+    pub(crate) fn staircase(&self) -> &'a Staircase {
+        self.staircase
+    }
+
     /// Tokens of the sequence, dropped ones included.
     pub fn len(&self) -> usize {
         self.len

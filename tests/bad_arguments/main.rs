@@ -13,6 +13,8 @@ mod caches;
 mod content;
 mod device;
 mod known;
+#[cfg(feature = "native")]
+mod native;
 mod numbers;
 mod positions;
 mod runner;
@@ -32,7 +34,7 @@ const HOST: Suite = Suite { name: "host", cases: 10_000, bytes: 4 << 30, runner:
 const DEVICE: Suite = Suite { name: "device", cases: 400, bytes: 24 << 30, runner: true, run: device::case };
 
 fn host_case(case: &mut Case) {
-    const AREAS: [fn(&mut Case); 36] = [
+    const AREAS: &[fn(&mut Case)] = &[
         sizes::shapes,
         sizes::layouts,
         sizes::types,
@@ -69,6 +71,10 @@ fn host_case(case: &mut Case) {
         caches::files,
         weights::calibrations,
         weights::references,
+        #[cfg(feature = "native")]
+        native::calls,
+        #[cfg(feature = "native")]
+        native::merges,
     ];
     let area = case.numbers.below(AREAS.len());
     AREAS[area](case);

@@ -2,6 +2,10 @@
 //! side.
 #![allow(dead_code)] // each test file uses its part
 
+pub mod cases;
+#[cfg(feature = "native")]
+pub mod native;
+
 use prflash::kernels::{Kernel, Matrix};
 use prflash::verify::{Report, Tolerance, Tolerances, compare};
 use prflash::{
@@ -11,6 +15,7 @@ use prflash::{
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+#[allow(unused_imports)] // tests without a device
 pub use testkit::device::gpu;
 
 /// The kernel on matrix units, as every device runs it: without them. `padded` ones of 16 × 16

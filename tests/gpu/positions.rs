@@ -1,19 +1,15 @@
 //! Rotation and bias inside the kernels against the oracle: every pairing, distance and factor,
 //! with everything else that shapes a score.
 
+use crate::common::cases::{
+    combinations, position_ids, positions_with_everything_else, positions_with_tables, rope,
+};
 use crate::common::{Problem, Storage, by, gpu, matrix, stored_for, subgroups_only, zeros};
 use prflash::attention::{FirstPositions, PositionIds, Sequence};
 use prflash::kernels::{Decode, Kernel, Tile};
-use prflash::position::{Distance, Pairing, Scaling, Slopes};
+use prflash::position::Pairing;
 use prflash::verify::{Tolerances, compare};
-use prflash::{
-    Attention, Bias, BlockGrid, Call, DType, Documents, Layout, PlanOptions, Positions, Profile, Rope,
-    Schedule, Seed, Shape, Systematic, TableBuffer, Tables,
-};
-
-fn rope(dim: usize, rotary: usize, pairing: Pairing) -> Rope {
-    Rope::new(dim, 1e4, pairing).unwrap().with_rotary_dim(rotary).unwrap()
-}
+use prflash::{Attention, Call, DType, Layout, PlanOptions, Positions, Shape, TableBuffer, Tables};
 
 fn shape(q_len: usize, kv_len: usize, dim: usize) -> Shape {
     Shape::new(4, 2, q_len, dim).unwrap().with_kv_len(kv_len).unwrap()
@@ -24,36 +20,6 @@ fn tiles(staged: &[(usize, usize)], direct: &[(usize, usize)]) -> Vec<Option<Ker
         move |&(rows, keys): &(usize, usize)| Some(Kernel::Tiled(Tile::new(rows, keys, staged).unwrap()))
     };
     staged.iter().map(tile(true)).chain(direct.iter().map(tile(false))).collect()
-}
-
-/// The combinations of rotation, bias and factor at one head dimension.
-fn combinations(dim: usize) -> Vec<(&'static str, Positions)> {
-    let half = |rotary| rope(dim, rotary, Pairing::Half);
-    let interleaved = |rotary| rope(dim, rotary, Pairing::Interleaved);
-    let log = Bias::new(Distance::Log { rate: 0.3 }, Slopes::Harmonic).unwrap();
-    let capped = Bias::new(Distance::CappedHarmonic { cap: 37 }, Slopes::Harmonic).unwrap();
-    let given = Bias::new(Distance::Harmonic, Slopes::Given(vec![0.0, 0.5, 3.0, 1.0])).unwrap();
-    let partial = dim / 2 / 8 * 8;
-    vec![
-        ("half", Positions::from(half(dim))),
-        ("interleaved", Positions::from(interleaved(dim))),
-        ("partial half, capped", Positions::from(half(partial)).with_bias(capped.clone())),
-        ("partial interleaved, ALiBi", Positions::from(interleaved(partial)).with_bias(Bias::alibi())),
-        ("ALiBi", Positions::from(Bias::alibi())),
-        ("log", Positions::from(log.clone())),
-        ("given slopes", Positions::from(given.with_weight(0.7).unwrap())),
-        ("paper", Positions::paper(half(dim), 16.0).unwrap()),
-        ("recommended", Positions::doubly_harmonic(interleaved(dim))),
-        ("factored log", Positions::from(log).with_harmonic_factor(100.0).unwrap()),
-        ("factor alone", Positions::new().with_harmonic_factor(20.0).unwrap()),
-        (
-            "YaRN, capped, factored",
-            Positions::from(half(dim).with_scaling(Scaling::yarn(4.0, 64)).unwrap())
-                .with_bias(capped)
-                .with_harmonic_factor(8.0)
-                .unwrap(),
-        ),
-    ]
 }
 
 #[test]
@@ -166,71 +132,20 @@ fn matrix_kernels_take_positions() {
 #[test]
 fn positions_go_with_everything_else() {
     let Some(context) = gpu("positions_go_with_everything_else") else { return };
-    let dim = 32;
-    let positions = || {
-        Positions::from(rope(dim, dim, Pairing::Half))
-            .with_bias(Bias::harmonic())
-            .with_harmonic_factor(50.0)
-            .unwrap()
-    };
-    let causal = || Attention::causal().with_lse(true).with_positions(positions());
-    let full = || Attention::full().with_lse(true).with_positions(positions());
-    // rate·Δ is below 1.5e-4: 1 + rate·Δ in f32 keeps 11 bits of it.
-    let steep = Bias::new(Distance::Log { rate: 1e-6 }, Slopes::Given(vec![1e6; 4])).unwrap();
-    let steep = Attention::causal().with_lse(true).with_positions(steep.into());
-    let cases = [
-        ("window", causal().with_window(20).unwrap(), shape(150, 150, dim)),
-        (
-            "soft-cap and scale",
-            causal().with_soft_cap(2.0).unwrap().with_scale(0.3).unwrap(),
-            shape(150, 150, dim),
-        ),
-        ("decode", causal(), shape(1, 301, dim)),
-        ("rows that see nothing", causal(), shape(90, 40, dim)),
-        ("full", full(), shape(150, 150, dim)),
-        ("full, queries before and after the keys", full(), shape(160, 37, dim)),
-        ("full, window", full().with_window(9).unwrap(), shape(100, 130, dim)),
-        ("no keys", causal(), shape(5, 0, dim)),
-        ("f16", causal().with_storage(DType::F16).with_output(DType::F16), shape(100, 100, dim)),
-        ("bf16", causal().with_storage(DType::Bf16), shape(100, 100, dim)),
-        ("a logarithm of nearly 1, by a steep slope", steep, shape(150, 150, dim)),
-        ("value dim", causal(), shape(60, 60, dim).with_value_dim(48).unwrap()),
-    ];
-    for (name, attention, shape) in cases {
-        let problem = Problem::random(attention, shape, 4);
-        problem.check(&context, Storage::TokensFirst, &Tables::new(), name);
+    for (name, attention, shape) in positions_with_everything_else() {
+        Problem::random(attention, shape, 4).check(&context, Storage::TokensFirst, &Tables::new(), name);
     }
-    let attention = causal().with_correction(1.0).unwrap();
-    let problem = Problem::random(attention, shape(200, 260, dim), 4);
-    let grid = BlockGrid::causal(&problem.shape).with_block_size(16).unwrap();
-    let schedule = Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(3)).unwrap();
-    problem.check(&context, Storage::HeadsFirst, &Tables::from(&schedule), "schedule with correction");
-    let documents = Documents::from_lengths(&[90, 60, 50]).unwrap();
-    let problem = Problem::random(causal(), shape(200, 200, dim), 4);
-    problem.check(&context, Storage::Fused, &Tables::from(&documents), "documents");
+    for case in positions_with_tables() {
+        case.problem.check(&context, case.storage, &case.tables(), &case.story);
+    }
 }
 
 #[test]
 fn position_ids_rule_rotation_and_bias_alone() {
     let Some(context) = gpu("position_ids_rule_rotation_and_bias_alone") else { return };
-    for (name, positions) in combinations(32)
-        .into_iter()
-        .filter(|(name, _)| ["half", "recommended", "paper", "log"].contains(name))
-    {
-        let positions = positions.with_max_positions(70_000).unwrap();
-        let attention = Attention::causal().with_lse(true).with_positions(positions);
-        let shape = shape(70, 100, 32).with_batch(2).unwrap();
-        let problem = Problem::random(attention, shape, 9);
-        // Scattered, repeated, descending, and past the low level of the table.
-        let keys: Vec<u32> =
-            (0..100u32).map(|j| (j * 7919) % 613 + if j > 60 { 69_000 } else { 0 }).collect();
-        let queries: Vec<u32> = (0..70u32).map(|i| 500 - 7 * i).collect();
-        let scattered = PositionIds::new(&queries, &keys).unwrap();
-        let counted =
-            PositionIds::new(&(30..100).collect::<Vec<_>>(), &(0..100).collect::<Vec<_>>()).unwrap();
-        let tables = Tables::from(&scattered).with_position_ids(&counted);
-        let kernels = [None, Some(Kernel::Naive), tiles(&[(1, 8)], &[])[0]];
-        problem.check_kernels(&context, Storage::HeadsFirst, &tables, &kernels, name);
+    let kernels = [None, Some(Kernel::Naive), tiles(&[(1, 8)], &[])[0]];
+    for case in position_ids() {
+        case.problem.check_kernels(&context, case.storage, &case.tables(), &kernels, &case.story);
     }
 }
 

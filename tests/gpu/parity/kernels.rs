@@ -1,6 +1,6 @@
 //! Every form of every kernel, by name.
 
-use super::{LAYOUTS, RATIOS, options};
+use crate::common::cases::{LAYOUTS, RATIOS, options};
 use crate::common::{Problem, Storage, by, gpu, matrix, stored_for};
 use prflash::kernels::{Decode, Kernel, Tile};
 use prflash::position::Pairing;

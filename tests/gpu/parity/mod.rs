@@ -3,149 +3,48 @@
 mod documents;
 mod kernels;
 
+use crate::common::cases::{self, Case};
 use crate::common::{Problem, Storage, by, gpu, matrix};
 use prflash::kernels::{Kernel, Tile};
-use prflash::sampling::Granularity;
 use prflash::verify::{Tolerance, compare};
-use prflash::{
-    Attention, BlockGrid, DType, Layout, Profile, Schedule, Seed, Shape, Systematic, Tables, Tensor,
-};
+use prflash::{Attention, DType, Layout, Shape, Tables, Tensor};
 
-const DIMS: [usize; 6] = [32, 64, 80, 96, 128, 256];
-const RATIOS: [usize; 3] = [1, 3, 8];
-const LAYOUTS: [Storage; 3] = [Storage::HeadsFirst, Storage::TokensFirst, Storage::Fused];
-
-/// Options that change with the case number, so that the grid meets each of them many times.
-fn options(case: usize, dtype: DType) -> Attention {
-    let mut attention = if case % 5 == 4 { Attention::full() } else { Attention::causal() };
-    if case % 4 == 1 {
-        attention = attention.with_window(1 + case % 70).unwrap();
-    }
-    if case % 7 == 3 {
-        attention = attention.with_soft_cap(1.5).unwrap();
-    }
-    if case % 6 == 5 {
-        attention = attention.with_scale(0.3).unwrap();
-    }
-    let output = if case.is_multiple_of(3) { dtype } else { DType::F32 };
-    attention.with_storage(dtype).with_output(output).with_lse(case.is_multiple_of(2))
-}
-
-/// One type of output for a type of storage at each head dimension, since each pair is another
-/// pipeline to compile for every kernel. Every pair comes with half of the dimensions.
-fn output(dim: usize, dtype: DType) -> DType {
-    if dim.is_multiple_of(2) { dtype } else { DType::F32 }
-}
-
-fn grid_of_shapes(lens: &[usize], dims: &[usize]) {
-    let Some(context) = gpu("parity grid") else { return };
-    let mut case = 0;
-    for (index, &dim) in dims.iter().enumerate() {
-        for &len in lens {
-            for ratio in RATIOS {
-                for dtype in DType::ALL {
-                    case += 1;
-                    let kv_heads = 1 + case % 2;
-                    let shape = Shape::new(ratio * kv_heads, kv_heads, len, dim).unwrap();
-                    // Another layout each time, and for each type in turn.
-                    let storage = LAYOUTS[(case + case / 3) % 3];
-                    let attention = options(case, dtype).with_output(output(index, dtype));
-                    let problem = Problem::random(attention, shape, case as u64);
-                    problem.check(&context, storage, &Tables::new(), &format!("case {case}"));
-                }
-            }
-        }
+/// The kernel that a plan chooses and the naive one, on every case.
+fn check(name: &str, cases: impl Iterator<Item = Case>) {
+    let Some(context) = gpu(name) else { return };
+    for case in cases {
+        case.problem.check(&context, case.storage, &case.tables(), &case.story);
     }
 }
 
 #[test]
 fn short_lengths() {
-    grid_of_shapes(&[1, 17, 63, 64, 65, 127], &DIMS);
+    check("parity grid", cases::short_lengths());
 }
 
 #[test]
 fn a_thousand_tokens() {
-    let Some(context) = gpu("a thousand tokens") else { return };
-    // Every type with two dimensions, and every ratio with two types.
-    for (case, dim) in DIMS.into_iter().enumerate() {
-        let (dtype, ratio) = (DType::ALL[case % 3], RATIOS[(case + case / 3) % 3]);
-        let shape = Shape::new(ratio, 1, 1000, dim).unwrap();
-        let problem = Problem::random(options(4 * case, dtype).with_lse(true), shape, case as u64);
-        problem.check(&context, LAYOUTS[case / 2 % 3], &Tables::new(), &format!("case {case}"));
-    }
+    check("a thousand tokens", cases::a_thousand_tokens());
 }
 
 #[test]
 fn queries_and_keys_of_different_lengths() {
-    let Some(context) = gpu("different lengths") else { return };
-    let lens = [(1, 127), (1, 1000), (17, 64), (63, 65), (64, 127), (127, 64), (65, 1), (5, 0), (0, 5)];
-    for (case, (q_len, kv_len)) in lens.into_iter().cycle().take(54).enumerate() {
-        let (dim, ratio) = (DIMS[case % 6], RATIOS[case / 9 % 3]);
-        let shape = Shape::new(2 * ratio, 2, q_len, dim).unwrap().with_kv_len(kv_len).unwrap();
-        let dtype = DType::ALL[case / 6 % 3];
-        let attention = options(case, dtype).with_output(output(case % 6, dtype));
-        let problem = Problem::random(attention, shape, case as u64);
-        problem.check(&context, LAYOUTS[case % 2], &Tables::new(), &format!("case {case}"));
-    }
+    check("different lengths", cases::queries_and_keys_of_different_lengths());
 }
 
 #[test]
 fn batches_and_value_dims() {
-    let Some(context) = gpu("batches and value dims") else { return };
-    for (case, (dim, value_dim)) in [(64, 32), (32, 64), (96, 4), (4, 96), (128, 80)].into_iter().enumerate()
-    {
-        let shape =
-            Shape::new(4, 2, 70, dim).unwrap().with_batch(3).unwrap().with_value_dim(value_dim).unwrap();
-        for storage in LAYOUTS {
-            let attention = options(case, DType::ALL[case % 3]).with_lse(true);
-            Problem::random(attention, shape, case as u64).check(
-                &context,
-                storage,
-                &Tables::new(),
-                "value dims",
-            );
-        }
-    }
+    check("batches and value dims", cases::batches_and_value_dims());
 }
 
 #[test]
 fn schedules_with_correction() {
-    let Some(context) = gpu("schedules") else { return };
-    let granularities = [Granularity::Head, Granularity::KvHead, Granularity::Shared];
-    let lens = [(300, 300), (100, 333), (1, 500), (200, 70), (257, 257), (30, 0)];
-    for (case, (q_len, kv_len)) in lens.into_iter().cycle().take(36).enumerate() {
-        let shape = Shape::new(6, 2, q_len, 64).unwrap().with_kv_len(kv_len).unwrap();
-        let beta = [0.0, 0.5, 1.0][case % 3];
-        let attention =
-            options(case, DType::ALL[case / 12 % 3]).with_correction(beta).unwrap().with_lse(true);
-        let grid = if attention.is_causal() { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
-        let grid = grid
-            .with_block_size([16, 64, 128, 24][case % 4])
-            .unwrap()
-            .with_granularity(granularities[case % 3]);
-        let profile = Profile::harmonic_with(1.0 + (case % 3) as f64, 1.5).unwrap();
-        let schedule = Schedule::sample(&grid, &profile, &Systematic, Seed::new(case as u64)).unwrap();
-        let problem = Problem::random(attention, shape, case as u64);
-        problem.check(
-            &context,
-            LAYOUTS[case % 2],
-            &Tables::from(&schedule),
-            &format!("case {case}, {grid:?}"),
-        );
-    }
+    check("schedules", cases::schedules_with_correction());
 }
 
 #[test]
 fn other_head_dims() {
-    let Some(context) = gpu("other head dims") else { return };
-    for (case, dim) in [40, 72, 112, 192, 4, 100, 248].into_iter().enumerate() {
-        for (step, len) in [65, 200].into_iter().enumerate() {
-            let dtype = DType::ALL[(case + step) % 3];
-            let shape = Shape::new(3, 1, len, dim).unwrap();
-            let problem = Problem::random(options(case + 2 * step, dtype), shape, case as u64);
-            problem.check(&context, LAYOUTS[step], &Tables::new(), &format!("head dim {dim}"));
-        }
-    }
+    check("other head dims", cases::other_head_dims());
 }
 
 /// Keys and values are loaded in blocks where rows begin at multiples of them, and one by one
