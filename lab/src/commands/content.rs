@@ -44,8 +44,8 @@ pub struct Args {
     /// How many tokens at its end are read under each rule
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     tokens: u32,
-    /// A rule of your own: 'NAME: OPTIONS', as perplexity's --setting; repeat for more [default: those
-    /// of lab/RESULTS.md]
+    /// A rule of your own: 'NAME: OPTIONS', as perplexity's --setting; repeat for more [default:
+    /// those of lab/RESULTS.md]
     #[arg(long = "rule", value_name = "NAME: OPTIONS")]
     rules: Vec<String>,
     /// The file of results; what it has already isn't computed again [default:

@@ -1,5 +1,5 @@
-//! Passkeys under rules that choose blocks: with the text before the question read densely, and with
-//! all of it read under the rule.
+//! Passkeys under rules that choose blocks: with the text before the question read densely, and
+//! with all of it read under the rule.
 
 use anyhow::Result;
 

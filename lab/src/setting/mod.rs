@@ -287,9 +287,9 @@ impl Setting {
     /// each round; none where it is dense.
     ///
     /// They are functions of seed, sequence, layer and query block, so that prefilling in pieces
-    /// and decoding visit what one pass would. By content they are also functions of `scores`, which
-    /// layers that choose so must have: a query block that is read in one piece may see other scores
-    /// than one that is read token by token.
+    /// and decoding visit what one pass would. By content they are also functions of `scores`,
+    /// which layers that choose so must have: a query block that is read in one piece may see other
+    /// scores than one that is read token by token.
     ///
     /// # Errors
     /// A profile that the sampler can't draw from; no scores where they are needed.

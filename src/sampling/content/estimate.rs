@@ -5,9 +5,9 @@ use super::summaries::Group;
 /// How the logarithm of the attention mass of some keys is estimated from their summaries.
 ///
 /// With `half = (max − min)/2` of every channel and the scaled query q, the products of a group's
-/// keys have the mean `a = Σ q·mean` (about `Σ q·(min + max)/2` where means aren't known), and about
-/// the standard deviation `s`, `s² = Σ q²·(half/z)²`, where z is the largest of as many normal
-/// numbers as the group has tokens, on average.
+/// keys have the mean `a = Σ q·mean` (about `Σ q·(min + max)/2` where means aren't known), and
+/// about the standard deviation `s`, `s² = Σ q²·(half/z)²`, where z is the largest of as many
+/// normal numbers as the group has tokens, on average.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Estimate {
