@@ -85,7 +85,7 @@ fn every_method_is_replayed_and_written_down() {
         ),
     ] {
         std::fs::write(&path, text).unwrap();
-        let output = run(folder.path(), "--names made --seeds 2");
+        let output = run(folder.path(), "--names made --seeds 8");
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && error.contains(reason), "{error}");
     }

@@ -141,7 +141,9 @@ fn word2vec_is_searched_and_nothing_is_trained_twice() {
 
     // The folder is of this text.
     std::fs::write(folder.path("other.txt"), "w1 w2\n".repeat(20)).unwrap();
-    let error = folder.refused(&search.replace("text.txt", "other.txt"));
+    let error = folder.refused(&search);
+    assert!(error.contains("it has 3 runs of random (word2vec, part 2), and would have 2"), "{error}");
+    let error = folder.refused(&search.replace("text.txt", "other.txt").replace("--runs 2", "--runs 3"));
     assert!(error.contains("scores/store.json: the scores there are of "), "{error}");
 }
 
