@@ -239,11 +239,17 @@ impl Head {
         };
         let of_means = scale(&means, 127.0);
         let means: Vec<f32> = means.into_iter().map(|mean| code(mean, of_means).round() * of_means).collect();
-        let reach = |((low, high), mean): ((&f32, &f32), &f32)| (high - mean).max(mean - low);
+        // Each step is rounded up, so that no key is outside of what is kept.
+        let reach = |((low, high), mean): ((&f32, &f32), &f32)| {
+            let reach = (high - mean).max(mean - low);
+            if reach > 0.0 { reach.next_up() } else { reach }
+        };
         let reaches: Vec<f32> = extremes.zip(&means).map(reach).collect();
-        let of_reaches = scale(&reaches, 255.0);
+        let of_reaches = scale(&reaches, 255.0) * (1.0 + 4.0 * f32::EPSILON);
         for (mean, reach) in means.into_iter().zip(reaches) {
-            let reach = code(reach, of_reaches).ceil().min(255.0) * of_reaches;
+            let least = code(reach, of_reaches).ceil();
+            let code = if least * of_reaches < reach { least + 1.0 } else { least };
+            let reach = code * of_reaches;
             self.least.push(mean - reach);
             self.largest.push(mean + reach);
             self.sums.push(mean);

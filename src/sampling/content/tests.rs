@@ -325,6 +325,22 @@ fn value_stability() {
 const FROZEN: [[usize; 6]; 3] = [[0, 2, 7, 9, 16, 24], [0, 6, 9, 16, 21, 24], [0, 9, 17, 21, 23, 24]];
 
 proptest! {
+    /// Bounds from 8 bits hold to the last bit, whatever the channels' sizes.
+    #[test]
+    fn eight_bits_are_rounded_outwards(
+        keys in prop::collection::vec((-1.0f32..1.0, -30i32..30).prop_map(|(x, power)| x * 2f32.powi(power)), 3 * 5),
+        same in prop::bool::ANY,
+    ) {
+        let keys: Vec<f32> = keys.iter().enumerate().map(|(i, &x)| if same && i % 3 == 0 { keys[0] } else { x }).collect();
+        let mut summaries = KeySummaries::new(1, 3, 5).unwrap();
+        summaries.append(&keys).unwrap();
+        let summaries = summaries.with_8_bits();
+        let group = summaries.group_of(0, 0);
+        for (i, key) in keys.iter().enumerate() {
+            prop_assert!((group.least[i % 3]..=group.largest[i % 3]).contains(key), "{} in {:?}", key, group);
+        }
+    }
+
     /// Schedules are well-formed, depend on nothing but scores and seed, and don't notice what is
     /// added to all masses of a row.
     #[test]
