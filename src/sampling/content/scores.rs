@@ -83,9 +83,9 @@ impl Default for Probe {
 /// The score of every (query head, query block, key block): the logarithm of the share of the
 /// attention mass that the key block is estimated to have, in integers.
 ///
-/// Each row that speaks for a query block has a mass of 1, which it divides among the blocks that it
-/// sees. A block's share is the mean over the rows that see it: to a row of the block before, the
-/// newest keys aren't there yet, and that must not count against them.
+/// Each row that speaks for a query block has a mass of 1, which it divides among the blocks that
+/// it sees. A block's share is the mean over the rows that see it: to a row of the block before,
+/// the newest keys aren't there yet, and that must not count against them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockScores {
     grid: BlockGrid,
