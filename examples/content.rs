@@ -137,15 +137,18 @@ impl Rule {
         matches!(self, Rule::Harmonic | Rule::Both)
     }
 
-    /// What choosing reads of each visible block and channel, in f16 numbers; `group` is that of
-    /// the summaries.
-    fn numbers_read(self, group: usize, block: usize) -> usize {
+    /// The bytes that choosing reads of each visible block; `group` is that of the summaries.
+    fn bytes_read(self, group: usize, block: usize, dim: usize) -> usize {
+        let groups = block.div_ceil(group);
         match self {
             Rule::SinkWindow | Rule::Harmonic => 0,
-            Rule::Bound | Rule::Saturated | Rule::Both | Rule::PerHead => 2 * block.div_ceil(group),
-            Rule::MeanKey => block.div_ceil(group),
+            // Extremes in f16, as Quest has them, and means.
+            Rule::Bound => groups * 4 * dim,
+            Rule::MeanKey => groups * 2 * dim,
+            // Means and distances from them in 8 bits, with a scale in f32 for each.
+            Rule::Saturated | Rule::Both | Rule::PerHead => groups * (2 * dim + 8),
             // The keys themselves.
-            Rule::Exact | Rule::TopK => block,
+            Rule::Exact | Rule::TopK => block * 2 * dim,
         }
     }
 }
@@ -317,7 +320,7 @@ impl<'a> Problem<'a> {
         };
         let (keys, single) = (summarize(self.group)?, summarize(1)?);
         Ok(Step {
-            saturated: score(&keys, Estimate::Saturated)?,
+            saturated: score(&keys.clone().with_8_bits(), Estimate::Saturated)?,
             bound: score(&keys, Estimate::Bound)?,
             mean_key: score(&keys, Estimate::MeanKey)?,
             // Every estimate of a single key is exact.
@@ -434,7 +437,7 @@ impl Step {
         let (shape, grid) = (&self.shape, schedule.grid());
         let block = grid.block_size();
         let tokens = |at: usize| ((at + 1) * block).min(grid.kv_len()) - at * block;
-        let (mut blocks, mut numbers) = (0, 0);
+        let (mut blocks, mut bytes) = (0, 0);
         let heads = grid.heads() / grid.kv_heads();
         for (kv_head, row) in (0..grid.kv_heads()).flat_map(|h| (0..grid.query_blocks()).map(move |r| (h, r)))
         {
@@ -442,12 +445,12 @@ impl Step {
             let read: BTreeSet<usize> = (kv_head * heads..(kv_head + 1) * heads).flat_map(of_head).collect();
             blocks += read.len();
             let read: usize = read.into_iter().map(tokens).sum();
-            numbers += read * (shape.head_dim() + shape.value_dim());
+            bytes += 2 * read * (shape.head_dim() + shape.value_dim());
             let visible = grid.dense_row(grid.first_query_block() + row as i64);
-            numbers += visible * rule.numbers_read(group, block) * shape.head_dim();
+            bytes += visible * rule.bytes_read(group, block, shape.head_dim());
         }
         let rows = (grid.kv_heads() * grid.query_blocks()) as f64;
-        (blocks as f64 / rows, 2.0 * numbers as f64 / rows)
+        (blocks as f64 / rows, bytes as f64 / rows)
     }
 }
 

@@ -23,20 +23,34 @@ pub struct Recorder<'a> {
     inner: Box<dyn Attend + 'a>,
     layers: Vec<usize>,
     rows: Vec<Recorded>,
+    queries: bool,
 }
 
 /// What one layer was given: rows of tokens, before rotation.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
     q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
+    /// `[tokens, kv_heads, head_dim]`.
+    pub(crate) k: Vec<f32>,
+    /// See `k`.
+    pub(crate) v: Vec<f32>,
 }
 
 impl<'a> Recorder<'a> {
     /// Records these layers.
     pub fn new(inner: Box<dyn Attend + 'a>, layers: &[usize]) -> Self {
-        Self { inner, layers: layers.to_vec(), rows: vec![Recorded::default(); layers.len()] }
+        let rows = vec![Recorded::default(); layers.len()];
+        Self { inner, layers: layers.to_vec(), rows, queries: true }
+    }
+
+    /// Without queries.
+    pub fn of_keys(inner: Box<dyn Attend + 'a>, layers: &[usize]) -> Self {
+        Self { queries: false, ..Self::new(inner, layers) }
+    }
+
+    /// What they were given since [`start`](Attend::start), layer by layer.
+    pub fn into_rows(self) -> Vec<Recorded> {
+        self.rows
     }
 
     /// What they were given since [`start`](Attend::start).
@@ -49,7 +63,9 @@ impl Attend for Recorder<'_> {
     fn attend(&mut self, layer: usize, new: &Qkv<'_>) -> Result<Vec<f32>> {
         if let Some(index) = self.layers.iter().position(|&recorded| recorded == layer) {
             let rows = &mut self.rows[index];
-            rows.q.extend_from_slice(new.q);
+            if self.queries {
+                rows.q.extend_from_slice(new.q);
+            }
             rows.k.extend_from_slice(new.k);
             rows.v.extend_from_slice(new.v);
         }

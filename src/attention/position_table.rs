@@ -2,8 +2,8 @@
 
 use crate::attention::kernels::params::{PHI_WINDOWS, Params, ROPE_STRIDE};
 use crate::attention::kernels::variant::{BiasVariant, PositionsVariant};
-use crate::error::{Error, Result, ensure};
-use crate::position::{Distance, Positions, Rope, harmonic_number};
+use crate::error::{Error, Result};
+use crate::position::{Distance, Positions, Rope, check_reached, harmonic_number};
 use crate::runtime::context::Context;
 
 /// Rotations from a step's first key: those within the longest step of a kernel, and that to the
@@ -127,13 +127,7 @@ impl PositionTable {
 
     /// Refuses positions that the table doesn't reach.
     pub(super) fn check(&self, argument: &'static str, position: i64) -> Result<()> {
-        ensure!(
-            position.unsigned_abs() < self.extent as u64,
-            argument,
-            "position {position} is past the plan's {} (Positions::with_max_positions)",
-            self.extent
-        );
-        Ok(())
+        check_reached(argument, position, self.extent)
     }
 }
 

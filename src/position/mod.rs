@@ -182,6 +182,16 @@ impl Positions {
     }
 }
 
+/// Refuses a position that a plan's tables, which have those below `extent`, don't reach.
+pub(crate) fn check_reached(argument: &'static str, position: i64, extent: usize) -> Result<()> {
+    ensure!(
+        position.unsigned_abs() < extent as u64,
+        argument,
+        "position {position} is past the plan's {extent} (Positions::with_max_positions)"
+    );
+    Ok(())
+}
+
 impl From<Rope> for Positions {
     fn from(rope: Rope) -> Self {
         Self::new().with_rope(rope)

@@ -278,7 +278,8 @@ proptest! {
             let list = schedule.blocks(group, row);
             prop_assert_eq!(list.len(), blocks.max(pinned).min(visible.len()));
             prop_assert!(list.iter().all(|block| visible.contains(block)));
-            let share = |block: &usize| truth.share(group * each..(group + 1) * each, probe.rows(&grid, row)[0], *block);
+            let (heads, speaker) = (group * each..(group + 1) * each, probe.rows(&grid, row)[0]);
+            let share = |block: &usize| truth.share(heads.clone(), speaker, *block);
             let (kept, left): (Vec<usize>, Vec<usize>) = visible.iter().partition(|block| list.contains(block));
             prop_assert!(!left.iter().any(is_pinned));
             let least = kept.iter().filter(|block| !is_pinned(block)).map(share).fold(f64::INFINITY, f64::min);

@@ -1,10 +1,12 @@
 //! `lab passkeys`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
-use lab::backend::Loaded;
+use anyhow::{Context as _, Result, ensure};
+use indicatif::ProgressBar;
+use lab::backend::{Backend, Loaded};
 use lab::content::passkeys::{Asked, Reading, Row, is_right_sparsely, rules};
+use lab::content::rules::Rule;
 use lab::needle::{DEPTHS, Prompt, unit};
 use lab::perplexity::Windows;
 use lab::setting::Setting;
@@ -57,86 +59,127 @@ pub struct Args {
 pub fn run(arguments: &Args) -> Result<()> {
     let reading = if arguments.sparse { Reading::Sparse } else { Reading::Dense };
     let rules = rules(arguments.width, reading);
-    let known: Vec<Row> = table::read(&arguments.results)?;
-    let mut table = Table::<Row>::open(&arguments.results)?;
     let backend = arguments.computing.backend.open()?;
-    let mut loaded: Loaded = load(&arguments.model)?;
-    let name = |path: &std::path::Path| -> Result<String> {
-        let name = path.file_name().and_then(|name| name.to_str());
-        Ok(name.with_context(|| format!("{}: expected a file's name", path.display()))?.to_owned())
+    let mut loaded = load(&arguments.model)?;
+    let mut asking = Asking {
+        arguments,
+        reading,
+        rules: &rules,
+        model: name(&arguments.model)?,
+        known: table::read(&arguments.results)?,
+        table: Table::open(&arguments.results)?,
+        bar: bar((prompts(arguments) * rules.len()) as u64, "passkeys"),
     };
-    let model = name(&arguments.model)?;
-    let prompts = arguments.texts.len() * arguments.windows * DEPTHS.len();
-    let bar = bar((prompts * rules.len()) as u64, "passkeys");
     let mut rows = Vec::new();
-    for text in &arguments.texts {
-        let ids = loaded.tokenizer.encode(&read_text("--texts", text)?, false)?;
+    for path in &arguments.texts {
+        let text = name(path)?.trim_end_matches(".txt").to_owned();
+        let ids = loaded.tokenizer.encode(&read_text("--texts", path)?, false)?;
         let windows = Windows::new(ids, &loaded.tokenizer, arguments.width)?;
-        let title = name(text)?.trim_end_matches(".txt").to_owned();
+        ensure!(
+            arguments.windows <= windows.count(),
+            "{}: {} windows of {} tokens, --windows {}",
+            path.display(),
+            windows.count(),
+            arguments.width,
+            arguments.windows
+        );
         for (window, depth) in (0..arguments.windows).flat_map(|window| DEPTHS.map(|depth| (window, depth))) {
-            let seed = unit(window, depth) as u64;
-            let (keys, hay) = (usize::from(arguments.keys), windows.text_tokens(window).to_vec());
-            let prompt = Prompt::among(&mut loaded.tokenizer, &hay, arguments.width, (depth, keys), seed)?;
-            let mut asked = None;
-            for rule in &rules {
-                let mut row = Row {
-                    model: model.clone(),
-                    text: title.clone(),
-                    window,
-                    width: arguments.width,
-                    keys,
-                    depth,
-                    reading,
-                    rule: rule.name.clone(),
-                    options: rule.options.clone(),
-                    right: 0,
-                    revision: REVISION.into(),
-                };
-                bar.set_message(format!("{title} {window}, {depth}%, {}", rule.name));
-                if let Some(row) = known.iter().find(|other| other.same(&row)) {
-                    rows.push(row.clone());
-                    bar.inc(1);
-                    continue;
-                }
-                let setting = Setting::new(rule.setting()?.args(), loaded.config())?;
-                let step = &mut |_| check_stop();
-                let chunk = arguments.computing.chunk();
-                let right = match reading {
-                    Reading::Sparse => {
-                        let unit = (window, depth);
-                        is_right_sparsely(&loaded, &backend, &prompt, &setting, unit, chunk, step)?
-                    }
-                    Reading::Dense => {
-                        let asked = match &asked {
-                            Some(asked) => asked,
-                            None => asked.insert(Asked::read(&loaded, &backend, &prompt, chunk, step)?),
-                        };
-                        asked.is_right(&loaded, &setting, seed as u32, step)?
-                    }
-                };
-                row.right = u8::from(right);
-                table.put(row.clone())?;
-                rows.push(row);
-                bar.inc(1);
-            }
+            let (seed, keys) = (unit(window, depth) as u64, usize::from(arguments.keys));
+            let hay = windows.text_tokens(window);
+            let prompt = Prompt::among(&mut loaded.tokenizer, hay, arguments.width, (depth, keys), seed)?;
+            rows.extend(asking.prompt(&loaded, &backend, &prompt, (&text, window, depth))?);
         }
     }
-    bar.finish_and_clear();
-    let found = |rule: &str| rows.iter().filter(|row| row.rule == rule && row.right == 1).count();
+    asking.bar.finish_and_clear();
     if arguments.computing.json {
         let object = json!({
             "backend": backend.name(),
             "adapter": backend.adapter(),
             "driver": backend.driver(),
             "results": arguments.results.display().to_string(),
-            "prompts": prompts,
+            "prompts": prompts(arguments),
             "rows": rows,
         });
         println!("{}", serde_json::to_string_pretty(&object)?);
         return Ok(());
     }
     for rule in &rules {
-        println!("{:3} of {prompts}: {} ({})", found(&rule.name), rule.name, rule.options);
+        let found = rows.iter().filter(|row| row.rule == rule.name && row.right == 1).count();
+        println!("{found:3} of {}: {} ({})", prompts(arguments), rule.name, rule.options);
     }
     Ok(())
+}
+
+fn prompts(arguments: &Args) -> usize {
+    arguments.texts.len() * arguments.windows * DEPTHS.len()
+}
+
+fn name(path: &Path) -> Result<String> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    Ok(name.with_context(|| format!("{}: expected a file's name", path.display()))?.to_owned())
+}
+
+/// What all prompts have in common.
+struct Asking<'a> {
+    arguments: &'a Args,
+    reading: Reading,
+    rules: &'a [Rule],
+    model: String,
+    /// The rows that were there before.
+    known: Vec<Row>,
+    table: Table<Row>,
+    bar: ProgressBar,
+}
+
+impl Asking<'_> {
+    /// Asks one prompt under every rule that its file of results lacks.
+    fn prompt(
+        &mut self,
+        loaded: &Loaded,
+        backend: &Backend,
+        prompt: &Prompt,
+        (text, window, depth): (&str, usize, usize),
+    ) -> Result<Vec<Row>> {
+        let chunk = self.arguments.computing.chunk();
+        let step = &mut |_| check_stop();
+        let (mut rows, mut asked) = (Vec::new(), None);
+        for rule in self.rules {
+            self.bar.set_message(format!("{text} {window}, {depth}%, {}", rule.name));
+            let mut row = Row {
+                model: self.model.clone(),
+                text: text.to_owned(),
+                window,
+                width: self.arguments.width,
+                keys: self.arguments.keys.into(),
+                depth,
+                reading: self.reading,
+                rule: rule.name.clone(),
+                options: rule.options.clone(),
+                right: 0,
+                revision: REVISION.into(),
+            };
+            if let Some(known) = self.known.iter().find(|other| other.same(&row)) {
+                rows.push(known.clone());
+                self.bar.inc(1);
+                continue;
+            }
+            let setting = Setting::new(rule.setting()?.args(), loaded.config())?;
+            let place = (window, depth);
+            let right = match self.reading {
+                Reading::Sparse => is_right_sparsely(loaded, backend, prompt, &setting, place, chunk, step)?,
+                Reading::Dense => {
+                    let asked = match &asked {
+                        Some(asked) => asked,
+                        None => asked.insert(Asked::read(loaded, backend, prompt, chunk, step)?),
+                    };
+                    asked.is_right(loaded, &setting, unit(window, depth) as u32, step)?
+                }
+            };
+            row.right = u8::from(right);
+            self.table.put(row.clone())?;
+            rows.push(row);
+            self.bar.inc(1);
+        }
+        Ok(rows)
+    }
 }

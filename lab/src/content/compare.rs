@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use candle_core::{IndexOp as _, Tensor};
 
-use super::memory::{Memory, Remembering};
+use super::memory::Memory;
 use super::rules::Rule;
 use super::steps::Steps;
 use crate::attend::Attend as _;
@@ -51,13 +51,13 @@ impl Reference {
         })?;
         let dense = Setting::from_options("")?;
         let inner = backend.attention(config, &dense, before, chunk.min(before))?;
-        let mut attention = Remembering::new(inner, config)?;
+        let mut attention = Memory::recorder(inner, config);
         attention.start(0);
         for piece in window[..before].chunks(chunk.max(1)) {
             loaded.model.forward(piece, &mut attention, step)?;
         }
         let mut reference = Self {
-            memory: attention.into_memory(),
+            memory: Memory::of(attention, config)?,
             tokens: window[before..before + tokens].to_vec(),
             targets: window[before + 1..].to_vec(),
             log_probabilities: Vec::new(),

@@ -8,7 +8,7 @@ use crate::common::{Tiny, WINDOW, attended, candle, difference, ids, load};
 use candle_core::quantized::GgmlDType;
 use clap::Parser;
 use lab::attend::Attend;
-use lab::content::memory::Remembering;
+use lab::content::memory::Memory;
 use lab::content::steps::Steps;
 use lab::cpu::CpuAttention;
 use lab::gpu::GpuAttention;
@@ -192,10 +192,10 @@ fn steps_are_single_tokens() {
         let model = load(&write(folder.path(), tiny, GgmlDType::Q8_0));
         let tokens = ids(110);
         let inner = CpuAttention::new(model.config(), &setting(&model, "")).unwrap();
-        let mut first = Remembering::new(Box::new(inner), model.config()).unwrap();
+        let mut first = Memory::recorder(Box::new(inner), model.config());
         // One token has only itself to see, under any rule.
         logits(&model, &mut first, &tokens[..1], 1);
-        let memory = first.into_memory();
+        let memory = Memory::of(first, model.config()).unwrap();
         assert_eq!(memory.tokens, 1);
         for (options, share) in [
             ("", 1.0..=1.0),

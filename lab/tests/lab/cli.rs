@@ -136,6 +136,82 @@ fn generate_takes_files_draws_tokens_and_samples_blocks() {
     assert_eq!(none["new_tokens"], 0);
 }
 
+const CONTENT: [&str; 13] = [
+    "content",
+    "--models",
+    "tiny.gguf",
+    "--backend",
+    "cpu",
+    "--texts",
+    "text.txt",
+    "--width",
+    "100",
+    "--tokens",
+    "12",
+    "--results",
+    "content.csv",
+];
+
+#[test]
+fn rules_are_compared_once() {
+    let folder = Folder::new(Tiny::Llama);
+    let rules = [
+        "--rule",
+        "dense: ",
+        "--rule",
+        "window: --attention sink-window --profile half-window:3 --block-size 8",
+        "--rule",
+        "content: --attention content --profile 3;group=8;bits=8 --block-size 8 --lists-per kv-head",
+    ];
+    let arguments = [&CONTENT[..], &rules].concat();
+    let object = folder.json(&arguments);
+    let rows = object["rows"].as_array().unwrap();
+    let of = |row: usize, key: &str| rows[row][key].as_f64().unwrap();
+    assert_eq!((rows.len(), of(0, "kl"), of(0, "agreement"), of(0, "read")), (3, 0.0, 1.0, 1.0));
+    for (row, read) in [(1, 0.2..0.3), (2, 0.25..0.4)] {
+        assert!(of(row, "kl") > 1e-6 && read.contains(&of(row, "read")), "{}", rows[row]);
+    }
+    // What is there isn't computed again, and is what is shown.
+    let written = std::fs::read_to_string(folder.path("content.csv")).unwrap();
+    assert_eq!(
+        (folder.json(&arguments)["rows"].clone(), written.lines().count()),
+        (object["rows"].clone(), 4)
+    );
+    assert_eq!(std::fs::read_to_string(folder.path("content.csv")).unwrap(), written);
+    for (more, reason) in [
+        (["--rule", "nothing"], "expected 'NAME: OPTIONS'"),
+        (["--rule", "x: --attention content"], "--profile says how many blocks"),
+        (["--rule", "x: --attention content --profile 8;bits=4"], "expected BLOCKS and estimate="),
+        (["--window", "99"], "--window 99"),
+        (["--tokens", "99"], "--tokens: expected fewer than the window's 100"),
+    ] {
+        let error = folder.refused(&[&CONTENT[..9], &CONTENT[11..], &more].concat());
+        assert!(error.contains(reason), "{more:?}: {error}");
+    }
+}
+
+#[test]
+fn passkeys_are_asked_for_once() {
+    let folder = Folder::new(Tiny::Llama);
+    let common = ["passkeys", "--model", "tiny.gguf", "--backend", "cpu", "--texts", "text.txt"];
+    fn ask<'a>(common: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+        [common, &["--results", "keys.csv", "--width", "400"], more].concat()
+    }
+    for (more, rules) in [(&[][..], 7), (&["--keys", "2"], 7), (&["--sparse"], 4)] {
+        let arguments = [&ask(&common, more)[..], &["--windows", "1"]].concat();
+        let object = folder.json(&arguments);
+        assert_eq!(
+            (object["prompts"].as_u64(), object["rows"].as_array().unwrap().len()),
+            (Some(5), 5 * rules)
+        );
+        assert_eq!(folder.json(&arguments), object);
+    }
+    let lines = std::fs::read_to_string(folder.path("keys.csv")).unwrap().lines().count();
+    assert_eq!(lines, 1 + 5 * (7 + 7 + 4));
+    let error = folder.refused(&ask(&common, &["--windows", "999"]));
+    assert!(error.contains("text.txt") && error.contains("--windows 999"), "{error}");
+}
+
 #[test]
 fn a_staircase_is_shown_by_rung() {
     let folder = Folder::new(Tiny::Llama);

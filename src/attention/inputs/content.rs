@@ -74,6 +74,10 @@ impl Attention {
     /// head_dim]` (before rotation) and the summaries of its keys. Masks, document masks and
     /// position ids are those of the first sequence of `tables`; its schedule has no say.
     ///
+    /// A group's estimate is of `scale·q·k`. The soft-cap is applied to it, since it is monotone; a
+    /// bias is that of the nearest key for [`Estimate::Bound`], else the mean of those of both ends
+    /// of the group. A block's mass is the sum of its groups', each times its visible keys.
+    ///
     /// Time: heads × rows of the probe × groups of keys × head_dim.
     ///
     /// # Errors

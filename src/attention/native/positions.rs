@@ -1,7 +1,7 @@
 //! What scores depend on by position: rotations and numbers by distance, as tables in f32.
 
-use crate::error::{Result, ensure};
-use crate::position::{Pairing, Positions, Rope, RopeTable};
+use crate::error::Result;
+use crate::position::{Pairing, Positions, Rope, RopeTable, check_reached};
 
 /// Positions of a high row of the rotations' table.
 const STRIDE: usize = 1024;
@@ -93,13 +93,7 @@ impl PositionTables {
 
     /// Refuses positions that the tables don't reach.
     pub(super) fn check(&self, argument: &'static str, position: i64) -> Result<()> {
-        ensure!(
-            position.unsigned_abs() < self.extent as u64,
-            argument,
-            "position {position} is past the plan's {} (Positions::with_max_positions)",
-            self.extent
-        );
-        Ok(())
+        check_reached(argument, position, self.extent)
     }
 }
 

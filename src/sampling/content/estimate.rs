@@ -12,7 +12,7 @@ use super::summaries::Group;
 #[non_exhaustive]
 pub enum Estimate {
     /// `a + min(s²/2, z·s)`: the mean of e^x over normal numbers, which can't be above the largest
-    /// of them.
+    /// of them. Nor is it ever above [`Bound`](Estimate::Bound).
     #[default]
     Saturated,
     /// `Σ max(q·min, q·max)`: no product is larger (Quest, arXiv 2406.10774). The masses that
@@ -57,7 +57,11 @@ impl Estimate {
                     return centre;
                 }
                 let deviation = square.sqrt() / z;
-                centre + (0.5 * deviation * deviation).min(z * deviation)
+                let saturated = centre + (0.5 * deviation * deviation).min(z * deviation);
+                // About the middle of the extremes it is within the bound anyhow: z·s is the length
+                // of the vector whose sum of channels the bound adds.
+                let central = group.symmetric || group.sums.is_none();
+                if central { saturated } else { saturated.min(Estimate::Bound.of(q, group, tokens)) }
             }
         }
     }

@@ -190,6 +190,9 @@ impl Pool {
         row: usize,
         block: usize,
     ) -> Option<i32> {
+        if heads.len() == 1 {
+            return scores.get(heads.start, row, block);
+        }
         let of_heads = heads.filter_map(|head| scores.get(head, row, block));
         match self {
             Pool::Mean => mean(of_heads),

@@ -122,6 +122,20 @@ fn means_of_the_largest_numbers() {
     assert!(masses.unwrap().iter().all(|mass| mass.is_finite()));
 }
 
+/// Most keys at one end of the range: the mean lies near the largest product.
+#[test]
+fn no_estimate_is_above_the_bound() {
+    let mut keys = KeySummaries::new(1, 1, 8).unwrap();
+    keys.append(&[1.0, 1.0, 1.0, 1.0, -1.0, 1.0, 1.0, 1.0]).unwrap();
+    for keys in [keys.clone(), keys.with_8_bits()] {
+        for q in [-3.0, 0.5, 3.0, 40.0] {
+            let [saturated, bound] = [Estimate::Saturated, Estimate::Bound]
+                .map(|estimate| estimate.of(&[q], &keys.group_of(0, 0), 8));
+            assert!(saturated <= bound + 1e-9, "{saturated} above {bound} at {q}");
+        }
+    }
+}
+
 /// In 8 bits too, and no key is outside of what is kept.
 #[test]
 fn eight_bits_hold_every_key() {
@@ -328,10 +342,14 @@ proptest! {
     /// Bounds from 8 bits hold to the last bit, whatever the channels' sizes.
     #[test]
     fn eight_bits_are_rounded_outwards(
-        keys in prop::collection::vec((-1.0f32..1.0, -30i32..30).prop_map(|(x, power)| x * 2f32.powi(power)), 3 * 5),
+        keys in prop::collection::vec(
+            (-1.0f32..1.0, -30i32..30).prop_map(|(x, power)| x * 2f32.powi(power)),
+            3 * 5,
+        ),
         same in prop::bool::ANY,
     ) {
-        let keys: Vec<f32> = keys.iter().enumerate().map(|(i, &x)| if same && i % 3 == 0 { keys[0] } else { x }).collect();
+        let number = |(i, &x): (usize, &f32)| if same && i % 3 == 0 { keys[0] } else { x };
+        let keys: Vec<f32> = keys.iter().enumerate().map(number).collect();
         let mut summaries = KeySummaries::new(1, 3, 5).unwrap();
         summaries.append(&keys).unwrap();
         let summaries = summaries.with_8_bits();
@@ -344,7 +362,15 @@ proptest! {
     /// Schedules are well-formed, depend on nothing but scores and seed, and don't notice what is
     /// added to all masses of a row.
     #[test]
-    fn rows_hold(q_len in 1usize..40, more in 0usize..40, blocks in 1usize..12, tau in 0.0f64..4.0, alpha in 0.0f64..3.0, seed: u32, shift in -50.0f64..50.0) {
+    fn rows_hold(
+        q_len in 1usize..40,
+        more in 0usize..40,
+        blocks in 1usize..12,
+        tau in 0.0f64..4.0,
+        alpha in 0.0f64..3.0,
+        seed: u32,
+        shift in -50.0f64..50.0,
+    ) {
         let grid = grid(2, q_len, q_len + more);
         let scores = scores(&grid, seed);
         let participation = Participation::both(blocks, tau, alpha).unwrap();
@@ -359,12 +385,15 @@ proptest! {
         let shifted = BlockScores::new(&grid, |head, row| {
             let seen = 0..grid.dense_row(grid.first_query_block() + row as i64);
             let masses = (0..grid.key_blocks()).map(|block| {
-                let mass = f64::from(crate::random::hash_words(&[seed, head as u32, row as u32, block as u32]) % 4096) / 512.0;
+                let drawn = crate::random::hash_words(&[seed, head as u32, row as u32, block as u32]);
+                let mass = f64::from(drawn % 4096) / 512.0;
                 if seen.contains(&block) { mass + shift } else { f64::NEG_INFINITY }
             });
             (seen.clone(), vec![masses.collect()])
         }).unwrap();
-        for (head, row, block) in (0..2).flat_map(|h| (0..grid.query_blocks()).flat_map(move |r| (0..grid.key_blocks()).map(move |b| (h, r, b)))) {
+        let (rows, columns) = (grid.query_blocks(), grid.key_blocks());
+        for at in 0..2 * rows * columns {
+            let (head, row, block) = (at / columns / rows, at / columns % rows, at % columns);
             let [a, b] = [&scores, &shifted].map(|scores| scores.log2_share(head, row, block));
             prop_assert_eq!(a.is_some(), b.is_some());
             prop_assert!(a.zip(b).is_none_or(|(a, b)| (a - b).abs() <= 3.0 / 1024.0));
