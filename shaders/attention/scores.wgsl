@@ -1,6 +1,5 @@
-// A score, capped, once the inner product is known; in the kernel's unit.
-
-#import attention/params
+// A score, capped, once the inner product is known; in the kernel's unit. The `params` of whoever
+// imports it say whether, and at what.
 
 fn capped(product: f32) -> f32 {
     if (params.flags & FLAG_SOFT_CAP) != 0u {

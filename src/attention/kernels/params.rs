@@ -96,6 +96,33 @@ pub(crate) struct SequenceEntry {
     pub(crate) segments: u32,
 }
 
+/// `struct SummaryParams` of `shaders/sampling/summarize.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct SummaryParams {
+    pub(crate) work_items: u32,
+    pub(crate) groups: u32,
+    pub(crate) runs: u32,
+    pub(crate) group: u32,
+    pub(crate) k_head_stride: u32,
+    pub(crate) k_row_stride: u32,
+    pub(crate) head_stride: u32,
+    pub(crate) rope_low: u32,
+    pub(crate) rope_high: u32,
+}
+
+/// `struct SummaryRun` of `shaders/sampling/summarize.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct SummaryRun {
+    pub(crate) first: u32,
+    pub(crate) base: u32,
+    pub(crate) group: u32,
+    pub(crate) len: u32,
+    pub(crate) words: u32,
+    pub(crate) position: i32,
+}
+
 /// `struct MergeParams` of `shaders/attention/merge.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]

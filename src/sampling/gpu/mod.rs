@@ -1,4 +1,5 @@
 //! Schedules drawn on the GPU: the kernels, and what they read.
 
+pub(crate) mod content;
 pub(crate) mod draw;
 pub(crate) mod params;

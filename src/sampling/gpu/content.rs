@@ -1,0 +1,93 @@
+//! The kernels that choose blocks by content, from masses that others have estimated.
+
+use super::params::{
+    ContentParams, ContentSequence, FLAG_AHEAD, FLAG_CAUSAL, FLAG_LARGEST, FLAG_SOFT_CAP, FLAG_WHOLE,
+    FLAG_WINDOW,
+};
+use crate::runtime::program::{Binds, INVOCATIONS, Program};
+use crate::runtime::text::{self, Settings};
+use crate::sampling::content::{FARTHEST, MASKED, OCTAVE};
+
+/// The group of scores and lists, after that of the call.
+pub(crate) const SCORES_GROUP: usize = 1;
+
+/// Rows that may speak for a query block.
+pub(crate) const MAX_PROBES: usize = 64;
+
+/// Bits of a digit of what blocks are ranked by: `DIGIT_BITS` of `block_select.wgsl`.
+pub(crate) const DIGIT_BITS: u32 = INVOCATIONS.ilog2();
+
+/// The passes behind `block_scores`: `shaders/sampling/block_shares.wgsl` and `block_select.wgsl`.
+/// Both have the same bindings, so that they share their bind groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// Masses to shares.
+    Shares,
+    /// Shares to lists: the blocks of the highest scores.
+    Select,
+}
+
+impl Program for Choice {
+    fn label(&self) -> String {
+        self.entry_point().to_owned()
+    }
+
+    fn entry_point(&self) -> &'static str {
+        match self {
+            Choice::Shares => "block_shares",
+            Choice::Select => "block_select",
+        }
+    }
+
+    fn source(&self) -> String {
+        let mut settings = settings();
+        if *self == Choice::Shares {
+            settings.sizes(&[("PROBES", MAX_PROBES)]);
+        }
+        text::kernel(&self.label(), "sampling", self.entry_point(), &settings)
+    }
+
+    fn groups(&self) -> Vec<Vec<Binds>> {
+        vec![content_call(), scores()]
+    }
+}
+
+/// Both passes.
+pub(crate) fn all() -> [Choice; 2] {
+    [Choice::Shares, Choice::Select]
+}
+
+/// What the text of every kernel that chooses by content has.
+pub(crate) fn settings() -> Settings {
+    let mut settings = Settings::of(&[("INVOCATIONS", INVOCATIONS as usize)]);
+    for (name, flag) in [
+        ("FLAG_CAUSAL", FLAG_CAUSAL),
+        ("FLAG_WINDOW", FLAG_WINDOW),
+        ("FLAG_SOFT_CAP", FLAG_SOFT_CAP),
+        ("FLAG_AHEAD", FLAG_AHEAD),
+        ("FLAG_WHOLE", FLAG_WHOLE),
+        ("FLAG_LARGEST", FLAG_LARGEST),
+        ("OCTAVE", OCTAVE as u32),
+        ("OCTAVE_BITS", OCTAVE.ilog2()),
+    ] {
+        settings.constant(name, flag);
+    }
+    settings.integer("FARTHEST", FARTHEST);
+    settings.integer("MASKED", MASKED);
+    settings
+}
+
+/// What changes with each call, and what no call changes.
+pub(crate) fn content_call() -> Vec<Binds> {
+    vec![
+        Binds::CallParams(size_of::<ContentParams>()),
+        Binds::CallTable(size_of::<ContentSequence>()),
+        // The plan's position table.
+        Binds::Read,
+    ]
+}
+
+/// Powers of two, scores, lists.
+pub(crate) fn scores() -> Vec<Binds> {
+    vec![Binds::Read, Binds::Write, Binds::Write]
+}
