@@ -38,6 +38,7 @@
 
 mod estimate;
 mod fixed;
+pub(crate) mod packed;
 mod participation;
 mod scores;
 mod select;

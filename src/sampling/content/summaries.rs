@@ -1,5 +1,6 @@
 //! What is known of keys without reading them: extremes and means by groups of tokens.
 
+use super::packed;
 use crate::error::{Result, ensure};
 use crate::limits::{MAX_HEAD_DIM, MAX_HEADS, MAX_LEN, at_most};
 
@@ -201,16 +202,6 @@ impl KeySummaries {
     }
 }
 
-/// The scale by which the largest of some numbers has the code `codes`.
-fn scale(numbers: &[f32], codes: f32) -> f32 {
-    numbers.iter().fold(0.0f32, |most, x| most.max(x.abs())) / codes
-}
-
-/// The code of a number, not rounded.
-fn code(x: f32, scale: f32) -> f32 {
-    if scale > 0.0 { x / scale } else { 0.0 }
-}
-
 impl Head {
     fn group(&self, group: usize, dim: usize, tokens: usize) -> Group<'_> {
         let range = group * dim..(group + 1) * dim;
@@ -224,36 +215,28 @@ impl Head {
         self.sums.truncate(numbers);
     }
 
-    /// One more group, in 8 bits: signed codes of means, unsigned ones of distances.
+    /// One more group, in 8 bits.
     fn push_rounded(&mut self, group: &Group<'_>) {
-        let extremes = group.least.iter().zip(group.largest);
         if group.is_empty() {
             self.least.extend(group.least);
             self.largest.extend(group.largest);
             self.sums.extend(group.least.iter().map(|_| 0.0));
             return;
         }
-        let means: Vec<f32> = match group.sums {
-            Some((sums, tokens)) => sums.iter().map(|sum| sum / tokens as f32).collect(),
-            None => extremes.clone().map(|(least, largest)| 0.5 * least + 0.5 * largest).collect(),
+        let packed = match group.sums {
+            Some((sums, tokens)) => packed::pack(group.least, group.largest, sums, tokens),
+            None => packed::pack(group.least, group.largest, &packed::middles(group), 1),
         };
-        let of_means = scale(&means, 127.0);
-        let means: Vec<f32> = means.into_iter().map(|mean| code(mean, of_means).round() * of_means).collect();
-        // Each step is rounded up, so that no key is outside of what is kept.
-        let reach = |((low, high), mean): ((&f32, &f32), &f32)| {
-            let reach = (high - mean).max(mean - low);
-            if reach > 0.0 { reach.next_up() } else { reach }
-        };
-        let reaches: Vec<f32> = extremes.zip(&means).map(reach).collect();
-        let of_reaches = scale(&reaches, 255.0) * (1.0 + 4.0 * f32::EPSILON);
-        for (mean, reach) in means.into_iter().zip(reaches) {
-            let least = code(reach, of_reaches).ceil();
-            let code = if least * of_reaches < reach { least + 1.0 } else { least };
-            let reach = code * of_reaches;
-            self.least.push(mean - reach);
-            self.largest.push(mean + reach);
-            self.sums.push(mean);
-        }
+        self.push_packed(&packed, group.least.len());
+    }
+
+    /// One more group, from its words.
+    fn push_packed(&mut self, words: &[u32], dim: usize) {
+        let (means, reaches) = packed::unpack(words, dim);
+        let both = || means.iter().zip(&reaches);
+        self.least.extend(both().map(|(mean, reach)| mean - reach));
+        self.largest.extend(both().map(|(mean, reach)| mean + reach));
+        self.sums.extend(&means);
     }
 
     fn push(&mut self, key: &[f32], begins: bool) {
