@@ -36,6 +36,7 @@ pub fn sources() -> Vec<ShaderSource> {
     let mut add = |program: &dyn Program| sources.push(ShaderSource::of(program));
     catalogue::chosen(&mut add);
     sampling::draw::all().iter().for_each(|program| add(program));
+    sampling::content::all().iter().for_each(|program| add(program));
     cache::programs::moves().iter().for_each(|program| add(program));
     add(&cache::programs::Migrate);
     #[cfg(feature = "subword")]
@@ -76,6 +77,7 @@ pub fn candidates() -> Vec<Candidate> {
         candidates.push(Candidate { source, chosen, keys, turns, multiply_adds, staged, head_dim });
     };
     catalogue::counted(&mut add);
+    sampling::content::all().iter().for_each(|program| add(program, catalogue::Counted::OTHER));
     cache::programs::counted().iter().for_each(|program| add(program, catalogue::Counted::OTHER));
     candidates
 }

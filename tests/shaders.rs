@@ -135,6 +135,10 @@ fn bindings_are_those_of_the_architecture() {
             "schedule_count" | "schedule_scan" | "schedule_fill" => {
                 &[(1, 0, "distances", false), (1, 1, "tables", true)]
             }
+            "summarize" => &[(1, 0, "k", false), (1, 1, "words", true)],
+            "block_scores" => &[(1, 1, "scores", true), (2, 0, "q", false), (3, 0, "summaries", false)],
+            "block_shares" => &[(1, 0, "powers", false), (1, 1, "scores", true)],
+            "block_select" => &[(1, 0, "powers", false), (1, 1, "scores", true), (1, 2, "tables", true)],
             "append" | "quantize" => &[
                 (1, 0, "keys", true),
                 (1, 1, "values", true),
@@ -175,7 +179,7 @@ fn bindings_are_those_of_the_architecture() {
         if shader.entry_point == "gather" {
             want[1].2 = "blocks";
         }
-        if shader.entry_point == "rotate" {
+        if matches!(shader.entry_point, "rotate" | "summarize") {
             want[1].2 = "runs";
         }
         if shader.entry_point == "migrate" {

@@ -142,11 +142,11 @@ fn block_scores(
     for (var first = 0u; first < HEAD_QUADS; first += STAGED_QUADS) {
         workgroupBarrier();
         for (var i = lane; i < INVOCATIONS * STAGED_WORDS; i += INVOCATIONS) {
-            let of = i / STAGED_WORDS;
+            let owner = i / STAGED_WORDS;
             let word = i % STAGED_WORDS;
             // Means, then reaches; past the last channel there are others, which nobody reads.
             let c = min(first + word % STAGED_QUADS, HEAD_QUADS - 1u);
-            staged[of * (STAGED_WORDS + 1u) + word] = summaries[bases[of] + word / STAGED_QUADS * SUMMARY_QUADS + c];
+            staged[owner * (STAGED_WORDS + 1u) + word] = summaries[bases[owner] + word / STAGED_QUADS * SUMMARY_QUADS + c];
         }
         workgroupBarrier();
         let here = lane * (STAGED_WORDS + 1u);

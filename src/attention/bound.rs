@@ -1,15 +1,17 @@
 //! Tensors that a plan has checked and bound.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::call::SequenceRows;
 use super::prepared::Prepared;
 use super::split::Split;
+use crate::attention::kernels::content::BlockMasses;
 use crate::attention::kernels::programs::TENSORS_GROUP;
 use crate::cache::gpu::arena::ArenaShard;
 use crate::error::{Error, Result, ensure};
 use crate::runtime::binding::{Axis, check_rows, check_tensor, check_written, fits, split};
+use crate::runtime::context::Context;
 use crate::runtime::program::Pipeline;
 use crate::runtime::sync::lock;
 use crate::runtime::tensor::{Binding, TensorView};
@@ -76,6 +78,8 @@ pub(super) struct Shard {
     /// log-sum-exp.
     inputs: Vec<Binding>,
     outputs: [Binding; 2],
+    /// The queries alone, once blocks are chosen for them.
+    queries: OnceLock<wgpu::BindGroup>,
     pub(super) q: Axis,
     pub(super) k: Axis,
     pub(super) v: Axis,
@@ -266,7 +270,18 @@ impl Shard {
         };
         let groups =
             ShardGroups::new(plan, &pipeline, &inputs, &outputs, plan.split.as_ref().map(Split::states))?;
-        Ok(Self { entries, kv_heads, pipeline, groups, inputs, outputs, q, k, v, o, lse })
+        let queries = OnceLock::new();
+        Ok(Self { entries, kv_heads, pipeline, groups, inputs, outputs, queries, q, k, v, o, lse })
+    }
+
+    /// The queries alone, for a kernel that reads nothing else of the tensors.
+    pub(super) fn queries(&self, context: &Context, pipeline: &Pipeline) -> Result<wgpu::BindGroup> {
+        if let Some(queries) = self.queries.get() {
+            return Ok(queries.clone());
+        }
+        let resources = [self.inputs[0].resource()];
+        let queries = pipeline.bind(context, "prflash queries", BlockMasses::QUERIES_GROUP, &resources)?;
+        Ok(self.queries.get_or_init(|| queries).clone())
     }
 
     /// The same bindings around states of a call's own.

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::selection::Selection;
 use super::table_buffer::TableBuffer;
 use crate::cache::gpu::kv_cache::Region;
 use crate::cache::{KvCache, SequenceId};
@@ -129,6 +130,7 @@ fn check_range(index: usize, argument: &'static str, rows: &Range<usize>) -> Res
 pub struct Call<'a> {
     lengths: Lengths<'a>,
     pub(super) tables: Option<&'a TableBuffer>,
+    pub(super) selection: Option<Selection<'a>>,
     pub(super) timestamps: Option<wgpu::ComputePassTimestampWrites<'a>>,
 }
 
@@ -143,19 +145,19 @@ enum Lengths<'a> {
 impl<'a> Call<'a> {
     /// Every batch entry has these lengths.
     pub const fn lengths(q_len: usize, kv_len: usize) -> Self {
-        Self { lengths: Lengths::Equal { q_len, kv_len }, tables: None, timestamps: None }
+        Self { lengths: Lengths::Equal { q_len, kv_len }, tables: None, selection: None, timestamps: None }
     }
 
     /// These sequences, at most as many as the plan was made for
     /// ([`PlanOptions::with_sequences`](crate::PlanOptions::with_sequences)). Their output rows
     /// must not overlap.
     pub const fn sequences(sequences: &'a [Sequence]) -> Self {
-        Self { lengths: Lengths::Each(sequences), tables: None, timestamps: None }
+        Self { lengths: Lengths::Each(sequences), tables: None, selection: None, timestamps: None }
     }
 
     /// These rows, which the library has cut itself.
     pub(super) const fn rows_of(rows: &'a [SequenceRows]) -> Self {
-        Self { lengths: Lengths::Rows(rows), tables: None, timestamps: None }
+        Self { lengths: Lengths::Rows(rows), tables: None, selection: None, timestamps: None }
     }
 
     /// These queries over their sequences in a cache, as it stands after what was recorded into it
@@ -163,12 +165,18 @@ impl<'a> Call<'a> {
     /// ([`PlanOptions::with_sequences`](crate::PlanOptions::with_sequences)). Their output rows
     /// must not overlap.
     pub const fn cached(cache: &'a KvCache, queries: &'a [Queries]) -> Self {
-        Self { lengths: Lengths::Cached { cache, queries }, tables: None, timestamps: None }
+        Self { lengths: Lengths::Cached { cache, queries }, tables: None, selection: None, timestamps: None }
     }
 
     /// The same call with these schedules and document masks.
     pub fn with_tables(self, tables: &'a TableBuffer) -> Self {
         Self { tables: Some(tables), ..self }
+    }
+
+    /// The same call over the blocks that a [`GpuSelector`](crate::attention::GpuSelector) of the plan
+    /// chooses for it, in place of tables.
+    pub fn with_selection(self, selection: Selection<'a>) -> Self {
+        Self { selection: Some(selection), ..self }
     }
 
     /// Writes GPU timestamps before and after into the caller's query set. Needs a device with

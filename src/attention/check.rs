@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::bound::{Bound, Shard};
 use super::call::{Call, FirstPositions, SequenceRows};
 use super::prepared::Prepared;
+use super::selecting::CheckedSelection;
 use super::table_buffer::{ScheduleWords, TableBuffer};
 use crate::attention::kernels::params::NO_TABLE;
 use crate::cache::gpu::arena::ArenaShard;
@@ -23,6 +24,7 @@ pub(super) struct CheckedCall<'a> {
     /// Of the longest sequence; 0 where there is nothing to do.
     pub(super) query_blocks: usize,
     pub(super) tables: Option<&'a TableBuffer>,
+    pub(super) selection: Option<CheckedSelection<'a>>,
     pub(super) timestamps: Option<wgpu::ComputePassTimestampWrites<'a>>,
     cache: Option<(&'a KvCache, Vec<SequenceId>)>,
 }
@@ -61,9 +63,22 @@ impl<'a> CheckedCall<'a> {
         }
         let rows = call.rows(bound.batch)?;
         call.check_apart(&rows)?;
+        let selection = match &call.selection {
+            None => None,
+            Some(selection) => {
+                let none = call.tables.is_none();
+                ensure!(none, "tables", "expected none beside a selection, which makes the lists");
+                let rows: Vec<SequenceRows> = rows.iter().map(|(rows, _)| *rows).collect();
+                Some(CheckedSelection::new(prepared, selection, &rows)?)
+            }
+        };
         let sequences = rows.into_iter().enumerate();
         let sequences = sequences
-            .map(|(index, (rows, region))| prepared.check_sequence(bound, call, index, rows, region))
+            .map(|(index, (rows, region))| {
+                let checked = prepared.check_sequence(bound, call, index, rows, region)?;
+                let selected = selection.as_ref().map(|selection| selection.schedule(index));
+                Ok(CheckedSequence { schedule: selected.unwrap_or(checked.schedule), ..checked })
+            })
             .collect::<Result<Vec<_>>>()?;
         let blocks = sequences.iter().map(|sequence| sequence.schedule.grid.query_blocks());
         let query_blocks = blocks.max().unwrap_or(0);
@@ -73,6 +88,7 @@ impl<'a> CheckedCall<'a> {
             sequences,
             query_blocks,
             tables: call.tables,
+            selection,
             timestamps: call.timestamps.clone(),
             cache: cache.map(|cache| (cache, call.cached_sequences().collect())),
         })

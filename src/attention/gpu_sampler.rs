@@ -170,7 +170,14 @@ impl GpuSampler {
         let slots =
             SlotPool::new::<ScheduleParams, ScheduleSequence>(context, &pipelines[0], sequences, Vec::new())?;
         let mut tables =
-            TableBuffer::empty(context, Some(Writer { pipeline: pipelines[0].clone(), distances }));
+            TableBuffer::empty(
+                context,
+                Some(Writer {
+                    pipeline: pipelines[0].clone(),
+                    group: Draw::TABLES_GROUP,
+                    beside: vec![distances],
+                }),
+            );
         tables.take(room.bytes(1))?;
         Ok(Self {
             context: context.clone(),

@@ -10,6 +10,7 @@ use super::inputs::tables::Tables;
 use super::plan_options::PlanOptions;
 use super::prepared::Prepared;
 use super::record::Target;
+use super::selection::GpuSelector;
 use super::table_buffer::TableBuffer;
 use super::wanted::Wanted;
 use crate::attention::kernels::shapes::Kernel;
@@ -20,6 +21,8 @@ use crate::runtime::context::Context;
 use crate::runtime::tensor::{Tensor, TensorView};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::runtime::timing::Timings;
+use crate::sampling::BlockGrid;
+use crate::sampling::content::{Estimate, Participation, Probe};
 use crate::shape::Shape;
 
 /// An [`Attention`] made ready for a device: one kernel, maxima for the sizes, and everything that
@@ -132,6 +135,26 @@ impl Plan {
     /// calls are in flight than ever before.
     pub fn device_bytes(&self) -> u64 {
         self.prepared.bytes()
+    }
+
+    /// Makes ready to choose by content, on the GPU, which key blocks calls of this plan visit
+    /// ([`Call::with_selection`]). `grid` says the sizes of blocks and which heads share a list, and
+    /// is the longest that any sequence of a call may be; all memory is reserved for it.
+    ///
+    /// # Errors
+    /// Invalid argument: `grid` of other heads or causality than the plan; `probe` of more than 64
+    /// rows; `participation` that draws, which only the host does; `positions` with a bias or a
+    /// harmonic factor, which summaries tell nothing of; `plan`, where its keys are in a cache. Too
+    /// large (`grid`) where the device can't bind so many scores, or such lists, at once; out of
+    /// memory; device lost.
+    pub fn selector(
+        &self,
+        grid: &BlockGrid,
+        participation: &Participation,
+        estimate: Estimate,
+        probe: Probe,
+    ) -> Result<GpuSelector> {
+        GpuSelector::new(&self.prepared, grid, participation, estimate, probe)
     }
 
     /// Checks tensors against the plan and binds them.

@@ -64,7 +64,8 @@ pub(super) struct Prepared {
     pub(super) unused_output: wgpu::Buffer,
     pub(super) no_tables: wgpu::BindGroup,
     pub(super) position_table: PositionTable,
-    position_bytes: u64,
+    /// What kernels read of positions.
+    pub(super) position_buffer: wgpu::Buffer,
 }
 
 impl Prepared {
@@ -103,9 +104,8 @@ impl Prepared {
             None => PositionTable::default(),
         };
         let position_buffer = position_table.upload("positions", context)?;
-        let position_bytes = position_buffer.size();
         let slots =
-            SlotPool::new::<Params, SequenceEntry>(context, &pipeline, *sequences, vec![position_buffer])?;
+            SlotPool::new::<Params, SequenceEntry>(context, &pipeline, *sequences, vec![position_buffer.clone()])?;
         Ok(Self {
             context: (*context).clone(),
             attention: (*attention).clone(),
@@ -122,14 +122,14 @@ impl Prepared {
             unused,
             unused_output,
             position_table,
-            position_bytes,
+            position_buffer,
         })
     }
 
     /// Bytes of GPU memory held.
     pub(super) fn bytes(&self) -> u64 {
         let states = self.split.as_ref().map_or(0, Split::bytes);
-        self.slots.bytes() + self.unused.size() + self.unused_output.size() + self.position_bytes + states
+        self.slots.bytes() + self.unused.size() + self.unused_output.size() + self.position_buffer.size() + states
     }
 }
 

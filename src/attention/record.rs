@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::check::CheckedCall;
 use super::prepared::Prepared;
+use super::selecting::Selecting;
 use super::table_buffer::TableBuffer;
 use super::work::Dispatch;
 use crate::attention::kernels::merge::MergeSplits;
@@ -32,12 +33,16 @@ impl Prepared {
             let arena = call.arenas.get(index).map(|arena| &arena.read);
             self.prepare(&mut dispatches, (shard, arena), &call)?;
         }
+        let selecting = match &call.selection {
+            Some(selection) => Some(selection.prepare(&call.shards)?),
+            None => None,
+        };
         match target {
             Target::Encoder(encoder) => {
-                self.encode(encoder, &call, dispatches, reading);
+                self.encode(encoder, &call, selecting, dispatches, reading);
                 Ok(())
             }
-            Target::Queue => self.submit(&call, dispatches, reading),
+            Target::Queue => self.submit(&call, selecting, dispatches, reading),
         }
     }
 
@@ -46,6 +51,7 @@ impl Prepared {
         &self,
         encoder: &mut wgpu::CommandEncoder,
         call: &CheckedCall<'_>,
+        selecting: Option<Selecting<'_>>,
         dispatches: Vec<Dispatch<'_>>,
         reading: Option<Reading>,
     ) {
@@ -53,9 +59,12 @@ impl Prepared {
             reading.prepare(encoder);
         }
         let mut pass = encoder.begin_compute_pass(&self.pass(call.timestamps.clone()));
-        let (tables, guard) = self.tables(call);
+        let (tables, guard) = self.tables(call, selecting.as_ref());
+        if let Some(selecting) = selecting {
+            selecting.record(&mut pass);
+        }
         for dispatch in dispatches {
-            self.dispatch(&mut pass, dispatch, tables, guard.clone());
+            self.dispatch(&mut pass, dispatch, &tables, guard.clone());
         }
         if let Some(Reading { token, .. }) = reading {
             pass.on_submitted_work_done(move || token.ran());
@@ -66,6 +75,7 @@ impl Prepared {
     fn submit(
         &self,
         call: &CheckedCall<'_>,
+        mut selecting: Option<Selecting<'_>>,
         mut dispatches: Vec<Dispatch<'_>>,
         mut reading: Option<Reading>,
     ) -> Result<()> {
@@ -80,7 +90,7 @@ impl Prepared {
                 dispatch.groups = Some(dispatch.shard.groups_around(self, &states)?);
             }
         }
-        let (tables, guard) = self.tables(call);
+        let (tables, guard) = self.tables(call, selecting.as_ref());
         for (index, dispatch) in dispatches.into_iter().enumerate() {
             let mut encoder = context.device().create_command_encoder(&Default::default());
             if let Some(reading) = reading.as_ref().filter(|_| index == 0) {
@@ -88,7 +98,11 @@ impl Prepared {
             }
             let timestamps = call.timestamps_of(index == 0, index + 1 == count);
             let mut pass = encoder.begin_compute_pass(&self.pass(timestamps));
-            self.dispatch(&mut pass, dispatch, tables, guard.clone());
+            // With the first piece; those after it come later on the same queue.
+            if let Some(selecting) = selecting.take() {
+                selecting.record(&mut pass);
+            }
+            self.dispatch(&mut pass, dispatch, &tables, guard.clone());
             if let Some(Reading { token, .. }) = reading.take_if(|_| index + 1 == count) {
                 pass.on_submitted_work_done(move || token.ran());
             }
@@ -106,10 +120,18 @@ impl Prepared {
     }
 
     /// The tables of a call, and a guard to keep until it is done.
-    fn tables<'a>(&'a self, call: &CheckedCall<'a>) -> (&'a wgpu::BindGroup, Option<Arc<()>>) {
-        match call.tables.map(TableBuffer::current) {
-            Some((bind_group, guard)) => (bind_group, Some(guard)),
-            None => (&self.no_tables, None),
+    fn tables(
+        &self,
+        call: &CheckedCall<'_>,
+        selecting: Option<&Selecting<'_>>,
+    ) -> (wgpu::BindGroup, Option<Arc<()>>) {
+        match (selecting, call.tables.map(TableBuffer::current)) {
+            (Some(selecting), _) => {
+                let (bind_group, guard) = selecting.tables();
+                (bind_group, Some(guard))
+            }
+            (None, Some((bind_group, guard))) => (bind_group.clone(), Some(guard)),
+            (None, None) => (self.no_tables.clone(), None),
         }
     }
 

@@ -8,7 +8,6 @@ use crate::error::{Error, Result, ensure};
 use crate::runtime::context::Context;
 use crate::runtime::pipeline::bind;
 use crate::runtime::program::{Binds, Pipeline, group_layout};
-use crate::sampling::gpu::draw::Draw;
 use crate::sampling::{BlockGrid, RowOrder, Schedule};
 
 /// [`Tables`] in GPU memory, copied there or drawn there
@@ -59,7 +58,10 @@ struct IdWords {
 #[derive(Debug)]
 pub(super) struct Writer {
     pub(super) pipeline: Arc<Pipeline>,
-    pub(super) distances: wgpu::Buffer,
+    /// The group of the tables.
+    pub(super) group: usize,
+    /// What the group binds before the tables.
+    pub(super) beside: Vec<wgpu::Buffer>,
 }
 
 #[derive(Debug)]
@@ -181,8 +183,8 @@ impl TableBuffer {
 
     /// Bytes of GPU memory held, beside that of buffers that only calls in flight still use.
     pub(super) fn bytes(&self) -> u64 {
-        let distances = self.writer.as_ref().map_or(0, |writer| writer.distances.size());
-        distances + self.buffers.iter().map(|tables| tables.buffer.size()).sum::<u64>()
+        let beside = self.writer.iter().flat_map(|writer| &writer.beside);
+        beside.map(wgpu::Buffer::size).sum::<u64>() + self.buffers.iter().map(|tables| tables.buffer.size()).sum::<u64>()
     }
 
     fn allocate(&self, bytes: u64) -> Result<DeviceTables> {
@@ -200,9 +202,10 @@ impl TableBuffer {
         let buffer = context.create_buffer("prflash tables", size, usage | wgpu::BufferUsages::STORAGE)?;
         let bind_group = bind_tables(context, &self.layout, &buffer)?;
         let written = match &self.writer {
-            Some(Writer { pipeline, distances }) => {
-                let resources = [distances.as_entire_binding(), buffer.as_entire_binding()];
-                Some(pipeline.bind(context, "prflash written tables", Draw::TABLES_GROUP, &resources)?)
+            Some(Writer { pipeline, group, beside }) => {
+                let resources: Vec<_> =
+                    beside.iter().chain([&buffer]).map(wgpu::Buffer::as_entire_binding).collect();
+                Some(pipeline.bind(context, "prflash written tables", *group, &resources)?)
             }
             None => None,
         };

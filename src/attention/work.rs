@@ -5,6 +5,7 @@ use super::call::{FirstPositions, SequenceRows};
 use super::check::{CheckedCall, CheckedSequence};
 use super::pieces::{WorkRun, cut};
 use super::prepared::{Prepared, score_unit};
+use super::selecting::CheckedSelection;
 use super::table_buffer::{ScheduleWords, TableBuffer, row_order};
 use crate::attention::kernels::params::{
     FLAG_CAUSAL, FLAG_LSE, FLAG_PAIRED, FLAG_SOFT_CAP, FLAG_WINDOW, NO_TABLE, Params, SequenceEntry,
@@ -61,6 +62,9 @@ impl Prepared {
             .sequences
             .iter()
             .fold((0, 0), |(q, kv), CheckedSequence { rows, .. }| (rows.q_len.max(q), rows.kv_len.max(kv)));
+        // Splits share what lists have of the keys.
+        let listed_keys = call.selection.as_ref().map_or(usize::MAX, CheckedSelection::keys);
+        let longest = (longest.0, longest.1.min(listed_keys));
         let mut params = Params::default();
         let mut merge_workgroups = None;
         let items = match &self.split {

@@ -77,6 +77,18 @@ impl BlockGrid {
         Ok(Self { block_size, ..self })
     }
 
+    /// The same for other lengths, which a shape has let pass.
+    pub(crate) fn with_lengths(self, q_len: usize, kv_len: usize) -> Self {
+        Self { q_len, kv_len, ..self }
+    }
+
+    /// The query rows of a query block, both counted from 0.
+    pub(crate) fn rows_of(&self, query_block: usize) -> std::ops::Range<usize> {
+        let (block, offset) = (self.block_size as i64, self.kv_len as i64 - self.q_len as i64);
+        let begin = (self.first_query_block() + query_block as i64) * block - offset;
+        begin.max(0) as usize..(begin + block).clamp(0, self.q_len as i64) as usize
+    }
+
     /// The same with lists shared by other sets of heads.
     pub fn with_granularity(self, granularity: Granularity) -> Self {
         Self { granularity, ..self }

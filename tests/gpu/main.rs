@@ -5,6 +5,7 @@
 mod common;
 
 mod cache_attention;
+mod content;
 mod device;
 mod dropped_encoders;
 mod kv_cache;

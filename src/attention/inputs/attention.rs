@@ -195,6 +195,17 @@ impl Attention {
         self.output
     }
 
+    /// Whether another one's scores are these, but for weights of sampling.
+    pub(in crate::attention) fn scores_alike(&self, other: &Self) -> bool {
+        let of = |attention: &Self| Self {
+            correction: 0.0,
+            lse: false,
+            output: DType::F32,
+            ..attention.clone()
+        };
+        of(self) == of(other)
+    }
+
     /// The visible keys `lo..hi` of a query at absolute `position`, before any schedule; none past
     /// `kv_len`, wherever the query is.
     pub fn visible(&self, position: i64, kv_len: usize) -> std::ops::Range<usize> {

@@ -1,6 +1,7 @@
 //! The kernels of attention that a plan chooses, to validate and to compile elsewhere, and those
 //! whose machine code is worth a look.
 
+use super::content::{BlockMasses, Summarize};
 use super::gather::Gather;
 use super::merge::{Merge, MergeSplits};
 use super::rotate::Rotate;
@@ -10,6 +11,7 @@ use crate::cache::gpu::variant::CacheVariant;
 use crate::layout::DType;
 use crate::position::Pairing;
 use crate::runtime::program::Program;
+use crate::sampling::content::Estimate;
 
 /// What programs are handed to, one by one.
 pub(crate) type Visit<'a> = dyn FnMut(&dyn Program) + 'a;
@@ -204,6 +206,15 @@ fn beside_attention(add: &mut Visit<'_>) {
             add(&Rotate { storage, pairing, rotary_dim: 64 });
         }
     }
+    let half = Some((Pairing::Half, 64));
+    for storage in DType::ALL {
+        for (head_dim, rope) in [(64, None), (128, half), (20, Some((Pairing::Interleaved, 20)))] {
+            add(&Summarize { storage, head_dim, rope });
+            for estimate in [Estimate::Saturated, Estimate::Bound, Estimate::MeanKey] {
+                add(&BlockMasses { estimate, storage, head_dim, rope });
+            }
+        }
+    }
     // An odd number of quads, as partial rotation may leave.
     add(&Rotate { storage: DType::F32, pairing: Pairing::Interleaved, rotary_dim: 20 });
 }
@@ -300,6 +311,12 @@ pub(crate) fn counted(add: &mut dyn FnMut(&dyn Program, Counted)) {
     add(&MergeSplits { output: DType::F32, value_dim: 128 }, Counted::OTHER);
     add(&Merge { output: DType::F32, spread: false }, Counted::OTHER);
     add(&Rotate { storage: DType::F32, pairing: Pairing::Half, rotary_dim: 64 }, Counted::OTHER);
+    let storage = DType::F32;
+    add(&Summarize { storage, head_dim: 128, rope: None }, Counted::OTHER);
+    add(
+        &BlockMasses { estimate: Estimate::Saturated, storage, head_dim: 128, rope: None },
+        Counted::OTHER,
+    );
 }
 
 /// Tile shapes to compare.

@@ -40,7 +40,8 @@ impl Program for Summarize {
             ("HEAD_QUADS", self.head_dim / 4),
             ("SUMMARY_WORDS", packed::words(self.head_dim)),
         ]);
-        settings.integer("LEAST_EXPONENT", packed::LEAST_EXPONENT);
+        settings.integer("SUMMARY_LEAST_EXPONENT", packed::LEAST_EXPONENT);
+        settings.integer("SUMMARY_UNIT_BITS", packed::UNIT_BITS);
         rotations(&mut settings, self.rope);
         settings.word("STORAGE", self.storage.name());
         text::kernel(&self.label(), "sampling", self.entry_point(), &settings)

@@ -1,6 +1,7 @@
 //! The kernels of attention: what there are, which one a task gets, their text, and what they read.
 
 pub(crate) mod catalogue;
+pub(crate) mod content;
 pub(crate) mod gather;
 pub(crate) mod merge;
 pub(crate) mod params;

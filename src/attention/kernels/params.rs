@@ -227,5 +227,9 @@ pub(crate) fn layouts() -> Vec<HostLayout> {
             work_items, tiles, rows, runs, heads, head_stride, row_stride, rope_low, rope_high,
             scale),
         host_layout!("RotateRun", RotateRun: base, first, position, step),
+        host_layout!("SummaryParams", SummaryParams:
+            work_items, groups, runs, group, k_head_stride, k_row_stride, head_stride, rope_low,
+            rope_high),
+        host_layout!("SummaryRun", SummaryRun: first, base, group, len, words, position),
     ]
 }

@@ -97,6 +97,7 @@ pub(crate) const PIECES: &Library = pieces![
     "shared/store_bf16",
     "shared/store_f16",
     "shared/store_f32",
+    "shared/summary",
     "subword/subword_losses",
     "subword/subword_segment",
     "subword/walk",

@@ -16,6 +16,11 @@ static POWERS: LazyLock<Vec<u32>> = LazyLock::new(|| {
     (0..OCTAVE).map(power).collect()
 });
 
+/// `2^(f/1024)·2³⁰` for f = 0 … 1023, for those who compute elsewhere.
+pub(crate) fn powers() -> &'static [u32] {
+    &POWERS
+}
+
 /// `2^x` in 32.32 fixed point; 0 where that is below 2⁻³², the largest number where it is past 2³¹.
 pub(crate) fn exp2(x: i64) -> u64 {
     let octaves = x.div_euclid(OCTAVE.into());

@@ -47,6 +47,9 @@ mod summaries;
 mod tests;
 
 pub use estimate::Estimate;
+pub(crate) use estimate::mean_largest;
+pub(crate) use fixed::{FARTHEST, OCTAVE, powers};
 pub use participation::Participation;
+pub(crate) use scores::MASKED;
 pub use scores::{BlockScores, Pool, Probe};
 pub use summaries::{DEFAULT_GROUP, KeySummaries};

@@ -136,7 +136,7 @@ impl Participation {
     }
 
     /// (τ, α) in 16.16 fixed point, with τ = 1 where the highest scores are taken.
-    pub(super) fn exponents(&self) -> (i64, i64) {
+    pub(crate) fn exponents(&self) -> (i64, i64) {
         let fixed = |x: f64| libm::round(x * 65536.0) as i64;
         (fixed(self.tau.unwrap_or(1.0)), fixed(self.alpha))
     }

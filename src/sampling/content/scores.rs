@@ -7,8 +7,9 @@ use crate::error::{Error, Result, ensure};
 use crate::limits::MAX_ELEMENTS;
 use crate::sampling::grid::BlockGrid;
 
-/// The score of a block that no row of the query block sees.
-const MASKED: i32 = i32::MIN;
+/// The score of a block that no row of the query block sees, and the mass of one that a row doesn't
+/// see.
+pub(crate) const MASKED: i32 = i32::MIN;
 
 /// Which query rows speak for a query block.
 ///
@@ -42,6 +43,11 @@ impl Probe {
     pub fn looking_ahead(rows: usize) -> Result<Self> {
         ensure!(rows >= 1, "rows", "expected at least 1, got 0");
         Ok(Self { rows, ahead: true })
+    }
+
+    /// How many rows were asked for.
+    pub(crate) fn count(self) -> usize {
+        self.rows
     }
 
     /// Whether no row is chosen for by what comes after it.
@@ -108,6 +114,18 @@ impl BlockScores {
         grid: &BlockGrid,
         mut masses: impl FnMut(usize, usize) -> (Range<usize>, Vec<Vec<f64>>),
     ) -> Result<Self> {
+        Self::from_units(grid, |head, row| {
+            let (seen, rows) = masses(head, row);
+            let rows = rows.iter().map(|masses| units(grid.key_blocks(), masses)).collect::<Result<_>>()?;
+            Ok((seen, rows))
+        })
+    }
+
+    /// The same from logarithms of masses to base 2, in units, or [`MASKED`].
+    pub(crate) fn from_units(
+        grid: &BlockGrid,
+        mut masses: impl FnMut(usize, usize) -> Result<(Range<usize>, Vec<Vec<i32>>)>,
+    ) -> Result<Self> {
         let key_blocks = grid.key_blocks();
         let rows = grid.heads() as u64 * grid.query_blocks() as u64;
         let count = rows.saturating_mul(key_blocks as u64);
@@ -118,8 +136,8 @@ impl BlockScores {
         let mut scores = Vec::new();
         for head in 0..grid.heads() {
             for row in 0..grid.query_blocks() {
-                let (seen, rows) = masses(head, row);
-                let shares = shares(key_blocks, &rows)?;
+                let (seen, rows) = masses(head, row)?;
+                let shares = shares(&rows);
                 scores.extend((0..key_blocks).map(|block| match seen.contains(&block) {
                     true => mean(shares.iter().filter_map(|row| row[block])).unwrap_or(-FARTHEST),
                     false => MASKED,
@@ -149,17 +167,22 @@ impl BlockScores {
     }
 }
 
+/// Natural logarithms of the masses of a row's blocks, in units.
+fn units(key_blocks: usize, masses: &[f64]) -> Result<Vec<i32>> {
+    let got = masses.len();
+    ensure!(got == key_blocks, "masses", "expected {key_blocks} blocks, got {got}");
+    if let Some(block) = masses.iter().position(|mass| mass.is_nan()) {
+        ensure!(block >= key_blocks, "masses", "expected numbers, got NaN for block {block}");
+    }
+    Ok(masses.iter().map(|&mass| from_ln(mass).unwrap_or(MASKED)).collect())
+}
+
 /// `log₂` of the shares that each row's blocks have, in units.
-fn shares(key_blocks: usize, rows: &[Vec<f64>]) -> Result<Vec<Vec<Option<i32>>>> {
-    let share = |masses: &Vec<f64>| {
-        let got = masses.len();
-        ensure!(got == key_blocks, "masses", "expected {key_blocks} blocks, got {got}");
-        if let Some(block) = masses.iter().position(|mass| mass.is_nan()) {
-            ensure!(block >= key_blocks, "masses", "expected numbers, got NaN for block {block}");
-        }
-        let units: Vec<Option<i32>> = masses.iter().map(|&mass| from_ln(mass)).collect();
-        let all = log2_sum(units.iter().copied().flatten()).unwrap_or(0);
-        Ok(units.iter().map(|unit| unit.map(|unit| (unit - all).max(-FARTHEST))).collect())
+fn shares(rows: &[Vec<i32>]) -> Vec<Vec<Option<i32>>> {
+    let share = |masses: &Vec<i32>| {
+        let known = |mass: &i32| *mass != MASKED;
+        let all = log2_sum(masses.iter().copied().filter(known)).unwrap_or(0);
+        masses.iter().map(|mass| known(mass).then(|| (mass - all).max(-FARTHEST))).collect()
     };
     rows.iter().map(share).collect()
 }

@@ -140,6 +140,23 @@ impl KeySummaries {
         Self { head_dim, group, len, heads: extremes.map(head).collect(), rounded: None }
     }
 
+    /// Of words that a device holds: those of all groups of each head, behind each other.
+    pub(crate) fn from_packed(head_dim: usize, group: usize, len: usize, heads: &[Vec<u32>]) -> Self {
+        let rounded = heads.iter().map(|words| {
+            let mut head = Head::default();
+            words.chunks_exact(packed::words(head_dim)).for_each(|words| head.push_packed(words, head_dim));
+            head
+        });
+        let rounded: Vec<Head> = rounded.collect();
+        let tokens = |at: usize| (len - at / head_dim * group).min(group) as f32;
+        let exact = |head: &Head| {
+            let sums = head.sums.iter().enumerate().map(|(at, mean)| mean * tokens(at)).collect();
+            Head { sums, ..head.clone() }
+        };
+        let heads = rounded.iter().map(exact).collect();
+        Self { head_dim, group, len, heads, rounded: Some(rounded) }
+    }
+
     /// Key/value heads.
     pub fn kv_heads(&self) -> usize {
         self.heads.len()
@@ -186,6 +203,13 @@ impl KeySummaries {
     /// The bytes of one block for one key/value head: what choosing costs in reading.
     pub fn bytes_per_block(&self, block_size: usize) -> u64 {
         (block_size.div_ceil(self.group) as u64).saturating_mul(self.bytes_per_group())
+    }
+
+    /// Whether the numbers in 8 bits that estimates read are another's, bit for bit. Not where
+    /// either has none.
+    pub fn same_words(&self, other: &Self) -> bool {
+        let sizes = |keys: &Self| (keys.head_dim, keys.group, keys.len);
+        self.rounded.is_some() && self.rounded == other.rounded && sizes(self) == sizes(other)
     }
 
     /// A group of a head, as estimates read it.

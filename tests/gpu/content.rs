@@ -1,0 +1,182 @@
+//! Blocks chosen by content on the GPU: summaries, scores and lists against the host's, and
+//! attention over them.
+
+use crate::common::{Problem, Storage, gpu, numbers, operands, output_layout, zeros};
+use prflash::attention::{GpuSelector, GpuSummaries, Selection, Sequence, SummarizedKeys};
+use prflash::position::Pairing;
+use prflash::sampling::Granularity;
+use prflash::sampling::content::{BlockScores, Estimate, KeySummaries, Participation, Pool, Probe};
+use prflash::{
+    Attention, BlockGrid, Call, Context, DType, Layout, Plan, PlanOptions, Positions, Rope, Schedule, Seed,
+    Shape, Tables, Tensor, TensorView,
+};
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+fn shape(heads: usize, kv_heads: usize, q_len: usize, kv_len: usize, dim: usize) -> Shape {
+    Shape::new(heads, kv_heads, q_len, dim).unwrap().with_kv_len(kv_len).unwrap()
+}
+
+/// Numbers of a channel that differ in size, and groups that differ in what they have in common.
+fn keys(seed: u64, heads: usize, len: usize, dim: usize, dtype: DType) -> Vec<f32> {
+    let noise = numbers(seed, heads * len * dim);
+    let common = numbers(seed + 1, heads * len.div_ceil(16) * dim);
+    let key = |(at, noise): (usize, &f32)| {
+        let (channel, token, head) = (at % dim, at / dim % len, at / dim / len);
+        let shift = common[(head * len.div_ceil(16) + token / 16) * dim + channel];
+        dtype.round((noise + 2.0 * shift) * [1.0, 0.1, 3.0, 1e-3, 0.0][channel % 5])
+    };
+    noise.iter().enumerate().map(key).collect()
+}
+
+/// How far scores of a row may be from the host's, in units: `GpuSelector` says why. For queries
+/// and keys of which the products of magnitudes are at most `size`, scaled.
+fn tolerance(dim: usize, size: f64) -> i64 {
+    let u = 1.0 / f64::from(1 << 24);
+    // Of means and of reaches; a square of a deviation twice.
+    let products = u * (dim as f64 / 2.0 + 24.0 + 26.0) * (3.0 * size + size * size);
+    let sums = u * 80.0 * (1.0 + size);
+    ((products + sums) * std::f64::consts::LOG2_E * 1024.0).ceil() as i64 + 1
+}
+
+/// One problem on host and device.
+struct Case {
+    attention: Attention,
+    shape: Shape,
+    block: usize,
+    group: usize,
+    granularity: Granularity,
+    participation: Participation,
+    estimate: Estimate,
+    probe: Probe,
+}
+
+impl Case {
+    fn new(shape: Shape) -> Self {
+        Self {
+            attention: Attention::causal(),
+            shape,
+            block: 16,
+            group: 16,
+            granularity: Granularity::KvHead,
+            participation: Participation::content(6).unwrap(),
+            estimate: Estimate::Saturated,
+            probe: Probe::causal(4).unwrap(),
+        }
+    }
+
+    fn grid(&self) -> BlockGrid {
+        let grid = match self.attention.is_causal() {
+            true => BlockGrid::causal(&self.shape),
+            false => BlockGrid::full(&self.shape),
+        };
+        grid.with_block_size(self.block).unwrap().with_granularity(self.granularity)
+    }
+
+    /// Chooses on the device, and compares everything with the host.
+    fn check(&self, context: &Context, story: &str) {
+        let (shape, dtype) = (&self.shape, self.attention.storage());
+        let (heads, kv_heads, dim) = (shape.heads(), shape.kv_heads(), shape.head_dim());
+        let mut problem = Problem::random(self.attention.clone(), *shape, 5);
+        problem.k = (0..shape.batch() as u64)
+            .flat_map(|entry| keys(7 + 2 * entry, kv_heads, shape.kv_len(), dim, dtype))
+            .collect();
+        let plan = problem.plan(context).unwrap();
+        let qkv = problem.upload(context, Storage::HeadsFirst).unwrap();
+        let output = zeros(context, DType::F32, output_layout(shape));
+        let bound = plan.bind(&operands(&qkv, &output)).unwrap();
+        let grid = self.grid();
+        let selector = plan.selector(&grid, &self.participation, self.estimate, self.probe).unwrap();
+        let mut summaries =
+            GpuSummaries::new(context, &self.attention, &qkv[1], self.group, shape.batch()).unwrap();
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        let all: Vec<SummarizedKeys> = (0..shape.batch())
+            .map(|entry| SummarizedKeys {
+                sequence: entry,
+                entry,
+                keys: 0..shape.kv_len(),
+                ..SummarizedKeys::default()
+            })
+            .collect();
+        summaries.encode(&mut encoder, &all).unwrap();
+        let call = Call::lengths(shape.q_len(), shape.kv_len()).with_selection(selector.over(&summaries));
+        plan.encode(&mut encoder, &bound, &call).unwrap();
+        context.queue().submit([encoder.finish()]);
+
+        let got = selector.read_blocking().unwrap();
+        let scores = selector.read_scores_blocking().unwrap();
+        assert_eq!((got.len(), scores.len()), (shape.batch(), shape.batch()));
+        let one = shape.with_batch(1).unwrap();
+        for entry in 0..shape.batch() {
+            let of = |values: &[f32], heads: usize, len: usize| {
+                let each = heads * len * dim;
+                values[entry * each..(entry + 1) * each].to_vec()
+            };
+            let (q, k) = (of(&problem.q, heads, shape.q_len()), of(&problem.k, kv_heads, shape.kv_len()));
+            // The lists are the host's from these scores.
+            let want = Schedule::select(&grid, &self.participation, &scores[entry], Seed::new(0)).unwrap();
+            assert_eq!(got[entry], want, "lists of {story}");
+            // The summaries are the host's.
+            let host = self.attention.summarize(&one, &k, self.group, None).unwrap().with_8_bits();
+            let device = summaries.read_blocking(entry).unwrap();
+            if self.attention.positions().is_none() {
+                assert!(device.same_words(&host), "summaries of {story}");
+            }
+            // And so are the scores, but for rounding.
+            let host = self
+                .attention
+                .block_scores(&grid, &q, &device, self.estimate, self.probe, &Tables::new())
+                .unwrap();
+            self.compare(&scores[entry], &host, (&q, &k), story);
+        }
+        // Attention over these lists is attention over the same lists from the host.
+        let tables = got.iter().try_fold(Tables::new(), Tables::with_schedule).unwrap();
+        let want = problem.run_on(context, plan.options(), &qkv, &tables);
+        if shape.q_len() > 8 {
+            assert_eq!(bits(&output.read_blocking(context).unwrap()), bits(&want.output), "output of {story}");
+        }
+        let output = output.read_blocking(context).unwrap();
+        let close = output.iter().zip(&want.output).all(|(a, b)| (a - b).abs() <= 1e-5);
+        assert!(close, "output of {story}");
+    }
+
+    fn compare(&self, got: &BlockScores, want: &BlockScores, (q, k): (&[f32], &[f32]), story: &str) {
+        let (grid, dim) = (self.grid(), self.shape.head_dim());
+        let norm = |rows: &[f32]| {
+            let of = |row: &[f32]| row.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
+            rows.chunks(dim).map(of).fold(0.0, f64::max)
+        };
+        let size = norm(q) * norm(k) * f64::from(self.attention.scale(dim));
+        let allowed = tolerance(dim, size) as f64 / 1024.0 * 2.0;
+        let mut farthest = 0.0f64;
+        for head in 0..grid.heads() {
+            for row in 0..grid.query_blocks() {
+                for block in 0..grid.key_blocks() {
+                    let (got, want) =
+                        (got.log2_share(head, row, block), want.log2_share(head, row, block));
+                    assert_eq!(got.is_some(), want.is_some(), "{story}: {head}, {row}, {block}");
+                    let (Some(got), Some(want)) = (got, want) else { continue };
+                    assert!(
+                        (got - want).abs() <= allowed,
+                        "{story}: {head}, {row}, {block}: {got} for {want} ± {allowed}"
+                    );
+                    farthest = farthest.max((got - want).abs());
+                }
+            }
+        }
+        println!("{story}: off by {farthest:.4} of {allowed:.4}");
+    }
+}
+
+#[test]
+fn content_decode() {
+    let Some(context) = gpu("content_decode") else { return };
+    for (heads, kv_heads) in [(4, 4), (8, 2), (6, 1)] {
+        for kv_len in [1, 15, 16, 17, 640, 1999] {
+            let case = Case::new(shape(heads, kv_heads, 1, kv_len, 32));
+            case.check(&context, &format!("decode {heads}/{kv_heads} over {kv_len}"));
+        }
+    }
+}
