@@ -180,3 +180,102 @@ fn content_decode() {
         }
     }
 }
+
+/// Heads and lists of every kind, in decode, in speculation, and in prefill.
+#[test]
+fn content_lists_of_every_kind() {
+    let Some(context) = gpu("content_lists_of_every_kind") else { return };
+    for granularity in [Granularity::Head, Granularity::KvHead, Granularity::Shared] {
+        for (heads, kv_heads) in [(4, 4), (8, 2), (6, 1)] {
+            for (q_len, kv_len) in [(1, 1000), (3, 1001), (8, 517), (130, 300), (200, 200), (70, 40)] {
+                for pool in [Pool::Mean, Pool::Largest] {
+                    let participation = Participation::content(5).unwrap().with_pool(pool);
+                    let of = Case::new(shape(heads, kv_heads, q_len, kv_len, 16));
+                    let case = Case { granularity, participation, ..of };
+                    let story = format!("{granularity:?} {heads}/{kv_heads}, {q_len} of {kv_len}, {pool:?}");
+                    case.check(&context, &story);
+                }
+            }
+        }
+    }
+}
+
+/// What is always there, how many there are, and how blocks and groups lie.
+#[test]
+fn content_budgets_and_blocks() {
+    let Some(context) = gpu("content_budgets_and_blocks") else { return };
+    let budget = |blocks: usize, sinks: usize, window: usize| {
+        Participation::content(blocks)
+            .unwrap()
+            .with_sink_blocks(sinks)
+            .with_window_blocks(window)
+            .unwrap()
+    };
+    for participation in [
+        budget(1, 0, 1),
+        budget(2, 1, 1),
+        budget(1, 3, 4),
+        budget(9, 2, 3),
+        budget(40, 1, 2),
+        budget(1000, 1, 1),
+        budget(usize::MAX, 1, 1),
+        budget(3, usize::MAX, 1),
+        budget(3, 1, usize::MAX),
+    ] {
+        for (q_len, kv_len) in [(1, 643), (150, 150)] {
+            for (block, group) in [(16, 16), (32, 8), (8, 32), (64, 64), (48, 16), (16, 1), (128, 2)] {
+                let of = Case::new(shape(4, 2, q_len, kv_len, 8));
+                let case = Case { participation, block, group, ..of };
+                case.check(&context, &format!("{participation}, {q_len} of {kv_len}, {block} by {group}"));
+            }
+        }
+    }
+}
+
+/// Everything that shapes a score.
+#[test]
+fn content_scores() {
+    let Some(context) = gpu("content_scores") else { return };
+    let rope = |dim, pairing| Positions::from(Rope::new(dim, 1e4, pairing).unwrap());
+    let causal = Attention::causal;
+    let attentions = [
+        causal(),
+        causal().with_storage(DType::F16),
+        causal().with_storage(DType::Bf16),
+        causal().with_soft_cap(3.0).unwrap(),
+        causal().with_scale(-0.7).unwrap(),
+        causal().with_window(100).unwrap(),
+        causal().with_window(1).unwrap(),
+        causal().with_window(usize::MAX).unwrap(),
+        Attention::full(),
+        Attention::full().with_window(37).unwrap(),
+        causal().with_positions(rope(20, Pairing::Interleaved)),
+        causal().with_positions(Rope::new(20, 1e4, Pairing::Half).unwrap().with_rotary_dim(16).unwrap().into()),
+        Attention::full().with_positions(rope(20, Pairing::Interleaved)).with_storage(DType::F16),
+    ];
+    for attention in attentions {
+        for estimate in [Estimate::Saturated, Estimate::Bound, Estimate::MeanKey] {
+            for probe in &[Probe::causal(1), Probe::causal(4), Probe::looking_ahead(3), Probe::looking_ahead(16)] {
+                for (q_len, kv_len) in [(1, 333), (90, 250), (130, 60)] {
+                    let probe = *probe.as_ref().unwrap();
+                    let of = Case::new(shape(4, 2, q_len, kv_len, 20));
+                    let case = Case { attention: attention.clone(), estimate, probe, ..of };
+                    let story = format!("{attention:?}, {estimate:?}, {probe:?}, {q_len} of {kv_len}");
+                    case.check(&context, &story);
+                }
+            }
+        }
+    }
+}
+
+/// Dimensions that are staged at once, in parts, and with a ragged last part.
+#[test]
+fn content_dimensions() {
+    let Some(context) = gpu("content_dimensions") else { return };
+    for dim in [4, 64, 76, 128, 256] {
+        for estimate in [Estimate::Saturated, Estimate::Bound, Estimate::MeanKey] {
+            let case = Case { estimate, block: 64, group: 32, ..Case::new(shape(4, 1, 2, 900, dim)) };
+            case.check(&context, &format!("{dim} channels, {estimate:?}"));
+        }
+    }
+}
