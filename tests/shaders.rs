@@ -135,7 +135,7 @@ fn bindings_are_those_of_the_architecture() {
             "schedule_count" | "schedule_scan" | "schedule_fill" => {
                 &[(1, 0, "distances", false), (1, 1, "tables", true)]
             }
-            "append" | "quantize" => &[
+            "append" | "quantize" | "summarize_segment" => &[
                 (1, 0, "keys", true),
                 (1, 1, "values", true),
                 (1, 2, "cache", false),
@@ -187,7 +187,8 @@ fn bindings_are_those_of_the_architecture() {
         if shader.entry_point.starts_with("word2vec_") {
             want[1].2 = "batch";
         }
-        if matches!(shader.entry_point, "append" | "quantize" | "step_down" | "commit") {
+        if matches!(shader.entry_point, "append" | "quantize" | "summarize_segment" | "step_down" | "commit")
+        {
             want[1].2 = "moves";
         }
         if shader.entry_point.starts_with("attention_") {

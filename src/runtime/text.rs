@@ -50,6 +50,11 @@ impl Settings {
         let _ = writeln!(self.constants, "const {name}: u32 = {value}u;");
     }
 
+    /// The same of a number that may be negative.
+    pub(crate) fn integer(&mut self, name: &str, value: i32) {
+        let _ = writeln!(self.constants, "const {name}: i32 = {value}i;");
+    }
+
     /// A constant of the text alone.
     pub(crate) fn real(&mut self, name: &str, value: f32) {
         let _ = writeln!(self.constants, "const {name}: f32 = {value:?};");

@@ -10,6 +10,9 @@ use crate::sampling::grid::BlockGrid;
 /// The score of a block that no row of the query block sees.
 const MASKED: i32 = i32::MIN;
 
+/// The score of a block with keys of which nothing is known: it always takes part.
+pub(super) const CERTAIN: i32 = i32::MAX;
+
 /// Which query rows speak for a query block.
 ///
 /// What a list is chosen by decides what the rows that use it may know. A query block's first row
@@ -98,8 +101,9 @@ impl BlockScores {
     ///
     /// `masses` is asked for each (query head, query block), both counted from 0, and gives the key
     /// blocks that its rows see at all, and for each row that speaks for them the logarithms of the
-    /// masses of all key blocks: −∞ for a block that the row doesn't see. A block that is seen, but
-    /// by none of these rows, has the lowest score.
+    /// masses of all key blocks: −∞ for a block that the row doesn't see, ∞ for one with keys of
+    /// which nothing is known, which always takes part. A block that is seen, but by none of these
+    /// rows, has the lowest score.
     ///
     /// # Errors
     /// Invalid argument (`masses`) where a row has another number of blocks than the grid, or a
@@ -135,9 +139,13 @@ impl BlockScores {
     }
 
     /// `log₂` of the share that a block is estimated to have of the attention of a head's query
-    /// block, to 1/1024; none where no row sees the block, or there is no such head or block.
+    /// block, to 1/1024; ∞ for a block that takes part whatever its share; none where no row sees
+    /// the block, or there is no such head or block.
     pub fn log2_share(&self, head: usize, row: usize, block: usize) -> Option<f64> {
-        self.get(head, row, block).map(|score| f64::from(score) / f64::from(OCTAVE))
+        self.get(head, row, block).map(|score| match score {
+            CERTAIN => f64::INFINITY,
+            _ => f64::from(score) / f64::from(OCTAVE),
+        })
     }
 
     pub(super) fn get(&self, head: usize, row: usize, block: usize) -> Option<i32> {
@@ -157,15 +165,22 @@ fn shares(key_blocks: usize, rows: &[Vec<f64>]) -> Result<Vec<Vec<Option<i32>>>>
         if let Some(block) = masses.iter().position(|mass| mass.is_nan()) {
             ensure!(block >= key_blocks, "masses", "expected numbers, got NaN for block {block}");
         }
-        let units: Vec<Option<i32>> = masses.iter().map(|&mass| from_ln(mass)).collect();
-        let all = log2_sum(units.iter().copied().flatten()).unwrap_or(0);
-        Ok(units.iter().map(|unit| unit.map(|unit| (unit - all).max(-FARTHEST))).collect())
+        let unit = |&mass: &f64| if mass == f64::INFINITY { Some(CERTAIN) } else { from_ln(mass) };
+        let units: Vec<Option<i32>> = masses.iter().map(unit).collect();
+        let known = units.iter().copied().flatten().filter(|&unit| unit != CERTAIN);
+        let all = log2_sum(known).unwrap_or(0);
+        let share = |unit: i32| if unit == CERTAIN { CERTAIN } else { (unit - all).max(-FARTHEST) };
+        Ok(units.iter().map(|unit| unit.map(share)).collect())
     };
     rows.iter().map(share).collect()
 }
 
-/// The logarithm of the mean of what has logarithms; none of nothing.
+/// The logarithm of the mean of what has logarithms; none of nothing. What is certain for one is
+/// for all.
 fn mean(scores: impl Iterator<Item = i32> + Clone) -> Option<i32> {
+    if scores.clone().any(|score| score == CERTAIN) {
+        return Some(CERTAIN);
+    }
     let count = scores.clone().count() as u64;
     log2_sum(scores).map(|sum| if count == 1 { sum } else { sum - log2(count << 32) })
 }

@@ -1,7 +1,7 @@
 //! Schedules chosen by scores.
 
 use super::participation::Participation;
-use super::scores::{BlockScores, log2_of_distance, probability, times};
+use super::scores::{BlockScores, CERTAIN, log2_of_distance, probability, times};
 use crate::error::{Result, ensure};
 use crate::limits::MAX_ROUNDS;
 use crate::random::Seed;
@@ -142,7 +142,9 @@ impl Row {
         for block in 0..grid.dense_row(query_block) {
             let distance = (query_block - block as i64).unsigned_abs();
             let Some(score) = participation.pool().score(scores, heads.clone(), row, block) else { continue };
-            if block < participation.sink_blocks() || distance < participation.window_blocks() as u64 {
+            let pinned_here =
+                block < participation.sink_blocks() || distance < participation.window_blocks() as u64;
+            if pinned_here || score == CERTAIN {
                 pinned.push((block, 0.0));
                 continue;
             }
