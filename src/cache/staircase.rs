@@ -178,11 +178,13 @@ impl Staircase {
         Self { residual: Some(residual), ..self }.validated()
     }
 
-    /// The same with summaries of keys, which tell what is in tokens without reading them: for every
-    /// `tokens` tokens of a segment, from when it leaves the residual until it is dropped, the mean
-    /// of each channel and how far from it keys are, in 8 bits. Attention can then choose blocks by
-    /// their content ([`sampling::content`](crate::sampling::content)); what is in the residual is
-    /// always attended.
+    /// The same with summaries of keys, which tell what is in tokens without reading them.
+    ///
+    /// For every `tokens` tokens of a segment, from when it leaves the residual until it is
+    /// dropped, they have the mean of each channel and how far from it keys are, in 8 bits.
+    /// Attention can then choose blocks by their content
+    /// ([`sampling::content`](crate::sampling::content)); what is in the residual is always
+    /// attended.
     ///
     /// They take `2·D' + 8` bytes of each group of tokens and key/value head. Caches whose keys
     /// are stored [before rotation](super::StoredKeys::BeforeRotation) refuse them: they would say

@@ -200,6 +200,7 @@ impl<'a> Standing<'a> {
 
 /// Bytes of one sequence in a cache, by where they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Memory {
     /// Keys on each rung, with their extremes.
     pub keys: Vec<u64>,

@@ -148,6 +148,13 @@ impl BlockScores {
         })
     }
 
+    /// Refuses another grid, but for which heads share a list.
+    pub(in crate::sampling) fn check(&self, grid: &BlockGrid) -> Result<()> {
+        let same = *grid == self.grid.with_granularity(grid.granularity());
+        ensure!(same, "scores", "expected scores of the grid {grid:?}, got those of {:?}", self.grid);
+        Ok(())
+    }
+
     pub(super) fn get(&self, head: usize, row: usize, block: usize) -> Option<i32> {
         let (rows, blocks) = (self.grid.query_blocks(), self.grid.key_blocks());
         if head >= self.grid.heads() || row >= rows || block >= blocks {
@@ -198,7 +205,7 @@ pub enum Pool {
 
 impl Pool {
     /// The score of a block for the heads that share a list.
-    pub(super) fn score(
+    pub(in crate::sampling) fn score(
         self,
         scores: &BlockScores,
         heads: Range<usize>,
