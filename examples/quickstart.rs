@@ -13,7 +13,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use prflash::reference::{self, Exact};
-use prflash::sampling::{sink_window_like, uniform_like};
+use prflash::sampling::content::{BlockScores, Estimate, Probe};
+use prflash::sampling::{content_like, sink_window_like, uniform_like};
 use prflash::verify::{Tolerance, Tolerances, compare};
 use prflash::{
     BlockGrid, Bound, Call, Context, ContextOptions, DType, Layout, Operands, Plan, Profile, Schedule, Seed,
@@ -50,6 +51,9 @@ struct Arguments {
 
 /// Strengths of the harmonic profile a/(a+d), from the paper's literal 1/(1+d) to milder ones.
 const STRENGTHS: [f64; 4] = [1.0, 2.0, 4.0, 8.0];
+
+/// Tokens that share a summary.
+const SUMMARIZED: usize = 16;
 
 fn main() -> Result<()> {
     env_logger::init();
@@ -138,7 +142,8 @@ fn main() -> Result<()> {
 const LEGEND: &str = "
 What the columns mean
   profile   p(d), the probability that a key block at block distance d is visited; the first block and the diagonal always are
-  sampler   systematic: drawn from p(d). sink + window, uniform: the first and the nearest, or random blocks, as many per row
+  sampler   systematic: drawn from p(d). As many per row: uniform, random blocks; sink + window, the first and the nearest;
+            content, those that summaries of their keys promise most of, to rows before those that use the list
   β         importance correction: −β·ln p(d) is added to the scores of a visited block
   blocks    visited blocks of 64 × 64 tokens over those of dense causal attention
   time      time over that of dense attention on the same device: the median of runs taken in turn
@@ -157,7 +162,7 @@ fn meaning(reports: &[Report]) -> String {
         });
         few.filter_map(|runs| runs.min_by(|a, b| a.relative_error.total_cmp(&b.relative_error))).collect()
     };
-    let (sampled, window) = (best("systematic"), best("sink_window"));
+    let [sampled, window, content] = ["systematic", "sink_window", "content"].map(best);
     let list = |mut values: Vec<String>| {
         values.dedup();
         values.join(" and ")
@@ -181,12 +186,14 @@ fn meaning(reports: &[Report]) -> String {
     format!(
         "What it means, at the fewest blocks, in layers {}\n  \
          PrFlashAttention {saves}: {} of the blocks take {} of dense attention's time, with an error of {}.\n  \
-         The sink + window pattern of the same cost {verdict} on this model: its error is {}.\n\n",
+         The sink + window pattern of the same cost {verdict} on this model: its error is {}.\n  \
+         Blocks by content have {} here, where 64 rows share a list; decoding shows what they are for (lab/RESULTS.md).\n\n",
         list(reports.iter().map(|report| report.layer.to_string()).collect()),
         percent(&sampled, |run| run.density),
         percent(&sampled, |run| run.time_ratio),
         error(&sampled),
         error(&window),
+        error(&content),
     )
 }
 
@@ -356,6 +363,7 @@ struct Report {
 fn report(arguments: &Arguments, engine: &Engine<'_>, layer: &Layer, truth: &Truth) -> Result<Report> {
     let grid = BlockGrid::causal(&layer.shape);
     let seed = Seed::new(arguments.seed).layer(layer.index);
+    let scores = scores(layer, &grid)?;
     let dense = engine.ready(0.0, None)?;
     let mut variants = Vec::new();
     for a in STRENGTHS {
@@ -363,11 +371,13 @@ fn report(arguments: &Arguments, engine: &Engine<'_>, layer: &Layer, truth: &Tru
         let drawn = Schedule::sample(&grid, &profile, &Systematic, seed)?;
         let nearest = sink_window_like(&drawn, &profile)?;
         let random = uniform_like(&drawn, &profile, seed)?;
+        let known = content_like(&drawn, &profile, &scores)?;
         for (sampler, beta, schedule) in [
             ("systematic", 0.0, drawn.clone()),
             ("systematic", 1.0, drawn),
-            ("sink_window", 0.0, nearest),
             ("uniform", 0.0, random),
+            ("sink_window", 0.0, nearest),
+            ("content", 0.0, known),
         ] {
             variants.push((profile.to_string(), sampler, engine.ready(beta, Some(schedule))?));
         }
@@ -435,6 +445,15 @@ fn report(arguments: &Arguments, engine: &Engine<'_>, layer: &Layer, truth: &Tru
     })
 }
 
+/// Shares of blocks by the summaries of their keys, for rows that come before all rows which use
+/// them.
+fn scores(layer: &Layer, grid: &BlockGrid) -> Result<BlockScores> {
+    let (attention, none) = (layer.attention(), Tables::new());
+    let keys = attention.summarize(&layer.shape, &layer.unrotated_k, SUMMARIZED, None)?.with_8_bits();
+    let (estimate, probe) = (Estimate::Saturated, Probe::default());
+    Ok(attention.block_scores(grid, &layer.unrotated_q, &keys, estimate, probe, &none)?)
+}
+
 impl Report {
     fn text(&self) -> String {
         let dense = &self.dense;
@@ -473,8 +492,9 @@ impl Report {
         let drawn = [
             ("systematic", 0.0, "systematic, β = 0"),
             ("systematic", 1.0, "systematic, β = 1"),
-            ("sink_window", 0.0, "sink + window"),
             ("uniform", 0.0, "uniform"),
+            ("sink_window", 0.0, "sink + window"),
+            ("content", 0.0, "by content"),
         ];
         let curve = |(sampler, beta, name)| {
             let runs = self.runs.iter().filter(|run| run.sampler == sampler && run.beta == beta);

@@ -25,7 +25,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("sampling", &["error", "limits", "random", "shape"]),
     ("sampling/gpu", &["random", "runtime", "sampling"]),
     ("cache", &["checksum", "error", "limits", "position", "sampling", "shape"]),
-    ("cache/gpu", &["cache", "error", "layout", "runtime", "shape"]),
+    ("cache/gpu", &["cache", "error", "layout", "limits", "runtime", "sampling", "shape"]),
     ("attention/kernels", &["cache", "cache/gpu", "error", "layout", "position", "runtime"]),
     ("attention/inputs", &["error", "layout", "position", "sampling", "shape"]),
     (

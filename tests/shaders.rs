@@ -136,10 +136,17 @@ fn bindings_are_those_of_the_architecture() {
                 &[(1, 0, "distances", false), (1, 1, "tables", true)]
             }
             "summarize" => &[(1, 0, "k", false), (1, 1, "words", true)],
+            "block_scores" if cached => &[
+                (1, 1, "scores", true),
+                (2, 0, "q", false),
+                (3, 0, "key_words", false),
+                (3, 1, "value_words", false),
+                (3, 2, "cache", false),
+            ],
             "block_scores" => &[(1, 1, "scores", true), (2, 0, "q", false), (3, 0, "summaries", false)],
             "block_shares" => &[(1, 0, "powers", false), (1, 1, "scores", true)],
             "block_select" => &[(1, 0, "powers", false), (1, 1, "scores", true), (1, 2, "tables", true)],
-            "append" | "quantize" => &[
+            "append" | "quantize" | "summarize_segment" => &[
                 (1, 0, "keys", true),
                 (1, 1, "values", true),
                 (1, 2, "cache", false),
@@ -191,7 +198,8 @@ fn bindings_are_those_of_the_architecture() {
         if shader.entry_point.starts_with("word2vec_") {
             want[1].2 = "batch";
         }
-        if matches!(shader.entry_point, "append" | "quantize" | "step_down" | "commit") {
+        if matches!(shader.entry_point, "append" | "quantize" | "summarize_segment" | "step_down" | "commit")
+        {
             want[1].2 = "moves";
         }
         if shader.entry_point.starts_with("attention_") {

@@ -13,7 +13,7 @@
 //             once, wherever else it goes
 // Barriers    none: nobody reads what another invocation of the dispatch writes
 
-#import cache/moves
+#import cache/each_unit
 #import cache/rows
 
 fn take(own: Move, head: u32, unit: u32) {

@@ -23,8 +23,8 @@ struct CacheLayout {
     value_residual: u32,
     key_head_stride: u32,  // words from one head's region to the next
     value_head_stride: u32,
-    unused_a: u32,
-    unused_b: u32,
+    summary_tokens: u32,   // of a group of keys with a summary; 0 without summaries
+    summary_words: u32,    // of a pack of keys
     key_rungs: array<CacheRung, CACHE_RUNGS>,
     value_rungs: array<CacheRung, CACHE_RUNGS>,
 }

@@ -11,7 +11,7 @@
 //             folded into x and y
 // Barriers    none: each invocation has a stamp of its own
 
-#import cache/moves
+#import cache/each_unit
 
 fn take(own: Move, head: u32, unit: u32) {
     keys[stamp_at(own, head)] = params.number;

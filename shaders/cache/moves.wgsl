@@ -1,5 +1,5 @@
 // What the kernels that write a staircase cache share: the moves of a dispatch, the arena that they
-// move tokens in, and the way from an invocation to its unit of a move.
+// move tokens in.
 
 #import shared/line
 #import shared/search
@@ -48,14 +48,6 @@ struct Move {
 @group(1) @binding(2) var<uniform> cache: CacheLayout;
 @group(1) @binding(3) var<storage, read_write> unsound: array<atomic<u32>, 2>;
 
-// The work of one invocation: a unit of a move, in one head.
-struct Work {
-    own: u32,    // which move
-    head: u32,   // from the first of the dispatch
-    unit: u32,   // of the move
-    any: bool,
-}
-
 // ⌊n/d⌋ where it is below 2¹⁰. The estimate is off by one at most, however loosely a device
 // divides, and integers put it right.
 fn quotient(n: vec4<u32>, d: vec4<u32>) -> vec4<u32> {
@@ -69,15 +61,6 @@ fn quotient(n: vec4<u32>, d: vec4<u32>) -> vec4<u32> {
 // Where a move begins, for shared/search.wgsl.
 fn begins_at(index: u32) -> u32 {
     return moves[index].first;
-}
-
-fn work_of(item: u32, lane: u32) -> Work {
-    let place = (item % params.tiles) * INVOCATIONS + lane;
-    if item >= params.work_items || place >= params.units {
-        return Work(0u, 0u, 0u, false);
-    }
-    let own = entry_of(place, params.moves);
-    return Work(own, item / params.tiles, place - moves[own].first, true);
 }
 
 fn is_values(flags: u32) -> bool {
@@ -157,22 +140,4 @@ const LANES = vec4<u32>(0u, 1u, 2u, 3u);
 fn joined(codes: vec4<u32>, bits: u32) -> u32 {
     let placed = codes << (LANES * bits);
     return placed.x | placed.y | placed.z | placed.w;
-}
-
-// The entry point of each kernel that moves tokens, named after its file, which says in `take` what
-// becomes of a unit of a move.
-@compute @workgroup_size(INVOCATIONS)
-fn $(ENTRY_POINT)(
-    @builtin(workgroup_id) workgroup: vec3<u32>,
-    @builtin(num_workgroups) workgroups: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let work = work_of(place_in_line(workgroup, workgroups), lane);
-    if !work.any {
-        return;
-    }
-    let own = moves[work.own];
-    if is_due(own, work.head) {
-        take(own, work.head, work.unit);
-    }
 }

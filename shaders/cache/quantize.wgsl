@@ -19,7 +19,7 @@
 //             folded into x and y
 // Barriers    none: a group's words are whole, so nobody shares one
 
-#import cache/moves
+#import cache/each_unit
 #import cache/rows
 
 // A number that orders finite f16 bits as the numbers they are, −0 below +0.

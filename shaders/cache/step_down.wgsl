@@ -5,14 +5,15 @@
 // in integers, the extremes as they were, for every width that the segment passes, as
 // src/cache/quantize.rs says.
 //
-// Shapes      packs of S·D'·b/32 words of codes, then S·D'/G words of extremes
+// Shapes      packs of S·D'·b/32 words of codes, then S·D'/G words of extremes, then, of keys, those
+//             of summaries, which stay as they are
 // Moves       a segment from one rung's ring to another's. A unit is 32 codes: b words before, b'
 //             words after
 // Workgroups  one per (head, INVOCATIONS of the line of all moves' units), numbered in one line and
 //             folded into x and y
 // Barriers    none: no move of a dispatch reads the rung that it writes
 
-#import cache/moves
+#import cache/each_unit
 
 fn take(own: Move, head: u32, unit: u32) {
     let flags = own.flags;
@@ -27,6 +28,13 @@ fn take(own: Move, head: u32, unit: u32) {
     if unit < units / (cache.group / 32u) {
         let extremes = load(flags, source + units * wide + unit);
         store(flags, destination + units * narrow + unit, extremes);
+    }
+    if !is_values(flags) {
+        let all_extremes = units / (cache.group / 32u);
+        for (var at = unit; at < cache.summary_words; at += units) {
+            let word = load(flags, source + units * wide + all_extremes + at);
+            store(flags, destination + units * narrow + all_extremes + at, word);
+        }
     }
     let from_at = source + unit * wide;
     var to_at = destination + unit * narrow;

@@ -9,7 +9,7 @@
 // rotated and scaled, and x capped where scores are. The first of three passes (block_shares,
 // block_select): `Attention::block_scores` in Rust.
 //
-// Shapes      q (batch, H, q_len, D) · summaries: of each group codes of D means and D reaches in 8
+// Shapes      q (batch, H, q_len, D) · summaries, of tensors or in the packs of a staircase cache: of each group codes of D means and D reaches in 8
 //             bits, and their steps (src/sampling/content/packed.rs) · scores: masses [H, query
 //             blocks, probes, key blocks]
 // Workgroups  one per (sequence, query block, key/value head, ROWS of its rows, tile of groups),
@@ -22,9 +22,10 @@
 #import sampling/content
 #import attention/scores
 #if ROPE: #import attention/turn
+#if CACHED: #import attention/arena
 
 @group(2) @binding(0) var<storage, read> q: array<InputQuad>;
-@group(3) @binding(0) var<storage, read> summaries: array<u32>;
+#unless CACHED: @group(3) @binding(0) var<storage, read> summaries: array<u32>;
 
 var<workgroup> queries: array<vec4<f32>, ROWS * HEAD_QUADS>;
 // One word more than is staged, so that lanes read from different banks.
@@ -55,9 +56,36 @@ fn query_row(sequence: ContentSequence, query_block: u32, kv_head: u32, place: u
     return QueryRow(exists, max(row, 0), head, at, visible);
 }
 
-// The first word of a group's summary.
-fn summary_of(sequence: ContentSequence, kv_head: u32, group: u32) -> u32 {
-    return sequence.summary_base + kv_head * params.summary_stride + group * SUMMARY_WORDS;
+// Where a group's summary begins; nowhere, where its keys were dropped.
+struct Summary {
+    at: u32,
+    exists: bool,
+}
+
+fn summary_of(sequence: ContentSequence, kv_head: u32, group: u32) -> Summary {
+#if CACHED
+    // Behind what the pack of its segment has else.
+    let groups = cache.segment / cache.summary_tokens;
+    let segment = group / groups;
+    let rung = cache.key_rungs[rung_of_keys(sequence.segments - 1u - segment)];
+    let end = rung.base + (segment % rung.packs + 1u) * rung.pack_words;
+    let base = sequence.summary_base + kv_head * cache.key_head_stride;
+    let exists = rung.bits > 0u;
+    return Summary(base + select(0u, end - cache.summary_words + group % groups * SUMMARY_WORDS, exists), exists);
+#else
+    return Summary(sequence.summary_base + kv_head * params.summary_stride + group * SUMMARY_WORDS, true);
+#end CACHED
+}
+
+// A word of a summary.
+fn summary_word(at: u32) -> u32 {
+    #if CACHED: return key_words[at];
+    #unless CACHED: return summaries[at];
+}
+
+// Whether there is a summary of every key of a block.
+fn is_known(sequence: ContentSequence, block: u32) -> bool {
+    return min((block + 1u) * params.block_size, sequence.kv_len) <= sequence.known;
 }
 
 // How many of the keys first ≤ j < end of a group a row sees, of which it may know.
@@ -113,7 +141,7 @@ fn block_scores(
         for (var block = first_block + lane; block < end_block; block += INVOCATIONS) {
 #for r in ROWS
             if row$r.exists {
-                scores[row$r.at + block] = MASKED;
+                scores[row$r.at + block] = select(CERTAIN, MASKED, is_known(sequence, block));
             }
 #end
         }
@@ -122,8 +150,8 @@ fn block_scores(
 
     let last_group = (sequence.known - 1u) / params.group;
     let group = first_group + lane;
-    let base = summary_of(sequence, kv_head, min(group, last_group));
-    bases[lane] = base;
+    let summary = summary_of(sequence, kv_head, min(group, last_group));
+    bases[lane] = summary.at;
     for (var i = lane; i < ROWS * HEAD_QUADS; i += INVOCATIONS) {
         let c = i % HEAD_QUADS;
         let row = query_row(sequence, query_block, kv_head, chunk * ROWS + i / HEAD_QUADS);
@@ -146,7 +174,8 @@ fn block_scores(
             let word = i % STAGED_WORDS;
             // Means, then reaches; past the last channel there are others, which nobody reads.
             let c = min(first + word % STAGED_QUADS, HEAD_QUADS - 1u);
-            staged[owner * (STAGED_WORDS + 1u) + word] = summaries[bases[owner] + word / STAGED_QUADS * SUMMARY_QUADS + c];
+            staged[owner * (STAGED_WORDS + 1u) + word] =
+                summary_word(bases[owner] + word / STAGED_QUADS * SUMMARY_QUADS + c);
         }
         workgroupBarrier();
         let here = lane * (STAGED_WORDS + 1u);
@@ -171,9 +200,9 @@ fn block_scores(
         }
     }
 
-    let mean_step = bitcast<f32>(summaries[base + 2u * SUMMARY_QUADS]);
-    let reach_step = bitcast<f32>(summaries[base + 2u * SUMMARY_QUADS + 1u]);
-    let exists = lane < params.tile_groups && group <= last_group;
+    let mean_step = bitcast<f32>(summary_word(summary.at + 2u * SUMMARY_QUADS));
+    let reach_step = bitcast<f32>(summary_word(summary.at + 2u * SUMMARY_QUADS + 1u));
+    let exists = summary.exists && lane < params.tile_groups && group <= last_group;
     let group_key = group * params.group;
     let group_end = min(group_key + params.group, sequence.known);
 #if SQUARES
@@ -197,8 +226,8 @@ fn block_scores(
 #for r in ROWS
                 if row$r.exists {
                     let keys = seen_keys(row$r.visible, block * params.block_size, end, group_end);
-                    let known = exists && end <= sequence.known;
-                    scores[row$r.at + block] = units(mass_of(estimate$r, select(0.0, keys, known)));
+                    let mass = units(mass_of(estimate$r, select(0.0, keys, exists)));
+                    scores[row$r.at + block] = select(CERTAIN, mass, is_known(sequence, block));
                 }
 #end
             }
@@ -213,7 +242,7 @@ fn block_scores(
 #end
     workgroupBarrier();
     for (var block = first_block + lane; block < end_block; block += INVOCATIONS) {
-        let known = min((block + 1u) * params.block_size, sequence.kv_len) <= sequence.known;
+        let known = is_known(sequence, block);
         let first = (block - first_block) * params.groups_per_block;
 #for r in ROWS
         if row$r.exists {
@@ -225,7 +254,8 @@ fn block_scores(
             for (var i = 0u; i < params.groups_per_block; i++) {
                 sum += exp2(masses[$ru * INVOCATIONS + first + i] - most);
             }
-            scores[row$r.at + block] = units(select(LOWEST, most + log2(sum), known && most > LOWEST));
+            let mass = units(select(LOWEST, most + log2(sum), most > LOWEST));
+            scores[row$r.at + block] = select(CERTAIN, mass, known);
         }
 #end
     }

@@ -7,7 +7,7 @@
 // chooses, bit for bit: src/sampling/content/scores.rs.
 //
 // Shapes      scores: masses [H, query blocks, probes, key blocks] → shares [H, query blocks, key
-//             blocks] · a block that no row sees, or of whose keys some are unknown, is MASKED
+//             blocks] · a block that no row sees is MASKED, one of whose keys some are unknown CERTAIN
 // Workgroups  one per (sequence, head, query block), numbered in one line and folded into x and y
 // Barriers    in loops over probes, as many for every lane: only whole workgroups leave before them
 
@@ -36,10 +36,12 @@ fn block_shares(
     }
     let row = head * sequence.query_blocks + query_block;
     let masses = sequence.mass_base + row * params.probes * sequence.key_blocks;
+    let seen = seen_blocks(sequence, query_block);
+    let unknown = first_unknown(sequence);
     for (var probe = 0u; probe < params.probes; probe++) {
         let first = masses + probe * sequence.key_blocks;
         var most = MASKED;
-        for (var block = lane; block < sequence.key_blocks; block += INVOCATIONS) {
+        for (var block = lane; block < unknown; block += INVOCATIONS) {
             most = max(most, scores[first + block]);
         }
         if lane == 0u {
@@ -50,7 +52,7 @@ fn block_shares(
         workgroupBarrier();
         most = atomicLoad(&largest);
         var sum = vec2<u32>(0u);
-        for (var block = lane; block < sequence.key_blocks; block += INVOCATIONS) {
+        for (var block = lane; block < unknown; block += INVOCATIONS) {
             let mass = scores[first + block];
             if mass != MASKED {
                 sum = plus(sum, exp2_of(mass - most));
@@ -63,13 +65,14 @@ fn block_shares(
         }
     }
     workgroupBarrier();
-    let seen = seen_blocks(sequence, query_block);
-    let unknown = first_unknown(sequence);
     let shares = sequence.share_base + row * sequence.key_blocks;
     for (var block = lane; block < sequence.key_blocks; block += INVOCATIONS) {
         var share = MASKED;
-        if block >= seen.x && block < min(seen.y, unknown) {
-            share = mean_share(masses + block, sequence.key_blocks);
+        if block >= seen.x && block < seen.y {
+            share = CERTAIN;
+            if block < unknown {
+                share = mean_share(masses + block, sequence.key_blocks);
+            }
         }
         scores[shares + block] = share;
     }

@@ -70,7 +70,8 @@ struct ContentSequence {
 
 // For each sequence [head, query block, probe, key block] logarithms of masses, then [head, query
 // block, key block] those of shares, then [list group, query block, key block] scores of lists: to
-// base 2, in units of 1/1024. MASKED where there is nothing.
+// base 2, in units of 1/1024. MASKED where there is nothing, CERTAIN for blocks with keys of which
+// there is no summary.
 @group(1) @binding(1) var<storage, read_write> scores: array<i32>;
 
 // Which keys the query of a row sees: lo ≤ j < hi. Both ascend with the row.

@@ -154,6 +154,12 @@ impl Bound {
         Ok(shards.clone())
     }
 
+    /// Whether the keys lie in the buffer of this tensor.
+    pub(super) fn reads_keys_of(&self, k: &TensorView) -> bool {
+        let shards = lock(&self.shards);
+        shards.iter().all(|shard| shard.inputs.get(1).is_some_and(|keys| keys.buffer == *k.buffer()))
+    }
+
     /// Refuses a sequence that doesn't lie inside the tensors.
     pub(super) fn check(&self, index: usize, sequence: &SequenceRows) -> Result<()> {
         let &SequenceRows { entry, q_start, q_len, kv_start, kv_len, .. } = sequence;

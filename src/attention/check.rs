@@ -68,8 +68,7 @@ impl<'a> CheckedCall<'a> {
             Some(selection) => {
                 let none = call.tables.is_none();
                 ensure!(none, "tables", "expected none beside a selection, which makes the lists");
-                let rows: Vec<SequenceRows> = rows.iter().map(|(rows, _)| *rows).collect();
-                Some(CheckedSelection::new(prepared, selection, &rows)?)
+                Some(CheckedSelection::new(prepared, bound, selection, &rows)?)
             }
         };
         let sequences = rows.into_iter().enumerate();

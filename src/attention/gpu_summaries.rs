@@ -262,9 +262,11 @@ impl GpuSummaries {
         for head in 0..self.kv_heads() {
             let at = u64::from(self.base(sequence)) + head as u64 * u64::from(self.head_stride());
             let bytes = self.context.read_buffer(&self.words, 4 * at, 4 * (groups * words) as u64).await?;
-            heads.push(bytemuck::pod_collect_to_vec(&bytes));
+            heads.push(bytemuck::pod_collect_to_vec::<u8, u32>(&bytes));
         }
-        Ok(KeySummaries::from_packed(self.head_dim(), self.group, held.keys.len(), &heads))
+        let (dim, len) = (self.head_dim(), held.keys.len());
+        let heads = heads.iter().map(|head| head.chunks_exact(words).collect());
+        Ok(KeySummaries::from_packed(dim, dim, self.group, len, len, heads))
     }
 
     /// [`read`](GpuSummaries::read), blocking.

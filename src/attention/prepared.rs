@@ -35,6 +35,17 @@ impl CacheKind {
         Self { form: cache.form().clone(), max_len: cache.max_len() }
     }
 
+    /// Tokens of a group of keys with a summary, if caches have them.
+    pub(super) fn summaries(&self) -> Option<usize> {
+        self.form.staircase.summaries()
+    }
+
+    /// Tokens of a segment, and how many of the newest ones may be in none.
+    pub(super) fn segment_and_residual(&self) -> (usize, usize) {
+        let staircase = &self.form.staircase;
+        (staircase.segment(), staircase.residual() + staircase.segment())
+    }
+
     pub(super) fn is_of(&self, cache: &KvCache) -> bool {
         self.max_len == cache.max_len() && self.form == *cache.form()
     }

@@ -34,7 +34,7 @@ impl Prepared {
             self.prepare(&mut dispatches, (shard, arena), &call)?;
         }
         let selecting = match &call.selection {
-            Some(selection) => Some(selection.prepare(&call.shards)?),
+            Some(selection) => Some(selection.prepare(&call.shards, call.arenas)?),
             None => None,
         };
         match target {

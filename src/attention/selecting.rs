@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use super::bound::Shard;
+use super::bound::{Bound, Shard};
 use super::call::SequenceRows;
-use super::gpu_summaries::Held;
+use super::gpu_summaries::GpuSummaries;
 use super::prepared::Prepared;
 use super::selection::{GpuSelector, Selection, most_kept, most_pinned, probes};
 use super::table_buffer::ScheduleWords;
 use crate::attention::kernels::content::BlockMasses;
 use crate::attention::kernels::params::NO_TABLE;
+use crate::cache::gpu::arena::ArenaShard;
+use crate::cache::gpu::kv_cache::Region;
 use crate::error::{Error, Result, ensure};
 use crate::random::Seed;
 use crate::runtime::dispatch;
@@ -25,8 +27,8 @@ use crate::sampling::gpu::params::{
 /// A selection that nothing is wrong with.
 pub(super) struct CheckedSelection<'a> {
     selector: &'a GpuSelector,
-    /// What is read in place of keys.
-    summaries: &'a wgpu::BindGroup,
+    /// What is read in place of keys; of a cache, what its shards are.
+    summaries: Option<&'a wgpu::BindGroup>,
     params: ContentParams,
     /// Of each sequence of the call: its rows, what kernels are told of it, and its lists.
     sequences: Vec<(SequenceRows, ContentSequence)>,
@@ -40,7 +42,7 @@ pub(super) struct CheckedSelection<'a> {
 pub(super) struct Selecting<'a> {
     checked: &'a CheckedSelection<'a>,
     /// The estimates of each shard of the queries; the parameters of the last one are all others'.
-    masses: Vec<(Slot, wgpu::BindGroup, (u32, u32))>,
+    masses: Vec<Estimating<'a>>,
     shares: (u32, u32),
     select: (u32, u32),
     written: Option<wgpu::BindGroup>,
@@ -48,29 +50,26 @@ pub(super) struct Selecting<'a> {
     guard: Arc<()>,
 }
 
+/// The estimates of one shard of the queries.
+struct Estimating<'a> {
+    slot: Slot,
+    queries: wgpu::BindGroup,
+    summaries: &'a wgpu::BindGroup,
+    workgroups: (u32, u32),
+}
+
 impl<'a> CheckedSelection<'a> {
     /// Refuses everything that a selection can be refused for.
     pub(super) fn new(
         prepared: &Arc<Prepared>,
+        bound: &Bound,
         selection: &Selection<'a>,
-        rows: &[SequenceRows],
+        rows: &[(SequenceRows, Option<Region>)],
     ) -> Result<Self> {
         let Selection { selector, summaries, seeds } = *selection;
         let GpuSelector { grid, participation, probe, .. } = selector;
         ensure!(Arc::ptr_eq(prepared, &selector.prepared), "selection", "was made by another plan");
-        let Some(summaries) = summaries else {
-            let message = "expected some of the keys: use GpuSelector::over";
-            return Err(Error::argument_error("summaries", message.to_owned()));
-        };
-        prepared.context.check_device("summaries", summaries.context().device_id())?;
-        let (want, got) =
-            ((grid.kv_heads(), prepared.maxima.head_dim()), (summaries.kv_heads(), summaries.head_dim()));
-        ensure!(want == got, "summaries", "expected (kv_heads, head_dim) = {want:?}, got {got:?}");
-        ensure!(
-            summaries.attention().scores_alike(&prepared.attention),
-            "summaries",
-            "were made for attention with other scores"
-        );
+        let source = Source::new(prepared, bound, summaries)?;
         let seeded = seeds.len() <= 1 || seeds.len() == rows.len();
         ensure!(
             seeded,
@@ -79,14 +78,14 @@ impl<'a> CheckedSelection<'a> {
             rows.len(),
             seeds.len()
         );
-        let (group, block) = (summaries.group(), grid.block_size());
+        let (group, block) = (source.group(), grid.block_size());
         let tiles = Tiles::new(block, group)?;
 
         let mut sequences = Vec::with_capacity(rows.len());
         let mut schedules = Vec::with_capacity(rows.len());
         let (mut query_blocks, mut key_blocks, mut longest, mut most_keys) = (0, 0, 0, 0);
         let (mut scores, mut lists) = (0, 0);
-        for rows in rows {
+        for (rows, _) in rows {
             let &SequenceRows { q_len, kv_len, .. } = rows;
             ensure!(
                 q_len <= grid.q_len() && kv_len <= grid.kv_len(),
@@ -98,23 +97,11 @@ impl<'a> CheckedSelection<'a> {
             longest = longest.max(q_len);
         }
         let probes = probes(&grid.with_lengths(longest, grid.kv_len()), *probe);
-        for (index, rows) in rows.iter().enumerate() {
-            let &SequenceRows { entry, q_len, kv_start, kv_len, .. } = rows;
+        for (index, (rows, region)) in rows.iter().enumerate() {
+            let &SequenceRows { q_len, kv_len, .. } = rows;
             let own = grid.with_lengths(q_len, kv_len);
-            let known = summaries.held(index).map_or(0, |held| known_keys(held, rows, group));
             let first = rows.first_positions();
-            let same = summaries.held(index).is_none_or(|held| {
-                held.keys.is_empty()
-                    || kv_len == 0
-                    || (held.entry, held.keys.start) == (entry, kv_start) && held.position == first.key
-            });
-            ensure!(
-                same,
-                "summaries",
-                "sequence {index}: expected those of keys from row {kv_start} of batch entry {entry} on, at position {}, got {:?}",
-                first.key,
-                summaries.held(index)
-            );
+            let Known { keys: known, base, segments } = source.known(index, rows, region.as_ref())?;
             let (rows_here, blocks) = (own.query_blocks(), own.key_blocks());
             query_blocks = query_blocks.max(rows_here);
             key_blocks = key_blocks.max(blocks);
@@ -130,7 +117,8 @@ impl<'a> CheckedSelection<'a> {
             sequences.push((
                 *rows,
                 ContentSequence {
-                    summary_base: summaries.base(index),
+                    summary_base: base,
+                    segments,
                     q_len: q_len as u32,
                     kv_len: kv_len as u32,
                     known: known as u32,
@@ -168,14 +156,14 @@ impl<'a> CheckedSelection<'a> {
             row_chunks: (probes * grid.heads() / grid.kv_heads()).div_ceil(BlockMasses::ROWS) as u32,
             tiles: key_blocks.div_ceil(tiles.blocks) as u32,
             group: group as u32,
-            summary_stride: summaries.head_stride(),
+            summary_stride: source.head_stride(),
             spread: mean_largest(2 * group) as f32,
             tie_digits: tie_digits(query_blocks, key_blocks),
             ..tiles.into_params(selector.params())
         };
         Ok(Self {
             selector,
-            summaries: &summaries.read,
+            summaries: summaries.map(|summaries| &summaries.read),
             params,
             sequences,
             schedules,
@@ -195,20 +183,28 @@ impl<'a> CheckedSelection<'a> {
     }
 
     /// Takes what the passes need; after that nothing can fail.
-    pub(super) fn prepare(&'a self, shards: &[Shard]) -> Result<Selecting<'a>> {
+    pub(super) fn prepare(&'a self, shards: &[Shard], arenas: &'a [ArenaShard]) -> Result<Selecting<'a>> {
         let Self { selector, params, sequences, .. } = self;
         let context = selector.context();
         let limit = context.capabilities().max_workgroups_per_dimension;
         let per_kv = params.heads_per_kv as usize;
         let mut masses = Vec::with_capacity(shards.len());
-        for shard in shards {
+        for (index, shard) in shards.iter().enumerate() {
+            // Of a cache, the binding begins with the first of the heads.
+            let skipped = match self.summaries {
+                Some(_) => shard.kv_heads.start as u32 * params.summary_stride,
+                None => 0,
+            };
+            let Some(read) = self.summaries.or_else(|| arenas.get(index).map(|arena| &arena.read)) else {
+                continue;
+            };
             let entry = |(rows, sequence): &(SequenceRows, ContentSequence)| {
                 let here = shard.entries.contains(&rows.entry);
                 let q_base = match here {
                     true => shard.q.at(rows.entry - shard.entries.start, rows.q_start),
                     false => 0,
                 };
-                let summary_base = sequence.summary_base + shard.kv_heads.start as u32 * params.summary_stride;
+                let summary_base = sequence.summary_base + skipped;
                 ContentSequence { here: here.into(), q_base, summary_base, ..*sequence }
             };
             let entries: Vec<ContentSequence> = sequences.iter().map(entry).collect();
@@ -226,7 +222,7 @@ impl<'a> CheckedSelection<'a> {
             let slot =
                 selector.slots.take(context, bytemuck::bytes_of(&params), bytemuck::cast_slice(&entries))?;
             let queries = shard.queries(context, &selector.masses)?;
-            masses.push((slot, queries, workgroups));
+            masses.push(Estimating { slot, queries, summaries: read, workgroups });
         }
         let rows = |lists: u32| {
             let items = u64::from(params.sequences) * u64::from(params.query_blocks) * u64::from(lists);
@@ -255,12 +251,12 @@ impl Selecting<'_> {
     /// Records the passes.
     pub(super) fn record(self, pass: &mut wgpu::ComputePass<'_>) {
         let selector = self.checked.selector;
-        for (slot, queries, (x, y)) in self.masses {
+        for Estimating { slot, queries, summaries, workgroups: (x, y) } in self.masses {
             pass.set_pipeline(&selector.masses.pipeline);
             slot.bind(pass, Some(self.guard.clone()));
             pass.set_bind_group(SCORES_GROUP as u32, &self.written, &[]);
             pass.set_bind_group(BlockMasses::QUERIES_GROUP as u32, &queries, &[]);
-            pass.set_bind_group(BlockMasses::SUMMARIES_GROUP as u32, self.checked.summaries, &[]);
+            pass.set_bind_group(BlockMasses::SUMMARIES_GROUP as u32, summaries, &[]);
             if x > 0 {
                 pass.dispatch_workgroups(x, y, 1);
             }
@@ -352,10 +348,89 @@ impl Tiles {
     }
 }
 
-/// How many of a sequence's keys there are summaries of that tell of no key after the last one.
-fn known_keys(held: &Held, rows: &SequenceRows, group: usize) -> usize {
-    let (known, len) = (held.keys.len(), rows.kv_len);
-    if known <= len { known } else { len / group * group }
+/// Where summaries come from.
+enum Source<'a> {
+    Tensors(&'a GpuSummaries),
+    /// A cache: tokens of a group, and of a segment.
+    Cache(usize, usize),
+}
+
+/// What there is of one sequence.
+struct Known {
+    /// Of how many keys, the first ones, summaries tell, and of none after them.
+    keys: usize,
+    /// Where they begin: the first word, or that of the region.
+    base: u32,
+    segments: u32,
+}
+
+impl<'a> Source<'a> {
+    /// Refuses summaries of other keys than the call's.
+    fn new(prepared: &Prepared, bound: &Bound, summaries: Option<&'a GpuSummaries>) -> Result<Self> {
+        let summaries = match (summaries, &prepared.cache) {
+            (Some(summaries), None) => summaries,
+            (None, Some(cache)) => {
+                let (segment, _) = cache.segment_and_residual();
+                return Ok(Source::Cache(cache.summaries().unwrap_or(segment), segment));
+            }
+            (None, None) => {
+                let message = "expected those of the keys: use GpuSelector::over";
+                return Err(Error::argument_error("summaries", message.to_owned()));
+            }
+            (Some(_), Some(_)) => {
+                let message = "expected none beside those of the cache: use GpuSelector::cached";
+                return Err(Error::argument_error("summaries", message.to_owned()));
+            }
+        };
+        prepared.context.check_device("summaries", summaries.context().device_id())?;
+        let want = (prepared.maxima.kv_heads(), prepared.maxima.head_dim());
+        let got = (summaries.kv_heads(), summaries.head_dim());
+        ensure!(want == got, "summaries", "expected (kv_heads, head_dim) = {want:?}, got {got:?}");
+        let same = summaries.attention().scores_alike(&prepared.attention);
+        ensure!(same, "summaries", "were made for attention with other scores");
+        let same = bound.reads_keys_of(summaries.keys());
+        ensure!(same, "summaries", "were made of another tensor than the keys that are bound");
+        Ok(Source::Tensors(summaries))
+    }
+
+    fn group(&self) -> usize {
+        match self {
+            Source::Tensors(summaries) => summaries.group(),
+            Source::Cache(group, _) => *group,
+        }
+    }
+
+    fn head_stride(&self) -> u32 {
+        match self {
+            Source::Tensors(summaries) => summaries.head_stride(),
+            // The cache's layout says.
+            Source::Cache(..) => 0,
+        }
+    }
+
+    fn known(&self, index: usize, rows: &SequenceRows, region: Option<&Region>) -> Result<Known> {
+        let summaries = match self {
+            Source::Tensors(summaries) => summaries,
+            Source::Cache(_, segment) => {
+                let (base, segments) = region.map_or((0, 0), |region| (region.key_base, region.segments));
+                return Ok(Known { keys: (segments * segment).min(rows.kv_len), base, segments: segments as u32 });
+            }
+        };
+        let &SequenceRows { entry, kv_start, kv_len, .. } = rows;
+        let Some(held) = summaries.held(index) else {
+            return Ok(Known { keys: 0, base: 0, segments: 0 });
+        };
+        let (known, position) = (held.keys.len(), rows.first_positions().key);
+        let same = (held.entry, held.keys.start, held.position) == (entry, kv_start, position);
+        ensure!(
+            same || known == 0 || kv_len == 0,
+            "summaries",
+            "sequence {index}: expected those of keys from row {kv_start} of batch entry {entry} on, the first at position {position}, got {held:?}"
+        );
+        // What was summarized beyond the last key spoils its group.
+        let keys = if known <= kv_len { known } else { kv_len / self.group() * self.group() };
+        Ok(Known { keys, base: summaries.base(index), segments: 0 })
+    }
 }
 
 fn seed_of(seeds: &[Seed], index: usize) -> Seed {

@@ -19,7 +19,7 @@ use crate::sampling::gpu::content::{Choice, MAX_PROBES, SCORES_GROUP};
 use crate::sampling::gpu::params::{ContentParams, ContentSequence};
 use crate::sampling::{BlockGrid, Schedule};
 
-/// Blocks without summaries there is room for from the start: of the newest keys.
+/// Blocks without summaries there is room for from the start over tensors: of the newest keys.
 const UNKNOWN_BLOCKS: usize = 8;
 
 /// Chooses on the GPU, call after call, which key blocks take part: what
@@ -122,11 +122,10 @@ impl GpuSelector {
     ) -> Result<Self> {
         let Prepared { context, attention, maxima, sequences, position_buffer, .. } = &**prepared;
         check(attention)?;
-        ensure!(
-            prepared.cache.is_none(),
-            "plan",
-            "expected one over tensors, since caches have no summaries on the GPU"
-        );
+        if let Some(cache) = &prepared.cache {
+            let summarized = cache.summaries().is_some();
+            ensure!(summarized, "cache", "expected summaries: use Staircase::with_summaries");
+        }
         let heads = |heads: usize, kv_heads: usize, causal: bool| (heads, kv_heads, causal);
         let want = heads(maxima.heads(), maxima.kv_heads(), attention.is_causal());
         let got = heads(grid.heads(), grid.kv_heads(), grid.is_causal());
@@ -148,6 +147,7 @@ impl GpuSelector {
             storage: attention.storage(),
             head_dim: maxima.head_dim(),
             rope: rope.map(|rope| (rope.pairing(), rope.rotary_dim())),
+            cached: prepared.cache.is_some(),
         };
         let masses = context.pipeline(&program)?;
         let shares = context.pipeline(&Choice::Shares)?;
@@ -163,7 +163,11 @@ impl GpuSelector {
         if score_bytes > limit {
             return Err(too_large("scores", score_bytes));
         }
-        let pinned = most_pinned(participation, grid).saturating_add(UNKNOWN_BLOCKS);
+        let unknown = match &prepared.cache {
+            Some(cache) => cache.segment_and_residual().1.div_ceil(grid.block_size()) + 1,
+            None => UNKNOWN_BLOCKS,
+        };
+        let pinned = most_pinned(participation, grid).saturating_add(unknown);
         let list_bytes = 4 * list_words(grid, most_kept(participation, grid, pinned))
             .saturating_mul(*sequences as u64);
         if list_bytes > limit {
@@ -206,6 +210,11 @@ impl GpuSelector {
     /// For a call over tensors, of whose keys these are summaries.
     pub fn over<'a>(&'a self, summaries: &'a GpuSummaries) -> Selection<'a> {
         Selection { selector: self, summaries: Some(summaries), seeds: &[] }
+    }
+
+    /// For a call over a cache, which has summaries of its own.
+    pub fn cached(&self) -> Selection<'_> {
+        Selection { selector: self, summaries: None, seeds: &[] }
     }
 
     /// By what blocks take part.

@@ -10,7 +10,10 @@ use crate::error::{Error, Result, ensure};
 use crate::shape::Shape;
 
 const MAGIC: [u8; 8] = *b"prflash\0";
+/// The version of files without summaries.
 const VERSION: u32 = 1;
+/// The version of files with summaries: the header has their tokens behind W.
+const WITH_SUMMARIES: u32 = 2;
 /// Magic, version, bytes.
 const PREFIX: usize = 20;
 const CHECKSUM: usize = 8;
@@ -28,6 +31,9 @@ pub(super) fn write(form: &CacheForm, sequence: &Sequence) -> Vec<u8> {
         staircase.sinks(),
         staircase.given_residual().unwrap_or(0),
     ]);
+    if let Some(tokens) = staircase.summaries() {
+        put(&[tokens]);
+    }
     let ladders = Side::ALL.map(|side| staircase.ladder(side).rungs());
     put(&ladders.map(<[Rung]>::len));
     for rung in ladders.concat() {
@@ -42,7 +48,8 @@ pub(super) fn write(form: &CacheForm, sequence: &Sequence) -> Vec<u8> {
     let bytes = PREFIX + 4 * words.len() + CHECKSUM;
     let mut file = Vec::with_capacity(bytes);
     file.extend(MAGIC);
-    file.extend(VERSION.to_le_bytes());
+    let version = if staircase.summaries().is_some() { WITH_SUMMARIES } else { VERSION };
+    file.extend(version.to_le_bytes());
     file.extend((bytes as u64).to_le_bytes());
     file.extend(words.iter().flat_map(|word| word.to_le_bytes()));
     file.extend(fnv1a(&file).to_le_bytes());
@@ -51,8 +58,8 @@ pub(super) fn write(form: &CacheForm, sequence: &Sequence) -> Vec<u8> {
 
 /// The sequence in these bytes, and the form of the cache that it is of.
 pub(super) fn read(bytes: &[u8]) -> Result<(CacheForm, Sequence)> {
-    let mut words = open(bytes)?;
-    let (staircase, shape, keys) = read_header(&mut words)?;
+    let (version, mut words) = open(bytes)?;
+    let (staircase, shape, keys) = read_header(version, &mut words)?;
     let form = CacheForm::new(staircase, &shape, keys)
         .map_err(|error| Error::corrupt(format!("impossible header: {error}")))?;
     let sequence = read_sequence(&mut words, &form)?;
@@ -77,9 +84,9 @@ pub(super) fn read_same(form: &CacheForm, bytes: &[u8]) -> Result<Sequence> {
     Ok(sequence)
 }
 
-/// Checks all that doesn't depend on the content, and gives the words between the prefix and the
-/// checksum.
-fn open(bytes: &[u8]) -> Result<Words<'_>> {
+/// Checks all that doesn't depend on the content, and gives the version, and the words between the
+/// prefix and the checksum.
+fn open(bytes: &[u8]) -> Result<(u32, Words<'_>)> {
     let cut = || Error::corrupt(format!("the file is cut off: {} bytes", bytes.len()));
     let (magic, rest) = bytes.split_first_chunk().ok_or_else(cut)?;
     if *magic != MAGIC {
@@ -87,9 +94,9 @@ fn open(bytes: &[u8]) -> Result<Words<'_>> {
     }
     let (version, rest) = rest.split_first_chunk().ok_or_else(cut)?;
     let version = u32::from_le_bytes(*version);
-    if version != VERSION {
+    if !matches!(version, VERSION | WITH_SUMMARIES) {
         return Err(Error::unknown_version(format!(
-            "expected version {VERSION} of a saved cache, got {version}"
+            "expected version {VERSION} or {WITH_SUMMARIES} of a saved cache, got {version}"
         )));
     }
     let (length, _) = rest.split_first_chunk().ok_or_else(cut)?;
@@ -104,7 +111,7 @@ fn open(bytes: &[u8]) -> Result<Words<'_>> {
     if u64::from_le_bytes(*checksum) != fnv1a(content) {
         return Err(Error::corrupt("the checksum doesn't match"));
     }
-    Ok(Words(&content[PREFIX..]))
+    Ok((version, Words(&content[PREFIX..])))
 }
 
 /// Words not read yet.
@@ -125,9 +132,13 @@ impl Words<'_> {
     }
 }
 
-fn read_header(words: &mut Words<'_>) -> Result<(Staircase, Shape, StoredKeys)> {
+fn read_header(version: u32, words: &mut Words<'_>) -> Result<(Staircase, Shape, StoredKeys)> {
     let [kv_heads, head_dim, value_dim, keys] = words.numbers()?;
     let [segment, group, sinks, residual] = words.numbers()?;
+    let summaries = match version {
+        WITH_SUMMARIES => words.numbers::<1>()?.first().copied(),
+        _ => None,
+    };
     let rungs = words.numbers::<2>()?;
     let mut ladders = Vec::new();
     for count in rungs {
@@ -147,6 +158,10 @@ fn read_header(words: &mut Words<'_>) -> Result<(Staircase, Shape, StoredKeys)> 
         let staircase = Staircase::new(ladder(&ladders[0])?, ladder(&ladders[1])?)?.with_sinks(sinks);
         let staircase = staircase.with_segment_and_group(segment, group)?;
         let staircase = if residual == 0 { staircase } else { staircase.with_residual(residual)? };
+        let staircase = match summaries {
+            Some(tokens) => staircase.with_summaries(tokens)?,
+            None => staircase,
+        };
         let shape = Shape::new(kv_heads, kv_heads, 0, head_dim)?.with_value_dim(value_dim)?;
         Ok((staircase, shape, keys?))
     };

@@ -4,13 +4,13 @@ use super::ladder::Side;
 use super::pack::PackLayout;
 use super::sequence::StoredKeys;
 use super::staircase::Staircase;
-use crate::error::Result;
+use crate::error::{Result, ensure};
 use crate::shape::Shape;
 
 /// At how many bits tokens are stored, in how many heads of how many channels, turned or not.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct CacheForm {
-    pub(super) staircase: Staircase,
+    pub(crate) staircase: Staircase,
     /// One query head per key/value head, no tokens.
     pub(super) shape: Shape,
     pub(super) keys: StoredKeys,
@@ -24,6 +24,12 @@ impl CacheForm {
     pub(super) fn new(staircase: Staircase, shape: &Shape, keys: StoredKeys) -> Result<Self> {
         let shape = Shape::new(shape.kv_heads(), shape.kv_heads(), 0, shape.head_dim())?
             .with_value_dim(shape.value_dim())?;
+        let readable = staircase.summaries().is_none() || keys == StoredKeys::AfterRotation;
+        ensure!(
+            readable,
+            "keys",
+            "expected keys after rotation beside summaries, which say nothing of others' scores, got {keys:?}"
+        );
         // So that layouts can be made for it ever after.
         let form = Self { staircase, shape, keys };
         form.layout(Side::Values)?;

@@ -216,9 +216,12 @@ impl HostCache {
         Ok(live.map(move |token| Row { token, key: row(token, Side::Keys), value: row(token, Side::Values) }))
     }
 
-    /// Summaries of the keys of a sequence, in groups of as many tokens as the staircase has: of
-    /// coded tokens the extremes that are stored, of f16 ones those of their rows. Groups of
-    /// dropped tokens have no mass.
+    /// Summaries of the keys of a sequence. Groups of dropped tokens have no mass.
+    ///
+    /// Of a staircase [with summaries](Staircase::with_summaries) these are what is stored: groups
+    /// of the segments that have left the residual, in 8 bits, and nothing of the later keys. Of
+    /// others they are in groups of as many tokens as the staircase has: of coded tokens the
+    /// extremes that are stored, of f16 ones those of their rows.
     ///
     /// # Errors
     /// Invalid argument (`stored_keys`) for keys before rotation, whose extremes say nothing of
@@ -228,6 +231,12 @@ impl HostCache {
         ensure!(rotated, "stored_keys", "expected keys after rotation, got {:?}", self.form.keys);
         let (standing, held) = (self.standing(sequence)?, self.sequences.get(sequence)?);
         let (layout, dim) = (self.form.layouts()?[Side::Keys as usize], self.dim(Side::Keys));
+        if let Some(group) = self.form.staircase.summaries() {
+            let known = standing.segments() * self.form.staircase.segment();
+            let head = |head| self.stored_summaries(held, &standing, layout, head);
+            let heads = (0..self.kv_heads()).map(head);
+            return Ok(KeySummaries::from_packed(dim, padded(dim), group, known, held.len, heads));
+        }
         let group = self.form.staircase.group();
         let head = |head: usize| {
             let store = &held.stores[2 * head + Side::Keys as usize];
@@ -235,6 +244,26 @@ impl HostCache {
             groups.flat_map(|first| store.key_extremes(&standing, layout, first, group, dim)).collect()
         };
         Ok(KeySummaries::from_extremes(dim, group, held.len, (0..self.kv_heads()).map(head)))
+    }
+
+    /// The words of the summaries of one head; none for those of dropped tokens.
+    fn stored_summaries<'a>(
+        &self,
+        held: &'a Sequence,
+        standing: &Standing<'_>,
+        layout: PackLayout,
+        head: usize,
+    ) -> Vec<&'a [u32]> {
+        let groups = self.form.staircase.summaries().map_or(0, |tokens| layout.segment() / tokens);
+        let mut words = vec![&[][..]; standing.dropped_segments() * groups];
+        let first = standing.dropped_segments();
+        let packs = &held.stores[2 * head + Side::Keys as usize].packs;
+        for (segment, pack) in (first..).zip(packs) {
+            let rung = standing.segment_rung(Side::Keys, segment).unwrap_or(0);
+            let bits = self.form.staircase.ladder(Side::Keys).rungs()[rung].bits;
+            words.extend(layout.with_bits(bits).summaries(pack));
+        }
+        words
     }
 
     /// The keys or values of a sequence as the oracle reads them, `[kv_heads, len, dim]`; 0 for
@@ -297,9 +326,10 @@ impl HostCache {
     /// A sequence as bytes, with the sizes, the staircase, a version and a checksum: to be kept on
     /// disk and [restored](HostCache::restore).
     ///
-    /// The file is little-endian 32-bit words: `"prflash\0"`; version 1; bytes of the whole file
-    /// (two words); kv_heads, head_dim, value_dim; 0 for keys before rotation, 1 for keys after; S,
-    /// G, sinks, W (0: equal to S); the number of rungs of keys and of values, and for each rung
+    /// The file is little-endian 32-bit words: `"prflash\0"`; version 1, or 2 with summaries; bytes
+    /// of the whole file (two words); kv_heads, head_dim, value_dim; 0 for keys before rotation, 1
+    /// for keys after; S, G, sinks, W (0: equal to S); in version 2 the tokens of a group with a
+    /// summary; the number of rungs of keys and of values, and for each rung
     /// its bits and segments (0 on the last); tokens and segments that have left the residual; then
     /// per head, keys before values, the rows of the sinks, the packs from the oldest on, the rows
     /// of the residual; last the 64-bit FNV-1a hash of all bytes before it.

@@ -5,6 +5,7 @@ use super::quantize::{self, Extremes};
 use super::staircase::Staircase;
 use crate::error::{Error, Result, ensure};
 use crate::limits::{MAX_ELEMENTS, MAX_HEAD_DIM};
+use crate::sampling::content::packed;
 
 /// The words of a *pack*: one segment (S tokens) of one key/value head of one sequence, keys or
 /// values, at one width. The same on host and GPU.
@@ -25,6 +26,11 @@ use crate::limits::{MAX_ELEMENTS, MAX_HEAD_DIM};
 /// numbers, two to a word, with no extremes (as are the rows of the residual and of the sinks); at
 /// 0 bits it has no words.
 ///
+/// Packs of keys end with their summaries, if the staircase
+/// [has them](Staircase::with_summaries), the same at every width but 0: for each group of tokens
+/// `D'/2 + 2` words, which are codes of means (i8, four to a word), codes of reaches (u8, alike),
+/// and as f32 the step between codes of means and that between codes of reaches.
+///
 /// Channels past D hold code 0 (or +0) and take no part in extremes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackLayout {
@@ -33,6 +39,8 @@ pub struct PackLayout {
     segment: usize,
     group: usize,
     dim: usize,
+    /// Tokens of a group with a summary; 0 without summaries.
+    summarized: usize,
 }
 
 /// A number as a cache holds it.
@@ -101,7 +109,8 @@ impl PackLayout {
             let message = format!("{segment} tokens of {} channels are past 32-bit indices", padded(dim));
             return Err(Error::too_large("segment", message));
         }
-        Ok(Self { side, bits, segment, group, dim })
+        let summarized = staircase.summaries().filter(|_| side == Side::Keys).unwrap_or(0);
+        Ok(Self { side, bits, segment, group, dim, summarized })
     }
 
     /// The same at another width.
@@ -121,7 +130,47 @@ impl PackLayout {
 
     /// Words of a pack.
     pub fn words(&self) -> usize {
+        self.summary_base() + self.summary_words()
+    }
+
+    /// Words of its codes (or rows) and extremes: its summaries follow.
+    pub(crate) fn summary_base(&self) -> usize {
         self.code_words() + if self.is_coded() { self.segment * padded(self.dim) / self.group } else { 0 }
+    }
+
+    /// Words of its summaries.
+    pub(crate) fn summary_words(&self) -> usize {
+        match self.summarized {
+            0 => 0,
+            _ if self.bits == 0 => 0,
+            tokens => self.segment / tokens * packed::words(padded(self.dim)),
+        }
+    }
+
+    /// The words of the summary of each group of tokens, in a pack.
+    pub(crate) fn summaries<'a>(&self, words: &'a [u32]) -> impl Iterator<Item = &'a [u32]> + use<'a> {
+        words[self.summary_base()..][..self.summary_words()].chunks_exact(packed::words(padded(self.dim)))
+    }
+
+    /// Summaries of rows of D' f16 numbers, behind what a pack has of them.
+    fn summarize(&self, rows: &[u32], words: &mut Vec<u32>) {
+        if self.summary_words() == 0 {
+            return;
+        }
+        let dim = padded(self.dim);
+        for first in (0..self.segment).step_by(self.summarized) {
+            let [mut least, mut largest, mut sums] =
+                [f32::INFINITY, f32::NEG_INFINITY, 0.0].map(|x| vec![x; dim]);
+            for token in first..first + self.summarized {
+                for channel in 0..dim {
+                    let x = quantize::to_f32(half_at(rows, token * dim + channel));
+                    least[channel] = least[channel].min(x);
+                    largest[channel] = largest[channel].max(x);
+                    sums[channel] += x;
+                }
+            }
+            words.extend(packed::pack(&least, &largest, &sums, self.summarized));
+        }
     }
 
     /// Words of its codes (or f16 numbers); the extremes follow.
@@ -161,9 +210,11 @@ impl PackLayout {
     pub(crate) fn quantize(&self, rows: &[u32]) -> Vec<u32> {
         let dim = padded(self.dim);
         if !self.is_coded() {
-            return rows[..self.code_words()].to_vec();
+            let mut words = rows[..self.code_words()].to_vec();
+            self.summarize(rows, &mut words);
+            return words;
         }
-        let mut words = vec![0; self.words()];
+        let mut words = vec![0; self.summary_base()];
         let half = |token: usize, channel: usize| half_at(rows, token * dim + channel);
         let mut group = |members: &mut dyn Iterator<Item = (usize, usize)>| {
             let members: Vec<(usize, usize)> = members.collect();
@@ -189,6 +240,7 @@ impl PackLayout {
                 }
             }
         }
+        self.summarize(rows, &mut words);
         words
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::ladder::{Ladder, Rung, Side};
 use crate::error::{Result, ensure};
+use crate::sampling::content::packed::MAX_GROUP;
 use crate::shape::MAX_LEN;
 
 /// At how many bits a KV cache stores which token: precise while young, in fewer bits as it ages
@@ -40,6 +41,7 @@ pub struct Staircase {
     group: usize,
     sinks: usize,
     residual: Option<usize>,
+    summaries: Option<usize>,
 }
 
 impl Staircase {
@@ -59,7 +61,7 @@ impl Staircase {
     }
 
     const fn of(keys: Ladder, values: Ladder) -> Self {
-        Self { keys, values, segment: 128, group: 32, sinks: 4, residual: None }
+        Self { keys, values, segment: 128, group: 32, sinks: 4, residual: None, summaries: None }
     }
 
     /// The same with other ladders that drop no token.
@@ -176,6 +178,24 @@ impl Staircase {
         Self { residual: Some(residual), ..self }.validated()
     }
 
+    /// The same with summaries of keys, which tell what is in tokens without reading them.
+    ///
+    /// For every `tokens` tokens of a segment, from when it leaves the residual until it is
+    /// dropped, they have the mean of each channel and how far from it keys are, in 8 bits.
+    /// Attention can then choose blocks by their content
+    /// ([`sampling::content`](crate::sampling::content)); what is in the residual is always
+    /// attended.
+    ///
+    /// They take `2·D' + 8` bytes of each group of tokens and key/value head. Caches whose keys
+    /// are stored [before rotation](super::StoredKeys::BeforeRotation) refuse them: they would say
+    /// nothing of scores.
+    ///
+    /// # Errors
+    /// Invalid argument (`summaries`) unless 1 to 256 tokens that divide S.
+    pub fn with_summaries(self, tokens: usize) -> Result<Self> {
+        Self { summaries: Some(tokens), ..self }.validated()
+    }
+
     fn validated(self) -> Result<Self> {
         let Self { segment, group, .. } = self;
         let residual = self.residual();
@@ -195,6 +215,13 @@ impl Staircase {
             "expected 1 to {} tokens, got {residual}",
             MAX_LEN - segment - 1
         );
+        if let Some(tokens) = self.summaries {
+            ensure!(
+                (1..=MAX_GROUP).contains(&tokens) && segment.is_multiple_of(tokens),
+                "summaries",
+                "expected groups of 1 to {MAX_GROUP} tokens that divide segments of {segment}, got {tokens}"
+            );
+        }
         Ok(self)
     }
 
@@ -224,6 +251,12 @@ impl Staircase {
     /// W, in tokens.
     pub fn residual(&self) -> usize {
         self.residual.unwrap_or(self.segment)
+    }
+
+    /// Tokens of a group that has a summary; none unless
+    /// [asked for](Staircase::with_summaries).
+    pub fn summaries(&self) -> Option<usize> {
+        self.summaries
     }
 
     /// W, if it was set.
@@ -290,13 +323,17 @@ impl fmt::Display for Staircase {
         /// Columns of a rung at most.
         const WIDE: usize = 16;
         let (least, segment) = (self.residual(), self.segment);
-        writeln!(
+        write!(
             f,
             "{} sinks, residual {least} to {}, segments of {segment}, groups of {}",
             self.sinks,
             least + segment - 1,
             self.group
         )?;
+        match self.summaries {
+            Some(tokens) => writeln!(f, ", summaries of {tokens} tokens")?,
+            None => writeln!(f)?,
+        }
         let columns = |count: usize, bits: u32| {
             let bar = match bits {
                 16 => '█',

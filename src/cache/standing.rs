@@ -135,7 +135,7 @@ impl<'a> Standing<'a> {
     /// In bits, keys and values each with their own ladder: `H_kv·D'·[16·(n_r + n_sink) + Σ_k
     /// n_k·c(B_k)]` with n_r tokens in the residual, n_sink precise copies, n_k tokens on a rung of
     /// B_k bits, `c(16) = 16`, `c(0) = 0`, else `c(B) = B + 32/G`, and D' the channels padded to a
-    /// multiple of 32.
+    /// multiple of 32. Summaries add `H_kv·(2·D' + 8)` bytes for each group of keys that has one.
     pub fn memory(&self, shape: &Shape) -> Memory {
         let bytes = |side, dim: usize| {
             let elements = (shape.kv_heads() * padded(dim)) as u64;
@@ -155,14 +155,19 @@ impl<'a> Standing<'a> {
         };
         let (keys, key_residual, key_sinks) = bytes(Side::Keys, shape.head_dim());
         let (values, value_residual, value_sinks) = bytes(Side::Values, shape.value_dim());
-        Memory { keys, values, residual: key_residual + value_residual, sinks: key_sinks + value_sinks }
+        let summaries = self.staircase.summaries().map_or(0, |tokens| {
+            let groups = (self.segments - self.dropped_segments()) * (self.staircase.segment() / tokens);
+            (groups * shape.kv_heads()) as u64 * (2 * padded(shape.head_dim()) as u64 + 8)
+        });
+        let (residual, sinks) = (key_residual + value_residual, key_sinks + value_sinks);
+        Memory { keys, values, summaries, residual, sinks }
     }
 
     /// Bytes of keys and values that attention reads for one decode step over all tokens, each once
     /// per key/value head: packs with their extremes, the residual, and the precise copies of
     /// sinks in place of what their packs hold of them.
     ///
-    /// A group's extremes count as read if one of its tokens is.
+    /// A group's extremes count as read if one of its tokens is. Summaries aren't read.
     pub fn bytes_read(&self, shape: &Shape) -> u64 {
         let (group, sinks) = (self.staircase.group() as u64, self.sinks().end);
         let rows = sinks + self.len - self.residual().start.clamp(sinks, self.len);
@@ -195,11 +200,14 @@ impl<'a> Standing<'a> {
 
 /// Bytes of one sequence in a cache, by where they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Memory {
     /// Keys on each rung, with their extremes.
     pub keys: Vec<u64>,
     /// Values on each rung, with their extremes.
     pub values: Vec<u64>,
+    /// Summaries of keys, where the staircase has them.
+    pub summaries: u64,
     /// The residual, keys and values.
     pub residual: u64,
     /// The precise copies of the sinks, keys and values.
@@ -209,7 +217,7 @@ pub struct Memory {
 impl Memory {
     /// The sum of all parts.
     pub fn total(&self) -> u64 {
-        self.keys.iter().chain(&self.values).sum::<u64>() + self.residual + self.sinks
+        self.keys.iter().chain(&self.values).sum::<u64>() + self.summaries + self.residual + self.sinks
     }
 }
 

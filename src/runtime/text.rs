@@ -50,7 +50,7 @@ impl Settings {
         let _ = writeln!(self.constants, "const {name}: u32 = {value}u;");
     }
 
-    /// A constant of the text alone, with a sign.
+    /// The same of a number that may be negative.
     pub(crate) fn integer(&mut self, name: &str, value: i32) {
         let _ = writeln!(self.constants, "const {name}: i32 = {value};");
     }

@@ -1,5 +1,6 @@
 //! What a sampled schedule is compared with, at the same number of blocks in every row.
 
+use super::content::{BlockScores, Pool};
 use super::profile::Profile;
 use super::rows::rows;
 use super::schedule::Schedule;
@@ -33,6 +34,30 @@ pub fn uniform_like(like: &Schedule, profile: &Profile, seed: Seed) -> Result<Sc
             seed.uniform(group as u32, query_block, UNIFORM),
             block as u32,
         ]))
+    })
+}
+
+/// The blocks of the largest estimated shares of the attention: in every row the profile's pinned
+/// blocks and then those of the highest scores, of equal ones the nearer first, as many as `like`
+/// has there. Heads that share a list have the mean of their shares.
+///
+/// # Errors
+/// Invalid argument (`scores`) if they are for another grid.
+pub fn content_like(like: &Schedule, profile: &Profile, scores: &BlockScores) -> Result<Schedule> {
+    let grid = like.grid();
+    scores.check(grid)?;
+    let each = grid.heads_per_group();
+    rebuild(like, profile, |group, query_block, block| {
+        let distance = (query_block - block as i64).unsigned_abs();
+        if distance < profile.window_blocks() as u64 {
+            return 0;
+        }
+        let row = (query_block - grid.first_query_block()) as usize;
+        // Blocks that nobody sees come last.
+        match Pool::Mean.score(scores, group * each..(group + 1) * each, row, block) {
+            Some(score) => (((i64::from(i32::MAX) - i64::from(score)) as u64 + 1) << 31) | distance,
+            None => u64::MAX,
+        }
     })
 }
 

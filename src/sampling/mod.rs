@@ -45,7 +45,7 @@ mod schedule;
 mod statistics;
 mod walks;
 
-pub use baseline::{sink_window_like, uniform_like};
+pub use baseline::{content_like, sink_window_like, uniform_like};
 pub use cumulative::{CumulativeProfile, RowProfile};
 pub use grid::{BlockGrid, DEFAULT_BLOCK_SIZE, Granularity};
 pub(crate) use profile::ONE;

@@ -1,10 +1,18 @@
 //! The staircases that the cache's tests go through.
 
-use prflash::cache::{Ladder, Staircase};
+use prflash::cache::{Ladder, Staircase, StoredKeys};
 
 /// A ladder that is known to be one.
 pub fn ladder(steps: &[(u32, usize)], last: u32) -> Ladder {
     Ladder::new(steps, last).unwrap()
+}
+
+/// Keys before rotation, unless the staircase has summaries, which refuse them.
+pub fn unrotated_if_possible(staircase: &Staircase) -> StoredKeys {
+    match staircase.summaries() {
+        Some(_) => StoredKeys::AfterRotation,
+        None => StoredKeys::BeforeRotation,
+    }
 }
 
 /// Segments of 32 tokens, so that few tokens climb down many rungs.
@@ -13,12 +21,14 @@ pub fn short(staircase: Staircase) -> Staircase {
 }
 
 /// Nested, not nested, dropping, with many sinks, the presets; and sinks and residuals that end
-/// anywhere.
+/// anywhere; with summaries.
 pub fn staircases() -> Vec<Staircase> {
     let nested = Staircase::new(ladder(&[(16, 1), (8, 1)], 4), ladder(&[(8, 1), (4, 2)], 2)).unwrap();
     let uneven = Staircase::new(ladder(&[(8, 1), (4, 1), (3, 1)], 2), ladder(&[(8, 2)], 3)).unwrap();
     let dropping = Staircase::new(ladder(&[(8, 1), (4, 2)], 0), ladder(&[(4, 3)], 0)).unwrap();
     let odd = [nested.clone().with_sinks(3), uneven.clone().with_residual(50).unwrap()];
+    let summarized = [(nested.clone(), 16), (dropping.clone(), 32)];
+    let summarized = summarized.map(|(staircase, tokens)| staircase.with_summaries(tokens).unwrap());
     let all = [
         nested,
         uneven,
@@ -30,5 +40,5 @@ pub fn staircases() -> Vec<Staircase> {
         Staircase::plain(),
         dropping.with_sinks(41),
     ];
-    all.into_iter().chain(odd).map(short).collect()
+    all.into_iter().chain(odd).chain(summarized).map(short).collect()
 }

@@ -30,7 +30,8 @@ fn staircase(case: &mut Case) -> Option<Staircase> {
     let (keys, values) = (ladder(case)?, ladder(case)?);
     let n = &mut case.numbers;
     let [segment, group] = [(); 2].map(|()| if n.once_in(4) { n.size() } else { 32 * (1 + n.below(4)) });
-    let (sinks, residual, steps, same) = (n.mild(9), n.mild(300), n.below(16), n.bool());
+    let (sinks, residual, steps, same) = (n.mild(9), n.mild(300), n.below(32), n.bool());
+    let summarized = if n.once_in(4) { n.size() } else { 1 << n.below(9) };
     let values = if same { keys.clone() } else { values };
     tell!(case, "Staircase::new({keys}, {values})");
     let mut staircase = accepted(Staircase::new(keys, values))?;
@@ -47,6 +48,10 @@ fn staircase(case: &mut Case) -> Option<Staircase> {
     if steps & 8 != 0 {
         staircase = accepted(staircase.clone().with_segment(segment)).unwrap_or(staircase);
         staircase = accepted(staircase.clone().with_group(group)).unwrap_or(staircase);
+    }
+    if steps & 16 != 0 {
+        tell!(case, "summaries of {summarized}");
+        staircase = accepted(staircase.clone().with_summaries(summarized)).unwrap_or(staircase);
     }
     accepted(Staircase::streaming(residual));
     accepted(Staircase::kivi(segment as u32));

@@ -2,13 +2,14 @@
 //! attention over them.
 
 use crate::common::{Problem, Storage, gpu, numbers, operands, output_layout, zeros};
-use prflash::attention::{GpuSelector, GpuSummaries, Selection, Sequence, SummarizedKeys};
+use prflash::attention::{GpuSummaries, Sequence, SummarizedKeys};
+use prflash::cache::{Chunk, KvCache, Ladder, SequenceId, Staircase, StoredKeys};
 use prflash::position::Pairing;
 use prflash::sampling::Granularity;
-use prflash::sampling::content::{BlockScores, Estimate, KeySummaries, Participation, Pool, Probe};
+use prflash::sampling::content::{BlockScores, Estimate, Participation, Pool, Probe};
 use prflash::{
-    Attention, BlockGrid, Call, Context, DType, Layout, Plan, PlanOptions, Positions, Rope, Schedule, Seed,
-    Shape, Tables, Tensor, TensorView,
+    Attention, BlockGrid, Call, Context, DType, Layout, Positions, Queries, Rope, Schedule, Seed, Shape,
+    Tables, Tensor,
 };
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -129,7 +130,7 @@ impl Case {
                 .attention
                 .block_scores(&grid, &q, &device, self.estimate, self.probe, &Tables::new())
                 .unwrap();
-            self.compare(&scores[entry], &host, (&q, &k), story);
+            compare(&self.attention, &scores[entry], &host, (&q, &k), dim, story);
         }
         // Attention over these lists is attention over the same lists from the host.
         let tables = got.iter().try_fold(Tables::new(), Tables::with_schedule).unwrap();
@@ -141,33 +142,37 @@ impl Case {
         let close = output.iter().zip(&want.output).all(|(a, b)| (a - b).abs() <= 1e-5);
         assert!(close, "output of {story}");
     }
+}
 
-    fn compare(&self, got: &BlockScores, want: &BlockScores, (q, k): (&[f32], &[f32]), story: &str) {
-        let (grid, dim) = (self.grid(), self.shape.head_dim());
-        let norm = |rows: &[f32]| {
-            let of = |row: &[f32]| row.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
-            rows.chunks(dim).map(of).fold(0.0, f64::max)
-        };
-        let size = norm(q) * norm(k) * f64::from(self.attention.scale(dim));
-        let allowed = tolerance(dim, size) as f64 / 1024.0 * 2.0;
-        let mut farthest = 0.0f64;
-        for head in 0..grid.heads() {
-            for row in 0..grid.query_blocks() {
-                for block in 0..grid.key_blocks() {
-                    let (got, want) =
-                        (got.log2_share(head, row, block), want.log2_share(head, row, block));
-                    assert_eq!(got.is_some(), want.is_some(), "{story}: {head}, {row}, {block}");
-                    let (Some(got), Some(want)) = (got, want) else { continue };
-                    assert!(
-                        (got - want).abs() <= allowed,
-                        "{story}: {head}, {row}, {block}: {got} for {want} ± {allowed}"
-                    );
-                    farthest = farthest.max((got - want).abs());
-                }
-            }
-        }
-        println!("{story}: off by {farthest:.4} of {allowed:.4}");
+/// Compares scores of blocks with those of the host.
+fn compare(
+    attention: &Attention,
+    got: &BlockScores,
+    want: &BlockScores,
+    (q, k): (&[f32], &[f32]),
+    dim: usize,
+    story: &str,
+) {
+    let grid = want.grid();
+    let norm = |rows: &[f32]| {
+        let of = |row: &[f32]| row.iter().map(|x| f64::from(x * x)).sum::<f64>().sqrt();
+        rows.chunks(dim).map(of).fold(0.0, f64::max)
+    };
+    let size = norm(q) * norm(k) * f64::from(attention.scale(dim)).abs();
+    // A mass, and the sum of all of them.
+    let allowed = 2.0 * tolerance(dim, size) as f64 / 1024.0;
+    let places = (0..grid.heads()).flat_map(|head| (0..grid.query_blocks()).map(move |row| (head, row)));
+    let mut farthest = 0.0f64;
+    for ((head, row), block) in places.flat_map(|at| (0..grid.key_blocks()).map(move |block| (at, block))) {
+        let [got, want] = [got, want].map(|scores| scores.log2_share(head, row, block));
+        let same = got.is_some() == want.is_some();
+        assert!(same, "{story}: head {head}, row {row}, block {block}: {got:?} for {want:?}");
+        let (Some(got), Some(want)) = (got, want) else { continue };
+        let error = if got == want { 0.0 } else { (got - want).abs() };
+        assert!(error <= allowed, "{story}: head {head}, row {row}, block {block}: {got} for {want} ± {allowed}");
+        farthest = farthest.max(error);
     }
+    println!("{story}: off by {farthest:.4} of {allowed:.4}");
 }
 
 #[test]
@@ -276,6 +281,94 @@ fn content_dimensions() {
         for estimate in [Estimate::Saturated, Estimate::Bound, Estimate::MeanKey] {
             let case = Case { estimate, block: 64, group: 32, ..Case::new(shape(4, 1, 2, 900, dim)) };
             case.check(&context, &format!("{dim} channels, {estimate:?}"));
+        }
+    }
+}
+
+/// Summaries that a cache stores, of sequences of many lengths in one call.
+#[test]
+fn content_over_caches() {
+    let Some(context) = gpu("content_over_caches") else { return };
+    let ladder = |rungs: &[(u32, usize)], last| Ladder::new(rungs, last).unwrap();
+    let staircases = [
+        Staircase::recommended(),
+        Staircase::new(ladder(&[(16, 1), (8, 2)], 3), ladder(&[(8, 1)], 2)).unwrap().with_sinks(0),
+        Staircase::new(ladder(&[(8, 5)], 0), ladder(&[(8, 5)], 0)).unwrap(),
+    ];
+    let lens = [1, 200, 1300, 777, 1024];
+    for staircase in &staircases {
+        for (dim, group) in [(40, 64), (64, 32), (128, 128)] {
+            for q_len in [1, 70] {
+                let staircase = staircase.clone().with_summaries(group).unwrap();
+                let story = format!("{staircase:?}, {dim} channels, {q_len} queries");
+                let shape = shape(4, 2, q_len, 1300, dim);
+                let mut cache =
+                    KvCache::new(&context, staircase, &shape, StoredKeys::AfterRotation).unwrap();
+                let values: Vec<f32> =
+                    (0..lens.len() as u64).flat_map(|entry| keys(2 * entry, 2, 1300, dim, DType::F16)).collect();
+                let layout = Layout::heads_first(lens.len(), 2, 1300, dim).unwrap();
+                let k = Tensor::upload(&context, DType::F32, layout, &values).unwrap();
+                let input = cache.input(k.view(), k.view()).unwrap();
+                let chunks: Vec<Chunk> = lens
+                    .iter()
+                    .enumerate()
+                    .map(|(entry, &len)| Chunk { sequence: cache.add(), entry, rows: 0..len })
+                    .collect();
+                let mut encoder = context.device().create_command_encoder(&Default::default());
+                cache.append(&mut encoder, &input, &chunks).unwrap();
+                let queries: Vec<Queries> = chunks
+                    .iter()
+                    .zip(lens)
+                    .map(|(chunk, len)| Queries {
+                        sequence: chunk.sequence,
+                        entry: chunk.entry,
+                        rows: 0..q_len.min(len),
+                        positions: None,
+                    })
+                    .collect();
+                let attention = Attention::causal();
+                let batch = shape.with_batch(lens.len()).unwrap();
+                let plan = attention.plan_cached(&cache, &batch).unwrap();
+                let grid = BlockGrid::causal(&shape).with_granularity(Granularity::KvHead);
+                let participation = Participation::content(7).unwrap();
+                let probe = Probe::causal(2).unwrap();
+                let selector =
+                    plan.selector(&grid, &participation, Estimate::Saturated, probe).unwrap();
+                let layout = Layout::heads_first(lens.len(), 4, q_len, dim).unwrap();
+                let q = numbers(3, layout.elements());
+                let q_tensor = Tensor::upload(&context, DType::F32, layout, &q).unwrap();
+                let output = zeros(&context, DType::F32, layout);
+                let bound = plan.bind_queries(q_tensor.view(), output.view(), None).unwrap();
+                let call = Call::cached(&cache, &queries).with_selection(selector.cached());
+                plan.encode(&mut encoder, &bound, &call).unwrap();
+                context.queue().submit([encoder.finish()]);
+                let got = selector.read_blocking().unwrap();
+                let scores = selector.read_scores_blocking().unwrap();
+                for (index, queries) in queries.iter().enumerate() {
+                    let story = format!("sequence {index} of {story}");
+                    let grid = *got[index].grid();
+                    let want = Schedule::select(&grid, &participation, &scores[index], Seed::new(0)).unwrap();
+                    assert_eq!(got[index], want, "lists of {story}");
+                    let host = cache.to_host_blocking(queries.sequence).unwrap();
+                    let stored = host.summarize(SequenceId::FIRST).unwrap();
+                    let rows = queries.rows.len();
+                    let q: Vec<f32> = (0..4)
+                        .flat_map(|head| q[(index * 4 + head) * q_len * dim..][..rows * dim].to_vec())
+                        .collect();
+                    let k = &values[index * 2 * 1300 * dim..(index + 1) * 2 * 1300 * dim];
+                    let want = attention
+                        .block_scores(&grid, &q, &stored, Estimate::Saturated, probe, &Tables::new())
+                        .unwrap();
+                    compare(&attention, &scores[index], &want, (&q, k), dim, &story);
+                }
+                let tables = got.iter().try_fold(Tables::new(), Tables::with_schedule).unwrap();
+                let want = plan.run_cached(&cache, q_tensor.view(), &queries, &tables).unwrap();
+                let [got, want] = [&output, &want.output].map(|output| output.read_blocking(&context).unwrap());
+                // Rows that are no queries stay as they are, which is 0.
+                let close = got.iter().zip(&want).all(|(a, b)| (a - b).abs() <= 1e-5);
+                assert!(close, "output of {story}");
+                assert!(got.iter().any(|x| *x != 0.0));
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Scores of blocks by what is known of keys, against the oracle's masses.
 
 use prflash::attention::PositionIds;
-use prflash::cache::{HostCache, Staircase, StoredKeys};
+use prflash::cache::{HostCache, Ladder, Staircase, StoredKeys};
 use prflash::position::{Distance, Pairing, Slopes};
 use prflash::sampling::Granularity;
 use prflash::sampling::content::{Estimate, KeySummaries, Participation, Probe};
@@ -330,6 +330,70 @@ fn summaries_of_caches() {
         })
         .unwrap_err();
     assert_eq!(error.argument(), Some("stored_keys"));
+}
+
+/// Summaries that a cache stores are those of its keys in 8 bits, at every width and until they are
+/// dropped; of the residual nothing is known, and its blocks always take part.
+#[test]
+fn summaries_that_caches_store() {
+    let shape = Shape::new(4, 2, 1, 40).unwrap();
+    let plain =
+        Staircase::new(Ladder::new(&[(16, 1), (8, 1)], 4).unwrap(), Ladder::new(&[(8, 1)], 2).unwrap());
+    let dropping = Staircase::new(Ladder::new(&[(8, 5)], 0).unwrap(), Ladder::new(&[(8, 5)], 0).unwrap());
+    for (staircase, dropped) in [(plain.unwrap(), 0), (dropping.unwrap(), 4 * 128)] {
+        let staircase = staircase.with_summaries(64).unwrap().with_sinks(0);
+        let mut cache = HostCache::new(staircase.clone(), &shape, StoredKeys::AfterRotation).unwrap();
+        let sequence = cache.add();
+        let (tokens, known) = (1300, 9 * 128);
+        let (k, v) = (numbers(2 * tokens * 40, 7), numbers(2 * tokens * 40, 8));
+        cache.append(sequence, &k, &v).unwrap();
+        let of_cache = cache.summarize(sequence).unwrap();
+        assert_eq!((of_cache.len(), of_cache.known(), of_cache.groups()), (tokens, known, known / 64));
+        assert!(of_cache.has_8_bits() && of_cache.has_means());
+        // Channels are padded to 64 in a cache.
+        assert_eq!(cache.standing(sequence).unwrap().memory(&shape).summaries, {
+            let groups = (known - dropped) / 64;
+            (2 * groups * (2 * 64 + 8)) as u64
+        });
+        let rounded: Vec<f32> = k.iter().map(|&x| half::f16::from_f32(x).to_f32()).collect();
+        let mut of_rows = KeySummaries::new(2, 40, 64).unwrap().with_8_bits();
+        of_rows.append(&rounded).unwrap();
+        let attention = Attention::causal();
+        let grid = grid_of(&attention, &shape.with_kv_len(tokens).unwrap(), 64);
+        let q = numbers(4 * 40, 9);
+        for estimate in [Estimate::Saturated, Estimate::Bound, Estimate::MeanKey] {
+            let [stored, rows] = [&of_cache, &of_rows]
+                .map(|keys| attention.block_masses(&grid, &q, keys, estimate, &[0], &Tables::new()).unwrap());
+            for (at, (stored, rows)) in stored.iter().zip(&rows).enumerate() {
+                let block = at % grid.key_blocks();
+                if block < dropped / 64 {
+                    assert_eq!(*stored, f64::NEG_INFINITY);
+                } else if block >= known / 64 {
+                    assert_eq!(*stored, f64::INFINITY);
+                } else {
+                    assert_eq!(stored, rows, "{estimate:?}, block {block}");
+                }
+            }
+        }
+        let probe = Probe::causal(1).unwrap();
+        let saturated = Estimate::Saturated;
+        let scores = attention.block_scores(&grid, &q, &of_cache, saturated, probe, &Tables::new()).unwrap();
+        assert_eq!(scores.log2_share(0, 0, known / 64), Some(f64::INFINITY));
+        let rule = Participation::content(6).unwrap();
+        let chosen = Schedule::select(&grid, &rule, &scores, Seed::new(1)).unwrap();
+        let blocks = chosen.blocks(0, 0);
+        assert_eq!(blocks.len(), 6);
+        assert!((known / 64..grid.key_blocks()).all(|block| blocks.contains(&block)), "{blocks:?}");
+        let mut more = of_cache.clone();
+        assert_eq!(more.append(&[0.0; 80]).unwrap_err().argument(), Some("k"));
+    }
+    let staircase = Staircase::recommended();
+    let refused = |tokens| staircase.clone().with_summaries(tokens).unwrap_err();
+    assert_eq!([0, 48, 512].map(|tokens| refused(tokens).argument().unwrap()), ["summaries"; 3]);
+    let summarized = staircase.clone().with_summaries(64).unwrap();
+    assert_eq!(summarized.clone().with_segment(96).unwrap_err().argument(), Some("summaries"));
+    let unrotated = HostCache::new(summarized, &shape, StoredKeys::BeforeRotation);
+    assert_eq!(unrotated.unwrap_err().argument(), Some("keys"));
 }
 
 /// What is said to be missing at most is never less than what is missing, and nothing is after the

@@ -137,4 +137,16 @@ fn the_readme_repeats_what_was_measured() {
         let repeated: Vec<&String> = [1, 2, 5, 6].iter().map(|&column| &full[column]).collect();
         assert_eq!(short[1..5].iter().collect::<Vec<_>>(), repeated);
     }
+    // The same rules in four tables of the lab, of two models at two budgets.
+    let results = read("lab/RESULTS.md");
+    let ratios = |rule: &str| -> Vec<String> {
+        let lines = results.lines().filter(|line| line.starts_with(&format!("| {rule} | ")));
+        lines.map(cells).filter(|cells| cells.len() == 9).map(|cells| cells[4].clone()).collect()
+    };
+    for rule in ["sink + window", "half window, β = ½", "Quest's bound", "saturated"] {
+        let line = readme.lines().find(|line| line.starts_with(&format!("| {rule} | ")));
+        let short = cells(line.unwrap_or_else(|| panic!("no row of {rule}")));
+        let (of_readme, of_lab) = (&short[2..6], ratios(rule));
+        assert!(of_lab.len() >= 4 && of_readme == &of_lab[..4], "{rule}: {of_readme:?}, {of_lab:?}");
+    }
 }

@@ -109,7 +109,8 @@ impl Attention {
     }
 
     /// Natural logarithms of the estimated attention mass `Σ e^score` of every key block, for the
-    /// query rows `rows`: `[heads, rows, key_blocks]`, −∞ where a row sees no key of a block.
+    /// query rows `rows`: `[heads, rows, key_blocks]`, −∞ where a row sees no key of a block, ∞
+    /// where it sees one of which nothing is [known](KeySummaries::known).
     ///
     /// With [`Estimate::Bound`] no true mass is larger, but for rounding. The other arguments are
     /// those of [`block_scores`](Attention::block_scores).
@@ -360,6 +361,9 @@ impl<'a> Estimator<'a> {
             let keys = block * grid.block_size()..(block + 1) * grid.block_size();
             let keys = keys.start.max(visible.start)..keys.end.min(visible.end);
             groups.clear();
+            if keys.end > self.keys.known().max(keys.start) {
+                return f64::INFINITY;
+            }
             if !keys.is_empty() {
                 let size = self.keys.group();
                 for group in keys.start / size..keys.end.div_ceil(size) {
@@ -386,7 +390,7 @@ impl<'a> Estimator<'a> {
         tokens: &Range<usize>,
         query: usize,
     ) -> f64 {
-        let size = (self.keys.len() - group * self.keys.group()).min(self.keys.group());
+        let size = (self.keys.known() - group * self.keys.group()).min(self.keys.group());
         let mut score = estimate.of(q, &self.keys.group_of(kv_head, group), size);
         if let (Some(cap), true) = (self.attention.soft_cap().map(f64::from), score.is_finite()) {
             score = cap * libm::tanh(score / cap);

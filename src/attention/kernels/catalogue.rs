@@ -211,7 +211,9 @@ fn beside_attention(add: &mut Visit<'_>) {
         for (head_dim, rope) in [(64, None), (128, half), (20, Some((Pairing::Interleaved, 20)))] {
             add(&Summarize { storage, head_dim, rope });
             for estimate in [Estimate::Saturated, Estimate::Bound, Estimate::MeanKey] {
-                add(&BlockMasses { estimate, storage, head_dim, rope });
+                for cached in [false, true] {
+                    add(&BlockMasses { estimate, storage, head_dim, rope, cached });
+                }
             }
         }
     }
@@ -313,10 +315,10 @@ pub(crate) fn counted(add: &mut dyn FnMut(&dyn Program, Counted)) {
     add(&Rotate { storage: DType::F32, pairing: Pairing::Half, rotary_dim: 64 }, Counted::OTHER);
     let storage = DType::F32;
     add(&Summarize { storage, head_dim: 128, rope: None }, Counted::OTHER);
-    add(
-        &BlockMasses { estimate: Estimate::Saturated, storage, head_dim: 128, rope: None },
-        Counted::OTHER,
-    );
+    for cached in [false, true] {
+        let estimate = Estimate::Saturated;
+        add(&BlockMasses { estimate, storage, head_dim: 128, rope: None, cached }, Counted::OTHER);
+    }
 }
 
 /// Tile shapes to compare.

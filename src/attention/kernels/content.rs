@@ -2,6 +2,7 @@
 
 use super::params::{ROPE_STRIDE, SummaryParams, SummaryRun};
 use super::variant::PositionsVariant;
+use crate::cache::gpu::params::{CACHE_RUNGS, CacheLayout};
 use crate::layout::DType;
 use crate::position::Pairing;
 use crate::runtime::program::{Binds, INVOCATIONS, Program};
@@ -65,6 +66,8 @@ pub(crate) struct BlockMasses {
     pub(crate) storage: DType,
     pub(crate) head_dim: usize,
     pub(crate) rope: Rotation,
+    /// Whether summaries are those of a staircase cache.
+    pub(crate) cached: bool,
 }
 
 impl BlockMasses {
@@ -84,13 +87,19 @@ impl BlockMasses {
     fn has_reaches(&self) -> bool {
         self.estimate != Estimate::MeanKey
     }
+
+    /// Channels that summaries have.
+    fn channels(&self) -> usize {
+        if self.cached { self.head_dim.next_multiple_of(32) } else { self.head_dim }
+    }
 }
 
 impl Program for BlockMasses {
     fn label(&self) -> String {
-        let Self { estimate, storage, head_dim, rope } = *self;
+        let Self { estimate, storage, head_dim, rope, cached } = *self;
         let estimate = estimate.name().replace(' ', "_");
-        format!("block_scores_{estimate}_{storage}_d{head_dim}{}", turning(rope))
+        let cache = if cached { "_cache" } else { "" };
+        format!("block_scores_{estimate}_{storage}_d{head_dim}{}{cache}", turning(rope))
     }
 
     fn entry_point(&self) -> &'static str {
@@ -104,8 +113,8 @@ impl Program for BlockMasses {
         settings.sizes(&[
             ("ROWS", Self::ROWS),
             ("HEAD_QUADS", quads),
-            ("SUMMARY_QUADS", packed::code_words(self.head_dim)),
-            ("SUMMARY_WORDS", packed::words(self.head_dim)),
+            ("SUMMARY_QUADS", packed::code_words(self.channels())),
+            ("SUMMARY_WORDS", packed::words(self.channels())),
             ("STAGED_QUADS", staged),
             ("STAGED_WORDS", staged * (1 + usize::from(self.has_reaches()))),
         ]);
@@ -114,14 +123,20 @@ impl Program for BlockMasses {
             ("REACHES", self.has_reaches()),
             ("SQUARES", self.estimate == Estimate::Saturated),
             ("BOUND", self.estimate == Estimate::Bound),
+            ("CACHED", self.cached),
         ]);
+        settings.optional_sizes(&[("CACHE_RUNGS", if self.cached { CACHE_RUNGS } else { 0 })]);
         rotations(&mut settings, self.rope);
         settings.word("STORAGE", self.storage.name());
         text::kernel(&self.label(), "sampling", self.entry_point(), &settings)
     }
 
     fn groups(&self) -> Vec<Vec<Binds>> {
-        vec![content_call(), scores(), vec![Binds::Read], vec![Binds::Read]]
+        let summaries = match self.cached {
+            true => vec![Binds::Read, Binds::Read, Binds::Uniform(size_of::<CacheLayout>())],
+            false => vec![Binds::Read],
+        };
+        vec![content_call(), scores(), vec![Binds::Read], summaries]
     }
 }
 

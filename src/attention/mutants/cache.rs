@@ -28,9 +28,9 @@ fn staircase(keys: &[(u32, usize)], last: u32) -> Staircase {
     Staircase::new(keys, values).unwrap().with_segment(64).unwrap().with_sinks(3)
 }
 
-/// Through all widths.
+/// Through all widths, with summaries.
 fn long() -> Staircase {
-    staircase(&[(8, 1), (4, 1), (3, 1)], 2)
+    staircase(&[(8, 1), (4, 1), (3, 1)], 2).with_summaries(32).unwrap()
 }
 
 fn shape() -> Shape {
@@ -133,6 +133,12 @@ fn every_mutant_of_moves_is_caught() {
             "while rest >= 16u {\n        rest >>= 4u;\n    }\n    return rest;",
             "return widths >> 4u;",
         ),
+        ("summaries aren't taken along", "at < cache.summary_words", "at < 0u"),
+        (
+            "summaries are taken to where the first width's lie",
+            "store(flags, destination + units * narrow + all_extremes + at, word);",
+            "store(flags, destination + units * wide + all_extremes + at, word);",
+        ),
         ("extremes aren't taken along", "store(flags, destination + units * narrow + unit, extremes);", ""),
         (
             "a code that two words share loses its rest",
@@ -145,8 +151,35 @@ fn every_mutant_of_moves_is_caught() {
             "load(flags, from_at + bit / 32u)",
         ),
     ];
+    let in_summarize: &[Change] = &[
+        (
+            "the group's last row is left out",
+            "row < cache.summary_tokens; row++",
+            "row < cache.summary_tokens - 1u; row++",
+        ),
+        ("groups have the first one's rows", "group * cache.summary_tokens;", "0u;"),
+        (
+            "means are of the extremes",
+            "sums += key;",
+            "sums = (least + largest) * f32(cache.summary_tokens) * 0.5;",
+        ),
+        ("means go to the lower code", "(2u * vec4<u32>(abs(x)) + by) / (2u * by)", "vec4<u32>(abs(x)) / by"),
+        ("reaches go to the lower code", "(reach + vec4<u32>(max(of_reaches, 1u) - 1u))", "reach"),
+        (
+            "reaches are from above alone",
+            "max(high - centre, centre - low)",
+            "max(high - centre, vec4<i32>(0))",
+        ),
+        (
+            "each quad has a step of its own",
+            "let of_means = (atomicLoad(&farthest_mean) + 126u) / 127u;",
+            "let of_means = (largest_of(vec4<u32>(abs(mean))) + 126u) / 127u;",
+        ),
+        ("nothing is added for rounding", "select(vec4<i32>(1), vec4<i32>(0), zeros)", "vec4<i32>(0)"),
+    ];
     for (of, changes) in [
         (CacheMove::Append(DType::F32), in_append),
+        (CacheMove::Summarize(DType::F32), in_summarize),
         (CacheMove::Quantize(DType::F32), in_quantize),
         (CacheMove::StepDown, in_step_down),
     ] {

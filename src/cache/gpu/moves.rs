@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::region::RegionLayout;
 use crate::cache::gpu::params::{FLAG_COUNT, FLAG_VALUES, Move};
+use crate::cache::gpu::programs::CacheMove;
 use crate::cache::ladder::Side;
 use crate::cache::quantize::nests;
 use crate::cache::staircase::Staircase;
@@ -39,6 +40,7 @@ pub(super) struct InputRows {
 #[derive(Debug, Default)]
 pub(super) struct Pass {
     pub(super) quantize: Vec<(Move, usize)>,
+    pub(super) summarize: Vec<(Move, usize)>,
     pub(super) step_down: Vec<(Move, usize)>,
     pub(super) append: Vec<(Move, usize)>,
 }
@@ -110,6 +112,13 @@ impl Mover<'_> {
                 },
                 None => self.rows_of(sequence, side, first),
             };
+            if let Some(tokens) = self.staircase.summaries().filter(|_| side == Side::Keys) {
+                let rung = &self.layout.sides[side as usize].rungs[rung];
+                let behind = (rung.pack_words - self.layout.summary_words) as u32;
+                let summaries = Move { flags: flag(side), destination: destination + behind, ..source };
+                let groups = self.staircase.segment() / tokens;
+                pass.summarize.push((summaries, groups * CacheMove::INVOCATIONS));
+            }
             let counted = Move { flags: flag(side) | FLAG_COUNT, widths, destination, ..source };
             if bits == 16 {
                 let copy = Move { ring: u32::MAX, ..counted };

@@ -39,8 +39,8 @@ pub(crate) struct CacheLayout {
     pub(crate) value_residual: u32,
     pub(crate) key_head_stride: u32,
     pub(crate) value_head_stride: u32,
-    pub(crate) unused_a: u32,
-    pub(crate) unused_b: u32,
+    pub(crate) summary_tokens: u32,
+    pub(crate) summary_words: u32,
     pub(crate) key_rungs: [CacheRung; CACHE_RUNGS],
     pub(crate) value_rungs: [CacheRung; CACHE_RUNGS],
 }
@@ -113,8 +113,8 @@ pub(crate) fn layouts() -> Vec<HostLayout> {
             end, bits, base, packs, pack_words, unused_a, unused_b, unused_c),
         host_layout!("CacheLayout", CacheLayout:
             segment, group, sinks, residual_rows, key_row_words, value_row_words, key_residual,
-            value_residual, key_head_stride, value_head_stride, unused_a, unused_b, key_rungs,
-            value_rungs),
+            value_residual, key_head_stride, value_head_stride, summary_tokens, summary_words,
+            key_rungs, value_rungs),
         host_layout!("MoveParams", MoveParams:
             work_items, tiles, units, moves, arena_head, input_head, k_head_stride, k_row_stride,
             k_quads, v_head_stride, v_row_stride, v_quads, number),

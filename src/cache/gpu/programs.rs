@@ -2,8 +2,10 @@
 
 use super::params::{CACHE_RUNGS, CacheLayout, FLAG_COUNT, FLAG_VALUES, MigrateParams, Move, MoveParams};
 use crate::layout::DType;
+use crate::limits::MAX_HEAD_DIM;
 use crate::runtime::program::{Binds, Program};
 use crate::runtime::text::{self, Settings};
+use crate::sampling::content::packed;
 
 /// What moves tokens of a staircase cache to where they are to lie. All have the same bindings (the
 /// last without those of input), so that they share their bind groups.
@@ -13,6 +15,8 @@ pub(crate) enum CacheMove {
     Append(DType),
     /// `shaders/cache/quantize.wgsl`, for input of this type.
     Quantize(DType),
+    /// `shaders/cache/summarize_segment.wgsl`, for input of this type.
+    Summarize(DType),
     /// `shaders/cache/step_down.wgsl`.
     StepDown,
     /// `shaders/cache/commit.wgsl`.
@@ -64,7 +68,9 @@ impl CacheMove {
 
     fn input(&self) -> Option<DType> {
         match *self {
-            CacheMove::Append(dtype) | CacheMove::Quantize(dtype) => Some(dtype),
+            CacheMove::Append(dtype) | CacheMove::Quantize(dtype) | CacheMove::Summarize(dtype) => {
+                Some(dtype)
+            }
             CacheMove::StepDown | CacheMove::Commit => None,
         }
     }
@@ -80,6 +86,7 @@ impl Program for CacheMove {
         match self {
             CacheMove::Append(_) => "append",
             CacheMove::Quantize(_) => "quantize",
+            CacheMove::Summarize(_) => "summarize_segment",
             CacheMove::StepDown => "step_down",
             CacheMove::Commit => "commit",
         }
@@ -89,6 +96,10 @@ impl Program for CacheMove {
         let mut settings = Settings::of(&[("INVOCATIONS", Self::INVOCATIONS), ("CACHE_RUNGS", CACHE_RUNGS)]);
         settings.constant("FLAG_VALUES", FLAG_VALUES);
         settings.constant("FLAG_COUNT", FLAG_COUNT);
+        if matches!(self, CacheMove::Summarize(_)) {
+            settings.integer("SUMMARY_UNIT_BITS", packed::UNIT_BITS);
+            settings.integer("SUMMARY_LEAST_EXPONENT", packed::LEAST_EXPONENT);
+        }
         if let Some(input) = self.input() {
             settings.word("INPUT", input.name());
         }
@@ -109,14 +120,19 @@ impl Program for CacheMove {
     }
 }
 
+// A lane of summarize_segment has a quad of channels.
+const _: () = assert!(CacheMove::INVOCATIONS * 4 >= MAX_HEAD_DIM);
+
 /// Every move, of every type of input.
 pub(crate) fn moves() -> Vec<CacheMove> {
-    let of_input =
-        DType::ALL.into_iter().flat_map(|dtype| [CacheMove::Append(dtype), CacheMove::Quantize(dtype)]);
+    let of_input = DType::ALL.into_iter().flat_map(|dtype| {
+        [CacheMove::Append(dtype), CacheMove::Quantize(dtype), CacheMove::Summarize(dtype)]
+    });
     of_input.chain([CacheMove::StepDown, CacheMove::Commit]).collect()
 }
 
 /// The moves whose machine code is worth a look.
-pub(crate) fn counted() -> [CacheMove; 3] {
-    [CacheMove::Append(DType::F32), CacheMove::Quantize(DType::F32), CacheMove::StepDown]
+pub(crate) fn counted() -> [CacheMove; 4] {
+    let f32 = DType::F32;
+    [CacheMove::Append(f32), CacheMove::Quantize(f32), CacheMove::Summarize(f32), CacheMove::StepDown]
 }

@@ -34,6 +34,8 @@ pub(crate) struct RegionLayout {
     pub(crate) sinks: usize,
     /// Keys and values.
     pub(crate) sides: [SideLayout; 2],
+    /// Words of the summaries in a pack of keys, behind its codes and extremes (or rows).
+    pub(crate) summary_words: usize,
 }
 
 /// The region of one side.
@@ -95,7 +97,8 @@ impl RegionLayout {
             Ok(SideLayout { row_words, residual: sinks * row_words, rungs })
         };
         let sides = [side(Side::Keys, shape.head_dim())?, side(Side::Values, shape.value_dim())?];
-        Ok(Self { residual_rows, sinks, sides })
+        let summary_words = PackLayout::new(staircase, Side::Keys, 16, shape.head_dim())?.summary_words();
+        Ok(Self { residual_rows, sinks, sides, summary_words })
     }
 
     /// Words of a region with room for `len` tokens.
@@ -196,9 +199,10 @@ impl RegionLayout {
             value_residual: values.residual as u32,
             key_head_stride: head_strides[0] as u32,
             value_head_stride: head_strides[1] as u32,
+            summary_tokens: staircase.summaries().unwrap_or(0) as u32,
+            summary_words: self.summary_words as u32,
             key_rungs: rungs(keys),
             value_rungs: rungs(values),
-            ..CacheLayout::default()
         }
     }
 }

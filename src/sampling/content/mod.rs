@@ -50,6 +50,6 @@ pub use estimate::Estimate;
 pub(crate) use estimate::mean_largest;
 pub(crate) use fixed::{FARTHEST, OCTAVE, powers};
 pub use participation::Participation;
-pub(crate) use scores::MASKED;
+pub(crate) use scores::{CERTAIN, MASKED};
 pub use scores::{BlockScores, Pool, Probe};
 pub use summaries::{DEFAULT_GROUP, KeySummaries};

@@ -20,8 +20,6 @@
 //! from 0 at a half, and reaches to the next one that holds all keys. A unit is added to reaches,
 //! for what f32 rounds off where both are put together again.
 
-use super::summaries::Group;
-
 /// Units of `2^E` are `2^UNIT_BITS`.
 pub(crate) const UNIT_BITS: i32 = 22;
 
@@ -87,12 +85,6 @@ pub(crate) fn unpack(packed: &[u32], dim: usize) -> (Vec<f32>, Vec<f32>) {
     let means = (0..dim).map(|channel| f32::from(byte(0, channel) as i8) * of_means).collect();
     let reaches = (0..dim).map(|channel| f32::from(byte(half, channel)) * of_reaches).collect();
     (means, reaches)
-}
-
-/// What stands for means where only extremes are known: their middles.
-pub(super) fn middles(group: &Group<'_>) -> Vec<f32> {
-    let extremes = group.least.iter().zip(group.largest);
-    extremes.map(|(least, largest)| 0.5 * least + 0.5 * largest).collect()
 }
 
 fn largest_of(numbers: &[i64]) -> u64 {

@@ -11,6 +11,9 @@ use crate::sampling::grid::BlockGrid;
 /// see.
 pub(crate) const MASKED: i32 = i32::MIN;
 
+/// The score of a block with keys of which nothing is known: it always takes part.
+pub(crate) const CERTAIN: i32 = i32::MAX;
+
 /// Which query rows speak for a query block.
 ///
 /// What a list is chosen by decides what the rows that use it may know. A query block's first row
@@ -104,8 +107,9 @@ impl BlockScores {
     ///
     /// `masses` is asked for each (query head, query block), both counted from 0, and gives the key
     /// blocks that its rows see at all, and for each row that speaks for them the logarithms of the
-    /// masses of all key blocks: −∞ for a block that the row doesn't see. A block that is seen, but
-    /// by none of these rows, has the lowest score.
+    /// masses of all key blocks: −∞ for a block that the row doesn't see, ∞ for one with keys of
+    /// which nothing is known, which always takes part. A block that is seen, but by none of these
+    /// rows, has the lowest score.
     ///
     /// # Errors
     /// Invalid argument (`masses`) where a row has another number of blocks than the grid, or a
@@ -121,7 +125,7 @@ impl BlockScores {
         })
     }
 
-    /// The same from logarithms of masses to base 2, in units, or [`MASKED`].
+    /// The same from logarithms of masses to base 2, in units, [`MASKED`] or [`CERTAIN`].
     pub(crate) fn from_units(
         grid: &BlockGrid,
         mut masses: impl FnMut(usize, usize) -> Result<(Range<usize>, Vec<Vec<i32>>)>,
@@ -153,9 +157,20 @@ impl BlockScores {
     }
 
     /// `log₂` of the share that a block is estimated to have of the attention of a head's query
-    /// block, to 1/1024; none where no row sees the block, or there is no such head or block.
+    /// block, to 1/1024; ∞ for a block that takes part whatever its share; none where no row sees
+    /// the block, or there is no such head or block.
     pub fn log2_share(&self, head: usize, row: usize, block: usize) -> Option<f64> {
-        self.get(head, row, block).map(|score| f64::from(score) / f64::from(OCTAVE))
+        self.get(head, row, block).map(|score| match score {
+            CERTAIN => f64::INFINITY,
+            _ => f64::from(score) / f64::from(OCTAVE),
+        })
+    }
+
+    /// Refuses another grid, but for which heads share a list.
+    pub(in crate::sampling) fn check(&self, grid: &BlockGrid) -> Result<()> {
+        let same = *grid == self.grid.with_granularity(grid.granularity());
+        ensure!(same, "scores", "expected scores of the grid {grid:?}, got those of {:?}", self.grid);
+        Ok(())
     }
 
     pub(super) fn get(&self, head: usize, row: usize, block: usize) -> Option<i32> {
@@ -174,21 +189,31 @@ fn units(key_blocks: usize, masses: &[f64]) -> Result<Vec<i32>> {
     if let Some(block) = masses.iter().position(|mass| mass.is_nan()) {
         ensure!(block >= key_blocks, "masses", "expected numbers, got NaN for block {block}");
     }
-    Ok(masses.iter().map(|&mass| from_ln(mass).unwrap_or(MASKED)).collect())
+    let unit = |&mass: &f64| if mass == f64::INFINITY { CERTAIN } else { from_ln(mass).unwrap_or(MASKED) };
+    Ok(masses.iter().map(unit).collect())
 }
 
 /// `log₂` of the shares that each row's blocks have, in units.
 fn shares(rows: &[Vec<i32>]) -> Vec<Vec<Option<i32>>> {
     let share = |masses: &Vec<i32>| {
-        let known = |mass: &i32| *mass != MASKED;
-        let all = log2_sum(masses.iter().copied().filter(known)).unwrap_or(0);
-        masses.iter().map(|mass| known(mass).then(|| (mass - all).max(-FARTHEST))).collect()
+        let known = masses.iter().copied().filter(|&mass| mass != MASKED && mass != CERTAIN);
+        let all = log2_sum(known).unwrap_or(0);
+        let share = |&mass: &i32| match mass {
+            MASKED => None,
+            CERTAIN => Some(CERTAIN),
+            mass => Some((mass - all).max(-FARTHEST)),
+        };
+        masses.iter().map(share).collect()
     };
     rows.iter().map(share).collect()
 }
 
-/// The logarithm of the mean of what has logarithms; none of nothing.
+/// The logarithm of the mean of what has logarithms; none of nothing. What is certain for one is
+/// for all.
 fn mean(scores: impl Iterator<Item = i32> + Clone) -> Option<i32> {
+    if scores.clone().any(|score| score == CERTAIN) {
+        return Some(CERTAIN);
+    }
     let count = scores.clone().count() as u64;
     log2_sum(scores).map(|sum| if count == 1 { sum } else { sum - log2(count << 32) })
 }
@@ -206,7 +231,7 @@ pub enum Pool {
 
 impl Pool {
     /// The score of a block for the heads that share a list.
-    pub(super) fn score(
+    pub(in crate::sampling) fn score(
         self,
         scores: &BlockScores,
         heads: Range<usize>,

@@ -1,7 +1,7 @@
 //! Schedules chosen by scores.
 
 use super::participation::Participation;
-use super::scores::{BlockScores, log2_of_distance, probability, times};
+use super::scores::{BlockScores, CERTAIN, log2_of_distance, probability, times};
 use crate::error::{Result, ensure};
 use crate::limits::MAX_ROUNDS;
 use crate::random::Seed;
@@ -37,7 +37,7 @@ impl Schedule {
         scores: &BlockScores,
         seed: Seed,
     ) -> Result<Self> {
-        check(grid, scores)?;
+        scores.check(grid)?;
         let mut builder = Builder::new(grid);
         for (group, query_block) in rows(grid) {
             let row = Row::new(grid, participation, scores, group, query_block);
@@ -76,7 +76,7 @@ impl Schedule {
         scores: &BlockScores,
         rounds: usize,
     ) -> Result<Vec<Self>> {
-        check(grid, scores)?;
+        scores.check(grid)?;
         ensure!((1..=MAX_ROUNDS).contains(&rounds), "rounds", "expected 1 to {MAX_ROUNDS}, got {rounds}");
         let mut builders: Vec<Builder> = (0..rounds).map(|_| Builder::new(grid)).collect();
         for (group, query_block) in rows(grid) {
@@ -100,13 +100,6 @@ impl Schedule {
         }
         Ok(builders.into_iter().map(Builder::finish).collect())
     }
-}
-
-fn check(grid: &BlockGrid, scores: &BlockScores) -> Result<()> {
-    let (want, got) = (grid, scores.grid());
-    let same = *want == got.with_granularity(want.granularity());
-    ensure!(same, "scores", "expected scores of the grid {want:?}, got those of {got:?}");
-    Ok(())
 }
 
 /// A block that isn't pinned.
@@ -142,7 +135,9 @@ impl Row {
         for block in 0..grid.dense_row(query_block) {
             let distance = (query_block - block as i64).unsigned_abs();
             let Some(score) = participation.pool().score(scores, heads.clone(), row, block) else { continue };
-            if block < participation.sink_blocks() || distance < participation.window_blocks() as u64 {
+            let pinned_here =
+                block < participation.sink_blocks() || distance < participation.window_blocks() as u64;
+            if pinned_here || score == CERTAIN {
                 pinned.push((block, 0.0));
                 continue;
             }

@@ -21,7 +21,9 @@ pub const DEFAULT_GROUP: usize = 32;
 pub struct KeySummaries {
     head_dim: usize,
     group: usize,
+    /// Tokens, of which the last `unknown` are in no group.
     len: usize,
+    unknown: usize,
     heads: Vec<Head>,
     /// The same in 8 bits, where that is what estimates read. Means in place of sums.
     rounded: Option<Vec<Head>>,
@@ -68,7 +70,14 @@ impl KeySummaries {
         at_most("kv_heads", kv_heads, MAX_HEADS)?;
         at_most("head_dim", head_dim, MAX_HEAD_DIM)?;
         at_most("group", group, MAX_LEN)?;
-        Ok(Self { head_dim, group, len: 0, heads: vec![Head::default(); kv_heads], rounded: None })
+        Ok(Self {
+            head_dim,
+            group,
+            len: 0,
+            unknown: 0,
+            heads: vec![Head::default(); kv_heads],
+            rounded: None,
+        })
     }
 
     /// The same in 8 bits: of each channel the mean of the group, and how far from it the farthest
@@ -93,7 +102,7 @@ impl KeySummaries {
         let (first, dim) = (first / self.group, self.head_dim);
         for (index, head) in rounded.iter_mut().enumerate() {
             head.truncate(first * dim);
-            for group in first..self.len.div_ceil(self.group) {
+            for group in first..self.groups() {
                 head.push_rounded(&self.exact(index, group));
             }
         }
@@ -104,9 +113,11 @@ impl KeySummaries {
     /// at once.
     ///
     /// # Errors
-    /// Invalid argument (`k`) unless these are whole tokens of finite numbers; too large past
-    /// [`MAX_LEN`] tokens. Nothing is appended then.
+    /// Invalid argument (`k`) unless these are whole tokens of finite numbers, or behind tokens of
+    /// which nothing is known; too large past [`MAX_LEN`] tokens. Nothing is appended then.
     pub fn append(&mut self, k: &[f32]) -> Result<()> {
+        let unknown = self.unknown;
+        ensure!(unknown == 0, "k", "expected none behind {unknown} tokens that a cache keeps precise");
         let row = self.heads.len() * self.head_dim;
         ensure!(k.len().is_multiple_of(row), "k", "expected a multiple of {row} numbers, got {}", k.len());
         if let Some(index) = k.iter().position(|x| !x.is_finite()) {
@@ -137,24 +148,32 @@ impl KeySummaries {
             let (least, largest) = extremes.into_iter().unzip();
             Head { least, largest, sums: Vec::new() }
         };
-        Self { head_dim, group, len, heads: extremes.map(head).collect(), rounded: None }
+        Self { head_dim, group, len, unknown: 0, heads: extremes.map(head).collect(), rounded: None }
     }
 
-    /// Of words that a device holds: those of all groups of each head, behind each other.
-    pub(crate) fn from_packed(head_dim: usize, group: usize, len: usize, heads: &[Vec<u32>]) -> Self {
-        let rounded = heads.iter().map(|words| {
+    /// Of words in 8 bits: `heads` has for each head those of every group of the first `known`
+    /// tokens, for `channels` channels of which the first `head_dim` count; no words for groups
+    /// without tokens.
+    pub(crate) fn from_packed<'a>(
+        head_dim: usize,
+        channels: usize,
+        group: usize,
+        known: usize,
+        len: usize,
+        heads: impl Iterator<Item = Vec<&'a [u32]>>,
+    ) -> Self {
+        let head = |groups: Vec<&[u32]>| {
             let mut head = Head::default();
-            words.chunks_exact(packed::words(head_dim)).for_each(|words| head.push_packed(words, head_dim));
+            groups.into_iter().for_each(|words| head.push_packed(words, channels, head_dim));
             head
-        });
-        let rounded: Vec<Head> = rounded.collect();
-        let tokens = |at: usize| (len - at / head_dim * group).min(group) as f32;
+        };
+        let rounded: Vec<Head> = heads.map(head).collect();
         let exact = |head: &Head| {
-            let sums = head.sums.iter().enumerate().map(|(at, mean)| mean * tokens(at)).collect();
+            let sums = head.sums.iter().map(|mean| mean * group as f32).collect();
             Head { sums, ..head.clone() }
         };
         let heads = rounded.iter().map(exact).collect();
-        Self { head_dim, group, len, heads, rounded: Some(rounded) }
+        Self { head_dim, group, len, unknown: len - known, heads, rounded: Some(rounded) }
     }
 
     /// Key/value heads.
@@ -182,9 +201,15 @@ impl KeySummaries {
         self.len == 0
     }
 
+    /// Tokens that groups tell of: the first ones. Of a cache that stores summaries these are the
+    /// tokens that have left the residual; of others, all.
+    pub fn known(&self) -> usize {
+        self.len - self.unknown
+    }
+
     /// Groups, the last of them maybe not full.
     pub fn groups(&self) -> usize {
-        self.len.div_ceil(self.group)
+        self.known().div_ceil(self.group)
     }
 
     /// Whether means are known beside the extremes.
@@ -221,7 +246,7 @@ impl KeySummaries {
     }
 
     fn exact(&self, head: usize, group: usize) -> Group<'_> {
-        let tokens = (self.len - group * self.group).min(self.group);
+        let tokens = (self.known() - group * self.group).min(self.group);
         self.heads[head].group(group, self.head_dim, tokens)
     }
 }
@@ -249,14 +274,29 @@ impl Head {
         }
         let packed = match group.sums {
             Some((sums, tokens)) => packed::pack(group.least, group.largest, sums, tokens),
-            None => packed::pack(group.least, group.largest, &packed::middles(group), 1),
+            None => {
+                let extremes = group.least.iter().zip(group.largest);
+                let middles: Vec<f32> =
+                    extremes.map(|(least, largest)| 0.5 * least + 0.5 * largest).collect();
+                packed::pack(group.least, group.largest, &middles, 1)
+            }
         };
-        self.push_packed(&packed, group.least.len());
+        self.push_packed(&packed, group.least.len(), group.least.len());
     }
 
-    /// One more group, from its words.
-    fn push_packed(&mut self, words: &[u32], dim: usize) {
-        let (means, reaches) = packed::unpack(words, dim);
+    /// One more group, from its words for so many channels, of which the first `dim` count; without
+    /// words it has no tokens.
+    fn push_packed(&mut self, words: &[u32], channels: usize, dim: usize) {
+        if words.is_empty() {
+            let fill = |numbers: &mut Vec<f32>, x: f32| numbers.resize(numbers.len() + dim, x);
+            fill(&mut self.least, f32::INFINITY);
+            fill(&mut self.largest, f32::NEG_INFINITY);
+            fill(&mut self.sums, 0.0);
+            return;
+        }
+        let (mut means, mut reaches) = packed::unpack(words, channels);
+        means.truncate(dim);
+        reaches.truncate(dim);
         let both = || means.iter().zip(&reaches);
         self.least.extend(both().map(|(mean, reach)| mean - reach));
         self.largest.extend(both().map(|(mean, reach)| mean + reach));

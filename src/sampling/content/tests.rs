@@ -413,3 +413,30 @@ proptest! {
         }
     }
 }
+
+/// As many blocks as another schedule has, row by row: its pinned ones, then the best; in a row of
+/// a budget those that `select` takes.
+#[test]
+fn as_many_blocks_as_another_schedule() {
+    let grid = grid(4, 64, 64).with_granularity(Granularity::KvHead);
+    let scores = scores(&grid, 3);
+    let profile = Profile::harmonic_with(4.0, 1.0).unwrap();
+    let drawn = Schedule::sample(&grid, &profile, &Systematic, Seed::new(5)).unwrap();
+    let like = crate::sampling::content_like(&drawn, &profile, &scores).unwrap();
+    let mut better = 0;
+    for group in 0..grid.groups() {
+        for row in 0..grid.query_blocks() {
+            let blocks = like.blocks(group, row);
+            assert_eq!(blocks.len(), drawn.blocks(group, row).len());
+            assert!(blocks.contains(&0) && blocks.contains(&row));
+            let budget = Participation::content(blocks.len()).unwrap();
+            let selected = Schedule::select(&grid, &budget, &scores, Seed::new(1)).unwrap();
+            assert_eq!(blocks, selected.blocks(group, row));
+            better += usize::from(blocks != drawn.blocks(group, row));
+        }
+    }
+    assert!(better > 10, "{better} rows differ");
+    let other = self::scores(&self::grid(4, 64, 68), 3);
+    let refused = crate::sampling::content_like(&drawn, &profile, &other).unwrap_err();
+    assert_eq!(refused.argument(), Some("scores"));
+}

@@ -6,7 +6,7 @@ use super::params::{
 };
 use crate::runtime::program::{Binds, INVOCATIONS, Program};
 use crate::runtime::text::{self, Settings};
-use crate::sampling::content::{FARTHEST, MASKED, OCTAVE};
+use crate::sampling::content::{CERTAIN, FARTHEST, MASKED, OCTAVE};
 
 /// The group of scores and lists, after that of the call.
 pub(crate) const SCORES_GROUP: usize = 1;
@@ -72,8 +72,9 @@ pub(crate) fn settings() -> Settings {
     ] {
         settings.constant(name, flag);
     }
-    settings.integer("FARTHEST", FARTHEST);
-    settings.integer("MASKED", MASKED);
+    for (name, number) in [("FARTHEST", FARTHEST), ("MASKED", MASKED), ("CERTAIN", CERTAIN)] {
+        settings.integer(name, number);
+    }
     settings
 }
 

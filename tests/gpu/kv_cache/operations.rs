@@ -2,11 +2,11 @@
 
 use super::noise;
 use crate::common::gpu;
-use prflash::cache::{Chunk, HostCache, KvCache, SequenceId, StoredKeys};
+use prflash::cache::{Chunk, HostCache, KvCache, SequenceId};
 use prflash::{DType, Layout, Shape, Tensor};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use testkit::staircases::staircases;
+use testkit::staircases::{staircases, unrotated_if_possible};
 
 /// 10,000 operations, recorded into encoders of random length, on the cache and on its model, the
 /// one in host memory.
@@ -18,9 +18,9 @@ fn random_operations() {
     let shape = Shape::new(heads, heads, max_len, dims[0]).unwrap().with_value_dim(dims[1]).unwrap();
     for (seed, staircase) in staircases().into_iter().enumerate() {
         let rng = &mut SmallRng::seed_from_u64(100 + seed as u64);
-        let mut host = HostCache::new(staircase.clone(), &shape, StoredKeys::BeforeRotation).unwrap();
-        let mut cache =
-            KvCache::new(&context, staircase.clone(), &shape, StoredKeys::BeforeRotation).unwrap();
+        let keys = unrotated_if_possible(&staircase);
+        let mut host = HostCache::new(staircase.clone(), &shape, keys).unwrap();
+        let mut cache = KvCache::new(&context, staircase.clone(), &shape, keys).unwrap();
         // Tokens first, so that rows of the heads lie between each other's.
         let values = dims.map(|dim| noise(rng, 3 * heads * rows * dim));
         let tensors = [0, 1].map(|side| {

@@ -262,9 +262,13 @@ impl KvCache {
                 })
             });
             let appended: Vec<Appended> = appended.collect();
-            for Pass { quantize, step_down, append } in mover.passes(&appended) {
-                let kinds =
-                    [(&input.quantize, quantize), (&self.step_down, step_down), (&input.append, append)];
+            for Pass { quantize, summarize, step_down, append } in mover.passes(&appended) {
+                let kinds = [
+                    (&input.quantize, quantize),
+                    (&input.summarize, summarize),
+                    (&self.step_down, step_down),
+                    (&input.append, append),
+                ];
                 for (pipeline, moves) in kinds {
                     for moves in runs(&moves) {
                         for arena in &arena.shards {

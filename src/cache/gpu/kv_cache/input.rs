@@ -25,6 +25,8 @@ pub struct KvInput {
     pub(super) rows: [usize; 2],
     pub(super) append: Arc<Pipeline>,
     pub(super) quantize: Arc<Pipeline>,
+    /// Used by staircases with summaries alone; of others the same as `quantize`.
+    pub(super) summarize: Arc<Pipeline>,
 }
 
 #[derive(Debug)]
@@ -80,6 +82,10 @@ impl KvCache {
         );
         let append = context.pipeline(&CacheMove::Append(k.dtype()))?;
         let quantize = context.pipeline(&CacheMove::Quantize(k.dtype()))?;
+        let summarize = match self.staircase().summaries() {
+            Some(_) => context.pipeline(&CacheMove::Summarize(k.dtype()))?,
+            None => quantize.clone(),
+        };
         let shard = |(entries, kv_heads): (Range<usize>, Range<usize>)| -> Result<InputShard> {
             let bound = |argument, view: &TensorView| {
                 let view = view.shard(entries.clone(), kv_heads.clone());
@@ -100,6 +106,14 @@ impl KvCache {
         };
         let shards = shards.into_iter().map(shard).collect::<Result<_>>()?;
         context.check_alive()?;
-        Ok(KvInput { owner: self.owner.clone(), shards, batch: entries[0], rows, append, quantize })
+        Ok(KvInput {
+            owner: self.owner.clone(),
+            shards,
+            batch: entries[0],
+            rows,
+            append,
+            quantize,
+            summarize,
+        })
     }
 }
