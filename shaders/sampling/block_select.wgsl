@@ -6,6 +6,13 @@
 // The list has all blocks that are pinned, and of the others as many as the budget leaves: those of
 // the highest scores, of equal ones the nearer.
 //
+// Or it draws them (DRAWN) with the probabilities
+//
+//   p(j) = min(1, 2^(γ + τ·score(j) − α·log2(1 + d)))      Σ p = what the budget leaves
+//
+// systematically: with one uniform number u a row, block j is taken where ⌊u + p(0) + … + p(j)⌋
+// steps up. What rounding leaves of the budget goes to the first blocks that aren't certain.
+//
 // Shapes      scores: shares [H, query blocks, key blocks] → pooled [list groups, query blocks, key
 //             blocks] · tables: per sequence rows + 1 offsets, then (key block, bits of ln p) pairs;
 //             rows = list groups × query blocks. How many pairs a row has follows from the lengths,
@@ -15,11 +22,14 @@
 // Selection   scores become order-preserving unsigned numbers, with the nearness behind them, so
 //             that no two are equal; the least number that is taken is found digit by digit, each
 //             by counting how many have which
+// Draws       γ bit by bit, each by the sum of what all blocks would have; then which blocks get what
+//             is left, bit by bit of how far they are from certain
 // Barriers    in loops and branches that depend on the workgroup alone: only whole workgroups leave
 //             before them
 
 #import sampling/content
 #import sampling/fixed
+#if DRAWN: #import shared/random
 
 @group(1) @binding(2) var<storage, read_write> tables: array<u32>;
 
@@ -78,11 +88,122 @@ fn pooled(sequence: ContentSequence, group: u32, query_block: u32, block: u32) -
     return log2_sum(most, sum) - log2_of(vec2<u32>(0u, params.heads_per_list));
 }
 
+// What of blocks of equal scores is less for the nearer one, and never equal.
+fn tie_of(row: Row, block: u32) -> u32 {
+    let distance = u32(abs(row.query_block - i32(block)));
+    return 2u * distance + select(0u, 1u, i32(block) > row.query_block);
+}
+
+#if DRAWN
+const ONE: vec2<u32> = vec2<u32>(0u, 1u);
+
+// factor·x of a factor in 16.16 fixed point, rounded: 64 bits with a sign.
+fn times(factor: u32, x: i32) -> vec2<u32> {
+    let size = product(factor, u32(abs(x)));
+    let signed = select(size, minus(vec2<u32>(0u), size), x < 0);
+    let rounded = plus(signed, vec2<u32>(0x8000u, 0u));
+    return vec2<u32>((rounded.x >> 16u) | (rounded.y << 16u), bitcast<u32>(bitcast<i32>(rounded.y) >> 16u));
+}
+
+// log2 of share^τ·(1 + d)^−α of a free block, with a sign.
+fn drawn_score(row: Row, pool: u32, block: u32) -> vec2<u32> {
+    let distance = u32(abs(row.query_block - i32(block)));
+    let far = log2_of(vec2<u32>(0u, distance + 1u));
+    return minus(times(params.tau, scores[pool + block]), times(params.alpha, far));
+}
+
+// min(1, 2^x) in 32.32 fixed point.
+fn probability(x: vec2<u32>) -> vec2<u32> {
+    if bitcast<i32>(x.y) >= 0 {
+        return ONE;
+    }
+    // Below what a word holds, and long before, it is 0.
+    let far = x.y != 0xffffffffu || x.x < 0x80000000u;
+    return select(exp2_of(bitcast<i32>(x.x | 0x80000000u)), vec2<u32>(0u), far);
+}
+
+// How far from certain blocks are taken for γ: −1 − x, as far as it matters.
+const FAR_BITS: u32 = 16u;
+
+fn distance_to_one(x: vec2<u32>) -> u32 {
+    if bitcast<i32>(x.y) >= 0 {
+        return 0u; // certain; nothing is missing there
+    }
+    let far = x.y != 0xffffffffu || ~x.x >= (1u << FAR_BITS);
+    return select(~x.x, (1u << FAR_BITS) - 1u, far);
+}
+
+// What a row draws by: γ, and the first block in order that isn't certain after all, by how far it is
+// from it and its tie, with what it gets on top.
+struct Drawing {
+    gamma: vec2<u32>,
+    far: u32,
+    tie: u32,
+    rest: vec2<u32>,
+}
+
+fn weight(row: Row, drawing: Drawing, pool: u32, block: u32) -> vec2<u32> {
+    let x = plus(drawing.gamma, drawn_score(row, pool, block));
+    let p = probability(x);
+    if p.y == 1u || (drawing.rest.x == 0u && drawing.rest.y == 0u) {
+        return p;
+    }
+    let far = distance_to_one(x);
+    let tie = tie_of(row, block);
+    if far == drawing.far && tie == drawing.tie {
+        return plus(p, drawing.rest);
+    }
+    return select(p, ONE, far < drawing.far || (far == drawing.far && tie < drawing.tie));
+}
+
+// The natural logarithm of a probability: `fixed::ln_of_probability` in Rust.
+fn ln_of(p: vec2<u32>) -> f32 {
+    if p.y > 0u {
+        return 0.0;
+    }
+    let top = firstLeadingBit(p.x);
+    let mantissa = p.x << (31u - top);
+    let fraction = power_below(mantissa >> 1u);
+    let octaves = (32u - top) * OCTAVE - fraction;
+    let reciprocal = select(powers[(OCTAVE - fraction) % OCTAVE], 0x80000000u, fraction == 0u);
+    let r = shifted_right(product(mantissa - 2u * powers[fraction], reciprocal), 30u).x;
+    let near = (r - shifted_right(product(r, r), 33u).x) >> 5u;
+    let all = shifted_right(product(octaves, FIXED_LN_2), 14u).x;
+    return 0.0 - f32((all - min(near, all) + 128u) >> 8u) * 0x1p-19;
+}
+
+// Over all lanes: what is missing to 1 of the free blocks that come before (far, tie).
+fn missing_before(lane: u32, row: Row, gamma: vec2<u32>, pool: u32, far: u32, tie: u32) -> vec2<u32> {
+    var sum = vec2<u32>(0u);
+    for (var block = row.free.x + lane; block < row.free.y; block += INVOCATIONS) {
+        if is_free(row, block) {
+            let x = plus(gamma, drawn_score(row, pool, block));
+            let own = distance_to_one(x);
+            if own < far || (own == far && tie_of(row, block) < tie) {
+                sum = plus(sum, minus(ONE, probability(x)));
+            }
+        }
+    }
+    return sum_over_lanes(lane, sum);
+}
+
+// Over all lanes: the sum of the probabilities for γ.
+fn cost(lane: u32, row: Row, gamma: vec2<u32>, pool: u32) -> vec2<u32> {
+    var sum = vec2<u32>(0u);
+    for (var block = row.free.x + lane; block < row.free.y; block += INVOCATIONS) {
+        if is_free(row, block) {
+            sum = plus(sum, probability(plus(gamma, drawn_score(row, pool, block))));
+        }
+    }
+    return sum_over_lanes(lane, sum);
+}
+
+var<workgroup> strips: array<vec2<u32>, INVOCATIONS>;
+#else
 // A free block's number: the higher its score, and then the nearer it is, the larger.
 fn rank(row: Row, score: i32, block: u32) -> vec2<u32> {
-    let distance = u32(abs(row.query_block - i32(block)));
-    let tie = 2u * distance + select(0u, 1u, i32(block) > row.query_block);
-    return vec2<u32>((1u << (DIGIT_BITS * params.tie_digits)) - 1u - tie, bitcast<u32>(score) ^ 0x80000000u);
+    let farthest = (1u << (DIGIT_BITS * params.tie_digits)) - 1u;
+    return vec2<u32>(farthest - tie_of(row, block), bitcast<u32>(score) ^ 0x80000000u);
 }
 
 // Digit `place` of a number, from the highest on, and whether those before it are those of another
@@ -105,6 +226,7 @@ fn begins_alike(a: vec2<u32>, b: vec2<u32>, place: u32) -> bool {
     let by = DIGIT_BITS * (SCORE_DIGITS + params.tie_digits - place);
     return a.y == b.y && a.x >> by == b.x >> by;
 }
+#end DRAWN
 
 @compute @workgroup_size(INVOCATIONS)
 fn block_select(
@@ -153,6 +275,36 @@ fn block_select(
     workgroupBarrier();
     let begin = group * atomicLoad(&sums[1]) + atomicLoad(&sums[0]);
 
+#if DRAWN
+    var drawing = Drawing(vec2<u32>(0u), 0u, 0u, vec2<u32>(0u));
+    if quota > 0u && quota < row.free_count {
+        // The largest γ that doesn't cost more than there is.
+        let whole = vec2<u32>(0u, quota);
+        var gamma = minus(vec2<u32>(0u), vec2<u32>(0u, 1u << (GAMMA_BITS - 32u)));
+        for (var bit = GAMMA_BITS + 1u; bit > 0u; bit--) {
+            let place = bit - 1u;
+            let step = select(vec2<u32>(1u << (place & 31u), 0u), vec2<u32>(0u, 1u << (place & 31u)), place >= 32u);
+            let higher = plus(gamma, step);
+            let fits = !is_below(whole, cost(lane, row, higher, pool));
+            gamma = select(gamma, higher, fits);
+        }
+        drawing.gamma = gamma;
+        let left = minus(whole, cost(lane, row, gamma, pool));
+        // The last place before which less is missing than is left.
+        for (var bit = FAR_BITS; bit > 0u; bit--) {
+            let farther = drawing.far | (1u << (bit - 1u));
+            let fits = is_below(missing_before(lane, row, gamma, pool, farther, 0u), left);
+            drawing.far = select(drawing.far, farther, fits);
+        }
+        for (var bit = DIGIT_BITS * params.tie_digits; bit > 0u; bit--) {
+            let farther = drawing.tie | (1u << (bit - 1u));
+            let fits = is_below(missing_before(lane, row, gamma, pool, drawing.far, farther), left);
+            drawing.tie = select(drawing.tie, farther, fits);
+        }
+        drawing.rest = minus(left, missing_before(lane, row, gamma, pool, drawing.far, drawing.tie));
+    }
+    let draws = quota > 0u && quota < row.free_count;
+#else
     // The number of the last block that is chosen, digit by digit.
     var least = vec2<u32>(0u);
     if quota > 0u && quota < row.free_count {
@@ -185,15 +337,40 @@ fn block_select(
             }
         }
     }
+#end DRAWN
 
     // Each lane has a strip of blocks, and says how many of them are taken.
     let strip = (row.seen.y - row.seen.x + INVOCATIONS - 1u) / INVOCATIONS;
     let first = min(row.seen.x + lane * strip, row.seen.y);
     let end = min(first + strip, row.seen.y);
+#if DRAWN
+    var weights = vec2<u32>(0u);
+    for (var block = first; block < end; block++) {
+        if draws && is_free(row, block) {
+            weights = plus(weights, weight(row, drawing, pool, block));
+        }
+    }
+    strips[lane] = weights;
+    workgroupBarrier();
+    // u, and what the blocks before the strip have.
+    let hash = pcg_hash(pcg_hash(sequence.seed ^ group) ^ sequence.round);
+    var reached = vec2<u32>(pcg_hash(pcg_hash(hash ^ bitcast<u32>(row.query_block)) ^ PURPOSE), 0u);
+    for (var other = 0u; other < lane; other++) {
+        reached = plus(reached, strips[other]);
+    }
+    // Of the free blocks as many as there are steps.
+    var own = plus(reached, weights).y - reached.y;
+    for (var block = first; block < end; block++) {
+        if !is_free(row, block) || (!draws && quota > 0u) {
+            own++;
+        }
+    }
+#else
     var own = 0u;
     for (var block = first; block < end; block++) {
         own += select(0u, 1u, is_taken(row, quota, least, pool, block));
     }
+#end
     workgroupBarrier();
     atomicStore(&counts[lane], own);
     workgroupBarrier();
@@ -205,9 +382,25 @@ fn block_select(
     let list = group * sequence.query_blocks + query_block;
     let pairs = sequence.list_base + rows + 1u;
     for (var block = first; block < end; block++) {
-        if is_taken(row, quota, least, pool, block) {
+#if DRAWN
+        var taken = !is_free(row, block) || quota == row.free_count;
+        var ln_p = 0.0;
+        if !taken && draws {
+            let p = weight(row, drawing, pool, block);
+            let next = plus(reached, p);
+            taken = next.y != reached.y;
+            reached = next;
+            if taken {
+                ln_p = ln_of(p);
+            }
+        }
+#else
+        let taken = is_taken(row, quota, least, pool, block);
+        let ln_p = 0.0;
+#end
+        if taken {
             tables[pairs + 2u * at] = block;
-            tables[pairs + 2u * at + 1u] = 0u;
+            tables[pairs + 2u * at + 1u] = bitcast<u32>(ln_p);
             at++;
         }
     }
@@ -219,6 +412,7 @@ fn block_select(
     }
 }
 
+#unless DRAWN
 fn is_taken(row: Row, quota: u32, least: vec2<u32>, pool: u32, block: u32) -> bool {
     if !is_free(row, block) {
         return true;
@@ -228,3 +422,4 @@ fn is_taken(row: Row, quota: u32, least: vec2<u32>, pool: u32, block: u32) -> bo
     }
     return !is_below(rank(row, scores[pool + block], block), least);
 }
+#end

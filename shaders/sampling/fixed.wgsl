@@ -26,6 +26,15 @@ fn shifted_right(a: vec2<u32>, by: u32) -> vec2<u32> {
     return select(near, vec2<u32>(near.y, 0u), by >= 32u);
 }
 
+// The product of two words.
+fn product(a: u32, b: u32) -> vec2<u32> {
+    let low = (a & 0xffffu) * (b & 0xffffu);
+    let one = (a >> 16u) * (b & 0xffffu);
+    let other = (a & 0xffffu) * (b >> 16u);
+    let middle = (low >> 16u) + (one & 0xffffu) + (other & 0xffffu);
+    return vec2<u32>((low & 0xffffu) | (middle << 16u), (a >> 16u) * (b >> 16u) + (one >> 16u) + (other >> 16u) + (middle >> 16u));
+}
+
 // 2^x in 32.32 fixed point, of x up to 0.
 fn exp2_of(x: i32) -> vec2<u32> {
     let power = powers[u32(x) & (OCTAVE - 1u)];
@@ -38,6 +47,15 @@ fn exp2_of(x: i32) -> vec2<u32> {
     return vec2<u32>(select(power >> (octaves - 2u), 0u, octaves >= 34u), 0u);
 }
 
+// The last power up to a mantissa of 2³⁰ at least; the first one is.
+fn power_below(mantissa: u32) -> u32 {
+    var own = 0u;
+    for (var step = OCTAVE / 2u; step > 0u; step /= 2u) {
+        own += select(0u, step, powers[own + step] <= mantissa);
+    }
+    return own;
+}
+
 // The largest x with 2^x at most this number of 32.32 fixed point.
 fn log2_of(value: vec2<u32>) -> i32 {
     if value.x == 0u && value.y == 0u {
@@ -48,12 +66,7 @@ fn log2_of(value: vec2<u32>) -> i32 {
     if top > 30u {
         mantissa = shifted_right(value, top - 30u).x;
     }
-    // The last power up to the mantissa: the first one is.
-    var own = 0u;
-    for (var step = OCTAVE / 2u; step > 0u; step /= 2u) {
-        own += select(0u, step, powers[own + step] <= mantissa);
-    }
-    return (i32(top) - 32) * i32(OCTAVE) + i32(own);
+    return (i32(top) - 32) * i32(OCTAVE) + i32(power_below(mantissa));
 }
 
 // log2 Σ 2^x from the largest x and Σ 2^(x − largest).

@@ -6,6 +6,7 @@
 // compares the two layouts field by field.
 
 #import shared/line
+#import shared/random
 
 struct ScheduleParams {
     sequences: u32,
@@ -79,13 +80,7 @@ fn row_of(sequence: ScheduleSequence, index: u32) -> Row {
     return Row(index / sequence.query_blocks, query_block, sinks, before, after, sequence.seed, sequence.round, pairs);
 }
 
-// The random numbers of src/random.rs.
-fn pcg_hash(input: u32) -> u32 {
-    let state = input * PCG_MULTIPLIER + PCG_INCREMENT;
-    let word = ((state >> ((state >> 28u) + 4u)) ^ state) * PCG_OUTPUT;
-    return (word >> 22u) ^ word;
-}
-
+// The random number of a row: `Seed::uniform` in Rust.
 fn uniform_number(row: Row, purpose: u32) -> u32 {
     let hash = pcg_hash(pcg_hash(row.seed ^ row.group) ^ row.round);
     return pcg_hash(pcg_hash(hash ^ bitcast<u32>(row.query_block)) ^ purpose);

@@ -143,10 +143,10 @@ impl Plan {
     ///
     /// # Errors
     /// Invalid argument: `grid` of other heads or causality than the plan; `probe` of more than 64
-    /// rows; `participation` that draws, which only the host does; `positions` with a bias or a
-    /// harmonic factor, which summaries tell nothing of; `plan`, where its keys are in a cache. Too
-    /// large (`grid`) where the device can't bind so many scores, or such lists, at once; out of
-    /// memory; device lost.
+    /// rows; `positions` with a bias or a harmonic factor, which summaries tell nothing of; `cache`,
+    /// where the plan's has no [summaries](crate::cache::Staircase::with_summaries). Too large
+    /// (`grid`) where the device can't bind so many scores, or such lists, at once; out of memory;
+    /// device lost.
     pub fn selector(
         &self,
         grid: &BlockGrid,

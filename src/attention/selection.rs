@@ -136,11 +136,6 @@ impl GpuSelector {
             "expected at most {MAX_PROBES} rows, got {}",
             probe.count()
         );
-        ensure!(
-            participation.tau().is_none(),
-            "participation",
-            "expected one by content alone: draws are the host's, got {participation}"
-        );
         let rope = attention.positions().and_then(|positions| positions.rope());
         let program = BlockMasses {
             estimate,
@@ -151,7 +146,7 @@ impl GpuSelector {
         };
         let masses = context.pipeline(&program)?;
         let shares = context.pipeline(&Choice::Shares)?;
-        let select = context.pipeline(&Choice::Select)?;
+        let select = context.pipeline(&Choice::Select { drawn: participation.tau().is_some() })?;
         let limit = context.capabilities().max_binding_bytes;
         let too_large = |what: &str, bytes: u64| {
             let message = format!(

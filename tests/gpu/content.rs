@@ -52,6 +52,7 @@ struct Case {
     participation: Participation,
     estimate: Estimate,
     probe: Probe,
+    seeds: Vec<Seed>,
 }
 
 impl Case {
@@ -65,6 +66,7 @@ impl Case {
             participation: Participation::content(6).unwrap(),
             estimate: Estimate::Saturated,
             probe: Probe::causal(4).unwrap(),
+            seeds: Vec::new(),
         }
     }
 
@@ -102,7 +104,8 @@ impl Case {
             })
             .collect();
         summaries.encode(&mut encoder, &all).unwrap();
-        let call = Call::lengths(shape.q_len(), shape.kv_len()).with_selection(selector.over(&summaries));
+        let selection = selector.over(&summaries).with_seeds(&self.seeds);
+        let call = Call::lengths(shape.q_len(), shape.kv_len()).with_selection(selection);
         plan.encode(&mut encoder, &bound, &call).unwrap();
         context.queue().submit([encoder.finish()]);
 
@@ -117,7 +120,8 @@ impl Case {
             };
             let (q, k) = (of(&problem.q, heads, shape.q_len()), of(&problem.k, kv_heads, shape.kv_len()));
             // The lists are the host's from these scores.
-            let want = Schedule::select(&grid, &self.participation, &scores[entry], Seed::new(0)).unwrap();
+            let seed = self.seeds.get(entry).copied().unwrap_or_default();
+            let want = Schedule::select(&grid, &self.participation, &scores[entry], seed).unwrap();
             assert_eq!(got[entry], want, "lists of {story}");
             // The summaries are the host's.
             let host = self.attention.summarize(&one, &k, self.group, None).unwrap().with_8_bits();
@@ -368,6 +372,40 @@ fn content_over_caches() {
                 let close = got.iter().zip(&want).all(|(a, b)| (a - b).abs() <= 1e-5);
                 assert!(close, "output of {story}");
                 assert!(got.iter().any(|x| *x != 0.0));
+            }
+        }
+    }
+}
+
+/// Draws by share and distance, of several sequences with seeds of their own.
+#[test]
+fn content_draws() {
+    let Some(context) = gpu("content_draws") else { return };
+    let both = |blocks: usize, tau: f64, alpha: f64| Participation::both(blocks, tau, alpha).unwrap();
+    let participations = [
+        Participation::distance(5).unwrap(),
+        both(6, 0.5, 0.5),
+        both(6, 1.0, 0.0),
+        both(9, 64.0, 64.0),
+        both(4, 0.0, 0.0).with_sink_blocks(0),
+        both(40, 0.01, 0.3).with_sink_blocks(2).with_window_blocks(3).unwrap(),
+        both(7, 2.5, 0.0).with_pool(Pool::Largest),
+        both(1000, 1.0, 1.0),
+        both(1, 1.0, 1.0).with_window_blocks(4).unwrap(),
+        both(39, 0.0, 0.0),
+    ];
+    for (index, participation) in (0..).zip(participations) {
+        for granularity in [Granularity::Head, Granularity::KvHead] {
+            for (q_len, kv_len) in [(1, 640), (3, 647), (90, 650), (120, 70)] {
+                for causal in [true, false] {
+                    let seed = Seed::new(index << 33 | 5).layer(2);
+                    let of = Case::new(shape(4, 2, q_len, kv_len, 8).with_batch(2).unwrap());
+                    let attention = if causal { Attention::causal() } else { Attention::full() };
+                    let seeds = vec![seed, seed.sequence(1).round(3)];
+                    let case = Case { attention, granularity, participation, seeds, ..of };
+                    let story = format!("{participation}, {granularity:?}, {q_len} of {kv_len}, causal {causal}");
+                    case.check(&context, &story);
+                }
             }
         }
     }

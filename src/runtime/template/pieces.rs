@@ -95,6 +95,7 @@ pub(crate) const PIECES: &Library = pieces![
     "shared/load_bf16",
     "shared/load_f16",
     "shared/load_f32",
+    "shared/random",
     "shared/search",
     "shared/store_bf16",
     "shared/store_f16",

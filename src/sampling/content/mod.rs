@@ -48,8 +48,9 @@ mod tests;
 
 pub use estimate::Estimate;
 pub(crate) use estimate::mean_largest;
-pub(crate) use fixed::{FARTHEST, OCTAVE, powers};
+pub(crate) use fixed::{FARTHEST, LN_2, OCTAVE, powers};
 pub use participation::Participation;
 pub(crate) use scores::{CERTAIN, MASKED};
 pub use scores::{BlockScores, Pool, Probe};
+pub(crate) use select::{CONTENT, GAMMA_BITS};
 pub use summaries::{DEFAULT_GROUP, KeySummaries};

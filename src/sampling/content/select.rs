@@ -1,5 +1,6 @@
 //! Schedules chosen by scores.
 
+use super::fixed::ln_of_probability;
 use super::participation::Participation;
 use super::scores::{BlockScores, CERTAIN, log2_of_distance, probability, times};
 use crate::error::{Result, ensure};
@@ -11,11 +12,14 @@ use crate::sampling::rows::rows;
 use crate::sampling::schedule::{Builder, Schedule};
 
 /// The purpose word that keeps these draws apart from those of the samplers.
-const CONTENT: u32 = 0x636f_6e74;
+pub(crate) const CONTENT: u32 = 0x636f_6e74;
 
 /// Past every |score|, so that γ can make any block certain or impossible: 64 times the farthest
 /// score, and 64 times the logarithm of the farthest distance.
-const FARTHEST_GAMMA: i64 = 1 << 36;
+const FARTHEST_GAMMA: i64 = 1 << GAMMA_BITS;
+
+/// Bits of the largest |γ|.
+pub(crate) const GAMMA_BITS: u32 = 36;
 
 impl Schedule {
     /// Chooses the blocks of every row by their scores, and by distance if `participation` says so.
@@ -162,7 +166,7 @@ fn draw(free: &[Free], budget: usize, uniform: u32, kept: &mut Vec<(usize, f32)>
         let whole = sum / ONE;
         sum += p;
         if sum / ONE > whole {
-            kept.push((block, if p == ONE { 0.0 } else { libm::log(p as f64 / ONE as f64) as f32 }));
+            kept.push((block, ln_of_probability(p)));
         }
     }
 }

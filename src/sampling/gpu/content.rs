@@ -1,12 +1,13 @@
 //! The kernels that choose blocks by content, from masses that others have estimated.
 
+use super::random_numbers;
 use super::params::{
     ContentParams, ContentSequence, FLAG_AHEAD, FLAG_CAUSAL, FLAG_LARGEST, FLAG_SOFT_CAP, FLAG_WHOLE,
     FLAG_WINDOW,
 };
 use crate::runtime::program::{Binds, INVOCATIONS, Program};
 use crate::runtime::text::{self, Settings};
-use crate::sampling::content::{CERTAIN, FARTHEST, MASKED, OCTAVE};
+use crate::sampling::content::{CERTAIN, CONTENT, FARTHEST, GAMMA_BITS, LN_2, MASKED, OCTAVE};
 
 /// The group of scores and lists, after that of the call.
 pub(crate) const SCORES_GROUP: usize = 1;
@@ -23,26 +24,36 @@ pub(crate) const DIGIT_BITS: u32 = INVOCATIONS.ilog2();
 pub(crate) enum Choice {
     /// Masses to shares.
     Shares,
-    /// Shares to lists: the blocks of the highest scores.
-    Select,
+    /// Shares to lists: the blocks of the highest scores, or drawn.
+    Select { drawn: bool },
 }
 
 impl Program for Choice {
     fn label(&self) -> String {
-        self.entry_point().to_owned()
+        let drawn = *self == Choice::Select { drawn: true };
+        format!("{}{}", self.entry_point(), if drawn { "_drawn" } else { "" })
     }
 
     fn entry_point(&self) -> &'static str {
         match self {
             Choice::Shares => "block_shares",
-            Choice::Select => "block_select",
+            Choice::Select { .. } => "block_select",
         }
     }
 
     fn source(&self) -> String {
         let mut settings = settings();
-        if *self == Choice::Shares {
-            settings.sizes(&[("PROBES", MAX_PROBES)]);
+        match *self {
+            Choice::Shares => settings.sizes(&[("PROBES", MAX_PROBES)]),
+            Choice::Select { drawn } => {
+                settings.conditions(&[("DRAWN", drawn)]);
+                if drawn {
+                    settings.constant("PURPOSE", CONTENT);
+                    settings.constant("GAMMA_BITS", GAMMA_BITS);
+                    settings.constant("FIXED_LN_2", LN_2);
+                    random_numbers(&mut settings);
+                }
+            }
         }
         text::kernel(&self.label(), "sampling", self.entry_point(), &settings)
     }
@@ -52,9 +63,9 @@ impl Program for Choice {
     }
 }
 
-/// Both passes.
-pub(crate) fn all() -> [Choice; 2] {
-    [Choice::Shares, Choice::Select]
+/// All of them.
+pub(crate) fn all() -> [Choice; 3] {
+    [Choice::Shares, Choice::Select { drawn: false }, Choice::Select { drawn: true }]
 }
 
 /// What the text of every kernel that chooses by content has.

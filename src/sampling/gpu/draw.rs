@@ -1,7 +1,7 @@
 //! The kernels that draw a schedule.
 
+use super::random_numbers;
 use super::params::{FLAG_CAUSAL, ScheduleParams, ScheduleSequence};
-use crate::random;
 use crate::runtime::program::{Binds, INVOCATIONS, Program};
 use crate::runtime::text::{self, Settings};
 use crate::sampling::sampler::GpuRule;
@@ -55,13 +55,11 @@ impl Program for Draw {
         let mut settings = Settings::of(&[("ROWS", Self::ROWS)]);
         for (name, number) in [
             ("FLAG_CAUSAL", FLAG_CAUSAL),
-            ("PCG_MULTIPLIER", random::PCG_MULTIPLIER),
-            ("PCG_INCREMENT", random::PCG_INCREMENT),
-            ("PCG_OUTPUT", random::PCG_OUTPUT),
             ("PURPOSE", self.rule().map_or(0, GpuRule::purpose)),
         ] {
             settings.constant(name, number);
         }
+        random_numbers(&mut settings);
         if let Some(rule) = self.rule() {
             let rule = match rule {
                 GpuRule::Systematic => "systematic",
