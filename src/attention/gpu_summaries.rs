@@ -359,8 +359,9 @@ impl GpuSummaries {
         let mut groups = 0;
         for SummarizedKeys { sequence, entry, keys, from, position } in keys {
             let len = keys.len();
-            // The last group that was known may have been ragged.
-            let changed = from / self.group..if *from < len { len.div_ceil(self.group) } else { 0 };
+            // The last group may have been ragged, or be so now.
+            let changed = *from < len || self.held[*sequence].keys.len() > len;
+            let changed = from / self.group..if changed { len.div_ceil(self.group) } else { 0 };
             if changed.is_empty() {
                 continue;
             }

@@ -1,6 +1,8 @@
 //! Blocks chosen by content on the GPU: summaries, scores and lists against the host's, and
 //! attention over them.
 
+mod refusals;
+
 use crate::common::{Problem, Storage, gpu, numbers, operands, output_layout, zeros};
 use prflash::attention::{GpuSummaries, Sequence, SummarizedKeys};
 use prflash::cache::{Chunk, KvCache, Ladder, SequenceId, Staircase, StoredKeys};
@@ -8,8 +10,8 @@ use prflash::position::Pairing;
 use prflash::sampling::Granularity;
 use prflash::sampling::content::{BlockScores, Estimate, Participation, Pool, Probe};
 use prflash::{
-    Attention, BlockGrid, Call, Context, DType, Layout, Positions, Queries, Rope, Schedule, Seed, Shape,
-    Tables, Tensor,
+    Attention, BlockGrid, Bound, Call, Context, DType, Layout, Plan, PlanOptions, Positions, Queries, Rope,
+    Schedule, Seed, Shape, TableBuffer, Tables, Tensor, TensorView,
 };
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -408,5 +410,200 @@ fn content_draws() {
                 }
             }
         }
+    }
+}
+
+/// A layer's keys and what there is for it.
+struct Layer {
+    k: TensorView,
+    output: Tensor,
+    bound: Bound,
+    summaries: GpuSummaries,
+}
+
+impl Layer {
+    fn new(context: &Context, plan: &Plan, seed: u64, group: usize, sequences: usize) -> Self {
+        let problem = Problem::random(plan.attention().clone(), *plan.maxima(), seed);
+        let qkv = problem.upload(context, Storage::TokensFirst).unwrap();
+        let output = zeros(context, DType::F32, output_layout(plan.maxima()));
+        let bound = plan.bind(&operands(&qkv, &output)).unwrap();
+        let summaries = GpuSummaries::new(context, plan.attention(), &qkv[1], group, sequences).unwrap();
+        Self { k: qkv[1].clone(), output, bound, summaries }
+    }
+}
+
+fn submit(context: &Context, record: impl FnOnce(&mut wgpu::CommandEncoder)) {
+    let mut encoder = context.device().create_command_encoder(&Default::default());
+    record(&mut encoder);
+    context.queue().submit([encoder.finish()]);
+}
+
+/// Keys that come by and by have the summaries of all at once; those that aren't summarized yet, or
+/// share their group with some that are gone, take part for certain.
+#[test]
+fn content_summaries_follow_the_keys() {
+    let Some(context) = gpu("content_summaries_follow_the_keys") else { return };
+    let shape = shape(4, 2, 1, 300, 16);
+    let plan = Attention::causal().plan(&context, &shape).unwrap();
+    let layer = |seed| Layer::new(&context, &plan, seed, 16, 1);
+    let (mut parts, mut whole) = (layer(3), layer(3));
+    let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap();
+    let participation = Participation::content(5).unwrap();
+    let selector =
+        plan.selector(&grid, &participation, Estimate::Saturated, Probe::causal(1).unwrap()).unwrap();
+    let named = |keys: usize, from: usize| SummarizedKeys { keys: 0..keys, from, ..Default::default() };
+    let mut from = 0;
+    for len in [1, 7, 16, 17, 40, 40, 150, 151, 300, 290] {
+        submit(&context, |encoder| {
+            parts.summaries.encode(encoder, &[named(len, from.min(len))]).unwrap();
+            whole.summaries.encode(encoder, &[named(len, 0)]).unwrap();
+        });
+        from = len;
+        assert_eq!((parts.summaries.len(0), parts.summaries.is_empty()), (len, false));
+        let [parts, whole] = [&parts, &whole].map(|layer| layer.summaries.read_blocking(0).unwrap());
+        assert!(parts.same_words(&whole), "{len} keys");
+    }
+    // Of 290 keys there are summaries: 18 blocks, and one of two keys.
+    for (len, certain) in [(290, None), (291, Some(18..19)), (300, Some(18..19)), (280, Some(17..18))] {
+        let call = Call::lengths(1, len).with_selection(selector.over(&parts.summaries));
+        submit(&context, |encoder| plan.encode(encoder, &parts.bound, &call).unwrap());
+        let (got, scores) =
+            (selector.read_blocking().unwrap(), selector.read_scores_blocking().unwrap());
+        let (scores, own) = (&scores[0], got[0].grid());
+        let unknown = (0..own.key_blocks()).filter(|&block| scores.log2_share(3, 0, block) == Some(f64::INFINITY));
+        assert!(unknown.eq(certain.unwrap_or(0..0)), "{len} keys");
+        let want = Schedule::select(own, &participation, scores, Seed::new(0)).unwrap();
+        assert_eq!(got, [want], "{len} keys");
+    }
+}
+
+/// Sequences of different lengths behind each other in one batch entry, and several entries.
+#[test]
+fn content_of_ragged_sequences() {
+    let Some(context) = gpu("content_of_ragged_sequences") else { return };
+    let shape = shape(4, 2, 90, 500, 32).with_batch(2).unwrap();
+    let options = PlanOptions::new().with_sequences(5).unwrap();
+    let rope = Positions::from(Rope::new(32, 1e4, Pairing::Half).unwrap());
+    for attention in [Attention::causal(), Attention::causal().with_positions(rope)] {
+        let plan = attention.plan_with(&context, &shape, &options).unwrap();
+        let mut layer = Layer::new(&context, &plan, 9, 32, 5);
+        let of = |entry, queries: std::ops::Range<usize>, keys: std::ops::Range<usize>| Sequence {
+            entry,
+            queries,
+            keys,
+            positions: None,
+        };
+        let sequences = [
+            of(0, 0..1, 0..333),
+            of(1, 3..4, 100..450),
+            of(0, 1..60, 333..500),
+            of(1, 7..7, 7..20),
+            of(1, 60..90, 450..460),
+        ];
+        let keys: Vec<SummarizedKeys> = sequences
+            .iter()
+            .enumerate()
+            .map(|(sequence, of)| SummarizedKeys {
+                sequence,
+                entry: of.entry,
+                keys: of.keys.clone(),
+                ..Default::default()
+            })
+            .collect();
+        let grid = BlockGrid::causal(&shape).with_block_size(32).unwrap().with_granularity(Granularity::KvHead);
+        let participation = Participation::both(4, 0.7, 0.2).unwrap();
+        let (estimate, probe) = (Estimate::Saturated, Probe::causal(3).unwrap());
+        let selector = plan.selector(&grid, &participation, estimate, probe).unwrap();
+        let seeds: Vec<Seed> = (0..5).map(|sequence| Seed::new(1).sequence(sequence)).collect();
+        // As long as nothing is known of any key, all blocks take part.
+        let call = Call::sequences(&sequences).with_selection(selector.over(&layer.summaries));
+        submit(&context, |encoder| plan.encode(encoder, &layer.bound, &call).unwrap());
+        for got in selector.read_blocking().unwrap() {
+            assert_eq!(got, Schedule::dense(got.grid()).unwrap());
+        }
+        submit(&context, |encoder| layer.summaries.encode(encoder, &keys).unwrap());
+        let call = Call::sequences(&sequences)
+            .with_selection(selector.over(&layer.summaries).with_seeds(&seeds));
+        submit(&context, |encoder| plan.encode(encoder, &layer.bound, &call).unwrap());
+        let (got, scores) = (selector.read_blocking().unwrap(), selector.read_scores_blocking().unwrap());
+        for ((got, scores), (seed, sequence)) in got.iter().zip(&scores).zip(seeds.iter().zip(&sequences)) {
+            assert_eq!(*got, Schedule::select(got.grid(), &participation, scores, *seed).unwrap(), "{sequence:?}");
+            assert_eq!((got.grid().q_len(), got.grid().kv_len()), (sequence.queries.len(), sequence.keys.len()));
+        }
+        let output = layer.output.read_blocking(&context).unwrap();
+        let tables = got.iter().try_fold(Tables::new(), Tables::with_schedule).unwrap();
+        let tables = TableBuffer::new(&context, &tables).unwrap();
+        let call = Call::sequences(&sequences).with_tables(&tables);
+        submit(&context, |encoder| plan.encode(encoder, &layer.bound, &call).unwrap());
+        assert_eq!(bits(&output), bits(&layer.output.read_blocking(&context).unwrap()));
+        // And by pieces of their own submissions.
+        let call = Call::sequences(&sequences)
+            .with_selection(selector.over(&layer.summaries).with_seeds(&seeds));
+        plan.submit(&layer.bound, &call).unwrap();
+        assert_eq!(bits(&output), bits(&layer.output.read_blocking(&context).unwrap()));
+    }
+}
+
+/// Layers in one submit have lists of their own.
+#[test]
+fn content_of_several_layers() {
+    let Some(context) = gpu("content_of_several_layers") else { return };
+    let shape = shape(4, 2, 60, 600, 32);
+    let plan = Attention::causal().plan(&context, &shape).unwrap();
+    let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap().with_granularity(Granularity::KvHead);
+    let (participation, probe) = (Participation::content(6).unwrap(), Probe::causal(4).unwrap());
+    let selector = plan.selector(&grid, &participation, Estimate::Saturated, probe).unwrap();
+    let mut layers = [11, 12, 13].map(|seed| Layer::new(&context, &plan, seed, 16, 1));
+    submit(&context, |encoder| {
+        for layer in &mut layers {
+            let all = SummarizedKeys { keys: 0..600, ..Default::default() };
+            layer.summaries.encode(encoder, &[all]).unwrap();
+            let call = Call::lengths(60, 600).with_selection(selector.over(&layer.summaries));
+            plan.encode(encoder, &layer.bound, &call).unwrap();
+        }
+    });
+    let together = layers.each_ref().map(|layer| bits(&layer.output.read_blocking(&context).unwrap()));
+    assert!(together[0] != together[1] && together[1] != together[2]);
+    for (layer, together) in layers.iter().zip(together) {
+        let call = Call::lengths(60, 600).with_selection(selector.over(&layer.summaries));
+        submit(&context, |encoder| plan.encode(encoder, &layer.bound, &call).unwrap());
+        assert_eq!(bits(&layer.output.read_blocking(&context).unwrap()), together);
+    }
+}
+
+#[test]
+fn content_creates_nothing_after_warm_up() {
+    if gpu("content_creates_nothing_after_warm_up").is_none() {
+        return;
+    }
+    // A device of its own: the counters count everything on a device, other tests' buffers too.
+    let context = Context::new_blocking().unwrap();
+    let shape = shape(4, 2, 1, 1000, 32);
+    let plan = Attention::causal().plan(&context, &shape).unwrap();
+    let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap().with_granularity(Granularity::KvHead);
+    let participation = Participation::both(8, 0.5, 0.5).unwrap();
+    let probe = Probe::causal(1).unwrap();
+    let selector = plan.selector(&grid, &participation, Estimate::Saturated, probe).unwrap();
+    let mut layers = [1, 2].map(|seed| Layer::new(&context, &plan, seed, 16, 1));
+    let mut step = |len: usize| {
+        submit(&context, |encoder| {
+            for (index, layer) in (0..).zip(&mut layers) {
+                let from = layer.summaries.len(0);
+                let keys = SummarizedKeys { keys: 0..len, from, ..Default::default() };
+                layer.summaries.encode(encoder, &[keys]).unwrap();
+                let seeds = [Seed::new(len as u64).layer(index)];
+                let selection = selector.over(&layer.summaries).with_seeds(&seeds);
+                plan.encode(encoder, &layer.bound, &Call::lengths(1, len).with_selection(selection)).unwrap();
+            }
+        });
+        context.wait().unwrap();
+        let hal = context.device().get_internal_counters().hal;
+        let counts = [&hal.buffers, &hal.bind_groups, &hal.compute_pipelines, &hal.memory_allocations];
+        (counts.map(|counter| counter.read()), selector.device_bytes())
+    };
+    let warm = step(500);
+    assert!(warm.0[0] > 0, "the counters count");
+    for len in 501..701 {
+        assert_eq!(step(len), warm, "{len} keys");
     }
 }
