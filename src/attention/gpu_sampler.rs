@@ -169,15 +169,14 @@ impl GpuSampler {
         context.capture(|| context.queue().write_buffer(&distances, 0, bytemuck::cast_slice(&entries)))?;
         let slots =
             SlotPool::new::<ScheduleParams, ScheduleSequence>(context, &pipelines[0], sequences, Vec::new())?;
-        let mut tables =
-            TableBuffer::empty(
-                context,
-                Some(Writer {
-                    pipeline: pipelines[0].clone(),
-                    group: Draw::TABLES_GROUP,
-                    beside: vec![distances],
-                }),
-            );
+        let mut tables = TableBuffer::empty(
+            context,
+            Some(Writer {
+                pipeline: pipelines[0].clone(),
+                group: Draw::TABLES_GROUP,
+                beside: vec![distances],
+            }),
+        );
         tables.take(room.bytes(1))?;
         Ok(Self {
             context: context.clone(),

@@ -393,7 +393,8 @@ impl GpuSummaries {
             rope_low,
             rope_high,
         };
-        let slot = self.slots.take(&self.context, bytemuck::bytes_of(&params), bytemuck::cast_slice(&runs))?;
+        let slot =
+            self.slots.take(&self.context, bytemuck::bytes_of(&params), bytemuck::cast_slice(&runs))?;
         Ok(Some((slot, workgroups)))
     }
 }

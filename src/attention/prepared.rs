@@ -115,8 +115,12 @@ impl Prepared {
             None => PositionTable::default(),
         };
         let position_buffer = position_table.upload("positions", context)?;
-        let slots =
-            SlotPool::new::<Params, SequenceEntry>(context, &pipeline, *sequences, vec![position_buffer.clone()])?;
+        let slots = SlotPool::new::<Params, SequenceEntry>(
+            context,
+            &pipeline,
+            *sequences,
+            vec![position_buffer.clone()],
+        )?;
         Ok(Self {
             context: (*context).clone(),
             attention: (*attention).clone(),
@@ -140,7 +144,11 @@ impl Prepared {
     /// Bytes of GPU memory held.
     pub(super) fn bytes(&self) -> u64 {
         let states = self.split.as_ref().map_or(0, Split::bytes);
-        self.slots.bytes() + self.unused.size() + self.unused_output.size() + self.position_buffer.size() + states
+        self.slots.bytes()
+            + self.unused.size()
+            + self.unused_output.size()
+            + self.position_buffer.size()
+            + states
     }
 }
 

@@ -334,7 +334,12 @@ impl Tiles {
             "expected groups of which at most {most} make the {block} tokens of a block, got {group}"
         );
         let blocks = most / groups_per_block * blocks_per_group;
-        Ok(Self { groups: most / groups_per_block * groups_per_block, blocks, groups_per_block, blocks_per_group })
+        Ok(Self {
+            groups: most / groups_per_block * groups_per_block,
+            blocks,
+            groups_per_block,
+            blocks_per_group,
+        })
     }
 
     fn into_params(self, params: ContentParams) -> ContentParams {
@@ -413,7 +418,11 @@ impl<'a> Source<'a> {
             Source::Tensors(summaries) => summaries,
             Source::Cache(_, segment) => {
                 let (base, segments) = region.map_or((0, 0), |region| (region.key_base, region.segments));
-                return Ok(Known { keys: (segments * segment).min(rows.kv_len), base, segments: segments as u32 });
+                return Ok(Known {
+                    keys: (segments * segment).min(rows.kv_len),
+                    base,
+                    segments: segments as u32,
+                });
             }
         };
         let &SequenceRows { entry, kv_start, kv_len, .. } = rows;

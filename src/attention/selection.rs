@@ -163,8 +163,8 @@ impl GpuSelector {
             None => UNKNOWN_BLOCKS,
         };
         let pinned = most_pinned(participation, grid).saturating_add(unknown);
-        let list_bytes = 4 * list_words(grid, most_kept(participation, grid, pinned))
-            .saturating_mul(*sequences as u64);
+        let list_bytes =
+            4 * list_words(grid, most_kept(participation, grid, pinned)).saturating_mul(*sequences as u64);
         if list_bytes > limit {
             return Err(too_large("lists", list_bytes));
         }
@@ -180,11 +180,8 @@ impl GpuSelector {
             *sequences,
             vec![position_buffer.clone()],
         )?;
-        let writer = Writer {
-            pipeline: shares.clone(),
-            group: SCORES_GROUP,
-            beside: vec![powers, scores.clone()],
-        };
+        let writer =
+            Writer { pipeline: shares.clone(), group: SCORES_GROUP, beside: vec![powers, scores.clone()] };
         let mut tables = TableBuffer::empty(context, Some(writer));
         tables.take(list_bytes.max(16))?;
         Ok(Self {
@@ -302,12 +299,7 @@ impl GpuSelector {
         &self.prepared.context
     }
 
-    async fn words<T: bytemuck::Pod>(
-        &self,
-        buffer: &wgpu::Buffer,
-        from: u64,
-        count: u64,
-    ) -> Result<Vec<T>> {
+    async fn words<T: bytemuck::Pod>(&self, buffer: &wgpu::Buffer, from: u64, count: u64) -> Result<Vec<T>> {
         let bytes = self.context().read_buffer(buffer, 4 * from, 4 * count).await?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
     }

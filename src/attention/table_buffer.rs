@@ -184,7 +184,8 @@ impl TableBuffer {
     /// Bytes of GPU memory held, beside that of buffers that only calls in flight still use.
     pub(super) fn bytes(&self) -> u64 {
         let beside = self.writer.iter().flat_map(|writer| &writer.beside);
-        beside.map(wgpu::Buffer::size).sum::<u64>() + self.buffers.iter().map(|tables| tables.buffer.size()).sum::<u64>()
+        beside.map(wgpu::Buffer::size).sum::<u64>()
+            + self.buffers.iter().map(|tables| tables.buffer.size()).sum::<u64>()
     }
 
     fn allocate(&self, bytes: u64) -> Result<DeviceTables> {

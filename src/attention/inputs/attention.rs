@@ -197,12 +197,8 @@ impl Attention {
 
     /// Whether another one's scores are these, but for weights of sampling.
     pub(in crate::attention) fn scores_alike(&self, other: &Self) -> bool {
-        let of = |attention: &Self| Self {
-            correction: 0.0,
-            lse: false,
-            output: DType::F32,
-            ..attention.clone()
-        };
+        let of =
+            |attention: &Self| Self { correction: 0.0, lse: false, output: DType::F32, ..attention.clone() };
         of(self) == of(other)
     }
 

@@ -2,6 +2,7 @@
 //! use, has to find every one of them, on a few small problems.
 
 mod cache;
+mod content;
 mod copies;
 mod kernels;
 mod problem;

@@ -50,7 +50,7 @@ pub use estimate::Estimate;
 pub(crate) use estimate::mean_largest;
 pub(crate) use fixed::{FARTHEST, LN_2, OCTAVE, powers};
 pub use participation::Participation;
-pub(crate) use scores::{CERTAIN, MASKED};
 pub use scores::{BlockScores, Pool, Probe};
+pub(crate) use scores::{CERTAIN, MASKED};
 pub(crate) use select::{CONTENT, GAMMA_BITS};
 pub use summaries::{DEFAULT_GROUP, KeySummaries};

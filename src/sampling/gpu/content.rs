@@ -1,10 +1,10 @@
 //! The kernels that choose blocks by content, from masses that others have estimated.
 
-use super::random_numbers;
 use super::params::{
     ContentParams, ContentSequence, FLAG_AHEAD, FLAG_CAUSAL, FLAG_LARGEST, FLAG_SOFT_CAP, FLAG_WHOLE,
     FLAG_WINDOW,
 };
+use super::random_numbers;
 use crate::runtime::program::{Binds, INVOCATIONS, Program};
 use crate::runtime::text::{self, Settings};
 use crate::sampling::content::{CERTAIN, CONTENT, FARTHEST, GAMMA_BITS, LN_2, MASKED, OCTAVE};

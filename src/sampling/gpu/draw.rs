@@ -1,7 +1,7 @@
 //! The kernels that draw a schedule.
 
-use super::random_numbers;
 use super::params::{FLAG_CAUSAL, ScheduleParams, ScheduleSequence};
+use super::random_numbers;
 use crate::runtime::program::{Binds, INVOCATIONS, Program};
 use crate::runtime::text::{self, Settings};
 use crate::sampling::sampler::GpuRule;
@@ -53,10 +53,9 @@ impl Program for Draw {
 
     fn source(&self) -> String {
         let mut settings = Settings::of(&[("ROWS", Self::ROWS)]);
-        for (name, number) in [
-            ("FLAG_CAUSAL", FLAG_CAUSAL),
-            ("PURPOSE", self.rule().map_or(0, GpuRule::purpose)),
-        ] {
+        for (name, number) in
+            [("FLAG_CAUSAL", FLAG_CAUSAL), ("PURPOSE", self.rule().map_or(0, GpuRule::purpose))]
+        {
             settings.constant(name, number);
         }
         random_numbers(&mut settings);

@@ -142,7 +142,11 @@ impl Case {
         let tables = got.iter().try_fold(Tables::new(), Tables::with_schedule).unwrap();
         let want = problem.run_on(context, plan.options(), &qkv, &tables);
         if shape.q_len() > 8 {
-            assert_eq!(bits(&output.read_blocking(context).unwrap()), bits(&want.output), "output of {story}");
+            assert_eq!(
+                bits(&output.read_blocking(context).unwrap()),
+                bits(&want.output),
+                "output of {story}"
+            );
         }
         let output = output.read_blocking(context).unwrap();
         let close = output.iter().zip(&want.output).all(|(a, b)| (a - b).abs() <= 1e-5);
@@ -175,7 +179,10 @@ fn compare(
         assert!(same, "{story}: head {head}, row {row}, block {block}: {got:?} for {want:?}");
         let (Some(got), Some(want)) = (got, want) else { continue };
         let error = if got == want { 0.0 } else { (got - want).abs() };
-        assert!(error <= allowed, "{story}: head {head}, row {row}, block {block}: {got} for {want} ± {allowed}");
+        assert!(
+            error <= allowed,
+            "{story}: head {head}, row {row}, block {block}: {got} for {want} ± {allowed}"
+        );
         farthest = farthest.max(error);
     }
     println!("{story}: off by {farthest:.4} of {allowed:.4}");
@@ -216,11 +223,7 @@ fn content_lists_of_every_kind() {
 fn content_budgets_and_blocks() {
     let Some(context) = gpu("content_budgets_and_blocks") else { return };
     let budget = |blocks: usize, sinks: usize, window: usize| {
-        Participation::content(blocks)
-            .unwrap()
-            .with_sink_blocks(sinks)
-            .with_window_blocks(window)
-            .unwrap()
+        Participation::content(blocks).unwrap().with_sink_blocks(sinks).with_window_blocks(window).unwrap()
     };
     for participation in [
         budget(1, 0, 1),
@@ -261,12 +264,15 @@ fn content_scores() {
         Attention::full(),
         Attention::full().with_window(37).unwrap(),
         causal().with_positions(rope(20, Pairing::Interleaved)),
-        causal().with_positions(Rope::new(20, 1e4, Pairing::Half).unwrap().with_rotary_dim(16).unwrap().into()),
+        causal()
+            .with_positions(Rope::new(20, 1e4, Pairing::Half).unwrap().with_rotary_dim(16).unwrap().into()),
         Attention::full().with_positions(rope(20, Pairing::Interleaved)).with_storage(DType::F16),
     ];
     for attention in attentions {
         for estimate in [Estimate::Saturated, Estimate::Bound, Estimate::MeanKey] {
-            for probe in &[Probe::causal(1), Probe::causal(4), Probe::looking_ahead(3), Probe::looking_ahead(16)] {
+            for probe in
+                &[Probe::causal(1), Probe::causal(4), Probe::looking_ahead(3), Probe::looking_ahead(16)]
+            {
                 for (q_len, kv_len) in [(1, 333), (90, 250), (130, 60)] {
                     let probe = *probe.as_ref().unwrap();
                     let of = Case::new(shape(4, 2, q_len, kv_len, 20));
@@ -308,10 +314,10 @@ fn content_over_caches() {
                 let staircase = staircase.clone().with_summaries(group).unwrap();
                 let story = format!("{staircase:?}, {dim} channels, {q_len} queries");
                 let shape = shape(4, 2, q_len, 1300, dim);
-                let mut cache =
-                    KvCache::new(&context, staircase, &shape, StoredKeys::AfterRotation).unwrap();
-                let values: Vec<f32> =
-                    (0..lens.len() as u64).flat_map(|entry| keys(2 * entry, 2, 1300, dim, DType::F16)).collect();
+                let mut cache = KvCache::new(&context, staircase, &shape, StoredKeys::AfterRotation).unwrap();
+                let values: Vec<f32> = (0..lens.len() as u64)
+                    .flat_map(|entry| keys(2 * entry, 2, 1300, dim, DType::F16))
+                    .collect();
                 let layout = Layout::heads_first(lens.len(), 2, 1300, dim).unwrap();
                 let k = Tensor::upload(&context, DType::F32, layout, &values).unwrap();
                 let input = cache.input(k.view(), k.view()).unwrap();
@@ -338,8 +344,7 @@ fn content_over_caches() {
                 let grid = BlockGrid::causal(&shape).with_granularity(Granularity::KvHead);
                 let participation = Participation::content(7).unwrap();
                 let probe = Probe::causal(2).unwrap();
-                let selector =
-                    plan.selector(&grid, &participation, Estimate::Saturated, probe).unwrap();
+                let selector = plan.selector(&grid, &participation, Estimate::Saturated, probe).unwrap();
                 let layout = Layout::heads_first(lens.len(), 4, q_len, dim).unwrap();
                 let q = numbers(3, layout.elements());
                 let q_tensor = Tensor::upload(&context, DType::F32, layout, &q).unwrap();
@@ -369,7 +374,8 @@ fn content_over_caches() {
                 }
                 let tables = got.iter().try_fold(Tables::new(), Tables::with_schedule).unwrap();
                 let want = plan.run_cached(&cache, q_tensor.view(), &queries, &tables).unwrap();
-                let [got, want] = [&output, &want.output].map(|output| output.read_blocking(&context).unwrap());
+                let [got, want] =
+                    [&output, &want.output].map(|output| output.read_blocking(&context).unwrap());
                 // Rows that are no queries stay as they are, which is 0.
                 let close = got.iter().zip(&want).all(|(a, b)| (a - b).abs() <= 1e-5);
                 assert!(close, "output of {story}");
@@ -405,7 +411,8 @@ fn content_draws() {
                     let attention = if causal { Attention::causal() } else { Attention::full() };
                     let seeds = vec![seed, seed.sequence(1).round(3)];
                     let case = Case { attention, granularity, participation, seeds, ..of };
-                    let story = format!("{participation}, {granularity:?}, {q_len} of {kv_len}, causal {causal}");
+                    let story =
+                        format!("{participation}, {granularity:?}, {q_len} of {kv_len}, causal {causal}");
                     case.check(&context, &story);
                 }
             }
@@ -467,10 +474,10 @@ fn content_summaries_follow_the_keys() {
     for (len, certain) in [(290, None), (291, Some(18..19)), (300, Some(18..19)), (280, Some(17..18))] {
         let call = Call::lengths(1, len).with_selection(selector.over(&parts.summaries));
         submit(&context, |encoder| plan.encode(encoder, &parts.bound, &call).unwrap());
-        let (got, scores) =
-            (selector.read_blocking().unwrap(), selector.read_scores_blocking().unwrap());
+        let (got, scores) = (selector.read_blocking().unwrap(), selector.read_scores_blocking().unwrap());
         let (scores, own) = (&scores[0], got[0].grid());
-        let unknown = (0..own.key_blocks()).filter(|&block| scores.log2_share(3, 0, block) == Some(f64::INFINITY));
+        let unknown =
+            (0..own.key_blocks()).filter(|&block| scores.log2_share(3, 0, block) == Some(f64::INFINITY));
         assert!(unknown.eq(certain.unwrap_or(0..0)), "{len} keys");
         let want = Schedule::select(own, &participation, scores, Seed::new(0)).unwrap();
         assert_eq!(got, [want], "{len} keys");
@@ -510,7 +517,8 @@ fn content_of_ragged_sequences() {
                 ..Default::default()
             })
             .collect();
-        let grid = BlockGrid::causal(&shape).with_block_size(32).unwrap().with_granularity(Granularity::KvHead);
+        let grid =
+            BlockGrid::causal(&shape).with_block_size(32).unwrap().with_granularity(Granularity::KvHead);
         let participation = Participation::both(4, 0.7, 0.2).unwrap();
         let (estimate, probe) = (Estimate::Saturated, Probe::causal(3).unwrap());
         let selector = plan.selector(&grid, &participation, estimate, probe).unwrap();
@@ -522,13 +530,20 @@ fn content_of_ragged_sequences() {
             assert_eq!(got, Schedule::dense(got.grid()).unwrap());
         }
         submit(&context, |encoder| layer.summaries.encode(encoder, &keys).unwrap());
-        let call = Call::sequences(&sequences)
-            .with_selection(selector.over(&layer.summaries).with_seeds(&seeds));
+        let call =
+            Call::sequences(&sequences).with_selection(selector.over(&layer.summaries).with_seeds(&seeds));
         submit(&context, |encoder| plan.encode(encoder, &layer.bound, &call).unwrap());
         let (got, scores) = (selector.read_blocking().unwrap(), selector.read_scores_blocking().unwrap());
         for ((got, scores), (seed, sequence)) in got.iter().zip(&scores).zip(seeds.iter().zip(&sequences)) {
-            assert_eq!(*got, Schedule::select(got.grid(), &participation, scores, *seed).unwrap(), "{sequence:?}");
-            assert_eq!((got.grid().q_len(), got.grid().kv_len()), (sequence.queries.len(), sequence.keys.len()));
+            assert_eq!(
+                *got,
+                Schedule::select(got.grid(), &participation, scores, *seed).unwrap(),
+                "{sequence:?}"
+            );
+            assert_eq!(
+                (got.grid().q_len(), got.grid().kv_len()),
+                (sequence.queries.len(), sequence.keys.len())
+            );
         }
         let output = layer.output.read_blocking(&context).unwrap();
         let tables = got.iter().try_fold(Tables::new(), Tables::with_schedule).unwrap();
@@ -537,8 +552,8 @@ fn content_of_ragged_sequences() {
         submit(&context, |encoder| plan.encode(encoder, &layer.bound, &call).unwrap());
         assert_eq!(bits(&output), bits(&layer.output.read_blocking(&context).unwrap()));
         // And by pieces of their own submissions.
-        let call = Call::sequences(&sequences)
-            .with_selection(selector.over(&layer.summaries).with_seeds(&seeds));
+        let call =
+            Call::sequences(&sequences).with_selection(selector.over(&layer.summaries).with_seeds(&seeds));
         plan.submit(&layer.bound, &call).unwrap();
         assert_eq!(bits(&output), bits(&layer.output.read_blocking(&context).unwrap()));
     }

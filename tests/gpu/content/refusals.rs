@@ -4,12 +4,12 @@ use super::{Layer, shape, submit};
 use crate::common::gpu;
 use prflash::attention::{GpuSummaries, SummarizedKeys};
 use prflash::cache::{KvCache, Staircase, StoredKeys};
+use prflash::position::Pairing;
 use prflash::sampling::content::{Estimate, Participation, Probe};
 use prflash::{
     Attention, Bias, BlockGrid, Call, Context, DType, Error, Positions, Rope, Schedule, Seed, TableBuffer,
     Tables,
 };
-use prflash::position::Pairing;
 
 fn named<T>(result: prflash::Result<T>) -> String {
     let Err(error) = result else { return "nothing".to_owned() };
@@ -104,7 +104,8 @@ fn content_calls_refuse() {
     };
     let selector = of(&plan);
     let mut layer = Layer::new(&context, &plan, 1, 16, 2);
-    let summarized = |sequence, keys| SummarizedKeys { sequence, entry: sequence, keys, ..Default::default() };
+    let summarized =
+        |sequence, keys| SummarizedKeys { sequence, entry: sequence, keys, ..Default::default() };
     submit(&context, |encoder| {
         layer.summaries.encode(encoder, &[summarized(0, 0..150), summarized(1, 0..150)]).unwrap();
     });
@@ -130,7 +131,8 @@ fn content_calls_refuse() {
     // Of another tensor, of other scores, in groups that blocks aren't made of, and elsewhere.
     let other = Layer::new(&context, &plan, 2, 16, 2);
     assert_eq!(encode(lengths(150).with_selection(selector.over(&other.summaries))), "summaries");
-    let of = |attention: &Attention, group| GpuSummaries::new(&context, attention, &layer.k, group, 2).unwrap();
+    let of =
+        |attention: &Attention, group| GpuSummaries::new(&context, attention, &layer.k, group, 2).unwrap();
     let capped = of(&Attention::causal().with_soft_cap(3.0).unwrap(), 16);
     assert_eq!(encode(lengths(150).with_selection(selector.over(&capped))), "summaries");
     let ragged = of(plan.attention(), 24);
