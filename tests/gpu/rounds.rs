@@ -235,12 +235,12 @@ fn packed_sequences_merge_for_themselves() {
 fn rounds_end_where_little_is_missing() {
     let Some(context) = gpu("rounds_end_where_little_is_missing") else { return };
     let attention = Attention::causal().with_lse(true);
-    let problem = problem(attention.clone(), Shape::new(4, 2, 64, 32).unwrap().with_kv_len(1024).unwrap());
+    let problem = problem(attention.clone(), Shape::new(4, 2, 64, 32).unwrap().with_kv_len(512).unwrap());
     let grid = grid(&problem);
     let keys = attention.summarize(&problem.shape, &problem.k, 1, None).unwrap();
     let (estimate, probe) = (Estimate::Saturated, Probe::looking_ahead(4).unwrap());
     let scores = attention.block_scores(&grid, &problem.q, &keys, estimate, probe, &Tables::new()).unwrap();
-    let rule = Participation::content(2).unwrap();
+    let rule = Participation::content(4).unwrap();
     let all = Schedule::select_rounds(&grid, &rule, &scores, 8).unwrap();
     let plan = plan(&context, &problem, Combine::Partition);
     let [q, k, v] = problem.upload(&context, Storage::HeadsFirst).unwrap();
