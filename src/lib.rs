@@ -169,7 +169,7 @@ pub mod tuning {
 
 /// Sampled attention in rounds: an estimate after each, with its standard error.
 pub mod rounds {
-    pub use crate::attention::rounds::{Combine, Estimate, Rounds, RoundsBound, RoundsPlan};
+    pub use crate::attention::rounds::{Combine, Estimate, Rounds, RoundsBound, RoundsPlan, Stop};
 }
 
 /// Attention on CPU cores, without a device: for machines that have none, and the fast answer

@@ -8,17 +8,20 @@ use super::call::Call;
 use super::check::CheckedCall;
 use super::choosing;
 use super::inputs::attention::Attention;
+use super::inputs::content::Missing;
 use super::inputs::tables::Tables;
 use super::merge::{Merger, MergerBound, PreparedStep, Step};
 use super::plan::{Output, Plan, check_whole};
 use super::record::Target;
 use super::table_buffer::TableBuffer;
 use crate::attention::kernels::merge::Merge;
-use crate::error::{Result, ensure};
+use crate::error::{Error, Result, ensure};
 use crate::layout::{DType, Layout};
 use crate::runtime::binding::{check_rows, check_tensor, check_written};
 use crate::runtime::sync::lock;
 use crate::runtime::tensor::{Tensor, TensorView};
+use crate::sampling::Schedule;
+use crate::sampling::content::KeySummaries;
 
 /// What the rounds of a [`RoundsPlan`] are to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -255,6 +258,17 @@ pub struct Rounds<'a> {
     estimate: Estimate,
 }
 
+/// Where [rounds end](Rounds::step_until) before all of them are in.
+#[derive(Clone, Copy, Debug)]
+pub struct Stop<'a> {
+    /// The queries `[heads, q_len, head_dim]` on the host, before rotation.
+    pub q: &'a [f32],
+    /// Summaries of the keys ([`Attention::summarize`]).
+    pub keys: &'a KeySummaries,
+    /// The share of its attention that every row may leave out, from 0 (never stop early) to 1.
+    pub share: f64,
+}
+
 /// What the rounds so far say.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -297,5 +311,47 @@ impl Rounds<'_> {
     /// What the rounds so far say.
     pub fn estimate(&self) -> &Estimate {
         &self.estimate
+    }
+
+    /// Takes rounds of [`Schedule::select_rounds`], from the first that isn't taken yet, until
+    /// every row is known to leave out no more than the share of its attention at which to stop.
+    /// Says what is left out after the last round taken: nothing, where all of them were needed.
+    ///
+    /// Each round's log-sum-exp is read back to tell; native backends wait inside.
+    ///
+    /// # Errors
+    /// Invalid argument: (`combine`) for independent rounds, of which several may visit a block;
+    /// (`lse`) for an attention that doesn't write it; (`share`) unless from 0 to 1; (`rounds`)
+    /// with none that isn't taken yet. Those of [`Attention::missing`] and [`step`](Rounds::step).
+    pub async fn step_until(&mut self, rounds: &[Schedule], stop: &Stop<'_>) -> Result<Missing> {
+        let partition = self.plan.combine == Combine::Partition;
+        ensure!(partition, "combine", "expected a partition, got independent rounds");
+        let share = stop.share;
+        ensure!((0.0..=1.0).contains(&share), "share", "expected a number from 0 to 1, got {share}");
+        let Some(lse) = self.estimate.lse.clone() else {
+            return Err(Error::argument_error("lse", "expected an attention that writes it: with_lse"));
+        };
+        let (taken, all) = (self.estimate.rounds, rounds.len());
+        ensure!(taken < all, "rounds", "expected more than the {taken} that are taken, got {all}");
+        loop {
+            let next = self.estimate.rounds;
+            self.step(&Tables::from(&rounds[next]))?;
+            let visited: Vec<&Schedule> = rounds[..=next].iter().collect();
+            let lse = lse.read(self.plan.plan.context()).await?;
+            let (grid, tables) = (visited[0].grid(), Tables::new());
+            let missing = self.plan.attention.missing(grid, stop.q, stop.keys, &visited, &lse, &tables)?;
+            if next + 1 == all || missing.is_within(share) {
+                return Ok(missing);
+            }
+        }
+    }
+
+    /// [`step_until`](Rounds::step_until), blocking.
+    ///
+    /// # Errors
+    /// As [`step_until`](Rounds::step_until).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn step_until_blocking(&mut self, rounds: &[Schedule], stop: &Stop<'_>) -> Result<Missing> {
+        pollster::block_on(self.step_until(rounds, stop))
     }
 }

@@ -3,7 +3,8 @@
 
 use crate::common::{Problem, Storage, gpu, zeros};
 use prflash::attention::Sequence;
-use prflash::rounds::{Combine, RoundsPlan};
+use prflash::rounds::{Combine, RoundsPlan, Stop};
+use prflash::sampling::content::{Estimate, Participation, Probe};
 use prflash::sampling::{Entry, partition_rounds};
 use prflash::verify::{Tolerance, Tolerances, compare};
 use prflash::{
@@ -226,6 +227,52 @@ fn packed_sequences_merge_for_themselves() {
     assert!(report.passed(), "{report}");
     let empty = &got[56 * 32..66 * 32];
     assert!(empty.iter().all(|&x| x == 0.0), "rows before the first key are empty");
+}
+
+/// Rounds in the order of scores end where what is left out is within a share, and no row leaves out
+/// more than that; with a share of 0 they end dense.
+#[test]
+fn rounds_end_where_little_is_missing() {
+    let Some(context) = gpu("rounds_end_where_little_is_missing") else { return };
+    let attention = Attention::causal().with_lse(true);
+    let problem = problem(attention.clone(), Shape::new(4, 2, 64, 32).unwrap().with_kv_len(512).unwrap());
+    let grid = grid(&problem);
+    let keys = attention.summarize(&problem.shape, &problem.k, 1, None).unwrap();
+    let (estimate, probe) = (Estimate::Saturated, Probe::looking_ahead(4).unwrap());
+    let scores = attention.block_scores(&grid, &problem.q, &keys, estimate, probe, &Tables::new()).unwrap();
+    let rule = Participation::content(4).unwrap();
+    let all = Schedule::select_rounds(&grid, &rule, &scores, 8).unwrap();
+    let plan = plan(&context, &problem, Combine::Partition);
+    let [q, k, v] = problem.upload(&context, Storage::HeadsFirst).unwrap();
+    let mut rounds_taken = Vec::new();
+    for share in [0.9, 0.6, 0.0] {
+        let mut rounds = plan.start(&q, &k, &v).unwrap();
+        let stop = Stop { q: &problem.q, keys: &keys, share };
+        let missing = rounds.step_until_blocking(&all, &stop).unwrap();
+        let taken = rounds.estimate().rounds;
+        assert!(missing.largest() <= share + 1e-5, "{share}: {} after {taken}", missing.largest());
+        let (got, dense) = (rounds.estimate().lse.as_ref().unwrap(), problem.exact(&Tables::new()));
+        for (lse, dense) in got.read_blocking(&context).unwrap().iter().zip(&dense.lse) {
+            let left_out = 1.0 - (f64::from(*lse) - dense).exp();
+            assert!(left_out <= share + 1e-5, "{left_out} of a row's attention is left out");
+        }
+        rounds_taken.push(taken);
+        if taken < all.len() {
+            // From where it ended to the end.
+            let rest = rounds.step_until_blocking(&all, &Stop { share: 0.0, ..stop }).unwrap();
+            assert!(rest.is_within(0.0) && rounds.estimate().rounds == all.len());
+        }
+        let error = rounds.step_until_blocking(&all, &stop).unwrap_err();
+        assert_eq!(error.argument(), Some("rounds"));
+    }
+    assert!(rounds_taken[0] < rounds_taken[1] && rounds_taken[1] < 8, "{rounds_taken:?}");
+    let mut rounds = plan.start(&q, &k, &v).unwrap();
+    let stop = Stop { q: &problem.q, keys: &keys, share: f64::NAN };
+    assert_eq!(rounds.step_until_blocking(&all, &stop).unwrap_err().argument(), Some("share"));
+    let independent = self::plan(&context, &problem, Combine::Independent);
+    let mut rounds = independent.start(&q, &k, &v).unwrap();
+    let stop = Stop { share: 0.5, ..stop };
+    assert_eq!(rounds.step_until_blocking(&all, &stop).unwrap_err().argument(), Some("combine"));
 }
 
 #[test]

@@ -72,6 +72,12 @@ pub fn rules(width: usize, reading: Reading) -> Vec<Rule> {
     }
     all.push(of("saturated", "", 16));
     if reading == Reading::Dense {
+        // What one head needs much of isn't outvoted by those that share its list.
+        all.push(of("mean key, largest of heads", ";estimate=mean-key;pool=largest", 16));
+        all.push(of("saturated, largest of heads", ";pool=largest", 16));
+        let mut apart = of("saturated, a list a head", "", 16);
+        apart.options = apart.options.replace("kv-head", "head");
+        all.push(apart);
         let mut drawn = of("drawn by both, τ = ½", ";tau=0.5;alpha=0.5", 16);
         drawn.options += " --beta 1";
         all.push(drawn);

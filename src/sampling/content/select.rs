@@ -1,5 +1,7 @@
 //! Schedules chosen by scores.
 
+use std::cmp::Reverse;
+
 use super::fixed::ln_of_probability;
 use super::participation::Participation;
 use super::scores::{BlockScores, CERTAIN, log2_of_distance, probability, times};
@@ -29,8 +31,8 @@ impl Schedule {
     /// integers, so the same scores give the same schedule on every machine; of blocks that are
     /// equal, the nearer one is taken. The seed matters only where blocks are drawn.
     ///
-    /// `grid` says which heads share a list; otherwise it is the scores' own. Time: n·log n for the
-    /// n blocks of a row.
+    /// `grid` says which heads share a list; otherwise it is the scores' own. Time: n for the n
+    /// blocks of a row, and n·log n where blocks are drawn.
     ///
     /// # Errors
     /// Invalid argument (`scores`) if they are for another grid; too large (`grid`) past 2³² − 1
@@ -44,16 +46,15 @@ impl Schedule {
         scores.check(grid)?;
         let mut builder = Builder::new(grid);
         for (group, query_block) in rows(grid) {
-            let row = Row::new(grid, participation, scores, group, query_block);
+            let mut row = Row::new(grid, participation, scores, group, query_block);
             let mut kept = row.pinned.clone();
             let left = participation.blocks().saturating_sub(kept.len());
-            if left >= row.free.len() {
-                kept.extend(row.free.iter().map(|free| (free.block, 0.0)));
-            } else if participation.tau().is_none() {
-                kept.extend(row.free[..left].iter().map(|free| (free.block, 0.0)));
-            } else {
+            if left < row.free.len() && participation.tau().is_some() {
+                row.rank();
                 let uniform = seed.uniform(group as u32, query_block, CONTENT);
                 draw(&row.free, left, uniform, &mut kept);
+            } else {
+                kept.extend(row.best(left).iter().map(|free| (free.block, 0.0)));
             }
             kept.sort_unstable_by_key(|&(block, _)| block);
             kept.into_iter().for_each(|(block, ln_p)| builder.push(block, ln_p));
@@ -84,7 +85,8 @@ impl Schedule {
         ensure!((1..=MAX_ROUNDS).contains(&rounds), "rounds", "expected 1 to {MAX_ROUNDS}, got {rounds}");
         let mut builders: Vec<Builder> = (0..rounds).map(|_| Builder::new(grid)).collect();
         for (group, query_block) in rows(grid) {
-            let row = Row::new(grid, participation, scores, group, query_block);
+            let mut row = Row::new(grid, participation, scores, group, query_block);
+            row.rank();
             let mut ranked: Vec<usize> = row.pinned.iter().map(|&(block, _)| block).collect();
             let first = participation.blocks().max(ranked.len());
             ranked.extend(row.free.iter().map(|free| free.block));
@@ -110,6 +112,7 @@ impl Schedule {
 #[derive(Clone, Copy, Debug)]
 struct Free {
     block: usize,
+    distance: u64,
     /// `log₂` of `share^τ·(1 + d)^−α`, in units.
     score: i64,
 }
@@ -118,8 +121,15 @@ struct Free {
 struct Row {
     /// (block, ln 1).
     pinned: Vec<(usize, f32)>,
-    /// The other visible blocks: highest scores first, of equal ones the nearer first.
+    /// The other visible blocks.
     free: Vec<Free>,
+}
+
+impl Free {
+    /// Highest scores first, of equal ones the nearer first.
+    fn place(&self) -> (Reverse<i64>, u64, usize) {
+        (Reverse(self.score), self.distance, self.block)
+    }
 }
 
 impl Row {
@@ -146,12 +156,22 @@ impl Row {
                 continue;
             }
             let score = times(tau, score) - times(alpha, log2_of_distance(distance));
-            free.push((Free { block, score }, distance));
+            free.push(Free { block, distance, score });
         }
-        free.sort_unstable_by_key(|&(Free { block, score }, distance)| {
-            (std::cmp::Reverse(score), distance, block)
-        });
-        Self { pinned, free: free.into_iter().map(|(free, _)| free).collect() }
+        Self { pinned, free }
+    }
+
+    /// Puts the blocks that aren't pinned in order.
+    fn rank(&mut self) {
+        self.free.sort_unstable_by_key(Free::place);
+    }
+
+    /// The first so many of them in that order, in any.
+    fn best(&mut self, count: usize) -> &[Free] {
+        if count < self.free.len() {
+            self.free.select_nth_unstable_by_key(count, Free::place);
+        }
+        &self.free[..count.min(self.free.len())]
     }
 }
 
