@@ -1,6 +1,8 @@
 //! Attention by prflash on the GPU.
 
 use anyhow::{Context as _, Result, ensure};
+use prflash::attention::{GpuSelector, Selection};
+use prflash::cache::Staircase;
 use prflash::rounds::{Combine, RoundsBound, RoundsPlan};
 use prflash::{
     Attention, BlockGrid, Bound, Call, Context, DType, Layout, Operands, Plan, Queries, Schedule, Shape,
@@ -8,10 +10,11 @@ use prflash::{
 };
 
 use crate::attend::{Attend, Qkv, Usage};
+use crate::choosing::{self, Known};
 use crate::config::Config;
 use crate::look::Look;
 use crate::memory::{Memory, Plain, Staging, Stairs};
-use crate::setting::{Rounds, Setting};
+use crate::setting::{Content, Rounds, Setting};
 
 /// [`Attend`] by prflash: keys and values stay on the GPU, as they come or in a staircase cache.
 pub struct GpuAttention {
@@ -40,12 +43,21 @@ struct Planned {
     plan: AnyPlan,
     /// The schedules of the call at hand.
     tables: Option<TableBuffer>,
+    /// What chooses blocks on the GPU, where that does.
+    selector: Option<GpuSelector>,
 }
 
 /// A plan in one pass or in rounds.
 enum AnyPlan {
     Once(Plan),
     Rounds(Box<RoundsPlan>),
+}
+
+/// Which blocks a call visits.
+enum Lists<'a> {
+    All,
+    Given(&'a TableBuffer),
+    Chosen(Selection<'a>),
 }
 
 enum AnyBound {
@@ -56,7 +68,11 @@ enum AnyBound {
 struct LayerState {
     kind: usize,
     attention: Attention,
+    /// How the GPU chooses blocks, where it does.
+    content: Option<Content>,
     memory: Memory,
+    /// What is known of keys that lie in tensors.
+    known: Known,
     /// The bound plans for reading and for writing.
     bounds: [Option<AnyBound>; 2],
 }
@@ -89,6 +105,8 @@ impl GpuAttention {
             let window = config.window(layer);
             let earlier = (0..layer).find(|&other| config.window(other) == window);
             let attention = setting.attention(config, layer)?;
+            let content = setting.content(config, layer);
+            let content = content.filter(|content| choosing::is_on_gpu(content, &attention));
             let memory = match setting.staircase(config, layer) {
                 None => {
                     Memory::Plain(Box::new(Plain::new(setting.storage(), kv_heads, head_dim, max_tokens)))
@@ -96,8 +114,9 @@ impl GpuAttention {
                 Some(staircase) => {
                     let rope = attention.positions().and_then(prflash::Positions::rope);
                     let keys = setting.stored_keys();
+                    let staircase = summarized(staircase, content.as_ref())?;
                     Memory::Staircase(Box::new(Stairs::new(
-                        context, staircase, &maxima, keys, rope, &staging,
+                        context, &staircase, &maxima, keys, rope, &staging,
                     )?))
                 }
             };
@@ -108,13 +127,21 @@ impl GpuAttention {
                     let planned = |q_len| -> Result<Planned> {
                         let maxima = maxima.with_q_len(q_len)?;
                         let plan = AnyPlan::new(context, &attention, &maxima, rounds, &memory)?;
-                        Ok(Planned { plan, tables: None })
+                        let selector = match (&plan, &content) {
+                            (AnyPlan::Once(plan), Some(content)) => {
+                                let grid = setting.lists(&BlockGrid::causal(&maxima))?;
+                                Some(choosing::selector(plan, &grid, content)?)
+                            }
+                            _ => None,
+                        };
+                        Ok(Planned { plan, tables: None, selector })
                     };
                     kinds.push(Kind { reading: planned(max_chunk)?, writing: planned(1)? });
                     kinds.len() - 1
                 }
             };
-            layers.push(LayerState { kind, attention, memory, bounds: [None, None] });
+            let known = Known::default();
+            layers.push(LayerState { kind, attention, content, memory, known, bounds: [None, None] });
         }
         Ok(Self {
             context: context.clone(),
@@ -132,6 +159,15 @@ impl GpuAttention {
     }
 }
 
+/// A staircase with summaries, where blocks are chosen by them.
+fn summarized(staircase: &Staircase, content: Option<&Content>) -> Result<Staircase> {
+    let staircase = staircase.clone();
+    Ok(match (staircase.summaries(), content) {
+        (None, Some(content)) => staircase.with_summaries(content.group)?,
+        _ => staircase,
+    })
+}
+
 impl Attend for GpuAttention {
     fn attend(&mut self, layer: usize, new: &Qkv<'_>) -> Result<Vec<f32>> {
         let Config { heads, kv_heads, head_dim, .. } = self.config;
@@ -146,6 +182,7 @@ impl Attend for GpuAttention {
         let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         if state.memory.append(context, &mut encoder, new.k, new.v)? {
             state.bounds = [None, None];
+            state.known.moved();
         }
         let (q_len, kv_len) = (new.tokens, state.memory.tokens());
         context.queue().write_buffer(self.queries.buffer(), 0, &self.setting.storage().encode(new.q));
@@ -153,14 +190,33 @@ impl Attend for GpuAttention {
         let shape = Shape::new(heads, kv_heads, q_len, head_dim)?.with_kv_len(kv_len)?;
         let grid = BlockGrid::causal(&shape);
         let attention = &state.attention;
-        self.look.append(layer, attention, new)?;
-        let scores = self.look.scores(layer, attention, self.setting.block_size().unwrap_or(1), new)?;
-        let schedules = self.setting.schedules(&self.config, &grid, self.sequence, layer, scores.as_ref())?;
-        if self.config.window(layer).is_none() {
-            self.visits.count(&grid, &schedules);
-        }
+        let mut summaries = None;
+        let schedules = match &state.content {
+            Some(content) => {
+                if let Memory::Plain(plain) = &state.memory {
+                    let [k, _] = plain.views().context("a layer has no keys after its first")?;
+                    let rule = (attention, content);
+                    summaries = Some(state.known.append(context, &mut encoder, rule, k, kv_len)?);
+                }
+                let known = state.memory.summarized();
+                let grid = self.setting.lists(&grid)?;
+                self.visits.count_kept(&grid, |block| choosing::kept(content, &grid, block, known));
+                Vec::new()
+            }
+            None => {
+                self.look.append(layer, attention, new)?;
+                let block_size = self.setting.block_size().unwrap_or(1);
+                let scores = self.look.scores(layer, attention, block_size, new)?;
+                let scores = scores.as_ref();
+                let schedules = self.setting.schedules(&self.config, &grid, self.sequence, layer, scores)?;
+                if self.config.window(layer).is_none() {
+                    self.visits.count(&grid, &schedules);
+                }
+                schedules
+            }
+        };
         let kind = &mut self.kinds[state.kind];
-        let (Planned { plan, tables }, bound) = match q_len {
+        let (Planned { plan, tables, selector }, bound) = match q_len {
             1 => (&mut kind.writing, &mut state.bounds[1]),
             _ => (&mut kind.reading, &mut state.bounds[0]),
         };
@@ -170,7 +226,11 @@ impl Attend for GpuAttention {
         };
         let memory = &state.memory;
         if schedules.is_empty() {
-            plan.encode(&mut encoder, bound, memory, [q_len, kv_len], None, 0)?;
+            let seeds = [self.setting.seed_of(self.sequence, layer)];
+            let selector = selector.as_ref();
+            let selection = selector.map(|selector| choosing::selection(selector, summaries, &seeds));
+            let lists = selection.map_or(Lists::All, Lists::Chosen);
+            plan.encode(&mut encoder, bound, memory, [q_len, kv_len], lists, 0)?;
         }
         for (round, schedule) in schedules.iter().enumerate() {
             let given = Tables::from(schedule);
@@ -181,7 +241,7 @@ impl Attend for GpuAttention {
                 }
                 empty => empty.insert(TableBuffer::new(context, &given)?),
             };
-            plan.encode(&mut encoder, bound, memory, [q_len, kv_len], Some(tables), round)?;
+            plan.encode(&mut encoder, bound, memory, [q_len, kv_len], Lists::Given(tables), round)?;
         }
         context.queue().submit([encoder.finish()]);
         // Tokens first, all heads of one behind each other: rows of one head, to the view that is
@@ -194,7 +254,10 @@ impl Attend for GpuAttention {
         self.sequence = sequence;
         self.visits = Visits::default();
         self.look.clear();
-        self.layers.iter_mut().for_each(|layer| layer.memory.clear());
+        for layer in &mut self.layers {
+            layer.memory.clear();
+            layer.known.clear();
+        }
     }
 
     fn usage(&self) -> Usage {
@@ -260,7 +323,7 @@ impl AnyPlan {
         bound: &AnyBound,
         memory: &Memory,
         [q_len, kv_len]: [usize; 2],
-        tables: Option<&TableBuffer>,
+        lists: Lists<'_>,
         round: usize,
     ) -> Result<()> {
         let queries;
@@ -272,7 +335,11 @@ impl AnyPlan {
             }
             Memory::Plain(_) => Call::lengths(q_len, kv_len),
         };
-        let call = tables.map_or(call.clone(), |tables| call.with_tables(tables));
+        let call = match lists {
+            Lists::All => call,
+            Lists::Given(tables) => call.with_tables(tables),
+            Lists::Chosen(selection) => call.with_selection(selection),
+        };
         match (self, bound) {
             (AnyPlan::Once(plan), AnyBound::Once(bound)) => plan.encode(encoder, bound, &call)?,
             (AnyPlan::Rounds(plan), AnyBound::Rounds(bound)) => {
@@ -312,6 +379,18 @@ impl Visits {
                 let lists = (0..grid.groups()).map(|group| schedule.row(group, row).len());
                 self.visited[position] += (lists.sum::<usize>() * grid.heads_per_group()) as u64;
             }
+        }
+    }
+
+    /// The same by how many blocks the lists of a query block have, counted from the start.
+    pub(crate) fn count_kept(&mut self, grid: &BlockGrid, kept: impl Fn(usize) -> usize) {
+        let first = grid.kv_len() - grid.q_len();
+        self.visited.resize(self.visited.len().max(grid.kv_len()), 0);
+        self.dense.resize(self.dense.len().max(grid.kv_len()), 0);
+        for position in first..grid.kv_len() {
+            let block = position / grid.block_size();
+            self.dense[position] += (grid.heads() * (block + 1)) as u64;
+            self.visited[position] += (grid.heads() * kept(block)) as u64;
         }
     }
 

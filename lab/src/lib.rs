@@ -21,6 +21,7 @@
 pub mod ages;
 pub mod attend;
 pub mod backend;
+pub mod choosing;
 pub mod config;
 pub mod content;
 pub mod cpu;

@@ -27,6 +27,18 @@ impl Memory {
         }
     }
 
+    /// Tokens of which there are summaries, or can be: of a staircase those that have left the
+    /// residual.
+    pub fn summarized(&self) -> usize {
+        match self {
+            Memory::Plain(plain) => plain.tokens,
+            Memory::Staircase(stairs) => {
+                let standing = stairs.cache.standing(stairs.sequence);
+                standing.map_or(0, |standing| standing.residual().start)
+            }
+        }
+    }
+
     /// Forgets the tokens; the room stays.
     pub fn clear(&mut self) {
         match self {

@@ -288,9 +288,8 @@ impl Setting {
         let Some(sparse) = self.sparse.as_ref().filter(|_| config.window(layer).is_none()) else {
             return Ok(Vec::new());
         };
-        let grid = grid.with_granularity(sparse.granularity).with_block_size(sparse.block_size)?;
-        let layer = if sparse.same_layers { 0 } else { layer as u32 };
-        let seed = Seed::new(self.seed()).sequence(sequence).layer(layer);
+        let grid = self.lists(grid)?;
+        let seed = self.seed_of(sequence, layer);
         if let Some(content) = &sparse.content {
             let scores = scores.context("--attention content: nothing is known of the keys here")?;
             return Ok(vec![Schedule::select(&grid, &content.participation, scores, seed)?]);
@@ -313,6 +312,22 @@ impl Setting {
             })
         };
         (0..rounds as u32).map(schedule).collect()
+    }
+
+    /// The grid of schedules over the lengths of another: blocks of the size that was asked for,
+    /// lists for the heads that share one.
+    ///
+    /// # Errors
+    /// A size of blocks that the library refuses.
+    pub fn lists(&self, grid: &BlockGrid) -> Result<BlockGrid> {
+        let Some(sparse) = &self.sparse else { return Ok(*grid) };
+        Ok(grid.with_granularity(sparse.granularity).with_block_size(sparse.block_size)?)
+    }
+
+    /// What the draws of a layer are functions of.
+    pub fn seed_of(&self, sequence: u32, layer: usize) -> Seed {
+        let same = self.sparse.as_ref().is_some_and(|sparse| sparse.same_layers);
+        Seed::new(self.seed()).sequence(sequence).layer(if same { 0 } else { layer as u32 })
     }
 
     /// Names of [`values`](Setting::values).
