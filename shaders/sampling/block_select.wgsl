@@ -31,7 +31,7 @@
 #import sampling/fixed
 #if DRAWN: #import shared/random
 
-@group(1) @binding(2) var<storage, read_write> tables: array<u32>;
+@group(1) @binding(3) var<storage, read_write> tables: array<u32>;
 
 // Digits of numbers: as many values as a workgroup has lanes.
 const DIGIT_BITS: u32 = 6u;

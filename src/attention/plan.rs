@@ -154,7 +154,7 @@ impl Plan {
         estimate: Estimate,
         probe: Probe,
     ) -> Result<GpuSelector> {
-        GpuSelector::new(&self.prepared, grid, participation, estimate, probe)
+        GpuSelector::new(&self.prepared, grid, participation, estimate, probe, false)
     }
 
     /// Checks tensors against the plan and binds them.

@@ -7,7 +7,7 @@ use super::gpu_summaries::GpuSummaries;
 use super::inputs::attention::Attention;
 use super::prepared::Prepared;
 use super::table_buffer::{ScheduleWords, TableBuffer, Writer};
-use crate::attention::kernels::content::BlockMasses;
+use crate::attention::kernels::content::{BlockMasses, Mass};
 use crate::error::{Error, Result, ensure};
 use crate::random::Seed;
 use crate::runtime::context::Context;
@@ -15,7 +15,7 @@ use crate::runtime::program::Pipeline;
 use crate::runtime::slots::SlotPool;
 use crate::runtime::sync::lock;
 use crate::sampling::content::{BlockScores, Estimate, Participation, Probe, powers};
-use crate::sampling::gpu::content::{Choice, MAX_PROBES, SCORES_GROUP};
+use crate::sampling::gpu::content::{Choice, MAX_PROBES, REPORT_WORDS, SCORES_GROUP};
 use crate::sampling::gpu::params::{ContentParams, ContentSequence};
 use crate::sampling::{BlockGrid, Schedule};
 
@@ -82,8 +82,23 @@ pub struct GpuSelector {
     pub(super) shares: Arc<Pipeline>,
     pub(super) select: Arc<Pipeline>,
     pub(super) slots: SlotPool,
+    /// Bounds, least masses, and what they say together, if they are wanted.
+    pub(super) missing: Option<[Arc<Pipeline>; 3]>,
     scores: wgpu::Buffer,
+    report: wgpu::Buffer,
     pub(super) lists: Mutex<Lists>,
+}
+
+/// What one list of a call leaves out, as one head sees it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LeftOut {
+    /// Blocks that the list has.
+    pub blocks: usize,
+    /// No more than this share of the row's attention is in other blocks, but for rounding.
+    pub at_most: f32,
+    /// The same by the estimate that blocks were chosen by.
+    pub estimated: f32,
 }
 
 /// The lists of calls, and what the last one's are of.
@@ -119,6 +134,7 @@ impl GpuSelector {
         participation: &Participation,
         estimate: Estimate,
         probe: Probe,
+        missing: bool,
     ) -> Result<Self> {
         let Prepared { context, attention, maxima, sequences, position_buffer, .. } = &**prepared;
         check(attention)?;
@@ -138,7 +154,7 @@ impl GpuSelector {
         );
         let rope = attention.positions().and_then(|positions| positions.rope());
         let program = BlockMasses {
-            estimate,
+            mass: Mass::Estimated(estimate),
             storage: attention.storage(),
             head_dim: maxima.head_dim(),
             rope: rope.map(|rope| (rope.pairing(), rope.rotary_dim())),
@@ -147,6 +163,14 @@ impl GpuSelector {
         let masses = context.pipeline(&program)?;
         let shares = context.pipeline(&Choice::Shares)?;
         let select = context.pipeline(&Choice::Select { drawn: participation.tau().is_some() })?;
+        let missing = match missing {
+            true => {
+                let of = |mass| context.pipeline(&BlockMasses { mass, ..program });
+                let bound = of(Mass::Estimated(Estimate::Bound))?;
+                Some([bound, of(Mass::Least)?, context.pipeline(&Choice::Missing)?])
+            }
+            false => None,
+        };
         let limit = context.capabilities().max_binding_bytes;
         let too_large = |what: &str, bytes: u64| {
             let message = format!(
@@ -154,7 +178,9 @@ impl GpuSelector {
             );
             Error::too_large("grid", message)
         };
-        let score_bytes = 4 * score_words(grid, probes(grid, probe)).saturating_mul(*sequences as u64);
+        let planes = if missing.is_some() { 2 } else { 0 };
+        let score_words = score_words(grid, probes(grid, probe) + planes);
+        let score_bytes = 4 * score_words.saturating_mul(*sequences as u64);
         if score_bytes > limit {
             return Err(too_large("scores", score_bytes));
         }
@@ -170,6 +196,9 @@ impl GpuSelector {
         }
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
         let scores = context.create_buffer("prflash scores of blocks", score_bytes.max(16), usage)?;
+        let report_rows = (grid.heads() * *sequences) as u64 * most_query_blocks(grid);
+        let report_bytes = if missing.is_some() { 4 * REPORT_WORDS as u64 * report_rows } else { 0 };
+        let report = context.create_buffer("prflash report of lists", report_bytes.max(16), usage)?;
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let table = powers();
         let powers = context.create_buffer("prflash powers", size_of_val(table) as u64, usage)?;
@@ -180,8 +209,11 @@ impl GpuSelector {
             *sequences,
             vec![position_buffer.clone()],
         )?;
-        let writer =
-            Writer { pipeline: shares.clone(), group: SCORES_GROUP, beside: vec![powers, scores.clone()] };
+        let writer = Writer {
+            pipeline: shares.clone(),
+            group: SCORES_GROUP,
+            beside: vec![powers, scores.clone(), report.clone()],
+        };
         let mut tables = TableBuffer::empty(context, Some(writer));
         tables.take(list_bytes.max(16))?;
         Ok(Self {
@@ -194,9 +226,22 @@ impl GpuSelector {
             shares,
             select,
             slots,
+            missing,
             scores,
+            report,
             lists: Mutex::new(Lists { tables, last: Vec::new(), probes: 0 }),
         })
+    }
+
+    /// The same, which also says of each list how much it leaves out
+    /// ([`read_missing`](GpuSelector::read_missing)): that takes estimates of two more kinds for
+    /// one row of each query block.
+    ///
+    /// # Errors
+    /// Those of [`Plan::selector`](crate::Plan::selector), for half as many scores again and more.
+    pub fn with_missing(self) -> Result<Self> {
+        let Self { prepared, grid, participation, estimate, probe, .. } = &self;
+        Self::new(prepared, grid, participation, *estimate, *probe, true)
     }
 
     /// For a call over tensors, of whose keys these are summaries.
@@ -275,6 +320,46 @@ impl GpuSelector {
             })?);
         }
         Ok(scores)
+    }
+
+    /// What the lists of each sequence of the last call leave out, by `[heads, query_blocks]`, once
+    /// all work submitted so far is done: of the first row that speaks for each query block (with
+    /// one query, its own). Nothing, unless it was [asked for](GpuSelector::with_missing). Native
+    /// backends wait inside.
+    ///
+    /// `U/(U + V)`: U is the sum of Quest's bounds (arXiv 2406.10774) over the blocks that aren't
+    /// listed, V that of least masses over those that are, `Σ n·e^(q·mean)` by Jensen's inequality,
+    /// less what means are rounded. Blocks without summaries are listed, and count as nothing in V.
+    ///
+    /// # Errors
+    /// Device lost; out of memory.
+    pub async fn read_missing(&self) -> Result<Vec<Vec<LeftOut>>> {
+        if self.missing.is_none() {
+            return Ok(Vec::new());
+        }
+        let last = lock(&self.lists).last.clone();
+        let mut all = Vec::with_capacity(last.len());
+        for (ScheduleWords { grid, .. }, sequence) in &last {
+            let rows = grid.heads() * grid.query_blocks();
+            let count = (rows * REPORT_WORDS) as u64;
+            let words = self.words::<u32>(&self.report, sequence.report_base.into(), count).await?;
+            let of = |words: &[u32]| LeftOut {
+                blocks: words[0] as usize,
+                at_most: f32::from_bits(words[1]),
+                estimated: f32::from_bits(words[2]),
+            };
+            all.push(words.chunks_exact(REPORT_WORDS).map(of).collect());
+        }
+        Ok(all)
+    }
+
+    /// [`read_missing`](GpuSelector::read_missing), blocking.
+    ///
+    /// # Errors
+    /// As [`read_missing`](GpuSelector::read_missing).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read_missing_blocking(&self) -> Result<Vec<Vec<LeftOut>>> {
+        pollster::block_on(self.read_missing())
     }
 
     /// [`read`](GpuSelector::read), blocking.

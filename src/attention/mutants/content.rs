@@ -7,7 +7,7 @@ use crate::attention::call::{Call, FirstPositions, Sequence};
 use crate::attention::gpu_summaries::{GpuSummaries, SummarizedKeys};
 use crate::attention::inputs::attention::Attention;
 use crate::attention::inputs::tables::Tables;
-use crate::attention::kernels::content::{BlockMasses, Summarize};
+use crate::attention::kernels::content::{BlockMasses, Mass, Summarize};
 use crate::attention::plan_options::PlanOptions;
 use crate::layout::DType;
 use crate::position::{Pairing, Rope};
@@ -192,8 +192,13 @@ fn every_mutant_of_summaries_is_caught() {
 #[test]
 fn every_mutant_of_masses_is_caught() {
     let Some(context) = device("mutants of masses of blocks") else { return };
-    let masses =
-        |estimate| BlockMasses { estimate, storage: DType::F32, head_dim: DIM, rope: None, cached: false };
+    let masses = |estimate| BlockMasses {
+        mass: Mass::Estimated(estimate),
+        storage: DType::F32,
+        head_dim: DIM,
+        rope: None,
+        cached: false,
+    };
     let saturated: &[Change] = &[
         ("rows know of what comes after them", "i32(group_end) > visible.hi", "false"),
         (
