@@ -7,17 +7,16 @@
 // Blocks with keys of which there is no summary are always listed, and count as nothing in V: so
 // both shares are rather too large.
 //
-// Shapes      scores: masses by the estimate [H, query blocks, probes, key blocks], bounds and least
-//             masses [H, query blocks, key blocks] each · report [H, query blocks, 3]: blocks of the
-//             list, bits of the largest and of the estimated share
+// Shapes      scores: masses by the estimate [H, query blocks, probes, key blocks], bounds and
+//             least masses [H, query blocks, key blocks] each; and, written, [H, query blocks, 3]:
+//             blocks of the list, bits of the largest and of the estimated share
 // Workgroups  one per (sequence, head, query block), numbered in one line and folded into x and y
 // Barriers    as many for every lane: only whole workgroups leave before them
 
 #import sampling/content
 #import sampling/fixed
 
-@group(1) @binding(2) var<storage, read_write> report: array<u32>;
-@group(1) @binding(3) var<storage, read_write> tables: array<u32>;
+@group(1) @binding(2) var<storage, read_write> tables: array<u32>;
 
 var<workgroup> largest: array<atomic<i32>, 4>;
 
@@ -112,10 +111,10 @@ fn block_missing(
     }
     if lane == 0u {
         let at = sequence.report_base + 3u * row;
-        report[at] = list.end - list.first;
+        scores[at] = i32(list.end - list.first);
         // What units round off, and f32 before.
         let bound = select(logs[0] + ROUNDED_OFF, MASKED, logs[0] == MASKED);
-        report[at + 1u] = bitcast<u32>(share(bound, max(logs[1], -FARTHEST)));
-        report[at + 2u] = bitcast<u32>(share(logs[2], max(logs[3], -FARTHEST)));
+        scores[at + 1u] = bitcast<i32>(share(bound, max(logs[1], -FARTHEST)));
+        scores[at + 2u] = bitcast<i32>(share(logs[2], max(logs[3], -FARTHEST)));
     }
 }

@@ -5,17 +5,18 @@
 //   a = Σ q·mean    s² = Σ (q·reach/z)²
 //   x = a + min(s²/2, z·s) (saturated)    Σ q·mean + |q|·reach (bound)    a (mean key)
 //
-// or, for what is missing at most, by what is never above the mass (least): the mean of e^x is no
-// less than e of the mean (Jensen), which is a but for the rounding of means; of groups that aren't
-// seen whole, and where scores are capped, Σ q·mean − |q|·reach.
-//
 // with the n_g keys of the group that the query sees, z by the number of tokens in the group, q
 // rotated and scaled, and x capped where scores are. The first of three passes (block_shares,
 // block_select): `Attention::block_scores` in Rust.
 //
-// Shapes      q (batch, H, q_len, D) · summaries, of tensors or in the packs of a staircase cache: of each group codes of D means and D reaches in 8
-//             bits, and their steps (src/sampling/content/packed.rs) · scores: masses [H, query
-//             blocks, probes, key blocks]
+// or, for what is missing at most, by what is never above the mass (least): the mean of e^x is no
+// less than e of the mean (Jensen), which is a but for the rounding of means; of groups that aren't
+// seen whole, and where scores are capped, Σ q·mean − |q|·reach.
+//
+// Shapes      q (batch, H, q_len, D) · summaries, of tensors or in the packs of a staircase cache:
+//             of each group codes of D means and D reaches in 8 bits, and their steps
+//             (src/sampling/content/packed.rs) · scores: masses [H, query blocks, probes, key
+//             blocks]
 // Workgroups  one per (sequence, query block, key/value head, ROWS of its rows, tile of groups),
 //             numbered in one line and folded into x and y. A row is a query of a query head.
 // Lanes       a group each. Codes pass through workgroup memory, so that they are read side by

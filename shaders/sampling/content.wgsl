@@ -60,7 +60,7 @@ struct ContentSequence {
     share_base: u32,
     pool_base: u32,
     plane_base: u32,      // … and its bounds and least masses
-    report_base: u32,     // where what is said of its lists begins in `report`
+    report_base: u32,     // … and what is said of its lists
     list_base: u32,       // where its lists begin in `tables`
     last_spread: f32,     // z of the last group that there is a summary of
     seed: u32,            // hash of what all of its rows share

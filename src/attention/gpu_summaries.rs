@@ -98,8 +98,8 @@ impl GpuSummaries {
     /// Invalid argument: `k` that is of another type than the attention's storage, or can't be
     /// used; `group` unless from 1 to 256; no `sequences`; `positions` for another head dimension.
     /// Too large (`sequences`) past [`MAX_BATCH`], or where the device can't bind all summaries at
-    /// once; (`k`) where not one head of one batch entry can be bound. Unsupported, where the rotary
-    /// dimension isn't [aligned](crate::Rope::is_quad_aligned); out of memory; device lost.
+    /// once; (`k`) where not one head of one batch entry can be bound. Unsupported, where the
+    /// rotary dimension isn't [aligned](crate::Rope::is_quad_aligned); out of memory; device lost.
     pub fn new(
         context: &Context,
         attention: &Attention,

@@ -86,7 +86,7 @@ impl<'a> CheckedSelection<'a> {
         let mut sequences = Vec::with_capacity(rows.len());
         let mut schedules = Vec::with_capacity(rows.len());
         let (mut query_blocks, mut key_blocks, mut longest, mut most_keys) = (0, 0, 0, 0);
-        let (mut scores, mut lists, mut reports) = (0, 0, 0);
+        let (mut scores, mut lists) = (0, 0);
         for (rows, _) in rows {
             let &SequenceRows { q_len, kv_len, .. } = rows;
             ensure!(
@@ -133,7 +133,8 @@ impl<'a> CheckedSelection<'a> {
                     share_base: (scores + mass_words) as u32,
                     pool_base: (scores + mass_words + share_words) as u32,
                     plane_base: (scores + mass_words + share_words + grid.groups() * each) as u32,
-                    report_base: reports as u32,
+                    report_base: (scores + mass_words + share_words + grid.groups() * each + plane_words)
+                        as u32,
                     list_base: lists as u32,
                     last_spread: mean_largest(2 * last) as f32,
                     seed,
@@ -142,8 +143,9 @@ impl<'a> CheckedSelection<'a> {
                 },
             ));
             schedules.push(ScheduleWords { grid: own, order: NO_TABLE, lists: lists as u32 });
-            scores += mass_words + share_words + grid.groups() * each + plane_words;
-            reports += grid.heads() * rows_here * REPORT_WORDS;
+            let report_words =
+                if selector.missing.is_some() { grid.heads() * rows_here * REPORT_WORDS } else { 0 };
+            scores += mass_words + share_words + grid.groups() * each + plane_words + report_words;
             let list_rows = (grid.groups() * rows_here) as u64;
             lists += list_rows.saturating_mul(2 * kept as u64 + 1) + 1;
         }

@@ -29,8 +29,8 @@ const UNKNOWN_BLOCKS: usize = 8;
 /// A plan makes one ([`Plan::selector`](crate::Plan::selector)) for a [`Participation`], and a call
 /// takes it ([`Call::with_selection`](crate::Call::with_selection)): scores of the blocks from
 /// [summaries](GpuSummaries) of keys, lists from scores, and the attention over them are recorded
-/// together. Nothing is read back, the host does nothing that grows with the keys, and no GPU object
-/// is created once as many calls have been in flight before.
+/// together. Nothing is read back, the host does nothing that grows with the keys, and no GPU
+/// object is created once as many calls have been in flight before.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), prflash::Error> {
@@ -63,13 +63,13 @@ const UNKNOWN_BLOCKS: usize = 8;
 /// ```
 ///
 /// # Precision
-/// Everything from masses on is decided in integers. A mass itself, `log₂` in units of 1/1024, comes
-/// from f32 arithmetic: with `u = 2⁻²⁴`, the inner products with D means and D reaches are off by
-/// `u·(D/4 + 11)` of `Σ|q|·|mean|` and of `Σ|q|·reach` (four channels a step, a rounding of each
-/// product, of the scaled query, of a step and its product), rotated queries by `13u` more; the
-/// saturated estimate adds `s²/2` or `z·s`, of which the larger has at most the relative error of
-/// `s²`, `u·(D/2 + 24)`. The logarithm of a sum of m groups is off by `u·(m + 8)` and by 4u of its
-/// magnitude; and what is between two units goes to either.
+/// Everything from masses on is decided in integers. A mass itself, `log₂` in units of 1/1024,
+/// comes from f32 arithmetic: with `u = 2⁻²⁴`, the inner products with D means and D reaches are
+/// off by `u·(D/4 + 11)` of `Σ|q|·|mean|` and of `Σ|q|·reach` (four channels a step, a rounding of
+/// each product, of the scaled query, of a step and its product), rotated queries by `13u` more;
+/// the saturated estimate adds `s²/2` or `z·s`, of which the larger has at most the relative error
+/// of `s²`, `u·(D/2 + 24)`. The logarithm of a sum of m groups is off by `u·(m + 8)` and by 4u of
+/// its magnitude; and what is between two units goes to either.
 #[derive(Debug)]
 pub struct GpuSelector {
     pub(super) prepared: Arc<Prepared>,
@@ -85,7 +85,6 @@ pub struct GpuSelector {
     /// Bounds, least masses, and what they say together, if they are wanted.
     pub(super) missing: Option<[Arc<Pipeline>; 3]>,
     scores: wgpu::Buffer,
-    report: wgpu::Buffer,
     pub(super) lists: Mutex<Lists>,
 }
 
@@ -178,8 +177,7 @@ impl GpuSelector {
             );
             Error::too_large("grid", message)
         };
-        let planes = if missing.is_some() { 2 } else { 0 };
-        let score_words = score_words(grid, probes(grid, probe) + planes);
+        let score_words = score_words(grid, probes(grid, probe), missing.is_some());
         let score_bytes = 4 * score_words.saturating_mul(*sequences as u64);
         if score_bytes > limit {
             return Err(too_large("scores", score_bytes));
@@ -196,9 +194,6 @@ impl GpuSelector {
         }
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
         let scores = context.create_buffer("prflash scores of blocks", score_bytes.max(16), usage)?;
-        let report_rows = (grid.heads() * *sequences) as u64 * most_query_blocks(grid);
-        let report_bytes = if missing.is_some() { 4 * REPORT_WORDS as u64 * report_rows } else { 0 };
-        let report = context.create_buffer("prflash report of lists", report_bytes.max(16), usage)?;
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let table = powers();
         let powers = context.create_buffer("prflash powers", size_of_val(table) as u64, usage)?;
@@ -209,11 +204,8 @@ impl GpuSelector {
             *sequences,
             vec![position_buffer.clone()],
         )?;
-        let writer = Writer {
-            pipeline: shares.clone(),
-            group: SCORES_GROUP,
-            beside: vec![powers, scores.clone(), report.clone()],
-        };
+        let writer =
+            Writer { pipeline: shares.clone(), group: SCORES_GROUP, beside: vec![powers, scores.clone()] };
         let mut tables = TableBuffer::empty(context, Some(writer));
         tables.take(list_bytes.max(16))?;
         Ok(Self {
@@ -228,7 +220,6 @@ impl GpuSelector {
             slots,
             missing,
             scores,
-            report,
             lists: Mutex::new(Lists { tables, last: Vec::new(), probes: 0 }),
         })
     }
@@ -342,7 +333,7 @@ impl GpuSelector {
         for (ScheduleWords { grid, .. }, sequence) in &last {
             let rows = grid.heads() * grid.query_blocks();
             let count = (rows * REPORT_WORDS) as u64;
-            let words = self.words::<u32>(&self.report, sequence.report_base.into(), count).await?;
+            let words = self.words::<u32>(&self.scores, sequence.report_base.into(), count).await?;
             let of = |words: &[u32]| LeftOut {
                 blocks: words[0] as usize,
                 at_most: f32::from_bits(words[1]),
@@ -425,10 +416,13 @@ fn most_query_blocks(grid: &BlockGrid) -> u64 {
     }
 }
 
-/// Words of masses, shares and pooled scores of a sequence of at most these lengths.
-fn score_words(grid: &BlockGrid, probes: usize) -> u64 {
-    let each = grid.heads() as u64 * (probes as u64 + 1) + grid.groups() as u64;
-    each * most_query_blocks(grid).saturating_mul(grid.key_blocks() as u64)
+/// Words of masses, shares and pooled scores of a sequence of at most these lengths, and of what
+/// lists leave out.
+fn score_words(grid: &BlockGrid, probes: usize, missing: bool) -> u64 {
+    let (planes, report) = if missing { (2, grid.heads() * REPORT_WORDS) } else { (0, 0) };
+    let each = grid.heads() as u64 * (probes + planes + 1) as u64 + grid.groups() as u64;
+    let each = each.saturating_mul(grid.key_blocks() as u64).saturating_add(report as u64);
+    each.saturating_mul(most_query_blocks(grid))
 }
 
 /// Words of the lists of a sequence of at most these lengths, with at most so many blocks in a row.

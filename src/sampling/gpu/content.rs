@@ -111,7 +111,8 @@ pub(crate) fn content_call() -> Vec<Binds> {
     ]
 }
 
-/// Powers of two, scores, what lists leave out, lists.
+/// Powers of two, scores, lists. With a cache these are all the storage buffers that WebGPU has
+/// without being asked for more.
 pub(crate) fn scores() -> Vec<Binds> {
-    vec![Binds::Read, Binds::Write, Binds::Write, Binds::Write]
+    vec![Binds::Read, Binds::Write, Binds::Write]
 }
