@@ -273,7 +273,7 @@ fn selectors(case: &mut Case, context: &Context) {
         let (q_len, kv_len) = (n.mild(q_len), n.mild(kv_len));
         let seeds = vec![Seed::new(n.bits()); n.below(3)];
         tell!(case, "summarize {keys:?}, call {q_len} of {kv_len}, {seeds:?}");
-        submit(context, |encoder| summaries.encode(encoder, &[keys.clone()]));
+        submit(context, |encoder| summaries.encode(encoder, std::slice::from_ref(&keys)));
         let call = Call::lengths(q_len, kv_len).with_selection(selector.over(&summaries).with_seeds(&seeds));
         if submit(context, |encoder| plan.encode(encoder, &bound, &call)).is_some() {
             let (lists, scores) =
