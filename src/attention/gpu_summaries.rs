@@ -201,11 +201,6 @@ impl GpuSummaries {
         self.words.size() + self.slots.bytes() + self.table_bytes
     }
 
-    /// The bytes of one group of one key/value head: what choosing costs in reading.
-    pub fn bytes_per_group(&self) -> u64 {
-        4 * packed::words(self.head_dim()) as u64
-    }
-
     /// Records summaries of what is new of these sequences: of the groups from that of key `from`
     /// on. It doesn't submit or wait, and creates no GPU object once as many calls have been in
     /// flight before.

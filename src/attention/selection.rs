@@ -245,16 +245,6 @@ impl GpuSelector {
         Selection { selector: self, summaries: None, seeds: &[] }
     }
 
-    /// By what blocks take part.
-    pub fn participation(&self) -> &Participation {
-        &self.participation
-    }
-
-    /// How masses are estimated.
-    pub fn estimate(&self) -> Estimate {
-        self.estimate
-    }
-
     /// Bytes of GPU memory held. It grows only when more calls are in flight than ever before, and
     /// where more keys are without summaries.
     pub fn device_bytes(&self) -> u64 {

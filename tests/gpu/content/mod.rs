@@ -625,7 +625,8 @@ fn content_creates_nothing_after_warm_up() {
         context.wait().unwrap();
         let hal = context.device().get_internal_counters().hal;
         let counts = [&hal.buffers, &hal.bind_groups, &hal.compute_pipelines, &hal.memory_allocations];
-        (counts.map(|counter| counter.read()), selector.device_bytes())
+        let held = layers.each_ref().map(|layer| layer.summaries.device_bytes());
+        (counts.map(|counter| counter.read()), selector.device_bytes(), held)
     };
     let warm = step(500);
     assert!(warm.0[0] > 0, "the counters count");
