@@ -23,7 +23,7 @@
 //!
 //! | module | what is in it |
 //! | --- | --- |
-//! | [`attention`] | what calls take: lengths and positions of sequences; schedules drawn on the GPU ([`GpuSampler`](attention::GpuSampler)) |
+//! | [`attention`] | what calls take: lengths and positions of sequences; schedules drawn on the GPU ([`GpuSampler`](attention::GpuSampler)), or chosen there by what keys say ([`GpuSelector`](attention::GpuSelector)) |
 //! | [`sampling`] | profiles, samplers, schedules, what they cost |
 //! | [`position`] | rotary embeddings and biases in all their forms; [`rotation`] rotates rows where they are stored |
 //! | [`cache`] | the staircase KV cache: at how many bits a token is stored at which age ([`Staircase`](cache::Staircase)), on the host ([`HostCache`](cache::HostCache)) and on the GPU ([`KvCache`](cache::KvCache)) |

@@ -81,3 +81,26 @@ pub fn candidates() -> Vec<Candidate> {
     cache::programs::counted().iter().for_each(|program| add(program, catalogue::Counted::OTHER));
     candidates
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::program::Binds;
+
+    /// WebGPU's default, of what a pipeline is bound to, whether its text names it or not.
+    #[test]
+    fn no_program_binds_more_storage_buffers_than_every_device_has() {
+        let mut programs = 0;
+        let mut check = |program: &dyn Program| {
+            let of = |binds: &&Binds| !matches!(binds, Binds::CallParams(_) | Binds::Uniform(_));
+            let count = program.groups().iter().flatten().filter(of).count();
+            assert!(count <= 8, "{} of {}", count, program.label());
+            programs += 1;
+        };
+        catalogue::chosen(&mut check);
+        sampling::draw::all().iter().for_each(|program| check(program));
+        sampling::content::all().iter().for_each(|program| check(program));
+        cache::programs::moves().iter().for_each(|program| check(program));
+        assert!(programs > 100, "{programs}");
+    }
+}

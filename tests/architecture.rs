@@ -26,7 +26,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("sampling/gpu", &["random", "runtime", "sampling"]),
     ("cache", &["checksum", "error", "limits", "position", "sampling", "shape"]),
     ("cache/gpu", &["cache", "error", "layout", "limits", "runtime", "sampling", "shape"]),
-    ("attention/kernels", &["cache", "cache/gpu", "error", "layout", "position", "runtime"]),
+    (
+        "attention/kernels",
+        &["cache", "cache/gpu", "error", "layout", "position", "runtime", "sampling", "sampling/gpu"],
+    ),
     ("attention/inputs", &["error", "layout", "position", "sampling", "shape"]),
     (
         "attention",

@@ -145,7 +145,9 @@ fn bindings_are_those_of_the_architecture() {
             ],
             "block_scores" => &[(1, 1, "scores", true), (2, 0, "q", false), (3, 0, "summaries", false)],
             "block_shares" => &[(1, 0, "powers", false), (1, 1, "scores", true)],
-            "block_select" => &[(1, 0, "powers", false), (1, 1, "scores", true), (1, 2, "tables", true)],
+            "block_select" | "block_missing" => {
+                &[(1, 0, "powers", false), (1, 1, "scores", true), (1, 2, "tables", true)]
+            }
             "append" | "quantize" | "summarize_segment" => &[
                 (1, 0, "keys", true),
                 (1, 1, "values", true),

@@ -5,8 +5,8 @@
 // in integers, the extremes as they were, for every width that the segment passes, as
 // src/cache/quantize.rs says.
 //
-// Shapes      packs of S·D'·b/32 words of codes, then S·D'/G words of extremes, then, of keys, those
-//             of summaries, which stay as they are
+// Shapes      packs of S·D'·b/32 words of codes, then S·D'/G words of extremes, then, of keys,
+//             those of summaries, which stay as they are
 // Moves       a segment from one rung's ring to another's. A unit is 32 codes: b words before, b'
 //             words after
 // Workgroups  one per (head, INVOCATIONS of the line of all moves' units), numbered in one line and

@@ -10,7 +10,8 @@
 // Moves       those of quantize and of rows that come to a pack, for keys alone, with the place of
 //             the summaries in the pack as their destination
 // Workgroups  one per (head, group): INVOCATIONS units each, a quad of channels a lane
-// Barriers    those of shared/summary.wgsl: a workgroup has a group or none, whatever its stamp says
+// Barriers    those of shared/summary.wgsl: a workgroup has a group or none, whatever its stamp
+//             says
 
 #import cache/moves
 #import cache/rows

@@ -9,9 +9,14 @@
 // rotated and scaled, and x capped where scores are. The first of three passes (block_shares,
 // block_select): `Attention::block_scores` in Rust.
 //
-// Shapes      q (batch, H, q_len, D) · summaries, of tensors or in the packs of a staircase cache: of each group codes of D means and D reaches in 8
-//             bits, and their steps (src/sampling/content/packed.rs) · scores: masses [H, query
-//             blocks, probes, key blocks]
+// or, for what is missing at most, by what is never above the mass (least): the mean of e^x is no
+// less than e of the mean (Jensen), which is a but for the rounding of means; of groups that aren't
+// seen whole, and where scores are capped, Σ q·mean − |q|·reach.
+//
+// Shapes      q (batch, H, q_len, D) · summaries, of tensors or in the packs of a staircase cache:
+//             of each group codes of D means and D reaches in 8 bits, and their steps
+//             (src/sampling/content/packed.rs) · scores: masses [H, query blocks, probes, key
+//             blocks]
 // Workgroups  one per (sequence, query block, key/value head, ROWS of its rows, tile of groups),
 //             numbered in one line and folded into x and y. A row is a query of a query head.
 // Lanes       a group each. Codes pass through workgroup memory, so that they are read side by
@@ -166,6 +171,7 @@ fn block_scores(
 #for r in ROWS
     var product$r = 0.0;
     var reached$r = 0.0;
+    #if LEAST: var size$r = 0.0;
 #end
     for (var first = 0u; first < HEAD_QUADS; first += STAGED_QUADS) {
         workgroupBarrier();
@@ -195,6 +201,10 @@ fn block_scores(
                 reached$r += dot(reached, reached);
 #end
                 #if BOUND: reached$r += dot(abs(query), reach);
+#if LEAST
+                reached$r += dot(abs(query), reach);
+                size$r += dot(abs(query), vec4<f32>(1.0));
+#end
             }
 #end
         }
@@ -216,6 +226,13 @@ fn block_scores(
     estimate$r += min(0.5 * deviation$r * deviation$r, z * deviation$r);
 #end
     #if BOUND: estimate$r += reached$r * reach_step;
+#if LEAST
+    // A mean is half a step from its code at most, and what its own rounding adds is little beside
+    // the larger one of the two steps.
+    let by_mean$r = estimate$r - size$r * (0.52 * mean_step + 0.02 * reach_step);
+    estimate$r -= reached$r * reach_step;
+    let whole$r = select(by_mean$r, capped(estimate$r), (params.flags & FLAG_SOFT_CAP) != 0u);
+#end
     estimate$r = capped(estimate$r);
 #end
     if params.blocks_per_group > 1u {
@@ -237,7 +254,12 @@ fn block_scores(
 #for r in ROWS
     {
         let keys = seen_keys(row$r.visible, group_key, group_end, group_end);
-        masses[$ru * INVOCATIONS + lane] = mass_of(estimate$r, select(0.0, keys, exists));
+#if LEAST
+        let estimate = select(estimate$r, whole$r, keys == f32(group_end - group_key));
+#else
+        let estimate = estimate$r;
+#end
+        masses[$ru * INVOCATIONS + lane] = mass_of(estimate, select(0.0, keys, exists));
     }
 #end
     workgroupBarrier();

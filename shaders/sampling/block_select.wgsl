@@ -22,8 +22,8 @@
 // Selection   scores become order-preserving unsigned numbers, with the nearness behind them, so
 //             that no two are equal; the least number that is taken is found digit by digit, each
 //             by counting how many have which
-// Draws       γ bit by bit, each by the sum of what all blocks would have; then which blocks get what
-//             is left, bit by bit of how far they are from certain
+// Draws       γ bit by bit, each by the sum of what all blocks would have; then which blocks get
+//             what is left, bit by bit of how far they are from certain
 // Barriers    in loops and branches that depend on the workgroup alone: only whole workgroups leave
 //             before them
 
@@ -133,8 +133,8 @@ fn distance_to_one(x: vec2<u32>) -> u32 {
     return select(~x.x, (1u << FAR_BITS) - 1u, far);
 }
 
-// What a row draws by: γ, and the first block in order that isn't certain after all, by how far it is
-// from it and its tie, with what it gets on top.
+// What a row draws by: γ, and the first block in order that isn't certain after all, by how far it
+// is from it and its tie, with what it gets on top.
 struct Drawing {
     gamma: vec2<u32>,
     far: u32,

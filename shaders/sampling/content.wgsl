@@ -59,6 +59,8 @@ struct ContentSequence {
     mass_base: u32,       // where its masses, shares and pooled scores begin in `scores`
     share_base: u32,
     pool_base: u32,
+    plane_base: u32,      // … and its bounds and least masses
+    report_base: u32,     // … and what is said of its lists
     list_base: u32,       // where its lists begin in `tables`
     last_spread: f32,     // z of the last group that there is a summary of
     seed: u32,            // hash of what all of its rows share

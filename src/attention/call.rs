@@ -173,8 +173,8 @@ impl<'a> Call<'a> {
         Self { tables: Some(tables), ..self }
     }
 
-    /// The same call over the blocks that a [`GpuSelector`](crate::attention::GpuSelector) of the plan
-    /// chooses for it, in place of tables.
+    /// The same call over the blocks that a [`GpuSelector`](crate::attention::GpuSelector) of the
+    /// plan chooses for it, in place of tables.
     pub fn with_selection(self, selection: Selection<'a>) -> Self {
         Self { selection: Some(selection), ..self }
     }

@@ -98,8 +98,8 @@ impl GpuSummaries {
     /// Invalid argument: `k` that is of another type than the attention's storage, or can't be
     /// used; `group` unless from 1 to 256; no `sequences`; `positions` for another head dimension.
     /// Too large (`sequences`) past [`MAX_BATCH`], or where the device can't bind all summaries at
-    /// once; (`k`) where not one head of one batch entry can be bound. Unsupported, where the rotary
-    /// dimension isn't [aligned](crate::Rope::is_quad_aligned); out of memory; device lost.
+    /// once; (`k`) where not one head of one batch entry can be bound. Unsupported, where the
+    /// rotary dimension isn't [aligned](crate::Rope::is_quad_aligned); out of memory; device lost.
     pub fn new(
         context: &Context,
         attention: &Attention,
@@ -199,11 +199,6 @@ impl GpuSummaries {
     /// Bytes of GPU memory held. It grows only when more calls are in flight than ever before.
     pub fn device_bytes(&self) -> u64 {
         self.words.size() + self.slots.bytes() + self.table_bytes
-    }
-
-    /// The bytes of one group of one key/value head: what choosing costs in reading.
-    pub fn bytes_per_group(&self) -> u64 {
-        4 * packed::words(self.head_dim()) as u64
     }
 
     /// Records summaries of what is new of these sequences: of the groups from that of key `from`

@@ -49,5 +49,5 @@ pub use inputs::position_ids::PositionIds;
 pub use inputs::tables::Tables;
 pub use plan::{Output, Plan};
 pub use plan_options::PlanOptions;
-pub use selection::{GpuSelector, Selection};
+pub use selection::{GpuSelector, LeftOut, Selection};
 pub use table_buffer::TableBuffer;

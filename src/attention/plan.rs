@@ -138,15 +138,15 @@ impl Plan {
     }
 
     /// Makes ready to choose by content, on the GPU, which key blocks calls of this plan visit
-    /// ([`Call::with_selection`]). `grid` says the sizes of blocks and which heads share a list, and
-    /// is the longest that any sequence of a call may be; all memory is reserved for it.
+    /// ([`Call::with_selection`]). `grid` says the sizes of blocks and which heads share a list,
+    /// and is the longest that any sequence of a call may be; all memory is reserved for it.
     ///
     /// # Errors
     /// Invalid argument: `grid` of other heads or causality than the plan; `probe` of more than 64
-    /// rows; `positions` with a bias or a harmonic factor, which summaries tell nothing of; `cache`,
-    /// where the plan's has no [summaries](crate::cache::Staircase::with_summaries). Too large
-    /// (`grid`) where the device can't bind so many scores, or such lists, at once; out of memory;
-    /// device lost.
+    /// rows; `positions` with a bias or a harmonic factor, which summaries tell nothing of;
+    /// `cache`, where the plan's has no [summaries](crate::cache::Staircase::with_summaries). Too
+    /// large (`grid`) where the device can't bind so many scores, or such lists, at once; out of
+    /// memory; device lost.
     pub fn selector(
         &self,
         grid: &BlockGrid,
@@ -154,7 +154,7 @@ impl Plan {
         estimate: Estimate,
         probe: Probe,
     ) -> Result<GpuSelector> {
-        GpuSelector::new(&self.prepared, grid, participation, estimate, probe)
+        GpuSelector::new(&self.prepared, grid, participation, estimate, probe, false)
     }
 
     /// Checks tensors against the plan and binds them.

@@ -15,10 +15,11 @@ use crate::cache::gpu::kv_cache::Region;
 use crate::error::{Error, Result, ensure};
 use crate::random::Seed;
 use crate::runtime::dispatch;
+use crate::runtime::program::Pipeline;
 use crate::runtime::slots::Slot;
 use crate::runtime::sync::lock;
 use crate::sampling::content::{Pool, mean_largest};
-use crate::sampling::gpu::content::{DIGIT_BITS, SCORES_GROUP};
+use crate::sampling::gpu::content::{DIGIT_BITS, REPORT_WORDS, SCORES_GROUP};
 use crate::sampling::gpu::params::{
     ContentParams, ContentSequence, FLAG_AHEAD, FLAG_CAUSAL, FLAG_LARGEST, FLAG_SOFT_CAP, FLAG_WHOLE,
     FLAG_WINDOW,
@@ -52,6 +53,7 @@ pub(super) struct Selecting<'a> {
 
 /// The estimates of one shard of the queries.
 struct Estimating<'a> {
+    pipeline: &'a Pipeline,
     slot: Slot,
     queries: wgpu::BindGroup,
     summaries: &'a wgpu::BindGroup,
@@ -112,6 +114,7 @@ impl<'a> CheckedSelection<'a> {
             let last = known.saturating_sub(1) % group + 1;
             let (seed, round) = seed_of(seeds, index).prefix();
             let each = rows_here * blocks;
+            let plane_words = if selector.missing.is_some() { 2 * grid.heads() * each } else { 0 };
             let mass_words = grid.heads() * each * probes;
             let share_words = grid.heads() * each;
             sequences.push((
@@ -129,6 +132,9 @@ impl<'a> CheckedSelection<'a> {
                     mass_base: scores as u32,
                     share_base: (scores + mass_words) as u32,
                     pool_base: (scores + mass_words + share_words) as u32,
+                    plane_base: (scores + mass_words + share_words + grid.groups() * each) as u32,
+                    report_base: (scores + mass_words + share_words + grid.groups() * each + plane_words)
+                        as u32,
                     list_base: lists as u32,
                     last_spread: mean_largest(2 * last) as f32,
                     seed,
@@ -137,7 +143,9 @@ impl<'a> CheckedSelection<'a> {
                 },
             ));
             schedules.push(ScheduleWords { grid: own, order: NO_TABLE, lists: lists as u32 });
-            scores += mass_words + share_words + grid.groups() * each;
+            let report_words =
+                if selector.missing.is_some() { grid.heads() * rows_here * REPORT_WORDS } else { 0 };
+            scores += mass_words + share_words + grid.groups() * each + plane_words + report_words;
             let list_rows = (grid.groups() * rows_here) as u64;
             lists += list_rows.saturating_mul(2 * kept as u64 + 1) + 1;
         }
@@ -222,7 +230,31 @@ impl<'a> CheckedSelection<'a> {
             let slot =
                 selector.slots.take(context, bytemuck::bytes_of(&params), bytemuck::cast_slice(&entries))?;
             let queries = shard.queries(context, &selector.masses)?;
-            masses.push(Estimating { slot, queries, summaries: read, workgroups });
+            for (plane, pipeline) in (0..).zip(selector.missing.iter().flat_map(|missing| &missing[..2])) {
+                // Of one row, and of all that it sees.
+                let row_chunks = per_kv.div_ceil(BlockMasses::ROWS) as u32;
+                let params =
+                    ContentParams { probes: 1, row_chunks, flags: params.flags & !FLAG_WHOLE, ..params };
+                let of_plane = |sequence: &ContentSequence| {
+                    let words = selector.grid.heads() as u32 * sequence.query_blocks * sequence.key_blocks;
+                    ContentSequence { mass_base: sequence.plane_base + plane * words, ..*sequence }
+                };
+                let entries: Vec<ContentSequence> = entries.iter().map(of_plane).collect();
+                let items = u64::from(params.tiles * params.query_blocks) * u64::from(row_chunks);
+                let items = items * shard.kv_heads.len() as u64 * u64::from(params.sequences);
+                let workgroups = dispatch::fold(items, limit)?;
+                let (params, entries) = (bytemuck::bytes_of(&params), bytemuck::cast_slice(&entries));
+                let slot = selector.slots.take(context, params, entries)?;
+                let queries = queries.clone();
+                masses.push(Estimating { pipeline, slot, queries, summaries: read, workgroups });
+            }
+            masses.push(Estimating {
+                pipeline: &selector.masses,
+                slot,
+                queries,
+                summaries: read,
+                workgroups,
+            });
         }
         let rows = |lists: u32| {
             let items = u64::from(params.sequences) * u64::from(params.query_blocks) * u64::from(lists);
@@ -251,8 +283,8 @@ impl Selecting<'_> {
     /// Records the passes.
     pub(super) fn record(self, pass: &mut wgpu::ComputePass<'_>) {
         let selector = self.checked.selector;
-        for Estimating { slot, queries, summaries, workgroups: (x, y) } in self.masses {
-            pass.set_pipeline(&selector.masses.pipeline);
+        for Estimating { pipeline, slot, queries, summaries, workgroups: (x, y) } in self.masses {
+            pass.set_pipeline(&pipeline.pipeline);
             slot.bind(pass, Some(self.guard.clone()));
             pass.set_bind_group(SCORES_GROUP as u32, &self.written, &[]);
             pass.set_bind_group(BlockMasses::QUERIES_GROUP as u32, &queries, &[]);
@@ -261,7 +293,9 @@ impl Selecting<'_> {
                 pass.dispatch_workgroups(x, y, 1);
             }
         }
-        for (pipeline, (x, y)) in [(&selector.shares, self.shares), (&selector.select, self.select)] {
+        let choosing = [(&selector.shares, self.shares), (&selector.select, self.select)];
+        let reporting = selector.missing.as_ref().map(|[_, _, missing]| (missing, self.shares));
+        for (pipeline, (x, y)) in choosing.into_iter().chain(reporting) {
             if x > 0 {
                 pass.set_pipeline(&pipeline.pipeline);
                 pass.dispatch_workgroups(x, y, 1);

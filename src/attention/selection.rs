@@ -7,7 +7,7 @@ use super::gpu_summaries::GpuSummaries;
 use super::inputs::attention::Attention;
 use super::prepared::Prepared;
 use super::table_buffer::{ScheduleWords, TableBuffer, Writer};
-use crate::attention::kernels::content::BlockMasses;
+use crate::attention::kernels::content::{BlockMasses, Mass};
 use crate::error::{Error, Result, ensure};
 use crate::random::Seed;
 use crate::runtime::context::Context;
@@ -15,7 +15,7 @@ use crate::runtime::program::Pipeline;
 use crate::runtime::slots::SlotPool;
 use crate::runtime::sync::lock;
 use crate::sampling::content::{BlockScores, Estimate, Participation, Probe, powers};
-use crate::sampling::gpu::content::{Choice, MAX_PROBES, SCORES_GROUP};
+use crate::sampling::gpu::content::{Choice, MAX_PROBES, REPORT_WORDS, SCORES_GROUP};
 use crate::sampling::gpu::params::{ContentParams, ContentSequence};
 use crate::sampling::{BlockGrid, Schedule};
 
@@ -29,8 +29,8 @@ const UNKNOWN_BLOCKS: usize = 8;
 /// A plan makes one ([`Plan::selector`](crate::Plan::selector)) for a [`Participation`], and a call
 /// takes it ([`Call::with_selection`](crate::Call::with_selection)): scores of the blocks from
 /// [summaries](GpuSummaries) of keys, lists from scores, and the attention over them are recorded
-/// together. Nothing is read back, the host does nothing that grows with the keys, and no GPU object
-/// is created once as many calls have been in flight before.
+/// together. Nothing is read back, the host does nothing that grows with the keys, and no GPU
+/// object is created once as many calls have been in flight before.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), prflash::Error> {
@@ -63,13 +63,13 @@ const UNKNOWN_BLOCKS: usize = 8;
 /// ```
 ///
 /// # Precision
-/// Everything from masses on is decided in integers. A mass itself, `log₂` in units of 1/1024, comes
-/// from f32 arithmetic: with `u = 2⁻²⁴`, the inner products with D means and D reaches are off by
-/// `u·(D/4 + 11)` of `Σ|q|·|mean|` and of `Σ|q|·reach` (four channels a step, a rounding of each
-/// product, of the scaled query, of a step and its product), rotated queries by `13u` more; the
-/// saturated estimate adds `s²/2` or `z·s`, of which the larger has at most the relative error of
-/// `s²`, `u·(D/2 + 24)`. The logarithm of a sum of m groups is off by `u·(m + 8)` and by 4u of its
-/// magnitude; and what is between two units goes to either.
+/// Everything from masses on is decided in integers. A mass itself, `log₂` in units of 1/1024,
+/// comes from f32 arithmetic: with `u = 2⁻²⁴`, the inner products with D means and D reaches are
+/// off by `u·(D/4 + 11)` of `Σ|q|·|mean|` and of `Σ|q|·reach` (four channels a step, a rounding of
+/// each product, of the scaled query, of a step and its product), rotated queries by `13u` more;
+/// the saturated estimate adds `s²/2` or `z·s`, of which the larger has at most the relative error
+/// of `s²`, `u·(D/2 + 24)`. The logarithm of a sum of m groups is off by `u·(m + 8)` and by 4u of
+/// its magnitude; and what is between two units goes to either.
 #[derive(Debug)]
 pub struct GpuSelector {
     pub(super) prepared: Arc<Prepared>,
@@ -82,8 +82,22 @@ pub struct GpuSelector {
     pub(super) shares: Arc<Pipeline>,
     pub(super) select: Arc<Pipeline>,
     pub(super) slots: SlotPool,
+    /// Bounds, least masses, and what they say together, if they are wanted.
+    pub(super) missing: Option<[Arc<Pipeline>; 3]>,
     scores: wgpu::Buffer,
     pub(super) lists: Mutex<Lists>,
+}
+
+/// What one list of a call leaves out, as one head sees it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LeftOut {
+    /// Blocks that the list has.
+    pub blocks: usize,
+    /// No more than this share of the row's attention is in other blocks, but for rounding.
+    pub at_most: f32,
+    /// The same by the estimate that blocks were chosen by.
+    pub estimated: f32,
 }
 
 /// The lists of calls, and what the last one's are of.
@@ -119,6 +133,7 @@ impl GpuSelector {
         participation: &Participation,
         estimate: Estimate,
         probe: Probe,
+        missing: bool,
     ) -> Result<Self> {
         let Prepared { context, attention, maxima, sequences, position_buffer, .. } = &**prepared;
         check(attention)?;
@@ -138,7 +153,7 @@ impl GpuSelector {
         );
         let rope = attention.positions().and_then(|positions| positions.rope());
         let program = BlockMasses {
-            estimate,
+            mass: Mass::Estimated(estimate),
             storage: attention.storage(),
             head_dim: maxima.head_dim(),
             rope: rope.map(|rope| (rope.pairing(), rope.rotary_dim())),
@@ -147,6 +162,14 @@ impl GpuSelector {
         let masses = context.pipeline(&program)?;
         let shares = context.pipeline(&Choice::Shares)?;
         let select = context.pipeline(&Choice::Select { drawn: participation.tau().is_some() })?;
+        let missing = match missing {
+            true => {
+                let of = |mass| context.pipeline(&BlockMasses { mass, ..program });
+                let bound = of(Mass::Estimated(Estimate::Bound))?;
+                Some([bound, of(Mass::Least)?, context.pipeline(&Choice::Missing)?])
+            }
+            false => None,
+        };
         let limit = context.capabilities().max_binding_bytes;
         let too_large = |what: &str, bytes: u64| {
             let message = format!(
@@ -154,7 +177,8 @@ impl GpuSelector {
             );
             Error::too_large("grid", message)
         };
-        let score_bytes = 4 * score_words(grid, probes(grid, probe)).saturating_mul(*sequences as u64);
+        let score_words = score_words(grid, probes(grid, probe), missing.is_some());
+        let score_bytes = 4 * score_words.saturating_mul(*sequences as u64);
         if score_bytes > limit {
             return Err(too_large("scores", score_bytes));
         }
@@ -194,9 +218,21 @@ impl GpuSelector {
             shares,
             select,
             slots,
+            missing,
             scores,
             lists: Mutex::new(Lists { tables, last: Vec::new(), probes: 0 }),
         })
+    }
+
+    /// The same, which also says of each list how much it leaves out
+    /// ([`read_missing`](GpuSelector::read_missing)): that takes estimates of two more kinds for
+    /// one row of each query block.
+    ///
+    /// # Errors
+    /// Those of [`Plan::selector`](crate::Plan::selector), for half as many scores again and more.
+    pub fn with_missing(self) -> Result<Self> {
+        let Self { prepared, grid, participation, estimate, probe, .. } = &self;
+        Self::new(prepared, grid, participation, *estimate, *probe, true)
     }
 
     /// For a call over tensors, of whose keys these are summaries.
@@ -207,16 +243,6 @@ impl GpuSelector {
     /// For a call over a cache, which has summaries of its own.
     pub fn cached(&self) -> Selection<'_> {
         Selection { selector: self, summaries: None, seeds: &[] }
-    }
-
-    /// By what blocks take part.
-    pub fn participation(&self) -> &Participation {
-        &self.participation
-    }
-
-    /// How masses are estimated.
-    pub fn estimate(&self) -> Estimate {
-        self.estimate
     }
 
     /// Bytes of GPU memory held. It grows only when more calls are in flight than ever before, and
@@ -275,6 +301,46 @@ impl GpuSelector {
             })?);
         }
         Ok(scores)
+    }
+
+    /// What the lists of each sequence of the last call leave out, by `[heads, query_blocks]`, once
+    /// all work submitted so far is done: of the first row that speaks for each query block (with
+    /// one query, its own). Nothing, unless it was [asked for](GpuSelector::with_missing). Native
+    /// backends wait inside.
+    ///
+    /// `U/(U + V)`: U is the sum of Quest's bounds (arXiv 2406.10774) over the blocks that aren't
+    /// listed, V that of least masses over those that are, `Σ n·e^(q·mean)` by Jensen's inequality,
+    /// less what means are rounded. Blocks without summaries are listed, and count as nothing in V.
+    ///
+    /// # Errors
+    /// Device lost; out of memory.
+    pub async fn read_missing(&self) -> Result<Vec<Vec<LeftOut>>> {
+        if self.missing.is_none() {
+            return Ok(Vec::new());
+        }
+        let last = lock(&self.lists).last.clone();
+        let mut all = Vec::with_capacity(last.len());
+        for (ScheduleWords { grid, .. }, sequence) in &last {
+            let rows = grid.heads() * grid.query_blocks();
+            let count = (rows * REPORT_WORDS) as u64;
+            let words = self.words::<u32>(&self.scores, sequence.report_base.into(), count).await?;
+            let of = |words: &[u32]| LeftOut {
+                blocks: words[0] as usize,
+                at_most: f32::from_bits(words[1]),
+                estimated: f32::from_bits(words[2]),
+            };
+            all.push(words.chunks_exact(REPORT_WORDS).map(of).collect());
+        }
+        Ok(all)
+    }
+
+    /// [`read_missing`](GpuSelector::read_missing), blocking.
+    ///
+    /// # Errors
+    /// As [`read_missing`](GpuSelector::read_missing).
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn read_missing_blocking(&self) -> Result<Vec<Vec<LeftOut>>> {
+        pollster::block_on(self.read_missing())
     }
 
     /// [`read`](GpuSelector::read), blocking.
@@ -340,10 +406,13 @@ fn most_query_blocks(grid: &BlockGrid) -> u64 {
     }
 }
 
-/// Words of masses, shares and pooled scores of a sequence of at most these lengths.
-fn score_words(grid: &BlockGrid, probes: usize) -> u64 {
-    let each = grid.heads() as u64 * (probes as u64 + 1) + grid.groups() as u64;
-    each * most_query_blocks(grid).saturating_mul(grid.key_blocks() as u64)
+/// Words of masses, shares and pooled scores of a sequence of at most these lengths, and of what
+/// lists leave out.
+fn score_words(grid: &BlockGrid, probes: usize, missing: bool) -> u64 {
+    let (planes, report) = if missing { (2, grid.heads() * REPORT_WORDS) } else { (0, 0) };
+    let each = grid.heads() as u64 * (probes + planes + 1) as u64 + grid.groups() as u64;
+    let each = each.saturating_mul(grid.key_blocks() as u64).saturating_add(report as u64);
+    each.saturating_mul(most_query_blocks(grid))
 }
 
 /// Words of the lists of a sequence of at most these lengths, with at most so many blocks in a row.

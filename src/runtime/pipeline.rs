@@ -89,6 +89,9 @@ impl Pipeline {
 /// | nodes of a vocabulary | children begin at least 256 before the end of the array (`Trie`), and are taken by a byte |
 /// | counts of pieces | numbers in the nodes are those of the vocabulary, for which the counts were made |
 /// | tokens, negatives, lists of gradients of word2vec | `Batches::make` takes words from a corpus, whose numbers are below those of the vocabulary, and counts the gradients that `Capacity` made room for; tokens past the last are clamped to it |
+/// | groups of keys, rows that speak for a query block | `GpuSummaries` checks rows against the tensor, and has words for all of them; kernels clamp groups to the last with a summary, and rows to 0 ≤ row < q_len; of a cache, the pack of a segment follows from how many there are |
+/// | masses, shares, scores of blocks, lists by content | `CheckedSelection` lays them out by the lengths of the call, `GpuSelector` has room for its maxima; how many blocks a list has is a function of lengths that host and kernel count alike, never of scores |
+/// | powers of two | a table of 1,024, by 10 bits |
 /// | moves, runs, gathered blocks | written by the host with their number, which bounds the search for them |
 /// | fragments of matrices | in workgroup memory, at strides and offsets that `Matrix::layout` fixes; tasks are counted by constants |
 /// | states of shares and rounds | `Split::shares` and `Merger` keep within what was reserved |

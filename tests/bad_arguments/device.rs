@@ -2,24 +2,27 @@
 
 use std::sync::OnceLock;
 
-use prflash::attention::{FirstPositions, GpuSampler, PositionIds, Sequence};
+use prflash::attention::{FirstPositions, GpuSampler, GpuSummaries, PositionIds, Sequence, SummarizedKeys};
 use prflash::cache::{Chunk, HostCache, KvCache, Ladder, SequenceId, Staircase, StoredKeys};
 use prflash::limits::MAX_ELEMENTS;
 use prflash::position::Pairing;
 use prflash::rotation::Rows;
+use prflash::sampling::Granularity;
+use prflash::sampling::content::{Estimate, Participation, Probe};
 use prflash::{
     Attention, BlockGrid, Bound, Call, Context, ContextOptions, DType, Error, Layout, Operands, Positions,
-    Queries, Result, Rope, Seed, Shape, Systematic, TableBuffer, Tables, Tensor, wgpu,
+    Queries, Result, Rope, Schedule, Seed, Shape, Systematic, TableBuffer, Tables, Tensor, wgpu,
 };
 
 use super::caches::{flat, spoilt, tokens};
 use super::common::gpu;
+use super::numbers::Numbers;
 use super::runner::{Case, tell};
 use super::sampling::profile;
 use super::sizes::small_grid;
 
-const AREAS: [fn(&mut Case, &Context); 8] =
-    [contexts, tensors, tensors, plans, plans, rotations, cache, cache];
+const AREAS: [fn(&mut Case, &Context); 9] =
+    [contexts, tensors, tensors, plans, plans, rotations, selectors, cache, cache];
 
 pub fn case(case: &mut Case) {
     static DEVICE: OnceLock<Option<Context>> = OnceLock::new();
@@ -154,7 +157,7 @@ fn plans(case: &mut Case, context: &Context) {
     let n = &mut case.numbers;
     let ids: Vec<u32> = (0..q_len).map(|_| n.u32() >> 2).collect();
     tell!(case, "tables of a schedule of another grid, and ids {ids:?}");
-    let schedule = prflash::Schedule::dense(&grid).unwrap();
+    let schedule = Schedule::dense(&grid).unwrap();
     let ids = PositionIds::new(&ids, &vec![0; kv_len]).unwrap();
     let tables = [
         accepted(TableBuffer::new(plan.context(), &Tables::from(&schedule))),
@@ -215,6 +218,73 @@ fn samplers(case: &mut Case, context: &Context, plan: &prflash::Plan, shape: &Sh
         tell!(case, "draw {sequences:?}");
         submit(context, |encoder| sampler.encode(encoder, &sequences).map(drop));
         accepted(sampler.check_blocking());
+    }
+}
+
+/// An exponent that is mostly one.
+fn exponent(n: &mut Numbers) -> f64 {
+    if n.once_in(5) { n.f64() } else { n.below(65) as f64 / 8.0 }
+}
+
+/// Blocks chosen by content: what isn't refused chooses what the host does.
+fn selectors(case: &mut Case, context: &Context) {
+    const DIM: usize = 8;
+    let n = &mut case.numbers;
+    let (q_len, kv_len, causal) = (1 + n.below(70), 1 + n.below(300), n.once_in(2));
+    let (block, group, sequences, asked) = (n.mild(40), n.mild(16), n.mild(2), n.mild(6));
+    let shape = Shape::new(4, 2, q_len, DIM).unwrap().with_kv_len(kv_len).unwrap();
+    let attention = if causal { Attention::causal() } else { Attention::full() };
+    let plan = attention.plan(context, &shape).unwrap();
+    let grid = if n.once_in(8) != causal { BlockGrid::causal(&shape) } else { BlockGrid::full(&shape) };
+    let granularity = [Granularity::Head, Granularity::KvHead, Granularity::Shared][n.below(3)];
+    let Some(grid) = accepted(grid.with_block_size(block)) else { return };
+    let grid = grid.with_granularity(granularity);
+    let (sinks, window) = (n.mild(3), n.mild(3));
+    let drawn = Participation::both(n.mild(9), exponent(n), exponent(n));
+    let participation = if n.once_in(2) { Participation::content(n.mild(9)) } else { drawn };
+    let probe = if n.once_in(2) { Probe::causal(asked) } else { Probe::looking_ahead(asked) };
+    tell!(
+        case,
+        "{participation:?}, sinks {sinks}, window {window}, {probe:?}; {q_len} of {kv_len}, causal {causal}, {grid:?}; {sequences} sequences, groups of {group}"
+    );
+    let Some(participation) = accepted(participation) else { return };
+    let participation = participation.with_sink_blocks(sinks).with_window_blocks(window);
+    let (Some(participation), Some(probe)) = (accepted(participation), accepted(probe)) else { return };
+    let estimate = [Estimate::Saturated, Estimate::Bound, Estimate::MeanKey][case.numbers.below(3)];
+    let Some(selector) = accepted(plan.selector(&grid, &participation, estimate, probe)) else { return };
+    let missing = if case.numbers.once_in(3) { accepted(selector.with_missing()) } else { Some(selector) };
+    let Some(selector) = missing else { return };
+    let (q, k, output) =
+        (rows(context, 1, 4, q_len), rows(context, 1, 2, kv_len), rows(context, 1, 4, q_len));
+    let operands = Operands { q: q.view(), k: k.view(), v: k.view(), output: output.view(), lse: None };
+    let bound = plan.bind(&operands).unwrap();
+    let summaries = GpuSummaries::new(context, &attention, k.view(), group, sequences);
+    let Some(mut summaries) = accepted(summaries) else { return };
+    for _ in 0..3 {
+        let n = &mut case.numbers;
+        let from = n.mild(kv_len);
+        let keys = SummarizedKeys {
+            sequence: n.mild(1),
+            entry: if n.once_in(9) { n.size() } else { 0 },
+            keys: if n.once_in(3) { n.rows(from, kv_len) } else { 0..n.below(kv_len + 1) },
+            from: if n.once_in(2) { 0 } else { n.mild(9) },
+            position: if n.once_in(9) { n.i64() } else { 0 },
+        };
+        let (q_len, kv_len) = (n.mild(q_len), n.mild(kv_len));
+        let seeds = vec![Seed::new(n.bits()); n.below(3)];
+        tell!(case, "summarize {keys:?}, call {q_len} of {kv_len}, {seeds:?}");
+        submit(context, |encoder| summaries.encode(encoder, std::slice::from_ref(&keys)));
+        let call = Call::lengths(q_len, kv_len).with_selection(selector.over(&summaries).with_seeds(&seeds));
+        if submit(context, |encoder| plan.encode(encoder, &bound, &call)).is_some() {
+            let (lists, scores) =
+                (selector.read_blocking().unwrap(), selector.read_scores_blocking().unwrap());
+            let seed = seeds.first().copied().unwrap_or_default();
+            for (list, scores) in lists.iter().zip(&scores) {
+                assert_eq!(*list, Schedule::select(list.grid(), &participation, scores, seed).unwrap());
+            }
+            selector.read_missing_blocking().unwrap();
+        }
+        accepted(summaries.read_blocking(keys.sequence));
     }
 }
 

@@ -229,8 +229,8 @@ fn packed_sequences_merge_for_themselves() {
     assert!(empty.iter().all(|&x| x == 0.0), "rows before the first key are empty");
 }
 
-/// Rounds in the order of scores end where what is left out is within a share, and no row leaves out
-/// more than that; with a share of 0 they end dense.
+/// Rounds in the order of scores end where what is left out is within a share, and no row leaves
+/// out more than that; with a share of 0 they end dense.
 #[test]
 fn rounds_end_where_little_is_missing() {
     let Some(context) = gpu("rounds_end_where_little_is_missing") else { return };

@@ -1,7 +1,7 @@
 //! The kernels of attention that a plan chooses, to validate and to compile elsewhere, and those
 //! whose machine code is worth a look.
 
-use super::content::{BlockMasses, Summarize};
+use super::content::{BlockMasses, Mass, Summarize};
 use super::gather::Gather;
 use super::merge::{Merge, MergeSplits};
 use super::rotate::Rotate;
@@ -210,9 +210,10 @@ fn beside_attention(add: &mut Visit<'_>) {
     for storage in DType::ALL {
         for (head_dim, rope) in [(64, None), (128, half), (20, Some((Pairing::Interleaved, 20)))] {
             add(&Summarize { storage, head_dim, rope });
-            for estimate in [Estimate::Saturated, Estimate::Bound, Estimate::MeanKey] {
+            let estimates = [Estimate::Saturated, Estimate::Bound, Estimate::MeanKey].map(Mass::Estimated);
+            for mass in estimates.into_iter().chain([Mass::Least]) {
                 for cached in [false, true] {
-                    add(&BlockMasses { estimate, storage, head_dim, rope, cached });
+                    add(&BlockMasses { mass, storage, head_dim, rope, cached });
                 }
             }
         }
@@ -316,8 +317,8 @@ pub(crate) fn counted(add: &mut dyn FnMut(&dyn Program, Counted)) {
     let storage = DType::F32;
     add(&Summarize { storage, head_dim: 128, rope: None }, Counted::OTHER);
     for cached in [false, true] {
-        let estimate = Estimate::Saturated;
-        add(&BlockMasses { estimate, storage, head_dim: 128, rope: None, cached }, Counted::OTHER);
+        let mass = Mass::Estimated(Estimate::Saturated);
+        add(&BlockMasses { mass, storage, head_dim: 128, rope: None, cached }, Counted::OTHER);
     }
 }
 

@@ -59,10 +59,27 @@ impl Program for Summarize {
     }
 }
 
+/// What is said of the mass of a group of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mass {
+    Estimated(Estimate),
+    /// No more than it is.
+    Least,
+}
+
+impl Mass {
+    fn name(self) -> String {
+        match self {
+            Mass::Estimated(estimate) => estimate.name().replace(' ', "_"),
+            Mass::Least => "least".to_owned(),
+        }
+    }
+}
+
 /// Logarithms of the masses of blocks (`shaders/sampling/block_scores.wgsl`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BlockMasses {
-    pub(crate) estimate: Estimate,
+    pub(crate) mass: Mass,
     pub(crate) storage: DType,
     pub(crate) head_dim: usize,
     pub(crate) rope: Rotation,
@@ -85,7 +102,7 @@ impl BlockMasses {
     const STAGED: usize = 16;
 
     fn has_reaches(&self) -> bool {
-        self.estimate != Estimate::MeanKey
+        self.mass != Mass::Estimated(Estimate::MeanKey)
     }
 
     /// Channels that summaries have.
@@ -96,10 +113,10 @@ impl BlockMasses {
 
 impl Program for BlockMasses {
     fn label(&self) -> String {
-        let Self { estimate, storage, head_dim, rope, cached } = *self;
-        let estimate = estimate.name().replace(' ', "_");
+        let Self { mass, storage, head_dim, rope, cached } = *self;
+        let mass = mass.name();
         let cache = if cached { "_cache" } else { "" };
-        format!("block_scores_{estimate}_{storage}_d{head_dim}{}{cache}", turning(rope))
+        format!("block_scores_{mass}_{storage}_d{head_dim}{}{cache}", turning(rope))
     }
 
     fn entry_point(&self) -> &'static str {
@@ -121,8 +138,9 @@ impl Program for BlockMasses {
         settings.real("LOG2_E", std::f32::consts::LOG2_E);
         settings.conditions(&[
             ("REACHES", self.has_reaches()),
-            ("SQUARES", self.estimate == Estimate::Saturated),
-            ("BOUND", self.estimate == Estimate::Bound),
+            ("SQUARES", self.mass == Mass::Estimated(Estimate::Saturated)),
+            ("BOUND", self.mass == Mass::Estimated(Estimate::Bound)),
+            ("LEAST", self.mass == Mass::Least),
             ("CACHED", self.cached),
         ]);
         settings.optional_sizes(&[("CACHE_RUNGS", if self.cached { CACHE_RUNGS } else { 0 })]);

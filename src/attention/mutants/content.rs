@@ -7,7 +7,7 @@ use crate::attention::call::{Call, FirstPositions, Sequence};
 use crate::attention::gpu_summaries::{GpuSummaries, SummarizedKeys};
 use crate::attention::inputs::attention::Attention;
 use crate::attention::inputs::tables::Tables;
-use crate::attention::kernels::content::{BlockMasses, Summarize};
+use crate::attention::kernels::content::{BlockMasses, Mass, Summarize};
 use crate::attention::plan_options::PlanOptions;
 use crate::layout::DType;
 use crate::position::{Pairing, Rope};
@@ -192,8 +192,13 @@ fn every_mutant_of_summaries_is_caught() {
 #[test]
 fn every_mutant_of_masses_is_caught() {
     let Some(context) = device("mutants of masses of blocks") else { return };
-    let masses =
-        |estimate| BlockMasses { estimate, storage: DType::F32, head_dim: DIM, rope: None, cached: false };
+    let masses = |estimate| BlockMasses {
+        mass: Mass::Estimated(estimate),
+        storage: DType::F32,
+        head_dim: DIM,
+        rope: None,
+        cached: false,
+    };
     let saturated: &[Change] = &[
         ("rows know of what comes after them", "i32(group_end) > visible.hi", "false"),
         (
@@ -342,6 +347,94 @@ fn every_mutant_of_lists_is_caught() {
         ("blocks in a list lie at its begin", "at += atomicLoad(&counts[other]);", ""),
     ];
     check(&context, survivors(&context, Choice::Select { drawn: false }, select, agrees));
+}
+
+/// What is left out is what the masses of single keys say, with groups of one key: whether that is
+/// so, but for what 8 bits round.
+fn tells_what_is_left_out(context: &Context) -> bool {
+    let shape = Shape::new(4, 2, 40, DIM).unwrap().with_kv_len(300).unwrap();
+    let attention = Attention::causal().with_scale(0.3).unwrap();
+    let plan = attention.plan(context, &shape).unwrap();
+    let q = numbers(1, 4 * 40 * DIM, 3.0, DType::F32);
+    let k = numbers(2, 2 * 300 * DIM, 1.0, DType::F32);
+    let q_tensor = tensor(context, DType::F32, [1, 4, 40, DIM], &q);
+    let k_tensor = tensor(context, DType::F32, [1, 2, 300, DIM], &k);
+    let output = tensor(context, DType::F32, [1, 4, 40, DIM], &vec![0.0; 4 * 40 * DIM]);
+    let (q_view, k_view) = (q_tensor.view(), k_tensor.view());
+    let operands = Operands { q: q_view, k: k_view, v: k_view, output: output.view(), lse: None };
+    let bound = plan.bind(&operands).unwrap();
+    let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap().with_granularity(Granularity::KvHead);
+    let selector = plan.selector(&grid, &content(), Estimate::Saturated, Probe::causal(2).unwrap());
+    let selector = selector.unwrap().with_missing().unwrap();
+    let mut summaries = GpuSummaries::new(context, &attention, k_view, 1, 1).unwrap();
+    let mut encoder = context.device().create_command_encoder(&Default::default());
+    summaries.encode(&mut encoder, &[SummarizedKeys { keys: 0..300, ..SummarizedKeys::default() }]).unwrap();
+    let call = Call::lengths(40, 300).with_selection(selector.over(&summaries));
+    plan.encode(&mut encoder, &bound, &call).unwrap();
+    context.submit([encoder.finish()]).unwrap();
+    let (got, lists) = (selector.read_missing_blocking().unwrap(), selector.read_blocking().unwrap());
+    let rows: Vec<usize> = (0..grid.query_blocks()).map(|row| grid.rows_of(row).start).collect();
+    let keys = attention.summarize(&shape, &k, 1, None).unwrap();
+    let masses =
+        attention.block_masses(&grid, &q, &keys, Estimate::Saturated, &rows, &Tables::new()).unwrap();
+    got[0].iter().zip(masses.chunks(grid.key_blocks())).enumerate().all(|(index, (got, masses))| {
+        let (head, row) = (index / rows.len(), index % rows.len());
+        let listed = lists[0].blocks(grid.group_of_head(head), row);
+        let [mut inside, mut outside] = [0.0; 2];
+        for (block, mass) in masses.iter().enumerate() {
+            let sum = if listed.contains(&block) { &mut inside } else { &mut outside };
+            *sum += mass.exp();
+        }
+        let share = outside / (inside + outside);
+        let [most, estimated] = [got.at_most, got.estimated].map(f64::from);
+        got.blocks == listed.len()
+            && (share - 1e-6..share + 0.15).contains(&most)
+            && (share - 0.015..share + 0.015).contains(&estimated)
+    })
+}
+
+#[test]
+fn every_mutant_of_what_is_left_out_is_caught() {
+    let Some(context) = device("mutants of what lists leave out") else { return };
+    let agrees = || tells_what_is_left_out(&context);
+    let missing: &[Change] = &[
+        (
+            "what is listed is left out",
+            "select(0u, 1u, is_listed(list, block));\n        for (var kind = own; kind < 4u; kind += 2u) {\n            let mass",
+            "select(1u, 0u, is_listed(list, block));\n        for (var kind = own; kind < 4u; kind += 2u) {\n            let mass",
+        ),
+        ("the first block of a list isn't in it", "var low = list.first;", "var low = list.first + 1u;"),
+        ("what is listed is the bound of the rest", "logs[0] + ROUNDED_OFF", "logs[1]"),
+        ("rows have the first one's masses", "kind * plane + row * sequence.key_blocks", "kind * plane"),
+        ("heads have the first one's list", "head / params.heads_per_list * sequence.query_blocks", "0u"),
+        (
+            "the estimate is of what is listed",
+            "bitcast<i32>(share(logs[2], max(logs[3], -FARTHEST)))",
+            "bitcast<i32>(share(logs[3], logs[2]))",
+        ),
+        ("reports are one", "sequence.report_base + 3u * row;", "sequence.report_base;"),
+        (
+            "the largest aren't waited for",
+            "        }\n    }\n    workgroupBarrier();\n    var sums",
+            "        }\n    }\n    var sums",
+        ),
+    ];
+    check(&context, survivors(&context, Choice::Missing, missing, agrees));
+    let least: &[Change] = &[
+        (
+            "rounding of means is on the wrong side",
+            "let by_mean0 = estimate0 - size0 *",
+            "let by_mean0 = estimate0 + 8.0 * size0 *",
+        ),
+        (
+            "rounding of means is far too large",
+            "size1 += dot(abs(query), vec4<f32>(1.0));",
+            "size1 += 40.0 * dot(abs(query), vec4<f32>(1.0));",
+        ),
+    ];
+    let program =
+        BlockMasses { mass: Mass::Least, storage: DType::F32, head_dim: DIM, rope: None, cached: false };
+    check(&context, survivors(&context, program, least, agrees));
 }
 
 #[test]

@@ -79,6 +79,7 @@ pub(crate) const PIECES: &Library = pieces![
     "cache/to_f16_from_bf16",
     "cache/to_f16_from_f16",
     "cache/to_f16_from_f32",
+    "sampling/block_missing",
     "sampling/block_scores",
     "sampling/block_select",
     "sampling/block_shares",

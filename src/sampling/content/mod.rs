@@ -14,6 +14,10 @@
 //! 4. A [`Participation`] says by what blocks are chosen, and how many;
 //!    [`Schedule::select`](crate::Schedule::select) chooses.
 //!
+//! On a GPU a [`GpuSelector`](crate::attention::GpuSelector) does all of this within a call of
+//! attention, from summaries in 8 bits, and chooses what
+//! [`Schedule::select`](crate::Schedule::select) does, to the bit.
+//!
 //! Quest (arXiv 2406.10774) ranks pages of keys by the largest product that their extremes allow
 //! ([`Estimate::Bound`]). MagicPIG (2410.16179) samples by hashing, vAttention (2510.05688) adds a
 //! sample of the rest to the largest, with bounds of the error.

@@ -15,17 +15,27 @@ pub(crate) const SCORES_GROUP: usize = 1;
 /// Rows that may speak for a query block.
 pub(crate) const MAX_PROBES: usize = 64;
 
+/// Units that a bound of what is missing has on top, for what was rounded: half a unit of each mass
+/// on both sides, one of each sum's logarithm, and as much again for f32.
+const ROUNDED_OFF: i32 = 8;
+
+/// Words of the report of a head's query block.
+pub(crate) const REPORT_WORDS: usize = 3;
+
 /// Bits of a digit of what blocks are ranked by: `DIGIT_BITS` of `block_select.wgsl`.
 pub(crate) const DIGIT_BITS: u32 = INVOCATIONS.ilog2();
 
-/// The passes behind `block_scores`: `shaders/sampling/block_shares.wgsl` and `block_select.wgsl`.
-/// Both have the same bindings, so that they share their bind groups.
+/// The passes behind `block_scores`: `shaders/sampling/block_shares.wgsl` `block_select.wgsl`
+/// and `block_missing.wgsl`.
+/// All have the same bindings, so that they share their bind groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Choice {
     /// Masses to shares.
     Shares,
     /// Shares to lists: the blocks of the highest scores, or drawn.
     Select { drawn: bool },
+    /// Lists to what they leave out.
+    Missing,
 }
 
 impl Program for Choice {
@@ -38,6 +48,7 @@ impl Program for Choice {
         match self {
             Choice::Shares => "block_shares",
             Choice::Select { .. } => "block_select",
+            Choice::Missing => "block_missing",
         }
     }
 
@@ -45,6 +56,7 @@ impl Program for Choice {
         let mut settings = settings();
         match *self {
             Choice::Shares => settings.sizes(&[("PROBES", MAX_PROBES)]),
+            Choice::Missing => settings.integer("ROUNDED_OFF", ROUNDED_OFF),
             Choice::Select { drawn } => {
                 settings.conditions(&[("DRAWN", drawn)]);
                 if drawn {
@@ -64,8 +76,8 @@ impl Program for Choice {
 }
 
 /// All of them.
-pub(crate) fn all() -> [Choice; 3] {
-    [Choice::Shares, Choice::Select { drawn: false }, Choice::Select { drawn: true }]
+pub(crate) fn all() -> [Choice; 4] {
+    [Choice::Shares, Choice::Select { drawn: false }, Choice::Select { drawn: true }, Choice::Missing]
 }
 
 /// What the text of every kernel that chooses by content has.
@@ -99,7 +111,8 @@ pub(crate) fn content_call() -> Vec<Binds> {
     ]
 }
 
-/// Powers of two, scores, lists.
+/// Powers of two, scores, lists. With a cache these are all the storage buffers that WebGPU has
+/// without being asked for more.
 pub(crate) fn scores() -> Vec<Binds> {
     vec![Binds::Read, Binds::Write, Binds::Write]
 }
