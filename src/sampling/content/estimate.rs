@@ -7,8 +7,8 @@ use super::summaries::Group;
 /// With `half = (max − min)/2` of every channel and the scaled query q, the products of a group's
 /// keys have the mean `a = Σ q·mean` (about `Σ q·(min + max)/2` where means aren't known), and
 /// about the standard deviation `s = ¾·√(Σ q²·half²)/z`, where z is the largest of as many normal
-/// numbers as the group has tokens, on average. The factor ¾ is of experience: the farthest key of a
-/// channel is often an outlier, and channels don't vary independently.
+/// numbers as the group has tokens, on average. The factor ¾ is of experience: the farthest key of
+/// a channel is often an outlier, and channels don't vary independently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Estimate {
