@@ -237,7 +237,7 @@ impl Sweep<'_> {
     ) -> Result<String> {
         let results = files.speed.as_mut().context("no file for speed")?;
         let Backend::Gpu(context) = self.backend else {
-            anyhow::bail!("--backend cpu has no kernels to time: leave speed out by --only");
+            anyhow::bail!("speed times kernels, which only --backend gpu has: leave it out by --only");
         };
         let step = &mut |round| watch.at(round as f64 / speed::ROUNDS as f64);
         let timed = speed::measure(context, config, &choice.setting, experiment.width, step)?;
@@ -285,7 +285,7 @@ impl Sweep<'_> {
         let question = experiment.question;
         ensure!(
             question != Question::Speed || matches!(self.backend, Backend::Gpu(_)),
-            "--backend cpu has no kernels to time: leave speed out by --only"
+            "speed times kernels, which only --backend gpu has: leave it out by --only"
         );
         let path = self.folders.results_of(question);
         match question {
