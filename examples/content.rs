@@ -10,10 +10,12 @@
 //!
 //! ```text
 //! cargo run --release --example content
+//! cargo run --release --example content -- --backend native  # attention on CPU cores
 //! cargo run --release --example content -- --decode          # every 32nd query, with its own list
 //! cargo run --release --example content -- --block-size 16   # as many tokens in smaller blocks
 //! ```
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -22,6 +24,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use prflash::attention::Sequence;
+use prflash::native::{HostView, HostViewMut, NativeOperands, NativeOptions, NativePlan};
 use prflash::reference::{self, BlockMass};
 use prflash::sampling::Granularity;
 use prflash::sampling::content::{BlockScores, DEFAULT_GROUP, Estimate, KeySummaries, Participation, Probe};
@@ -31,6 +34,7 @@ use prflash::{
     Schedule, Seed, Shape, Systematic, TableBuffer, Tables, Tensor,
 };
 use serde_json::{Value, json};
+use testkit::backend::{Backend, Computing};
 use testkit::chart::{Axis, Panel, Point, Scale, Series, chart};
 use testkit::example::{self, Progress};
 use testkit::fixture::{self, Layer};
@@ -42,7 +46,9 @@ use testkit::statistics::{mean, standard_error};
 struct Arguments {
     #[command(flatten)]
     common: example::Common,
-    /// Tokens of context, at most 3840. [default: 3840, and 1024 without a GPU]
+    #[command(flatten)]
+    computing: Computing,
+    /// Tokens of context, at most 3840. [default: 3840, and 1024 by the reference]
     #[arg(long, default_value_if("quick", "true", "1024"), value_parser = clap::value_parser!(u16).range(640..=3840))]
     tokens: Option<u16>,
     /// Tokens of a block: 64, 32 or 16.
@@ -57,9 +63,6 @@ struct Arguments {
     /// Query rows that speak for a list.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     probe_rows: u16,
-    /// Only an adapter whose name contains this.
-    #[arg(long)]
-    adapter: Option<String>,
 }
 
 /// What a row may visit, in blocks of 64 tokens.
@@ -170,8 +173,9 @@ struct Row {
 fn main() -> Result<()> {
     env_logger::init();
     let (arguments, usual) = example::parse::<Arguments>();
-    let context = open(&arguments)?;
-    let tokens = arguments.tokens.map_or(if context.is_some() { 3840 } else { 1024 }, usize::from);
+    let backend = arguments.computing.open(ContextOptions::new())?;
+    let default = if matches!(backend, Backend::Reference) { 1024 } else { 3840 };
+    let tokens = arguments.tokens.map_or(default, usize::from);
     let (block, decode): (usize, bool) = (arguments.block_size.parse()?, arguments.decode);
     let probe = Probe::causal(arguments.probe_rows.into())?;
     let layers = fixture::load(tokens)?;
@@ -191,7 +195,7 @@ fn main() -> Result<()> {
     let folder = arguments.common.folder("content", usual)?;
     let mut rows = Vec::new();
     for problem in &problems {
-        rows.extend(problem.measure(context.as_ref(), arguments.seeds.into())?);
+        rows.extend(problem.measure(&backend, arguments.seeds.into())?);
     }
     let mut pictures = vec![folder.join("content_error.svg")];
     error_picture(&pictures[0], &rows, block)?;
@@ -211,13 +215,10 @@ fn main() -> Result<()> {
             "seeds": arguments.seeds,
             "rows": rows.iter().map(Row::json).collect::<Vec<_>>(),
         });
-        println!("{}", example::object("content", context.as_ref(), &pictures, fields)?);
+        println!("{}", backend.object("content", &pictures, fields)?);
         return Ok(());
     }
-    println!(
-        "Device   {}",
-        context.as_ref().map_or("the CPU reference (f64)".into(), |c| c.capabilities().to_string())
-    );
+    println!("Device   {backend}");
     println!(
         "Inputs   {} query heads on {} KV head; of the last half of {tokens} tokens {queries} as queries; blocks of {block}, of which these see {} to {}",
         layers[0].shape.heads(),
@@ -244,23 +245,6 @@ What the numbers mean
 How to read them: in one column rules have visited as many blocks, so the smaller error is the better choice of blocks there; across columns compare at equal KiB.
 
 ";
-
-/// The device; none where there is no GPU, and none was asked for by name.
-fn open(arguments: &Arguments) -> Result<Option<Context>> {
-    let mut options = ContextOptions::new();
-    if let Some(name) = &arguments.adapter {
-        options = options.adapter_name(name);
-    }
-    let named = arguments.adapter.is_some() || std::env::var_os("WGPU_ADAPTER_NAME").is_some();
-    match Context::with_options_blocking(&options) {
-        Ok(context) => Ok(Some(context)),
-        Err(error) if error.is_no_adapter() && !named => {
-            eprintln!("{error}\nRunning the f64 CPU reference at a smaller length instead.\n");
-            Ok(None)
-        }
-        Err(error) => Err(error).context("opening the GPU"),
-    }
-}
 
 /// Queries that have lists of their own, over the keys that they see, and what rules may know of
 /// them.
@@ -343,6 +327,15 @@ impl<'a> Problem<'a> {
         ]
     }
 
+    /// The steps, as sequences of one call.
+    fn sequences(&self) -> Vec<Sequence> {
+        let sequence = |step: &Step| {
+            let (queries, keys) = (step.queries.clone(), 0..step.shape.kv_len());
+            Sequence { queries, keys, ..Sequence::default() }
+        };
+        self.steps.iter().map(sequence).collect()
+    }
+
     /// The blocks that the first query sees, which has the fewest.
     fn fewest_blocks(&self) -> usize {
         let step = |step: &Step| step.grid.dense_row(step.grid.first_query_block());
@@ -350,8 +343,8 @@ impl<'a> Problem<'a> {
     }
 
     /// Every rule at every budget that leaves something out.
-    fn measure(&self, context: Option<&Context>, seeds: u64) -> Result<Vec<Row>> {
-        let engine = Engine::new(self, context)?;
+    fn measure(&self, backend: &Backend, seeds: u64) -> Result<Vec<Row>> {
+        let engine = Engine::new(self, backend)?;
         let dense: Vec<f64> = engine.run(0.0, None)?.into_iter().map(f64::from).collect();
         let budgets: Vec<usize> = BUDGETS.into_iter().map(|budget| budget * 64 / self.block).collect();
         let budgets: Vec<usize> =
@@ -454,10 +447,14 @@ impl Step {
     }
 }
 
-/// What computes: a GPU, or the oracle where there is none.
+/// The corrections that rules have.
+const BETAS: [f32; 3] = [0.0, 0.5, 1.0];
+
+/// What computes.
 enum Engine<'a> {
     Gpu(Box<Gpu>),
-    Cpu(&'a Problem<'a>),
+    Native(Box<Native<'a>>),
+    Reference(&'a Problem<'a>),
 }
 
 struct Gpu {
@@ -467,9 +464,18 @@ struct Gpu {
     sequences: Vec<Sequence>,
 }
 
-impl<'a> Engine<'a> {
-    fn new(problem: &'a Problem<'_>, context: Option<&Context>) -> Result<Self> {
-        let Some(context) = context else { return Ok(Engine::Cpu(problem)) };
+struct Native<'a> {
+    problem: &'a Problem<'a>,
+    queries: Layout,
+    keys: Layout,
+    /// One plan for each correction.
+    plans: Vec<(f32, NativePlan)>,
+    sequences: Vec<Sequence>,
+    output: RefCell<Vec<f32>>,
+}
+
+impl Gpu {
+    fn new(problem: &Problem<'_>, context: &Context) -> Result<Self> {
         let (layer, shape) = (problem.layer, &problem.shape);
         let tensor = |heads, len, values: &[f32]| -> Result<Tensor> {
             let layout = Layout::heads_first(1, heads, len, shape.head_dim())?;
@@ -482,40 +488,79 @@ impl<'a> Engine<'a> {
         let operands = Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: None };
         let options = PlanOptions::new().with_sequences(problem.steps.len())?;
         let mut plans = Vec::new();
-        for beta in [0.0, 0.5, 1.0] {
+        for beta in BETAS {
             let plan = layer.attention().with_correction(beta)?.plan_with(context, shape, &options)?;
             let bound = plan.bind(&operands)?;
             plans.push((beta, plan, bound));
         }
-        let sequence = |step: &Step| {
-            let (queries, keys) = (step.queries.clone(), 0..step.shape.kv_len());
-            Sequence { queries, keys, ..Sequence::default() }
+        Ok(Self { output, plans, sequences: problem.sequences() })
+    }
+
+    fn run(&self, beta: f32, tables: Option<&Tables<'_>>) -> Result<Vec<f32>> {
+        let plan = self.plans.iter().find(|(of, ..)| *of == beta);
+        let (_, plan, bound) = plan.context("no plan for this β")?;
+        let context = plan.context();
+        let uploaded = tables.map(|tables| TableBuffer::new(context, tables)).transpose()?;
+        let call = Call::sequences(&self.sequences);
+        let call = uploaded.iter().fold(call, |call, tables| call.with_tables(tables));
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        plan.encode(&mut encoder, bound, &call)?;
+        context.queue().submit([encoder.finish()]);
+        Ok(self.output.read_blocking(context)?)
+    }
+}
+
+impl<'a> Native<'a> {
+    fn new(problem: &'a Problem<'a>) -> Result<Self> {
+        let (layer, shape) = (problem.layer, &problem.shape);
+        let layout = |heads, len| Layout::heads_first(1, heads, len, shape.head_dim());
+        let (queries, keys) =
+            (layout(shape.heads(), shape.q_len())?, layout(shape.kv_heads(), shape.kv_len())?);
+        let plan = |beta| -> Result<(f32, NativePlan)> {
+            let attention = layer.attention().with_correction(beta)?;
+            Ok((beta, attention.plan_native(shape, &NativeOptions::new())?))
         };
-        let sequences = problem.steps.iter().map(sequence).collect();
-        Ok(Engine::Gpu(Box::new(Gpu { output, plans, sequences })))
+        let plans = BETAS.into_iter().map(plan).collect::<Result<_>>()?;
+        let output = RefCell::new(vec![0.0; queries.elements()]);
+        Ok(Self { problem, queries, keys, plans, sequences: problem.sequences(), output })
+    }
+
+    fn run(&self, beta: f32, tables: &Tables<'_>) -> Result<Vec<f32>> {
+        let (_, plan) = self.plans.iter().find(|(of, _)| *of == beta).context("no plan for this β")?;
+        let output = &mut *self.output.borrow_mut();
+        let layer = self.problem.layer;
+        let mut operands = NativeOperands {
+            q: HostView::new(&self.problem.q[..], self.queries)?,
+            k: HostView::new(&layer.unrotated_k[..], self.keys)?,
+            v: HostView::new(&layer.v[..], self.keys)?,
+            output: HostViewMut::new(&mut output[..], self.queries)?,
+            lse: None,
+        };
+        plan.run_sequences(&mut operands, &self.sequences, tables)?;
+        Ok(output.clone())
+    }
+}
+
+impl<'a> Engine<'a> {
+    fn new(problem: &'a Problem<'_>, backend: &Backend) -> Result<Self> {
+        Ok(match backend {
+            Backend::Gpu(context) => Engine::Gpu(Box::new(Gpu::new(problem, context)?)),
+            Backend::Native => Engine::Native(Box::new(Native::new(problem)?)),
+            Backend::Reference => Engine::Reference(problem),
+        })
     }
 
     /// The output of all queries, under a schedule for each step or densely, in an order that is
     /// always the same.
     fn run(&self, beta: f32, schedules: Option<&[Schedule]>) -> Result<Vec<f32>> {
+        let mut tables = Tables::new();
+        for schedule in schedules.into_iter().flatten() {
+            tables = tables.with_schedule(schedule)?;
+        }
         match self {
-            Engine::Gpu(gpu) => {
-                let plan = gpu.plans.iter().find(|(of, ..)| *of == beta);
-                let (_, plan, bound) = plan.context("no plan for this β")?;
-                let mut tables = Tables::new();
-                for schedule in schedules.into_iter().flatten() {
-                    tables = tables.with_schedule(schedule)?;
-                }
-                let context = plan.context();
-                let uploaded = schedules.map(|_| TableBuffer::new(context, &tables)).transpose()?;
-                let call = Call::sequences(&gpu.sequences);
-                let call = uploaded.iter().fold(call, |call, tables| call.with_tables(tables));
-                let mut encoder = context.device().create_command_encoder(&Default::default());
-                plan.encode(&mut encoder, bound, &call)?;
-                context.queue().submit([encoder.finish()]);
-                Ok(gpu.output.read_blocking(context)?)
-            }
-            Engine::Cpu(problem) => {
+            Engine::Gpu(gpu) => gpu.run(beta, schedules.map(|_| &tables)),
+            Engine::Native(native) => native.run(beta, &tables),
+            Engine::Reference(problem) => {
                 let attention = problem.layer.attention().with_correction(beta)?;
                 let mut output = Vec::new();
                 for (at, step) in problem.steps.iter().enumerate() {

@@ -1,17 +1,20 @@
 //! The first thing to run: exact causal attention and PrFlashAttention over the queries, keys and
-//! values of a real language model, on your GPU, checked against an exact reference, with the cost
-//! and the error of skipping printed and drawn. The reference takes most of the time, so it
-//! computes every eighth query row (`--every 1` for all of them); what skipping loses is told from
-//! dense attention on the device, over all rows.
+//! values of a real language model, on your GPU (without one on your CPU's cores), checked against
+//! an exact reference, with the cost and the error of skipping printed and drawn. The reference
+//! takes most of the time, so it computes every eighth query row (`--every 1` for all of them);
+//! what skipping loses is told from dense attention on the device, over all rows.
 //!
 //! ```text
 //! cargo run --release --example quickstart
+//! cargo run --release --example quickstart -- --backend native   # on CPU cores
 //! ```
 
+use std::cell::RefCell;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use prflash::native::{HostView, HostViewMut, NativeOperands, NativeOptions, NativePlan};
 use prflash::reference::{self, Exact};
 use prflash::sampling::content::{BlockScores, Estimate, Probe};
 use prflash::sampling::{content_like, sink_window_like, uniform_like};
@@ -21,6 +24,7 @@ use prflash::{
     Systematic, TableBuffer, Tables, Tensor,
 };
 use serde_json::{Value, json};
+use testkit::backend::{Backend, Computing};
 use testkit::chart::{Axis, Panel, Scale, Series, chart};
 use testkit::example::{self, Progress};
 use testkit::fixture::{self, Layer};
@@ -32,15 +36,14 @@ use testkit::statistics::{mean, median};
 struct Arguments {
     #[command(flatten)]
     common: example::Common,
-    /// Tokens of context, at most 3840. [default: 3840, and 768 without a GPU]
+    #[command(flatten)]
+    computing: Computing,
+    /// Tokens of context, at most 3840. [default: 3840, and 768 by the reference]
     #[arg(long, default_value_if("quick", "true", "768"), value_parser = clap::value_parser!(u16).range(1..=3840))]
     tokens: Option<u16>,
     /// Compare every so many'th query row with the reference.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     every: u16,
-    /// Only an adapter whose name contains this.
-    #[arg(long)]
-    adapter: Option<String>,
     /// How often each variant is timed, in turn with the others.
     #[arg(long, default_value_t = 3, default_value_if("quick", "true", "1"), value_parser = clap::value_parser!(u8).range(1..))]
     repeats: u8,
@@ -58,30 +61,16 @@ const SUMMARIZED: usize = 16;
 fn main() -> Result<()> {
     env_logger::init();
     let (arguments, usual) = example::parse::<Arguments>();
-    let mut options = ContextOptions::new();
-    if let Some(name) = &arguments.adapter {
-        options = options.adapter_name(name);
-    }
-    let named = arguments.adapter.is_some() || std::env::var_os("WGPU_ADAPTER_NAME").is_some();
-    let context = match Context::with_options_blocking(&options) {
-        Ok(context) => Some(context),
-        // A named adapter that isn't there is a mistake, not a machine without a GPU.
-        Err(error) if error.is_no_adapter() && !named => {
-            eprintln!("{error}");
-            eprintln!("Running the f64 CPU reference at a smaller length instead.\n");
-            None
-        }
-        Err(error) => return Err(error).context("opening the GPU"),
-    };
-    let tokens = arguments.tokens.map_or(if context.is_some() { 3840 } else { 768 }, usize::from);
+    let backend = arguments.computing.open(ContextOptions::new())?;
+    let default = if matches!(backend, Backend::Reference) { 768 } else { 3840 };
+    let tokens = arguments.tokens.map_or(default, usize::from);
     let layers = fixture::load(tokens)?;
     let say = |text: &str| {
         if !arguments.common.json {
             print!("{text}");
         }
     };
-    let device = context.as_ref().map_or("the CPU reference (f64)".into(), |c| c.capabilities().to_string());
-    say(&format!("Device   {device}\n"));
+    say(&format!("Device   {backend}\n"));
     say(&format!(
         "Inputs   SmolLM2-135M-Instruct reading Persuasion: {tokens} tokens, {} query heads on {} KV head, D = {}; rotated inside the kernel\n",
         layers[0].shape.heads(),
@@ -108,10 +97,7 @@ fn main() -> Result<()> {
     let folder = arguments.common.folder("quickstart", usual)?;
     let (mut reports, mut panels) = (Vec::new(), Vec::new());
     for (layer, truth) in layers.iter().zip(&truths) {
-        let engine = match &context {
-            Some(context) => Engine::Gpu(Box::new(Gpu::new(context, layer)?)),
-            None => Engine::Cpu(layer),
-        };
+        let engine = Engine::new(&backend, layer)?;
         let report = report(&arguments, &engine, layer, truth)?;
         say(&report.text());
         panels.push(Panel { title: format!("layer {}", layer.index), series: report.curves() });
@@ -134,7 +120,7 @@ fn main() -> Result<()> {
             "layers": reports.iter().map(Report::json).collect::<Vec<_>>(),
         });
         let pictures = [schedule_svg, error_svg];
-        println!("{}", example::object("quickstart", context.as_ref(), &pictures, fields)?);
+        println!("{}", backend.object("quickstart", &pictures, fields)?);
     }
     Ok(())
 }
@@ -232,8 +218,12 @@ impl Truth {
     }
 
     /// Compares these rows of a whole output.
-    fn compare(&self, output: &[f32], layer: &Layer) -> Result<prflash::verify::Report> {
-        let tolerance = Tolerances::of_output(&self.exact, &layer.shape, DType::F32);
+    fn compare(&self, output: &[f32], layer: &Layer, engine: &Engine<'_>) -> Result<prflash::verify::Report> {
+        let tolerance = match engine {
+            Engine::Native(_) => Tolerances::of_native_output,
+            Engine::Gpu(_) | Engine::Reference(_) => Tolerances::of_output,
+        };
+        let tolerance = tolerance(&self.exact, &layer.shape, DType::F32);
         let rows = pick(output, layer.shape.q_len(), layer.shape.head_dim(), &self.rows);
         Ok(compare(&rows, &self.exact.output, tolerance)?)
     }
@@ -245,10 +235,14 @@ fn pick(values: &[f32], len: usize, dim: usize, rows: &[usize]) -> Vec<f32> {
     heads.flat_map(|head| rows.iter().flat_map(|row| &head[row * dim..][..dim])).copied().collect()
 }
 
-/// What computes: a GPU, or the oracle where there is none.
+/// The corrections that are tried.
+const BETAS: [f32; 2] = [0.0, 1.0];
+
+/// What computes.
 enum Engine<'a> {
     Gpu(Box<Gpu>),
-    Cpu(&'a Layer),
+    Native(Box<Native<'a>>),
+    Reference(&'a Layer),
 }
 
 struct Gpu {
@@ -268,7 +262,7 @@ impl Gpu {
         let output = Tensor::zeros(context, DType::F32, *q.view().layout())?;
         let lse = Tensor::zeros(context, DType::F32, Layout::rows(1, shape.heads(), len)?)?;
         let mut plans = Vec::new();
-        for beta in [0.0, 1.0] {
+        for beta in BETAS {
             let plan = layer.attention().with_correction(beta)?.with_lse(true).plan(context, shape)?;
             let lse = Some(lse.view());
             let operands = Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse };
@@ -283,6 +277,45 @@ impl Gpu {
     }
 }
 
+struct Native<'a> {
+    layer: &'a Layer,
+    queries: Layout,
+    keys: Layout,
+    /// One plan for each correction that is tried.
+    plans: Vec<(f32, NativePlan)>,
+    /// The output and the log-sum-exp of the last run.
+    results: RefCell<(Vec<f32>, Vec<f32>)>,
+}
+
+impl<'a> Native<'a> {
+    fn new(layer: &'a Layer) -> Result<Self> {
+        let shape = &layer.shape;
+        let layout = |heads| Layout::heads_first(1, heads, shape.q_len(), shape.head_dim());
+        let (queries, keys) = (layout(shape.heads())?, layout(shape.kv_heads())?);
+        let plan = |beta| -> Result<(f32, NativePlan)> {
+            let attention = layer.attention().with_correction(beta)?.with_lse(true);
+            Ok((beta, attention.plan_native(shape, &NativeOptions::new())?))
+        };
+        let plans = BETAS.into_iter().map(plan).collect::<Result<_>>()?;
+        let rows = shape.heads() * shape.q_len();
+        let results = RefCell::new((vec![0.0; queries.elements()], vec![0.0; rows]));
+        Ok(Self { layer, queries, keys, plans, results })
+    }
+
+    fn run(&self, beta: f32, tables: &Tables<'_>) -> Result<()> {
+        let (_, plan) = self.plans.iter().find(|(b, _)| *b == beta).context("no plan for this β")?;
+        let (output, lse) = &mut *self.results.borrow_mut();
+        let mut operands = NativeOperands {
+            q: HostView::new(&self.layer.unrotated_q[..], self.queries)?,
+            k: HostView::new(&self.layer.unrotated_k[..], self.keys)?,
+            v: HostView::new(&self.layer.v[..], self.keys)?,
+            output: HostViewMut::new(&mut output[..], self.queries)?,
+            lse: Some(lse),
+        };
+        Ok(plan.run(&mut operands, tables)?)
+    }
+}
+
 /// A variant made ready: its schedule, on the device.
 struct Ready {
     beta: f32,
@@ -290,7 +323,21 @@ struct Ready {
     uploaded: Option<TableBuffer>,
 }
 
-impl Engine<'_> {
+impl Ready {
+    fn tables(&self) -> Tables<'_> {
+        self.schedule.as_ref().map_or_else(Tables::new, Tables::from)
+    }
+}
+
+impl<'a> Engine<'a> {
+    fn new(backend: &Backend, layer: &'a Layer) -> Result<Self> {
+        Ok(match backend {
+            Backend::Gpu(context) => Engine::Gpu(Box::new(Gpu::new(context, layer)?)),
+            Backend::Native => Engine::Native(Box::new(Native::new(layer)?)),
+            Backend::Reference => Engine::Reference(layer),
+        })
+    }
+
     fn ready(&self, beta: f32, schedule: Option<Schedule>) -> Result<Ready> {
         let uploaded = match (self, &schedule) {
             (Engine::Gpu(gpu), Some(schedule)) => {
@@ -316,23 +363,27 @@ impl Engine<'_> {
                 gpu.context.queue().submit([encoder.finish()]);
                 gpu.context.wait()?;
             }
-            Engine::Cpu(_) => drop(self.results(ready)?),
+            Engine::Native(native) => native.run(ready.beta, &ready.tables())?,
+            Engine::Reference(_) => drop(self.results(ready)?),
         }
         Ok(started.elapsed().as_secs_f64())
     }
 
-    /// The output and the log-sum-exp of the last run (of a run now, on the CPU).
+    /// The output and the log-sum-exp of the last run (of a run now, by the reference).
     fn results(&self, ready: &Ready) -> Result<(Vec<f32>, Vec<f64>)> {
         match self {
             Engine::Gpu(gpu) => {
                 let lse = gpu.lse.read_blocking(&gpu.context)?;
                 Ok((gpu.output.read_blocking(&gpu.context)?, lse.into_iter().map(f64::from).collect()))
             }
-            Engine::Cpu(layer) => {
+            Engine::Native(native) => {
+                let (output, lse) = &*native.results.borrow();
+                Ok((output.clone(), lse.iter().copied().map(f64::from).collect()))
+            }
+            Engine::Reference(layer) => {
                 let attention = layer.attention().with_correction(ready.beta)?;
-                let tables = ready.schedule.as_ref().map_or(Tables::new(), Tables::from);
                 let (q, k) = (&layer.unrotated_q, &layer.unrotated_k);
-                let exact = reference::attention(&attention, &layer.shape, q, k, &layer.v, &tables)?;
+                let exact = reference::attention(&attention, &layer.shape, q, k, &layer.v, &ready.tables())?;
                 Ok((exact.output.iter().map(|&x| x as f32).collect(), exact.lse))
             }
         }
@@ -352,7 +403,7 @@ struct Run {
 
 struct Report {
     layer: u32,
-    on_cpu: bool,
+    by_reference: bool,
     dense_seconds: f64,
     gflops: f64,
     max_value: f64,
@@ -388,7 +439,7 @@ fn report(arguments: &Arguments, engine: &Engine<'_>, layer: &Layer, truth: &Tru
     let mut progress = Progress::new();
     engine.run(&dense)?;
     let (output, dense_lse) = engine.results(&dense)?;
-    let dense_report = truth.compare(&output, layer)?;
+    let dense_report = truth.compare(&output, layer, engine)?;
     // Its own error, which was just measured, is nothing beside what skipping loses.
     let dense_output: Vec<f64> = output.into_iter().map(f64::from).collect();
     let mut runs: Vec<Run> = Vec::new();
@@ -436,7 +487,7 @@ fn report(arguments: &Arguments, engine: &Engine<'_>, layer: &Layer, truth: &Tru
     let dense_seconds = median(&dense_times);
     Ok(Report {
         layer: layer.index,
-        on_cpu: matches!(engine, Engine::Cpu(_)),
+        by_reference: matches!(engine, Engine::Reference(_)),
         dense_seconds,
         gflops: layer.shape.dense_flops(true) / dense_seconds / 1e9,
         max_value: layer.max_value(),
@@ -463,7 +514,7 @@ impl Report {
              {:.1} ms, {:.1} GFLOP/s (causal)\n\n  \
              profile            sampler        β   blocks    time   error  recall\n",
             self.layer,
-            if self.on_cpu { " (the reference itself, rounded to f32)" } else { "" },
+            if self.by_reference { " (the reference itself, rounded to f32)" } else { "" },
             dense.max_abs_error,
             dense.max_abs_error / self.max_value,
             dense.relative_error,

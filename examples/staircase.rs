@@ -1,11 +1,12 @@
 //! Staircase KV caches on the attention inputs of a real model: what they take and what they lose,
 //! by rung and by age, against KIVI, a plain cache and sinks + window of the same bytes. Every
 //! cache is filled token by token on the host and on the GPU, whose words must be the same, and the
-//! GPU's attention over them is compared with the oracle's. Without an adapter it is the host
-//! alone.
+//! GPU's attention over them is compared with the oracle's. Without an adapter it is the native
+//! engine's attention over the host's words; by `--backend reference` the host alone.
 //!
 //! ```text
 //! cargo run --release --example staircase
+//! cargo run --release --example staircase -- --backend native
 //! ```
 
 use std::ops::Range;
@@ -13,9 +14,11 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use prflash::cache::{Chunk, HostCache, KvCache, KvInput, Ladder, SequenceId, Side, Staircase, StoredKeys};
+use prflash::native::{HostView, HostViewMut, NativeOptions, NativePlan, NativeQueries};
 use prflash::reference::{self, AgeLoss, cache_loss};
-use prflash::{Attention, Context, DType, Layout, Plan, Queries, Shape, Tables, Tensor};
+use prflash::{Attention, Context, ContextOptions, DType, Layout, Plan, Queries, Shape, Tables, Tensor};
 use serde_json::{Value, json};
+use testkit::backend::{Backend, Computing};
 use testkit::chart::{Axis, Panel, Scale, Series, chart, chart_in_rows};
 use testkit::example::{self, Progress};
 use testkit::fixture::{self, Layer};
@@ -25,6 +28,8 @@ use testkit::fixture::{self, Layer};
 struct Arguments {
     #[command(flatten)]
     common: example::Common,
+    #[command(flatten)]
+    computing: Computing,
     /// Tokens of context, at most 3840.
     #[arg(long, default_value_t = 3840, default_value_if("quick", "true", "512"), value_parser = clap::value_parser!(u16).range(256..=3840))]
     tokens: u16,
@@ -42,9 +47,9 @@ struct Preset {
     formula_bytes: u64,
     bits_per_element: f64,
     layers: Vec<Measured>,
-    /// On the GPU: the largest deviation of an output from the oracle over the same words, in units
-    /// of the largest |v|.
-    gpu_deviation: Option<f64>,
+    /// The largest deviation of an output of the GPU or of the native engine from the oracle over
+    /// the same words, in units of the largest |v|; none by the reference.
+    deviation: Option<f64>,
 }
 
 /// One sequence in a cache on the GPU.
@@ -83,10 +88,33 @@ impl<'a> OnGpu<'a> {
     fn attend(&self, q: &[f32], shape: &Shape) -> Result<Vec<f32>> {
         let layout = Layout::heads_first(1, shape.heads(), 1, shape.head_dim())?;
         let q = Tensor::upload(self.context, DType::F32, layout, q)?;
-        let queries = [Queries { sequence: self.sequence, entry: 0, rows: 0..1, positions: None }];
+        let queries = queries(self.sequence);
         let result = self.plan.run_cached(&self.cache, q.view(), &queries, &Tables::new())?;
         Ok(result.output.read_blocking(self.context)?)
     }
+}
+
+/// The queries of a step, which are the sequence's last token.
+fn queries(sequence: SequenceId) -> [Queries; 1] {
+    [Queries { sequence, entry: 0, rows: 0..1, positions: None }]
+}
+
+/// Attention of the newest token's queries over a cache in host memory, `[heads, channels]`.
+fn attend_natively(
+    plan: &NativePlan,
+    cache: &HostCache,
+    sequence: SequenceId,
+    q: &[f32],
+) -> Result<Vec<f32>> {
+    let layout = Layout::heads_first(1, plan.maxima().heads(), 1, plan.maxima().head_dim())?;
+    let mut output = vec![0.0; layout.elements()];
+    let mut operands = NativeQueries {
+        q: HostView::new(q, layout)?,
+        output: HostViewMut::new(&mut output[..], layout)?,
+        lse: None,
+    };
+    plan.run_cached(cache, &mut operands, &queries(sequence), &Tables::new())?;
+    Ok(output)
 }
 
 /// Means (root mean squares) over the decode steps of one layer, or of several.
@@ -182,14 +210,7 @@ fn main() -> Result<()> {
     let (arguments, usual) = example::parse::<Arguments>();
     let layers = fixture::load(arguments.tokens.into())?;
     let shape = layers[0].shape;
-    let context = match Context::new_blocking() {
-        Ok(context) => Some(context),
-        Err(error) if error.is_no_adapter() => {
-            eprintln!("{error}: the host alone, then");
-            None
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let backend = arguments.computing.open(ContextOptions::new())?;
     let mut presets = presets(&shape)?;
     let mut progress = Progress::new();
     let caches = presets.len();
@@ -197,7 +218,7 @@ fn main() -> Result<()> {
         for layer in &layers {
             let name = example::spoken(&preset.name);
             progress.tell(format!("Cache {} of {caches}: {name}, layer {}", at + 1, layer.index));
-            preset.measure(context.as_ref(), layer, arguments.steps.into())?;
+            preset.measure(&backend, layer, arguments.steps.into())?;
         }
     }
     progress.done(format!("{caches} caches"));
@@ -231,18 +252,17 @@ fn main() -> Result<()> {
     chart(&pictures[1], [size, error], &panels)?;
 
     if arguments.common.json {
-        let rows: Vec<Value> = presets.iter().map(|preset| preset.json(&layers)).collect();
+        let rows: Vec<Value> = presets.iter().map(|preset| preset.json(&backend, &layers)).collect();
         let fields = json!({ "tokens": arguments.tokens, "steps": arguments.steps, "presets": rows });
-        println!("{}", example::object("staircase", context.as_ref(), &pictures, fields)?);
+        println!("{}", backend.object("staircase", &pictures, fields)?);
         return Ok(());
     }
-    match &context {
-        Some(context) => {
-            println!("{}: the same words as on the host in every cache\n", context.capabilities());
-        }
-        None => println!("No GPU: the host alone\n"),
+    match &backend {
+        Backend::Gpu(_) => println!("{backend}: the same words as on the host in every cache\n"),
+        Backend::Native => println!("{backend}, over the words of the host\n"),
+        Backend::Reference => println!("The reference: the host alone\n"),
     }
-    print(&presets, &layers);
+    print(&presets, &layers, matches!(backend, Backend::Native));
     println!("\nPictures  {}\n          {}", pictures[0].display(), pictures[1].display());
     Ok(())
 }
@@ -292,7 +312,7 @@ fn presets(shape: &Shape) -> Result<Vec<Preset>> {
             formula_bytes,
             bits_per_element,
             layers: Vec::new(),
-            gpu_deviation: None,
+            deviation: None,
         }
     };
     Ok(named.into_iter().map(preset).collect())
@@ -301,12 +321,18 @@ fn presets(shape: &Shape) -> Result<Vec<Preset>> {
 impl Preset {
     /// Appends token by token, and at some steps near the end compares attention of the newest
     /// token's queries.
-    fn measure(&mut self, context: Option<&Context>, layer: &Layer, steps: usize) -> Result<()> {
+    fn measure(&mut self, backend: &Backend, layer: &Layer, steps: usize) -> Result<()> {
         let shape = &layer.shape;
         let (len, dim) = (shape.kv_len(), shape.head_dim());
         let mut cache = HostCache::new(self.staircase.clone(), shape, StoredKeys::AfterRotation)?;
         let sequence = cache.add();
-        let mut on_gpu = context.map(|context| OnGpu::new(context, &self.staircase, layer)).transpose()?;
+        let on_gpu = backend.context().map(|context| OnGpu::new(context, &self.staircase, layer));
+        let mut on_gpu = on_gpu.transpose()?;
+        let attention = Attention::causal();
+        let native = match backend {
+            Backend::Native => Some(attention.plan_native(&shape.with_q_len(1)?, &NativeOptions::new())?),
+            Backend::Gpu(_) | Backend::Reference => None,
+        };
         let mut measured = Measured::default();
         let first = len - len / 8;
         for token in 0..len {
@@ -331,15 +357,20 @@ impl Preset {
             let stretches = standing.stretches();
             let ranges: Vec<Range<usize>> =
                 octaves.iter().cloned().chain(stretches.iter().map(|stretch| stretch.0.clone())).collect();
-            let attention = Attention::causal();
-            if let Some(gpu) = &mut on_gpu {
-                gpu.append_up_to(now)?;
-                let got = gpu.attend(&q, shape)?;
+            let got = match (&mut on_gpu, &native) {
+                (Some(gpu), _) => {
+                    gpu.append_up_to(now)?;
+                    Some(gpu.attend(&q, shape)?)
+                }
+                (None, Some(plan)) => Some(attend_natively(plan, &cache, sequence, &q)?),
+                (None, None) => None,
+            };
+            if let Some(got) = got {
                 let tables = Tables::new();
                 let exact = reference::attention_cached(&attention, &step, &q, &cache, sequence, &tables)?;
                 let apart = got.iter().zip(&exact.output).map(|(&got, want)| (f64::from(got) - want).abs());
                 let deviation = apart.fold(0.0, f64::max) / layer.max_value();
-                self.gpu_deviation = Some(deviation.max(self.gpu_deviation.unwrap_or(0.0)));
+                self.deviation = Some(deviation.max(self.deviation.unwrap_or(0.0)));
             }
             let loss = cache_loss(&attention, &step, &q, history, &cache, sequence, &Tables::new(), &ranges)?;
             measured.output.add(loss.output_error);
@@ -403,7 +434,7 @@ impl Preset {
         Panel { title: format!("{}: {kept}", self.name), series }
     }
 
-    fn json(&self, layers: &[Layer]) -> Value {
+    fn json(&self, backend: &Backend, layers: &[Layer]) -> Value {
         let all = Measured::all(&self.layers);
         let layer = |(layer, measured): (&Layer, &Measured)| {
             json!({
@@ -421,7 +452,8 @@ impl Preset {
             "formula_bytes": self.formula_bytes,
             "bits_per_element": self.bits_per_element,
             "output_error": all.output.root(),
-            "gpu_deviation": self.gpu_deviation,
+            "gpu_deviation": self.deviation.filter(|_| matches!(backend, Backend::Gpu(_))),
+            "native_deviation": self.deviation.filter(|_| matches!(backend, Backend::Native)),
             "error_by_age": Measured::rows(&all.ages, "age"),
             "error_by_rung": Measured::rows(&all.rungs, "rung"),
             "layers": layers.iter().zip(&self.layers).map(layer).collect::<Vec<_>>(),
@@ -439,14 +471,18 @@ fn octaves(len: usize) -> Vec<Range<usize>> {
     ranges
 }
 
-fn print(presets: &[Preset], layers: &[Layer]) {
+fn print(presets: &[Preset], layers: &[Layer], native: bool) {
     println!("{} tokens, one KV head of {} channels\n", layers[0].shape.kv_len(), layers[0].shape.head_dim());
     println!("{}\n", Staircase::recommended());
     print!("{:<30}{:<14}{:<22}{:>9}{:>6}", "cache", "keys", "values", "bytes", "bits");
     layers.iter().for_each(|layer| print!("{:>10}", format!("layer {}", layer.index)));
     println!(
         "   (relative output error){}",
-        if presets[0].gpu_deviation.is_some() { "   GPU − oracle" } else { "" }
+        match presets[0].deviation {
+            Some(_) if native => "   native − oracle",
+            Some(_) => "   GPU − oracle",
+            None => "",
+        }
     );
     for preset in presets {
         let ladder = |side| preset.staircase.ladder(side).to_string().replace(" → ", "→");
@@ -459,7 +495,7 @@ fn print(presets: &[Preset], layers: &[Layer]) {
             preset.bits_per_element
         );
         preset.layers.iter().for_each(|measured| print!("{:>10.4}", measured.output.root()));
-        match preset.gpu_deviation {
+        match preset.deviation {
             Some(deviation) => println!("{:>38.1e}{marker}", deviation),
             None => println!("{marker}"),
         }

@@ -11,6 +11,7 @@ use crate::cpu::CpuAttention;
 use crate::gguf::ModelFile;
 use crate::gpu::GpuAttention;
 use crate::model::Model;
+use crate::native::NativeAttention;
 use crate::setting::Setting;
 use crate::tokenizer::Tokenizer;
 
@@ -18,8 +19,10 @@ use crate::tokenizer::Tokenizer;
 pub enum Backend {
     /// prflash, on this device.
     Gpu(Context),
-    /// Plain loops in f32.
+    /// prflash's engine on CPU cores.
     Cpu,
+    /// Plain loops in f32: a second opinion.
+    Plain,
 }
 
 impl Backend {
@@ -40,6 +43,7 @@ impl Backend {
         match self {
             Backend::Gpu(_) => "gpu",
             Backend::Cpu => "cpu",
+            Backend::Plain => "plain",
         }
     }
 
@@ -52,7 +56,7 @@ impl Backend {
     pub fn adapter(&self) -> Option<&str> {
         match self {
             Backend::Gpu(context) => Some(&context.capabilities().adapter),
-            Backend::Cpu => None,
+            Backend::Cpu | Backend::Plain => None,
         }
     }
 
@@ -60,14 +64,14 @@ impl Backend {
     pub fn driver(&self) -> Option<&str> {
         match self {
             Backend::Gpu(context) => Some(&context.capabilities().driver),
-            Backend::Cpu => None,
+            Backend::Cpu | Backend::Plain => None,
         }
     }
 
     /// Attention for sequences of at most `max_tokens` tokens that come at most `chunk` at a time.
     ///
     /// # Errors
-    /// What the device refuses; what the CPU backend doesn't have.
+    /// What the device refuses; what the plain backend doesn't have.
     pub fn attention(
         &self,
         config: &Config,
@@ -79,7 +83,8 @@ impl Backend {
             Backend::Gpu(context) => {
                 Box::new(GpuAttention::new(context, config, setting, max_tokens, chunk)?)
             }
-            Backend::Cpu => Box::new(CpuAttention::new(config, setting)?),
+            Backend::Cpu => Box::new(NativeAttention::new(config, setting, max_tokens, chunk)?),
+            Backend::Plain => Box::new(CpuAttention::new(config, setting)?),
         })
     }
 }

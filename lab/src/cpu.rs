@@ -1,4 +1,4 @@
-//! Attention on the CPU: what the GPU backend is checked against.
+//! Attention in plain loops: what the GPU and the native engine are checked against.
 
 use anyhow::{Result, ensure};
 use prflash::cache::{HostCache, SequenceId, StoredKeys};
@@ -34,10 +34,10 @@ impl CpuAttention {
     /// # Errors
     /// Rounds, and storage other than f32: this backend has neither.
     pub fn new(config: &Config, setting: &Setting) -> Result<Self> {
-        ensure!(setting.storage() == DType::F32, "--storage: the cpu backend stores f32 only");
+        ensure!(setting.storage() == DType::F32, "--storage: the plain backend stores f32 only");
         let layers = 0..config.layers;
         let single = layers.clone().all(|layer| setting.rounds(config, layer) == Rounds::One);
-        ensure!(single, "--rounds: the cpu backend has no rounds");
+        ensure!(single, "--rounds: the plain backend has no rounds");
         let shape = Shape::new(config.heads, config.kv_heads, 1, config.head_dim)?;
         let stairs = |layer| -> Result<Option<HostCache>> {
             let Some(staircase) = setting.staircase(config, layer) else { return Ok(None) };
@@ -138,17 +138,7 @@ impl Attend for CpuAttention {
             (4 * count(Vec::len), 4 * count(Vec::capacity), 2 * count(Vec::len));
         let mut rungs = None;
         for cache in self.stairs.iter().flatten() {
-            let rungs: &mut Rungs = rungs.get_or_insert_default();
-            let Ok(standing) = cache.standing(SequenceId::FIRST) else { continue };
-            let Config { heads, kv_heads, head_dim, .. } = self.config;
-            let Ok(shape) = Shape::new(heads, kv_heads, 1, head_dim) else { continue };
-            let memory = standing.memory(&shape);
-            let (live, plain) = (cache.live_bytes(), 4 * (standing.len() * kv_heads * head_dim) as u64);
-            rungs.add(&memory);
-            rungs.formula += memory.total();
-            rungs.live += live;
-            rungs.capacity += live;
-            rungs.f16 += plain;
+            let [live, plain] = add_rungs(rungs.get_or_insert_default(), cache, &self.config);
             (bytes, capacity, f16) = (bytes + live, capacity + live, f16 + plain);
         }
         Usage { kv_f16_bytes: f16, rungs, ..self.visits.usage(&self.config, bytes, capacity) }
@@ -184,6 +174,21 @@ impl CpuAttention {
         let output: Vec<f32> = exact.output.iter().map(|&x| x as f32).collect();
         Ok(swapped(&output, heads, new.tokens, head_dim))
     }
+}
+
+/// Adds the bytes of a layer's cache. Returns what it holds, and what that would be in f16.
+pub(crate) fn add_rungs(rungs: &mut Rungs, cache: &HostCache, config: &Config) -> [u64; 2] {
+    let Config { heads, kv_heads, head_dim, .. } = *config;
+    let Ok(standing) = cache.standing(SequenceId::FIRST) else { return [0; 2] };
+    let Ok(shape) = Shape::new(heads, kv_heads, 1, head_dim) else { return [0; 2] };
+    let memory = standing.memory(&shape);
+    let (live, plain) = (cache.live_bytes(), 4 * (standing.len() * kv_heads * head_dim) as u64);
+    rungs.add(&memory);
+    rungs.formula += memory.total();
+    rungs.live += live;
+    rungs.capacity += live;
+    rungs.f16 += plain;
+    [live, plain]
 }
 
 /// `[a, b, dim]` as `[b, a, dim]`.

@@ -2,12 +2,13 @@
 //!
 //! Embeddings, norms and linear layers run on the CPU (candle); attention, positions and the memory
 //! of keys and values are prflash's, on the GPU. The two meet in one trait, [`attend::Attend`], so
-//! the same model also runs on plain CPU attention, which is what the GPU is checked against.
+//! the same model also runs on prflash's engine on CPU cores, and on plain loops, which is what both
+//! are checked against.
 //!
 //! | module | what it is |
 //! | --- | --- |
 //! | [`gguf`], [`config`], [`tokenizer`], [`model`] | a model: file, sizes, text, forward pass |
-//! | [`attend`], [`gpu`], [`cpu`], [`memory`] | attention: the seam, its two backends, where keys and values live |
+//! | [`attend`], [`gpu`], [`native`], [`cpu`], [`memory`] | attention: the seam, its three backends, where keys and values live |
 //! | [`look`] | what attention that looks at keys knows of them |
 //! | [`setting`], [`staircase`] | what attention computes in a run and how it remembers, from the command line to prflash's values |
 //! | [`backend`] | a device and a model, opened |
@@ -31,6 +32,7 @@ pub mod gpu;
 pub mod look;
 pub mod memory;
 pub mod model;
+pub mod native;
 pub mod needle;
 pub mod perplexity;
 pub mod plots;

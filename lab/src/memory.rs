@@ -156,7 +156,7 @@ impl Plain {
     }
 }
 
-fn check_room(tokens: usize, max_tokens: usize) -> Result<()> {
+pub(crate) fn check_room(tokens: usize, max_tokens: usize) -> Result<()> {
     ensure!(tokens <= max_tokens, "the run was made for {max_tokens} tokens, got {tokens}");
     Ok(())
 }

@@ -237,7 +237,10 @@ impl Sweep<'_> {
     ) -> Result<String> {
         let results = files.speed.as_mut().context("no file for speed")?;
         let Backend::Gpu(context) = self.backend else {
-            anyhow::bail!("--backend cpu has no kernels to time: leave speed out by --only");
+            anyhow::bail!(
+                "--backend {} has no kernels to time: leave speed out by --only",
+                self.backend.name()
+            );
         };
         let step = &mut |round| watch.at(round as f64 / speed::ROUNDS as f64);
         let timed = speed::measure(context, config, &choice.setting, experiment.width, step)?;
@@ -285,7 +288,8 @@ impl Sweep<'_> {
         let question = experiment.question;
         ensure!(
             question != Question::Speed || matches!(self.backend, Backend::Gpu(_)),
-            "--backend cpu has no kernels to time: leave speed out by --only"
+            "--backend {} has no kernels to time: leave speed out by --only",
+            self.backend.name()
         );
         let path = self.folders.results_of(question);
         match question {

@@ -63,7 +63,7 @@ impl ContextOptions {
     ///
     /// They stay inside their buffers by themselves: `shader_module` in `src/runtime/pipeline.rs`
     /// says why, index by index, and the tests run in both modes. What it gains depends on the
-    /// device (`examples/device_report.rs --trusted`); on CPU adapters only the clearing is left
+    /// device (`examples/device_report --trusted`); on CPU adapters only the clearing is left
     /// out, and in browsers nothing.
     pub fn trusted_shaders(self, trusted: bool) -> Self {
         Self { trusted_shaders: trusted, ..self }

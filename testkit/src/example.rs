@@ -75,13 +75,24 @@ pub fn object(
     pictures: &[PathBuf],
     fields: Value,
 ) -> Result<String> {
+    let backend = json!(context.map(|context| format!("{:?}", context.capabilities().backend)));
+    object_by(example, context, backend, pictures, fields)
+}
+
+pub(crate) fn object_by(
+    example: &str,
+    context: Option<&Context>,
+    backend: Value,
+    pictures: &[PathBuf],
+    fields: Value,
+) -> Result<String> {
     let device = context.map(Context::capabilities);
     let mut object = Map::new();
     let mut add = |key: &str, value: Value| object.insert(key.to_owned(), value);
     add("example", json!(example));
     add("adapter", json!(device.map(|device| &device.adapter)));
     add("driver", json!(device.map(|device| &device.driver)));
-    add("backend", json!(device.map(|device| format!("{:?}", device.backend))));
+    add("backend", backend);
     add("device_type", json!(device.map(|device| format!("{:?}", device.device_type))));
     if let Value::Object(fields) = fields {
         object.extend(fields);

@@ -3,6 +3,7 @@
 //! Unit tests of the library can't use it: it is built with the library as others see it, whose
 //! types aren't those of the library under test.
 
+pub mod backend;
 pub mod chart;
 pub mod device;
 pub mod example;

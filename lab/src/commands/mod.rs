@@ -28,10 +28,12 @@ pub const REVISION: &str = env!("LAB_REVISION");
 /// Who computes attention.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Computes {
-    /// prflash.
+    /// prflash on a device.
     Gpu,
-    /// Plain loops in f32: slow, for checks.
+    /// prflash's engine on CPU cores.
     Cpu,
+    /// Plain loops in f32: slow, for checks.
+    Plain,
 }
 
 /// What every command that computes takes.
@@ -66,10 +68,11 @@ pub struct Common {
 }
 
 impl Computes {
-    /// The device, opened before anything else takes time; none for the cpu backend.
+    /// The device, opened before anything else takes time; none for the cpu and plain backends.
     pub fn open(self) -> Result<Backend> {
         match self {
             Computes::Cpu => Ok(Backend::Cpu),
+            Computes::Plain => Ok(Backend::Plain),
             Computes::Gpu => Backend::gpu(),
         }
     }

@@ -17,11 +17,11 @@ use lab::setting::{Setting, SettingArgs};
 
 /// Logits of a small model are of the order of 10; two f32 computations that sum in another order
 /// may differ by this fraction of the largest.
-const TOLERANCE: f32 = 2e-5;
+pub(crate) const TOLERANCE: f32 = 2e-5;
 
 /// Where keys are turned before they are rounded to f16, a last bit of the one may turn into a last
 /// bit of the other, or into another code.
-const AFTER_ROTATION: f32 = 2e-2;
+pub(crate) const AFTER_ROTATION: f32 = 2e-2;
 
 #[derive(Parser)]
 #[command(no_binary_name = true)]
@@ -30,13 +30,13 @@ struct Line {
     setting: SettingArgs,
 }
 
-fn setting(model: &Model, options: &str) -> Setting {
+pub(crate) fn setting(model: &Model, options: &str) -> Setting {
     let line = Line::try_parse_from(options.split_whitespace()).unwrap();
     Setting::new(&line.setting, model.config()).unwrap()
 }
 
 /// The logits of every token, read in pieces of `chunk`.
-fn logits(model: &Model, attention: &mut dyn Attend, tokens: &[u32], chunk: usize) -> Vec<f32> {
+pub(crate) fn logits(model: &Model, attention: &mut dyn Attend, tokens: &[u32], chunk: usize) -> Vec<f32> {
     attention.start(0);
     let mut all = Vec::new();
     for piece in tokens.chunks(chunk) {
@@ -47,23 +47,23 @@ fn logits(model: &Model, attention: &mut dyn Attend, tokens: &[u32], chunk: usiz
 }
 
 #[track_caller]
-fn assert_close(name: &str, a: &[f32], b: &[f32]) {
+pub(crate) fn assert_close(name: &str, a: &[f32], b: &[f32]) {
     assert_close_by(TOLERANCE, name, a, b);
 }
 
 #[track_caller]
-fn assert_close_by(tolerance: f32, name: &str, a: &[f32], b: &[f32]) {
+pub(crate) fn assert_close_by(tolerance: f32, name: &str, a: &[f32], b: &[f32]) {
     let (error, size) = difference(a, b);
     assert!(error <= tolerance * size, "{name}: off by {error:e}, largest number {size}");
 }
 
 /// Scores have units of 1/1024: a last bit of a query may make one of weights that are drawn by
 /// them.
-fn by_scores(options: &str) -> f32 {
+pub(crate) fn by_scores(options: &str) -> f32 {
     if options.contains("tau=") { 1e-3 } else { TOLERANCE }
 }
 
-fn write(folder: &Path, tiny: Tiny, dtype: GgmlDType) -> std::path::PathBuf {
+pub(crate) fn write(folder: &Path, tiny: Tiny, dtype: GgmlDType) -> std::path::PathBuf {
     let path = folder.join("tiny.gguf");
     tiny.write(&path, dtype);
     path
@@ -95,8 +95,8 @@ fn gemma_is_candles_gemma() {
     assert_close("cpu", &logits(&model, &mut ours, &tokens, 90), &theirs);
 }
 
-/// Every kind of setting that the CPU backend can check.
-const SETTINGS: [&str; 13] = [
+/// Every kind of setting that plain loops can check.
+pub(crate) const SETTINGS: [&str; 13] = [
     "",
     "--attention prflash --block-size 8",
     "--attention prflash --block-size 8 --beta 0.5 --seed 3 --lists-per kv-head",
@@ -300,7 +300,7 @@ fn too_many_tokens_are_refused() {
 
 /// Segments of 32 tokens, so that few tokens climb down many rungs; each with what it is compared
 /// with afterwards.
-const STAIRCASES: [&str; 9] = [
+pub(crate) const STAIRCASES: [&str; 9] = [
     "--staircase plain;segment=32",
     "--staircase recommended;segment=32",
     "--staircase paper;segment=32;residual=45",

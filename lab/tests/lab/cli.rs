@@ -302,20 +302,26 @@ fn wrong_options_are_named() {
     refused("--attention prflash --window-blocks 0", "--window-blocks");
     refused("--attention prflash --block-size 0", "--block-size");
     refused("--attention prflash --rounds 0", "--rounds");
-    refused("--attention prflash --rounds 2", "--rounds");
     refused("--attention prflash --rounds 2 --partition-rounds 2", "--partition-rounds");
     refused("--rope-scaling yarn", "--rope-scaling");
     refused("--rope-scaling ntk:0.5", "--rope-scaling");
     refused("--bias slope", "--bias");
     refused("--bias alibi --bias-weight=-1", "--bias");
     refused("--harmonic-factor 0", "--harmonic-factor");
-    refused("--storage f16", "--storage");
     refused("--staircase K:8x2,4", "--staircase: character 8: expected V:");
     refused("--staircase K:8x2,5;V:4", "--staircase: character 3:");
     refused("--stored-keys before-rotation", "--staircase");
     refused("--staircase paper --attention prflash --rounds 2", "--rounds");
     refused("--temperature=-1", "--temperature");
     refused("--chunk 0", "--chunk");
+    // The second opinion knows less than the engines.
+    let plain = GENERATE.map(|word| if word == "cpu" { "plain" } else { word });
+    for (options, option) in
+        [(&["--storage", "f16"][..], "--storage"), (&["--attention", "prflash", "--rounds", "2"], "--rounds")]
+    {
+        let error = folder.refused(&[&plain[..], &["--prompt", "a"], options].concat());
+        assert!(error.contains(option) && error.contains("plain backend"), "{error}");
+    }
     let error = folder.refused(&[&GENERATE[..], &["--prompt", ""]].concat());
     assert!(error.contains("--prompt"), "{error}");
     let refused = |options: &[&str], expected: &str| {

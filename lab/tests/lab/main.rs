@@ -6,6 +6,7 @@ mod common;
 mod encodings;
 mod metadata;
 mod models;
+mod native;
 mod refusals;
 mod search;
 mod search_runs;

@@ -1,16 +1,21 @@
 //! What a device offers, which kernels it is given and why, how fast they are there, and whether
-//! they are right: to paste into an issue.
+//! they are right, beside the native engine on this machine's cores: to paste into an issue.
 //!
 //! ```text
 //! cargo run --release --example device_report            # text; minutes on a software device
 //! cargo run --release --example device_report -- --json  # for machines
 //! cargo run --release --example device_report -- --quick # only the kernels that plans choose here
+//! cargo run --release --example device_report -- --backend native # the native engine alone
 //! ```
+
+mod native;
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use native::Native;
 use prflash::cache::{Chunk, KvCache, Staircase, StoredKeys};
 use prflash::device::Timings;
 use prflash::kernels::{Decode, Kernel, Matrix, Tile};
@@ -21,6 +26,7 @@ use prflash::{
     Shape, Tables, Tensor, reference, wgpu,
 };
 use serde_json::{Value, json};
+use testkit::backend::{Backend, Computing};
 use testkit::example::{self, Progress};
 use testkit::files;
 
@@ -29,9 +35,8 @@ use testkit::files;
 struct Arguments {
     #[command(flatten)]
     common: example::Common,
-    /// Only an adapter whose name contains this.
-    #[arg(long)]
-    adapter: Option<String>,
+    #[command(flatten)]
+    computing: Computing,
     /// Tokens of prefill.
     #[arg(long, default_value_t = 1024, default_value_if("quick", "true", "128"), value_parser = clap::value_parser!(u32).range(1..=32_768))]
     tokens: u32,
@@ -56,14 +61,19 @@ struct Choice {
     reason: String,
 }
 
-/// A measured call.
-struct Speed {
-    case: String,
-    kernel: Kernel,
-    timings: Timings,
+/// A call to measure.
+struct Case {
+    name: String,
     flops: f64,
     /// The bytes of queries, keys, values and results, each once.
     bytes: f64,
+}
+
+/// A measured call.
+struct Speed {
+    case: Case,
+    kernel: Kernel,
+    timings: Timings,
 }
 
 /// A kernel that may run here.
@@ -83,42 +93,80 @@ struct Found {
 fn main() -> Result<()> {
     env_logger::init();
     let (arguments, usual) = example::parse::<Arguments>();
-    let mut options = ContextOptions::new();
-    if let Some(name) = &arguments.adapter {
-        options = options.adapter_name(name);
+    let options =
+        ContextOptions::new().trusted_shaders(arguments.trusted).cooperative_matrices(arguments.cooperative);
+    let backend = arguments.computing.open(options)?;
+    if matches!(backend, Backend::Reference) {
+        let message = "--backend reference: reports compare with it; expected gpu or native";
+        Arguments::command().error(ErrorKind::InvalidValue, message).exit();
     }
-    options = options.trusted_shaders(arguments.trusted).cooperative_matrices(arguments.cooperative);
-    let context = Context::with_options_blocking(&options)?;
     let mut progress = Progress::new();
-    progress.tell("Asking plans for their kernels …");
-    let choices = choices(&context)?;
-    let speeds = speeds(&context, &arguments, &mut progress)?;
-    let mut all = kernels();
-    if arguments.common.quick {
-        // Compiling the others is what takes long, on a software device.
-        let chosen = |kernel: &Kernel| choices.iter().any(|choice| choice.kernel == *kernel);
-        all.retain(|kernel| *kernel == Kernel::Naive || chosen(kernel));
-    }
-    let variants = all.iter().enumerate().map(|(at, &kernel)| {
-        progress.tell(format!("Kernel {} of {}: {kernel}", at + 1, all.len()));
-        variant(&context, kernel, &arguments)
+    let device = backend.context().map(|context| Device::measure(context, &arguments, &mut progress));
+    let device = device.transpose()?;
+    let native = Native::measure(&arguments, &mut progress)?;
+    let checked = device.as_ref().map_or(0, |device| device.variants.len());
+    progress.done(format!("Measured, and {checked} kernels checked"));
+    let mut fields = json!({
+        "prflash": env!("CARGO_PKG_VERSION"),
+        "tokens": arguments.tokens,
+        "history": arguments.history,
+        "rounds": arguments.rounds,
+        "native": native.json(),
     });
-    let variants = variants.collect::<Result<Vec<_>>>()?;
-    progress.done(format!("Measured, and {} kernels checked", all.len()));
-    let fields = fields(&context, &arguments, &choices, &speeds, &variants);
-    let object = example::object("device_report", Some(&context), &[], fields)?;
+    if let (Value::Object(all), Some(device)) = (&mut fields, &device) {
+        all.extend(device.fields());
+    }
+    let object = backend.object("device_report", &[], fields)?;
     let path = arguments.common.folder("device_report", usual)?.join("device_report.json");
     files::write(&path, &object)?;
     if arguments.common.json {
         println!("{object}");
     } else {
-        print(&context, &arguments, &choices, &speeds, &variants);
+        println!("prflash {} on {backend}", env!("CARGO_PKG_VERSION"));
+        if let Some(device) = &device {
+            device.print(&arguments);
+        }
+        native.print(arguments.rounds.into());
         println!("\nThe same for machines: {}", path.display());
     }
-    let wrong = |variant: &&Variant| variant.found.as_ref().is_ok_and(|found| !found.passed);
-    let wrong: Vec<String> = variants.iter().filter(wrong).map(|v| v.kernel.to_string()).collect();
+    let mut wrong = native.wrong();
+    wrong.extend(device.iter().flat_map(Device::wrong));
     ensure!(wrong.is_empty(), "past the tolerance on this device: {}", wrong.join(", "));
     Ok(())
+}
+
+/// All that is told of a device.
+struct Device<'a> {
+    context: &'a Context,
+    choices: Vec<Choice>,
+    speeds: Vec<Speed>,
+    variants: Vec<Variant>,
+}
+
+impl<'a> Device<'a> {
+    fn measure(context: &'a Context, arguments: &Arguments, progress: &mut Progress) -> Result<Self> {
+        progress.tell("Asking plans for their kernels …");
+        let choices = choices(context)?;
+        let speeds = speeds(context, arguments, progress)?;
+        let mut all = kernels();
+        if arguments.common.quick {
+            // Compiling the others is what takes long, on a software device.
+            let chosen = |kernel: &Kernel| choices.iter().any(|choice| choice.kernel == *kernel);
+            all.retain(|kernel| *kernel == Kernel::Naive || chosen(kernel));
+        }
+        let variants = all.iter().enumerate().map(|(at, &kernel)| {
+            progress.tell(format!("Kernel {} of {}: {kernel}", at + 1, all.len()));
+            variant(context, kernel, arguments)
+        });
+        let variants = variants.collect::<Result<Vec<_>>>()?;
+        Ok(Self { context, choices, speeds, variants })
+    }
+
+    /// The kernels past the tolerance.
+    fn wrong(&self) -> Vec<String> {
+        let wrong = |variant: &&Variant| variant.found.as_ref().is_ok_and(|found| !found.passed);
+        self.variants.iter().filter(wrong).map(|variant| variant.kernel.to_string()).collect()
+    }
 }
 
 /// What plans choose for shapes that models have.
@@ -182,37 +230,55 @@ fn time(
     Ok((plan.kernel(), timings))
 }
 
-fn speeds(context: &Context, arguments: &Arguments, progress: &mut Progress) -> Result<Vec<Speed>> {
+/// Two prompts, and a step of decoding.
+fn shapes(arguments: &Arguments) -> Result<[(&'static str, Shape); 3]> {
     let (tokens, history) = (arguments.tokens as usize, arguments.history as usize);
+    Ok([
+        ("S1", Shape::new(8, 2, tokens, 64)?),
+        ("S3", Shape::new(32, 8, tokens, 128)?),
+        ("S4", Shape::new(32, 8, history, 128)?.with_q_len(1)?),
+    ])
+}
+
+impl Case {
+    fn of_tensors(name: &str, shape: &Shape, dtype: DType) -> Self {
+        let (heads, kv_heads, dim) = (shape.heads(), shape.kv_heads(), shape.head_dim());
+        let (q_len, kv_len) = (shape.q_len(), shape.kv_len());
+        let (queries, keys) = (heads * q_len * dim, kv_heads * kv_len * dim);
+        Self {
+            name: format!(
+                "{name}: {heads} / {kv_heads} heads, {q_len} of {kv_len} tokens, D = {dim}, {dtype}"
+            ),
+            flops: shape.dense_flops(true),
+            bytes: ((queries + 2 * keys) * dtype.size() + 4 * queries) as f64,
+        }
+    }
+
+    /// A step of decoding from the recommended cache, which has so many bytes.
+    fn of_cache(shape: &Shape, bytes: u64) -> Self {
+        let (heads, kv_heads, dim) = (shape.heads(), shape.kv_heads(), shape.head_dim());
+        let len = shape.kv_len();
+        Self {
+            name: format!("S4: {heads} / {kv_heads} heads, 1 of {len} tokens, D = {dim}, recommended cache"),
+            flops: shape.dense_flops(true),
+            bytes: bytes as f64 + (8 * heads * dim) as f64,
+        }
+    }
+}
+
+fn speeds(context: &Context, arguments: &Arguments, progress: &mut Progress) -> Result<Vec<Speed>> {
     let rounds = arguments.rounds.into();
     let mut speeds = Vec::new();
-    let prefill = [("S1", Shape::new(8, 2, tokens, 64)?), ("S3", Shape::new(32, 8, tokens, 128)?)];
-    let decode = ("S4", Shape::new(32, 8, history, 128)?.with_q_len(1)?);
-    for (name, shape) in prefill.into_iter().chain([decode]) {
+    for (name, shape) in shapes(arguments)? {
         for dtype in [DType::F32, DType::F16] {
             progress.tell(format!("Timing {name} in {dtype} …"));
             let attention = Attention::causal().with_storage(dtype);
             let (kernel, timings) = time(context, (&attention, &PlanOptions::new()), &shape, rounds)?;
-            let dim = shape.head_dim();
-            let (queries, keys) =
-                (shape.heads() * shape.q_len() * dim, shape.kv_heads() * shape.kv_len() * dim);
-            speeds.push(Speed {
-                case: format!(
-                    "{name}: {} / {} heads, {} of {} tokens, D = {dim}, {dtype}",
-                    shape.heads(),
-                    shape.kv_heads(),
-                    shape.q_len(),
-                    shape.kv_len()
-                ),
-                kernel,
-                timings,
-                flops: shape.dense_flops(true),
-                bytes: ((queries + 2 * keys) * dtype.size() + 4 * queries) as f64,
-            });
+            speeds.push(Speed { case: Case::of_tensors(name, &shape, dtype), kernel, timings });
         }
     }
     progress.tell("Timing S4 from the recommended cache …");
-    speeds.push(cached(context, &decode.1, rounds)?);
+    speeds.push(cached(context, &shapes(arguments)?[2].1, rounds)?);
     Ok(speeds)
 }
 
@@ -241,18 +307,13 @@ fn cached(context: &Context, shape: &Shape, rounds: usize) -> Result<Speed> {
     let output = Tensor::zeros(context, DType::F32, Layout::heads_first(1, shape.heads(), 1, dim)?)?;
     let bound = plan.bind_queries(q.view(), output.view(), None)?;
     Ok(Speed {
-        case: format!(
-            "S4: {} / {heads} heads, 1 of {len} tokens, D = {dim}, recommended cache",
-            shape.heads()
-        ),
+        case: Case::of_cache(shape, cache.memory(sequence)?.total()),
         kernel: plan.kernel(),
         timings: plan.timings(
             &bound,
             &Call::cached(&cache, &[Queries { sequence, entry: 0, rows: 0..1, positions: None }]),
             rounds,
         )?,
-        flops: shape.dense_flops(true),
-        bytes: cache.memory(sequence)?.total() as f64 + (8 * shape.heads() * dim) as f64,
     })
 }
 
@@ -378,108 +439,98 @@ fn features(context: &Context) -> Vec<&'static str> {
     .collect()
 }
 
-fn fields(
-    context: &Context,
-    arguments: &Arguments,
-    choices: &[Choice],
-    speeds: &[Speed],
-    variants: &[Variant],
-) -> Value {
-    let capabilities = context.capabilities();
-    let choice = |choice: &Choice| json!({ "case": choice.case, "kernel": choice.kernel.to_string(), "reason": choice.reason });
-    let speed = |speed: &Speed| {
-        json!({
-            "case": speed.case,
-            "kernel": speed.kernel.to_string(),
-            "wall_seconds": speed.timings.median_wall().as_secs_f64(),
-            "gpu_seconds": speed.timings.median_gpu().map(|time| time.as_secs_f64()),
-            "gflops": speed.per_second(speed.flops),
-            "gb_per_s": speed.per_second(speed.bytes),
-        })
-    };
-    let variant = |variant: &Variant| {
-        let found = variant.found.as_ref().ok();
-        json!({
-            "name": variant.kernel.to_string(),
-            "supported": found.is_some(),
-            "reason": variant.reason(choices),
-            "chosen_for": variant.chosen_for(choices),
-            "gflops": found.map(|found| found.gflops),
-            "max_abs_error": found.map(|found| found.max_abs_error),
-            "passed": found.map(|found| found.passed),
-        })
-    };
-    json!({
-        "prflash": env!("CARGO_PKG_VERSION"),
-        "features": features(context),
-        "subgroup_sizes": capabilities.subgroup_sizes,
-        "limits": limits(context),
-        "cooperative_matrices": capabilities.cooperative_matrices,
-        "trusted_shaders": context.trusts_shaders(),
-        "max_dispatch_flops": context.max_dispatch_flops(),
-        "tokens": arguments.tokens,
-        "history": arguments.history,
-        "rounds": arguments.rounds,
-        "choices": choices.iter().map(choice).collect::<Vec<_>>(),
-        "speeds": speeds.iter().map(speed).collect::<Vec<_>>(),
-        "variants": variants.iter().map(variant).collect::<Vec<_>>(),
-    })
-}
+impl Device<'_> {
+    fn fields(&self) -> serde_json::Map<String, Value> {
+        let Self { context, choices, speeds, variants } = self;
+        let capabilities = context.capabilities();
+        let choice = |choice: &Choice| json!({ "case": choice.case, "kernel": choice.kernel.to_string(), "reason": choice.reason });
+        let speed = |speed: &Speed| {
+            json!({
+                "case": speed.case.name,
+                "kernel": speed.kernel.to_string(),
+                "wall_seconds": speed.timings.median_wall().as_secs_f64(),
+                "gpu_seconds": speed.timings.median_gpu().map(|time| time.as_secs_f64()),
+                "gflops": speed.per_second(speed.case.flops),
+                "gb_per_s": speed.per_second(speed.case.bytes),
+            })
+        };
+        let variant = |variant: &Variant| {
+            let found = variant.found.as_ref().ok();
+            json!({
+                "name": variant.kernel.to_string(),
+                "supported": found.is_some(),
+                "reason": variant.reason(choices),
+                "chosen_for": variant.chosen_for(choices),
+                "gflops": found.map(|found| found.gflops),
+                "max_abs_error": found.map(|found| found.max_abs_error),
+                "passed": found.map(|found| found.passed),
+            })
+        };
+        let mut fields = serde_json::Map::new();
+        let mut add = |key: &str, value: Value| fields.insert(key.to_owned(), value);
+        add("features", json!(features(context)));
+        add("subgroup_sizes", json!(capabilities.subgroup_sizes));
+        add("limits", json!(limits(context)));
+        add("cooperative_matrices", json!(capabilities.cooperative_matrices));
+        add("trusted_shaders", json!(context.trusts_shaders()));
+        add("max_dispatch_flops", json!(context.max_dispatch_flops()));
+        add("choices", choices.iter().map(choice).collect());
+        add("speeds", speeds.iter().map(speed).collect());
+        add("variants", variants.iter().map(variant).collect());
+        fields
+    }
 
-fn print(
-    context: &Context,
-    arguments: &Arguments,
-    choices: &[Choice],
-    speeds: &[Speed],
-    variants: &[Variant],
-) {
-    println!("prflash {} on {}", env!("CARGO_PKG_VERSION"), context.capabilities());
-    println!("features: {}", features(context).join(", "));
-    for (name, limit) in limits(context) {
-        println!("{name}: {limit}");
-    }
-    let checks = if context.trusts_shaders() { "without" } else { "with" };
-    println!("shaders {checks} wgpu's checks");
-    match context.max_dispatch_flops() {
-        Some(flops) => println!("at most {flops:.1e} FLOPs a dispatch", flops = flops as f64),
-        None => println!("dispatches of any length"),
-    }
-    println!("\n| for | kernel | why |\n| --- | --- | --- |");
-    for choice in choices {
-        println!("| {} | {} | {} |", choice.case, choice.kernel, choice.reason);
-    }
-    println!(
-        "\nFrom submission to completion, medians of {}. FLOPs of visible pairs; bytes of q, k, v and the output, each once.\n",
-        arguments.rounds
-    );
-    println!("| call | kernel | ms | GPU ms | GFLOP/s | GB/s |\n| --- | --- | ---: | ---: | ---: | ---: |");
-    for speed in speeds {
-        let milliseconds = |time: std::time::Duration| format!("{:.2}", time.as_secs_f64() * 1e3);
+    fn print(&self, arguments: &Arguments) {
+        let Self { context, choices, speeds, variants } = self;
+        println!("features: {}", features(context).join(", "));
+        for (name, limit) in limits(context) {
+            println!("{name}: {limit}");
+        }
+        let checks = if context.trusts_shaders() { "without" } else { "with" };
+        println!("shaders {checks} wgpu's checks");
+        match context.max_dispatch_flops() {
+            Some(flops) => println!("at most {flops:.1e} FLOPs a dispatch", flops = flops as f64),
+            None => println!("dispatches of any length"),
+        }
+        println!("\n| for | kernel | why |\n| --- | --- | --- |");
+        for choice in choices {
+            println!("| {} | {} | {} |", choice.case, choice.kernel, choice.reason);
+        }
         println!(
-            "| {} | {} | {} | {} | {:.1} | {:.1} |",
-            speed.case,
-            speed.kernel,
-            milliseconds(speed.timings.median_wall()),
-            speed.timings.median_gpu().map_or("–".to_owned(), milliseconds),
-            speed.per_second(speed.flops),
-            speed.per_second(speed.bytes),
+            "\nFrom submission to completion, medians of {}. FLOPs of visible pairs; bytes of q, k, v and the output, each once.\n",
+            arguments.rounds
         );
-    }
-    println!(
-        "\nKernels against the f64 oracle on small problems, and at S1 (or, where queries are few, S4) in f32 (on matrix units in f16).\n"
-    );
-    println!("| kernel | runs | chosen for | GFLOP/s | max error |\n| --- | --- | --- | ---: | ---: |");
-    for variant in variants {
-        let chosen = variant.chosen_for(choices).join("; ");
-        match &variant.found {
-            Ok(found) => {
-                let verdict = if found.passed { "yes" } else { "WRONG" };
-                println!(
-                    "| {} | {verdict} | {chosen} | {:.1} | {:.1e} |",
-                    variant.kernel, found.gflops, found.max_abs_error
-                );
+        println!(
+            "| call | kernel | ms | GPU ms | GFLOP/s | GB/s |\n| --- | --- | ---: | ---: | ---: | ---: |"
+        );
+        for speed in speeds {
+            let milliseconds = |time: std::time::Duration| format!("{:.2}", time.as_secs_f64() * 1e3);
+            println!(
+                "| {} | {} | {} | {} | {:.1} | {:.1} |",
+                speed.case.name,
+                speed.kernel,
+                milliseconds(speed.timings.median_wall()),
+                speed.timings.median_gpu().map_or("–".to_owned(), milliseconds),
+                speed.per_second(speed.case.flops),
+                speed.per_second(speed.case.bytes),
+            );
+        }
+        println!(
+            "\nKernels against the f64 oracle on small problems, and at S1 (or, where queries are few, S4) in f32 (on matrix units in f16).\n"
+        );
+        println!("| kernel | runs | chosen for | GFLOP/s | max error |\n| --- | --- | --- | ---: | ---: |");
+        for variant in variants {
+            let chosen = variant.chosen_for(choices).join("; ");
+            match &variant.found {
+                Ok(found) => {
+                    let verdict = if found.passed { "yes" } else { "WRONG" };
+                    println!(
+                        "| {} | {verdict} | {chosen} | {:.1} | {:.1e} |",
+                        variant.kernel, found.gflops, found.max_abs_error
+                    );
+                }
+                Err(error) => println!("| {} | no: {error} | {chosen} | | |", variant.kernel),
             }
-            Err(error) => println!("| {} | no: {error} | {chosen} | | |", variant.kernel),
         }
     }
 }
