@@ -103,6 +103,24 @@ impl Step {
     }
 }
 
+impl Step {
+    /// What one key/value head's shape is to the cache's bytes.
+    fn cache_shape(&self) -> &Shape {
+        self.plan.maxima()
+    }
+
+    /// Bytes that the lists of all key/value heads read, each head those of its own list.
+    fn bytes(&self, schedule: &Schedule) -> Result<u64> {
+        let standing = self.cache.standing(SequenceId::FIRST)?;
+        let size = self.grid.block_size();
+        let block =
+            |block: usize| standing.bytes_read_in(self.cache_shape(), block * size..(block + 1) * size);
+        let groups = self.grid.groups();
+        let of_lists = (0..groups).flat_map(|group| schedule.blocks(group, 0)).map(block);
+        Ok(of_lists.sum::<u64>() / groups as u64)
+    }
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let context = Context::new_blocking()?;
@@ -141,9 +159,10 @@ fn main() -> Result<()> {
         let seconds = interleave(&context, arguments.rounds, &mut works)?;
         drop(works);
         let memory = step.cache.memory(SequenceId::FIRST)?;
-        let all = memory.total() - memory.summaries;
-        let visited = all as f64 * chosen.visited_blocks() as f64 / step.grid.dense_blocks() as f64;
-        let bytes = [all as f64, visited, visited, visited + memory.summaries as f64];
+        let window_blocks = step.window(blocks)?;
+        let (nearest, visited) = (step.bytes(&window_blocks)?, step.bytes(&chosen)?);
+        let all = step.cache.standing(SequenceId::FIRST)?.bytes_read(step.cache_shape());
+        let bytes = [all, nearest, visited, visited + memory.summaries].map(|bytes| bytes as f64);
         if !arguments.json {
             println!("\n{len} tokens\n\n| keys | MB read | ms, median (range) | times as fast | by bytes |");
             println!("| --- | ---: | ---: | ---: | ---: |");

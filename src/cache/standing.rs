@@ -169,17 +169,25 @@ impl<'a> Standing<'a> {
     ///
     /// A group's extremes count as read if one of its tokens is. Summaries aren't read.
     pub fn bytes_read(&self, shape: &Shape) -> u64 {
+        self.bytes_read_in(shape, 0..self.len)
+    }
+
+    /// The same for a step that reads some of the tokens, as those of one block of a schedule.
+    pub fn bytes_read_in(&self, shape: &Shape, tokens: Range<usize>) -> u64 {
         let (group, sinks) = (self.staircase.group() as u64, self.sinks().end);
-        let rows = sinks + self.len - self.residual().start.clamp(sinks, self.len);
+        let (start, end) = (tokens.start.min(self.len), tokens.end.min(self.len));
+        let within = |part: Range<usize>| part.end.min(end).saturating_sub(part.start.max(start));
+        let rows = within(0..sinks) + within(self.residual().start.max(sinks)..self.len);
         let bits = |side: Side, dim: usize| {
             let numbers = |tokens: u64| tokens * (shape.kv_heads() * padded(dim)) as u64;
             let rungs = self.rung_tokens(side).zip(self.staircase.ladder(side).rungs());
             let coded = rungs.map(|(tokens, rung)| {
-                let read = tokens.end.saturating_sub(tokens.start.max(sinks)) as u64;
+                let tokens = tokens.start.max(sinks).max(start)..tokens.end.min(end);
+                let read = tokens.len() as u64;
                 // A word of extremes serves G tokens of a channel, or G channels of a token.
                 let grouped = match side {
                     _ if matches!(rung.bits, 16 | 0) => 0,
-                    Side::Keys => read.next_multiple_of(group),
+                    Side::Keys => groups(&tokens, group) * group,
                     Side::Values => read,
                 };
                 numbers(read) * u64::from(rung.bits) + numbers(grouped) * 32 / group
@@ -196,6 +204,11 @@ impl<'a> Standing<'a> {
         let numbers = self.len as u64 * channels as u64;
         if numbers == 0 { 0.0 } else { self.memory(shape).total() as f64 * 8.0 / numbers as f64 }
     }
+}
+
+/// How many groups of so many tokens these touch.
+fn groups(tokens: &Range<usize>, group: u64) -> u64 {
+    if tokens.is_empty() { 0 } else { (tokens.end as u64).div_ceil(group) - tokens.start as u64 / group }
 }
 
 /// Bytes of one sequence in a cache, by where they are.

@@ -190,6 +190,21 @@ impl Model {
     }
 }
 
+/// What blocks of whole groups read is together what all tokens read.
+#[test]
+fn bytes_of_blocks_add_up() {
+    let shape = Shape::new(6, 3, 0, 40).unwrap().with_value_dim(72).unwrap();
+    for staircase in staircases() {
+        for len in [0, 1, 31, 32, 64, 97, 300, 1000] {
+            let standing = staircase.standing(len);
+            let block = |first: usize| standing.bytes_read_in(&shape, first..first + 32);
+            let blocks: u64 = (0..len).step_by(32).map(block).sum();
+            assert_eq!(blocks, standing.bytes_read(&shape), "{len} tokens of {staircase}");
+            assert_eq!(standing.bytes_read_in(&shape, len..len + 9), 0);
+        }
+    }
+}
+
 #[test]
 fn every_token_once_and_in_order_under_random_use() {
     let shape = Shape::new(1, 1, 0, 4).unwrap();
