@@ -2,7 +2,7 @@
 // summaries say of groups of them:
 //
 //   e(j) = log2 Σ over the groups g of block j of n_g·2^(x_g·log2 e)    in units of 1/1024
-//   a = Σ q·mean    s² = Σ (¾·q·reach/z)²
+//   a = Σ q·mean    s² = Σ (q·reach/z)²
 //   x = a + min(s²/2, z·s) (saturated)    Σ q·mean + |q|·reach (bound)    a (mean key)
 //
 // with the n_g keys of the group that the query sees, z by the number of tokens in the group, q
@@ -217,7 +217,7 @@ fn block_scores(
     let group_end = min(group_key + params.group, sequence.known);
 #if SQUARES
     let z = select(params.spread, sequence.last_spread, group == last_group);
-    let by = select(0.0, SHRINK * reach_step / z, group_end > group_key + 1u);
+    let by = select(0.0, reach_step / z, group_end > group_key + 1u);
 #end
 #for r in ROWS
     var estimate$r = product$r * mean_step;

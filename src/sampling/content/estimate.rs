@@ -6,9 +6,8 @@ use super::summaries::Group;
 ///
 /// With `half = (max − min)/2` of every channel and the scaled query q, the products of a group's
 /// keys have the mean `a = Σ q·mean` (about `Σ q·(min + max)/2` where means aren't known), and
-/// about the standard deviation `s = ¾·√(Σ q²·half²)/z`, where z is the largest of as many normal
-/// numbers as the group has tokens, on average. The factor ¾ is of experience: the farthest key of
-/// a channel is often an outlier, and channels don't vary independently.
+/// about the standard deviation `s`, `s² = Σ q²·(half/z)²`, where z is the largest of as many
+/// normal numbers as the group has tokens, on average.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Estimate {
@@ -57,7 +56,7 @@ impl Estimate {
                 if tokens <= 1 {
                     return centre;
                 }
-                let deviation = SHRINK * square.sqrt() / z;
+                let deviation = square.sqrt() / z;
                 let saturated = centre + (0.5 * deviation * deviation).min(z * deviation);
                 // About the middle of the extremes it is within the bound anyhow: z·s is the length
                 // of the vector whose sum of channels the bound adds.
@@ -67,9 +66,6 @@ impl Estimate {
         }
     }
 }
-
-/// What a deviation is taken for, of that by normal and independent channels.
-pub(crate) const SHRINK: f64 = 0.75;
 
 /// q times the mean key, if that is known.
 fn mean(q: &[f64], group: &Group<'_>) -> Option<f64> {
