@@ -197,7 +197,7 @@ fn passkeys_are_asked_for_once() {
     fn ask<'a>(common: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
         [common, &["--results", "keys.csv", "--width", "400"], more].concat()
     }
-    for (more, rules) in [(&[][..], 7), (&["--keys", "2"], 7), (&["--sparse"], 4)] {
+    for (more, rules) in [(&[][..], 10), (&["--keys", "2"], 10), (&["--sparse"], 4)] {
         let arguments = [&ask(&common, more)[..], &["--windows", "1"]].concat();
         let object = folder.json(&arguments);
         assert_eq!(
