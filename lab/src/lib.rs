@@ -2,8 +2,8 @@
 //!
 //! Embeddings, norms and linear layers run on the CPU (candle); attention, positions and the memory
 //! of keys and values are prflash's, on the GPU. The two meet in one trait, [`attend::Attend`], so
-//! the same model also runs on prflash's engine on CPU cores, and on plain loops, which is what
-//! both are checked against.
+//! the same model also runs on prflash's engine on CPU cores, and on plain loops, which both are
+//! checked against.
 //!
 //! | module | what it is |
 //! | --- | --- |

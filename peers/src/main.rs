@@ -1,28 +1,34 @@
-//! prflash beside burn's and candle's attention, measured in one run; writes `BENCHMARKS.md`,
-//! `docs/benchmarks.json` and pictures.
+//! prflash beside burn's, candle's and torch's attention, measured in one run; writes
+//! `BENCHMARKS.md`, `docs/benchmarks.json` and pictures.
 //!
 //! ```text
 //! scripts/benchmarks            # some minutes of measuring, after 20 of building
 //! scripts/benchmarks --quick    # a look, into target/benchmarks
+//! scripts/benchmarks --without-burn   # nor is it built
 //! ```
 
 mod compare;
 mod measure;
+mod peak;
 mod pictures;
 mod problem;
 mod report;
 mod scaling;
+#[cfg(feature = "burn")]
 mod with_burn;
 mod with_candle;
+mod with_native;
 mod with_prflash;
+mod with_torch;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use compare::PEERS;
+use compare::{PEERS, Python};
 use measure::Effort;
 use problem::Problem;
 use report::{Machine, Record};
@@ -30,8 +36,9 @@ use testkit::files;
 use testkit::prose::wrapped_document;
 use testkit::statistics::median;
 
-/// Measures prflash beside burn's wgpu attention and candle's CPU attention, and PrFlashAttention's
-/// growth with the sequence. Writes BENCHMARKS.md, docs/benchmarks.json and pictures.
+/// Measures prflash beside burn's wgpu attention and candle's and torch's CPU attention, and
+/// PrFlashAttention's growth with the sequence. Writes BENCHMARKS.md, docs/benchmarks.json and
+/// pictures.
 #[derive(Parser)]
 #[command(
     name = "benchmarks",
@@ -50,6 +57,9 @@ struct Arguments {
     /// Where the files go [default: the repository, with --quick target/benchmarks in it].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// A Python; where it has torch, that takes part.
+    #[arg(long, default_value = "python3", value_name = "PROGRAM")]
+    python: OsString,
     /// Dense attention takes part in the growth while a call stays under this.
     #[arg(long, default_value_t = 20.0, value_name = "S")]
     dense_seconds: f64,
@@ -61,14 +71,28 @@ fn main() -> Result<ExitCode> {
     let context =
         prflash::Context::new_blocking().context("no adapter: scripts/benchmarks brings a software one")?;
     let capabilities = context.capabilities();
-    let machine = Machine {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut machine = Machine {
         device: capabilities.to_string(),
         adapter: capabilities.adapter.clone(),
-        burn_device: std::panic::catch_unwind(with_burn::device_name)
-            .unwrap_or_else(|_| "nothing".to_owned()),
+        burn_device: burn_device(),
+        torch: None,
+        torch_absent: None,
+        peaks: [peak::flops_per_second(1), peak::flops_per_second(threads)],
         software: capabilities.is_software(),
         cpu: cpu(),
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        threads,
+    };
+    let python = match with_torch::version(&arguments.python) {
+        Ok(version) => {
+            machine.torch = Some(version);
+            Python::Has(arguments.python.clone())
+        }
+        Err(why) => {
+            eprintln!("torch takes no part: {why:#}");
+            machine.torch_absent = Some(format!("{why:#}"));
+            Python::Lacks(format!("{why:#}"))
+        }
     };
     eprintln!("{}", machine.device);
 
@@ -85,10 +109,11 @@ fn main() -> Result<ExitCode> {
     for (part, problem) in Problem::SHAPES.iter().enumerate() {
         eprintln!("{} of {parts}: {} {}", part + 1, problem.name, problem.describe());
         let rounds = if problem.is_decode() { 21 } else { 11 };
-        let comparison = compare::compare(&context, problem, effort(rounds, 40.0))?;
-        let brief = comparison.contestants[..PEERS].iter().map(|one| match one.failed {
-            Some(_) => format!("{} failed", one.name),
-            None => format!("{} {:.1} ms", one.name, median(&one.seconds) * 1e3),
+        let comparison = compare::compare(&context, problem, effort(rounds, 40.0), &python)?;
+        let cores = comparison.cores.map(|index| &comparison.contestants[index]);
+        let brief = comparison.contestants[..PEERS].iter().chain(cores).map(|one| match one.ran() {
+            false => format!("{} not timed", one.name),
+            true => format!("{} {:.1} ms", one.name, median(&one.seconds) * 1e3),
         });
         eprintln!("  {}", brief.collect::<Vec<_>>().join(", "));
         comparisons.push(comparison);
@@ -96,8 +121,9 @@ fn main() -> Result<ExitCode> {
     eprintln!("{parts} of {parts}: growth over {lengths} lengths up to {longest}");
     let growth = scaling::scaling(&context, longest, arguments.dense_seconds, effort(9, 75.0));
     let fit = scaling::fit(&growth.points);
+    let native_growth = compare::native_growth(if arguments.quick { 8192 } else { 32_768 }, effort(5, 60.0))?;
 
-    let record = Record { machine, comparisons, growth, fit, options: options(&arguments) };
+    let record = Record { machine, comparisons, growth, native_growth, fit, options: options(&arguments) };
     let out = arguments.out.clone().unwrap_or_else(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         if arguments.quick { root.join("target/benchmarks") } else { root }
@@ -113,9 +139,22 @@ fn main() -> Result<ExitCode> {
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+#[cfg(feature = "burn")]
+fn burn_device() -> Option<String> {
+    Some(std::panic::catch_unwind(with_burn::device_name).unwrap_or_else(|_| "nothing".to_owned()))
+}
+
+#[cfg(not(feature = "burn"))]
+fn burn_device() -> Option<String> {
+    None
+}
+
 /// The options that change what is measured, as they would be typed.
 fn options(arguments: &Arguments) -> String {
     let mut options = String::new();
+    if cfg!(not(feature = "burn")) {
+        options += " --without-burn";
+    }
     if arguments.quick {
         options += " --quick";
     }

@@ -6,14 +6,32 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail};
+use cpu_time::ProcessTime;
 
 /// One way to compute the attention of a problem.
 pub trait Work {
     /// From the call until the result is there for the host to use or read.
     fn call(&mut self) -> Result<()>;
 
+    /// Calls, and says how long that took.
+    fn timed(&mut self) -> Result<Spent> {
+        let (started, cpu) = (Instant::now(), ProcessTime::try_now()?);
+        self.call()?;
+        let wall = started.elapsed().as_secs_f64();
+        Ok(Spent { wall, cpu: cpu.try_elapsed()?.as_secs_f64() })
+    }
+
     /// The result of the last call, `[heads, queries, dim]`.
     fn result(&mut self) -> Result<Vec<f32>>;
+}
+
+/// The seconds of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Spent {
+    /// By the clock.
+    pub wall: f64,
+    /// Of all cores together, which another program's work doesn't add to.
+    pub cpu: f64,
 }
 
 /// A way that takes part, with its times.
@@ -24,8 +42,12 @@ pub struct Contestant {
     pub how: String,
     /// Wall seconds, one per round.
     pub seconds: Vec<f64>,
+    /// Seconds of all cores together, likewise.
+    pub cpu_seconds: Vec<f64>,
     /// Why it has no times, where it hasn't.
     pub failed: Option<String>,
+    /// Why it takes no part at all, which is no failure.
+    pub absent: Option<String>,
     /// Largest absolute difference from exact rows, computed on the host in f64.
     pub from_exact: Option<f64>,
     /// The output, where others are compared with it.
@@ -46,11 +68,25 @@ impl Contestant {
             name: name.into(),
             how: how.into(),
             seconds: Vec::new(),
+            cpu_seconds: Vec::new(),
             failed,
+            absent: None,
             from_exact: None,
             output: Vec::new(),
             work: built.ok(),
         }
+    }
+
+    /// One that takes no part.
+    pub fn absent(name: impl Into<String>, why: impl Into<String>) -> Self {
+        let mut absent = Self::new(name, "", || bail!("absent"));
+        (absent.failed, absent.absent) = (None, Some(why.into()));
+        absent
+    }
+
+    /// Whether it has times.
+    pub fn ran(&self) -> bool {
+        self.failed.is_none() && self.absent.is_none()
     }
 
     /// Runs something of the contestant's; `None` where it fails or has failed before.
@@ -74,6 +110,7 @@ impl Contestant {
     pub fn fail(&mut self, why: String) {
         eprintln!("{} ({}): {why}", self.name, self.how);
         self.seconds.clear();
+        self.cpu_seconds.clear();
         self.failed = Some(why);
     }
 
@@ -82,7 +119,7 @@ impl Contestant {
     pub fn warm_up(&mut self) -> Option<f64> {
         let mut last = f64::INFINITY;
         for call in 0..8 {
-            let seconds = self.attempt(timed)?;
+            let seconds = self.attempt(|work| work.timed())?.wall;
             // A long call shows compiling and tuning in its second run at the latest.
             if call > 0 && (seconds - last).abs() < 0.25 * last && (call > 1 || seconds > 1.0) {
                 return Some(seconds);
@@ -97,12 +134,6 @@ impl Contestant {
         self.work = None;
         self.output = Vec::new();
     }
-}
-
-fn timed(work: &mut dyn Work) -> Result<f64> {
-    let started = Instant::now();
-    work.call()?;
-    Ok(started.elapsed().as_secs_f64())
 }
 
 /// Panics become errors, so that one library's panic doesn't take the others' figures with it.
@@ -147,8 +178,9 @@ pub fn interleave(label: &str, effort: Effort, contestants: &mut [Contestant]) -
         });
         for turn in 0..count {
             let contestant = &mut contestants[(round + turn) % count];
-            if let Some(seconds) = contestant.attempt(timed) {
-                contestant.seconds.push(seconds);
+            if let Some(spent) = contestant.attempt(|work| work.timed()) {
+                contestant.seconds.push(spent.wall);
+                contestant.cpu_seconds.push(spent.cpu);
             }
         }
     }

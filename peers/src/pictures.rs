@@ -42,9 +42,11 @@ pub fn peers(path: &Path, device: &str, comparisons: &[Comparison]) -> Result<()
             for (place, comparison) in comparisons.iter().enumerate() {
                 let left = place as f64 + 0.12 + 0.26 * peer as f64;
                 let speeds = speeds(comparison, peer);
-                let (slow, fast, label) = match comparison.contestants[peer].failed {
-                    Some(_) => (0.0, 0.0, "failed".to_owned()),
-                    None => {
+                let one = &comparison.contestants[peer];
+                let (slow, fast, label) = match (&one.absent, one.ran()) {
+                    (Some(_), _) => (0.0, 0.0, "not run".to_owned()),
+                    (None, false) => (0.0, 0.0, "failed".to_owned()),
+                    (None, true) => {
                         let (slow, fast) = range(&speeds);
                         bars.push(Rectangle::new(
                             [(left, 0.0), (left + 0.24, median(&speeds))],

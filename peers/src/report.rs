@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 use testkit::statistics::{median, range, ratios};
 
-use crate::compare::{Comparison, PEERS, TOLERANCE};
+use crate::compare::{Comparison, Held, NativeGrowth, PEERS, TOLERANCE};
 use crate::measure::Contestant;
 use crate::scaling::{FIT_FROM, Fit, Growth, Point};
 
@@ -15,8 +15,13 @@ pub struct Machine {
     pub device: String,
     /// The adapter's name alone.
     pub adapter: String,
-    /// What burn calls the device that it opened.
-    pub burn_device: String,
+    /// What burn calls the device that it opened, if it takes part.
+    pub burn_device: Option<String>,
+    /// The version of torch, if it takes part, and else why not.
+    pub torch: Option<String>,
+    pub torch_absent: Option<String>,
+    /// FLOP a second of one thread and of all, in registers alone.
+    pub peaks: [f64; 2],
     pub software: bool,
     /// Model, where the system says it.
     pub cpu: Option<String>,
@@ -28,6 +33,7 @@ pub struct Record {
     pub machine: Machine,
     pub comparisons: Vec<Comparison>,
     pub growth: Growth,
+    pub native_growth: NativeGrowth,
     pub fit: Fit,
     /// How the program was called, after its name.
     pub options: String,
@@ -56,7 +62,7 @@ fn spread(seconds: &[f64]) -> String {
 
 /// Times as long as ours: the median within rounds, and the range.
 fn times(contestant: &Contestant, ours: &Contestant) -> Option<String> {
-    if contestant.failed.is_some() {
+    if !contestant.ran() || !ours.ran() {
         return None;
     }
     let ratios = ratios(&contestant.seconds, &ours.seconds);
@@ -70,9 +76,9 @@ fn ratio(value: f64) -> String {
 
 /// `8.3×`, for the table of the README.
 fn headline(contestant: &Contestant, ours: &Contestant) -> String {
-    match contestant.failed {
-        Some(_) => "–".to_owned(),
-        None => format!("{:.1}×", median(&ratios(&contestant.seconds, &ours.seconds))),
+    match contestant.ran() && ours.ran() {
+        false => "–".to_owned(),
+        true => format!("{:.1}×", median(&ratios(&contestant.seconds, &ours.seconds))),
     }
 }
 
@@ -80,18 +86,20 @@ impl Record {
     /// The table of headline ratios, also for the README.
     pub fn headlines(&self) -> String {
         let mut text =
-            "| | prflash, ms | burn, ms | candle (CPU), ms | burn / prflash | candle / prflash |\n\
-                        | --- | ---: | ---: | ---: | ---: | ---: |\n"
+            "| | prflash, ms | burn, ms | candle (CPU), ms | burn / prflash | candle / prflash | native (CPU), ms | torch (CPU), ms | torch / native | candle / native |\n\
+                        | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
                 .to_owned();
         for comparison in &self.comparisons {
             let [ours, burn, candle] = [0, 1, 2].map(|index| &comparison.contestants[index]);
-            let time = |contestant: &Contestant| match contestant.failed {
-                Some(_) => "failed".to_owned(),
-                None => milliseconds(median(&contestant.seconds)),
+            let [native, torch] = [0, 1].map(|at| &comparison.contestants[comparison.cores[at]]);
+            let time = |contestant: &Contestant| match (&contestant.absent, contestant.ran()) {
+                (Some(_), _) => "–".to_owned(),
+                (None, false) => "failed".to_owned(),
+                (None, true) => milliseconds(median(&contestant.seconds)),
             };
             let _ = writeln!(
                 text,
-                "| {} {} | {} | {} | {} | {} | {} |",
+                "| {} {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 comparison.problem.name,
                 comparison.problem.describe(),
                 time(ours),
@@ -99,6 +107,10 @@ impl Record {
                 time(candle),
                 headline(burn, ours),
                 headline(candle, ours),
+                time(native),
+                time(torch),
+                headline(torch, native),
+                headline(candle, native),
             );
         }
         text
@@ -108,7 +120,8 @@ impl Record {
     fn losses(&self) -> Vec<String> {
         let of = |comparison: &Comparison| {
             let ours = comparison.contestants[0].seconds.clone();
-            let peers = comparison.contestants[1..PEERS].iter();
+            let torch = &comparison.contestants[comparison.cores[1]];
+            let peers = comparison.contestants[1..PEERS].iter().chain([torch]).filter(|peer| peer.ran());
             let faster = peers.filter(move |peer| median(&ratios(&peer.seconds, &ours)) < 1.0);
             faster.map(|peer| format!("{} at {}", peer.name, comparison.problem.name)).collect::<Vec<_>>()
         };
@@ -132,6 +145,7 @@ impl Record {
         let mut text = String::new();
         self.introduction(&mut text);
         self.peers(&mut text);
+        self.cores(&mut text);
         self.staircase(&mut text);
         self.scaling(&mut text);
         self.again(&mut text);
@@ -139,17 +153,27 @@ impl Record {
     }
 
     fn introduction(&self, text: &mut String) {
-        let Machine { device, burn_device, software, cpu, threads, .. } = &self.machine;
+        let Machine { device, burn_device, software, cpu, threads, torch, torch_absent, .. } = &self.machine;
+        let burn = match burn_device {
+            Some(opened) => format!("burn opened \"{opened}\"."),
+            None => "burn was left out of this run.".to_owned(),
+        };
+        let torch = match (torch, torch_absent) {
+            (Some(version), _) => format!("torch is {version}."),
+            (None, why) => {
+                format!("torch took no part ({}).", one_line(why.as_deref().unwrap_or("it wasn't asked")))
+            }
+        };
         let cpu = cpu.as_deref().unwrap_or("a CPU that doesn't say its name");
         let _ = write!(
             text,
             "# Benchmarks\n\n\
-             prflash beside the attention of [burn](https://burn.dev) {} on wgpu and of [candle](https://github.com/huggingface/candle) {} on the CPU, and how PrFlashAttention's time \
+             prflash beside the attention of [burn](https://burn.dev) {} on wgpu, of [candle](https://github.com/huggingface/candle) {} and of [torch](https://pytorch.org) on the CPU, and how PrFlashAttention's time \
              grows with the sequence. This whole file is written by one command:\n\n\
              ```sh\nscripts/benchmarks{}\n```\n\n\
              Every round of every figure is in [docs/benchmarks.json](docs/benchmarks.json).\n\n\
              ## On what, and how\n\n\
-             - **Device**: {device}. burn opened \"{burn_device}\". CPU: {cpu}, {threads} threads.\n",
+             - **Device**: {device}. {burn} CPU: {cpu}, {threads} threads. {torch}\n",
             version("burn"),
             version("candle-core"),
             self.options,
@@ -163,7 +187,7 @@ impl Record {
         let _ = write!(
             text,
             "- **Time**: wall time on the host from the call until the result is complete on the device (ours: recording, submitting and waiting; burn: `attention` and \
-             `Device::sync`; candle: the call). Nothing is uploaded, read back, compiled or tuned in it. prflash writes into an output that is there already, the others allocate theirs.\n\
+             `Device::sync`; the native engine and candle: the call; torch: the call, by a clock in its own process). Nothing is uploaded, read back, compiled or tuned in it. prflash writes into an output that is there already, the others allocate theirs.\n\
              - **Rounds**: everything in a table runs in turn within a round, in rotating order. Times are medians over rounds with their range, ratios are medians (and ranges) of the ratios \
              *within* a round.\n\
              - **FLOPs** of causal attention: 4·H·(N²/2)·D; of a step of decoding: 4·H·kv_len·D. *Effective* counts what was visited, *equivalent* what dense attention would have.\n\
@@ -189,10 +213,7 @@ impl Record {
             }
         }
         if self.machine.software {
-            text.push_str(
-                " Not in the tables: CPU libraries with hand-written kernels (PyTorch's `scaled_dot_product_attention` in f32 was about twice as fast as prflash on \
-                 such a software GPU, measured apart). Who has only a CPU should use those.",
-            );
+            text.push_str(" Who has only a CPU takes the native engine, which is in its own section below.");
         }
         text.push_str(
             "\n\n| | | ms: median (range) | GFLOP/s | times prflash (range) | rounds | from exact rows | how |\n\
@@ -201,14 +222,9 @@ impl Record {
         for comparison in &self.comparisons {
             for one in &comparison.contestants[..PEERS] {
                 let name = comparison.problem.name;
-                if let Some(why) = &one.failed {
-                    let _ = writeln!(
-                        text,
-                        "| {name} | {} | failed: {} | | | | | {} |",
-                        one.name,
-                        one_line(why),
-                        one_line(&one.how)
-                    );
+                if let Some(why) = not_timed(one) {
+                    let how = one_line(&one.how);
+                    let _ = writeln!(text, "| {name} | {} | {why} | | | | | {how} |", one.name);
                     continue;
                 }
                 let _ = writeln!(
@@ -257,6 +273,94 @@ impl Record {
         text.push('\n');
     }
 
+    /// The native engine beside torch and candle.
+    fn cores(&self, text: &mut String) {
+        let [one, all] = self.machine.peaks.map(|peak| peak / 1e9);
+        let instructions = self.comparisons.first().map_or("", |first| first.instructions.as_str());
+        let _ = write!(
+            text,
+            "## On CPU cores\n\n\
+             The native engine (`Attention::plan_native`, instructions {instructions}) beside torch's `scaled_dot_product_attention` and candle, on all threads and on one, in the same rounds as the \
+             tables above. *Peak*: {one:.0} GFLOP/s of one thread and {all:.0} of all, measured by fused multiplications and additions in registers alone, before the rounds. *CPU time* is that of all cores together: \
+             where another program takes cores away, its ratios say more than the clock's. Both ratios are to the native engine on as many threads.\n\n\
+             | | | ms: median (range) | GFLOP/s | of peak | times native (range) | by CPU time | rounds | from exact rows | how |\n\
+             | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |\n"
+        );
+        for comparison in &self.comparisons {
+            let name = comparison.problem.name;
+            let [native, torch, native_one, torch_one] =
+                comparison.cores.map(|at| &comparison.contestants[at]);
+            let candle = &comparison.contestants[2];
+            for (contestant, base, peak) in [
+                (native, native, all),
+                (torch, native, all),
+                (candle, native, all),
+                (native_one, native_one, one),
+                (torch_one, native_one, one),
+            ] {
+                if let Some(why) = not_timed(contestant) {
+                    let _ = writeln!(text, "| {name} | {} | {why} | | | | | | | |", contestant.name);
+                    continue;
+                }
+                let gflops = comparison.problem.flops() / median(&contestant.seconds) / 1e9;
+                let _ = writeln!(
+                    text,
+                    "| {name} | {} | {} | {gflops:.1} | {:.0}% | {} | {} | {} | {:.1e} | {} |",
+                    contestant.name,
+                    spread(&contestant.seconds),
+                    100.0 * gflops / peak,
+                    times(contestant, base).unwrap_or_default(),
+                    ratio(median(&ratios(&contestant.cpu_seconds, &base.cpu_seconds))),
+                    contestant.seconds.len(),
+                    contestant.from_exact.unwrap_or(f64::NAN),
+                    one_line(&contestant.how),
+                );
+            }
+        }
+        for comparison in self.comparisons.iter().filter(|comparison| !comparison.native_held.is_empty()) {
+            let torch = &comparison.contestants[comparison.cores[1]];
+            let _ = write!(
+                text,
+                "\nA step of decoding at {} with the history held in several ways, by the native engine on all threads:\n\n\
+                 | history | MB of keys and values | ms: median (range) | times torch, f32 (range) | difference |\n\
+                 | --- | ---: | ---: | ---: | ---: |\n",
+                comparison.problem.name,
+            );
+            for held in &comparison.native_held {
+                let one = &comparison.contestants[held.index];
+                let _ = writeln!(
+                    text,
+                    "| {} | {:.1} | {} | {} | {:.1e} |",
+                    history(held, one, comparison.cores[0]),
+                    held.bytes as f64 / 1e6,
+                    spread(&one.seconds),
+                    times(one, torch).unwrap_or_else(|| "–".to_owned()),
+                    held.relative_difference,
+                );
+            }
+        }
+        let NativeGrowth { len, density, sampled, dense } = &self.native_growth;
+        let _ = writeln!(
+            text,
+            "\nPrFlashAttention at N = {len} (H = 8, KV = 2, D = 64, p(d) = 1/(1+d)), by the native engine:"
+        );
+        match sampled.ran() && dense.ran() {
+            true => {
+                let share = ratios(&sampled.seconds, &dense.seconds);
+                let (least, most) = range(&share);
+                let _ = writeln!(
+                    text,
+                    "{} ms of dense attention's {} ms, which is {:.4} ({least:.4} to {most:.4}) of the time for {density:.4} of the blocks; by CPU time {:.4}.\n",
+                    spread(&sampled.seconds),
+                    spread(&dense.seconds),
+                    median(&share),
+                    median(&ratios(&sampled.cpu_seconds, &dense.cpu_seconds)),
+                );
+            }
+            false => text.push_str("it failed.\n\n"),
+        }
+    }
+
     fn staircase(&self, text: &mut String) {
         for comparison in self.comparisons.iter().filter(|comparison| !comparison.held.is_empty()) {
             let ours = &comparison.contestants[0];
@@ -293,7 +397,7 @@ impl Record {
                         true => format!("{:.1}", bytes * comparison.problem.group() as f64),
                         false => format!("{bytes:.1}"),
                     },
-                    if peer.failed.is_some() { "failed".to_owned() } else { spread(&peer.seconds) },
+                    not_timed(peer).unwrap_or_else(|| spread(&peer.seconds)),
                     times(peer, ours).unwrap_or_default(),
                 );
             }
@@ -361,6 +465,8 @@ impl Record {
              scripts/benchmarks --quick            # some minutes; writes into target/benchmarks\n\
              scripts/benchmarks                    # everything; rewrites this file, the data and the pictures\n\
              scripts/benchmarks --out DIR          # … in DIR\n\
+             scripts/benchmarks --without-burn     # … without burn, which isn't built then\n\
+             scripts/benchmarks --python PROGRAM   # a Python that has torch, if python3 hasn't\n\
              ```\n\n\
              The first build compiles burn: hundreds of packages, 20 minutes on two cores. The program takes the adapter that wgpu prefers (`WGPU_BACKEND`, `WGPU_ADAPTER_NAME` choose for prflash, `CUBECL_WGPU_DEFAULT_DEVICE` for burn; the record names \
              what both opened), and a software Vulkan where there is none (`scripts/with-vulkan`, Debian-like systems). On a GPU raise `--dense-seconds` and `--rounds` freely: \
@@ -373,14 +479,15 @@ impl Record {
     pub fn json(&self) -> Value {
         let contestant = |one: &Contestant| {
             json!({
-                "name": one.name, "how": one.how, "seconds": one.seconds, "failed": one.failed,
+                "name": one.name, "how": one.how, "seconds": one.seconds, "cpu_seconds": one.cpu_seconds,
+                "failed": one.failed, "absent": one.absent,
                 "largest_difference_from_exact_rows": one.from_exact.filter(|x| x.is_finite()),
             })
         };
         let comparison = |comparison: &Comparison| {
             let problem = &comparison.problem;
             let all = &comparison.contestants;
-            let held = |held: &crate::compare::Held| {
+            let held = |held: &Held| {
                 json!({
                     "name": if held.index == 0 { "f32 tensors" } else { all[held.index].name.as_str() }, "bytes": held.bytes,
                     "relative_difference": held.relative_difference, "seconds": all[held.index].seconds,
@@ -391,6 +498,13 @@ impl Record {
                 "name": problem.name, "heads": problem.heads, "kv_heads": problem.kv_heads, "q_len": problem.q_len,
                 "kv_len": problem.kv_len, "head_dim": problem.dim, "flops": problem.flops(), "kernel": comparison.kernel,
                 "peers": all[..PEERS].iter().map(contestant).collect::<Vec<_>>(),
+                "cores": comparison.cores.iter().map(|&at| contestant(&all[at])).collect::<Vec<_>>(),
+                "native_histories": comparison.native_held.iter().map(|held| json!({
+                    "name": history(held, &all[held.index], comparison.cores[0]), "bytes": held.bytes,
+                    "relative_difference": held.relative_difference, "seconds": all[held.index].seconds,
+                    "cpu_seconds": all[held.index].cpu_seconds,
+                })).collect::<Vec<_>>(),
+                "instructions": comparison.instructions,
                 "histories": comparison.held.iter().map(held).collect::<Vec<_>>(),
                 "trials": comparison.trials.iter().map(trial).collect::<Vec<_>>(),
             })
@@ -408,7 +522,13 @@ impl Record {
         let machine = &self.machine;
         json!({
             "device": machine.device, "burn_device": machine.burn_device, "software": machine.software, "cpu": machine.cpu,
-            "threads": machine.threads, "burn": version("burn"), "candle": version("candle-core"), "options": self.options.trim(),
+            "threads": machine.threads, "torch": machine.torch, "torch_absent": machine.torch_absent,
+            "peak_flops_per_second": { "one_thread": machine.peaks[0], "all_threads": machine.peaks[1] },
+            "native_growth": {
+                "len": self.native_growth.len, "density": self.native_growth.density,
+                "sampled": contestant(&self.native_growth.sampled), "dense": contestant(&self.native_growth.dense),
+            },
+            "burn": version("burn"), "candle": version("candle-core"), "options": self.options.trim(),
             "shapes": self.comparisons.iter().map(comparison).collect::<Vec<_>>(),
             "scaling": {
                 "ended": self.growth.ended, "heads": 8, "kv_heads": 2, "head_dim": 64, "profile": "1/(1+d), one sink block", "fit_from": FIT_FROM,
@@ -416,6 +536,23 @@ impl Record {
                 "fit": { "sampled": fitted(self.fit.sampled), "blocks": fitted(self.fit.blocks), "dense": fitted(self.fit.dense) },
             },
         })
+    }
+}
+
+/// What a table says in place of times.
+fn not_timed(one: &Contestant) -> Option<String> {
+    match (&one.absent, &one.failed) {
+        (Some(why), _) => Some(format!("not run: {}", one_line(why))),
+        (None, Some(why)) => Some(format!("failed: {}", one_line(why))),
+        (None, None) => None,
+    }
+}
+
+/// What tables call a history of the native engine; `native` is the number of the one in f32.
+fn history(held: &Held, one: &Contestant, native: usize) -> String {
+    match held.index == native {
+        true => "f32 tensors".to_owned(),
+        false => one.name.trim_start_matches("native, ").to_owned(),
     }
 }
 

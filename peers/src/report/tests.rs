@@ -1,11 +1,12 @@
 use super::*;
-use crate::compare::{Held, Trial};
+use crate::compare::{CORES, Held, Trial};
 use crate::problem::Problem;
 
 fn contestant(name: &str, seconds: &[f64]) -> Contestant {
     let mut contestant = Contestant::new(name, "so | so", || anyhow::bail!("made up"));
     contestant.failed = None;
     contestant.seconds = seconds.to_vec();
+    contestant.cpu_seconds = seconds.to_vec();
     contestant.from_exact = Some(1e-7);
     contestant
 }
@@ -18,10 +19,18 @@ pub fn made_up() -> Record {
             contestant("burn", &[0.08, 0.16, 0.09]),
             contestant("candle", &[0.008, 0.019, 0.0085]),
             contestant("f16 tensors", &[0.007, 0.008, 0.006]),
+            contestant(CORES[0], &[0.004, 0.005, 0.004]),
+            contestant(CORES[1], &[0.004, 0.005, 0.004]),
+            contestant(CORES[2], &[0.008, 0.009, 0.008]),
+            Contestant::absent(CORES[3], "no module\nnamed torch"),
         ];
         if problem.name == "S2" {
             contestants[1].fail("panicked: no\nsuch | shape".to_owned());
         }
+        let native_held = match problem.is_decode() {
+            true => vec![Held { index: 4, bytes: 1 << 20, relative_difference: 0.0 }],
+            false => vec![],
+        };
         let held = |index| Held { index, bytes: 1 << 20, relative_difference: 0.01 };
         let held = if problem.is_decode() { vec![held(0), held(3)] } else { vec![] };
         let failed = contestants[1].failed.clone();
@@ -31,7 +40,9 @@ pub fn made_up() -> Record {
             seconds: failed.is_none().then_some(0.1),
             failed,
         }];
-        Comparison { problem: *problem, contestants, held, trials, kernel: "kernel".to_owned() }
+        let (kernel, instructions) = ("kernel".to_owned(), "V4".to_owned());
+        let cores = [4, 5, 6, 7];
+        Comparison { problem: *problem, contestants, held, trials, kernel, cores, native_held, instructions }
     };
     let point = |len: usize| Point {
         len,
@@ -46,7 +57,10 @@ pub fn made_up() -> Record {
     let machine = Machine {
         device: "a device".to_owned(),
         adapter: "a device".to_owned(),
-        burn_device: "a device".to_owned(),
+        burn_device: Some("a device".to_owned()),
+        torch: None,
+        torch_absent: Some("no module named torch".to_owned()),
+        peaks: [1e11, 2e11],
         software: true,
         cpu: None,
         threads: 2,
@@ -57,6 +71,12 @@ pub fn made_up() -> Record {
         machine,
         comparisons,
         growth: Growth { points, ended: Some("at N = 65536: too large".to_owned()) },
+        native_growth: NativeGrowth {
+            len: 32_768,
+            density: 0.027,
+            sampled: contestant("PrFlash", &[0.3, 0.31]),
+            dense: contestant("dense", &[10.0, 10.1]),
+        },
         fit,
         options: String::new(),
     }
@@ -74,7 +94,9 @@ fn a_record_says_who_failed_and_who_was_faster() {
     let text = record.markdown();
     assert!(text.contains("| S2 | burn | failed: panicked: no such / shape |"), "{text}");
     assert!(
-        text.contains("**Faster than prflash**: candle at S1, candle at S2, candle at S3, candle at S4."),
+        text.contains(
+            "**Faster than prflash**: candle at S1, torch at S1, candle at S2, torch at S2, candle at"
+        ),
         "{text}"
     );
     assert!(text.contains("| PrFlashAttention, time | **1.000 ± 0.000** |"), "{text}");
@@ -84,6 +106,17 @@ fn a_record_says_who_failed_and_who_was_faster() {
         record.failures(),
         ["burn at S2: panicked: no\nsuch | shape", "growth ended at N = 65536: too large"]
     );
+    assert!(text.contains("| S1 | torch, one thread | not run: no module named torch |"), "{text}");
+    assert!(text.contains("torch took no part (no module named torch)."), "{text}");
+    assert!(
+        text.contains("| S1 | torch | 4.0 (4.0 to 5.0) | 268.4 | 134% | 1.00 (1.00 to 1.00) | 1.00 |"),
+        "{text}"
+    );
+    assert!(
+        text.contains("| f32 tensors | 1.0 | 4.0 (4.0 to 5.0) | 1.00 (1.00 to 1.00) | 0.0e0 |"),
+        "{text}"
+    );
+    assert!(text.contains("by CPU time 0.0303"), "{text}");
     let json = record.json();
     assert_eq!(json["shapes"][3]["histories"][1]["name"], "f16 tensors");
     assert_eq!(json["shapes"][1]["peers"][1]["seconds"].as_array().map(Vec::len), Some(0));
