@@ -207,7 +207,7 @@ fn passkeys_are_asked_for_once() {
         assert_eq!(folder.json(&arguments), object);
     }
     let lines = std::fs::read_to_string(folder.path("keys.csv")).unwrap().lines().count();
-    assert_eq!(lines, 1 + 5 * (7 + 7 + 4));
+    assert_eq!(lines, 1 + 5 * (10 + 10 + 4));
     let error = folder.refused(&ask(&common, &["--windows", "999"]));
     assert!(error.contains("text.txt") && error.contains("--windows 999"), "{error}");
 }
