@@ -32,8 +32,9 @@ impl WithSimd for Loop {
 /// FLOP a second of so many threads together, the best of some runs; a multiplication and an
 /// addition count as two.
 pub fn flops_per_second(threads: usize) -> f64 {
-    const STEPS: usize = 4_000_000;
-    const RUNS: usize = 7;
+    // Some milliseconds each, so that one of many is likely to have the cores to itself.
+    const STEPS: usize = 2_000_000;
+    const RUNS: usize = 40;
     let arch = Arch::new();
     let run = || {
         let (lanes, total) = arch.dispatch(Loop(STEPS));
@@ -50,4 +51,13 @@ pub fn flops_per_second(threads: usize) -> f64 {
         best = best.max(flops / started.elapsed().as_secs_f64());
     }
     best
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_core_does_more_than_a_billion_a_second() {
+        let one = super::flops_per_second(1);
+        assert!((1e9..1e13).contains(&one), "{one:e}");
+    }
 }
