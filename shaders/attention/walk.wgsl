@@ -4,35 +4,19 @@
 // each query.
 
 #import attention/params
+#import shared/visible
 
 @group(1) @binding(0) var<storage, read> tables: array<u32>;
 
-// Which keys the query of a row sees: lo ≤ j < hi. Both ascend with the row. The same as
-// Attention::visible in Rust, and the document mask.
-
-struct Visible {
-    lo: i32,
-    hi: i32,
-}
-
+// Which keys the query of a row sees, by its document mask too.
 fn visible_keys(sequence: Sequence, row: i32) -> Visible {
     let kv_len = i32(sequence.kv_len);
-    let position = row + kv_len - i32(sequence.q_len);
-    var lo = 0;
-    var hi = kv_len;
-    if (params.flags & FLAG_CAUSAL) != 0u {
-        hi = min(position + 1, kv_len);
+    let visible = visible_at(row + kv_len - i32(sequence.q_len), kv_len);
+    if sequence.document_base == NO_TABLE {
+        return visible;
     }
-    if (params.flags & FLAG_WINDOW) != 0u {
-        lo = max(position - i32(params.window) + 1, 0);
-        hi = min(position + i32(params.window), hi);
-    }
-    if sequence.document_base != NO_TABLE {
-        let at = sequence.document_base + 2u * u32(row);
-        lo = max(lo, i32(tables[at]));
-        hi = min(hi, i32(tables[at + 1u]));
-    }
-    return Visible(lo, hi);
+    let at = sequence.document_base + 2u * u32(row);
+    return Visible(max(visible.lo, i32(tables[at])), min(visible.hi, i32(tables[at + 1u])));
 }
 
 // The rows of a tile, and what they see. A kernel computes it from numbers that are uniform over

@@ -66,19 +66,13 @@ fn block_missing(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let item = place_in_line(workgroup, workgroups);
-    let query_block = item % params.query_blocks;
-    let head = item / params.query_blocks % params.heads;
-    let index = item / (params.query_blocks * params.heads);
-    if index >= params.sequences {
+    let own = head_row(place_in_line(workgroup, workgroups));
+    if !own.exists {
         return;
     }
-    let sequence = sequences[index];
-    if query_block >= sequence.query_blocks {
-        return; // this sequence is shorter than the longest
-    }
-    let row = head * sequence.query_blocks + query_block;
-    let list_row = head / params.heads_per_list * sequence.query_blocks + query_block;
+    let sequence = sequences[own.sequence];
+    let row = own.row;
+    let list_row = own.head / params.heads_per_list * sequence.query_blocks + own.query_block;
     let pairs = sequence.list_base + params.list_groups * sequence.query_blocks + 1u;
     let list = Listed(tables[sequence.list_base + list_row], tables[sequence.list_base + list_row + 1u], pairs);
     let known = first_unknown(sequence);
@@ -87,16 +81,16 @@ fn block_missing(
     }
     workgroupBarrier();
     for (var block = lane; block < known; block += INVOCATIONS) {
-        let own = select(0u, 1u, is_listed(list, block));
-        for (var kind = own; kind < 4u; kind += 2u) {
+        let listed = select(0u, 1u, is_listed(list, block));
+        for (var kind = listed; kind < 4u; kind += 2u) {
             atomicMax(&largest[kind], scores[place_of(sequence, row, kind, block)]);
         }
     }
     workgroupBarrier();
     var sums: array<vec2<u32>, 4>;
     for (var block = lane; block < known; block += INVOCATIONS) {
-        let own = select(0u, 1u, is_listed(list, block));
-        for (var kind = own; kind < 4u; kind += 2u) {
+        let listed = select(0u, 1u, is_listed(list, block));
+        for (var kind = listed; kind < 4u; kind += 2u) {
             let mass = scores[place_of(sequence, row, kind, block)];
             if mass != MASKED {
                 sums[kind] = plus(sums[kind], exp2_of(mass - atomicLoad(&largest[kind])));
@@ -110,7 +104,7 @@ fn block_missing(
         logs[kind] = select(log2_sum(max(most, -FARTHEST), sum), MASKED, most == MASKED);
     }
     if lane == 0u {
-        let at = sequence.report_base + 3u * row;
+        let at = sequence.report_base + REPORT_WORDS * row;
         scores[at] = i32(list.end - list.first);
         // What units round off, and f32 before.
         let bound = select(logs[0] + ROUNDED_OFF, MASKED, logs[0] == MASKED);

@@ -33,10 +33,6 @@
 
 @group(1) @binding(2) var<storage, read_write> tables: array<u32>;
 
-// Digits of numbers: as many values as a workgroup has lanes.
-const DIGIT_BITS: u32 = 6u;
-const SCORE_DIGITS: u32 = 6u;
-
 var<workgroup> counts: array<atomic<u32>, INVOCATIONS>;
 var<workgroup> sums: array<atomic<u32>, 2>;
 

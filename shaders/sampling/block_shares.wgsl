@@ -23,20 +23,14 @@ fn block_shares(
     @builtin(num_workgroups) workgroups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let item = place_in_line(workgroup, workgroups);
-    let query_block = item % params.query_blocks;
-    let head = item / params.query_blocks % params.heads;
-    let index = item / (params.query_blocks * params.heads);
-    if index >= params.sequences {
+    let own = head_row(place_in_line(workgroup, workgroups));
+    if !own.exists {
         return;
     }
-    let sequence = sequences[index];
-    if query_block >= sequence.query_blocks {
-        return; // this sequence is shorter than the longest
-    }
-    let row = head * sequence.query_blocks + query_block;
+    let sequence = sequences[own.sequence];
+    let row = own.row;
     let masses = sequence.mass_base + row * params.probes * sequence.key_blocks;
-    let seen = seen_blocks(sequence, query_block);
+    let seen = seen_blocks(sequence, own.query_block);
     let unknown = first_unknown(sequence);
     for (var probe = 0u; probe < params.probes; probe++) {
         let first = masses + probe * sequence.key_blocks;

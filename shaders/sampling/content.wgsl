@@ -5,6 +5,7 @@
 // field.
 
 #import shared/line
+#import shared/visible
 
 struct ContentParams {
     sequences: u32,
@@ -76,25 +77,10 @@ struct ContentSequence {
 // there is no summary.
 @group(1) @binding(1) var<storage, read_write> scores: array<i32>;
 
-// Which keys the query of a row sees: lo ≤ j < hi. Both ascend with the row.
-struct Visible {
-    lo: i32,
-    hi: i32,
-}
-
+// Which keys the query of a row sees.
 fn visible_keys(sequence: ContentSequence, row: i32) -> Visible {
     let kv_len = i32(sequence.kv_len);
-    let position = row + kv_len - i32(sequence.q_len);
-    var lo = 0;
-    var hi = kv_len;
-    if (params.flags & FLAG_CAUSAL) != 0u {
-        hi = min(position + 1, kv_len);
-    }
-    if (params.flags & FLAG_WINDOW) != 0u {
-        lo = max(position - i32(params.window) + 1, 0);
-        hi = min(position + i32(params.window), hi);
-    }
-    return Visible(lo, hi);
+    return visible_at(row + kv_len - i32(sequence.q_len), kv_len);
 }
 
 // The rows of a query block: the first one, and one past the last.
@@ -133,4 +119,24 @@ fn seen_blocks(sequence: ContentSequence, query_block: u32) -> vec2<u32> {
 // part.
 fn first_unknown(sequence: ContentSequence) -> u32 {
     return select(sequence.key_blocks, sequence.known / params.block_size, sequence.known < sequence.kv_len);
+}
+
+// Of a kernel with a workgroup for each query block of each head: which ones it has.
+struct HeadRow {
+    exists: bool,      // false past the end of the line, and of a sequence that isn't the longest
+    head: u32,
+    query_block: u32,
+    sequence: u32,
+    row: u32,          // among those of the sequence
+}
+
+fn head_row(item: u32) -> HeadRow {
+    let query_block = item % params.query_blocks;
+    let head = item / params.query_blocks % params.heads;
+    let index = item / (params.query_blocks * params.heads);
+    if index >= params.sequences {
+        return HeadRow(false, 0u, 0u, 0u, 0u);
+    }
+    let query_blocks = sequences[index].query_blocks;
+    return HeadRow(query_block < query_blocks, head, query_block, index, head * query_blocks + query_block);
 }

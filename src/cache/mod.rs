@@ -34,6 +34,7 @@ mod sequence;
 mod sequence_table;
 mod staircase;
 mod standing;
+mod summaries;
 
 pub(crate) use form::CacheForm;
 pub use gpu::kv_cache::{Chunk, KvCache, KvInput};

@@ -170,6 +170,7 @@ fn content_is_the_same_on_both() {
     let dense = logits(&model, &mut dense, &tokens, 48);
     for options in [
         "--attention content --profile 4;group=8;bits=8 --block-size 8",
+        "--attention content --profile 4;group=4;bits=8;tau=0.5;alpha=0.5 --block-size 8 --beta 1",
         "--attention content --profile 4;group=4;tau=0.5;alpha=0.5 --block-size 8 --beta 1 --lists-per kv-head",
         "--attention content --profile 3;estimate=exact;probe=ahead:2 --block-size 16 --lists-per shared",
     ] {
@@ -182,6 +183,36 @@ fn content_is_the_same_on_both() {
         let (error, size) = difference(&wanted, &dense);
         assert!(error > 100.0 * TOLERANCE * size, "{options} changes nothing");
     }
+}
+
+/// Over a staircase the GPU chooses by what the cache knows: with room for all blocks that is the
+/// staircase alone, and with room for few it visits the sink, the residual and what is best.
+#[test]
+fn content_over_a_staircase() {
+    let Some(context) = crate::common::gpu("content_over_a_staircase") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let model = load(&write(folder.path(), Tiny::Llama, GgmlDType::Q8_0));
+    let tokens = ids(200);
+    let run = |more: &str| {
+        let setting = setting(&model, &format!("--staircase recommended;segment=32 {more}"));
+        let mut gpu = GpuAttention::new(&context, model.config(), &setting, 200, 1).unwrap();
+        (logits(&model, &mut gpu, &tokens, 1), gpu.usage())
+    };
+    let by = "--block-size 8 --lists-per kv-head --attention content --profile";
+    let (alone, plain) = run("");
+    let (all, usage) = run(&format!("{by} 1000;group=8;bits=8"));
+    // Another order of sums, of keys that are rounded to f16 layer after layer.
+    let (near, size) = difference(&all, &alone);
+    assert!(near <= 1e-3 * size, "all blocks: off by {near:e}, largest number {size}");
+    assert_eq!(usage.visited, usage.dense);
+    let (few, usage) = run(&format!("{by} 2;group=8;bits=8"));
+    let (error, _) = difference(&few, &alone);
+    assert!(error > 10.0 * near && error > 1e-2 * size, "few blocks change nothing: {error:e}");
+    assert!(usage.kv_bytes > plain.kv_bytes, "summaries are held");
+    // At the last of 200 tokens 5 segments have left; 40 tokens are in the residual, behind the
+    // first block.
+    let heads = usage.dense[199] / 25;
+    assert_eq!(usage.visited[199], heads * 6);
 }
 
 /// Tokens that are read together, each by its own query, are tokens that come one by one.

@@ -400,13 +400,13 @@ fn every_mutant_of_what_is_left_out_is_caught() {
     let missing: &[Change] = &[
         (
             "what is listed is left out",
-            "select(0u, 1u, is_listed(list, block));\n        for (var kind = own; kind < 4u; kind += 2u) {\n            let mass",
-            "select(1u, 0u, is_listed(list, block));\n        for (var kind = own; kind < 4u; kind += 2u) {\n            let mass",
+            "select(0u, 1u, is_listed(list, block));\n        for (var kind = listed; kind < 4u; kind += 2u) {\n            let mass",
+            "select(1u, 0u, is_listed(list, block));\n        for (var kind = listed; kind < 4u; kind += 2u) {\n            let mass",
         ),
         ("the first block of a list isn't in it", "var low = list.first;", "var low = list.first + 1u;"),
         ("what is listed is the bound of the rest", "logs[0] + ROUNDED_OFF", "logs[1]"),
         ("rows have the first one's masses", "kind * plane + row * sequence.key_blocks", "kind * plane"),
-        ("heads have the first one's list", "head / params.heads_per_list * sequence.query_blocks", "0u"),
+        ("heads have the first one's list", "own.head / params.heads_per_list * sequence.query_blocks", "0u"),
         (
             "the estimate is of what is listed",
             "bitcast<i32>(share(logs[2], max(logs[3], -FARTHEST)))",

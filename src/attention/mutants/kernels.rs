@@ -110,7 +110,7 @@ fn every_mutant_of_the_naive_kernel_is_caught() {
                 "min(position + i32(params.window), hi)",
                 "min(position + i32(params.window) + 1, hi)",
             ),
-            ("documents aren't ended", "hi = min(hi, i32(tables[at + 1u]));", ""),
+            ("documents aren't ended", "min(visible.hi, i32(tables[at + 1u]))", "visible.hi"),
             (
                 "a block's numerator isn't rescaled",
                 "state.numerator[c] * shrink + weight",

@@ -102,6 +102,7 @@ pub(crate) const PIECES: &Library = pieces![
     "shared/store_f16",
     "shared/store_f32",
     "shared/summary",
+    "shared/visible",
     "subword/subword_losses",
     "subword/subword_segment",
     "subword/walk",

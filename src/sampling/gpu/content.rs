@@ -22,12 +22,11 @@ const ROUNDED_OFF: i32 = 8;
 /// Words of the report of a head's query block.
 pub(crate) const REPORT_WORDS: usize = 3;
 
-/// Bits of a digit of what blocks are ranked by: `DIGIT_BITS` of `block_select.wgsl`.
+/// Bits of a digit of what blocks are ranked by: as many values as a workgroup has lanes.
 pub(crate) const DIGIT_BITS: u32 = INVOCATIONS.ilog2();
 
-/// The passes behind `block_scores`: `shaders/sampling/block_shares.wgsl` `block_select.wgsl`
-/// and `block_missing.wgsl`.
-/// All have the same bindings, so that they share their bind groups.
+/// The passes behind `block_scores`: `shaders/sampling/block_shares.wgsl`, `block_select.wgsl` and
+/// `block_missing.wgsl`. All have the same bindings, so that they share their bind groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Choice {
     /// Masses to shares.
@@ -56,8 +55,14 @@ impl Program for Choice {
         let mut settings = settings();
         match *self {
             Choice::Shares => settings.sizes(&[("PROBES", MAX_PROBES)]),
-            Choice::Missing => settings.integer("ROUNDED_OFF", ROUNDED_OFF),
+            Choice::Missing => {
+                settings.integer("ROUNDED_OFF", ROUNDED_OFF);
+                settings.constant("REPORT_WORDS", REPORT_WORDS as u32);
+            }
             Choice::Select { drawn } => {
+                settings.constant("DIGIT_BITS", DIGIT_BITS);
+                // Of a score.
+                settings.constant("SCORE_DIGITS", u32::BITS.div_ceil(DIGIT_BITS));
                 settings.conditions(&[("DRAWN", drawn)]);
                 if drawn {
                     settings.constant("PURPOSE", CONTENT);

@@ -122,7 +122,15 @@ pub(crate) fn layouts() -> Vec<HostLayout> {
         host_layout!("ScheduleSequence", ScheduleSequence:
             base, first_block, query_blocks, key_blocks, seed, round),
         host_layout!("Distance", Distance: sum_low, sum_high, p_low, ln_p),
-        host_layout!("ContentParams", ContentParams: sequences, heads, heads_per_kv, heads_per_list, list_groups, first_head, heads_here, query_blocks, probes, probe_rows, row_chunks, tiles, tile_groups, tile_blocks, groups_per_block, blocks_per_group, block_size, group, flags, window, q_head_stride, q_row_stride, scale, soft_cap, soft_cap_inverse, rope_low, rope_high, summary_stride, spread, budget, sink_blocks, window_blocks, tau, alpha, tie_digits),
-        host_layout!("ContentSequence", ContentSequence: here, q_base, summary_base, q_len, kv_len, known, segments, q_position, first_block, query_blocks, key_blocks, mass_base, share_base, pool_base, plane_base, report_base, list_base, last_spread, seed, round),
+        host_layout!("ContentParams", ContentParams:
+            sequences, heads, heads_per_kv, heads_per_list, list_groups, first_head, heads_here,
+            query_blocks, probes, probe_rows, row_chunks, tiles, tile_groups, tile_blocks,
+            groups_per_block, blocks_per_group, block_size, group, flags, window, q_head_stride,
+            q_row_stride, scale, soft_cap, soft_cap_inverse, rope_low, rope_high, summary_stride,
+            spread, budget, sink_blocks, window_blocks, tau, alpha, tie_digits),
+        host_layout!("ContentSequence", ContentSequence:
+            here, q_base, summary_base, q_len, kv_len, known, segments, q_position, first_block,
+            query_blocks, key_blocks, mass_base, share_base, pool_base, plane_base, report_base,
+            list_base, last_spread, seed, round),
     ]
 }

@@ -664,6 +664,7 @@ fn content_says_what_is_left_out() {
             assert!(selector.read_missing_blocking().unwrap().is_empty());
             let selector = selector.with_missing().unwrap();
             let mut summaries = GpuSummaries::new(&context, attention, &qkv[1], group, 1).unwrap();
+            assert_eq!(summaries.group(), group);
             submit(&context, |encoder| {
                 let all = SummarizedKeys { keys: 0..kv_len, ..Default::default() };
                 summaries.encode(encoder, &[all]).unwrap();

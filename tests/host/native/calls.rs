@@ -294,3 +294,17 @@ fn rounds_merge_as_the_oracle_has_it() {
         assert!(report.passed(), "{report}");
     }
 }
+
+/// Views and options tell what they were made of.
+#[test]
+fn views_and_options_say_what_they_are() {
+    let layout = Layout::heads_first(1, 2, 3, 4).unwrap();
+    let halves = [half::f16::ZERO; 24];
+    let view = HostView::new(&halves[..], layout).unwrap();
+    assert_eq!((view.dtype(), *view.layout()), (DType::F16, layout));
+    let mut output = [0.0; 24];
+    let output = HostViewMut::new(&mut output[..], layout).unwrap();
+    assert_eq!((output.dtype(), *output.layout()), (DType::F32, layout));
+    assert_eq!(NativeOptions::new().threads(), None);
+    assert_eq!(NativeOptions::new().with_threads(3).unwrap().threads(), Some(3));
+}
