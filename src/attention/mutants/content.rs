@@ -412,7 +412,7 @@ fn every_mutant_of_what_is_left_out_is_caught() {
             "bitcast<i32>(share(logs[2], max(logs[3], -FARTHEST)))",
             "bitcast<i32>(share(logs[3], logs[2]))",
         ),
-        ("reports are one", "sequence.report_base + 3u * row;", "sequence.report_base;"),
+        ("reports are one", "sequence.report_base + REPORT_WORDS * row;", "sequence.report_base;"),
         (
             "the largest aren't waited for",
             "        }\n    }\n    workgroupBarrier();\n    var sums",
