@@ -14,10 +14,10 @@ use crate::sampling::content::KeySummaries;
 impl HostCache {
     /// Summaries of the keys of a sequence. Groups of dropped tokens have no mass.
     ///
-    /// Of a staircase [with summaries](super::Staircase::with_summaries) these are what is stored: groups
-    /// of the segments that have left the residual, in 8 bits, and nothing of the later keys. Of
-    /// others they are in groups of as many tokens as the staircase has: of coded tokens the
-    /// extremes that are stored, of f16 ones those of their rows.
+    /// Of a staircase [with summaries](super::Staircase::with_summaries) these are what is stored:
+    /// groups of the segments that have left the residual, in 8 bits, and nothing of the later
+    /// keys. Of others they are in groups of as many tokens as the staircase has: of coded tokens
+    /// the extremes that are stored, of f16 ones those of their rows.
     ///
     /// # Errors
     /// Invalid argument (`stored_keys`) for keys before rotation, whose extremes say nothing of
