@@ -217,7 +217,7 @@ fn block_scores(
     let group_end = min(group_key + params.group, sequence.known);
 #if SQUARES
     let z = select(params.spread, sequence.last_spread, group == last_group);
-    let by = select(0.0, reach_step / z, group_end > group_key + 1u);
+    let by = select(0.0, SHRINK * reach_step / z, group_end > group_key + 1u);
 #end
 #for r in ROWS
     var estimate$r = product$r * mean_step;

@@ -7,7 +7,7 @@ use crate::layout::DType;
 use crate::position::Pairing;
 use crate::runtime::program::{Binds, INVOCATIONS, Program};
 use crate::runtime::text::{self, Settings};
-use crate::sampling::content::{Estimate, packed};
+use crate::sampling::content::{Estimate, SHRINK, packed};
 use crate::sampling::gpu::content::{content_call, scores, settings};
 
 /// A rotation: how channels pair, and how many of them turn.
@@ -136,6 +136,7 @@ impl Program for BlockMasses {
             ("STAGED_WORDS", staged * (1 + usize::from(self.has_reaches()))),
         ]);
         settings.real("LOG2_E", std::f32::consts::LOG2_E);
+        settings.real("SHRINK", SHRINK);
         settings.conditions(&[
             ("REACHES", self.has_reaches()),
             ("SQUARES", self.mass == Mass::Estimated(Estimate::Saturated)),

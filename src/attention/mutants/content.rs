@@ -211,6 +211,7 @@ fn every_mutant_of_masses_is_caught() {
             "sequence.last_spread, group == last_group",
             "params.spread, false",
         ),
+        ("channels are taken as independent", "SHRINK * reach_step", "reach_step"),
         ("half of the variance is all of it", "min(0.5 * deviation0", "min(deviation0"),
         (
             "nothing saturates",

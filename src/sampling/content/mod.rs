@@ -51,7 +51,7 @@ mod summaries;
 mod tests;
 
 pub use estimate::Estimate;
-pub(crate) use estimate::mean_largest;
+pub(crate) use estimate::{SHRINK, mean_largest};
 pub(crate) use fixed::{FARTHEST, LN_2, OCTAVE, powers};
 pub use participation::Participation;
 pub use scores::{BlockScores, Pool, Probe};
