@@ -1,5 +1,6 @@
 //! One step of decoding over a staircase cache with summaries: all keys, sink + window, and blocks
-//! chosen by content, at equal tokens visited; and what choosing takes of the last.
+//! chosen by content, at equal tokens visited; and what choosing takes of the last, of which
+//! estimates a part.
 //!
 //! `cargo bench --bench content -- [--rounds N] [--json]`
 
@@ -155,6 +156,10 @@ fn main() -> Result<()> {
             Box::new(|encoder| encode(step.call().with_tables(&window), encoder)),
             Box::new(|encoder| encode(step.call().with_tables(&listed), encoder)),
             Box::new(|encoder| encode(step.call().with_selection(step.selector.cached()), encoder)),
+            Box::new(|encoder| {
+                let call = step.call().with_selection(step.selector.cached());
+                Ok(step.plan.encode_scores(encoder, &step.bound, &call)?)
+            }),
         ];
         let seconds = interleave(&context, arguments.rounds, &mut works)?;
         drop(works);
@@ -186,15 +191,19 @@ fn main() -> Result<()> {
         let choosing: Vec<f64> = seconds[3].iter().zip(&seconds[2]).map(|(both, one)| both - one).collect();
         if !arguments.json {
             println!("\nof which choosing: {}", milliseconds(&choosing));
+            println!("estimates by themselves: {}", milliseconds(&seconds[4]));
         }
-        steps.push((len, median(&seconds[3]), median(&choosing)));
+        steps.push((len, median(&seconds[3]), median(&choosing), median(&seconds[4])));
     }
     if arguments.json {
         let capabilities = context.capabilities();
         let choosing: Vec<_> = steps
             .iter()
-            .map(|(len, step, choosing)| {
-                serde_json::json!({ "kv_len": len, "step_ms": step * 1e3, "choosing_ms": choosing * 1e3 })
+            .map(|(len, step, choosing, scores)| {
+                serde_json::json!({
+                    "kv_len": len, "step_ms": step * 1e3, "choosing_ms": choosing * 1e3,
+                    "scores_ms": scores * 1e3,
+                })
             })
             .collect();
         let object = serde_json::json!({

@@ -202,6 +202,23 @@ impl Plan {
         self.record(Target::Encoder(encoder), self.check(bound, call)?)
     }
 
+    /// Records only what estimates how much attention each block has, of a call [with a
+    /// selection](Call::with_selection): [`GpuSelector::read_scores`] reads it. Nothing is chosen,
+    /// and no attention computed.
+    ///
+    /// # Errors
+    /// As [`encode`](Plan::encode); invalid argument (`selection`), where the call has none.
+    pub fn encode_scores(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        bound: &Bound,
+        call: &Call<'_>,
+    ) -> Result<()> {
+        let call = self.check(bound, call)?;
+        ensure!(call.selection.is_some(), "selection", "expected one: use Call::with_selection");
+        self.prepared.record_scores(encoder, call)
+    }
+
     /// Records one call and submits it, without waiting: [`encode`](Plan::encode) for programs
     /// whose encoder needn't hold anything else.
     ///

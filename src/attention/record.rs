@@ -46,6 +46,28 @@ impl Prepared {
         }
     }
 
+    /// Records what estimates masses of blocks for a checked call, and nothing after it.
+    pub(super) fn record_scores(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        call: CheckedCall<'_>,
+    ) -> Result<()> {
+        let Some(selection) = call.selection.as_ref().filter(|_| call.query_blocks > 0) else {
+            return Ok(());
+        };
+        let reading = call.reading();
+        let selecting = selection.prepare(&call.shards, call.arenas)?;
+        if let Some(reading) = &reading {
+            reading.prepare(encoder);
+        }
+        let mut pass = encoder.begin_compute_pass(&self.pass(call.timestamps.clone()));
+        selecting.record_scores_alone(&mut pass);
+        if let Some(Reading { token, .. }) = reading {
+            pass.on_submitted_work_done(move || token.ran());
+        }
+        Ok(())
+    }
+
     /// One pass for everything.
     fn encode(
         &self,

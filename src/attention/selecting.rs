@@ -268,6 +268,7 @@ impl<'a> CheckedSelection<'a> {
         lists.last =
             self.schedules.iter().copied().zip(sequences.iter().map(|(_, sequence)| *sequence)).collect();
         lists.probes = params.probes as usize;
+        lists.chosen = true;
         let (tables, guard) = lists.tables.current();
         let tables = tables.clone();
         Ok(Selecting { checked: self, masses, shares, select, written, tables, guard })
@@ -281,23 +282,34 @@ impl Selecting<'_> {
     }
 
     /// Records the passes.
-    pub(super) fn record(self, pass: &mut wgpu::ComputePass<'_>) {
+    pub(super) fn record(mut self, pass: &mut wgpu::ComputePass<'_>) {
+        self.record_scores(pass);
         let selector = self.checked.selector;
-        for Estimating { pipeline, slot, queries, summaries, workgroups: (x, y) } in self.masses {
+        let choosing = [(&selector.shares, self.shares), (&selector.select, self.select)];
+        let reporting = selector.missing.as_ref().map(|[_, _, missing]| (missing, self.shares));
+        for (pipeline, (x, y)) in choosing.into_iter().chain(reporting) {
+            if x > 0 {
+                pass.set_pipeline(&pipeline.pipeline);
+                pass.dispatch_workgroups(x, y, 1);
+            }
+        }
+    }
+
+    /// Records those that estimate masses, and nothing after them.
+    pub(super) fn record_scores_alone(mut self, pass: &mut wgpu::ComputePass<'_>) {
+        lock(&self.checked.selector.lists).chosen = false;
+        self.record_scores(pass);
+    }
+
+    fn record_scores(&mut self, pass: &mut wgpu::ComputePass<'_>) {
+        let masses = std::mem::take(&mut self.masses);
+        for Estimating { pipeline, slot, queries, summaries, workgroups: (x, y) } in masses {
             pass.set_pipeline(&pipeline.pipeline);
             slot.bind(pass, Some(self.guard.clone()));
             pass.set_bind_group(SCORES_GROUP as u32, &self.written, &[]);
             pass.set_bind_group(BlockMasses::QUERIES_GROUP as u32, &queries, &[]);
             pass.set_bind_group(BlockMasses::SUMMARIES_GROUP as u32, summaries, &[]);
             if x > 0 {
-                pass.dispatch_workgroups(x, y, 1);
-            }
-        }
-        let choosing = [(&selector.shares, self.shares), (&selector.select, self.select)];
-        let reporting = selector.missing.as_ref().map(|[_, _, missing]| (missing, self.shares));
-        for (pipeline, (x, y)) in choosing.into_iter().chain(reporting) {
-            if x > 0 {
-                pass.set_pipeline(&pipeline.pipeline);
                 pass.dispatch_workgroups(x, y, 1);
             }
         }

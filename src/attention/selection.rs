@@ -107,6 +107,8 @@ pub(super) struct Lists {
     pub(super) last: Vec<(ScheduleWords, ContentSequence)>,
     /// Rows that spoke for a query block.
     pub(super) probes: usize,
+    /// Whether the last call chose, and didn't only estimate.
+    pub(super) chosen: bool,
 }
 
 /// A [`GpuSelector`] for one call, with what it reads in place of the keys.
@@ -220,7 +222,7 @@ impl GpuSelector {
             slots,
             missing,
             scores,
-            lists: Mutex::new(Lists { tables, last: Vec::new(), probes: 0 }),
+            lists: Mutex::new(Lists { tables, last: Vec::new(), probes: 0, chosen: false }),
         })
     }
 
@@ -252,7 +254,8 @@ impl GpuSelector {
     }
 
     /// The schedules that the last call chose, one for each of its sequences, once all work
-    /// submitted so far is done. Native backends wait inside.
+    /// submitted so far is done; none, if it [only estimated](crate::Plan::encode_scores). Native
+    /// backends wait inside.
     ///
     /// # Errors
     /// Invalid argument (`lists`) if what the device holds is no schedule: its commands weren't
@@ -260,7 +263,8 @@ impl GpuSelector {
     pub async fn read(&self) -> Result<Vec<Schedule>> {
         let (last, buffer) = {
             let lists = lock(&self.lists);
-            let Some((_, buffer)) = lists.tables.described() else { return Ok(Vec::new()) };
+            let described = lists.tables.described().filter(|_| lists.chosen);
+            let Some((_, buffer)) = described else { return Ok(Vec::new()) };
             (lists.last.clone(), buffer.clone())
         };
         let mut schedules = Vec::with_capacity(last.len());
@@ -315,10 +319,10 @@ impl GpuSelector {
     /// # Errors
     /// Device lost; out of memory.
     pub async fn read_missing(&self) -> Result<Vec<Vec<LeftOut>>> {
-        if self.missing.is_none() {
-            return Ok(Vec::new());
-        }
-        let last = lock(&self.lists).last.clone();
+        let last = match lock(&self.lists) {
+            lists if lists.chosen && self.missing.is_some() => lists.last.clone(),
+            _ => return Ok(Vec::new()),
+        };
         let mut all = Vec::with_capacity(last.len());
         for (ScheduleWords { grid, .. }, sequence) in &last {
             let rows = grid.heads() * grid.query_blocks();

@@ -774,7 +774,16 @@ fn content_on_small_devices() {
             let call = Call::cached(&cache, &queries).with_selection(selection);
             plan.encode(encoder, &bound, &call).unwrap();
         });
-        (selector.read_scores_blocking().unwrap(), selector.read_blocking().unwrap())
+        let found = (selector.read_scores_blocking().unwrap(), selector.read_blocking().unwrap());
+        submit(context, |encoder| {
+            let call = Call::cached(&cache, &queries);
+            let refused = plan.encode_scores(encoder, &bound, &call).unwrap_err();
+            assert!(refused.to_string().contains("selection"), "{refused}");
+            plan.encode_scores(encoder, &bound, &call.with_selection(selector.cached())).unwrap();
+        });
+        assert_eq!(selector.read_scores_blocking().unwrap(), found.0);
+        assert_eq!(selector.read_blocking().unwrap(), Vec::new());
+        found
     };
     let [one, other] = [over_tensors(&whole), over_tensors(&parts)];
     assert!(one.0.iter().zip(&other.0).all(|(one, other)| one.same_words(other)));
