@@ -133,12 +133,9 @@ impl<'a> HeadWords<'a> {
             let numbers = &mut numbers[..2 * self.dim];
             expand_halves(&words[extremes..], numbers);
             let bits = layout.bits() as usize;
-            for (channel, column) in columns.chunks_exact_mut(MOST_TOKENS).take(self.dim).enumerate() {
-                let [min, max] = [numbers[2 * channel], numbers[2 * channel + 1]];
-                let at = layout.index(token, channel) / CODES * bits;
-                let Some(column) = column[block..].first_chunk_mut::<CODES>() else { continue };
-                expand_codes(&words[at..at + bits], min, max, column);
-            }
+            let at = |channel| layout.index(token, channel) / CODES * bits;
+            let stride = at(1) - at(0);
+            by_width!(bits, expand_block(&words[at(0)..], stride, numbers, &mut columns[block..]));
         }
         true
     }
@@ -164,19 +161,8 @@ impl<'a> HeadWords<'a> {
         for (token, (row, extremes)) in tokens.zip(rows) {
             let (numbers, rest) = row.split_at_mut(self.dim);
             rest.fill(0.0);
-            for (index, numbers) in numbers.chunks_mut(CODES).enumerate() {
-                let [min, max] = [0, 1].map(|i| extremes[index * CODES / group * 2 + i]);
-                let at = (token * dim / CODES + index) * bits;
-                let words = &words[at..at + bits];
-                match numbers.first_chunk_mut::<CODES>() {
-                    Some(numbers) => expand_codes(words, min, max, numbers),
-                    None => {
-                        let mut whole = [0.0; CODES];
-                        expand_codes(words, min, max, &mut whole);
-                        numbers.copy_from_slice(&whole[..numbers.len()]);
-                    }
-                }
-            }
+            let words = &words[token * dim / CODES * bits..];
+            by_width!(bits, expand_row(words, group, extremes, numbers));
         }
     }
 
@@ -199,7 +185,8 @@ impl<'a> HeadWords<'a> {
                 let mut extremes = [0.0; 2];
                 expand_halves(&words[layout.code_words() + index / group..], &mut extremes);
                 let [min, max] = extremes;
-                expand_codes(&words[index / CODES * bits..][..bits], min, max, &mut numbers);
+                let words = &words[index / CODES * bits..];
+                by_width!(bits, expand_codes(words, min, max, &mut numbers));
                 let places = (block..block + CODES).zip(numbers);
                 places.filter(|(token, _)| tokens.contains(token)).for_each(|(token, number)| {
                     visit(token - tokens.start, channel, number);
@@ -240,17 +227,32 @@ pub(crate) fn widen_halves(halves: &[f16], to: &mut [f32]) {
     }
 }
 
-/// 32 codes, which fill `words`, as the numbers that they stand for (`Extremes::value`).
+/// Calls a function with a width of codes that its compiler knows: what it expands by is vectors
+/// then, without a choice for each of them.
+macro_rules! by_width {
+    ($bits:expr, $expand:ident($($argument:expr),*)) => {
+        match $bits {
+            8 => $expand::<8>($($argument),*),
+            4 => $expand::<4>($($argument),*),
+            3 => $expand::<3>($($argument),*),
+            _ => $expand::<2>($($argument),*),
+        }
+    };
+}
+use by_width;
+
+/// 32 codes of `BITS` bits, the first words of a slice, as the numbers that they stand for
+/// (`Extremes::value`).
 #[inline(always)]
-fn expand_codes(words: &[u32], min: f32, max: f32, to: &mut [f32; CODES]) {
-    let bits = words.len() as u32;
-    let step = (max - min) * (1.0 / levels(bits) as f32);
+fn expand_codes<const BITS: usize>(words: &[u32], min: f32, max: f32, to: &mut [f32; CODES]) {
+    let Some(words) = words.first_chunk::<BITS>() else { return };
+    let step = (max - min) * (1.0 / levels(BITS as u32) as f32);
     let mut bytes = [0_u8; CODES];
     for (four, word) in bytes.chunks_exact_mut(4).zip(words) {
         four.copy_from_slice(&word.to_le_bytes());
     }
     let mut codes = [0_u8; CODES];
-    match bits {
+    match BITS {
         8 => codes = bytes,
         // The codes of a byte are spread over the bytes of a number.
         4 => {
@@ -268,12 +270,41 @@ fn expand_codes(words: &[u32], min: f32, max: f32, to: &mut [f32; CODES]) {
         }
         _ => {
             for (index, code) in codes.iter_mut().enumerate() {
-                *code = super::quantize::get(words, bits, index) as u8;
+                *code = super::quantize::get(words, BITS as u32, index) as u8;
             }
         }
     }
     for (number, code) in to.iter_mut().zip(codes) {
         *number = min + f32::from(code) * step;
+    }
+}
+
+/// A block of 32 keys of every channel, whose codes begin `stride` words after those of the channel
+/// before, into columns `MOST_TOKENS` apart.
+#[inline(always)]
+fn expand_block<const BITS: usize>(words: &[u32], stride: usize, extremes: &[f32], columns: &mut [f32]) {
+    let columns = columns.chunks_mut(MOST_TOKENS).zip(extremes.chunks_exact(2));
+    for (words, (column, extremes)) in words.chunks(stride).zip(columns) {
+        if let Some(column) = column.first_chunk_mut::<CODES>() {
+            expand_codes::<BITS>(words, extremes[0], extremes[1], column);
+        }
+    }
+}
+
+/// Values of one token, each `group` of them between the next two of `extremes`.
+#[inline(always)]
+fn expand_row<const BITS: usize>(words: &[u32], group: usize, extremes: &[f32], numbers: &mut [f32]) {
+    let blocks = words.chunks_exact(BITS).zip(numbers.chunks_mut(CODES));
+    for (index, (words, numbers)) in blocks.enumerate() {
+        let at = index * CODES / group * 2;
+        match numbers.first_chunk_mut::<CODES>() {
+            Some(numbers) => expand_codes::<BITS>(words, extremes[at], extremes[at + 1], numbers),
+            None => {
+                let mut whole = [0.0; CODES];
+                expand_codes::<BITS>(words, extremes[at], extremes[at + 1], &mut whole);
+                numbers.copy_from_slice(&whole[..numbers.len()]);
+            }
+        }
     }
 }
 

@@ -18,8 +18,8 @@ use super::work::{Task, Work};
 pub(super) struct FewScratch {
     queries: Aligned,
     scores: Aligned,
-    keys: Aligned,
-    values: Aligned,
+    /// Keys of a tile, then its values.
+    tile: Aligned,
     /// Values without those that are NaN or infinite.
     clean: Aligned,
     lags: Aligned,
@@ -91,11 +91,12 @@ pub(super) fn attend<S: Simd>(simd: S, work: &Work<'_>, task: &Task<'_>, scratch
     let (dim, stride) = (work.shape.head_dim(), padded(work.shape.head_dim()));
     let (value_dim, value_stride) = (work.shape.value_dim(), padded(work.shape.value_dim()));
     let (q_len, rows) = (queries_of.len(), heads.len() * queries_of.len());
-    let FewScratch { queries, scores, keys, values, clean, lags, factors, state } = scratch;
+    let FewScratch { queries, scores, tile: numbers, clean, lags, factors, state } = scratch;
     state.clear(rows, value_stride);
     let queries = queries.numbers(rows * stride);
     let scores = scores.numbers(rows * KEYS);
-    let (keys, values) = (keys.numbers(KEYS * stride), values.numbers(KEYS * value_stride));
+    // One for both, so that it stays in the nearest cache.
+    let numbers = numbers.numbers(KEYS * stride.max(value_stride));
     let clean = clean.numbers(KEYS * value_stride);
     let lags = lags.numbers(2 * q_len * KEYS);
     let factors = factors.numbers(rows);
@@ -118,22 +119,22 @@ pub(super) fn attend<S: Simd>(simd: S, work: &Work<'_>, task: &Task<'_>, scratch
         let mut rest = run;
         while let Some(tile) = store.next_tile(rest.clone()) {
             rest.start = tile.end;
-            let columns = KeyColumns { store, tile: tile.clone(), scratch: keys };
-            let k = if rotations.is_none() && simd.vectorize(columns) {
-                KeyTile::Columns(keys)
+            let count = tile.len();
+            let columns = KeyColumns { store, tile: tile.clone(), scratch: numbers };
+            let keys = if rotations.is_none() && simd.vectorize(columns) {
+                KeyTile::Columns(numbers)
             } else {
                 let rotations = rotations.map(|turn| (turn, part));
-                let k = KeyRows { store, tile: tile.clone(), stride, rotations, scratch: keys };
+                let k = KeyRows { store, tile: tile.clone(), stride, rotations, scratch: numbers };
                 KeyTile::Rows(simd.vectorize(k))
             };
-            let v = ValueRows { store, tile: tile.clone(), stride: value_stride, scratch: values };
-            let v = simd.vectorize(v);
-            let count = tile.len();
-            simd.vectorize(RowScores { queries, rows, stride, dim, keys: k, count, scores });
+            simd.vectorize(RowScores { queries, rows, stride, dim, keys, count, scores });
             fill_lags(work, part, queries_of, &tile, lags);
             let correction = work.attention.correction() * ln_p;
             let shared = Shared { work, seen, tile: &tile, lags, correction, first_head: heads.start };
             simd.vectorize(RowSoftmax { shared, rows, scores, maxima, sums, factors });
+            let v = ValueRows { store, tile: tile.clone(), stride: value_stride, scratch: numbers };
+            let v = simd.vectorize(v);
             let hides = seen.iter().any(|seen| seen.start > tile.start || seen.end < tile.end);
             let spoilt = hides && !is_finite(v, count, value_dim);
             let values = if spoilt { finite_only(v, count, value_stride, clean) } else { v };
