@@ -46,7 +46,7 @@ mod tests {
                 row[j] = 1;
                 transform(&mut row);
                 for (i, &got) in row.iter().enumerate() {
-                    let sign = if (i % want & j % want).count_ones() % 2 == 0 { 1 } else { -1 };
+                    let sign = if ((i % want) & (j % want)).count_ones().is_multiple_of(2) { 1 } else { -1 };
                     assert_eq!(got, if i / want == j / want { sign } else { 0 }, "{dim}: {i}, {j}");
                 }
                 transform(&mut row);

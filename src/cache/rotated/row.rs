@@ -218,7 +218,7 @@ mod tests {
             for (seed, size) in [(1_u32, 30_i32), (2, 3000), (3, 1 << 20), (4, 1 << 29)] {
                 let random = |c: usize| crate::random::hash_words(&[seed, c as u32]) as i32 >> 2;
                 let row: Vec<i32> =
-                    (0..dim).map(|c| (i64::from(random(c)) * i64::from(size) >> 29) as i32).collect();
+                    (0..dim).map(|c| ((i64::from(random(c)) * i64::from(size)) >> 29) as i32).collect();
                 let shift = 3;
                 let scale = scales.scale(&row, shift);
                 let unit = 2f64.powi(shift as i32 - 24) / (block(dim) as f64).sqrt() / scales.number(scale);
