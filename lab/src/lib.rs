@@ -13,6 +13,7 @@
 //! | [`setting`], [`staircase`] | what attention computes in a run and how it remembers, from the command line to prflash's values |
 //! | [`backend`] | a device and a model, opened |
 //! | [`generate`], [`perplexity`], [`needle`], [`ages`], [`speed`] | what is measured |
+//! | [`content`], [`caches`] | predictions beside dense attention's: blocks chosen by content, caches of few bits |
 //! | [`results`], [`table`] | files of results |
 //! | [`search`] | methods of search compared on real scores |
 //! | [`subword`] | vocabularies of sub-words, judged beside other programs' |
@@ -22,6 +23,7 @@
 pub mod ages;
 pub mod attend;
 pub mod backend;
+pub mod caches;
 pub mod choosing;
 pub mod config;
 pub mod content;

@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use lab::Interrupted;
 
-use crate::commands::{content, generate, passkeys, perplexity, report, search, subword, sweep, word2vec};
+use crate::commands::{
+    caches, content, generate, passkeys, perplexity, report, search, subword, sweep, word2vec,
+};
 
 /// Real language models on prflash.
 #[derive(Parser)]
@@ -26,6 +28,8 @@ enum Command {
     Perplexity(perplexity::Args),
     /// Compares rules that choose blocks, by what a model predicts under them.
     Content(content::Args),
+    /// Compares caches of few bits, by what a model predicts behind them.
+    Caches(caches::Args),
     /// Asks for numbers that are hidden in texts, under rules that choose blocks.
     Passkeys(passkeys::Args),
     /// Measures what lab/RESULTS.md reports: everything that its files of results don't have yet.
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Perplexity(arguments) => perplexity::run(&arguments),
         Command::Content(arguments) => content::run(&arguments),
+        Command::Caches(arguments) => caches::run(&arguments),
         Command::Passkeys(arguments) => passkeys::run(&arguments),
         Command::Sweep(arguments) => sweep::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),

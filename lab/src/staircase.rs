@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use anyhow::{Result, anyhow, bail};
-use prflash::cache::{Ladder, Side, Staircase};
+use prflash::cache::{Codec, Ladder, Side, Staircase};
 
 /// A part of the text, and where it starts: characters, from 1.
 #[derive(Clone, Copy)]
@@ -42,9 +42,11 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Reads `recommended`, `paper`, `plain`, `kivi8`, `kivi4`, `kivi3`, `kivi2`, `streaming:WINDOW` or
+/// Reads `recommended`, `rotated`, `paper`, `plain`, `kivi8`, `kivi4`, `kivi3`, `kivi2`,
+/// `streaming:WINDOW` or
 /// two ladders as in `K:8x2,4;V:8x2,4x16,2` (bits × segments, the last one without an end); any of
-/// them followed by `;residual=TOKENS`, `;sinks=TOKENS`, `;segment=TOKENS` or `;group=TOKENS`.
+/// them followed by `;residual=TOKENS`, `;sinks=TOKENS`, `;segment=TOKENS`, `;group=TOKENS` or, for
+/// rotated codes, `;rotated=FINE-TOKENS`.
 ///
 /// # Errors
 /// Says at which character, and what was expected there.
@@ -54,6 +56,7 @@ pub fn parse(text: &str) -> Result<Staircase> {
     let head = parts.next().unwrap_or(whole);
     let mut staircase = match head.text {
         "recommended" => Staircase::recommended(),
+        "rotated" => Staircase::recommended_rotated(),
         "paper" => Staircase::paper(),
         "plain" => Staircase::plain(),
         _ => {
@@ -69,7 +72,7 @@ pub fn parse(text: &str) -> Result<Staircase> {
             } else {
                 bail!(
                     head.error(
-                        "recommended, paper, plain, kivi8, kivi4, kivi3, kivi2, streaming:WINDOW or K:LADDER;V:LADDER"
+                        "recommended, rotated, paper, plain, kivi8, kivi4, kivi3, kivi2, streaming:WINDOW or K:LADDER;V:LADDER"
                     )
                 )
             }
@@ -79,9 +82,9 @@ pub fn parse(text: &str) -> Result<Staircase> {
     for part in parts {
         let (name, value) = part.text.split_once('=').unwrap_or((part.text, ""));
         let value = Part { text: value, at: part.at + name.chars().count() + 1 };
-        let known = ["residual", "sinks", "segment", "group"].contains(&name);
+        let known = ["residual", "sinks", "segment", "group", "rotated"].contains(&name);
         if !known {
-            bail!(part.error("residual=, sinks=, segment= or group="));
+            bail!(part.error("residual=, sinks=, segment=, group= or rotated="));
         }
         let tokens: usize = value.number("a number of tokens")?;
         // A segment and a group that only fit each other may come in either order, so they are
@@ -90,6 +93,9 @@ pub fn parse(text: &str) -> Result<Staircase> {
         match name {
             "residual" => staircase = part.checked(staircase.with_residual(tokens))?,
             "sinks" => staircase = staircase.with_sinks(tokens),
+            "rotated" => {
+                staircase = part.checked(staircase.with_codec(Codec::Rotated { fine_tokens: tokens }))?;
+            }
             "segment" => lengths = Some((tokens, group, part)),
             _ => lengths = Some((segment, tokens, part)),
         }
@@ -134,14 +140,17 @@ pub fn canonical(staircase: &Staircase) -> String {
         });
         written.collect::<Vec<_>>().join(",")
     };
+    let last = match staircase.codec() {
+        Codec::Rotated { fine_tokens } => format!("rotated={fine_tokens}"),
+        _ => format!("group={}", staircase.group()),
+    };
     format!(
-        "K:{};V:{};residual={};sinks={};segment={};group={}",
+        "K:{};V:{};residual={};sinks={};segment={};{last}",
         ladder(Side::Keys),
         ladder(Side::Values),
         staircase.residual(),
         staircase.sinks(),
-        staircase.segment(),
-        staircase.group()
+        staircase.segment()
     )
 }
 
@@ -151,7 +160,9 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() -> Result<()> {
-        for text in ["recommended", "paper", "plain", "kivi8", "kivi4", "kivi3", "kivi2", "streaming:500"] {
+        for text in
+            ["recommended", "rotated", "paper", "plain", "kivi8", "kivi4", "kivi3", "kivi2", "streaming:500"]
+        {
             let staircase = parse(text)?;
             assert_eq!(canonical(&parse(&canonical(&staircase))?), canonical(&staircase), "{text}");
         }
@@ -184,6 +195,7 @@ mod tests {
             ("K:8x2,4;V:8x2,fourx16,2", 15, "bits, as in 8x2"),
             ("K:8x1,0;V:4", 9, "dropped"),
             ("plain;sink=4", 7, "residual=, sinks="),
+            ("kivi4;rotated=33", 7, "fine tokens"),
             ("plain;sinks=four", 13, "a number of tokens"),
             ("plain;segment=48", 7, "multiple of the group"),
         ] {

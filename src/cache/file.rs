@@ -1,10 +1,11 @@
 //! A saved sequence: see [`HostCache::save`](super::HostCache::save).
 
+use super::codec::Codec;
 use super::form::CacheForm;
 use super::ladder::{Ladder, Rung, Side};
-use super::pack::padded;
 use super::sequence::{Sequence, Store, StoredKeys};
 use super::staircase::Staircase;
+use super::words::padded;
 use crate::checksum::fnv1a;
 use crate::error::{Error, Result, ensure};
 use crate::shape::Shape;
@@ -14,6 +15,10 @@ const MAGIC: [u8; 8] = *b"prflash\0";
 const VERSION: u32 = 1;
 /// The version of files with summaries: the header has their tokens behind W.
 const WITH_SUMMARIES: u32 = 2;
+/// The version of files with rotated codes: the header has the codec and its fine tokens behind W.
+const ROTATED: u32 = 3;
+/// What these files call the codec.
+const ROTATED_CODEC: usize = 1;
 /// Magic, version, bytes.
 const PREFIX: usize = 20;
 const CHECKSUM: usize = 8;
@@ -34,6 +39,9 @@ pub(super) fn write(form: &CacheForm, sequence: &Sequence) -> Vec<u8> {
     if let Some(tokens) = staircase.summaries() {
         put(&[tokens]);
     }
+    if staircase.codec().is_rotated() {
+        put(&[ROTATED_CODEC, staircase.codec().fine_tokens()]);
+    }
     let ladders = Side::ALL.map(|side| staircase.ladder(side).rungs());
     put(&ladders.map(<[Rung]>::len));
     for rung in ladders.concat() {
@@ -48,7 +56,11 @@ pub(super) fn write(form: &CacheForm, sequence: &Sequence) -> Vec<u8> {
     let bytes = PREFIX + 4 * words.len() + CHECKSUM;
     let mut file = Vec::with_capacity(bytes);
     file.extend(MAGIC);
-    let version = if staircase.summaries().is_some() { WITH_SUMMARIES } else { VERSION };
+    let version = match staircase.summaries() {
+        _ if staircase.codec().is_rotated() => ROTATED,
+        Some(_) => WITH_SUMMARIES,
+        None => VERSION,
+    };
     file.extend(version.to_le_bytes());
     file.extend((bytes as u64).to_le_bytes());
     file.extend(words.iter().flat_map(|word| word.to_le_bytes()));
@@ -94,9 +106,9 @@ fn open(bytes: &[u8]) -> Result<(u32, Words<'_>)> {
     }
     let (version, rest) = rest.split_first_chunk().ok_or_else(cut)?;
     let version = u32::from_le_bytes(*version);
-    if !matches!(version, VERSION | WITH_SUMMARIES) {
+    if !matches!(version, VERSION | WITH_SUMMARIES | ROTATED) {
         return Err(Error::unknown_version(format!(
-            "expected version {VERSION} or {WITH_SUMMARIES} of a saved cache, got {version}"
+            "expected version {VERSION}, {WITH_SUMMARIES} or {ROTATED} of a saved cache, got {version}"
         )));
     }
     let (length, _) = rest.split_first_chunk().ok_or_else(cut)?;
@@ -139,6 +151,13 @@ fn read_header(version: u32, words: &mut Words<'_>) -> Result<(Staircase, Shape,
         WITH_SUMMARIES => words.numbers::<1>()?.first().copied(),
         _ => None,
     };
+    let codec = match version {
+        ROTATED => match words.numbers()? {
+            [ROTATED_CODEC, fine_tokens] => Codec::Rotated { fine_tokens },
+            _ => return Err(Error::corrupt("unknown codec")),
+        },
+        _ => Codec::MinMax,
+    };
     let rungs = words.numbers::<2>()?;
     let mut ladders = Vec::new();
     for count in rungs {
@@ -162,6 +181,7 @@ fn read_header(version: u32, words: &mut Words<'_>) -> Result<(Staircase, Shape,
             Some(tokens) => staircase.with_summaries(tokens)?,
             None => staircase,
         };
+        let staircase = staircase.with_codec(codec)?;
         let shape = Shape::new(kv_heads, kv_heads, 0, head_dim)?.with_value_dim(value_dim)?;
         Ok((staircase, shape, keys?))
     };

@@ -6,11 +6,13 @@ use half::f16;
 
 use super::host_cache::HostCache;
 use super::ladder::Side;
-use super::pack::{Element, PackLayout, half_at, padded};
+use super::pack::{Element, PackLayout};
 use super::quantize::levels;
+use super::rotated::{self, Coded, Scales};
 use super::sequence::Store;
 use super::sequence_table::SequenceId;
 use super::standing::Standing;
+use super::words::{half_at, padded};
 use crate::error::{Result, ensure};
 
 /// Codes that are expanded at once: whole words at every width.
@@ -92,17 +94,28 @@ impl<'a> HeadWords<'a> {
     }
 
     /// The tokens of a run as rows, `stride` apart; 0 in the channels between, and for dropped
-    /// ones.
+    /// ones. Of rotated codes they are rows of rotated channels, if those are `turned`.
     #[inline(always)]
-    pub(crate) fn expand_rows(&self, tokens: Range<usize>, stride: usize, rows: &mut [f32]) {
+    pub(crate) fn expand_rows(&self, tokens: Range<usize>, stride: usize, turned: bool, rows: &mut [f32]) {
         let (dim, count) = (self.dim, tokens.len());
         let rows = &mut rows[..count * stride];
+        let is_rotated = self.standing.staircase().codec().is_rotated();
         match self.place(tokens.start) {
             Place::Dropped => rows.fill(0.0),
             Place::Rows(words) => {
                 for (row, words) in rows.chunks_exact_mut(stride).zip(words.chunks_exact(padded(dim) / 2)) {
                     expand_halves(words, &mut row[..dim]);
+                    if turned && is_rotated {
+                        rotated::turn(&mut row[..dim]);
+                    }
                     row[dim..].fill(0.0);
+                }
+            }
+            Place::Pack(words, layout, first) if is_rotated => {
+                let Some(coded) = layout.coded(words) else { return rows.fill(0.0) };
+                self.expand_coded(coded, layout.bits(), first..first + count, stride, rows);
+                if !turned {
+                    rows.chunks_exact_mut(stride).for_each(|row| rotated::turn(&mut row[..dim]));
                 }
             }
             Place::Pack(words, layout, first) if self.side == Side::Values => {
@@ -122,7 +135,8 @@ impl<'a> HeadWords<'a> {
     #[inline(always)]
     pub(crate) fn expand_columns(&self, tokens: Range<usize>, columns: &mut [f32]) -> bool {
         let Place::Pack(words, layout, first) = self.place(tokens.start) else { return false };
-        if self.side != Side::Keys || !first.is_multiple_of(CODES) || layout.bits() == 3 {
+        let is_rotated = self.standing.staircase().codec().is_rotated();
+        if self.side != Side::Keys || !first.is_multiple_of(CODES) || layout.bits() == 3 || is_rotated {
             return false;
         }
         let group = self.standing.staircase().group();
@@ -138,6 +152,54 @@ impl<'a> HeadWords<'a> {
             by_width!(bits, expand_block(&words[at(0)..], stride, numbers, &mut columns[block..]));
         }
         true
+    }
+
+    /// Tokens of a segment in rotated channels: `mean + σ·level`.
+    #[inline(always)]
+    fn expand_coded(
+        &self,
+        coded: Coded<'_>,
+        bits: u32,
+        tokens: Range<usize>,
+        stride: usize,
+        rows: &mut [f32],
+    ) {
+        let (dim, scales, levels) = (self.dim, Scales::of(self.dim), rotated::numbers(bits));
+        let mut mean = [0.0; MAX_DIM];
+        let mean = &mut mean[..dim];
+        if !coded.means().is_empty() {
+            expand_halves(coded.means(), mean);
+            rotated::turn(mean);
+        }
+        for (token, row) in tokens.clone().zip(rows.chunks_exact_mut(stride)) {
+            let scale = scales.number(coded.scale(token)) as f32;
+            let (numbers, rest) = row.split_at_mut(dim);
+            let words = coded.codes(token);
+            if 32 % bits == 0 {
+                let each = (32 / bits) as usize;
+                for ((numbers, mean), word) in numbers.chunks_mut(each).zip(mean.chunks(each)).zip(words) {
+                    let mut codes = *word;
+                    for (number, mean) in numbers.iter_mut().zip(mean) {
+                        *number = mean + scale * levels[(codes & self::levels(bits)) as usize];
+                        codes >>= bits;
+                    }
+                }
+            } else {
+                for (channel, (number, mean)) in numbers.iter_mut().zip(&*mean).enumerate() {
+                    let code = super::quantize::get(words, bits, channel);
+                    *number = mean + scale * levels[code as usize & 0xff];
+                }
+            }
+            rest.fill(0.0);
+        }
+        let fine = rotated::numbers(8);
+        for (token, words) in coded.fine_tokens().filter(|(token, _)| tokens.contains(token)) {
+            let scale = scales.number(coded.scale(token)) as f32;
+            let row = &mut rows[(token - tokens.start) * stride..][..dim];
+            for (channel, (number, mean)) in row.iter_mut().zip(&*mean).enumerate() {
+                *number = mean + scale * fine[super::quantize::get(words, 8, channel) as usize];
+            }
+        }
     }
 
     /// Values of a segment, token by token: their codes lie so.
@@ -342,7 +404,7 @@ mod tests {
                         let end = words.end_of_run(token).min(900);
                         assert!(token < end && end - token <= MOST_TOKENS);
                         let mut got = vec![9.0; MOST_TOKENS * (dim + 3)];
-                        words.expand_rows(token..end, dim + 3, &mut got);
+                        words.expand_rows(token..end, dim + 3, false, &mut got);
                         let mut columns = vec![9.0; MOST_TOKENS * dim];
                         let has_columns = words.expand_columns(token..end, &mut columns);
                         columns_seen += usize::from(has_columns);

@@ -7,12 +7,14 @@ use half::f16;
 use super::file;
 use super::form::CacheForm;
 use super::ladder::Side;
-use super::pack::{Element, PackLayout, half_at, padded};
+use super::pack::{Element, PackLayout};
 use super::quantize::is_finite;
+use super::rotated::choose;
 use super::sequence::{Sequence, Store, StoredKeys};
 use super::sequence_table::{SequenceId, SequenceTable};
 use super::staircase::{Aging, Staircase};
 use super::standing::Standing;
+use super::words::{half_at, padded};
 use crate::error::{Result, ensure};
 use crate::shape::Shape;
 
@@ -166,8 +168,11 @@ impl HostCache {
         held.len += tokens;
         while held.segments < staircase.segments_after(held.len) {
             let aging = staircase.aging(held.segments);
-            for (index, store) in held.stores.iter_mut().enumerate() {
-                store.age(&staircase, &aging, Side::ALL[index % 2], layouts[index % 2]);
+            for head in held.stores.chunks_exact_mut(2) {
+                let fine = fine_tokens(&staircase, aging.leaves, head, dims);
+                for (index, store) in head.iter_mut().enumerate() {
+                    store.age(&staircase, &aging, Side::ALL[index], layouts[index], &fine);
+                }
             }
             held.segments += 1;
         }
@@ -275,13 +280,14 @@ impl HostCache {
     /// A sequence as bytes, with the sizes, the staircase, a version and a checksum: to be kept on
     /// disk and [restored](HostCache::restore).
     ///
-    /// The file is little-endian 32-bit words: `"prflash\0"`; version 1, or 2 with summaries; bytes
-    /// of the whole file (two words); kv_heads, head_dim, value_dim; 0 for keys before rotation, 1
-    /// for keys after; S, G, sinks, W (0: equal to S); in version 2 the tokens of a group with a
-    /// summary; the number of rungs of keys and of values, and for each rung
-    /// its bits and segments (0 on the last); tokens and segments that have left the residual; then
-    /// per head, keys before values, the rows of the sinks, the packs from the oldest on, the rows
-    /// of the residual; last the 64-bit FNV-1a hash of all bytes before it.
+    /// The file is little-endian 32-bit words: `"prflash\0"`; version 1, 2 with summaries, or 3
+    /// with rotated codes; bytes of the whole file (two words); kv_heads, head_dim, value_dim; 0
+    /// for keys before rotation, 1 for keys after; S, G, sinks, W (0: equal to S); in version 2 the
+    /// tokens of a group with a summary; in version 3 the codec (1: rotated) and its fine tokens a
+    /// segment; the number of rungs of keys and of values, and for each rung its bits and segments
+    /// (0 on the last); tokens and segments that have left the residual; then per head, keys before
+    /// values, the rows of the sinks, the packs from the oldest on, the rows of the residual; last
+    /// the 64-bit FNV-1a hash of all bytes before it.
     ///
     /// # Errors
     /// Invalid argument if there is no such sequence.
@@ -339,11 +345,28 @@ fn halves(argument: &'static str, values: &[f32]) -> Result<Vec<u16>> {
     Ok(halves)
 }
 
+/// The fine tokens of a segment that leaves the residual, from the values of its head.
+fn fine_tokens(staircase: &Staircase, segment: usize, head: &[Store], dims: [usize; 2]) -> Vec<usize> {
+    let (count, length) = (staircase.codec().fine_tokens(), staircase.segment());
+    if count == 0 {
+        return Vec::new();
+    }
+    let values = &head[Side::Values as usize].residual;
+    choose(values, dims[Side::Values as usize], sinks_in(staircase, segment)..length, count)
+}
+
+/// How many tokens of a segment, from its first on, are sinks.
+fn sinks_in(staircase: &Staircase, segment: usize) -> usize {
+    let length = staircase.segment();
+    staircase.sinks().saturating_sub(segment * length).min(length)
+}
+
 impl Store {
     /// Takes the oldest segment of the residual to the first rung, and others down by one.
-    fn age(&mut self, staircase: &Staircase, aging: &Aging, side: Side, layout: PackLayout) {
+    fn age(&mut self, staircase: &Staircase, aging: &Aging, side: Side, layout: PackLayout, fine: &[usize]) {
         let rungs = staircase.ladder(side).rungs();
-        let pack = layout.with_bits(rungs[0].bits).quantize(&self.residual);
+        let sinks = sinks_in(staircase, aging.leaves);
+        let pack = layout.with_bits(rungs[0].bits).quantize(&self.residual, sinks, fine);
         self.residual.drain(..layout.code_words());
         self.packs.push_back(pack);
         for step in aging.steps(side) {
@@ -351,7 +374,8 @@ impl Store {
             let age = aging.leaves - step.segment;
             let index = self.packs.len() - 1 - age;
             let layout = layout.with_bits(rungs[step.from].bits);
-            self.packs[index] = layout.step_down(&self.packs[index], rungs[step.to].bits);
+            let sinks = sinks_in(staircase, step.segment);
+            self.packs[index] = layout.step_down(&self.packs[index], rungs[step.to].bits, sinks);
         }
         self.packs.retain(|pack| !pack.is_empty());
     }
@@ -376,7 +400,7 @@ impl Store {
             row(&self.residual, token - standing.residual().start);
         } else if let Some(index) = (segment + self.packs.len()).checked_sub(standing.segments()) {
             let layout = layout.with_bits(standing.bits(side, token));
-            (0..dim).for_each(|c| visit(layout.element(&self.packs[index], token % length, c)));
+            layout.elements(&self.packs[index], token % length, visit);
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The staircase KV cache (SAQ): precision that steps down as tokens age.
 //!
 //! A [`Staircase`] says, for keys and for values, at how many bits a token is stored at which age;
-//! [`quantize`] is the integer arithmetic that decides the codes; a [`PackLayout`] says where they
-//! lie. All of it is plain values and pure functions on the host. [`HostCache`] is the cache itself
-//! in host memory, word for word what the one on the GPU holds: [`KvCache`]. Attention reads that
-//! one as it lies, packed ([`Attention::plan_cached`](crate::Attention::plan_cached));
+//! [`quantize`] is the integer arithmetic that decides the codes, and [`rotated`] that of the other
+//! [`Codec`]; a [`PackLayout`] says where they lie. All of it is plain values and pure functions on
+//! the host. [`HostCache`] is the cache itself in host memory, word for word what the one on the
+//! GPU holds: [`KvCache`]. Attention reads that one as it lies, packed
+//! ([`Attention::plan_cached`](crate::Attention::plan_cached));
 //! [`reference::attention_cached`](crate::reference::attention_cached) is the oracle over the same
 //! words.
 //!
@@ -20,6 +21,7 @@
 //! # Ok::<(), prflash::Error>(())
 //! ```
 
+mod codec;
 mod file;
 mod form;
 pub(crate) mod gpu;
@@ -30,12 +32,15 @@ mod ladder;
 mod pack;
 mod planner;
 pub mod quantize;
+pub mod rotated;
 mod sequence;
 mod sequence_table;
 mod staircase;
 mod standing;
 mod summaries;
+mod words;
 
+pub use codec::Codec;
 pub(crate) use form::CacheForm;
 pub use gpu::kv_cache::{Chunk, KvCache, KvInput};
 pub use host_cache::{HostCache, Row};

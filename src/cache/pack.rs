@@ -1,8 +1,11 @@
 //! Where the words of one segment lie.
 
+use super::codec::Codec;
 use super::ladder::Side;
 use super::quantize::{self, Extremes};
+use super::rotated::{self, Behind, Coded};
 use super::staircase::Staircase;
+use super::words::{half_at, padded};
 use crate::error::{Error, Result, ensure};
 use crate::limits::{MAX_ELEMENTS, MAX_HEAD_DIM};
 use crate::sampling::content::packed;
@@ -10,7 +13,8 @@ use crate::sampling::content::packed;
 /// The words of a *pack*: one segment (S tokens) of one key/value head of one sequence, keys or
 /// values, at one width. The same on host and GPU.
 ///
-/// D channels are padded to D', a multiple of 32. At b = 8, 4, 3 or 2 bits a pack is two parts:
+/// D channels are padded to D', a multiple of 32. At b = 8, 4, 3 or 2 bits a pack of
+/// [`Codec::MinMax`] is two parts:
 ///
 /// ```text
 /// codes     S·D'·b/32 words     code i at the bits b·i .. b·(i + 1), least significant first
@@ -32,6 +36,17 @@ use crate::sampling::content::packed;
 /// and as f32 the step between codes of means and that between codes of reaches.
 ///
 /// Channels past D hold code 0 (or +0) and take no part in extremes.
+///
+/// A pack of [`Codec::Rotated`] with F fine tokens is codes of *rotated* channels and, the same at
+/// every width, what is behind them:
+///
+/// ```text
+/// codes     S·D'·b/32 words     code i = t·D' + c at the bits b·i .. b·(i + 1)
+/// scales    S/4 words           of token t: byte t, the first in the lowest bits
+/// means     D'/2 words          of keys alone: f16 of each channel, not rotated
+/// list      ⌈F/2⌉ words         16 bits each: which tokens are fine ones, 65,535 for none
+/// fine      F·D'/4 words        their codes at 8 bits
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PackLayout {
     side: Side,
@@ -41,10 +56,11 @@ pub struct PackLayout {
     dim: usize,
     /// Tokens of a group with a summary; 0 without summaries.
     summarized: usize,
+    codec: Codec,
 }
 
 /// A number as a cache holds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Element {
     /// The bits of an f16 number.
     Half(u16),
@@ -57,6 +73,8 @@ pub enum Element {
         /// The width of the code.
         bits: u32,
     },
+    /// A channel of a rotated row, turned back.
+    Turned(f64),
 }
 
 impl Element {
@@ -65,6 +83,7 @@ impl Element {
         match self {
             Element::Half(half) => quantize::to_f32(half),
             Element::Code { extremes, code, bits } => extremes.value(code, bits),
+            Element::Turned(number) => number as f32,
         }
     }
 
@@ -73,18 +92,9 @@ impl Element {
         match self {
             Element::Half(half) => quantize::to_f32(half).into(),
             Element::Code { extremes, code, bits } => extremes.exact(code, bits),
+            Element::Turned(number) => number,
         }
     }
-}
-
-/// Channels with the padding: a multiple of 32.
-pub(crate) fn padded(dim: usize) -> usize {
-    dim.next_multiple_of(32)
-}
-
-/// f16 number `index` of a row or pack of them.
-pub(crate) fn half_at(words: &[u32], index: usize) -> u16 {
-    (words[index / 2] >> (index % 2 * 16)) as u16
 }
 
 impl PackLayout {
@@ -92,14 +102,15 @@ impl PackLayout {
     ///
     /// # Errors
     /// Invalid argument (`bits`) unless 16, 8, 4, 3, 2 or 0; (`dim`) unless 1 to 256; (`group`)
-    /// unless it divides the padded channels, where values are grouped along them; too large
+    /// unless it divides the padded channels, where values are grouped along them by their
+    /// extremes; too large
     /// (`segment`) where the numbers of a pack are past 32-bit indices.
     pub fn new(staircase: &Staircase, side: Side, bits: u32, dim: usize) -> Result<Self> {
         ensure!(matches!(bits, 16 | 8 | 4 | 3 | 2 | 0), "bits", "expected 16, 8, 4, 3, 2 or 0, got {bits}");
         ensure!((1..=MAX_HEAD_DIM).contains(&dim), "dim", "expected 1 to {MAX_HEAD_DIM}, got {dim}");
-        let group = staircase.group();
+        let (group, codec) = (staircase.group(), staircase.codec());
         ensure!(
-            side == Side::Keys || padded(dim).is_multiple_of(group),
+            side == Side::Keys || codec.is_rotated() || padded(dim).is_multiple_of(group),
             "group",
             "expected a divisor of {} (value channels, padded to a multiple of 32), got {group}",
             padded(dim)
@@ -110,7 +121,7 @@ impl PackLayout {
             return Err(Error::too_large("segment", message));
         }
         let summarized = staircase.summaries().filter(|_| side == Side::Keys).unwrap_or(0);
-        Ok(Self { side, bits, segment, group, dim, summarized })
+        Ok(Self { side, bits, segment, group, dim, summarized, codec })
     }
 
     /// The same at another width.
@@ -133,9 +144,15 @@ impl PackLayout {
         self.summary_base() + self.summary_words()
     }
 
-    /// Words of its codes (or rows) and extremes: its summaries follow.
+    /// Words of its codes (or rows) and of extremes, or scales and what follows them: its summaries
+    /// follow.
     pub(crate) fn summary_base(&self) -> usize {
-        self.code_words() + if self.is_coded() { self.segment * padded(self.dim) / self.group } else { 0 }
+        let behind = match (self.is_coded(), self.behind()) {
+            (false, _) => 0,
+            (true, Some(behind)) => behind.words(),
+            (true, None) => self.segment * padded(self.dim) / self.group,
+        };
+        self.code_words() + behind
     }
 
     /// Words of its summaries.
@@ -173,7 +190,7 @@ impl PackLayout {
         }
     }
 
-    /// Words of its codes (or f16 numbers); the extremes follow.
+    /// Words of its codes (or f16 numbers); the extremes or scales follow.
     pub fn code_words(&self) -> usize {
         self.segment * (padded(self.dim) / 32 * self.bits as usize)
     }
@@ -186,15 +203,34 @@ impl PackLayout {
             return usize::MAX;
         }
         match self.side {
-            Side::Keys if self.is_coded() => {
+            Side::Keys if self.is_coded() && !self.codec.is_rotated() => {
                 (token / self.group * dim + channel) * self.group + token % self.group
             }
             _ => token * dim + channel,
         }
     }
 
-    /// One number of a pack.
-    pub(crate) fn element(&self, words: &[u32], token: usize, channel: usize) -> Element {
+    /// What is behind the codes of a rotated pack.
+    pub(super) fn behind(&self) -> Option<Behind> {
+        let Codec::Rotated { fine_tokens } = self.codec else { return None };
+        Some(Behind::new(self.segment, self.dim, self.side == Side::Keys, fine_tokens))
+    }
+
+    /// A pack of rotated codes, if it is one.
+    pub(crate) fn coded<'a>(&self, words: &'a [u32]) -> Option<Coded<'a>> {
+        self.behind().filter(|_| self.is_coded()).map(|behind| Coded::new(words, behind, self.bits))
+    }
+
+    /// The numbers of a token of a pack.
+    pub(crate) fn elements(&self, words: &[u32], token: usize, mut visit: impl FnMut(Element)) {
+        match self.coded(words) {
+            Some(coded) => coded.row(token).into_iter().for_each(|number| visit(Element::Turned(number))),
+            None => (0..self.dim).for_each(|channel| visit(self.element(words, token, channel))),
+        }
+    }
+
+    /// One number of a pack that isn't rotated.
+    fn element(&self, words: &[u32], token: usize, channel: usize) -> Element {
         let index = self.index(token, channel);
         if !self.is_coded() {
             return Element::Half(half_at(words, index));
@@ -206,9 +242,13 @@ impl PackLayout {
         }
     }
 
-    /// The pack of S rows of D' f16 numbers.
-    pub(crate) fn quantize(&self, rows: &[u32]) -> Vec<u32> {
+    /// The pack of S rows of D' f16 numbers, of which the first `sinks` are read from copies, and
+    /// `fine` are the fine tokens of rotated codes.
+    pub(crate) fn quantize(&self, rows: &[u32], sinks: usize, fine: &[usize]) -> Vec<u32> {
         let dim = padded(self.dim);
+        if let Some(behind) = self.behind().filter(|_| self.is_coded()) {
+            return rotated::encode(behind, self.bits, rows, sinks, fine);
+        }
         if !self.is_coded() {
             let mut words = rows[..self.code_words()].to_vec();
             self.summarize(rows, &mut words);
@@ -244,16 +284,21 @@ impl PackLayout {
         words
     }
 
-    /// The pack at a narrower width.
-    pub(crate) fn step_down(&self, words: &[u32], to: u32) -> Vec<u32> {
+    /// The pack at a narrower width; of its tokens the first `sinks` are read from copies.
+    pub(crate) fn step_down(&self, words: &[u32], to: u32, sinks: usize) -> Vec<u32> {
         let narrow = self.with_bits(to);
         if !self.is_coded() || !narrow.is_coded() {
-            return narrow.quantize(words);
+            // What leaves 16 bits for rotated codes has no fine tokens (`Staircase`).
+            return narrow.quantize(words, sinks, &[]);
         }
+        let narrowed = |code: u32| match self.codec {
+            Codec::MinMax => quantize::step_down(code, self.bits, to),
+            Codec::Rotated { .. } => code >> (self.bits - to),
+        };
         let mut stepped = vec![0; narrow.words()];
         for index in 0..self.segment * padded(self.dim) {
             let code = quantize::get(words, self.bits, index);
-            quantize::put(&mut stepped, to, index, quantize::step_down(code, self.bits, to));
+            quantize::put(&mut stepped, to, index, narrowed(code));
         }
         stepped[narrow.code_words()..].copy_from_slice(&words[self.code_words()..]);
         stepped

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
+use super::codec::Codec;
 use super::ladder::{Ladder, Rung, Side};
+use super::rotated::typical_error;
 use super::staircase::Staircase;
 use crate::position::harmonic_number;
 use crate::shape::{MAX_LEN, Shape};
@@ -17,8 +19,9 @@ pub struct Fit {
     /// What it may lose: the mean of `2·e_K + e_V` over the tokens, weighted by `1/(1 + d)` at a
     /// distance of d segments, with each rung's [error bound](Ladder::error_bounds) e in ranges of
     /// its group. It is the first order of [`output_error_bound`](super::output_error_bound) for
-    /// attention that decays harmonically; in which units the range of a model's groups lies is
-    /// another matter, so it ranks staircases and bounds no output.
+    /// attention that decays harmonically. Of rotated codes e is the root of the [mean squared
+    /// error](super::rotated::mean_squared_error), in scales of a row. In which units the range of
+    /// a model's groups lies is another matter, so it ranks staircases and bounds no output.
     pub loss: f64,
 }
 
@@ -76,7 +79,10 @@ impl Staircase {
         let staircase = self.with_ladders(ladder.clone(), ladder.clone());
         let standing = staircase.standing(len);
         let memory = standing.memory(shape);
-        let bounds = ladder.error_bounds();
+        let bounds = match self.codec() {
+            Codec::MinMax => ladder.error_bounds(),
+            Codec::Rotated { .. } => ladder.rungs().iter().map(|rung| typical_error(rung.bits)).collect(),
+        };
         // Of n segments, segment s has the weight 1/(n − s).
         let count = len.div_ceil(self.segment());
         let rungs = standing.rung_segments(Side::Keys).zip(bounds);

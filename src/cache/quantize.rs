@@ -201,13 +201,13 @@ fn order(half: u16) -> u16 {
 }
 
 /// `m` and `e` of |x| = m·2^e·2⁻²⁴.
-fn parts(half: u16) -> (u32, u32) {
+pub(super) fn parts(half: u16) -> (u32, u32) {
     let (field, fraction) = (u32::from(half >> 10 & 31), u32::from(half & 0x3ff));
     if field == 0 { (fraction, 0) } else { (fraction | 0x400, field - 1) }
 }
 
 /// A number scaled by a shift: `A_s(x)`.
-fn aligned(half: u16, shift: u32) -> i32 {
+pub(super) fn aligned(half: u16, shift: u32) -> i32 {
     let (m, e) = parts(half);
     let magnitude = if e >= shift {
         m << (e - shift)

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::codec::Codec;
 use super::ladder::{Ladder, Rung, Side};
 use crate::error::{Result, ensure};
 use crate::sampling::content::packed::MAX_GROUP;
@@ -18,7 +19,9 @@ use crate::shape::MAX_LEN;
 /// precise copies too, for good: attention leans on them (StreamingLLM, arXiv 2309.17453).
 ///
 /// Groups of G values (default 32) share their extremes: G tokens of a channel for keys, G channels
-/// of a token for values (KIVI, arXiv 2402.02750); see [`quantize`](super::quantize).
+/// of a token for values (KIVI, arXiv 2402.02750); see [`quantize`](super::quantize). Another
+/// [codec](Staircase::with_codec) has one scale a row in place of groups; see
+/// [`rotated`](super::rotated).
 ///
 /// ```
 /// use prflash::Shape;
@@ -42,6 +45,7 @@ pub struct Staircase {
     sinks: usize,
     residual: Option<usize>,
     summaries: Option<usize>,
+    codec: Codec,
 }
 
 impl Staircase {
@@ -61,7 +65,16 @@ impl Staircase {
     }
 
     const fn of(keys: Ladder, values: Ladder) -> Self {
-        Self { keys, values, segment: 128, group: 32, sinks: 4, residual: None, summaries: None }
+        Self {
+            keys,
+            values,
+            segment: 128,
+            group: 32,
+            sinks: 4,
+            residual: None,
+            summaries: None,
+            codec: Codec::MinMax,
+        }
     }
 
     /// The same with other ladders that drop no token.
@@ -112,6 +125,20 @@ impl Staircase {
             Ladder::of(vec![Rung::on(8, 2), Rung::tail(4)]),
             Ladder::of(vec![Rung::on(8, 2), Rung::on(4, 16), Rung::tail(2)]),
         )
+    }
+
+    /// [Rotated](super::rotated) codes at the ages of [`recommended`](Staircase::recommended): keys
+    /// 8×4 → 4, values 8×4 → 3 in segments of 64 tokens with a fine one each, so that fewer tokens
+    /// wait in the residual. It needs no calibration.
+    ///
+    /// What it was measured to hold and to lose beside the other presets is in `lab/RESULTS.md`
+    /// (caches of few bits). Caches on a GPU don't have these codes yet.
+    pub fn recommended_rotated() -> Self {
+        let ladders = Self::of(
+            Ladder::of(vec![Rung::on(8, 4), Rung::tail(4)]),
+            Ladder::of(vec![Rung::on(8, 4), Rung::tail(3)]),
+        );
+        Self { segment: 64, codec: Codec::Rotated { fine_tokens: 1 }, ..ladders }
     }
 
     /// KIVI (arXiv 2402.02750): a precise residual and one width, without sinks.
@@ -196,6 +223,17 @@ impl Staircase {
         Self { summaries: Some(tokens), ..self }.validated()
     }
 
+    /// The same with codes of another kind.
+    ///
+    /// # Errors
+    /// For rotated codes, in whatever order a staircase is put together, invalid argument:
+    /// (`codec`) with more than 32 fine tokens, with summaries, or with fine tokens and a ladder
+    /// that codes only after a rung of 16 bits (a longer residual does the same); (`segment`) with
+    /// more than 1,024 tokens of one.
+    pub fn with_codec(self, codec: Codec) -> Result<Self> {
+        Self { codec, ..self }.validated()
+    }
+
     fn validated(self) -> Result<Self> {
         let Self { segment, group, .. } = self;
         let residual = self.residual();
@@ -222,7 +260,39 @@ impl Staircase {
                 "expected groups of 1 to {MAX_GROUP} tokens that divide segments of {segment}, got {tokens}"
             );
         }
+        if let Codec::Rotated { fine_tokens } = self.codec {
+            let (most, longest) = (Codec::MOST_EXACT, Codec::LONGEST_SEGMENT);
+            ensure!(
+                fine_tokens <= most,
+                "codec",
+                "expected at most {most} fine tokens a segment, got {fine_tokens}"
+            );
+            ensure!(
+                segment <= longest,
+                "segment",
+                "expected at most {longest} tokens, whose sums rotated codes need in 32 bits, got {segment}"
+            );
+            ensure!(
+                self.summaries.is_none(),
+                "codec",
+                "expected codes between extremes beside summaries, got rotated ones"
+            );
+            let late = |ladder: &Ladder| matches!(ladder.rungs(), [Rung { bits: 16, .. }, next, ..] if next.bits > 0);
+            ensure!(
+                fine_tokens == 0 || !(late(&self.keys) || late(&self.values)),
+                "codec",
+                "expected tokens that leave the residual for codes, so that fine ones can be chosen, got keys \
+                 {} and values {}",
+                self.keys,
+                self.values
+            );
+        }
         Ok(self)
+    }
+
+    /// How numbers become codes.
+    pub fn codec(&self) -> Codec {
+        self.codec
     }
 
     /// The ladder of keys or values.
@@ -269,9 +339,10 @@ impl Staircase {
         self.keys.last_bits() == 0
     }
 
-    /// Whether both ladders are [nested](Ladder::is_nested).
+    /// Whether every step gives the very codes that coding the original would: always of rotated
+    /// codes, else where both ladders are [nested](Ladder::is_nested).
     pub fn is_nested(&self) -> bool {
-        self.keys.is_nested() && self.values.is_nested()
+        self.codec.is_rotated() || self.keys.is_nested() && self.values.is_nested()
     }
 
     /// Segments that leave the residual while `len` tokens are appended.
@@ -325,11 +396,14 @@ impl fmt::Display for Staircase {
         let (least, segment) = (self.residual(), self.segment);
         write!(
             f,
-            "{} sinks, residual {least} to {}, segments of {segment}, groups of {}",
+            "{} sinks, residual {least} to {}, segments of {segment}, ",
             self.sinks,
             least + segment - 1,
-            self.group
         )?;
+        match self.codec {
+            Codec::MinMax => write!(f, "groups of {}", self.group)?,
+            codec => write!(f, "{codec}")?,
+        }
         match self.summaries {
             Some(tokens) => writeln!(f, ", summaries of {tokens} tokens")?,
             None => writeln!(f)?,

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use super::codec::Codec;
 use super::ladder::{Rung, Side};
-use super::pack::padded;
 use super::staircase::Staircase;
+use super::words::padded;
 use crate::shape::{MAX_LEN, Shape};
 
 /// Where every token of one sequence stands.
@@ -135,19 +136,25 @@ impl<'a> Standing<'a> {
     /// In bits, keys and values each with their own ladder: `H_kv·D'·[16·(n_r + n_sink) + Σ_k
     /// n_k·c(B_k)]` with n_r tokens in the residual, n_sink precise copies, n_k tokens on a rung of
     /// B_k bits, `c(16) = 16`, `c(0) = 0`, else `c(B) = B + 32/G`, and D' the channels padded to a
-    /// multiple of 32. Summaries add `H_kv·(2·D' + 8)` bytes for each group of keys that has one.
+    /// multiple of 32. Of rotated codes c(B) = B, and each segment adds `S + F·D' + 4·⌈F/2⌉`
+    /// bytes of scales and F fine tokens per head and side, and of keys `2·D'` of means. Summaries
+    /// add `H_kv·(2·D' + 8)` bytes for each group of keys that has one.
     pub fn memory(&self, shape: &Shape) -> Memory {
         let bytes = |side, dim: usize| {
             let elements = (shape.kv_heads() * padded(dim)) as u64;
             let rung = |(tokens, rung): (usize, &Rung)| {
                 let numbers = tokens as u64 * elements;
                 let codes = numbers * u64::from(rung.bits) / 8;
-                codes
-                    + if matches!(rung.bits, 16 | 0) {
-                        0
-                    } else {
-                        numbers * 4 / self.staircase.group() as u64
+                let segments = (tokens / self.staircase.segment()) as u64;
+                let beside = match self.staircase.codec() {
+                    _ if matches!(rung.bits, 16 | 0) => 0,
+                    Codec::MinMax => numbers * 4 / self.staircase.group() as u64,
+                    Codec::Rotated { .. } => {
+                        (tokens * shape.kv_heads()) as u64
+                            + segments * shape.kv_heads() as u64 * self.beside_segment(side, dim)
                     }
+                };
+                codes + beside
             };
             let rungs = self.tokens_by_rung(side).into_iter().zip(self.staircase.ladder(side).rungs());
             let precise = |tokens: Range<usize>| 2 * tokens.len() as u64 * elements;
@@ -163,11 +170,23 @@ impl<'a> Standing<'a> {
         Memory { keys, values, summaries, residual, sinks }
     }
 
+    /// Bytes of means and fine tokens of a segment and head, of rotated codes.
+    fn beside_segment(&self, side: Side, dim: usize) -> u64 {
+        match (self.staircase.codec(), side) {
+            (Codec::Rotated { fine_tokens }, side) => {
+                let means = if side == Side::Keys { 2 * padded(dim) } else { 0 };
+                (means + padded(dim) * fine_tokens + 4 * fine_tokens.div_ceil(2)) as u64
+            }
+            (Codec::MinMax, _) => 0,
+        }
+    }
+
     /// Bytes of keys and values that attention reads for one decode step over all tokens, each once
     /// per key/value head: packs with their extremes, the residual, and the precise copies of
     /// sinks in place of what their packs hold of them.
     ///
-    /// A group's extremes count as read if one of its tokens is. Summaries aren't read.
+    /// A group's extremes count as read if one of its tokens is, and so do means and fine tokens of
+    /// a segment; fine tokens are read beside their codes. Summaries aren't read.
     pub fn bytes_read(&self, shape: &Shape) -> u64 {
         self.bytes_read_in(shape, 0..self.len)
     }
@@ -184,6 +203,15 @@ impl<'a> Standing<'a> {
             let coded = rungs.map(|(tokens, rung)| {
                 let tokens = tokens.start.max(sinks).max(start)..tokens.end.min(end);
                 let read = tokens.len() as u64;
+                if self.staircase.codec().is_rotated() {
+                    let scales = read * shape.kv_heads() as u64;
+                    let segments = groups(&tokens, self.staircase.segment() as u64);
+                    let beside = match rung.bits {
+                        16 | 0 => 0,
+                        _ => scales + segments * shape.kv_heads() as u64 * self.beside_segment(side, dim),
+                    };
+                    return numbers(read) * u64::from(rung.bits) + 8 * beside;
+                }
                 // A word of extremes serves G tokens of a channel, or G channels of a token.
                 let grouped = match side {
                     _ if matches!(rung.bits, 16 | 0) => 0,

@@ -3,11 +3,12 @@
 
 use super::host_cache::HostCache;
 use super::ladder::Side;
-use super::pack::{Element, PackLayout, padded};
+use super::pack::{Element, PackLayout};
 use super::quantize::to_f32;
 use super::sequence::{Sequence, Store, StoredKeys};
 use super::sequence_table::SequenceId;
 use super::standing::Standing;
+use super::words::padded;
 use crate::error::{Result, ensure};
 use crate::sampling::content::KeySummaries;
 
@@ -90,6 +91,7 @@ impl Store {
             self.read(standing, Side::Keys, layout, token, dim, |element| {
                 match element {
                     Element::Half(half) => widen(channel, to_f32(half), to_f32(half)),
+                    Element::Turned(number) => widen(channel, number as f32, number as f32),
                     Element::Code { extremes, .. } => {
                         let [least, largest] = [extremes.min, extremes.max].map(to_f32);
                         widen(channel, least, largest);

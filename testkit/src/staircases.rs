@@ -1,6 +1,6 @@
 //! The staircases that the cache's tests go through.
 
-use prflash::cache::{Ladder, Staircase, StoredKeys};
+use prflash::cache::{Codec, Ladder, Staircase, StoredKeys};
 
 /// A ladder that is known to be one.
 pub fn ladder(steps: &[(u32, usize)], last: u32) -> Ladder {
@@ -41,4 +41,23 @@ pub fn staircases() -> Vec<Staircase> {
         dropping.with_sinks(41),
     ];
     all.into_iter().chain(odd).chain(summarized).map(short).collect()
+}
+
+/// With rotated codes: every width, with fine tokens and without, 16 bits before others, dropping,
+/// sinks and residuals that end anywhere.
+pub fn rotated_staircases() -> Vec<Staircase> {
+    let rotated = |fine_tokens| Codec::Rotated { fine_tokens };
+    let both = |keys, values| Staircase::new(keys, values).unwrap();
+    let nested = both(ladder(&[(8, 1), (4, 2)], 2), ladder(&[(4, 1), (3, 1)], 2));
+    let late = both(ladder(&[(16, 1), (8, 1)], 4), ladder(&[(8, 2)], 3));
+    let dropping = both(ladder(&[(4, 1), (2, 1)], 0), ladder(&[(8, 2)], 0));
+    [
+        nested.clone().with_codec(rotated(2)).unwrap().with_sinks(5),
+        nested.with_codec(rotated(0)).unwrap(),
+        late.with_codec(rotated(0)).unwrap().with_residual(50).unwrap(),
+        dropping.with_codec(rotated(1)).unwrap().with_sinks(41),
+        Staircase::plain().with_codec(rotated(3)).unwrap(),
+    ]
+    .map(short)
+    .into()
 }

@@ -2,8 +2,9 @@
 
 use half::f16;
 use prflash::cache::quantize::{self, Extremes, Scaled};
+use prflash::cache::rotated;
 use prflash::cache::{
-    HostCache, Ladder, PackLayout, SequenceId, Side, Staircase, StoredKeys, output_error_bound,
+    Codec, HostCache, Ladder, PackLayout, SequenceId, Side, Staircase, StoredKeys, output_error_bound,
 };
 use prflash::limits::{MAX_ELEMENTS, MAX_LEN};
 use prflash::sampling::content::{Estimate, Probe};
@@ -30,7 +31,8 @@ fn staircase(case: &mut Case) -> Option<Staircase> {
     let (keys, values) = (ladder(case)?, ladder(case)?);
     let n = &mut case.numbers;
     let [segment, group] = [(); 2].map(|()| if n.once_in(4) { n.size() } else { 32 * (1 + n.below(4)) });
-    let (sinks, residual, steps, same) = (n.mild(9), n.mild(300), n.below(32), n.bool());
+    let (sinks, residual, steps, same) = (n.mild(9), n.mild(300), n.below(64), n.bool());
+    let fine_tokens = if n.once_in(4) { n.size() } else { n.below(4) };
     let summarized = if n.once_in(4) { n.size() } else { 1 << n.below(9) };
     let values = if same { keys.clone() } else { values };
     tell!(case, "Staircase::new({keys}, {values})");
@@ -52,6 +54,11 @@ fn staircase(case: &mut Case) -> Option<Staircase> {
     if steps & 16 != 0 {
         tell!(case, "summaries of {summarized}");
         staircase = accepted(staircase.clone().with_summaries(summarized)).unwrap_or(staircase);
+    }
+    if steps & 32 != 0 {
+        tell!(case, "rotated, {fine_tokens} fine tokens");
+        let rotated = staircase.clone().with_codec(Codec::Rotated { fine_tokens });
+        staircase = accepted(rotated).unwrap_or(staircase);
     }
     accepted(Staircase::streaming(residual));
     accepted(Staircase::kivi(segment as u32));
@@ -123,12 +130,26 @@ pub fn codes(case: &mut Case) {
     let group = Extremes { min, max };
     let _ = (group.scaled().code(half, bits), forged.code(half, bits), Extremes::of([min, max, half]));
     let _ = (group.value(code, bits), group.exact(code, bits), group.range(), Extremes::from_word(word));
+    let _ = (rotated::error_bound(bits, code as usize), rotated::mean_squared_error(to));
     let _ = (quantize::step_down(code, bits, to), quantize::nests(bits, to), quantize::levels(bits));
     let finite = [min, max, half].into_iter().all(quantize::is_finite);
     let group = Extremes::of([min, max, half]);
     for bits in quantize::WIDTHS.into_iter().filter(|_| finite) {
         assert!(group.scaled().code(half, bits) <= quantize::levels(bits));
     }
+}
+
+/// A cache of everyday size, in host memory alone.
+pub fn small_host_cache(case: &mut Case) -> (Staircase, Shape, StoredKeys) {
+    let (staircase, shape, keys) = small_cache(case);
+    let n = &mut case.numbers;
+    let (rotate, fine_tokens) = (n.bool(), n.below(4));
+    if !rotate {
+        return (staircase, shape, keys);
+    }
+    let codec = Codec::Rotated { fine_tokens };
+    tell!(case, "rotated: {fine_tokens} fine tokens");
+    (accepted(staircase.clone().with_codec(codec)).unwrap_or(staircase), shape, keys)
 }
 
 /// A cache of everyday size.
@@ -188,8 +209,12 @@ fn check(cache: &HostCache, sequence: SequenceId, model: &Model) {
             for (side, got) in [(Side::Keys, &row.key), (Side::Values, &row.value)] {
                 let bits = standing.bits(side, row.token);
                 let rung = standing.rung_of(side, row.token).unwrap_or(0);
-                let bound = cache.staircase().ladder(side).error_bounds()[rung];
-                let bound = if bits == 16 { 0.0 } else { range * bound + 1e-5 };
+                let bound = match cache.staircase().codec() {
+                    Codec::MinMax => cache.staircase().ladder(side).error_bounds()[rung],
+                    // A row's scale is at most a twelfth of an octave over its largest number.
+                    _ => 1.07 * rotated::error_bound(bits, got.len()),
+                };
+                let bound = if bits == 16 { 0.0 } else { range * bound + 1e-4 };
                 let want = &model[row.token][2 * head + side as usize];
                 let near = |(got, want): (&f32, &f32)| f64::from((got - want).abs()) <= bound;
                 assert!(got.len() == want.len() && got.iter().zip(want).all(near), "token {}", row.token);
@@ -201,7 +226,7 @@ fn check(cache: &HostCache, sequence: SequenceId, model: &Model) {
 
 /// Any operations, of which the model does those that aren't refused.
 pub fn operations(case: &mut Case) {
-    let (staircase, shape, keys) = small_cache(case);
+    let (staircase, shape, keys) = small_host_cache(case);
     let (heads, dims) = (shape.kv_heads(), [shape.head_dim(), shape.value_dim()]);
     let mut cache = HostCache::new(staircase, &shape, keys).unwrap();
     let mut models: Vec<Option<Model>> = Vec::new();
@@ -348,7 +373,7 @@ pub fn spoilt(case: &mut Case, mut bytes: Vec<u8>) -> Vec<u8> {
 
 /// Files that nobody has saved.
 pub fn files(case: &mut Case) {
-    let (staircase, shape, keys) = small_cache(case);
+    let (staircase, shape, keys) = small_host_cache(case);
     let (heads, dims) = (shape.kv_heads(), [shape.head_dim(), shape.value_dim()]);
     let mut cache = HostCache::new(staircase, &shape, keys).unwrap();
     let count = case.numbers.below(260);

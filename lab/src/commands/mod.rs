@@ -1,5 +1,6 @@
 //! What the commands share: who computes, Ctrl-C, progress.
 
+pub mod caches;
 pub mod content;
 pub mod generate;
 pub mod passkeys;

@@ -8,7 +8,7 @@ use candle_core::{IndexOp as _, Tensor};
 use super::memory::Memory;
 use super::rules::Rule;
 use super::steps::Steps;
-use crate::attend::Attend as _;
+use crate::attend::Attend;
 use crate::backend::{Backend, Loaded};
 use crate::setting::Setting;
 use crate::table;
@@ -102,11 +102,31 @@ impl Reference {
         sequence: u32,
         step: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Divergence> {
-        let begun = Instant::now();
         let mut steps = Steps::new(loaded.config(), setting, &self.memory);
         steps.start(sequence);
-        let hidden = loaded.model.forward(&self.tokens, &mut steps, step)?;
-        let mut sums = Divergence { read: steps.read().share(), ..Divergence::default() };
+        let divergence = self.compare_by(loaded, &mut steps, step)?;
+        Ok(Divergence { read: steps.read().share(), ..divergence })
+    }
+
+    /// What came before the last tokens.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Reads the last tokens by any attention that has all before them. What that reads isn't
+    /// counted.
+    ///
+    /// # Errors
+    /// What the attention, the model and `step` return.
+    pub fn compare_by(
+        &self,
+        loaded: &Loaded,
+        attention: &mut dyn Attend,
+        step: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Divergence> {
+        let begun = Instant::now();
+        let hidden = loaded.model.forward(&self.tokens, attention, step)?;
+        let mut sums = Divergence::default();
         each_row(loaded, &hidden, |at, got| {
             let (want, target) = (&self.log_probabilities[at], self.targets[at] as usize);
             sums.kl += kl(want, &got);

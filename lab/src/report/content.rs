@@ -5,12 +5,11 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use super::page::Page;
-use super::with_error;
+use super::{distinct, title, with_error};
 use crate::content::compare::Row;
 use crate::content::passkeys::{self, Reading};
 use crate::content::rules::at_part;
 use crate::results::{self, InWindow, mean_and_error};
-use crate::study::ModelName;
 
 /// Writes the part, unless there is nothing of it.
 ///
@@ -30,22 +29,6 @@ pub fn content(
     reading(prefill, page);
     found(keys, page);
     Ok(())
-}
-
-fn title(model: &str) -> &str {
-    let known = [ModelName::SmolLm2, ModelName::Gemma3];
-    known.into_iter().find(|name| name.file() == model).map_or(model, |name| name.title())
-}
-
-/// Different values, in the order in which they come.
-fn distinct<'a>(values: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut all = Vec::new();
-    for value in values {
-        if !all.contains(&value) {
-            all.push(value);
-        }
-    }
-    all
 }
 
 fn predictions(rows: &[Row], page: &mut Page<'_>) {

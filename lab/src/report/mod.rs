@@ -5,6 +5,7 @@
 //! a model or a device. What the numbers mean is written by people, in `lab/answers`, and goes in
 //! as it is.
 
+mod caches;
 mod content;
 mod data;
 mod needle;
@@ -25,7 +26,7 @@ use anyhow::Result;
 use testkit::chart::{Axis, Point, Scale, Series};
 
 use crate::results::{InWindow, Measured, Row, Summary, differences, mean_and_error};
-use crate::study::{Choice, Experiment, Place, Question, Size, experiments};
+use crate::study::{Choice, Experiment, ModelName, Place, Question, Size, experiments};
 
 use data::Data;
 use page::Page;
@@ -86,6 +87,7 @@ pub fn write_experiments(paths: &Paths, all: &[Experiment], quick: bool) -> Resu
         };
         write(&data, &mut page, &part)?;
     }
+    caches::caches(&data.caches, &mut page)?;
     content::content(&data.content, &data.content_prefill, &data.passkeys, &mut page)?;
     subword::subword(&data.subword, &mut page)?;
     search::search(&data.search, &mut page)?;
@@ -131,6 +133,22 @@ fn head(data: &Data, page: &mut Page<'_>, all: &[Experiment]) {
         page.item(&line);
     }
     page.line("");
+}
+
+fn title(model: &str) -> &str {
+    let known = [ModelName::SmolLm2, ModelName::Gemma3];
+    known.into_iter().find(|name| name.file() == model).map_or(model, |name| name.title())
+}
+
+/// Different values, in the order in which they come.
+fn distinct<'a>(values: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut all = Vec::new();
+    for value in values {
+        if !all.contains(&value) {
+            all.push(value);
+        }
+    }
+    all
 }
 
 /// Rows of one setting of an experiment, in the order of the file.

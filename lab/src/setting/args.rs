@@ -136,7 +136,8 @@ pub struct SettingArgs {
     pub storage: Option<Storage>,
     /// A cache that stores tokens in fewer bits as they age: recommended, paper, plain, kivi8,
     /// kivi4, kivi3, kivi2, streaming:WINDOW or two ladders as in "K:8x2,4;V:8x2,4x16,2", each with
-    /// ;residual=, ;sinks=, ;segment=, ;group= [default: none]
+    /// ;residual=, ;sinks=, ;segment=, ;group= and, on the cpu backend, ;rotated=FINE-TOKENS
+    /// [default: none]
     #[arg(long)]
     pub staircase: Option<String>,
     /// What the staircase stores of keys [default: after-rotation]

@@ -12,6 +12,7 @@ use super::sizes::{FEW_QUERIES, KEYS};
 use super::softmax::LEAST;
 use super::source::{Head, KeyColumns, KeyRows, Store, ValueRows, finite_only, for_each_left_out, is_finite};
 use super::work::{Task, Work};
+use crate::cache::rotated;
 
 /// Memory that a thread works in.
 #[derive(Default)]
@@ -78,6 +79,9 @@ impl State {
             if sum != 0.0 {
                 output.iter_mut().for_each(|x| *x /= sum);
             }
+            if work.history.rotates_values() {
+                rotated::turn(&mut output[..dim]);
+            }
             let lse = if sum == 0.0 { f32::NEG_INFINITY } else { largest + sum.ln() };
             work.results.write([part.entry, head, row], &output[..dim], lse);
         }
@@ -106,8 +110,7 @@ pub(super) fn attend<S: Simd>(simd: S, work: &Work<'_>, task: &Task<'_>, scratch
 
     let kv_head = heads.start / work.shape.heads_per_kv_head();
     let Some(store) = Store::new(work.history, part, kv_head) else { return };
-    let rotations = work.positions.and_then(|positions| positions.rotations());
-    let rotations = rotations.filter(|_| work.history.turns_keys());
+    let rotations = work.key_rotations();
     let mut seen: [Range<usize>; FEW_QUERIES] = Default::default();
     for (seen, row) in seen.iter_mut().zip(queries_of.clone()) {
         *seen = part.visible(work.attention, row);
@@ -163,6 +166,9 @@ fn load_queries(work: &Work<'_>, task: &Task<'_>, stride: usize, to: &mut [f32])
         Head::new(work.q, part.entry, head).expand(part.queries.start + query, numbers);
         if let Some(rotations) = work.positions.and_then(|positions| positions.rotations()) {
             rotations.turn(numbers, part.query_position(query));
+        }
+        if work.rotates_keys() {
+            rotated::turn(numbers);
         }
         numbers.iter_mut().for_each(|number| *number *= scale);
         rest.fill(0.0);

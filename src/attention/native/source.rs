@@ -79,6 +79,16 @@ impl History<'_> {
     }
 }
 
+impl History<'_> {
+    /// Whether values come in rotated channels, and outputs have to be turned back.
+    pub(super) fn rotates_values(&self) -> bool {
+        match self {
+            Self::Tensors { .. } => false,
+            Self::Cache(cache) => cache.staircase().codec().is_rotated(),
+        }
+    }
+}
+
 /// Keys and values of one head of a sequence.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Store<'a> {
@@ -157,7 +167,8 @@ impl<'a> WithSimd for KeyRows<'a, '_> {
         }
         match store {
             Store::Tensors { k, first, .. } => expand(&k, first + tile.start, tile.len(), stride, scratch),
-            Store::Words { k, .. } => k.expand_rows(tile.clone(), stride, scratch),
+            // Keys that have to be turned to their positions come as they were.
+            Store::Words { k, .. } => k.expand_rows(tile.clone(), stride, rotations.is_none(), scratch),
         }
         if let Some((rotations, part)) = rotations {
             for (key, row) in tile.zip(scratch.chunks_exact_mut(stride)) {
@@ -206,7 +217,7 @@ impl<'a> WithSimd for ValueRows<'a> {
         }
         match store {
             Store::Tensors { v, first, .. } => expand(&v, first + tile.start, tile.len(), stride, scratch),
-            Store::Words { v, .. } => v.expand_rows(tile, stride, scratch),
+            Store::Words { v, .. } => v.expand_rows(tile, stride, true, scratch),
         }
         Rows { numbers: scratch, stride }
     }

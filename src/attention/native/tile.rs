@@ -13,6 +13,7 @@ use super::sizes::{KEYS, ROWS};
 use super::softmax::{LEAST, Lags, Scoring, Softmax, Visible};
 use super::source::{Head, KeyRows, Store, ValueRows, finite_only, for_each_left_out, is_finite};
 use super::work::{Task, Work};
+use crate::cache::rotated;
 
 /// Memory that a thread works in.
 #[derive(Default)]
@@ -96,8 +97,7 @@ pub(super) fn attend<S: Simd>(simd: S, work: &Work<'_>, task: &Task<'_>, scratch
     maxima.fill(LEAST);
     sums.fill(0.0);
 
-    let rotations = work.positions.and_then(|positions| positions.rotations());
-    let rotations = rotations.filter(|_| work.history.turns_keys());
+    let rotations = work.key_rotations();
     let kv_head = heads.start / work.shape.heads_per_kv_head();
     let Some(store) = Store::new(work.history, part, kv_head) else { return };
     let by_lag = work.positions.filter(|positions| positions.has_lags());
@@ -148,6 +148,9 @@ pub(super) fn attend<S: Simd>(simd: S, work: &Work<'_>, task: &Task<'_>, scratch
                 // Without a weight above 0 the row is empty, and its outputs are 0, or NaN by 0·∞.
                 *number = if sum == 0.0 { column[i] } else { column[i] / sum };
             }
+            if work.history.rotates_values() {
+                rotated::turn(row);
+            }
             let lse = if sum == 0.0 { f32::NEG_INFINITY } else { largest + sum.ln() };
             work.results.write([part.entry, head, part.queries.start + query], row, lse);
         }
@@ -173,6 +176,9 @@ fn load_queries(work: &Work<'_>, task: &Task<'_>, head: usize, row: &mut [f32], 
         source.expand(part.queries.start + query, row);
         if let Some(rotations) = work.positions.and_then(|positions| positions.rotations()) {
             rotations.turn(row, part.query_position(query));
+        }
+        if work.rotates_keys() {
+            rotated::turn(row);
         }
         for (number, column) in row.iter().zip(to.chunks_exact_mut(ROWS)) {
             column[i] = number * scale;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::output::Results;
 use super::part::Part;
-use super::positions::PositionTables;
+use super::positions::{PositionTables, Rotations};
 use super::sizes::{FEW_QUERIES, FEW_ROWS, SPLIT};
 use super::source::History;
 use super::views::HostView;
@@ -62,6 +62,17 @@ pub(super) struct Cut {
 }
 
 impl<'a> Work<'a> {
+    /// The rotations of keys, where they are still to be turned.
+    pub(super) fn key_rotations(&self) -> Option<&'a Rotations> {
+        let rotations = self.positions.and_then(|positions| positions.rotations());
+        rotations.filter(|_| self.history.turns_keys())
+    }
+
+    /// Whether keys come in rotated channels, and queries have to be turned likewise.
+    pub(super) fn rotates_keys(&self) -> bool {
+        self.history.rotates_values() && self.key_rotations().is_none()
+    }
+
     pub(super) fn sequence_count(&self) -> usize {
         match self.sequences {
             Sequences::Whole => self.q.layout().dims()[0],

@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use crate::cache::gpu::params::{CACHE_RUNGS, CacheLayout, CacheRung};
 use crate::cache::ladder::Side;
-use crate::cache::pack::{PackLayout, padded};
+use crate::cache::pack::PackLayout;
 use crate::cache::sequence::Store;
 use crate::cache::staircase::Staircase;
 use crate::cache::standing::Standing;
+use crate::cache::words::padded;
 use crate::error::{Error, Result};
 use crate::shape::Shape;
 

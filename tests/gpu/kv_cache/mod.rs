@@ -8,7 +8,7 @@ use std::ops::Range;
 use crate::common::gpu;
 use half::f16;
 
-use prflash::cache::{Chunk, HostCache, KvCache, KvInput, SequenceId, Staircase, StoredKeys};
+use prflash::cache::{Chunk, Codec, HostCache, KvCache, KvInput, SequenceId, Staircase, StoredKeys};
 use prflash::{Context, DType, Error, Layout, Result, Shape, Tensor, TensorView, wgpu};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -301,6 +301,10 @@ fn refusals_name_the_argument() {
     let named = |error: Error| error.argument().unwrap();
     let wide = Staircase::paper().with_group(128).unwrap();
     assert_eq!(named(new(&wide, &shape).unwrap_err()), "group");
+    // Rotated codes are for caches in host memory so far.
+    let rotated = Staircase::paper().with_codec(Codec::Rotated { fine_tokens: 2 }).unwrap();
+    let error = new(&rotated, &shape).unwrap_err();
+    assert!(error.is_unsupported() && error.to_string().contains("HostCache"), "{error}");
 
     let mut cache = new(&staircase, &shape).unwrap();
     let tensor = |dtype, heads, rows, dim| {

@@ -3,16 +3,17 @@
 
 mod files;
 mod losses;
+mod rotated;
 
 use half::f16;
 use prflash::Shape;
 use prflash::cache::SequenceId;
 use prflash::cache::quantize::{Extremes, WIDTHS, is_finite, levels, nests, step_down};
-use prflash::cache::{HostCache, Ladder, PackLayout, Row, Side, Staircase, StoredKeys};
+use prflash::cache::{Codec, HostCache, Ladder, PackLayout, Row, Side, Staircase, StoredKeys};
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use testkit::staircases::{ladder, short, staircases, unrotated_if_possible};
+use testkit::staircases::{ladder, rotated_staircases, short, staircases, unrotated_if_possible};
 
 fn rounded(x: f32) -> f32 {
     f16::from_f32(x).to_f32()
@@ -197,8 +198,10 @@ fn bytes_of_blocks_add_up() {
     for staircase in staircases() {
         for len in [0, 1, 31, 32, 64, 97, 300, 1000] {
             let standing = staircase.standing(len);
-            let block = |first: usize| standing.bytes_read_in(&shape, first..first + 32);
-            let blocks: u64 = (0..len).step_by(32).map(block).sum();
+            // What all tokens of a segment share is read with each of its blocks.
+            let size = if staircase.codec() != Codec::MinMax { staircase.segment() } else { 32 };
+            let block = |first: usize| standing.bytes_read_in(&shape, first..first + size);
+            let blocks: u64 = (0..len).step_by(size).map(block).sum();
             assert_eq!(blocks, standing.bytes_read(&shape), "{len} tokens of {staircase}");
             assert_eq!(standing.bytes_read_in(&shape, len..len + 9), 0);
         }
@@ -287,7 +290,7 @@ fn prefill_is_decode() {
     let part = |rows: &[f32], dim: usize, from: usize, to: usize| -> Vec<f32> {
         rows.chunks_exact(tokens * dim).flat_map(|head| head[from * dim..to * dim].to_vec()).collect()
     };
-    for staircase in staircases() {
+    for staircase in staircases().into_iter().chain(rotated_staircases()) {
         let fill = |chunk: usize| {
             let mut cache = HostCache::new(staircase.clone(), &shape, StoredKeys::AfterRotation).unwrap();
             let id = cache.add();

@@ -12,7 +12,7 @@ use prflash::{
     Attention, Bias, BlockGrid, DType, Layout, Positions, Profile, Queries, Schedule, Seed, Shape,
     Systematic, Tables, reference,
 };
-use testkit::staircases::{short, staircases};
+use testkit::staircases::{rotated_staircases, short, staircases};
 
 /// A cache with these many tokens in each sequence.
 fn filled(staircase: Staircase, shape: &Shape, keys: StoredKeys, lens: &[usize]) -> HostCache {
@@ -99,7 +99,8 @@ fn check(
 #[test]
 fn every_staircase_agrees_with_the_oracle() {
     let shape = Shape::new(4, 2, 0, 64).unwrap();
-    for (index, staircase) in staircases().into_iter().enumerate() {
+    let all = staircases().into_iter().chain(rotated_staircases());
+    for (index, staircase) in all.enumerate() {
         let story = staircase.to_string();
         let cache = filled(staircase, &shape, StoredKeys::AfterRotation, &[700, 31, 95, 320]);
         let attention = match index % 3 {
@@ -121,10 +122,12 @@ fn other_heads_and_channels() {
         [(8, 1, 32, 64), (6, 6, 96, 96), (3, 1, 128, 80), (2, 2, 100, 4), (40, 1, 256, 256)]
     {
         let shape = Shape::new(heads, kv_heads, 0, dim).unwrap().with_value_dim(value_dim).unwrap();
-        let cache = filled(short(Staircase::paper()), &shape, StoredKeys::AfterRotation, &[260]);
-        for q_len in [1, 3, 70] {
-            let story = format!("{heads} heads of {kv_heads}, {dim} and {value_dim} channels");
-            check(&Attention::causal(), &shape, &cache, q_len, &[], &story);
+        for staircase in [short(Staircase::paper()), rotated_staircases().swap_remove(0)] {
+            let cache = filled(staircase, &shape, StoredKeys::AfterRotation, &[260]);
+            for q_len in [1, 3, 70] {
+                let story = format!("{heads} heads of {kv_heads}, {dim} and {value_dim} channels");
+                check(&Attention::causal(), &shape, &cache, q_len, &[], &story);
+            }
         }
     }
 }
@@ -135,9 +138,11 @@ fn keys_stored_before_and_after_rotation() {
     let positions = Positions::from(rope(64, 32, Pairing::Interleaved)).with_bias(Bias::harmonic());
     let attention = Attention::causal().with_positions(positions.with_harmonic_factor(90.0).unwrap());
     for keys in [StoredKeys::BeforeRotation, StoredKeys::AfterRotation] {
-        let cache = filled(short(Staircase::recommended()), &shape, keys, &[420, 200]);
-        for q_len in [1, 4, 40] {
-            check(&attention, &shape, &cache, q_len, &[], &format!("{keys:?}, {q_len} queries"));
+        for staircase in [short(Staircase::recommended()), rotated_staircases().swap_remove(0)] {
+            let cache = filled(staircase, &shape, keys, &[420, 200]);
+            for q_len in [1, 4, 40] {
+                check(&attention, &shape, &cache, q_len, &[], &format!("{keys:?}, {q_len} queries"));
+            }
         }
     }
     let cache = filled(short(Staircase::paper()), &shape, StoredKeys::BeforeRotation, &[100]);

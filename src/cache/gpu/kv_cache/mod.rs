@@ -22,7 +22,7 @@ use crate::cache::sequence::StoredKeys;
 use crate::cache::sequence_table::{SequenceId, SequenceTable};
 use crate::cache::staircase::Staircase;
 use crate::cache::standing::{Memory, Standing};
-use crate::error::{Result, ensure};
+use crate::error::{Error, Result, ensure};
 use crate::runtime::context::Context;
 use crate::runtime::program::{Binds, Pipeline, group_layout};
 use crate::runtime::slots::SlotPool;
@@ -170,6 +170,11 @@ impl KvCache {
     /// # Errors
     /// Those of [`HostCache::new`](crate::cache::HostCache::new); device lost; out of memory.
     pub fn new(context: &Context, staircase: Staircase, shape: &Shape, keys: StoredKeys) -> Result<Self> {
+        if staircase.codec().is_rotated() {
+            return Err(Error::unsupported(
+                "staircase: rotated codes are for caches in host memory (HostCache); kernels don't read them yet",
+            ));
+        }
         let form = CacheForm::new(staircase, shape, keys)?;
         let shape = Shape::new(shape.kv_heads(), shape.kv_heads(), 0, shape.head_dim())?
             .with_value_dim(shape.value_dim())?

@@ -1,0 +1,92 @@
+//! The caches that are compared.
+
+use anyhow::{Context as _, Result};
+use prflash::cache::Staircase;
+
+use super::plan::{Plan, Sensitivity};
+use crate::staircase::parse;
+
+/// A named cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What tables call it.
+    pub name: String,
+    /// A staircase as `--staircase` has it, or of two kinds of layers: see [`Rule::staircases`].
+    pub cache: String,
+}
+
+impl Rule {
+    /// A rule by its name and its cache.
+    pub fn new(name: impl Into<String>, cache: impl Into<String>) -> Self {
+        Self { name: name.into(), cache: cache.into() }
+    }
+
+    /// Whether it has to be known what layers lose.
+    pub fn is_calibrated(&self) -> bool {
+        self.cache.contains('@')
+    }
+
+    /// The ladders that the less sensitive layers have.
+    ///
+    /// # Errors
+    /// As [`staircases`](Rule::staircases).
+    pub fn low(&self) -> Result<Staircase> {
+        let low = self.cache.rsplit_once('|').map_or(&*self.cache, |both| both.1);
+        parse(low).with_context(|| format!("rule {:?}", self.name))
+    }
+
+    /// The staircase of each layer: `STAIRCASE`, or `COUNT@STAIRCASE|STAIRCASE`, the first of which
+    /// gives its ladder to the so many most sensitive of all keys and values of layers, and the
+    /// second to the others (and all else to all).
+    ///
+    /// # Errors
+    /// What can't be read; one that is calibrated without sensitivities.
+    pub fn staircases(&self, layers: usize, known: Option<&[Sensitivity]>) -> Result<Vec<Staircase>> {
+        let context = || format!("rule {:?}", self.name);
+        let Some((count, both)) = self.cache.split_once('@') else {
+            return Ok(vec![parse(&self.cache).with_context(context)?; layers]);
+        };
+        let count = count.parse().ok().with_context(|| format!("expected COUNT@, got {count:?}"))?;
+        let (high, low) = both.split_once('|').context("expected STAIRCASE|STAIRCASE behind @")?;
+        let known = known.context("nothing is known of what layers lose: --calibrate")?;
+        let (high, low) = (parse(high).with_context(context)?, parse(low).with_context(context)?);
+        Plan::most_sensitive(known, layers, count).staircases(&high, &low).with_context(context)
+    }
+}
+
+/// What is behind the ladders of rotated codes: as the preset has it, or without fine tokens.
+const FINE: &str = ";segment=64;rotated=1";
+const NOT_FINE: &str = ";segment=64;rotated=0";
+
+/// What lab/RESULTS.md compares: as they are without calibration, and by what layers lose.
+pub fn rules() -> Vec<Rule> {
+    let rotated = |name: &str, keys: &str, values: &str, rest: &str| {
+        Rule::new(format!("rotated, {name}"), format!("K:{keys};V:{values}{rest}"))
+    };
+    let by_layer = |count: usize, high: &str| {
+        let low = format!("K:4x8,2;V:4x8,2{FINE}");
+        Rule::new(
+            format!("rotated, {count} at {} bits, others 4×8 → 2", high.replace("8x4,", "8×4 → ")),
+            format!("{count}@K:{high};V:{high}|{low}"),
+        )
+    };
+    vec![
+        Rule::new("f16", "plain"),
+        Rule::new("recommended", "recommended"),
+        Rule::new("KIVI-4", "kivi4"),
+        Rule::new("KIVI-2", "kivi2"),
+        rotated("K and V 8×4 → 4", "8x4,4", "8x4,4", FINE),
+        rotated("K 8×4 → 4, V 8×4 → 4×32 → 3", "8x4,4", "8x4,4x32,3", FINE),
+        Rule::new("recommended, rotated", format!("K:8x4,4;V:8x4,3{FINE}")),
+        rotated("K 8×4 → 4, V 8×4 → 4×32 → 2", "8x4,4", "8x4,4x32,2", FINE),
+        rotated("K 8×4 → 4, V 8×4 → 4×32 → 2, no fine tokens", "8x4,4", "8x4,4x32,2", NOT_FINE),
+        rotated("K 8×2 → 4, V 8×2 → 4×16 → 2, segments of 128", "8x2,4", "8x2,4x16,2", ";rotated=2"),
+        rotated("K 4, V 3", "4", "3", FINE),
+        rotated("K 4, V 4×8 → 2", "4", "4x8,2", FINE),
+        rotated("K 4, V 2", "4", "2", FINE),
+        rotated("K 3, V 3", "3", "3", FINE),
+        by_layer(20, "8x4,4"),
+        by_layer(30, "8x4,4"),
+        by_layer(26, "4"),
+    ]
+}

@@ -1,0 +1,281 @@
+//! `lab caches`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use indicatif::ProgressBar;
+use lab::backend::{Backend, Loaded};
+use lab::caches::held::Held;
+use lab::caches::plan::{Plan, Sensitivity};
+use lab::caches::rows::{Row, SensitivityRow};
+use lab::caches::rules::{Rule, rules};
+use lab::content::compare::{Divergence, Place, Reference};
+use lab::perplexity::Windows;
+use lab::setting::Setting;
+use lab::staircase::canonical;
+use lab::table::{self, Table};
+use prflash::cache::{Side, Staircase};
+use serde_json::json;
+
+use super::{Computing, REVISION, bar, check_stop, load, read_text};
+
+/// Reads a window densely, and its last tokens behind caches of few bits.
+#[derive(clap::Args)]
+pub struct Args {
+    /// GGUF files (scripts/fetch-models brings two)
+    #[arg(
+        long, value_delimiter = ',',
+        default_values = ["target/models/SmolLM2-135M-Instruct.Q4_1.gguf", "target/models/gemma-3-270m-q4_k_m.gguf"]
+    )]
+    models: Vec<PathBuf>,
+    /// UTF-8 texts
+    #[arg(
+        long, value_delimiter = ',',
+        default_values = [
+            "target/texts/mansfield-park.txt",
+            "target/texts/sense-and-sensibility.txt",
+            "target/texts/bible.txt",
+            "target/texts/shakespeare.txt",
+            "target/texts/faq.txt",
+            "target/texts/code.txt",
+        ]
+    )]
+    texts: Vec<PathBuf>,
+    /// The text by which it is found out what layers lose, for rules that need it
+    #[arg(long, default_value = "target/texts/emma.txt")]
+    calibrate: PathBuf,
+    /// The number of the window in each text
+    #[arg(long, default_value_t = 1)]
+    window: usize,
+    /// How many tokens a window has, the model's BOS included
+    #[arg(long, default_value_t = 3969)]
+    width: usize,
+    /// How many tokens before the last one are read behind each cache
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    tokens: u32,
+    /// A cache of your own: 'NAME: CACHE', as perplexity's --staircase, or COUNT@CACHE|CACHE: the
+    /// first for so many of the most sensitive of all layers' keys and values, the second for the
+    /// others; repeat for more [default: those of lab/RESULTS.md]
+    #[arg(long = "rule", value_name = "NAME: CACHE")]
+    rules: Vec<String>,
+    /// The file of results; what it has already isn't computed again [default:
+    /// lab/results/caches.csv, of --rule none]
+    #[arg(long)]
+    results: Option<PathBuf>,
+    /// The file of what layers lose, likewise [default: lab/results/caches-layers.csv]
+    #[arg(long)]
+    layers: Option<PathBuf>,
+    #[command(flatten)]
+    computing: Computing,
+}
+
+/// Compares cache after cache on text after text.
+///
+/// # Errors
+/// Options, files and devices that don't do, by name; Ctrl-C.
+pub fn run(arguments: &Args) -> Result<()> {
+    let rules = wanted(arguments)?;
+    let own = (!arguments.rules.is_empty()).then_some(None);
+    let path = arguments.results.clone().map_or(own.unwrap_or(Some("lab/results/caches.csv".into())), Some);
+    let known: Vec<Row> = path.as_deref().map(table::read).transpose()?.unwrap_or_default();
+    let mut table = path.as_deref().map(Table::<Row>::open).transpose()?;
+    let backend = arguments.computing.backend.open()?;
+    let bar = bar((arguments.models.len() * arguments.texts.len() * (rules.len() + 1)) as u64, "caches");
+    let mut rows = Vec::new();
+    for model in &arguments.models {
+        let name = file_stem(model, true)?;
+        let mut run = Run { arguments, backend: &backend, bar: &bar, model, name: &name, loaded: None };
+        let mut sensitivities: Vec<(Staircase, Vec<Sensitivity>)> = Vec::new();
+        for text in &arguments.texts {
+            let text_name = file_stem(text, false)?;
+            let place = Place {
+                model: &name,
+                text: &text_name,
+                window: arguments.window,
+                width: arguments.width,
+                tokens: arguments.tokens as usize,
+            };
+            let mut missing = Vec::new();
+            for rule in &rules {
+                match known.iter().find(|row| row.is_of(&place, rule)) {
+                    Some(row) => rows.push(row.clone()),
+                    None => missing.push(rule),
+                }
+            }
+            bar.inc((rules.len() - missing.len()) as u64 + u64::from(missing.is_empty()));
+            for rule in missing.iter().filter(|rule| rule.is_calibrated()) {
+                let low = rule.low()?;
+                if !sensitivities.iter().any(|(known, _)| *known == low) {
+                    let found = run.sensitivities(&low)?;
+                    sensitivities.push((low, found));
+                }
+            }
+            if missing.is_empty() {
+                continue;
+            }
+            let reference = run.reference(text, &text_name)?;
+            bar.inc(1);
+            for rule in missing {
+                bar.set_message(format!("{name}, {text_name}, {}", rule.name));
+                let low = rule.low()?;
+                let of_layers = sensitivities.iter().find(|(known, _)| *known == low);
+                let of_layers = of_layers.map(|(_, found)| &found[..]).filter(|_| rule.is_calibrated());
+                let config = run.loaded()?.config().clone();
+                let staircases = rule.staircases(config.layers, of_layers)?;
+                let found = run.compare(&reference, &staircases)?;
+                let row = Row::new(&place, rule, (&config, &staircases), found, REVISION)?;
+                bar.println(line(&row));
+                if let Some(table) = &mut table {
+                    table.put(row.clone())?;
+                }
+                rows.push(row);
+                bar.inc(1);
+            }
+        }
+    }
+    bar.finish_and_clear();
+    if arguments.computing.json {
+        let object = json!({
+            "backend": backend.name(),
+            "adapter": backend.adapter(),
+            "driver": backend.driver(),
+            "results": path.map(|path| path.display().to_string()),
+            "rows": rows,
+        });
+        println!("{}", serde_json::to_string_pretty(&object)?);
+    } else {
+        rows.iter().for_each(|row| println!("{}", line(row)));
+    }
+    Ok(())
+}
+
+/// What is done with one model, which is read when it is needed.
+struct Run<'a> {
+    arguments: &'a Args,
+    backend: &'a Backend,
+    bar: &'a ProgressBar,
+    model: &'a Path,
+    name: &'a str,
+    loaded: Option<Loaded>,
+}
+
+impl Run<'_> {
+    fn loaded(&mut self) -> Result<&mut Loaded> {
+        if self.loaded.is_none() {
+            self.loaded = Some(load(self.model)?);
+        }
+        self.loaded.as_mut().context("the model was just read")
+    }
+
+    /// Reads the window of a text densely.
+    fn reference(&mut self, text: &Path, text_name: &str) -> Result<Reference> {
+        self.bar.set_message(format!("{}, {text_name}, dense", self.name));
+        let (arguments, backend) = (self.arguments, self.backend);
+        let loaded = self.loaded()?;
+        let ids = loaded.tokenizer.encode(&read_text("--texts", text)?, false)?;
+        let windows = Windows::new(ids, &loaded.tokenizer, arguments.width)?;
+        if arguments.window >= windows.count() {
+            let (count, width) = (windows.count(), arguments.width);
+            bail!("{}: {count} windows of {width} tokens, --window {}", text.display(), arguments.window);
+        }
+        let window = windows.tokens(arguments.window);
+        let (tokens, chunk) = (arguments.tokens as usize, arguments.computing.chunk());
+        Reference::read(loaded, backend, &window, tokens, chunk, &mut |_| check_stop())
+    }
+
+    fn compare(&mut self, reference: &Reference, staircases: &[Staircase]) -> Result<Divergence> {
+        let new = self.arguments.tokens as usize;
+        let loaded = self.loaded()?;
+        let dense = Setting::from_options("")?;
+        let mut held = Held::new(loaded.config(), &dense, reference.memory(), staircases, new)?;
+        reference.compare_by(loaded, &mut held, &mut |_| check_stop())
+    }
+
+    /// What every layer loses if its keys, or its values, alone have these ladders.
+    fn sensitivities(&mut self, low: &Staircase) -> Result<Vec<Sensitivity>> {
+        let path = self.arguments.layers.clone().unwrap_or("lab/results/caches-layers.csv".into());
+        let known: Vec<SensitivityRow> = table::read(&path)?;
+        let mut table = Table::<SensitivityRow>::open(&path)?;
+        let text = self.arguments.calibrate.clone();
+        let text_name = file_stem(&text, false)?;
+        let (name, cache) = (self.name.to_owned(), canonical(low));
+        let Args { window, width, tokens, .. } = *self.arguments;
+        let of = |layer: usize, side: Side, kl: f64| SensitivityRow {
+            model: name.clone(),
+            text: text_name.clone(),
+            window,
+            width,
+            tokens: tokens as usize,
+            cache: cache.clone(),
+            layer,
+            side: SensitivityRow::name_of(side).into(),
+            kl,
+            revision: REVISION.into(),
+        };
+        let layers = self.loaded()?.config().layers;
+        let pairs = (0..layers).flat_map(|layer| Side::ALL.map(|side| (layer, side)));
+        let (mut found, mut reference) = (Vec::new(), None);
+        for (layer, side) in pairs {
+            let wanted = of(layer, side, 0.0);
+            if let Some(row) = known.iter().find(|row| table::Row::same(*row, &wanted)) {
+                found.push(row.sensitivity());
+                continue;
+            }
+            let reference = match &reference {
+                Some(reference) => reference,
+                None => &*reference.insert(self.reference(&text, &text_name)?),
+            };
+            self.bar.set_message(format!("{name}, {text_name}, layer {layer} of {layers}, {side:?}"));
+            let staircases = Plan::alone(layers, (layer, side), low)?;
+            let row = of(layer, side, self.compare(reference, &staircases)?.kl);
+            found.push(row.sensitivity());
+            table.put(row)?;
+        }
+        Ok(found)
+    }
+}
+
+/// The rules that were asked for.
+fn wanted(arguments: &Args) -> Result<Vec<Rule>> {
+    if arguments.rules.is_empty() {
+        return Ok(rules());
+    }
+    let parse = |line: &String| -> Result<Rule> {
+        let (name, cache) = line.split_once(": ").context("expected 'NAME: CACHE'")?;
+        let rule = Rule::new(name.trim(), cache.trim());
+        // Read now, so that a mistake is told before anything takes time.
+        rule.staircases(1, Some(&[]))?;
+        Ok(rule)
+    };
+    let each = arguments.rules.iter();
+    let all: Vec<Rule> =
+        each.map(|line| parse(line).with_context(|| format!("--rule {line:?}"))).collect::<Result<_>>()?;
+    if let Some(rule) = all.iter().enumerate().find(|(at, rule)| all[..*at].contains(rule)) {
+        bail!("--rule: {:?} is there twice", rule.1.name);
+    }
+    Ok(all)
+}
+
+/// The file's name, of texts without its ending.
+fn file_stem(path: &Path, whole: bool) -> Result<String> {
+    let name = if whole { path.file_name() } else { path.file_stem() };
+    let name = name.and_then(|name| name.to_str());
+    Ok(name.with_context(|| format!("{}: expected a file's name", path.display()))?.to_owned())
+}
+
+fn line(row: &Row) -> String {
+    format!(
+        "{}, {}: {:.2} bits ({:.2} at 4,096 tokens): KL {:.2}e-3, the same token {:.1}%, {:+.4} nats, {:.1} s: {} \
+         ({})",
+        row.model,
+        row.text,
+        row.bits,
+        row.bits_4k,
+        1e3 * row.kl,
+        100.0 * row.agreement,
+        row.nats,
+        row.seconds,
+        row.rule,
+        row.cache
+    )
+}

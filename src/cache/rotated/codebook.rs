@@ -1,0 +1,189 @@
+//! Levels that fit a normal distribution, in a tree: the code of fewer bits is that of more without
+//! its last ones.
+//!
+//! The numbers are in units of 2⁻¹², for a standard deviation of 1. Codes count from the most
+//! negative level up, so tables have the positive half. The table is made so:
+//!
+//! 1. Two cells on each side of 0 have the threshold that Lloyd's algorithm finds (levels are the
+//!    means of their cells under the normal distribution, thresholds are midway between levels).
+//! 2. Each of them is cut into four by the same algorithm, with its ends where they are, and each
+//!    of those into sixteen.
+//! 3. A level at 8, 4, 3 or 2 bits is the mean of its cell.
+
+/// Where positive codes of 8 bits end, the last but without an end.
+pub(super) const THRESHOLDS: [u16; 127] = [
+    60, 119, 179, 238, 298, 358, 417, 477, 537, 597, 656, 716, 776, 836, 896, 956, 1017, 1077, 1137, 1198,
+    1258, 1319, 1379, 1440, 1501, 1562, 1623, 1684, 1746, 1807, 1869, 1931, 1993, 2055, 2117, 2179, 2242,
+    2305, 2368, 2431, 2494, 2558, 2621, 2685, 2749, 2814, 2878, 2943, 3008, 3074, 3139, 3205, 3272, 3338,
+    3405, 3472, 3539, 3607, 3675, 3743, 3812, 3881, 3951, 4021, 4105, 4190, 4276, 4363, 4450, 4538, 4626,
+    4715, 4805, 4896, 4988, 5080, 5173, 5267, 5363, 5459, 5556, 5655, 5754, 5855, 5957, 6061, 6165, 6271,
+    6379, 6488, 6598, 6710, 6824, 6939, 7057, 7176, 7299, 7425, 7553, 7684, 7817, 7953, 8092, 8234, 8379,
+    8528, 8681, 8838, 9000, 9167, 9338, 9515, 9759, 10015, 10285, 10571, 10875, 11200, 11551, 11932, 12352,
+    12821, 13353, 13975, 14729, 15705, 17154,
+];
+
+/// Positive levels at 8 bits.
+pub(super) const LEVELS_8: [u16; 128] = [
+    30, 89, 149, 209, 268, 328, 388, 447, 507, 567, 627, 686, 746, 806, 866, 926, 986, 1047, 1107, 1167,
+    1228, 1288, 1349, 1410, 1470, 1531, 1593, 1654, 1715, 1776, 1838, 1900, 1962, 2024, 2086, 2148, 2211,
+    2273, 2336, 2399, 2462, 2526, 2589, 2653, 2717, 2782, 2846, 2911, 2976, 3041, 3107, 3172, 3238, 3305,
+    3371, 3438, 3506, 3573, 3641, 3709, 3778, 3847, 3916, 3986, 4063, 4148, 4233, 4319, 4406, 4494, 4582,
+    4671, 4760, 4850, 4942, 5034, 5126, 5220, 5315, 5410, 5507, 5605, 5704, 5805, 5906, 6009, 6113, 6218,
+    6325, 6433, 6542, 6654, 6766, 6881, 6997, 7116, 7237, 7362, 7488, 7618, 7749, 7884, 8021, 8162, 8306,
+    8453, 8604, 8759, 8918, 9082, 9251, 9425, 9635, 9884, 10147, 10424, 10718, 11032, 11368, 11733, 12132,
+    12573, 13069, 13638, 14311, 15146, 16264, 18043,
+];
+
+/// Positive levels at 4 bits.
+pub(super) const LEVELS_4: [u16; 8] = [476, 1437, 2425, 3462, 4691, 6226, 8126, 10905];
+
+/// Positive levels at 3 bits.
+pub(super) const LEVELS_3: [u16; 4] = [948, 2912, 5332, 8829];
+
+/// Positive levels at 2 bits.
+pub(super) const LEVELS_2: [u16; 2] = [1855, 6187];
+
+/// Bits behind the point of levels and thresholds.
+pub(super) const FRACTION_BITS: u32 = 12;
+
+/// The positive levels at some bits.
+pub(super) const fn positive_levels(bits: u32) -> &'static [u16] {
+    match bits {
+        8 => &LEVELS_8,
+        4 => &LEVELS_4,
+        3 => &LEVELS_3,
+        _ => &LEVELS_2,
+    }
+}
+
+/// Where the positive cells at some bits end, but for the last, which has no end.
+pub(super) fn positive_ends(bits: u32) -> impl Iterator<Item = u16> {
+    let finer = 128 / positive_levels(bits).len();
+    THRESHOLDS.iter().skip(finer - 1).step_by(finer).copied()
+}
+
+/// The level of a code, in units of 2⁻¹².
+pub(super) const fn level(code: u32, bits: u32) -> i32 {
+    let levels = positive_levels(bits);
+    let (half, code) = (levels.len(), code as usize & (2 * levels.len() - 1));
+    if code < half { -(levels[half - 1 - code] as i32) } else { levels[code - half] as i32 }
+}
+
+/// The levels at 8, 4, 3 and 2 bits as f32, by code.
+static NUMBERS: [[f32; 256]; 4] = {
+    let mut all = [[0.0; 256]; 4];
+    let mut which = 0;
+    while which < 4 {
+        let bits = [8, 4, 3, 2][which];
+        let mut code = 0;
+        while code < 1 << bits {
+            all[which][code] = level(code as u32, bits) as f32 / (1 << FRACTION_BITS) as f32;
+            code += 1;
+        }
+        which += 1;
+    }
+    all
+};
+
+/// The levels at some bits as f32, by code; the places behind them are never asked for.
+pub(crate) fn numbers(bits: u32) -> &'static [f32; 256] {
+    match bits {
+        8 => &NUMBERS[0],
+        4 => &NUMBERS[1],
+        3 => &NUMBERS[2],
+        _ => &NUMBERS[3],
+    }
+}
+
+/// The code at 8 bits of a number of this magnitude, in units of 2⁻¹².
+pub(super) fn code(magnitude: u32, negative: bool) -> u32 {
+    let above = THRESHOLDS.partition_point(|&threshold| u32::from(threshold) <= magnitude) as u32;
+    if negative { 127 - above } else { 128 + above }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    fn density(x: f64) -> f64 {
+        if x.is_infinite() { 0.0 } else { (-x * x / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt() }
+    }
+
+    /// The probability of what is above x.
+    fn above(x: f64) -> f64 {
+        if x.is_infinite() { 0.0 } else { 0.5 * libm::erfc(x / std::f64::consts::SQRT_2) }
+    }
+
+    fn mean(cell: &[f64]) -> f64 {
+        (density(cell[0]) - density(cell[1])) / (above(cell[0]) - above(cell[1]))
+    }
+
+    /// The ends of n cells within a cell, by Lloyd's algorithm.
+    fn split(from: f64, to: f64, n: usize) -> Vec<f64> {
+        let far = if to.is_infinite() { from + 3.0 } else { to };
+        let mut ends: Vec<f64> = (0..=n).map(|i| from + (far - from) * i as f64 / n as f64).collect();
+        ends[n] = to;
+        loop {
+            let levels: Vec<f64> = ends.windows(2).map(mean).collect();
+            let mut moved = 0.0_f64;
+            for (i, end) in ends.iter_mut().enumerate().skip(1).take(n - 1) {
+                let midway = (levels[i - 1] + levels[i]) / 2.0;
+                moved = moved.max((midway - *end).abs());
+                *end = midway;
+            }
+            if moved < 1e-12 {
+                return ends;
+            }
+        }
+    }
+
+    fn finer(ends: &[f64], n: usize) -> Vec<f64> {
+        let parts = ends.windows(2).flat_map(|cell| split(cell[0], cell[1], n)[1..].to_vec());
+        [0.0].into_iter().chain(parts).collect()
+    }
+
+    /// The mean squared error of a normal variable at some bits.
+    fn error(ends: &[f64]) -> f64 {
+        let kept = |cell: &[f64]| mean(cell).powi(2) * (above(cell[0]) - above(cell[1]));
+        1.0 - 2.0 * ends.windows(2).map(kept).sum::<f64>()
+    }
+
+    /// Computed again as the module says.
+    #[test]
+    fn the_tables_are_what_the_docs_say() {
+        let two = split(0.0, f64::INFINITY, 2);
+        let four = finer(&two, 4);
+        let eight = finer(&four, 16);
+        let three: Vec<f64> = four.iter().step_by(2).copied().collect();
+        let near = |table: &[u16], want: Vec<f64>| {
+            assert_eq!(table.len(), want.len());
+            for (got, want) in table.iter().zip(want) {
+                assert!((f64::from(*got) - 4096.0 * want).abs() <= 0.5 + 1e-6, "{got} for {}", 4096.0 * want);
+            }
+        };
+        near(&THRESHOLDS, eight[1..128].to_vec());
+        for (bits, ends) in [(8, &eight), (4, &four), (3, &three), (2, &two)] {
+            near(positive_levels(bits), ends.windows(2).map(mean).collect());
+            let (got, want) = (super::super::mean_squared_error(bits), error(ends));
+            assert!((got / want - 1.0).abs() < 1e-3, "{bits} bits: {got} for {want}");
+        }
+    }
+
+    #[test]
+    fn fewer_bits_are_the_first_ones() {
+        for code in 0..256 {
+            for bits in [4, 3, 2] {
+                // A level lies within what its finer codes stand for.
+                let coarse = code >> (8 - bits);
+                let [first, last] = [coarse << (8 - bits), ((coarse + 1) << (8 - bits)) - 1];
+                let inside = level(first, 8)..=level(last, 8);
+                assert!(inside.contains(&level(coarse, bits)), "{code} at {bits} bits");
+                assert_eq!(numbers(bits)[coarse as usize] * 4096.0, level(coarse, bits) as f32);
+            }
+            assert_eq!(level(code, 8), -level(255 - code, 8));
+            assert!(code == 0 || level(code, 8) > level(code - 1, 8));
+        }
+        assert_eq!([0, 59, 60, 65_535].map(|z| code(z, false)), [128, 128, 129, 255]);
+        assert_eq!([0, 59, 60, 65_535].map(|z| code(z, true)), [127, 127, 126, 0]);
+    }
+}
