@@ -2,8 +2,8 @@
 
 use super::summaries::Group;
 
-/// What part of the deviation of independent channels the saturated estimate takes. Of ½, ¾ and 1 it
-/// was the best on texts that no result is of. Kernels read it, too.
+/// What part of the deviation of independent channels the saturated estimate takes. Of ½, ¾ and 1
+/// it was the best on texts that no result is of. Kernels read it, too.
 pub(crate) const SHRINK: f32 = 0.75;
 
 /// How the logarithm of the attention mass of some keys is estimated from their summaries.
