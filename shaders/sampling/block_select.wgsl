@@ -21,7 +21,7 @@
 //             and y
 // Selection   scores become order-preserving unsigned numbers, with the nearness behind them, so
 //             that no two are equal; the least number that is taken is found digit by digit, each
-//             by counting how many have which
+//             by counting how many have which, until all that begin alike are taken
 // Draws       γ bit by bit, each by the sum of what all blocks would have; then which blocks get
 //             what is left, bit by bit of how far they are from certain
 // Barriers    in loops and branches that depend on the workgroup alone: only whole workgroups leave
@@ -67,7 +67,8 @@ fn is_free(row: Row, block: u32) -> bool {
 }
 
 // The score of a block for the heads that share the list.
-fn pooled(sequence: ContentSequence, group: u32, query_block: u32, block: u32) -> i32 {
+// `log_heads` is the logarithm of how many these are.
+fn pooled(sequence: ContentSequence, group: u32, query_block: u32, block: u32, log_heads: i32) -> i32 {
     let stride = sequence.query_blocks * sequence.key_blocks;
     let first = sequence.share_base + group * params.heads_per_list * stride + query_block * sequence.key_blocks + block;
     var most = MASKED;
@@ -81,7 +82,7 @@ fn pooled(sequence: ContentSequence, group: u32, query_block: u32, block: u32) -
     for (var head = 0u; head < params.heads_per_list; head++) {
         sum = plus(sum, exp2_of(scores[first + head * stride] - most));
     }
-    return log2_sum(most, sum) - log2_of(vec2<u32>(0u, params.heads_per_list));
+    return log2_sum(most, sum) - log_heads;
 }
 
 // What of blocks of equal scores is less for the nearer one, and never equal.
@@ -196,31 +197,44 @@ fn cost(lane: u32, row: Row, gamma: vec2<u32>, pool: u32) -> vec2<u32> {
 
 var<workgroup> strips: array<vec2<u32>, INVOCATIONS>;
 #else
+// The least and the largest score of free blocks.
+var<workgroup> extremes: array<atomic<i32>, 2>;
+
+// What one lane has found for all of them.
+var<workgroup> found: vec4<u32>;
+
+// How scores become numbers: what is taken off them, and how many digits the largest has.
+struct Numbering {
+    floor: i32,
+    digits: u32,
+}
+
 // A free block's number: the higher its score, and then the nearer it is, the larger.
-fn rank(row: Row, score: i32, block: u32) -> vec2<u32> {
+fn rank(row: Row, numbering: Numbering, score: i32, block: u32) -> vec2<u32> {
     let farthest = (1u << (DIGIT_BITS * params.tie_digits)) - 1u;
-    return vec2<u32>(farthest - tie_of(row, block), bitcast<u32>(score) ^ 0x80000000u);
+    return vec2<u32>(farthest - tie_of(row, block), u32(score - numbering.floor));
 }
 
 // Digit `place` of a number, from the highest on, and whether those before it are those of another
 // number.
-fn digit(number: vec2<u32>, place: u32) -> u32 {
-    if place < SCORE_DIGITS {
-        return (number.y >> (DIGIT_BITS * (SCORE_DIGITS - 1u - place))) % INVOCATIONS;
+fn digit(numbering: Numbering, number: vec2<u32>, place: u32) -> u32 {
+    if place < numbering.digits {
+        return (number.y >> (DIGIT_BITS * (numbering.digits - 1u - place))) % INVOCATIONS;
     }
-    return (number.x >> (DIGIT_BITS * (SCORE_DIGITS + params.tie_digits - 1u - place))) % INVOCATIONS;
+    return (number.x >> (DIGIT_BITS * (numbering.digits + params.tie_digits - 1u - place))) % INVOCATIONS;
 }
 
-fn begins_alike(a: vec2<u32>, b: vec2<u32>, place: u32) -> bool {
+fn begins_alike(numbering: Numbering, a: vec2<u32>, b: vec2<u32>, place: u32) -> bool {
     if place == 0u {
         return true;
     }
-    if place < SCORE_DIGITS {
-        let by = DIGIT_BITS * (SCORE_DIGITS - place);
+    if place < numbering.digits {
+        let by = DIGIT_BITS * (numbering.digits - place);
         return a.y >> by == b.y >> by;
     }
-    let by = DIGIT_BITS * (SCORE_DIGITS + params.tie_digits - place);
-    return a.y == b.y && a.x >> by == b.x >> by;
+    let by = DIGIT_BITS * (numbering.digits + params.tie_digits - place);
+    // Of no digit fewer there is nothing to compare.
+    return a.y == b.y && (place == numbering.digits || a.x >> by == b.x >> by);
 }
 #end DRAWN
 
@@ -247,6 +261,7 @@ fn block_select(
     // Where the row begins: behind those of its group before it, and those of the groups before.
     if lane < 2u {
         atomicStore(&sums[lane], 0u);
+        #unless DRAWN: atomicStore(&extremes[lane], select(-FARTHEST, FARTHEST, lane == 0u));
     }
     workgroupBarrier();
     var before = 0u;
@@ -262,11 +277,25 @@ fn block_select(
 
     // Scores of the list, read by other lanes later.
     let pool = sequence.pool_base + (group * sequence.query_blocks + query_block) * sequence.key_blocks;
-    for (var block = lane; block < sequence.key_blocks; block += INVOCATIONS) {
+    let log_heads = log2_of(vec2<u32>(0u, params.heads_per_list));
+#unless DRAWN
+    var lowest = FARTHEST;
+    var highest = -FARTHEST;
+#end
+    for (var block = row.free.x + lane; block < row.free.y; block += INVOCATIONS) {
         if is_free(row, block) {
-            scores[pool + block] = pooled(sequence, group, query_block, block);
+            let score = pooled(sequence, group, query_block, block, log_heads);
+            scores[pool + block] = score;
+#unless DRAWN
+            lowest = min(lowest, score);
+            highest = max(highest, score);
+#end
         }
     }
+#unless DRAWN
+    atomicMin(&extremes[0], lowest);
+    atomicMax(&extremes[1], highest);
+#end
     storageBarrier();
     workgroupBarrier();
     let begin = group * atomicLoad(&sums[1]) + atomicLoad(&sums[0]);
@@ -303,33 +332,47 @@ fn block_select(
 #else
     // The number of the last block that is chosen, digit by digit.
     var least = vec2<u32>(0u);
+    if lane == 0u {
+        let floor = atomicLoad(&extremes[0]);
+        let range = u32(max(atomicLoad(&extremes[1]), floor) - floor);
+        found = vec4<u32>(bitcast<u32>(floor), (32u - countLeadingZeros(range) + DIGIT_BITS - 1u) / DIGIT_BITS, 0u, 0u);
+    }
+    let extent = workgroupUniformLoad(&found);
+    let numbering = Numbering(bitcast<i32>(extent.x), extent.y);
     if quota > 0u && quota < row.free_count {
         var left = quota;
-        for (var place = 0u; place < SCORE_DIGITS + params.tie_digits; place++) {
-            workgroupBarrier();
+        for (var place = 0u; place < numbering.digits + params.tie_digits; place++) {
             atomicStore(&counts[lane], 0u);
             workgroupBarrier();
             for (var block = row.free.x + lane; block < row.free.y; block += INVOCATIONS) {
                 if is_free(row, block) {
-                    let number = rank(row, scores[pool + block], block);
-                    if begins_alike(number, least, place) {
-                        atomicAdd(&counts[digit(number, place)], 1u);
+                    let number = rank(row, numbering, scores[pool + block], block);
+                    if begins_alike(numbering, number, least, place) {
+                        atomicAdd(&counts[digit(numbering, number, place)], 1u);
                     }
                 }
             }
             workgroupBarrier();
-            var value = INVOCATIONS - 1u;
-            for (; value > 0u; value--) {
-                let count = atomicLoad(&counts[value]);
-                if count >= left {
-                    break;
+            if lane == 0u {
+                var value = INVOCATIONS - 1u;
+                for (; value > 0u; value--) {
+                    let count = atomicLoad(&counts[value]);
+                    if count >= left {
+                        break;
+                    }
+                    left -= count;
                 }
-                left -= count;
+                found = vec4<u32>(value, left, u32(atomicLoad(&counts[value]) == left), 0u);
             }
-            if place < SCORE_DIGITS {
-                least.y |= value << (DIGIT_BITS * (SCORE_DIGITS - 1u - place));
+            let next = workgroupUniformLoad(&found);
+            left = next.y;
+            if place < numbering.digits {
+                least.y |= next.x << (DIGIT_BITS * (numbering.digits - 1u - place));
             } else {
-                least.x |= value << (DIGIT_BITS * (SCORE_DIGITS + params.tie_digits - 1u - place));
+                least.x |= next.x << (DIGIT_BITS * (numbering.digits + params.tie_digits - 1u - place));
+            }
+            if next.z != 0u {
+                break; // all that begin alike are taken
             }
         }
     }
@@ -364,7 +407,7 @@ fn block_select(
 #else
     var own = 0u;
     for (var block = first; block < end; block++) {
-        own += select(0u, 1u, is_taken(row, quota, least, pool, block));
+        own += select(0u, 1u, is_taken(row, quota, numbering, least, pool, block));
     }
 #end
     workgroupBarrier();
@@ -391,7 +434,7 @@ fn block_select(
             }
         }
 #else
-        let taken = is_taken(row, quota, least, pool, block);
+        let taken = is_taken(row, quota, numbering, least, pool, block);
         let ln_p = 0.0;
 #end
         if taken {
@@ -409,13 +452,13 @@ fn block_select(
 }
 
 #unless DRAWN
-fn is_taken(row: Row, quota: u32, least: vec2<u32>, pool: u32, block: u32) -> bool {
+fn is_taken(row: Row, quota: u32, numbering: Numbering, least: vec2<u32>, pool: u32, block: u32) -> bool {
     if !is_free(row, block) {
         return true;
     }
     if quota == 0u || quota == row.free_count {
         return quota > 0u;
     }
-    return !is_below(rank(row, scores[pool + block], block), least);
+    return !is_below(rank(row, numbering, scores[pool + block], block), least);
 }
 #end

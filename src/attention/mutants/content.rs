@@ -339,7 +339,17 @@ fn every_mutant_of_lists_is_caught() {
             "most = max(most, scores[first + head * stride]);",
             "most = scores[first];",
         ),
-        ("digits are read before all are counted", "workgroupBarrier();\n            var value", "var value"),
+        (
+            "digits are read before all are counted",
+            "workgroupBarrier();\n            if lane == 0u {",
+            "if lane == 0u {",
+        ),
+        (
+            "the search ends too early",
+            "atomicLoad(&counts[value]) == left)",
+            "atomicLoad(&counts[value]) <= left + 1u)",
+        ),
+        ("scores are cut to a digit less", "+ DIGIT_BITS - 1u) / DIGIT_BITS", ") / DIGIT_BITS"),
         (
             "digits are counted onto the last ones",
             "atomicStore(&counts[lane], 0u);\n            workgroupBarrier();",

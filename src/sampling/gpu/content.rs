@@ -61,8 +61,6 @@ impl Program for Choice {
             }
             Choice::Select { drawn } => {
                 settings.constant("DIGIT_BITS", DIGIT_BITS);
-                // Of a score.
-                settings.constant("SCORE_DIGITS", u32::BITS.div_ceil(DIGIT_BITS));
                 settings.conditions(&[("DRAWN", drawn)]);
                 if drawn {
                     settings.constant("PURPOSE", CONTENT);
