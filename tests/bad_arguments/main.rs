@@ -59,6 +59,7 @@ fn host_case(case: &mut Case) {
         content::grids_too_large,
         content::estimates,
         positions::ropes,
+        positions::long_ropes,
         positions::biases,
         positions::positions,
         caches::ladders,

@@ -210,7 +210,12 @@ pub fn combinations(dim: usize) -> Vec<(&'static str, Positions)> {
     let capped = Bias::new(Distance::CappedHarmonic { cap: 37 }, Slopes::Harmonic).unwrap();
     let given = Bias::new(Distance::Harmonic, Slopes::Given(vec![0.0, 0.5, 3.0, 1.0])).unwrap();
     let partial = dim / 2 / 8 * 8;
+    // Faster for later pairs, backwards, and one that stands still.
+    let own = |pair: usize| if pair == 1 { 0.0 } else { (pair as f64 * 0.7 - 2.0).clamp(-3.0, 3.0) };
+    let frequencies: Vec<f64> = (0..dim / 2).map(own).collect();
+    let own = half(dim).with_frequencies(&frequencies).unwrap().with_temperature(1.1).unwrap();
     vec![
+        ("frequencies of its own", Positions::from(own)),
         ("half", Positions::from(half(dim))),
         ("interleaved", Positions::from(interleaved(dim))),
         ("partial half, capped", Positions::from(half(partial)).with_bias(capped.clone())),
