@@ -6,7 +6,7 @@
 //   m' = max(m, s)      p = 2¹⁵·4^(s − m')      p̃ = p rounded to f16
 //   l' = l·4^(m−m') + Σ p      w' = w·4^(m−m') + Σ p̃      o' = o·4^(m−m') + P̃·V
 //
-// Output o / w, LSE m·ln 4 + ln(2⁻¹⁵·l). Dividing by the sum of what was multiplied keeps the
+// Output o / w, LSE m·ln 4 + ln(2⁻¹⁵·l), and then beside the head's sink (row_end.wgsl). Dividing by the sum of what was multiplied keeps the
 // weights of a row summing to 1, so rounding moves them but loses nothing. The 2¹⁵ puts the largest
 // p there, within f16, and those that become subnormal there below 2⁻²⁹ of it.
 //
@@ -33,7 +33,7 @@
 #import attention/work
 #import attention/walk
 #import attention/scores
-#import attention/ending
+#import attention/row_end
 #if POSITIONS: #import attention/positions
 #if EMULATED
 #import attention/fragments_emulated
@@ -347,16 +347,17 @@ fn attention_matrix(
     }
     if has_row {
         let kind = row_kind(maximum * LN_4, sum);
-        let normalizer = row_normalizer(kind, weight);
+        let own_lse = (maximum + 0.5 * log2(sum * (1.0 / WEIGHT_SCALE))) * LN_4;
+        let end = row_end(kind, weight, own_lse, params.first_head + head);
         let o_at = sequence.o_base + head * params.o_head_stride + u32(row) * params.o_row_stride;
 #for h in CHUNKS, u in CHUNK_QUADS_EACH
         if $hu * (CHUNK / 4u) + part * CHUNK_QUADS_EACH + $uu < VALUE_QUADS {
-            output[o_at + $hu * (CHUNK / 4u) + part * CHUNK_QUADS_EACH + $uu] = store_quad(o$h_$u * normalizer);
+            output[o_at + $hu * (CHUNK / 4u) + part * CHUNK_QUADS_EACH + $uu] = store_quad(o$h_$u * end.normalizer);
         }
 #end
         if (params.flags & FLAG_LSE) != 0u && part == 0u {
             let at = sequence.lse_base + head * params.lse_head_stride + u32(row);
-            lse[at] = row_lse(kind, (maximum + 0.5 * log2(sum * (1.0 / WEIGHT_SCALE))) * LN_4);
+            lse[at] = end.lse;
         }
     }
 }

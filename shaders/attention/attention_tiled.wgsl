@@ -38,7 +38,7 @@
 #import attention/work
 #import attention/walk
 #import attention/scores
-#import attention/ending
+#import attention/row_end
 #import attention/tiled/from_$(SOURCE)
 #if CACHED: #import attention/expand
 #if POSITIONS: #import attention/positions

@@ -40,6 +40,7 @@ struct Params {
     phi_flat: f32,
     phi_rate: f32,        // per token
     factor_length: f32,   // tokens
+    sink_base: u32,       // read only with FLAG_SINKS
     // These and what follows only where keys are split.
     splits: u32,          // of a row's keys
     row_chunks: u32,      // workgroups that share the rows of a tile

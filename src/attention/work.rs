@@ -8,7 +8,8 @@ use super::prepared::{Prepared, score_unit};
 use super::selecting::CheckedSelection;
 use super::table_buffer::{ScheduleWords, TableBuffer, row_order};
 use crate::attention::kernels::params::{
-    FLAG_CAUSAL, FLAG_LSE, FLAG_PAIRED, FLAG_SOFT_CAP, FLAG_WINDOW, NO_TABLE, Params, SequenceEntry,
+    FLAG_CAUSAL, FLAG_LSE, FLAG_PAIRED, FLAG_SINKS, FLAG_SOFT_CAP, FLAG_WINDOW, NO_TABLE, Params,
+    SequenceEntry,
 };
 use crate::attention::kernels::shapes::TILE_ROWS;
 use crate::cache::gpu::kv_cache::Region;
@@ -210,6 +211,7 @@ impl Prepared {
                 | flag(attention.window().is_some(), FLAG_WINDOW)
                 | flag(attention.soft_cap().is_some(), FLAG_SOFT_CAP)
                 | flag(attention.lse(), FLAG_LSE)
+                | flag(attention.sinks().is_some(), FLAG_SINKS)
                 | flag(row_order(&self.context) == RowOrder::Paired, FLAG_PAIRED),
             // A window past every key is no window; the clamp keeps position ± window within 32
             // bits.

@@ -208,6 +208,10 @@ pub fn attention(case: &mut Case) {
     attention = accepted(attention.clone().with_scale(scale)).unwrap_or(attention);
     attention = accepted(attention.clone().with_soft_cap(cap)).unwrap_or(attention);
     attention = accepted(attention.clone().with_correction(beta)).unwrap_or(attention);
+    let n = &mut case.numbers;
+    let sinks: Vec<f32> = (0..n.below(4)).map(|_| n.f32()).collect();
+    tell!(case, "sinks {sinks:?}");
+    attention = accepted(attention.clone().with_sinks(&sinks)).unwrap_or(attention);
     attention = attention.with_lse(true).with_storage(DType::F16);
     let mut options = PlanOptions::new().with_f16_products(true);
     options = accepted(options.clone().with_splits(splits)).unwrap_or(options);

@@ -182,6 +182,7 @@ fn options_of_attention_hold_over_caches() {
         (Attention::causal().with_storage(DType::F16).with_output(DType::F16), PlanOptions::new()),
         (Attention::causal().with_scale(0.3).unwrap(), splits(7)),
         (Attention::causal(), splits(1)),
+        (Attention::causal().with_sinks(&[-2.0, 0.5, 3.0, 9.0]).unwrap(), splits(3)),
     ];
     for (attention, options) in &options {
         for q_len in [3, 50] {

@@ -19,6 +19,7 @@ mod reshaped;
 mod rotation;
 mod rounds;
 mod schedules;
+mod sinks;
 #[cfg(feature = "subword")]
 mod subword;
 mod tensors;

@@ -14,6 +14,7 @@ pub(crate) const FLAG_MEAN: u32 = 32;
 pub(crate) const FLAG_ERROR: u32 = 64;
 pub(crate) const FLAG_SCATTER: u32 = 128;
 pub(crate) const FLAG_PAIRED: u32 = 256;
+pub(crate) const FLAG_SINKS: u32 = 512;
 
 /// Positions of the lower level of rotations: the higher one has a row per as many.
 pub(crate) const ROPE_STRIDE: usize = 4096;
@@ -64,6 +65,7 @@ pub(crate) struct Params {
     pub(crate) phi_flat: f32,
     pub(crate) phi_rate: f32,
     pub(crate) factor_length: f32,
+    pub(crate) sink_base: u32,
     pub(crate) splits: u32,
     pub(crate) row_chunks: u32,
     pub(crate) heads_each: u32,
@@ -209,7 +211,7 @@ pub(crate) fn layouts() -> Vec<HostLayout> {
             heads_per_list, list_groups, first_item, work_items, tiles, tiles_per_block,
             block_size, flags, window, scale, soft_cap, soft_cap_inverse, beta, rope_low,
             rope_high, rope_steps, phi_base, slope_base, phi_cap, phi_flat, phi_rate,
-            factor_length, splits, row_chunks, heads_each, heads_here, all_heads, max_rows,
+            factor_length, sink_base, splits, row_chunks, heads_each, heads_here, all_heads, max_rows,
             merge_items),
         host_layout!("Sequence", SequenceEntry:
             q_base, k_base, v_base, o_base, lse_base, q_len, kv_len, first_block, query_blocks,

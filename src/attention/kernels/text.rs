@@ -73,6 +73,7 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
         ("FLAG_SOFT_CAP", params::FLAG_SOFT_CAP),
         ("FLAG_LSE", params::FLAG_LSE),
         ("FLAG_PAIRED", params::FLAG_PAIRED),
+        ("FLAG_SINKS", params::FLAG_SINKS),
         ("NO_TABLE", params::NO_TABLE),
     ] {
         settings.constant(name, flag);

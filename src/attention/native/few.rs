@@ -11,7 +11,7 @@ use super::scratch::Aligned;
 use super::sizes::{FEW_QUERIES, KEYS};
 use super::softmax::LEAST;
 use super::source::{Head, KeyColumns, KeyRows, Store, ValueRows, finite_only, for_each_left_out, is_finite};
-use super::work::{Task, Work};
+use super::work::{Task, Work, row_end};
 use crate::cache::rotated;
 
 /// Memory that a thread works in.
@@ -75,14 +75,11 @@ impl State {
         let outputs = self.outputs.numbers(self.sums.len() * stride);
         let places = heads.flat_map(|head| part.queries.clone().map(move |row| (head, row)));
         for (r, ((head, row), output)) in places.zip(outputs.chunks_exact_mut(stride)).enumerate() {
-            let (largest, sum) = (self.maxima[r], self.sums[r]);
-            if sum != 0.0 {
-                output.iter_mut().for_each(|x| *x /= sum);
-            }
+            let (denominator, lse) = row_end(work, head, self.maxima[r], self.sums[r]);
+            output.iter_mut().for_each(|x| *x /= denominator);
             if work.history.rotates_values() {
                 rotated::turn(&mut output[..dim]);
             }
-            let lse = if sum == 0.0 { f32::NEG_INFINITY } else { largest + sum.ln() };
             work.results.write([part.entry, head, row], &output[..dim], lse);
         }
     }

@@ -12,7 +12,7 @@ use super::scratch::Aligned;
 use super::sizes::{KEYS, ROWS};
 use super::softmax::{LEAST, Lags, Scoring, Softmax, Visible};
 use super::source::{Head, KeyRows, Store, ValueRows, finite_only, for_each_left_out, is_finite};
-use super::work::{Task, Work};
+use super::work::{Task, Work, row_end};
 use crate::cache::rotated;
 
 /// Memory that a thread works in.
@@ -144,14 +144,13 @@ pub(super) fn attend<S: Simd>(simd: S, work: &Work<'_>, task: &Task<'_>, scratch
         for (i, query) in rows.clone().enumerate() {
             let (largest, sum) = (maxima[index * ROWS + i], sums[index * ROWS + i]);
             let row = &mut row[..value_dim];
+            let (denominator, lse) = row_end(work, head, largest, sum);
             for (number, column) in row.iter_mut().zip(outputs.chunks_exact(ROWS)) {
-                // Without a weight above 0 the row is empty, and its outputs are 0, or NaN by 0·∞.
-                *number = if sum == 0.0 { column[i] } else { column[i] / sum };
+                *number = column[i] / denominator;
             }
             if work.history.rotates_values() {
                 rotated::turn(row);
             }
-            let lse = if sum == 0.0 { f32::NEG_INFINITY } else { largest + sum.ln() };
             work.results.write([part.entry, head, part.queries.start + query], row, lse);
         }
     }
