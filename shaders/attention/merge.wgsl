@@ -17,18 +17,21 @@
 // that no scale overflows.
 //
 // Where heads have sinks, no state has seen one: the running state stays without, and what is
-// written is beside the head's sink z (sink.wgsl). With f = e^L̂ / (e^L̂ + e^z) of a mean over rounds,
-// a round then adds wᵣ·(Oᵣ − Ô) + (1−f)·(wᵣ − W/R)·Ô to what f·Ô is off by, so
+// written is beside the head's sink z (sink.wgsl). With f = e^L̂ / (e^L̂ + e^z) of a mean over
+// rounds, a round then adds wᵣ·(Oᵣ − Ô) + (1−f)·(wᵣ − W/R)·Ô to what f·Ô is off by, so
 //
-//   SE² = f²·R/(R−1) · B/W² · (q + |M − Ô|² + 2(1−f)·⟨Ô, M − Ô⟩ + (1−f)²·|Ô|²·(1 − W²/(R·B)))
+//   SE² = f²·R/(R−1) · (B/W² · (q + |M − Ô|² + 2(1−f)·⟨Ô, M − Ô⟩) + (1−f)²·|Ô|²·Σᵣ (wᵣ − W/R)²/W²)
+//
+// whose last sum is kept up to date likewise (Welford 1962). The middle term is no larger than twice
+// the root of the product of the others (Cauchy and Schwarz), and is held to that.
 //
 // A state that is empty (L = −∞, O = 0) adds nothing, and where all are, so is the merged one. A
 // state that is NaN makes the merged one NaN, and its error: told by bits, since compilers may take
 // every number for finite.
 //
 // Shapes      round_output (rows, D_v) · round_lse (rows), bits · state (rows of Ô, [M,] and (ln W,
-//             B/W², q, 0)) output (batch, H, q_len, D_v), any strides · lse, standard_error (batch,
-//             H, q_len), bits
+//             B/W², q, Σ (w − W/R)²/W²)) · output (batch, H, q_len, D_v), any strides · lse,
+//             standard_error (batch, H, q_len), bits
 // Workgroups  one per (sequence, head, tile of ROWS rows), one row per invocation, numbered in one
 //             line and folded into x and y
 // Barriers    none
@@ -147,6 +150,11 @@ fn merge(
     let old_part = select(old_square / square, 0.0, empty);
     let new_part = select(new_square / square, 0.0, empty);
 
+    // What the weights of rounds vary by.
+    let past = max(params.rounds - 1.0, 1.0);
+    let step_up = new_share - old_share / past;
+    let varied = sums.w * old_share * old_share + (params.rounds - 1.0) / params.rounds * step_up * step_up;
+
     var moved = 0.0;  // |O − M|² before M moves
     var apart = 0.0;  // |M − Ô|² after both have moved
     var along = 0.0;  // ⟨Ô, M − Ô⟩
@@ -170,7 +178,7 @@ fn merge(
 #end
     }
     let spread = old_part * (sums.z + new_part * moved);
-    state[log_at] = vec4<f32>(log_weight, square, spread, 0.0);
+    state[log_at] = vec4<f32>(log_weight, square, spread, varied);
 
     if (params.flags & FLAG_LSE) != 0u {
         lse[sequence.lse_base + head * params.lse_head_stride + row] = row_lse;
@@ -179,16 +187,15 @@ fn merge(
         // One round says nothing of its error.
         var error = INFINITY_BITS;
         if params.rounds > 1.5 {
-            var squares = spread + apart;
-            if has_sink && !empty {
+            var squares = square * (spread + apart);
+            if has_sink {
                 let lost = 1.0 - kept;
-                let varied = 1.0 - 1.0 / (params.rounds * square);
-                squares += lost * (2.0 * along + lost * size * select(varied, 0.0, varied < 0.0));
-                // By rounding alone. (A maximum with 0 would make 0 of NaN.)
-                squares = select(squares, 0.0, squares < 0.0);
+                let of_sums = lost * lost * size * varied;
+                // The two vary together by no more than each does: what is past it is rounding.
+                let most = 2.0 * sqrt(squares * of_sums);
+                squares += of_sums + clamp(2.0 * lost * square * along, -most, most);
             }
-            // No factor is negative.
-            error = bitcast<u32>(kept * sqrt(params.rounds / (params.rounds - 1.0) * square * squares));
+            error = bitcast<u32>(kept * sqrt(params.rounds / (params.rounds - 1.0) * squares));
         }
         standard_error[sequence.error_base + head * params.error_head_stride + row] = error;
     }

@@ -277,14 +277,18 @@ fn every_mutant_of_merges_is_caught() {
             ),
             ("the spread forgets", "old_part * (sums.z + new_part * moved)", "old_part * new_part * moved"),
             ("errors aren't for R − 1", "params.rounds / (params.rounds - 1.0)", "1.0"),
-            ("the distance of centre and mean is left out", "= spread + apart;", "= spread;"),
+            ("the distance of centre and mean is left out", "square * (spread + apart)", "square * spread"),
             (
                 "heads have the first's sink",
                 "beside_sink(own_lse, sinks[head])",
                 "beside_sink(own_lse, sinks[0])",
             ),
             ("outputs don't see the sink", "store_quad(mean * kept)", "store_quad(mean)"),
-            ("empty rows don't see the sink", "select(beside.y, sinks[head], empty)", "beside.y"),
+            (
+                "empty rows don't see the sink",
+                "if has_sink {\n        let beside",
+                "if has_sink && !empty {\n        let beside",
+            ),
             (
                 "the next round sees the sink",
                 "state[mean_at + c] = mean;",
@@ -292,8 +296,8 @@ fn every_mutant_of_merges_is_caught() {
             ),
             ("a sink above is taken for one below", "select(most, less * most, above > 0.0)", "most"),
             ("errors are those without a sink", "bitcast<u32>(kept * sqrt(", "bitcast<u32>(sqrt("),
-            ("sums don't vary", "lost * size * select(varied, 0.0, varied < 0.0)", "0.0"),
-            ("numerator and denominator vary apart", "2.0 * along", "0.0"),
+            ("sums don't vary", "lost * lost * size * varied", "0.0"),
+            ("numerator and denominator vary apart", "2.0 * lost * square * along", "0.0"),
         ],
         agrees,
     ));
