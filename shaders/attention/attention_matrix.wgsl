@@ -34,6 +34,7 @@
 #import attention/walk
 #import attention/scores
 #import attention/row_end
+#if MASKED: #import attention/mask
 #if POSITIONS: #import attention/positions
 #if EMULATED
 #import attention/fragments_emulated
@@ -173,6 +174,7 @@ fn attention_matrix(
     // A lane without a row computes row 0, sees nothing and writes nothing.
     let position = query_position(sequence, select(0, row, has_row));
 #end
+    #if MASKED: let mask_at = mask_row(sequence, params.first_head + head, select(0, row, has_row));
     #if SCORED: let slope = slope_of(sequence.slope_head + params.first_head + head);
 #if ROPE
     let scale = params.scale * (1.0 / (ROTATED_SCALE * ROTATED_SCALE));
@@ -248,10 +250,11 @@ fn attention_matrix(
             let seen$u_$t = key$u_$t >= own.lo && key$u_$t < end;
 #if SCORED
             let lag$u_$t = position - key_position(sequence, min(key$u_$t, end_key - 1));
-            let s$u_$t = positioned(capped(sums[scores_at + 4u * $uu + $tu] * scale), lag$u_$t, phi_of(lag$u_$t), slope) - block.bias;
+            var s$u_$t = positioned(capped(sums[scores_at + 4u * $uu + $tu] * scale), lag$u_$t, phi_of(lag$u_$t), slope) - block.bias;
 #else
-            let s$u_$t = capped(sums[scores_at + 4u * $uu + $tu] * scale) - block.bias;
+            var s$u_$t = capped(sums[scores_at + 4u * $uu + $tu] * scale) - block.bias;
 #end
+            #if MASKED: s$u_$t += masked_by(sequence, mask_at, min(key$u_$t, end_key - 1));
             top = select(top, max(top, s$u_$t), seen$u_$t);
 #end
             // Its own scores are read, so there is room.

@@ -1,6 +1,6 @@
 // attention_naive: one query row per invocation. The documentation of every other attention kernel.
 //
-//   s(i, j) = a(Δ)·cap·tanh(⟨R_i qᵢ, R_j kⱼ⟩·scale / cap) − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d)
+//   s(i, j) = a(Δ)·cap·tanh(⟨R_i qᵢ, R_j kⱼ⟩·scale / cap) − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d) + M_h(i, j)
 //   o(i) = Σⱼ e^s(i,j)·vⱼ / (e^z_h + Σⱼ e^s(i,j))      LSE(i) = ln(e^z_h + Σⱼ e^s(i,j))
 //
 // over the visible keys j of the kept key blocks, with a sink z_h of the head if there are any
@@ -32,6 +32,7 @@
 #import attention/walk
 #import attention/scores
 #import attention/row_end
+#if MASKED: #import attention/mask
 #if POSITIONS: #import attention/positions
 
 // The online softmax over the keys seen so far: running maximum, Σ e^(s − maximum), and Σ e^(s −
@@ -65,6 +66,7 @@ fn attention_naive(
     var own = Visible(0, 0);
     var query: array<vec4<f32>, HEAD_QUADS>;
     #if POSITIONS: var position = 0;
+    #if MASKED: let mask_at = mask_row(sequence, params.first_head + head, select(0, row, has_row));
     #if SCORED: let slope = slope_of(sequence.slope_head + params.first_head + head);
     if has_row {
         own = visible_keys(sequence, row);
@@ -107,6 +109,7 @@ fn attention_naive(
             score = capped(score);
             #if SCORED: score = positioned(score, position - at, phi_of(position - at), slope);
             score -= block.bias;
+            #if MASKED: score += masked_by(sequence, mask_at, j);
             if j >= own.lo && j < own.hi {
                 let maximum = max(state.maximum, score);
                 let shrink = exp(state.maximum - maximum);

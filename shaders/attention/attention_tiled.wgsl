@@ -41,6 +41,7 @@
 #import attention/row_end
 #import attention/tiled/from_$(SOURCE)
 #if CACHED: #import attention/expand
+#if MASKED: #import attention/mask
 #if POSITIONS: #import attention/positions
 #if SHARED: #import attention/tiled/shares
 #unless SHARED: #import attention/tiled/no_shares

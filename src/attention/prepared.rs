@@ -166,6 +166,7 @@ fn variant(task: &Task, attention: &Attention, kernel: Kernel) -> Variant {
     Variant {
         cache: task.cache.map(widths),
         positions: task.positions,
+        masked: task.masked,
         kernel,
         storage: task.storage,
         output: attention.output(),

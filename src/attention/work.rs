@@ -220,6 +220,7 @@ impl Prepared {
             soft_cap,
             soft_cap_inverse,
             beta: beta * unit,
+            score_unit: unit,
             ..Params::default()
         };
         self.position_table.locate(params)
@@ -228,7 +229,7 @@ impl Prepared {
 
 /// What a kernel is told of one sequence.
 fn entry(shard: &Shard, sequence: &CheckedSequence) -> SequenceEntry {
-    let CheckedSequence { rows, region, schedule, documents, ids, .. } = *sequence;
+    let CheckedSequence { rows, region, schedule, documents, ids, mask, .. } = *sequence;
     let SequenceRows { entry, q_start, q_len, kv_start, kv_len, .. } = rows;
     let FirstPositions { query, key } = rows.first_positions();
     let entry = entry - shard.entries.start;
@@ -250,6 +251,10 @@ fn entry(shard: &Shard, sequence: &CheckedSequence) -> SequenceEntry {
         order_base: schedule.order,
         document_base: documents,
         id_base: ids,
+        mask_base: mask.base,
+        mask_head_stride: mask.head_stride,
+        mask_row_stride: mask.row_stride,
+        mask_bits: mask.bits,
         q_position: query as i32,
         k_position: key as i32,
         slope_head: rows.slope_head as u32,

@@ -35,7 +35,7 @@ pub struct Exact {
 /// What the rounding errors of a row are relative to.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Magnitudes {
-    /// The largest `a·Σ_c |q_c·k_c|·|scale| + |bias|` of a visible key with a finite score: what
+    /// The largest `a·Σ_c |q_c·k_c|·|scale| + |bias| + |mask|` of a visible key with a finite score: what
     /// rounding errors of scores are relative to (a soft-cap lessens them). Of rotated channels it
     /// counts the lengths of the pairs, `|q_pair|·|k_pair|`, which the rotation keeps. At least the
     /// size of the row's sink, if there is one.
@@ -177,6 +177,7 @@ fn check_all<T>(
             let (want, got) = ((shape.q_len(), shape.kv_len()), (ids.queries().len(), ids.keys().len()));
             ensure!(want == got, "position_ids", "expected ids for (q_len, kv_len) = {want:?}, got {got:?}");
         }
+        tables.check_mask(attention, sequence, [shape.heads(), shape.q_len(), shape.kv_len()])?;
     }
     check_len("v", v, shape.batch() * shape.kv_heads() * shape.kv_len() * shape.value_dim())
 }
@@ -349,6 +350,7 @@ pub(crate) fn for_each_row<'k, T: Copy + Into<f64> + 'k>(
     let mut weights: Vec<(usize, f64)> = Vec::new();
     let mut scores: Vec<f64> = Vec::new();
     for (batch, (q_at, k_at)) in q_at.iter().zip(&k_at).enumerate() {
+        let mask = tables.mask(batch);
         for (head, slope) in slopes.iter().enumerate() {
             let head_row = batch * shape.heads() + head;
             let kv_row = (batch * shape.kv_heads() + head / shape.heads_per_kv_head()) * shape.kv_len();
@@ -373,12 +375,13 @@ pub(crate) fn for_each_row<'k, T: Copy + Into<f64> + 'k>(
                         let (a, bias) = (positions.factor(lag), slope * positions.bias_at(lag));
                         let product = in_range(dot * scale);
                         let capped = if cap > 0.0 { cap * (product / cap).tanh() } else { product };
-                        let score = in_range(a * capped - bias - beta * ln_p);
+                        let masked = mask.map_or(0.0, |mask| f64::from(mask.value(head, i, j)));
+                        let score = in_range(a * capped - bias - beta * ln_p + masked);
                         if score.is_finite() {
                             // A cap makes an infinite product a finite score, which nothing rounds.
                             let (size, turned) =
                                 if product.is_finite() { (size * scale.abs(), turned) } else { (cap, 0.0) };
-                            magnitude = f64::max(magnitude, a * size + bias);
+                            magnitude = f64::max(magnitude, a * size + bias + masked.abs());
                             rotated = f64::max(rotated, a * turned * scale.abs());
                         }
                         weights.push((j, score));

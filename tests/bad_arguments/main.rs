@@ -41,6 +41,7 @@ fn host_case(case: &mut Case) {
         sizes::grids,
         sizes::attention,
         sizes::documents,
+        sizes::masks,
         sizes::tables,
         sizes::calls,
         sizes::kernels,

@@ -10,6 +10,7 @@ mod device;
 mod dropped_encoders;
 mod kv_cache;
 mod long_work;
+mod masks;
 mod numerics;
 mod parity;
 mod positions;

@@ -13,14 +13,15 @@ use crate::position::Positions;
 ///
 /// ```text
 /// x(i, j) = cap·tanh(⟨R qᵢ, R kⱼ⟩·scale / cap)                  (without a soft-cap: ⟨R qᵢ, R kⱼ⟩·scale)
-/// s(i, j) = a(Δ)·x(i, j) − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d)
+/// s(i, j) = a(Δ)·x(i, j) − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d) + M_h(i, j)
 /// o(i)    = Σⱼ e^s(i, j)·vⱼ / (e^z_h + Σⱼ e^s(i, j))             LSE(i) = ln(e^z_h + Σⱼ e^s(i, j))
 /// ```
 ///
 /// over the visible keys j: those that causality, the window and the schedule leave. `scale` is
 /// `1/√D` unless set. The rotation R, the factor a and the bias are those of [`Positions`];
 /// without, `R = 1`, `a = 1` and the bias is 0. The sink `z_h` of a query head is one of those
-/// [that were given](Attention::with_sinks); without, `e^z_h` is 0.
+/// [that were given](Attention::with_sinks); without, `e^z_h` is 0. M is the call's
+/// [mask](crate::attention::Mask), if the attention [takes one](Attention::with_masks).
 ///
 /// # Rows without a result, and numbers that aren't finite
 /// By every kernel, by the [oracle](crate::reference), and through every merge of states (split
@@ -60,6 +61,7 @@ pub struct Attention {
     output: DType,
     positions: Option<Arc<Positions>>,
     sinks: Option<Arc<[f32]>>,
+    masks: bool,
 }
 
 impl Attention {
@@ -76,6 +78,7 @@ impl Attention {
             output: DType::F32,
             positions: None,
             sinks: None,
+            masks: false,
         }
     }
 
@@ -195,6 +198,18 @@ impl Attention {
         Ok(())
     }
 
+    /// Whether calls may bring a [`Mask`](crate::attention::Mask) in their tables: a number that is
+    /// added to the score of each pair. Kernels that look for one take longer; without one they
+    /// compute the same.
+    pub fn with_masks(self, masks: bool) -> Self {
+        Self { masks, ..self }
+    }
+
+    /// Whether calls may bring a mask.
+    pub fn masks(&self) -> bool {
+        self.masks
+    }
+
     /// How scores depend on positions, if they do.
     pub fn positions(&self) -> Option<&Positions> {
         self.positions.as_deref()
@@ -248,7 +263,7 @@ impl Attention {
     /// Whether another one's scores are these, but for weights of sampling.
     pub(in crate::attention) fn scores_alike(&self, other: &Self) -> bool {
         let of = |attention: &Self| {
-            let attention = attention.clone().without_sinks();
+            let attention = attention.clone().without_sinks().with_masks(false);
             Self { correction: 0.0, lse: false, output: DType::F32, ..attention }
         };
         of(self) == of(other)

@@ -108,6 +108,7 @@ impl<'a> Work<'a> {
             schedule: self.tables.schedule(index),
             documents: self.tables.documents(index),
             ids: self.tables.position_ids(index),
+            mask: self.tables.mask(index),
         }
     }
 

@@ -26,6 +26,7 @@ pub(crate) const PIECES: &Library = pieces![
     "attention/fragments_cooperative",
     "attention/fragments_emulated",
     "attention/gather",
+    "attention/mask",
     "attention/merge",
     "attention/merge_splits",
     "attention/numbers_f16",
