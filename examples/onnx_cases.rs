@@ -1,10 +1,10 @@
-//! The cases of ONNX's `Attention` operator (opsets 23 to 25), computed by prflash and compared with
-//! what ONNX's reference says of them.
+//! The cases of ONNX's `Attention` operator (opsets 23 to 25), computed by prflash and compared
+//! with what ONNX's reference says of them.
 //!
 //! `scripts/onnx-cases` takes them from the package `onnx` and runs this. A case passes where every
-//! output is within the case's own tolerance. What the operator calls scores (`qk_matmul_output`) is
-//! read out through the library, too: weights as the output over values that are unit vectors, and
-//! scores as the log-sum-exp of single keys.
+//! output is within the case's own tolerance. What the operator calls scores (`qk_matmul_output`)
+//! is read out through the library, too: weights as the output over values that are unit vectors,
+//! and scores as the log-sum-exp of single keys.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -332,7 +332,8 @@ impl Case {
         Ok(Entry { attention, shape, q, k, v, mask })
     }
 
-    /// The operator's mask of one batch entry, cut or filled up to its keys, with what it doesn't say.
+    /// The operator's mask of one batch entry, cut or filled up to its keys, with what it doesn't
+    /// say.
     fn joined(
         &self,
         mask: &Numbers,

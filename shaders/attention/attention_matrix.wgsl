@@ -6,9 +6,10 @@
 //   m' = max(m, s)      p = 2¹⁵·4^(s − m')      p̃ = p rounded to f16
 //   l' = l·4^(m−m') + Σ p      w' = w·4^(m−m') + Σ p̃      o' = o·4^(m−m') + P̃·V
 //
-// Output o / w, LSE m·ln 4 + ln(2⁻¹⁵·l), and then beside the head's sink (row_end.wgsl). Dividing by the sum of what was multiplied keeps the
-// weights of a row summing to 1, so rounding moves them but loses nothing. The 2¹⁵ puts the largest
-// p there, within f16, and those that become subnormal there below 2⁻²⁹ of it.
+// Output o / w, LSE m·ln 4 + ln(2⁻¹⁵·l), and then beside the head's sink (row_end.wgsl). Dividing
+// by the sum of what was multiplied keeps the weights of a row summing to 1, so rounding moves them
+// but loses nothing. The 2¹⁵ puts the largest p there, within f16, and those that become subnormal
+// there below 2⁻²⁹ of it.
 //
 // Shapes      as attention_naive; head and value dimension filled up with zeros to whole fragments
 // Workgroups  one per (sequence, row tile, head), late tiles first. LANES_EACH lanes share a row of

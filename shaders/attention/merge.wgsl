@@ -22,8 +22,8 @@
 //
 //   SE² = f²·R/(R−1) · (B/W² · (q + |M − Ô|² + 2(1−f)·⟨Ô, M − Ô⟩) + (1−f)²·|Ô|²·Σᵣ (wᵣ − W/R)²/W²)
 //
-// whose last sum is kept up to date likewise (Welford 1962). The middle term is no larger than twice
-// the root of the product of the others (Cauchy and Schwarz), and is held to that.
+// whose last sum is kept up to date likewise (Welford 1962). The middle term is no larger than
+// twice the root of the product of the others (Cauchy and Schwarz), and is held to that.
 //
 // A state that is empty (L = −∞, O = 0) adds nothing, and where all are, so is the merged one. A
 // state that is NaN makes the merged one NaN, and its error: told by bits, since compilers may take

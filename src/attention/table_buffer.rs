@@ -52,7 +52,8 @@ pub(super) struct MaskWords {
     dims: [usize; 3],
     /// The first word, or [`NO_TABLE`].
     pub(super) base: u32,
-    /// Words from one head's rows, and from one query's row, to the next; 0 where all have the same.
+    /// Words from one head's rows, and from one query's row, to the next; 0 where all have the
+    /// same.
     pub(super) head_stride: u32,
     pub(super) row_stride: u32,
     /// Bits of a number.

@@ -33,8 +33,8 @@ pub struct LongRope {
 }
 
 impl LongRope {
-    /// From the frequencies of `rope`, the lengths n and N in tokens, and one factor for each of its
-    /// pairs. A [temperature](Rope::with_temperature) that `rope` was given stays.
+    /// From the frequencies of `rope`, the lengths n and N in tokens, and one factor for each of
+    /// its pairs. A [temperature](Rope::with_temperature) that `rope` was given stays.
     ///
     /// # Errors
     /// Invalid argument unless `original_len` is at least 2, `max_len` at least as much, and
@@ -75,8 +75,8 @@ impl LongRope {
         Ok(Self { short: short?, long: long?, original_len })
     }
 
-    /// The rotation of every position of a sequence of `len` tokens: the long one past the length in
-    /// training.
+    /// The rotation of every position of a sequence of `len` tokens: the long one past the length
+    /// in training.
     pub fn rope(&self, len: usize) -> &Rope {
         if len > self.original_len { &self.long } else { &self.short }
     }

@@ -35,10 +35,10 @@ pub struct Exact {
 /// What the rounding errors of a row are relative to.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Magnitudes {
-    /// The largest `a·Σ_c |q_c·k_c|·|scale| + |bias| + |mask|` of a visible key with a finite score: what
-    /// rounding errors of scores are relative to (a soft-cap lessens them). Of rotated channels it
-    /// counts the lengths of the pairs, `|q_pair|·|k_pair|`, which the rotation keeps. At least the
-    /// size of the row's sink, if there is one.
+    /// The largest `a·Σ_c |q_c·k_c|·|scale| + |bias| + |mask|` of a visible key with a finite
+    /// score: what rounding errors of scores are relative to (a soft-cap lessens them). Of rotated
+    /// channels it counts the lengths of the pairs, `|q_pair|·|k_pair|`, which the rotation keeps.
+    /// At least the size of the row's sink, if there is one.
     pub score: f64,
     /// The largest part of it that comes from rotated channels: what rounding errors of the
     /// rotation are relative to. 0 without one.
@@ -238,8 +238,8 @@ fn softmax(scores: &[f64]) -> (Vec<f64>, f64) {
     (weights, max + sum.ln())
 }
 
-/// `e^L / (e^L + e^z)` and `ln(e^L + e^z)` of a log-sum-exp L and a sink z; of an empty row 1, since
-/// its output is 0, and z.
+/// `e^L / (e^L + e^z)` and `ln(e^L + e^z)` of a log-sum-exp L and a sink z; of an empty row 1,
+/// since its output is 0, and z.
 pub(crate) fn beside_sink(lse: f64, sink: f64) -> (f64, f64) {
     if lse == f64::NEG_INFINITY {
         return (1.0, sink);

@@ -11,8 +11,9 @@ use crate::error::{Error, Result, ensure};
 /// A call has them in its [`Tables`](crate::Tables), if its attention takes them
 /// ([`Attention::with_masks`](crate::Attention::with_masks)). They come beside everything else that
 /// hides keys, and after soft-cap, positions and correction. −∞ hides a pair: its weight is 0, as
-/// that of any score of −∞ ([`Attention`](crate::Attention#rows-without-a-result-and-numbers-that-arent-finite)
-/// has what that means for values that aren't finite).
+/// that of any score of −∞
+/// ([`Attention`](crate::Attention#rows-without-a-result-and-numbers-that-arent-finite) has what
+/// that means for values that aren't finite).
 ///
 /// Dimensions are `[heads, q_len, kv_len]`, where heads, queries or both may be 1, for all of them
 /// alike. The last query of a sequence isn't always at its last key: the rows and keys of the mask

@@ -45,7 +45,8 @@ impl PositionIds {
     /// ```
     ///
     /// # Errors
-    /// Invalid argument (`parents`) as [`Mask::tree`](crate::attention::Mask::tree); (`kv_len`) past 2³⁰.
+    /// Invalid argument (`parents`) as [`Mask::tree`](crate::attention::Mask::tree); (`kv_len`)
+    /// past 2³⁰.
     pub fn tree(parents: &[Option<usize>], kv_len: usize) -> Result<Self> {
         let nodes = parents.len();
         ensure!(kv_len <= 1 << 30, "kv_len", "expected at most 2^30, got {kv_len}");

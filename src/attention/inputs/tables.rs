@@ -7,8 +7,8 @@ use super::position_ids::PositionIds;
 use crate::error::{Error, Result, ensure};
 use crate::sampling::{RowOrder, Schedule};
 
-/// The schedules, document masks, mask tensors and position ids of a call: none, one for all of its sequences, or
-/// one for each in order.
+/// The schedules, document masks, mask tensors and position ids of a call: none, one for all of its
+/// sequences, or one for each in order.
 ///
 /// ```
 /// use prflash::{BlockGrid, Documents, Schedule, Shape, Tables};
@@ -67,8 +67,8 @@ impl<'a> Tables<'a> {
         self
     }
 
-    /// One more mask tensor. Give one for all sequences or one for each, in order; the attention has
-    /// to [take masks](crate::Attention::with_masks).
+    /// One more mask tensor. Give one for all sequences or one for each, in order; the attention
+    /// has to [take masks](crate::Attention::with_masks).
     pub fn with_mask(mut self, mask: &'a Mask) -> Self {
         self.masks.push(mask);
         self

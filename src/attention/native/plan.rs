@@ -120,8 +120,8 @@ impl Attention {
     ///
     /// # Errors
     /// Invalid argument: positions for another head dimension (`positions`), or slopes or sinks for
-    /// another number of heads (`slopes`, `sinks`). Too large (`stride`) where a rotation's table is; unsupported,
-    /// where the system has no threads for a pool.
+    /// another number of heads (`slopes`, `sinks`). Too large (`stride`) where a rotation's table
+    /// is; unsupported, where the system has no threads for a pool.
     pub fn plan_native(&self, maxima: &Shape, options: &NativeOptions) -> Result<NativePlan> {
         let (heads, dim) = (maxima.heads(), maxima.head_dim());
         self.check_sinks(heads)?;

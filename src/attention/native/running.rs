@@ -16,9 +16,9 @@ use crate::limits::MAX_ELEMENTS;
 /// ```
 ///
 /// as [`RoundsPlan`](crate::rounds::RoundsPlan) has it on a device, by the same recurrence (West
-/// 1979), in f64. Where heads have [sinks](RunningMerge::with_sinks), states are without, and what is
-/// merged is beside them. Empty rows (L = −∞) add nothing, and where all are empty, so is the merged one; a
-/// row that is NaN makes the merged one NaN.
+/// 1979), in f64. Where heads have [sinks](RunningMerge::with_sinks), states are without, and what
+/// is merged is beside them. Empty rows (L = −∞) add nothing, and where all are empty, so is the
+/// merged one; a row that is NaN makes the merged one NaN.
 ///
 /// ```
 /// use prflash::native::RunningMerge;
@@ -161,8 +161,8 @@ impl RunningMerge {
         }
     }
 
-    /// What a row's output keeps beside its sink, if it has one, and its log-sum-exp then; of an empty
-    /// row all, which is 0.
+    /// What a row's output keeps beside its sink, if it has one, and its log-sum-exp then; of an
+    /// empty row all, which is 0.
     fn beside_sink(&self, index: usize, own: f64) -> (f64, f64) {
         let Some(sinks) = &self.sinks else { return (1.0, own) };
         let sink = f64::from(sinks[index]);

@@ -169,8 +169,9 @@ impl<'a> Work<'a> {
     }
 }
 
-/// What the outputs of a row of a head are divided by, and its log-sum-exp, from its largest score and
-/// its sum of weights: beside the head's sink, if there is one. No state of a split has seen it.
+/// What the outputs of a row of a head are divided by, and its log-sum-exp, from its largest score
+/// and its sum of weights: beside the head's sink, if there is one. No state of a split has seen
+/// it.
 pub(super) fn row_end(work: &Work<'_>, head: usize, largest: f32, sum: f32) -> (f32, f32) {
     let sink = work.attention.sinks().map(|sinks| sinks[head]);
     // Without a weight above 0 the row is empty, and its outputs are 0, or NaN by 0·∞.
