@@ -129,6 +129,7 @@ fn bindings_are_those_of_the_architecture() {
                 (1, 3, "output", true),
                 (1, 4, "lse", true),
                 (1, 5, "standard_error", true),
+                (1, 6, "sinks", false),
             ],
             "gather" => &[(1, 0, "source", false), (1, 1, "copy", true)],
             "rotate" => &[(1, 0, "tensor", true)],

@@ -27,6 +27,7 @@
 #import attention/walk
 #import attention/scores
 #if CACHED: #import attention/expand
+#if MASKED: #import attention/mask
 #if POSITIONS: #import attention/positions
 
 @group(2) @binding(0) var<storage, read> q: array<InputQuad>;
@@ -94,6 +95,7 @@ fn attention_decode(
     let row$r = rows.first_row + i32(safe$r / params.heads_each);
     let head$r = first_head + safe$r % params.heads_each;
     let own$r = visible_keys(sequence, row$r);
+    #if MASKED: let mask_at$r = mask_row(sequence, params.first_head + head$r, row$r);
     #if POSITIONS: let position$r = query_position(sequence, row$r);
     #if SCORED: let slope$r = slope_of(sequence.slope_head + params.first_head + head$r);
     let q_at$r = sequence.q_base + head$r * params.q_head_stride + u32(row$r) * params.q_row_stride;
@@ -226,7 +228,16 @@ fn attention_decode(
 #else
                     s$r = vec4<f32>(capped(s$r.x), capped(s$r.y), capped(s$r.z), capped(s$r.w));
 #end
-                    s$r = select(vec4<f32>(LOWEST), s$r - block.bias, seen$r);
+                    s$r -= block.bias;
+#if MASKED
+                    s$r += vec4<f32>(
+                        masked_by(sequence, mask_at$r, token.x),
+                        masked_by(sequence, mask_at$r, min(token.y, i32(run_end) - 1)),
+                        masked_by(sequence, mask_at$r, min(token.z, i32(run_end) - 1)),
+                        masked_by(sequence, mask_at$r, min(token.w, i32(run_end) - 1)),
+                    );
+#end
+                    s$r = select(vec4<f32>(LOWEST), s$r, seen$r);
                     let raised$r = max(max(max(s$r.x, s$r.y), max(s$r.z, s$r.w)), maximum$r);
                     let shrink$r = exp2(2.0 * (maximum$r - raised$r));
                     maximum$r = raised$r;
@@ -286,7 +297,9 @@ fn attention_decode(
 #else
             s$r = capped(s$r);
 #end
-            s$r = select(LOWEST, s$r - block.bias, seen$r);
+            s$r -= block.bias;
+            #if MASKED: s$r += masked_by(sequence, mask_at$r, j);
+            s$r = select(LOWEST, s$r, seen$r);
             let raised$r = max(maximum$r, s$r);
             let shrink$r = exp2(2.0 * (maximum$r - raised$r));
             maximum$r = raised$r;

@@ -6,9 +6,10 @@
 //   m' = max(m, s)      p = 2¹⁵·4^(s − m')      p̃ = p rounded to f16
 //   l' = l·4^(m−m') + Σ p      w' = w·4^(m−m') + Σ p̃      o' = o·4^(m−m') + P̃·V
 //
-// Output o / w, LSE m·ln 4 + ln(2⁻¹⁵·l). Dividing by the sum of what was multiplied keeps the
-// weights of a row summing to 1, so rounding moves them but loses nothing. The 2¹⁵ puts the largest
-// p there, within f16, and those that become subnormal there below 2⁻²⁹ of it.
+// Output o / w, LSE m·ln 4 + ln(2⁻¹⁵·l), and then beside the head's sink (row_end.wgsl). Dividing
+// by the sum of what was multiplied keeps the weights of a row summing to 1, so rounding moves them
+// but loses nothing. The 2¹⁵ puts the largest p there, within f16, and those that become subnormal
+// there below 2⁻²⁹ of it.
 //
 // Shapes      as attention_naive; head and value dimension filled up with zeros to whole fragments
 // Workgroups  one per (sequence, row tile, head), late tiles first. LANES_EACH lanes share a row of
@@ -33,7 +34,8 @@
 #import attention/work
 #import attention/walk
 #import attention/scores
-#import attention/ending
+#import attention/row_end
+#if MASKED: #import attention/mask
 #if POSITIONS: #import attention/positions
 #if EMULATED
 #import attention/fragments_emulated
@@ -173,6 +175,7 @@ fn attention_matrix(
     // A lane without a row computes row 0, sees nothing and writes nothing.
     let position = query_position(sequence, select(0, row, has_row));
 #end
+    #if MASKED: let mask_at = mask_row(sequence, params.first_head + head, select(0, row, has_row));
     #if SCORED: let slope = slope_of(sequence.slope_head + params.first_head + head);
 #if ROPE
     let scale = params.scale * (1.0 / (ROTATED_SCALE * ROTATED_SCALE));
@@ -248,10 +251,11 @@ fn attention_matrix(
             let seen$u_$t = key$u_$t >= own.lo && key$u_$t < end;
 #if SCORED
             let lag$u_$t = position - key_position(sequence, min(key$u_$t, end_key - 1));
-            let s$u_$t = positioned(capped(sums[scores_at + 4u * $uu + $tu] * scale), lag$u_$t, phi_of(lag$u_$t), slope) - block.bias;
+            var s$u_$t = positioned(capped(sums[scores_at + 4u * $uu + $tu] * scale), lag$u_$t, phi_of(lag$u_$t), slope) - block.bias;
 #else
-            let s$u_$t = capped(sums[scores_at + 4u * $uu + $tu] * scale) - block.bias;
+            var s$u_$t = capped(sums[scores_at + 4u * $uu + $tu] * scale) - block.bias;
 #end
+            #if MASKED: s$u_$t += masked_by(sequence, mask_at, min(key$u_$t, end_key - 1));
             top = select(top, max(top, s$u_$t), seen$u_$t);
 #end
             // Its own scores are read, so there is room.
@@ -347,16 +351,17 @@ fn attention_matrix(
     }
     if has_row {
         let kind = row_kind(maximum * LN_4, sum);
-        let normalizer = row_normalizer(kind, weight);
+        let own_lse = (maximum + 0.5 * log2(sum * (1.0 / WEIGHT_SCALE))) * LN_4;
+        let end = row_end(kind, weight, own_lse, params.first_head + head);
         let o_at = sequence.o_base + head * params.o_head_stride + u32(row) * params.o_row_stride;
 #for h in CHUNKS, u in CHUNK_QUADS_EACH
         if $hu * (CHUNK / 4u) + part * CHUNK_QUADS_EACH + $uu < VALUE_QUADS {
-            output[o_at + $hu * (CHUNK / 4u) + part * CHUNK_QUADS_EACH + $uu] = store_quad(o$h_$u * normalizer);
+            output[o_at + $hu * (CHUNK / 4u) + part * CHUNK_QUADS_EACH + $uu] = store_quad(o$h_$u * end.normalizer);
         }
 #end
         if (params.flags & FLAG_LSE) != 0u && part == 0u {
             let at = sequence.lse_base + head * params.lse_head_stride + u32(row);
-            lse[at] = row_lse(kind, (maximum + 0.5 * log2(sum * (1.0 / WEIGHT_SCALE))) * LN_4);
+            lse[at] = end.lse;
         }
     }
 }

@@ -1,9 +1,10 @@
 // attention_naive: one query row per invocation. The documentation of every other attention kernel.
 //
-//   s(i, j) = a(Δ)·cap·tanh(⟨R_i qᵢ, R_j kⱼ⟩·scale / cap) − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d)
-//   o(i) = Σⱼ e^s(i,j)·vⱼ / Σⱼ e^s(i,j)      LSE(i) = ln Σⱼ e^s(i,j)
+//   s(i, j) = a(Δ)·cap·tanh(⟨R_i qᵢ, R_j kⱼ⟩·scale / cap) − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d) + M_h(i, j)
+//   o(i) = Σⱼ e^s(i,j)·vⱼ / (e^z_h + Σⱼ e^s(i,j))      LSE(i) = ln(e^z_h + Σⱼ e^s(i,j))
 //
-// over the visible keys j of the kept key blocks. Sources: PrFlashAttention (arXiv 2410.18441), on
+// over the visible keys j of the kept key blocks, with a sink z_h of the head if there are any
+// (row_end.wgsl). Sources: PrFlashAttention (arXiv 2410.18441), on
 // the online softmax of Milakov and Gimelshein 2018 (arXiv 1805.02867): with a running maximum m,
 // sum l and numerator o,
 //
@@ -11,8 +12,8 @@
 //
 // Shapes      q (batch, H, q_len, D) · k (batch, H_kv, kv_len, D) · v (batch, H_kv, kv_len, D_v) ·
 //             output (batch, H, q_len, D_v) lse (batch, H, q_len), natural logarithm, as bits
-// Rows        that see no key, or none with a score above −∞, have output 0 and log-sum-exp −∞;
-//             those that see a score that is NaN or +∞ have NaN for both (ending.wgsl). Values that
+// Rows        that see no key, or none with a score above −∞, have output 0 and log-sum-exp −∞ (or
+//             the sink); those that see a score that is NaN or +∞ have NaN for both (ending.wgsl). Values that
 //             aren't finite spoil their channel of the rows that see them, whatever their weights:
 //             0·∞ is NaN.
 // Workgroups  one per (sequence, row tile, head), numbered in one line and folded into x and y past
@@ -30,7 +31,8 @@
 #import attention/work
 #import attention/walk
 #import attention/scores
-#import attention/ending
+#import attention/row_end
+#if MASKED: #import attention/mask
 #if POSITIONS: #import attention/positions
 
 // The online softmax over the keys seen so far: running maximum, Σ e^(s − maximum), and Σ e^(s −
@@ -64,6 +66,7 @@ fn attention_naive(
     var own = Visible(0, 0);
     var query: array<vec4<f32>, HEAD_QUADS>;
     #if POSITIONS: var position = 0;
+    #if MASKED: let mask_at = mask_row(sequence, params.first_head + head, select(0, row, has_row));
     #if SCORED: let slope = slope_of(sequence.slope_head + params.first_head + head);
     if has_row {
         own = visible_keys(sequence, row);
@@ -106,6 +109,7 @@ fn attention_naive(
             score = capped(score);
             #if SCORED: score = positioned(score, position - at, phi_of(position - at), slope);
             score -= block.bias;
+            #if MASKED: score += masked_by(sequence, mask_at, j);
             if j >= own.lo && j < own.hi {
                 let maximum = max(state.maximum, score);
                 let shrink = exp(state.maximum - maximum);
@@ -130,14 +134,15 @@ fn attention_naive(
 
     if has_row {
         let kind = row_kind(row_state.maximum, row_state.sum);
-        let normalizer = row_normalizer(kind, row_state.sum);
+        let own_lse = row_state.maximum + log(row_state.sum);
+        let end = row_end(kind, row_state.sum, own_lse, params.first_head + head);
         let o_at = sequence.o_base + head * params.o_head_stride + u32(row) * params.o_row_stride;
         for (var c = 0u; c < VALUE_QUADS; c++) {
-            output[o_at + c] = store_quad(row_state.numerator[c] * normalizer);
+            output[o_at + c] = store_quad(row_state.numerator[c] * end.normalizer);
         }
         if (params.flags & FLAG_LSE) != 0u {
             let at = sequence.lse_base + head * params.lse_head_stride + u32(row);
-            lse[at] = row_lse(kind, row_state.maximum + log(row_state.sum));
+            lse[at] = end.lse;
         }
     }
 }

@@ -38,9 +38,10 @@
 #import attention/work
 #import attention/walk
 #import attention/scores
-#import attention/ending
+#import attention/row_end
 #import attention/tiled/from_$(SOURCE)
 #if CACHED: #import attention/expand
+#if MASKED: #import attention/mask
 #if POSITIONS: #import attention/positions
 #if SHARED: #import attention/tiled/shares
 #unless SHARED: #import attention/tiled/no_shares

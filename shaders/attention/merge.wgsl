@@ -16,17 +16,27 @@
 // recurrence (1979), which subtracts no large numbers. W is kept as its logarithm and B as B/W², so
 // that no scale overflows.
 //
+// Where heads have sinks, no state has seen one: the running state stays without, and what is
+// written is beside the head's sink z (sink.wgsl). With f = e^L̂ / (e^L̂ + e^z) of a mean over
+// rounds, a round then adds wᵣ·(Oᵣ − Ô) + (1−f)·(wᵣ − W/R)·Ô to what f·Ô is off by, so
+//
+//   SE² = f²·R/(R−1) · (B/W² · (q + |M − Ô|² + 2(1−f)·⟨Ô, M − Ô⟩) + (1−f)²·|Ô|²·Σᵣ (wᵣ − W/R)²/W²)
+//
+// whose last sum is kept up to date likewise (Welford 1962). The middle term is no larger than
+// twice the root of the product of the others (Cauchy and Schwarz), and is held to that.
+//
 // A state that is empty (L = −∞, O = 0) adds nothing, and where all are, so is the merged one. A
 // state that is NaN makes the merged one NaN, and its error: told by bits, since compilers may take
 // every number for finite.
 //
 // Shapes      round_output (rows, D_v) · round_lse (rows), bits · state (rows of Ô, [M,] and (ln W,
-//             B/W², q, 0)) output (batch, H, q_len, D_v), any strides · lse, standard_error (batch,
-//             H, q_len), bits
+//             B/W², q, Σ (w − W/R)²/W²)) · output (batch, H, q_len, D_v), any strides · lse,
+//             standard_error (batch, H, q_len), bits
 // Workgroups  one per (sequence, head, tile of ROWS rows), one row per invocation, numbered in one
 //             line and folded into x and y
 // Barriers    none
 
+#import attention/sink
 #import shared/line
 #import shared/store_$(OUTPUT)
 
@@ -61,6 +71,7 @@ struct MergeSequence {
 @group(1) @binding(3) var<storage, read_write> output: array<OutputQuad>;
 @group(1) @binding(4) var<storage, read_write> lse: array<u32>;
 @group(1) @binding(5) var<storage, read_write> standard_error: array<u32>;
+@group(1) @binding(6) var<storage, read> sinks: array<f32>;  // of each head; read only with FLAG_SINKS
 
 // The logarithm of 0. (WGSL need not know infinities.)
 const NONE: f32 = LOWEST;
@@ -118,6 +129,19 @@ fn merge(
     let new_share = select(new_weight / weight, 0.0, empty);
     let log_weight = select(highest + log(weight), NONE, empty);
 
+    var own_lse = log_weight;
+    if (params.flags & FLAG_MEAN) != 0u {
+        own_lse -= params.log_rounds;
+    }
+    var row_lse = select(bitcast<u32>(own_lse), NEGATIVE_INFINITY_BITS, empty);
+    let has_sink = (params.flags & FLAG_SINKS) != 0u;
+    var kept = 1.0;  // f
+    if has_sink {
+        let beside = beside_sink(own_lse, sinks[head]);
+        kept = select(beside.x, 0.0, empty);
+        row_lse = bitcast<u32>(select(beside.y, sinks[head], empty));
+    }
+
     // Shares by squared weight, for the spread. B/W² is at least one over the number of states, so
     // it may be divided by.
     let old_square = sums.y * old_share * old_share;
@@ -126,14 +150,21 @@ fn merge(
     let old_part = select(old_square / square, 0.0, empty);
     let new_part = select(new_square / square, 0.0, empty);
 
+    // What the weights of rounds vary by.
+    let past = max(params.rounds - 1.0, 1.0);
+    let step_up = new_share - old_share / past;
+    let varied = sums.w * old_share * old_share + (params.rounds - 1.0) / params.rounds * step_up * step_up;
+
     var moved = 0.0;  // |O − M|² before M moves
     var apart = 0.0;  // |M − Ô|² after both have moved
+    var along = 0.0;  // ⟨Ô, M − Ô⟩
+    var size = 0.0;   // |Ô|²
     for (var c = 0u; c < quads; c++) {
         let added = round_output[added_at + c];
         // What an earlier use of the state left there is selected away, never multiplied by zero.
         let mean = select(state[mean_at + c], vec4<f32>(0.0), first) * old_share + added * new_share;
         state[mean_at + c] = mean;
-        output[o_at + c] = store_quad(mean);
+        output[o_at + c] = store_quad(mean * kept);
 #if SPREAD
         let centre = select(state[mean_at + quads + c], vec4<f32>(0.0), first);
         let step = added - centre;
@@ -142,25 +173,29 @@ fn merge(
         state[mean_at + quads + c] = moved_centre;
         let offset = moved_centre - mean;
         apart += dot(offset, offset);
+        along += dot(mean, offset);
+        size += dot(mean, mean);
 #end
     }
     let spread = old_part * (sums.z + new_part * moved);
-    state[log_at] = vec4<f32>(log_weight, square, spread, 0.0);
+    state[log_at] = vec4<f32>(log_weight, square, spread, varied);
 
     if (params.flags & FLAG_LSE) != 0u {
-        var value = log_weight;
-        if (params.flags & FLAG_MEAN) != 0u {
-            value -= params.log_rounds;
-        }
-        lse[sequence.lse_base + head * params.lse_head_stride + row] =
-            select(bitcast<u32>(value), NEGATIVE_INFINITY_BITS, empty);
+        lse[sequence.lse_base + head * params.lse_head_stride + row] = row_lse;
     }
     if (params.flags & FLAG_ERROR) != 0u {
         // One round says nothing of its error.
         var error = INFINITY_BITS;
         if params.rounds > 1.5 {
-            // No factor is negative. (A maximum with 0 would make 0 of NaN.)
-            error = bitcast<u32>(sqrt(params.rounds / (params.rounds - 1.0) * square * (spread + apart)));
+            var squares = square * (spread + apart);
+            if has_sink {
+                let lost = 1.0 - kept;
+                let of_sums = lost * lost * size * varied;
+                // The two vary together by no more than each does: what is past it is rounding.
+                let most = 2.0 * sqrt(squares * of_sums);
+                squares += of_sums + clamp(2.0 * lost * square * along, -most, most);
+            }
+            error = bitcast<u32>(kept * sqrt(params.rounds / (params.rounds - 1.0) * squares));
         }
         standard_error[sequence.error_base + head * params.error_head_stride + row] = error;
     }

@@ -3,6 +3,7 @@
 //
 //   O = Σ 4^(m−M)·o / Σ 4^(m−M)·l        LSE = (M + log₄ Σ 4^(m−M)·l)·ln 4
 //
+// and then beside the head's sink, if there are any: no split has seen it (row_end.wgsl).
 // Splits that saw nothing have l = 0; one that saw a NaN has l = NaN, and so has the row
 // (ending.wgsl).
 //
@@ -14,7 +15,7 @@
 #import shared/line
 #import shared/store_$(OUTPUT)
 #import attention/params
-#import attention/ending
+#import attention/row_end
 
 @group(1) @binding(0) var<storage, read> states: array<vec4<f32>>;
 @group(1) @binding(1) var<storage, read_write> output: array<OutputQuad>;
@@ -53,11 +54,10 @@ fn merge_splits(
         total += weight * states[at + quad];
     }
     let kind = row_kind(highest * LN_4, sum);
-    let normalizer = row_normalizer(kind, sum);
+    let end = row_end(kind, sum, (highest + 0.5 * log2(sum)) * LN_4, params.first_head + head);
     let o_at = sequence.o_base + head * params.o_head_stride + row * params.o_row_stride;
-    output[o_at + quad] = store_quad(total * normalizer);
+    output[o_at + quad] = store_quad(total * end.normalizer);
     if quad == 0u && (params.flags & FLAG_LSE) != 0u {
-        let value = (highest + 0.5 * log2(sum)) * LN_4;
-        lse[sequence.lse_base + head * params.lse_head_stride + row] = row_lse(kind, value);
+        lse[sequence.lse_base + head * params.lse_head_stride + row] = end.lse;
     }
 }

@@ -31,6 +31,7 @@ struct Params {
     soft_cap: f32,        // read only with FLAG_SOFT_CAP, as its reciprocal
     soft_cap_inverse: f32,
     beta: f32,            // importance correction
+    score_unit: f32,      // what a natural logarithm is in the kernel's scores
     rope_low: u32,        // quads of the position table, as all that follow
     rope_high: u32,
     rope_steps: u32,
@@ -40,6 +41,7 @@ struct Params {
     phi_flat: f32,
     phi_rate: f32,        // per token
     factor_length: f32,   // tokens
+    sink_base: u32,       // read only with FLAG_SINKS
     // These and what follows only where keys are split.
     splits: u32,          // of a row's keys
     row_chunks: u32,      // workgroups that share the rows of a tile
@@ -66,6 +68,12 @@ struct Sequence {
     // Where the position ids of its queries and then its keys begin, or NO_TABLE: they count up
     // from the positions below.
     id_base: u32,
+    // Where its mask tensor begins, or NO_TABLE; words from one head, and from one query, to the
+    // next; and bits of a number.
+    mask_base: u32,
+    mask_head_stride: u32,
+    mask_row_stride: u32,
+    mask_bits: u32,
     q_position: i32,
     k_position: i32,
     slope_head: u32,    // head 0's place among the slopes

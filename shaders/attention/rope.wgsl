@@ -2,7 +2,7 @@
 // pairs, times the temperature. Positions are high·ROPE_STRIDE + low, and the rotations of the two
 // levels are multiplied as complex numbers (high 0 is no rotation).
 
-@group(0) @binding(2) var<storage, read> position_table: array<vec4<f32>>;
+#import attention/position_table
 
 #if ROPE
 // Two complex products.

@@ -6,7 +6,7 @@ use super::bound::{Bound, Shard};
 use super::call::{Call, FirstPositions, SequenceRows};
 use super::prepared::Prepared;
 use super::selecting::CheckedSelection;
-use super::table_buffer::{ScheduleWords, TableBuffer};
+use super::table_buffer::{MaskWords, ScheduleWords, TableBuffer};
 use crate::attention::kernels::params::NO_TABLE;
 use crate::cache::gpu::arena::ArenaShard;
 use crate::cache::gpu::kv_cache::{Reading, Region};
@@ -42,6 +42,7 @@ pub(super) struct CheckedSequence {
     /// Words of its document mask and of its position ids, or [`NO_TABLE`].
     pub(super) documents: u32,
     pub(super) ids: u32,
+    pub(super) mask: MaskWords,
 }
 
 impl<'a> CheckedCall<'a> {
@@ -179,7 +180,10 @@ impl Prepared {
             // Without positions nothing reads them.
             _ => NO_TABLE,
         };
-        Ok(CheckedSequence { index, rows, region, schedule, documents, ids })
+        let sizes = [maxima.heads(), q_len, kv_len];
+        let mask =
+            call.tables.map_or(Ok(MaskWords::NONE), |tables| tables.mask(&self.attention, index, sizes))?;
+        Ok(CheckedSequence { index, rows, region, schedule, documents, ids, mask })
     }
 
     /// The block grid of one sequence and where its tables begin: those of its schedule, checked

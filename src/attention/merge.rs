@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::call::SequenceRows;
 use crate::attention::kernels::merge::Merge;
 use crate::attention::kernels::params::{
-    FLAG_ERROR, FLAG_FIRST, FLAG_LSE, FLAG_MEAN, MergeParams, MergeSequence,
+    FLAG_ERROR, FLAG_FIRST, FLAG_LSE, FLAG_MEAN, FLAG_SINKS, MergeParams, MergeSequence,
 };
 use crate::attention::kernels::shapes::TILE_ROWS;
 use crate::error::{Error, Result};
@@ -25,6 +25,9 @@ pub(super) struct Merger {
     value_dim: usize,
     pipeline: Arc<Pipeline>,
     slots: SlotPool,
+    /// Of each head; only bound where there are none.
+    sinks: wgpu::Buffer,
+    has_sinks: bool,
     /// Bound where no log-sum-exp and no standard error is asked for: a buffer each, since they are
     /// bound for writing.
     unused: [wgpu::Buffer; 2],
@@ -56,17 +59,28 @@ pub(super) struct Step {
 
 impl Merger {
     /// For calls of at most `sequences` sequences.
-    pub(super) fn new(context: &Context, merge: Merge, value_dim: usize, sequences: usize) -> Result<Self> {
+    pub(super) fn new(
+        context: &Context,
+        merge: Merge,
+        value_dim: usize,
+        sequences: usize,
+        sinks: Option<&[f32]>,
+    ) -> Result<Self> {
         let pipeline = context.pipeline(&merge)?;
         let slots = SlotPool::new::<MergeParams, MergeSequence>(context, &pipeline, sequences, Vec::new())?;
         let unused = || context.create_buffer("prflash unused output", 16, wgpu::BufferUsages::STORAGE);
         let unused = [unused()?, unused()?];
-        Ok(Self { context: context.clone(), merge, value_dim, pipeline, slots, unused })
+        let has_sinks = sinks.is_some();
+        let bytes: &[u8] = bytemuck::cast_slice(sinks.unwrap_or_default());
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+        let sinks = context.create_buffer("prflash sinks", (bytes.len() as u64).max(16), usage)?;
+        context.capture(|| context.queue().write_buffer(&sinks, 0, bytes))?;
+        Ok(Self { context: context.clone(), merge, value_dim, pipeline, slots, sinks, has_sinks, unused })
     }
 
     /// Bytes of GPU memory held.
     pub(super) fn device_bytes(&self) -> u64 {
-        self.slots.bytes() + self.unused.iter().map(wgpu::Buffer::size).sum::<u64>()
+        self.slots.bytes() + self.sinks.size() + self.unused.iter().map(wgpu::Buffer::size).sum::<u64>()
     }
 
     /// Reserves the state beside checked results.
@@ -115,6 +129,7 @@ impl Merger {
             o_binding.resource(),
             lse_binding.resource(),
             error_binding.resource(),
+            self.sinks.as_entire_binding(),
         ];
         let bind_group = self.pipeline.bind(context, "prflash merge", Merge::TENSORS_GROUP, &resources)?;
         let axis = |rows: Option<(Binding, Axis)>| rows.map(|(_, axis)| axis);
@@ -166,7 +181,8 @@ impl Merger {
             flags: flag(step.earlier == 0, FLAG_FIRST)
                 | flag(step.mean, FLAG_MEAN)
                 | flag(bound.lse.is_some(), FLAG_LSE)
-                | flag(bound.error.is_some(), FLAG_ERROR),
+                | flag(bound.error.is_some(), FLAG_ERROR)
+                | flag(self.has_sinks, FLAG_SINKS),
             rounds,
             log_rounds: rounds.ln(),
         };

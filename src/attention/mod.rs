@@ -45,6 +45,7 @@ pub use gpu_summaries::{GpuSummaries, SummarizedKeys};
 pub use inputs::attention::Attention;
 pub use inputs::content::Missing;
 pub use inputs::documents::Documents;
+pub use inputs::mask::Mask;
 pub use inputs::position_ids::PositionIds;
 pub use inputs::tables::Tables;
 pub use plan::{Output, Plan};

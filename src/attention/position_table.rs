@@ -1,4 +1,5 @@
-//! What kernels read of positions: rotations, φ and slopes, as quads of f32 in one buffer.
+//! What kernels read of positions and heads: rotations, φ, slopes and sinks, as quads of f32 in one
+//! buffer.
 
 use crate::attention::kernels::params::{PHI_WINDOWS, Params, ROPE_STRIDE};
 use crate::attention::kernels::variant::{BiasVariant, PositionsVariant};
@@ -23,6 +24,7 @@ pub(super) struct PositionTable {
     phi_flat: f32,
     phi_rate: f32,
     factor_length: f32,
+    sink_base: u32,
     /// Positions and lags are below this.
     extent: usize,
 }
@@ -78,6 +80,11 @@ impl PositionTable {
         Ok(table)
     }
 
+    /// With the sinks of all heads, as natural logarithms.
+    pub(super) fn add_sinks(&mut self, sinks: &[f32]) {
+        self.sink_base = self.append(sinks);
+    }
+
     fn append(&mut self, values: &[f32]) -> u32 {
         let base = self.quads.len() as u32;
         let quad = |values: &[f32]| [0, 1, 2, 3].map(|i| values.get(i).copied().unwrap_or(0.0));
@@ -116,6 +123,7 @@ impl PositionTable {
             phi_flat: self.phi_flat,
             phi_rate: self.phi_rate,
             factor_length: self.factor_length,
+            sink_base: self.sink_base,
             ..params
         }
     }

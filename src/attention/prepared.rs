@@ -87,6 +87,7 @@ impl Prepared {
             positions.check(maxima.head_dim(), *slope_heads)?;
             positions.rope().map_or(Ok(()), check_aligned)?;
         }
+        attention.check_sinks(maxima.heads())?;
         let task = wanted.task();
         kernel.check(context.capabilities(), &task)?;
         // The most tiles that q_len rows can make, wherever they start and however small a
@@ -114,6 +115,9 @@ impl Prepared {
             }
             None => PositionTable::default(),
         };
+        if let Some(sinks) = attention.sinks() {
+            position_table.add_sinks(sinks);
+        }
         let position_buffer = position_table.upload("positions", context)?;
         let slots = SlotPool::new::<Params, SequenceEntry>(
             context,
@@ -162,6 +166,7 @@ fn variant(task: &Task, attention: &Attention, kernel: Kernel) -> Variant {
     Variant {
         cache: task.cache.map(widths),
         positions: task.positions,
+        masked: task.masked,
         kernel,
         storage: task.storage,
         output: attention.output(),

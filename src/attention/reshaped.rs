@@ -95,7 +95,7 @@ impl Plan {
     /// # Errors
     /// Invalid argument (`grid`) if it is for other sizes; unsupported for a plan whose keys are in
     /// a cache, and for what dense triangles can't express: a token window, a correction β ≠ 0,
-    /// attention that isn't causal. And those of
+    /// sinks, mask tensors, attention that isn't causal. And those of
     /// [`Attention::plan_with`](crate::Attention::plan_with).
     pub fn reshaped(&self, grid: &BlockGrid) -> Result<ReshapedPlan> {
         ReshapedPlan::new(self, grid)
@@ -110,6 +110,8 @@ impl ReshapedPlan {
             (!attention.is_causal(), "attention that isn't causal"),
             (attention.window().is_some(), "a token window"),
             (attention.correction() != 0.0, "an importance correction, which weighs blocks"),
+            (attention.sinks().is_some(), "learned sinks, which a row has once"),
+            (attention.masks(), "mask tensors"),
         ] {
             if has {
                 return Err(Error::unsupported(format!("re-shaped triangles don't express {what}")));
@@ -145,7 +147,7 @@ impl ReshapedPlan {
             triangle: plan(attention)?,
             triangle_state: plan(&state)?,
             strip_state: plan(&strip)?,
-            merger: Merger::new(context, merge, shape.value_dim(), sequences)?,
+            merger: Merger::new(context, merge, shape.value_dim(), sequences, None)?,
             gatherer: Gatherer::new(context, sequences, grid.block_size())?,
         })
     }

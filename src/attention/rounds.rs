@@ -95,14 +95,16 @@ impl Plan {
 impl RoundsPlan {
     fn new(whole: &Plan, combine: Combine) -> Result<Self> {
         let attention = whole.attention();
-        let of_round = attention.clone().with_lse(true).with_output(DType::F32);
+        // The merge adds sinks, once.
+        let of_round = attention.clone().with_lse(true).with_output(DType::F32).without_sinks();
         // A plan that writes states is that of a round.
         let plan = match &of_round == attention {
             true => whole.clone(),
             false => choosing::plan(&whole.wanted(&of_round)?)?,
         };
         let merge = Merge { output: attention.output(), spread: combine == Combine::Independent };
-        let merger = Merger::new(plan.context(), merge, plan.maxima().value_dim(), plan.prepared.sequences)?;
+        let (value_dim, sequences) = (plan.maxima().value_dim(), plan.prepared.sequences);
+        let merger = Merger::new(plan.context(), merge, value_dim, sequences, attention.sinks())?;
         Ok(Self { attention: attention.clone(), plan, merger, combine })
     }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::inputs::tables::{Tables, check_count, nth};
+use super::inputs::attention::Attention;
+use super::inputs::mask::{Mask, check_dims};
+use super::inputs::tables::{Tables, check_count, check_masks, nth};
 use crate::attention::kernels::params::NO_TABLE;
 use crate::error::{Error, Result, ensure};
 use crate::runtime::context::Context;
@@ -28,6 +30,7 @@ pub struct TableBuffer {
     /// (queries, word offset) of each document mask.
     documents: Vec<(usize, u32)>,
     position_ids: Vec<IdWords>,
+    masks: Vec<MaskWords>,
     writer: Option<Writer>,
     buffers: Vec<DeviceTables>,
     current: usize,
@@ -41,6 +44,40 @@ pub(super) struct ScheduleWords {
     pub(super) order: u32,
     /// Where its lists begin, or [`NO_TABLE`].
     pub(super) lists: u32,
+}
+
+/// Where the words of a mask tensor begin, and what they are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MaskWords {
+    dims: [usize; 3],
+    /// The first word, or [`NO_TABLE`].
+    pub(super) base: u32,
+    /// Words from one head's rows, and from one query's row, to the next; 0 where all have the
+    /// same.
+    pub(super) head_stride: u32,
+    pub(super) row_stride: u32,
+    /// Bits of a number.
+    pub(super) bits: u32,
+}
+
+impl MaskWords {
+    /// Of a sequence without a mask.
+    pub(super) const NONE: Self =
+        Self { dims: [0; 3], base: NO_TABLE, head_stride: 0, row_stride: 0, bits: 0 };
+
+    fn new(mask: &Mask, base: u32) -> Self {
+        let per_word = mask.form().per_word();
+        let [heads, queries, keys] = mask.dims();
+        let row = keys.div_ceil(per_word);
+        let stride = |count: usize, stride: usize| if count == 1 { 0 } else { stride as u32 };
+        Self {
+            dims: mask.dims(),
+            base,
+            head_stride: stride(heads, queries * row),
+            row_stride: stride(queries, row),
+            bits: 32 / per_word as u32,
+        }
+    }
 }
 
 /// A set of position ids.
@@ -94,6 +131,7 @@ impl TableBuffer {
             row_blocks: Vec::new(),
             documents: Vec::new(),
             position_ids: Vec::new(),
+            masks: Vec::new(),
             writer,
             buffers: Vec::new(),
             current: 0,
@@ -134,6 +172,11 @@ impl TableBuffer {
             });
             words.extend(queries.iter().chain(keys));
         }
+        let mut masks = Vec::with_capacity(tables.masks.len());
+        for mask in &tables.masks {
+            masks.push(MaskWords::new(mask, words.len() as u32));
+            words.extend_from_slice(mask.words());
+        }
         let bytes: &[u8] = bytemuck::cast_slice(&words);
         let buffer = self.take(bytes.len() as u64)?.buffer.clone();
         let context = &self.context;
@@ -142,6 +185,7 @@ impl TableBuffer {
         self.row_blocks = row_blocks;
         self.documents = documents;
         self.position_ids = position_ids;
+        self.masks = masks;
         Ok(())
     }
 
@@ -229,7 +273,8 @@ impl TableBuffer {
     pub(super) fn check_count(&self, sequences: usize) -> Result<()> {
         check_count("schedules", self.schedules.len(), sequences)?;
         check_count("documents", self.documents.len(), sequences)?;
-        check_count("position_ids", self.position_ids.len(), sequences)
+        check_count("position_ids", self.position_ids.len(), sequences)?;
+        check_count("masks", self.masks.len(), sequences)
     }
 
     /// The schedule of a sequence.
@@ -260,6 +305,19 @@ impl TableBuffer {
             "expected ids for (q_len, kv_len) = {lengths:?}, got {got:?}"
         );
         Ok(Some((base, last)))
+    }
+
+    /// The mask tensor of a sequence of these `[heads, q_len, kv_len]`.
+    pub(super) fn mask(
+        &self,
+        attention: &Attention,
+        sequence: usize,
+        sizes: [usize; 3],
+    ) -> Result<MaskWords> {
+        let Some(&mask) = nth(&self.masks, sequence) else { return Ok(MaskWords::NONE) };
+        check_masks(attention)?;
+        check_dims(mask.dims, sizes)?;
+        Ok(mask)
     }
 
     /// The word offset of the document mask of a sequence with `q_len` queries, or [`NO_TABLE`].

@@ -212,6 +212,8 @@ fn magnitudes(attention: &Attention, shape: &Shape) -> Result<Exact> {
         // A rotation takes a number of size 1 to one of √2.
         row.rotated = if positions.rope().is_some() { 2.0 * factor * products } else { 0.0 };
     }
+    let sink = attention.sinks().unwrap_or_default().iter().fold(0.0, |most: f32, sink| most.max(sink.abs()));
+    row.score = row.score.max(sink.into());
     // One for all rows.
     Ok(Exact { output: Vec::new(), lse: Vec::new(), rows: vec![row] })
 }

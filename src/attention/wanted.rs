@@ -64,6 +64,7 @@ impl<'a> Wanted<'a> {
             head_dim: maxima.head_dim(),
             value_dim: maxima.value_dim(),
             positions: attention.positions().map_or(PositionsVariant::default(), PositionsVariant::of),
+            masked: attention.masks(),
             q_len: maxima.q_len(),
             heads_per_kv: maxima.heads_per_kv_head(),
             storage: attention.storage(),

@@ -8,7 +8,8 @@ use super::prepared::{Prepared, score_unit};
 use super::selecting::CheckedSelection;
 use super::table_buffer::{ScheduleWords, TableBuffer, row_order};
 use crate::attention::kernels::params::{
-    FLAG_CAUSAL, FLAG_LSE, FLAG_PAIRED, FLAG_SOFT_CAP, FLAG_WINDOW, NO_TABLE, Params, SequenceEntry,
+    FLAG_CAUSAL, FLAG_LSE, FLAG_PAIRED, FLAG_SINKS, FLAG_SOFT_CAP, FLAG_WINDOW, NO_TABLE, Params,
+    SequenceEntry,
 };
 use crate::attention::kernels::shapes::TILE_ROWS;
 use crate::cache::gpu::kv_cache::Region;
@@ -210,6 +211,7 @@ impl Prepared {
                 | flag(attention.window().is_some(), FLAG_WINDOW)
                 | flag(attention.soft_cap().is_some(), FLAG_SOFT_CAP)
                 | flag(attention.lse(), FLAG_LSE)
+                | flag(attention.sinks().is_some(), FLAG_SINKS)
                 | flag(row_order(&self.context) == RowOrder::Paired, FLAG_PAIRED),
             // A window past every key is no window; the clamp keeps position ± window within 32
             // bits.
@@ -218,6 +220,7 @@ impl Prepared {
             soft_cap,
             soft_cap_inverse,
             beta: beta * unit,
+            score_unit: unit,
             ..Params::default()
         };
         self.position_table.locate(params)
@@ -226,7 +229,7 @@ impl Prepared {
 
 /// What a kernel is told of one sequence.
 fn entry(shard: &Shard, sequence: &CheckedSequence) -> SequenceEntry {
-    let CheckedSequence { rows, region, schedule, documents, ids, .. } = *sequence;
+    let CheckedSequence { rows, region, schedule, documents, ids, mask, .. } = *sequence;
     let SequenceRows { entry, q_start, q_len, kv_start, kv_len, .. } = rows;
     let FirstPositions { query, key } = rows.first_positions();
     let entry = entry - shard.entries.start;
@@ -248,6 +251,10 @@ fn entry(shard: &Shard, sequence: &CheckedSequence) -> SequenceEntry {
         order_base: schedule.order,
         document_base: documents,
         id_base: ids,
+        mask_base: mask.base,
+        mask_head_stride: mask.head_stride,
+        mask_row_stride: mask.row_stride,
+        mask_bits: mask.bits,
         q_position: query as i32,
         k_position: key as i32,
         slope_head: rows.slope_head as u32,

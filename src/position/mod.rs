@@ -9,12 +9,16 @@
 //! with `libm` where it decides a table, so tables are the same on every machine.
 
 mod bias;
+mod long_rope;
 mod rope;
 mod rope_table;
+mod scaling;
 
 pub use bias::{Bias, Distance, Slopes, harmonic_number};
-pub use rope::{Pairing, Rope, Scaling};
+pub use long_rope::LongRope;
+pub use rope::{Pairing, Rope};
 pub use rope_table::RopeTable;
+pub use scaling::Scaling;
 
 use crate::error::{Result, ensure};
 use crate::limits::{MAX_HEADS, at_most};

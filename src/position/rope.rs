@@ -2,6 +2,7 @@
 
 use std::f64::consts::TAU;
 
+use super::scaling::{Scaling, check_temperature};
 use crate::error::{Result, ensure};
 use crate::limits::{MAX_ROTARY_DIM, at_most};
 
@@ -14,159 +15,6 @@ pub enum Pairing {
     /// Channels `(i, i + r/2)` of r rotated ones: GPT-NeoX, and llama checkpoints in the Hugging
     /// Face layout.
     Half,
-}
-
-/// How a [`Rope`] is stretched to contexts longer than the model was trained on.
-///
-/// Below, `ωᵢ = base^(−2i/r)` are the frequencies of r rotated channels, s is the factor and n the
-/// length in training. `tests/host/positions.rs` compares every kind with Hugging Face transformers
-/// 5.23.
-///
-/// ```
-/// use prflash::position::{Pairing, Scaling};
-/// use prflash::Rope;
-/// let llama3 = Scaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_len: 8192 };
-/// let rope = Rope::new(128, 5e5, Pairing::Half)?.with_scaling(llama3)?;
-/// assert_eq!(rope.frequencies()[0], 1.0); // fast pairs are left alone
-/// assert!(Rope::new(128, 1e4, Pairing::Half)?.with_scaling(Scaling::yarn(4.0, 4096))?.temperature() > 1.1);
-/// # Ok::<(), prflash::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[non_exhaustive]
-pub enum Scaling {
-    /// `ωᵢ` as it is.
-    #[default]
-    None,
-    /// `ωᵢ/s`: position interpolation (Chen et al. 2023, arXiv 2306.15595).
-    Linear {
-        /// s, at least 1.
-        factor: f64,
-    },
-    /// `ωᵢ` for the base `base·s^(r/(r−2))`, which leaves the fastest pair alone and slows the
-    /// slowest by s ("NTK-aware", bloc97 2023; appendix of YaRN).
-    NtkAware {
-        /// s, at least 1.
-        factor: f64,
-    },
-    /// Pairs that turn often within n tokens are left alone, those that turn rarely are slowed by
-    /// s, with a ramp over the pair index between; cos and sin carry a temperature (Peng et al.
-    /// 2023, arXiv 2309.00071). The ramp's ends are rounded outwards to whole pairs, as in the
-    /// authors' code.
-    Yarn {
-        /// s, at least 1.
-        factor: f64,
-        /// n, in tokens.
-        original_len: usize,
-        /// Pairs with more turns than this within n tokens are left alone; 32 in the paper.
-        beta_fast: f64,
-        /// Pairs with fewer turns than this within n tokens are slowed by s; 1 in the paper.
-        beta_slow: f64,
-        /// The factor on cos and sin; `0.1·ln s + 1` if not given.
-        temperature: Option<f64>,
-    },
-    /// Pairs of a wavelength below `n/high_freq_factor` are left alone, above `n/low_freq_factor`
-    /// slowed by s, and blended linearly in `n/wavelength` between (Llama 3.1, Meta 2024:
-    /// `apply_scaling` of the llama-models repository).
-    Llama3 {
-        /// s, at least 1.
-        factor: f64,
-        /// Positive.
-        low_freq_factor: f64,
-        /// More than `low_freq_factor`.
-        high_freq_factor: f64,
-        /// n, in tokens.
-        original_len: usize,
-    },
-}
-
-impl Scaling {
-    /// YaRN with the paper's constants: `beta_fast` 32, `beta_slow` 1, temperature `0.1·ln s + 1`.
-    pub const fn yarn(factor: f64, original_len: usize) -> Self {
-        Scaling::Yarn { factor, original_len, beta_fast: 32.0, beta_slow: 1.0, temperature: None }
-    }
-
-    /// The frequencies of `rotary_dim` channels, and the factor on cos and sin.
-    fn frequencies(self, base: f64, rotary_dim: usize) -> Result<(Vec<f64>, f64)> {
-        let r = rotary_dim as f64;
-        let pairs = 0..rotary_dim / 2;
-        let plain = |base: f64| move |pair: usize| libm::pow(base, -2.0 * pair as f64 / r);
-        Ok(match self {
-            Scaling::None => (pairs.map(plain(base)).collect(), 1.0),
-            Scaling::Linear { factor } => {
-                check_factor(factor)?;
-                (pairs.map(plain(base)).map(|omega| omega / factor).collect(), 1.0)
-            }
-            Scaling::NtkAware { factor } => {
-                check_factor(factor)?;
-                ensure!(rotary_dim > 2, "rotary_dim", "expected more than 2 channels for NTK-aware scaling");
-                (pairs.map(plain(base * libm::pow(factor, r / (r - 2.0)))).collect(), 1.0)
-            }
-            Scaling::Yarn { factor, original_len, beta_fast, beta_slow, temperature } => {
-                check_factor(factor)?;
-                check_original_len(original_len)?;
-                let falling = base > 1.0; // the frequencies, so that ln base can divide
-                ensure!(falling, "base", "expected more than 1 for YaRN, got {base}");
-                ensure!(
-                    beta_slow.is_finite() && beta_slow > 0.0,
-                    "beta_slow",
-                    "expected a finite positive number, got {beta_slow}"
-                );
-                ensure!(
-                    beta_fast.is_finite() && beta_fast > beta_slow,
-                    "beta_fast",
-                    "expected a finite number above beta_slow = {beta_slow}, got {beta_fast}"
-                );
-                let temperature = temperature.unwrap_or_else(|| 0.1 * libm::log(factor) + 1.0);
-                ensure!(
-                    temperature.is_finite() && temperature > 0.0,
-                    "temperature",
-                    "expected a finite positive number, got {temperature}"
-                );
-                // The pair index (a real number) that makes this many turns within n tokens.
-                let pair_with =
-                    |turns: f64| r * libm::log(original_len as f64 / (turns * TAU)) / (2.0 * libm::log(base));
-                let first = pair_with(beta_fast).floor().max(0.0);
-                let last = pair_with(beta_slow).ceil().clamp(first, (r - 1.0).max(first));
-                let width = (last - first).max(0.001);
-                let frequency = |pair: usize| {
-                    let slowed = ((pair as f64 - first) / width).clamp(0.0, 1.0);
-                    plain(base)(pair) * (slowed / factor + (1.0 - slowed))
-                };
-                (pairs.map(frequency).collect(), temperature)
-            }
-            Scaling::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, original_len } => {
-                check_factor(factor)?;
-                check_original_len(original_len)?;
-                ensure!(
-                    low.is_finite() && low > 0.0,
-                    "low_freq_factor",
-                    "expected a finite positive number, got {low}"
-                );
-                ensure!(
-                    high.is_finite() && high > low,
-                    "high_freq_factor",
-                    "expected a finite number above low_freq_factor = {low}, got {high}"
-                );
-                let frequency = |omega: f64| {
-                    let turns = original_len as f64 * omega / TAU;
-                    let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-                    omega * ((1.0 - kept) / factor + kept)
-                };
-                (pairs.map(plain(base)).map(frequency).collect(), 1.0)
-            }
-        })
-    }
-}
-
-fn check_factor(factor: f64) -> Result<()> {
-    let valid = factor.is_finite() && factor >= 1.0;
-    ensure!(valid, "factor", "expected a finite number of at least 1, got {factor}");
-    Ok(())
-}
-
-fn check_original_len(len: usize) -> Result<()> {
-    ensure!(len >= 1, "original_len", "expected at least 1 token, got 0");
-    Ok(())
 }
 
 /// Rotary position embedding (Su et al. 2021, arXiv 2104.09864): pair i of a head at position p
@@ -192,7 +40,11 @@ pub struct Rope {
     pairing: Pairing,
     scaling: Scaling,
     frequencies: Vec<f64>,
+    /// Whether the frequencies are the caller's own.
+    given: bool,
     temperature: f64,
+    /// The caller's own, which goes before that of the scaling.
+    given_temperature: Option<f64>,
 }
 
 impl Rope {
@@ -209,9 +61,18 @@ impl Rope {
         );
         at_most("head_dim", head_dim, MAX_ROTARY_DIM)?;
         ensure!(base.is_finite() && base > 0.0, "base", "expected a finite positive number, got {base}");
-        let (scaling, frequencies) = (Scaling::None, Vec::new());
-        Self { head_dim, rotary_dim: head_dim, base, pairing, scaling, frequencies, temperature: 1.0 }
-            .updated()
+        Self {
+            head_dim,
+            rotary_dim: head_dim,
+            base,
+            pairing,
+            scaling: Scaling::None,
+            frequencies: Vec::new(),
+            given: false,
+            temperature: 1.0,
+            given_temperature: None,
+        }
+        .updated()
     }
 
     /// Turns only the first `rotary_dim` channels of a head (pairs lie within them, frequencies are
@@ -219,7 +80,8 @@ impl Rope {
     ///
     /// # Errors
     /// Invalid argument unless even, positive and at most the head dimension; for
-    /// [`Scaling::NtkAware`] more than 2.
+    /// [`Scaling::NtkAware`] more than 2; if another number of pairs has
+    /// [frequencies of its own](Rope::with_frequencies).
     pub fn with_rotary_dim(self, rotary_dim: usize) -> Result<Self> {
         ensure!(
             rotary_dim.is_multiple_of(2) && (2..=self.head_dim).contains(&rotary_dim),
@@ -227,18 +89,71 @@ impl Rope {
             "expected an even number from 2 to head_dim = {}, got {rotary_dim}",
             self.head_dim
         );
+        ensure!(
+            !self.given || rotary_dim == self.rotary_dim,
+            "rotary_dim",
+            "expected {}, whose pairs have the frequencies that were given, got {rotary_dim}",
+            self.rotary_dim
+        );
         Self { rotary_dim, ..self }.updated()
     }
 
     /// Other frequencies for longer contexts.
     ///
+    /// It takes the place of [frequencies that were given](Rope::with_frequencies).
+    ///
     /// # Errors
     /// Invalid argument naming the number of the scaling that is outside its range.
     pub fn with_scaling(self, scaling: Scaling) -> Result<Self> {
-        Self { scaling, ..self }.updated()
+        Self { scaling, given: false, ..self }.updated()
+    }
+
+    /// The frequency of each pair of rotated channels, in radians per token: those of a model that
+    /// no [`Scaling`] describes. They take the place of the base and of the scaling.
+    ///
+    /// Models whose frequencies depend on the length have two sets: see
+    /// [`LongRope`](super::LongRope).
+    ///
+    /// ```
+    /// use prflash::position::Pairing;
+    /// use prflash::Rope;
+    /// let rope = Rope::new(64, 1e4, Pairing::Half)?;
+    /// // The slow half of the pairs doesn't turn at all.
+    /// let slow = |(pair, &omega)| if pair < 16 { omega } else { 0.0 };
+    /// let frequencies: Vec<f64> = rope.frequencies().iter().enumerate().map(slow).collect();
+    /// let rope = rope.with_frequencies(&frequencies)?.with_temperature(1.2)?;
+    /// assert_eq!((rope.frequencies()[16], rope.temperature()), (0.0, 1.2));
+    /// # Ok::<(), prflash::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Invalid argument unless there is one for each of the `rotary_dim/2` pairs and each is within
+    /// ±2π: positions are whole numbers, so more than a turn a token is the same rotation as less.
+    pub fn with_frequencies(self, frequencies: &[f64]) -> Result<Self> {
+        let (want, got) = (self.rotary_dim / 2, frequencies.len());
+        ensure!(want == got, "frequencies", "expected one for each of {want} pairs, got {got}");
+        for (pair, frequency) in frequencies.iter().enumerate() {
+            let valid = (-TAU..=TAU).contains(frequency);
+            ensure!(valid, "frequencies", "expected numbers from -2π to 2π, got {frequency} of pair {pair}");
+        }
+        let (frequencies, temperature) = (frequencies.to_vec(), self.given_temperature.unwrap_or(1.0));
+        Ok(Self { frequencies, temperature, scaling: Scaling::None, given: true, ..self })
+    }
+
+    /// A factor on cos and sin, and so on the rotated channels of Q and of K, in place of that of
+    /// the scaling. It stays whatever the frequencies become.
+    ///
+    /// # Errors
+    /// Invalid argument unless finite and positive.
+    pub fn with_temperature(self, temperature: f64) -> Result<Self> {
+        check_temperature(temperature)?;
+        Ok(Self { temperature, given_temperature: Some(temperature), ..self })
     }
 
     fn updated(self) -> Result<Self> {
+        if self.given {
+            return Ok(self);
+        }
         let (frequencies, temperature) = self.scaling.frequencies(self.base, self.rotary_dim)?;
         ensure!(
             frequencies.iter().all(|frequency| frequency.is_finite()),
@@ -247,7 +162,13 @@ impl Rope {
             self.base,
             self.scaling
         );
+        let temperature = self.given_temperature.unwrap_or(temperature);
         Ok(Self { frequencies, temperature, ..self })
+    }
+
+    /// Whether the factor on cos and sin is the caller's own.
+    pub(super) fn has_own_temperature(&self) -> bool {
+        self.given_temperature.is_some()
     }
 
     /// Channels of a head.
@@ -265,7 +186,7 @@ impl Rope {
         self.pairing
     }
 
-    /// The scaling of the frequencies.
+    /// The scaling of the frequencies; none where [they were given](Rope::with_frequencies).
     pub fn scaling(&self) -> Scaling {
         self.scaling
     }
@@ -275,7 +196,8 @@ impl Rope {
         &self.frequencies
     }
 
-    /// The factor on cos and sin, and so on the rotated channels of Q and of K: 1 unless YaRN.
+    /// The factor on cos and sin, and so on the rotated channels of Q and of K: 1 unless YaRN, or
+    /// [given](Rope::with_temperature).
     pub fn temperature(&self) -> f64 {
         self.temperature
     }
@@ -401,6 +323,32 @@ mod tests {
     }
 
     #[test]
+    fn given_frequencies_are_those_that_turn() {
+        let rope = Rope::new(8, 100.0, Pairing::Interleaved).unwrap().with_rotary_dim(4).unwrap();
+        let own = rope.clone().with_frequencies(&[0.5, -2.0]).unwrap();
+        let mut row = [1.0, 0.0, 1.0, 0.0, 7.0, 7.0, 7.0, 7.0];
+        own.rotate(&mut row, 3).unwrap();
+        let want = [1.5f64.cos(), 1.5f64.sin(), 6f64.cos(), -6f64.sin(), 7.0, 7.0, 7.0, 7.0];
+        assert!(row.iter().zip(want).all(|(x, y)| (f64::from(*x) - y).abs() < 1e-7));
+        // The same as before, or replaced again.
+        assert_eq!(own.clone().with_rotary_dim(4).unwrap(), own);
+        assert_eq!(own.with_scaling(Scaling::None).unwrap(), rope);
+        let same = rope.clone().with_frequencies(&[1.0, 0.1]).unwrap();
+        assert_eq!(same.table(99, 8).unwrap(), rope.table(99, 8).unwrap());
+    }
+
+    #[test]
+    fn a_given_temperature_goes_before_that_of_the_scaling() {
+        let yarn = Scaling::yarn(4.0, 64);
+        let rope = Rope::new(8, 1e4, Pairing::Half).unwrap().with_temperature(2.0).unwrap();
+        assert_eq!(rope.clone().with_scaling(yarn).unwrap().temperature(), 2.0);
+        assert_eq!(rope.with_frequencies(&[0.0; 4]).unwrap().temperature(), 2.0);
+        let after = Rope::new(8, 1e4, Pairing::Half).unwrap().with_scaling(yarn).unwrap();
+        assert_eq!(after.clone().with_frequencies(&[0.0; 4]).unwrap().temperature(), 1.0);
+        assert_eq!(after.with_temperature(2.0).unwrap().temperature(), 2.0);
+    }
+
+    #[test]
     fn kernels_need_whole_quads() {
         let aligned = |pairing, r| Rope::new(64, 1e4, pairing).unwrap().with_rotary_dim(r).unwrap();
         assert!(aligned(Pairing::Half, 24).is_quad_aligned());
@@ -424,12 +372,21 @@ mod tests {
         assert_eq!(named(rope().with_scaling(Scaling::yarn(f64::NAN, 8))), "factor");
         assert_eq!(named(rope().with_scaling(Scaling::yarn(2.0, 0))), "original_len");
         let yarn = |beta_fast, beta_slow, temperature| {
-            let scaling = Scaling::Yarn { factor: 2.0, original_len: 8, beta_fast, beta_slow, temperature };
+            let (factor, original_len, rounded) = (2.0, 8, false);
+            let scaling = Scaling::Yarn { factor, original_len, beta_fast, beta_slow, temperature, rounded };
             named(rope().with_scaling(scaling))
         };
         assert_eq!(yarn(1.0, 1.0, None), "beta_fast");
         assert_eq!(yarn(1.0, 0.0, None), "beta_slow");
         assert_eq!(yarn(2.0, 1.0, Some(0.0)), "temperature");
+        for frequencies in [&[0.1; 3][..], &[0.1; 5], &[f64::NAN; 4], &[6.3; 4], &[-f64::INFINITY; 4]] {
+            assert_eq!(named(rope().with_frequencies(frequencies)), "frequencies");
+        }
+        let given = rope().with_rotary_dim(4).unwrap().with_frequencies(&[0.1; 2]).unwrap();
+        assert_eq!(named(given.with_rotary_dim(8)), "rotary_dim");
+        for temperature in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert_eq!(named(rope().with_temperature(temperature)), "temperature");
+        }
         let slow = Rope::new(8, 1.0, Pairing::Half).unwrap();
         assert_eq!(named(slow.with_scaling(Scaling::yarn(2.0, 8))), "base");
         let llama3 = |low_freq_factor, high_freq_factor| {

@@ -105,7 +105,8 @@ impl RopeTable {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rope::{Pairing, Scaling};
+    use super::super::rope::Pairing;
+    use super::super::scaling::Scaling;
     use super::*;
 
     #[test]

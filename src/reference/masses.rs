@@ -40,7 +40,8 @@ pub fn block_mass(
         for &(j, p) in row.weights {
             mass[at + j / block] += p;
         }
-        rows += f64::from(u8::from(row.lse != f64::NEG_INFINITY));
+        // Of a row that sees nothing a sink may be all there is.
+        rows += f64::from(u8::from(row.scores.iter().any(|&score| score != f64::NEG_INFINITY)));
     })?;
     Ok(BlockMass { grid: *grid, batch: shape.batch(), mass, rows })
 }

@@ -35,9 +35,10 @@ pub struct Exact {
 /// What the rounding errors of a row are relative to.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Magnitudes {
-    /// The largest `a·Σ_c |q_c·k_c|·|scale| + |bias|` of a visible key with a finite score: what
-    /// rounding errors of scores are relative to (a soft-cap lessens them). Of rotated channels it
-    /// counts the lengths of the pairs, `|q_pair|·|k_pair|`, which the rotation keeps.
+    /// The largest `a·Σ_c |q_c·k_c|·|scale| + |bias| + |mask|` of a visible key with a finite
+    /// score: what rounding errors of scores are relative to (a soft-cap lessens them). Of rotated
+    /// channels it counts the lengths of the pairs, `|q_pair|·|k_pair|`, which the rotation keeps.
+    /// At least the size of the row's sink, if there is one.
     pub score: f64,
     /// The largest part of it that comes from rotated channels: what rounding errors of the
     /// rotation are relative to. 0 without one.
@@ -64,6 +65,40 @@ impl Exact {
     /// The largest magnitudes of any row.
     pub fn largest(&self) -> Magnitudes {
         self.rows.iter().copied().fold(Magnitudes::default(), Magnitudes::max)
+    }
+
+    /// The same rows, `[batch, heads, q_len]` of this shape, beside [sinks](Attention::with_sinks)
+    /// of their heads: what is left to do after the last [`merge`] of states without.
+    ///
+    /// # Errors
+    /// Invalid argument: (`sinks`) of another number of heads, (`shape`) of other rows.
+    ///
+    /// ```
+    /// use prflash::{Attention, Shape, Tables, reference};
+    /// let shape = Shape::new(1, 1, 1, 2)?;
+    /// let exact = |attention: &Attention| {
+    ///     reference::attention(attention, &shape, &[0.3; 2], &[0.7; 2], &[8.0, 4.0], &Tables::new())
+    /// };
+    /// let attention = Attention::causal().with_sinks(&[0.5])?;
+    /// let without = exact(&attention.clone().without_sinks())?;
+    /// assert_eq!(without.with_sinks(&[0.5], &shape)?, exact(&attention)?);
+    /// # Ok::<(), prflash::Error>(())
+    /// ```
+    pub fn with_sinks(mut self, sinks: &[f32], shape: &Shape) -> Result<Self> {
+        let (heads, q_len) = (shape.heads(), shape.q_len());
+        let got = sinks.len();
+        ensure!(got == heads, "sinks", "expected one for each of {heads} query heads, got {got}");
+        let (rows, dim) = (shape.batch() * heads * q_len, shape.value_dim());
+        let same = self.lse.len() == rows && self.output.len() == rows * dim && self.rows.len() == rows;
+        ensure!(same, "shape", "expected that of {} rows of the output, got {rows}", self.lse.len());
+        for row in 0..rows {
+            let sink = f64::from(sinks[row / q_len % heads]);
+            let (share, lse) = beside_sink(self.lse[row], sink);
+            self.lse[row] = lse;
+            self.output[row * dim..(row + 1) * dim].iter_mut().for_each(|x| *x *= share);
+            self.rows[row].score = self.rows[row].score.max(sink.abs());
+        }
+        Ok(self)
     }
 }
 
@@ -142,6 +177,7 @@ fn check_all<T>(
             let (want, got) = ((shape.q_len(), shape.kv_len()), (ids.queries().len(), ids.keys().len()));
             ensure!(want == got, "position_ids", "expected ids for (q_len, kv_len) = {want:?}, got {got:?}");
         }
+        tables.check_mask(attention, sequence, [shape.heads(), shape.q_len(), shape.kv_len()])?;
     }
     check_len("v", v, shape.batch() * shape.kv_heads() * shape.kv_len() * shape.value_dim())
 }
@@ -200,6 +236,16 @@ fn softmax(scores: &[f64]) -> (Vec<f64>, f64) {
     let sum: f64 = weights.iter().sum();
     weights.iter_mut().for_each(|weight| *weight /= sum);
     (weights, max + sum.ln())
+}
+
+/// `e^L / (e^L + e^z)` and `ln(e^L + e^z)` of a log-sum-exp L and a sink z; of an empty row 1,
+/// since its output is 0, and z.
+pub(crate) fn beside_sink(lse: f64, sink: f64) -> (f64, f64) {
+    if lse == f64::NEG_INFINITY {
+        return (1.0, sink);
+    }
+    let whole = lse.max(sink) + (-(lse - sink).abs()).exp().ln_1p();
+    ((lse - whole).exp(), whole)
 }
 
 /// A number that the kernels have in f32: infinite past its range.
@@ -292,6 +338,7 @@ pub(crate) fn for_each_row<'k, T: Copy + Into<f64> + 'k>(
     let none = Positions::new();
     let positions = attention.positions().unwrap_or(&none);
     positions.check(shape.head_dim(), shape.heads())?;
+    attention.check_sinks(shape.heads())?;
     let slopes = positions.slopes(shape.heads())?;
     let rotary_dim = positions.rope().map_or(0, Rope::rotary_dim);
     let (q_at, k_at): (Vec<_>, Vec<_>) =
@@ -303,6 +350,7 @@ pub(crate) fn for_each_row<'k, T: Copy + Into<f64> + 'k>(
     let mut weights: Vec<(usize, f64)> = Vec::new();
     let mut scores: Vec<f64> = Vec::new();
     for (batch, (q_at, k_at)) in q_at.iter().zip(&k_at).enumerate() {
+        let mask = tables.mask(batch);
         for (head, slope) in slopes.iter().enumerate() {
             let head_row = batch * shape.heads() + head;
             let kv_row = (batch * shape.kv_heads() + head / shape.heads_per_kv_head()) * shape.kv_len();
@@ -327,12 +375,13 @@ pub(crate) fn for_each_row<'k, T: Copy + Into<f64> + 'k>(
                         let (a, bias) = (positions.factor(lag), slope * positions.bias_at(lag));
                         let product = in_range(dot * scale);
                         let capped = if cap > 0.0 { cap * (product / cap).tanh() } else { product };
-                        let score = in_range(a * capped - bias - beta * ln_p);
+                        let masked = mask.map_or(0.0, |mask| f64::from(mask.value(head, i, j)));
+                        let score = in_range(a * capped - bias - beta * ln_p + masked);
                         if score.is_finite() {
                             // A cap makes an infinite product a finite score, which nothing rounds.
                             let (size, turned) =
                                 if product.is_finite() { (size * scale.abs(), turned) } else { (cap, 0.0) };
-                            magnitude = f64::max(magnitude, a * size + bias);
+                            magnitude = f64::max(magnitude, a * size + bias + masked.abs());
                             rotated = f64::max(rotated, a * turned * scale.abs());
                         }
                         weights.push((j, score));
@@ -340,7 +389,13 @@ pub(crate) fn for_each_row<'k, T: Copy + Into<f64> + 'k>(
                 }
                 scores.clear();
                 scores.extend(weights.iter().map(|&(_, score)| score));
-                let (shares, lse) = softmax(&scores);
+                let (mut shares, mut lse) = softmax(&scores);
+                if let Some(sinks) = attention.sinks() {
+                    let sink = f64::from(sinks[head]);
+                    let (kept, whole) = beside_sink(lse, sink);
+                    shares.iter_mut().for_each(|share| *share *= kept);
+                    (lse, magnitude) = (whole, f64::max(magnitude, sink.abs()));
+                }
                 weights.iter_mut().zip(shares).for_each(|((_, weight), share)| *weight = share);
                 let (weights, scores) = (&weights, &scores);
                 visit(Row { head_row, kv_row, position, weights, scores, lse, magnitude, rotated });

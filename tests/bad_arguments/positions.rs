@@ -1,7 +1,7 @@
 //! Rotations, biases and their combination.
 
 use prflash::limits::{MAX_HEADS, MAX_LEN, MAX_ROPE_ENTRIES, MAX_ROTARY_DIM};
-use prflash::position::{Distance, Pairing, Scaling, Slopes, harmonic_number};
+use prflash::position::{Distance, LongRope, Pairing, Scaling, Slopes, harmonic_number};
 use prflash::{Bias, Positions, Rope};
 
 use super::runner::{Case, tell};
@@ -10,14 +10,17 @@ use super::sizes::accepted;
 fn scaling(case: &mut Case) -> Scaling {
     let n = &mut case.numbers;
     let (factor, [a, b, c]) = (n.f64(), [(); 3].map(|()| n.f64()));
-    let (original_len, given) = (n.size(), n.bool());
+    let (original_len, given, rounded) = (n.size(), n.bool(), n.bool());
     match n.below(5) {
         0 => Scaling::None,
         1 => Scaling::Linear { factor },
         2 => Scaling::NtkAware { factor },
         3 => Scaling::Llama3 { factor, low_freq_factor: a, high_freq_factor: b, original_len },
         _ if given => Scaling::yarn(factor, original_len),
-        _ => Scaling::Yarn { factor, original_len, beta_fast: a, beta_slow: b, temperature: Some(c) },
+        _ => {
+            let temperature = Some(c);
+            Scaling::Yarn { factor, original_len, beta_fast: a, beta_slow: b, temperature, rounded }
+        }
     }
 }
 
@@ -34,6 +37,18 @@ pub fn rope(case: &mut Case) -> Option<Rope> {
     let scaling = scaling(case);
     tell!(case, "with_scaling({scaling:?})");
     rope = accepted(rope.clone().with_scaling(scaling)).unwrap_or(rope);
+    let n = &mut case.numbers;
+    let (given, right, temperature) = (n.bool(), n.bool(), n.f64());
+    let count = if right { rope.frequencies().len() } else { n.below(4) };
+    if given && count < 1 << 12 {
+        let frequencies: Vec<f64> = (0..count).map(|_| n.f64()).collect();
+        tell!(case, "with_frequencies({frequencies:?}), with_temperature({temperature:?})");
+        rope = accepted(rope.clone().with_frequencies(&frequencies)).unwrap_or(rope);
+        rope = accepted(rope.clone().with_temperature(temperature)).unwrap_or(rope);
+        let rotary_dim = case.numbers.dim();
+        tell!(case, "with_rotary_dim({rotary_dim})");
+        rope = accepted(rope.clone().with_rotary_dim(rotary_dim)).unwrap_or(rope);
+    }
     assert!(rope.head_dim() <= MAX_ROTARY_DIM && rope.rotary_dim() <= rope.head_dim());
     assert!(rope.frequencies().iter().all(|frequency| frequency.is_finite()));
     let _ = (rope.is_quad_aligned(), rope.scaling(), rope.pairing(), rope.temperature());
@@ -66,6 +81,18 @@ pub fn ropes(case: &mut Case) {
         assert!(table.rotation(position, pair).is_some() || !inside);
         assert!(table.rotation(position, pair).is_none() || pair < pairs);
     }
+}
+
+pub fn long_ropes(case: &mut Case) {
+    let Some(rope) = rope(case) else { return };
+    let n = &mut case.numbers;
+    let pairs = if n.bool() { rope.frequencies().len().min(1 << 12) } else { n.below(4) };
+    let (original_len, max_len, len) = (n.size(), n.size(), n.size());
+    let [short, long] = [(); 2].map(|()| (0..pairs).map(|_| n.f64()).collect::<Vec<_>>());
+    tell!(case, "LongRope::new({original_len}, {max_len}, {short:?}, {long:?})");
+    let Some(rope) = accepted(LongRope::new(rope, original_len, max_len, &short, &long)) else { return };
+    assert_eq!(rope.original_len(), original_len);
+    assert!(rope.rope(len).frequencies().iter().all(|frequency| frequency.is_finite()));
 }
 
 fn bias(case: &mut Case) -> Option<Bias> {

@@ -1,6 +1,6 @@
 //! Shapes, layouts, types, grids, options, masks, tables and calls.
 
-use prflash::attention::{FirstPositions, PositionIds, Sequence};
+use prflash::attention::{FirstPositions, Mask, PositionIds, Sequence};
 use prflash::cache::{Chunk, SequenceId};
 use prflash::kernels::{Decode, Kernel, Matrix, Tile};
 use prflash::limits::{MAX_BATCH, MAX_ELEMENTS, MAX_HEADS, MAX_LEN};
@@ -208,7 +208,11 @@ pub fn attention(case: &mut Case) {
     attention = accepted(attention.clone().with_scale(scale)).unwrap_or(attention);
     attention = accepted(attention.clone().with_soft_cap(cap)).unwrap_or(attention);
     attention = accepted(attention.clone().with_correction(beta)).unwrap_or(attention);
-    attention = attention.with_lse(true).with_storage(DType::F16);
+    let n = &mut case.numbers;
+    let sinks: Vec<f32> = (0..n.below(4)).map(|_| n.f32()).collect();
+    tell!(case, "sinks {sinks:?}");
+    attention = accepted(attention.clone().with_sinks(&sinks)).unwrap_or(attention);
+    attention = attention.with_lse(true).with_storage(DType::F16).with_masks(true);
     let mut options = PlanOptions::new().with_f16_products(true);
     options = accepted(options.clone().with_splits(splits)).unwrap_or(options);
     options = accepted(options.clone().with_sequences(sequences)).unwrap_or(options);
@@ -222,6 +226,33 @@ pub fn attention(case: &mut Case) {
     let visible = attention.visible(position, kv_len);
     assert!(visible.start <= visible.end && visible.end <= kv_len);
     let _ = (attention.scale(dim), attention.positions(), options.tuning(), options.kernel());
+}
+
+pub fn masks(case: &mut Case) {
+    let n = &mut case.numbers;
+    let (dims, right) = ([(); 3].map(|()| n.size()), n.bool());
+    let product = dims.iter().try_fold(1usize, |all, &dim| all.checked_mul(dim));
+    let count = product.filter(|&count| right && count < 1 << 16).unwrap_or_else(|| n.below(40));
+    let (values, at) = (n.values(count), [(); 3].map(|()| n.size()));
+    tell!(case, "Mask of {dims:?} from {count}, value at {at:?}");
+    let seen: Vec<bool> = values.iter().map(|&x| x > 0.0).collect();
+    let all = [Mask::boolean(dims, &seen), Mask::additive(dims, &values), Mask::additive_f16(dims, &values)];
+    for mask in all.into_iter().filter_map(accepted) {
+        assert_eq!((mask.dims(), Some(count)), (dims, product));
+        let _ = mask.value(at[0], at[1], at[2]);
+        let tables = Tables::from(&mask).with_mask(&mask);
+        assert!(tables.mask(1).is_some() && tables.mask(2).is_none());
+    }
+    let n = &mut case.numbers;
+    let (kv_len, nodes) = (n.size(), n.below(6));
+    let parents: Vec<Option<usize>> =
+        (0..nodes).map(|_| if n.bool() { Some(n.mild(4)) } else { None }).collect();
+    // Memory grows with the length, as it has to.
+    if !(1 << 18..1 << 36).contains(&kv_len) {
+        tell!(case, "Mask::tree, PositionIds::tree of {parents:?}, {kv_len} keys");
+        assert!(accepted(Mask::tree(&parents, kv_len)).is_none_or(|mask| mask.dims() == [1, nodes, kv_len]));
+        accepted(PositionIds::tree(&parents, kv_len));
+    }
 }
 
 pub fn documents(case: &mut Case) {

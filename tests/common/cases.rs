@@ -1,7 +1,7 @@
 //! Every parity case, defined once: kernels on a device and the native engine on cores are compared
 //! with the oracle over the same grid.
 
-use prflash::attention::PositionIds;
+use prflash::attention::{Mask, PositionIds};
 use prflash::position::{Distance, Pairing, Scaling, Slopes};
 use prflash::sampling::Granularity;
 use prflash::{
@@ -23,17 +23,19 @@ pub struct Case {
     pub schedules: Vec<Schedule>,
     pub documents: Vec<Documents>,
     pub ids: Vec<PositionIds>,
+    pub masks: Vec<Mask>,
 }
 
 impl Case {
     pub fn new(story: impl Into<String>, problem: Problem, storage: Storage) -> Self {
-        let (schedules, documents, ids) = Default::default();
-        Self { story: story.into(), problem, storage, schedules, documents, ids }
+        let (schedules, documents, ids, masks) = Default::default();
+        Self { story: story.into(), problem, storage, schedules, documents, ids, masks }
     }
 
     pub fn tables(&self) -> Tables<'_> {
         let tables = self.documents.iter().fold(Tables::new(), Tables::with_documents);
         let tables = self.ids.iter().fold(tables, Tables::with_position_ids);
+        let tables = self.masks.iter().fold(tables, Tables::with_mask);
         self.schedules.iter().try_fold(tables, Tables::with_schedule).unwrap()
     }
 }
@@ -210,7 +212,12 @@ pub fn combinations(dim: usize) -> Vec<(&'static str, Positions)> {
     let capped = Bias::new(Distance::CappedHarmonic { cap: 37 }, Slopes::Harmonic).unwrap();
     let given = Bias::new(Distance::Harmonic, Slopes::Given(vec![0.0, 0.5, 3.0, 1.0])).unwrap();
     let partial = dim / 2 / 8 * 8;
+    // Faster for later pairs, backwards, and one that stands still.
+    let own = |pair: usize| if pair == 1 { 0.0 } else { (pair as f64 * 0.7 - 2.0).clamp(-3.0, 3.0) };
+    let frequencies: Vec<f64> = (0..dim / 2).map(own).collect();
+    let own = half(dim).with_frequencies(&frequencies).unwrap().with_temperature(1.1).unwrap();
     vec![
+        ("frequencies of its own", Positions::from(own)),
         ("half", Positions::from(half(dim))),
         ("interleaved", Positions::from(interleaved(dim))),
         ("partial half, capped", Positions::from(half(partial)).with_bias(capped.clone())),
@@ -313,5 +320,56 @@ pub fn few_queries() -> impl Iterator<Item = Case> {
         }
         let problem = Problem::random(attention, shape, case as u64);
         Case::new(format!("few queries, case {case}"), problem, LAYOUTS[case % 2])
+    })
+}
+
+/// A mask of one of the forms, by the number of a case: with pairs that it hides, and rows of which
+/// it hides every pair.
+pub fn mask(case: usize, dims: [usize; 3]) -> Mask {
+    let keys = dims[2];
+    let numbers = super::numbers(case as u64, dims.iter().product());
+    let hides = |index: usize| numbers[index] > 0.6 || (index / keys.max(1)) % 17 == 5;
+    let number = |index: usize| if hides(index) { f32::NEG_INFINITY } else { 3.0 * numbers[index] };
+    let all = 0..numbers.len();
+    match case % 3 {
+        0 => Mask::boolean(dims, &all.map(|index| !hides(index)).collect::<Vec<_>>()),
+        1 => Mask::additive(dims, &all.map(number).collect::<Vec<_>>()),
+        _ => Mask::additive_f16(dims, &all.map(number).collect::<Vec<_>>()),
+    }
+    .unwrap()
+}
+
+/// Mask tensors of every form and broadcast, beside everything else that shapes a score or hides a
+/// key.
+pub fn masks() -> impl Iterator<Item = Case> {
+    let lens = [(150, 150), (70, 333), (90, 40), (1, 700), (5, 290), (3, 0), (65, 64)];
+    lens.into_iter().cycle().take(42).enumerate().map(|(case, (q_len, kv_len))| {
+        let dim = [32, 64, 20][case / 7 % 3];
+        let shape = Shape::new(6, 2, q_len, dim).unwrap().with_kv_len(kv_len).unwrap();
+        let shape = shape.with_batch(1 + case % 2).unwrap();
+        let mut attention = options(case, DType::ALL[case / 3 % 3]).with_lse(true).with_masks(true);
+        if case % 5 == 1 {
+            attention = attention.with_sinks(&[-2.0, 0.0, 1.0, 3.0, 0.5, 9.0]).unwrap();
+        }
+        if case % 4 == 3 && dim > 20 {
+            let positions = Positions::doubly_harmonic(rope(dim, dim / 2, Pairing::Half));
+            attention = attention.with_positions(positions.with_harmonic_factor(70.0).unwrap());
+        }
+        if case % 6 == 2 {
+            attention = attention.with_correction(0.5).unwrap();
+        }
+        let heads = [6, 1][case / 2 % 2];
+        let rows = if case % 8 == 6 { 1 } else { q_len };
+        // One for all sequences, or one for each.
+        let count = if case % 4 < 2 { shape.batch() } else { 1 };
+        let masks = (0..count).map(|sequence| mask(3 * sequence + case, [heads, rows, kv_len])).collect();
+        let grid = grid_of(&attention, &shape).with_block_size(16).unwrap();
+        let scheduled = case % 6 == 2 || case % 6 == 5;
+        let schedules = scheduled.then(|| harmonic(&grid, Seed::new(2))).into_iter().collect();
+        let documents = (case % 7 == 0).then(|| Documents::from_lengths(&[60, 90]).unwrap());
+        let problem = Problem::random(attention, shape, case as u64);
+        let story = format!("mask, case {case}");
+        let documents = documents.into_iter().collect();
+        Case { schedules, documents, masks, ..Case::new(story, problem, LAYOUTS[case % 2]) }
     })
 }

@@ -1,7 +1,8 @@
 //! Attention over a cache on the GPU, against the oracle that reads the same packed words.
 
+use crate::common::cases::mask;
 use crate::common::{by, gpu, numbers};
-use prflash::attention::PositionIds;
+use prflash::attention::{Mask, PositionIds};
 use prflash::cache::{Chunk, KvCache, SequenceId, Staircase, StoredKeys};
 use prflash::kernels::{Decode, Kernel};
 use prflash::position::Pairing;
@@ -83,6 +84,7 @@ fn check(
         .collect();
     let all = tables.iter().fold(Tables::new(), |all, tables| {
         let all = tables.schedule(0).into_iter().try_fold(all, Tables::with_schedule).unwrap();
+        let all = tables.mask(0).into_iter().fold(all, Tables::with_mask);
         tables.position_ids(0).into_iter().fold(all, Tables::with_position_ids)
     });
     let got = plan.run_cached(cache, q_tensor.view(), &queries, &all).unwrap();
@@ -182,11 +184,34 @@ fn options_of_attention_hold_over_caches() {
         (Attention::causal().with_storage(DType::F16).with_output(DType::F16), PlanOptions::new()),
         (Attention::causal().with_scale(0.3).unwrap(), splits(7)),
         (Attention::causal(), splits(1)),
+        (Attention::causal().with_sinks(&[-2.0, 0.5, 3.0, 9.0]).unwrap(), splits(3)),
     ];
     for (attention, options) in &options {
         for q_len in [3, 50] {
             let story = format!("{attention:?}, {options:?}");
             check(&context, (attention, options), &shape, &cache, q_len, &[], &story);
+        }
+    }
+}
+
+/// Mask tensors over caches, by every kernel that reads one.
+#[test]
+fn masks_over_caches() {
+    let Some(context) = gpu("masks_over_caches") else { return };
+    let shape = Shape::new(4, 2, 0, 64).unwrap();
+    let lens = [333, 120];
+    let cache =
+        filled(&context, short(Staircase::recommended()), &shape, StoredKeys::AfterRotation, &lens, 11);
+    let attention = Attention::causal().with_masks(true);
+    for kernel in kernels(&context) {
+        for (case, q_len) in [3, 50].into_iter().enumerate() {
+            if q_len > 8 && matches!(kernel, Some(Kernel::Decode(_))) {
+                continue;
+            }
+            let masks: Vec<Mask> = (0..2).map(|i| mask(case + i, [[4, 1][i], q_len, lens[i]])).collect();
+            let tables: Vec<Tables<'_>> = masks.iter().map(Tables::from).collect();
+            let options = by(kernel);
+            check(&context, (&attention, &options), &shape, &cache, q_len, &tables, "masks");
         }
     }
 }

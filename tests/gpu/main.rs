@@ -10,6 +10,7 @@ mod device;
 mod dropped_encoders;
 mod kv_cache;
 mod long_work;
+mod masks;
 mod numerics;
 mod parity;
 mod positions;
@@ -19,6 +20,7 @@ mod reshaped;
 mod rotation;
 mod rounds;
 mod schedules;
+mod sinks;
 #[cfg(feature = "subword")]
 mod subword;
 mod tensors;

@@ -2,7 +2,7 @@
 //! implementation. No GPU.
 
 use prflash::attention::PositionIds;
-use prflash::position::{Distance, Pairing, Scaling, Slopes, harmonic_number};
+use prflash::position::{Distance, LongRope, Pairing, Scaling, Slopes, harmonic_number};
 use prflash::reference::{self, Exact};
 use prflash::verify::{Tolerances, compare};
 use prflash::{
@@ -434,7 +434,7 @@ fn assert_same(story: &str, got: &[f64], want: &[f64]) {
 fn frequencies_are_those_of_transformers() {
     let golden = golden();
     let cases = golden["rope"].as_array().unwrap();
-    assert_eq!(cases.len(), 11);
+    assert_eq!(cases.len(), 13);
     for case in cases {
         let number = |name: &str| case[name].as_f64();
         let size = |name: &str| case[name].as_u64().unwrap() as usize;
@@ -448,6 +448,7 @@ fn frequencies_are_those_of_transformers() {
                 beta_fast: number("beta_fast").unwrap_or(32.0),
                 beta_slow: number("beta_slow").unwrap_or(1.0),
                 temperature: number("temperature"),
+                rounded: case["rounded"].as_bool().unwrap_or(true),
             },
             "llama3" => Scaling::Llama3 {
                 factor,
@@ -468,6 +469,28 @@ fn frequencies_are_those_of_transformers() {
         if scaling == (Scaling::Linear { factor: 1.0 }) {
             assert_eq!(rope(Scaling::None).unwrap().frequencies(), got.frequencies());
         }
+    }
+}
+
+/// LongRoPE against the same, at lengths within the one in training and past it.
+#[test]
+fn long_ropes_are_those_of_transformers() {
+    let golden = golden();
+    let cases = golden["long_rope"].as_array().unwrap();
+    assert_eq!(cases.len(), 6);
+    for case in cases {
+        let size = |name: &str| case[name].as_u64().unwrap() as usize;
+        let rope = Rope::new(size("head_dim"), case["base"].as_f64().unwrap(), Pairing::Half).unwrap();
+        let rope = rope.with_rotary_dim(size("rotary_dim")).unwrap();
+        let rope = match case["temperature"].as_f64() {
+            Some(temperature) => rope.with_temperature(temperature).unwrap(),
+            None => rope,
+        };
+        let [short, long] = ["short_factor", "long_factor"].map(|name| numbers(&case[name]));
+        let rope = LongRope::new(rope, size("original_len"), size("max_len"), &short, &long).unwrap();
+        let (len, story) = (size("len"), format!("{} tokens of {}", size("len"), size("original_len")));
+        assert_same(&story, rope.rope(len).frequencies(), &numbers(&case["frequencies"]));
+        assert_same(&story, &[rope.rope(len).temperature()], &[case["attention_factor"].as_f64().unwrap()]);
     }
 }
 

@@ -45,6 +45,7 @@ pub(super) fn declared(file: &ModelFile, architecture: &str, context: usize) -> 
                 beta_fast,
                 beta_slow,
                 temperature: Some((0.1 * factor.ln() + 1.0) * attention_factor),
+                rounded: true,
             }
         }
         _ => return Err(file.refusal(&key("scaling.type"), "expected none, linear or yarn")),

@@ -1,4 +1,4 @@
-// What of a score isn't the inner product: the soft-cap, positions and β·ln p.
+// What of a score isn't the inner product: the soft-cap, positions, β·ln p and a mask tensor.
 #if SCORED
             #for t in KEYS: let at$t = key_position(sequence, min(j + $t, end_key - 1));
             #if WINDOWS: let lags = lags_of(sequence, rows, j);
@@ -29,4 +29,5 @@
 #else
             s$r_$t -= block.bias;
 #end
+            #if MASKED: s$r_$t += masked_by(sequence, mask_at$r, min(j + $t, end_key - 1));
 #end

@@ -7,6 +7,7 @@
     if has_row$r {
         own$r = visible_keys(sequence, row$r);
     }
+    #if MASKED: let mask_at$r = mask_row(sequence, params.first_head + head, safe_row$r);
     #if POSITIONS: let position$r = query_position(sequence, safe_row$r);
     let q_at$r = sequence.q_base + head * params.q_head_stride + u32(safe_row$r) * params.q_row_stride;
 #if ROPE

@@ -13,25 +13,27 @@ use crate::position::Positions;
 ///
 /// ```text
 /// x(i, j) = cap·tanh(⟨R qᵢ, R kⱼ⟩·scale / cap)                  (without a soft-cap: ⟨R qᵢ, R kⱼ⟩·scale)
-/// s(i, j) = a(Δ)·x(i, j) − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d)
-/// o(i)    = Σⱼ e^s(i, j)·vⱼ / Σⱼ e^s(i, j)                       LSE(i) = ln Σⱼ e^s(i, j)
+/// s(i, j) = a(Δ)·x(i, j) − λ·m_h·c(Δ)·φ(Δ) − β·ln p(d) + M_h(i, j)
+/// o(i)    = Σⱼ e^s(i, j)·vⱼ / (e^z_h + Σⱼ e^s(i, j))             LSE(i) = ln(e^z_h + Σⱼ e^s(i, j))
 /// ```
 ///
 /// over the visible keys j: those that causality, the window and the schedule leave. `scale` is
 /// `1/√D` unless set. The rotation R, the factor a and the bias are those of [`Positions`];
-/// without, `R = 1`, `a = 1` and the bias is 0.
+/// without, `R = 1`, `a = 1` and the bias is 0. The sink `z_h` of a query head is one of those
+/// [that were given](Attention::with_sinks); without, `e^z_h` is 0. M is the call's
+/// [mask](crate::attention::Mask), if the attention [takes one](Attention::with_masks).
 ///
 /// # Rows without a result, and numbers that aren't finite
 /// By every kernel, by the [oracle](crate::reference), and through every merge of states (split
 /// keys, [rounds](crate::rounds::RoundsPlan), [re-shaped tensors](crate::literal::ReshapedPlan)):
 ///
-/// - A row that sees no key is *empty*: output 0 and LSE −∞.
+/// - A row that sees no key is *empty*: output 0 and LSE −∞, or with a sink the sink itself.
 /// - A key whose score is −∞ weighs `e^−∞ = 0`, as one that isn't seen. A row whose keys all are
 ///   such is empty too. (So masks given as scores work, and the parts of a row's keys, in whatever
 ///   way they are divided, merge into what the whole row gives; PyTorch's
 ///   `scaled_dot_product_attention` has zeros there as well.)
 /// - A row that sees a score that is NaN or +∞ has NaN in every channel and as LSE, whatever its
-///   other keys are. LSE is −∞ for empty rows alone.
+///   other keys are, and beside any sink. LSE is −∞ for empty rows alone.
 /// - A score past what f32 holds (±3.4·10³⁸), before or after the soft-cap and the bias, is
 ///   infinite with its sign. Where only parts of an inner product's sum are past it, the score may
 ///   be infinite or NaN. Queries that hold infinities over a [cache](crate::cache::KvCache), and
@@ -58,6 +60,8 @@ pub struct Attention {
     storage: DType,
     output: DType,
     positions: Option<Arc<Positions>>,
+    sinks: Option<Arc<[f32]>>,
+    masks: bool,
 }
 
 impl Attention {
@@ -73,6 +77,8 @@ impl Attention {
             storage: DType::F32,
             output: DType::F32,
             positions: None,
+            sinks: None,
+            masks: false,
         }
     }
 
@@ -145,6 +151,65 @@ impl Attention {
         Self { positions: Some(Arc::new(positions)), ..self }
     }
 
+    /// Learned sinks (gpt-oss; OpenAI 2025, arXiv 2508.10925): one logit `z_h` of each query head
+    /// in the denominator of its softmax, which no value goes with. A row whose keys have nothing
+    /// for it can then attend to nothing.
+    ///
+    /// A plan has the sinks of one layer: they are weights of the model. They are natural
+    /// logarithms, as scores are, and neither scale nor soft-cap changes them. Where the keys of a
+    /// row are cut up, a sink is added once: splits of a plan and rounds of a
+    /// [`RoundsPlan`](crate::rounds::RoundsPlan) see to it by themselves; parts of your own take
+    /// [`without_sinks`](Attention::without_sinks).
+    ///
+    /// ```
+    /// use prflash::{Attention, Shape, Tables, reference};
+    /// // One query and one key, of two channels that are 0: the score is 0, as the sink is.
+    /// let (shape, attention) = (Shape::new(1, 1, 1, 2)?, Attention::causal().with_sinks(&[0.0])?);
+    /// let exact = reference::attention(&attention, &shape, &[0.0; 2], &[0.0; 2], &[8.0, 4.0], &Tables::new())?;
+    /// assert_eq!((exact.output, exact.lse), (vec![4.0, 2.0], vec![2f64.ln()]));
+    /// # Ok::<(), prflash::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Invalid argument (`sinks`) unless there is at least one and each is within ±10³⁰. Plans and
+    /// the oracle refuse those of another number of heads.
+    pub fn with_sinks(self, sinks: &[f32]) -> Result<Self> {
+        ensure!(!sinks.is_empty(), "sinks", "expected one for each query head, got none");
+        for (head, sink) in sinks.iter().enumerate() {
+            ensure!(is_sink(*sink), "sinks", "expected numbers within ±1e30, got {sink:e} of head {head}");
+        }
+        Ok(Self { sinks: Some(sinks.into()), ..self })
+    }
+
+    /// The same without sinks: the states of parts of a row's keys, to be merged.
+    pub fn without_sinks(self) -> Self {
+        Self { sinks: None, ..self }
+    }
+
+    /// The sink of each query head, if there are any.
+    pub fn sinks(&self) -> Option<&[f32]> {
+        self.sinks.as_deref()
+    }
+
+    /// Refuses sinks of another number of heads.
+    pub(crate) fn check_sinks(&self, heads: usize) -> Result<()> {
+        let got = self.sinks().map_or(heads, <[f32]>::len);
+        ensure!(got == heads, "sinks", "expected one for each of {heads} query heads, got {got}");
+        Ok(())
+    }
+
+    /// Whether calls may bring a [`Mask`](crate::attention::Mask) in their tables: a number that is
+    /// added to the score of each pair. Kernels that look for one take longer; without one they
+    /// compute the same.
+    pub fn with_masks(self, masks: bool) -> Self {
+        Self { masks, ..self }
+    }
+
+    /// Whether calls may bring a mask.
+    pub fn masks(&self) -> bool {
+        self.masks
+    }
+
     /// How scores depend on positions, if they do.
     pub fn positions(&self) -> Option<&Positions> {
         self.positions.as_deref()
@@ -197,8 +262,10 @@ impl Attention {
 
     /// Whether another one's scores are these, but for weights of sampling.
     pub(in crate::attention) fn scores_alike(&self, other: &Self) -> bool {
-        let of =
-            |attention: &Self| Self { correction: 0.0, lse: false, output: DType::F32, ..attention.clone() };
+        let of = |attention: &Self| {
+            let attention = attention.clone().without_sinks().with_masks(false);
+            Self { correction: 0.0, lse: false, output: DType::F32, ..attention }
+        };
         of(self) == of(other)
     }
 
@@ -216,6 +283,11 @@ impl Attention {
     }
 }
 
+/// Whether a number may be a sink: beyond, its difference from a score leaves the range of f32.
+pub(in crate::attention) fn is_sink(sink: f32) -> bool {
+    (-1e30..=1e30).contains(&sink)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,6 +303,12 @@ mod tests {
         assert!([1e-30, 1e30].map(|cap| Attention::causal().with_soft_cap(cap)).iter().all(Result::is_ok));
         assert_eq!(named(Attention::causal().with_correction(1.5)), "beta");
         assert_eq!(named(Attention::causal().with_correction(f32::NAN)), "beta");
+        for sinks in [&[][..], &[f32::NAN], &[0.0, f32::INFINITY], &[f32::NEG_INFINITY], &[1.1e30]] {
+            assert_eq!(named(Attention::causal().with_sinks(sinks)), "sinks");
+        }
+        let two = Attention::causal().with_sinks(&[1e30, -1e30]).unwrap();
+        assert_eq!(two.check_sinks(3).unwrap_err().argument(), Some("sinks"));
+        assert!(two.check_sinks(2).is_ok() && two.without_sinks() == Attention::causal());
     }
 
     #[test]

@@ -278,6 +278,7 @@ impl<'a> Estimator<'a> {
             let plain = positions.bias().is_none();
             ensure!(plain, "position_ids", "expected none beside a bias, for which lags must count up");
         }
+        ensure!(tables.mask(0).is_none(), "mask", "expected none: estimates don't know mask tensors");
         let documents = tables.documents(0);
         if let Some(documents) = documents {
             let (want, got) = (grid.q_len(), documents.len());

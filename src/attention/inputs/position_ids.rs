@@ -1,5 +1,6 @@
 //! Positions given by number.
 
+use super::mask::check_parents;
 use crate::error::{Result, ensure};
 
 /// The position of every query and key of a sequence, where they don't just count up.
@@ -33,6 +34,36 @@ impl PositionIds {
         Ok(Self { queries: queries.to_vec(), keys: keys.to_vec() })
     }
 
+    /// Those of a [tree of draft tokens](crate::attention::Mask::tree) at the end of a sequence of
+    /// `kv_len`: tokens before it count up from 0, and each node is one further than its parent.
+    ///
+    /// ```
+    /// use prflash::attention::PositionIds;
+    /// let ids = PositionIds::tree(&[None, Some(0), Some(0), Some(2)], 6)?;
+    /// assert_eq!((ids.queries(), ids.keys()), (&[2, 3, 3, 4][..], &[0, 1, 2, 3, 3, 4][..]));
+    /// # Ok::<(), prflash::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Invalid argument (`parents`) as [`Mask::tree`](crate::attention::Mask::tree); (`kv_len`)
+    /// past 2³⁰.
+    pub fn tree(parents: &[Option<usize>], kv_len: usize) -> Result<Self> {
+        let nodes = parents.len();
+        ensure!(kv_len <= 1 << 30, "kv_len", "expected at most 2^30, got {kv_len}");
+        ensure!(
+            (1..=kv_len).contains(&nodes),
+            "parents",
+            "expected 1 to kv_len = {kv_len} nodes, got {nodes}"
+        );
+        check_parents(parents)?;
+        let first = (kv_len - nodes) as u32;
+        let mut queries = Vec::with_capacity(nodes);
+        for parent in parents {
+            queries.push(parent.map_or(first, |parent| queries[parent] + 1));
+        }
+        Ok(Self { keys: (0..first).chain(queries.iter().copied()).collect(), queries })
+    }
+
     /// The position of each query.
     pub fn queries(&self) -> &[u32] {
         &self.queries
@@ -53,5 +84,10 @@ mod tests {
         let refused = |queries, keys| PositionIds::new(queries, keys).unwrap_err().argument();
         assert_eq!(refused(&[1 << 30], &[]), Some("position_ids"));
         assert_eq!(refused(&[], &[u32::MAX]), Some("position_ids"));
+        let tree = |parents, kv_len| PositionIds::tree(parents, kv_len).unwrap_err().argument();
+        assert_eq!(tree(&[None], usize::MAX), Some("kv_len"));
+        for parents in [&[][..], &[None; 4], &[Some(0)]] {
+            assert_eq!(tree(parents, 3), Some("parents"));
+        }
     }
 }

@@ -1,12 +1,14 @@
-//! What a call reads beside its tensors: schedules, document masks and position ids.
+//! What a call reads beside its tensors: schedules, document masks, mask tensors and position ids.
 
+use super::attention::Attention;
 use super::documents::Documents;
+use super::mask::Mask;
 use super::position_ids::PositionIds;
 use crate::error::{Error, Result, ensure};
 use crate::sampling::{RowOrder, Schedule};
 
-/// The schedules, document masks and position ids of a call: none, one for all of its sequences, or
-/// one for each in order.
+/// The schedules, document masks, mask tensors and position ids of a call: none, one for all of its
+/// sequences, or one for each in order.
 ///
 /// ```
 /// use prflash::{BlockGrid, Documents, Schedule, Shape, Tables};
@@ -24,6 +26,7 @@ pub struct Tables<'a> {
     pub(in crate::attention) documents: Vec<&'a Documents>,
     pub(in crate::attention) row_order: Option<RowOrder>,
     pub(in crate::attention) position_ids: Vec<&'a PositionIds>,
+    pub(in crate::attention) masks: Vec<&'a Mask>,
 }
 
 impl<'a> Tables<'a> {
@@ -64,6 +67,13 @@ impl<'a> Tables<'a> {
         self
     }
 
+    /// One more mask tensor. Give one for all sequences or one for each, in order; the attention
+    /// has to [take masks](crate::Attention::with_masks).
+    pub fn with_mask(mut self, mask: &'a Mask) -> Self {
+        self.masks.push(mask);
+        self
+    }
+
     /// In which order the rows of schedules are handed to workgroups: unless set,
     /// [`RowOrder::LongestFirst`] on GPUs, so that a long row isn't still running when all else is
     /// done, and [`RowOrder::Paired`] on CPU adapters. Results don't depend on it.
@@ -86,11 +96,24 @@ impl<'a> Tables<'a> {
         nth(&self.position_ids, sequence).copied()
     }
 
+    /// The mask tensor of one sequence.
+    pub fn mask(&self, sequence: usize) -> Option<&'a Mask> {
+        nth(&self.masks, sequence).copied()
+    }
+
+    /// Refuses a mask for another `[heads, q_len, kv_len]`, or one that the attention doesn't take.
+    pub(crate) fn check_mask(&self, attention: &Attention, sequence: usize, sizes: [usize; 3]) -> Result<()> {
+        let Some(mask) = self.mask(sequence) else { return Ok(()) };
+        check_masks(attention)?;
+        mask.check(sizes)
+    }
+
     /// Refuses a number of tables that fits neither all sequences nor each.
     pub(crate) fn check_count(&self, sequences: usize) -> Result<()> {
         check_count("schedules", self.schedules.len(), sequences)?;
         check_count("documents", self.documents.len(), sequences)?;
-        check_count("position_ids", self.position_ids.len(), sequences)
+        check_count("position_ids", self.position_ids.len(), sequences)?;
+        check_count("masks", self.masks.len(), sequences)
     }
 }
 
@@ -106,10 +129,22 @@ impl<'a> From<&'a PositionIds> for Tables<'a> {
     }
 }
 
+impl<'a> From<&'a Mask> for Tables<'a> {
+    fn from(mask: &'a Mask) -> Self {
+        Self::new().with_mask(mask)
+    }
+}
+
 impl<'a> From<&'a Documents> for Tables<'a> {
     fn from(documents: &'a Documents) -> Self {
         Self::new().with_documents(documents)
     }
+}
+
+/// Refuses a mask where none is looked for.
+pub(in crate::attention) fn check_masks(attention: &Attention) -> Result<()> {
+    ensure!(attention.masks(), "mask", "expected none: the attention takes no masks (Attention::with_masks)");
+    Ok(())
 }
 
 pub(in crate::attention) fn check_count(

@@ -40,6 +40,7 @@ pub(crate) fn chosen(add: &mut Visit<'_>) {
     decode(add);
     decode_over_caches(add);
     matrices(add);
+    masks(add);
     for positions in [HARMONIC, PARTIAL] {
         let kernel = Kernel::Decode(Decode::ONE);
         add(&Variant { positions, ..Variant::new(kernel, DType::F32, [64; 2]) });
@@ -189,6 +190,33 @@ fn matrices(add: &mut Visit<'_>) {
                 add(&Variant { output, positions, ..Variant::new(Kernel::Matrix(matrix), DType::F16, dims) });
             }
         }
+    }
+}
+
+/// Mask tensors in every kernel, over tensors and a cache, alone and beside positions.
+fn masks(add: &mut Visit<'_>) {
+    let tiles = [(1, 4, false), (4, 4, true)].map(|(rows, keys, staged)| Tile::new(rows, keys, staged));
+    let tiles = tiles.into_iter().flatten().map(Kernel::Tiled);
+    let decodes =
+        [false, true].into_iter().filter_map(|quads| Decode::new(1, quads).ok()).map(Kernel::Decode);
+    let cache = CacheVariant { widths: [0; 2], group: 32, rotate_keys: false };
+    for kernel in tiles.chain(decodes).chain([Kernel::Naive]) {
+        let plain = Variant { masked: true, ..Variant::new(kernel, DType::F32, [64; 2]) };
+        match plain.wide_quads() {
+            Some(_) => add(&Wide(plain)),
+            None => add(&plain),
+        }
+        match kernel {
+            Kernel::Tiled(tile) if !tile.is_staged() => {}
+            Kernel::Naive => add(&Variant { positions: PARTIAL, ..plain }),
+            _ => {
+                add(&Variant { positions: HARMONIC, ..plain });
+                add(&Variant { cache: Some(cache), ..plain });
+            }
+        }
+    }
+    for matrix in [true, false].into_iter().filter_map(|emulated| Matrix::new(8, false, emulated).ok()) {
+        add(&Variant { masked: true, ..Variant::new(Kernel::Matrix(matrix), DType::F16, [64; 2]) });
     }
 }
 

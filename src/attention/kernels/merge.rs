@@ -35,6 +35,7 @@ impl Program for MergeSplits {
             ("STATE_QUADS", Decode::state_quads(self.value_dim)),
         ]);
         settings.constant("FLAG_LSE", params::FLAG_LSE);
+        settings.constant("FLAG_SINKS", params::FLAG_SINKS);
         settings.constant("NO_TABLE", params::NO_TABLE);
         settings.word("OUTPUT", self.output.name());
         text::kernel(&self.label(), "attention", self.entry_point(), &settings)
@@ -93,6 +94,7 @@ impl Program for Merge {
             ("FLAG_FIRST", params::FLAG_FIRST),
             ("FLAG_MEAN", params::FLAG_MEAN),
             ("FLAG_ERROR", params::FLAG_ERROR),
+            ("FLAG_SINKS", params::FLAG_SINKS),
         ] {
             settings.constant(name, flag);
         }
@@ -103,6 +105,7 @@ impl Program for Merge {
     fn groups(&self) -> Vec<Vec<Binds>> {
         let call =
             vec![Binds::CallParams(size_of::<MergeParams>()), Binds::CallTable(size_of::<MergeSequence>())];
-        vec![call, vec![Binds::Read, Binds::Read, Binds::Write, Binds::Write, Binds::Write, Binds::Write]]
+        let (read, write) = (Binds::Read, Binds::Write);
+        vec![call, vec![read, read, write, write, write, write, read]]
     }
 }

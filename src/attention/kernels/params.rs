@@ -14,6 +14,7 @@ pub(crate) const FLAG_MEAN: u32 = 32;
 pub(crate) const FLAG_ERROR: u32 = 64;
 pub(crate) const FLAG_SCATTER: u32 = 128;
 pub(crate) const FLAG_PAIRED: u32 = 256;
+pub(crate) const FLAG_SINKS: u32 = 512;
 
 /// Positions of the lower level of rotations: the higher one has a row per as many.
 pub(crate) const ROPE_STRIDE: usize = 4096;
@@ -55,6 +56,7 @@ pub(crate) struct Params {
     pub(crate) soft_cap: f32,
     pub(crate) soft_cap_inverse: f32,
     pub(crate) beta: f32,
+    pub(crate) score_unit: f32,
     pub(crate) rope_low: u32,
     pub(crate) rope_high: u32,
     pub(crate) rope_steps: u32,
@@ -64,6 +66,7 @@ pub(crate) struct Params {
     pub(crate) phi_flat: f32,
     pub(crate) phi_rate: f32,
     pub(crate) factor_length: f32,
+    pub(crate) sink_base: u32,
     pub(crate) splits: u32,
     pub(crate) row_chunks: u32,
     pub(crate) heads_each: u32,
@@ -90,6 +93,10 @@ pub(crate) struct SequenceEntry {
     pub(crate) order_base: u32,
     pub(crate) document_base: u32,
     pub(crate) id_base: u32,
+    pub(crate) mask_base: u32,
+    pub(crate) mask_head_stride: u32,
+    pub(crate) mask_row_stride: u32,
+    pub(crate) mask_bits: u32,
     pub(crate) q_position: i32,
     pub(crate) k_position: i32,
     pub(crate) slope_head: u32,
@@ -207,13 +214,14 @@ pub(crate) fn layouts() -> Vec<HostLayout> {
             q_head_stride, q_row_stride, k_head_stride, k_row_stride, v_head_stride, v_row_stride,
             o_head_stride, o_row_stride, lse_head_stride, heads, first_head, heads_per_kv,
             heads_per_list, list_groups, first_item, work_items, tiles, tiles_per_block,
-            block_size, flags, window, scale, soft_cap, soft_cap_inverse, beta, rope_low,
-            rope_high, rope_steps, phi_base, slope_base, phi_cap, phi_flat, phi_rate,
-            factor_length, splits, row_chunks, heads_each, heads_here, all_heads, max_rows,
+            block_size, flags, window, scale, soft_cap, soft_cap_inverse, beta, score_unit,
+            rope_low, rope_high, rope_steps, phi_base, slope_base, phi_cap, phi_flat, phi_rate,
+            factor_length, sink_base, splits, row_chunks, heads_each, heads_here, all_heads, max_rows,
             merge_items),
         host_layout!("Sequence", SequenceEntry:
             q_base, k_base, v_base, o_base, lse_base, q_len, kv_len, first_block, query_blocks,
-            list_base, order_base, document_base, id_base, q_position, k_position, slope_head,
+            list_base, order_base, document_base, id_base, mask_base, mask_head_stride,
+            mask_row_stride, mask_bits, q_position, k_position, slope_head,
             segments),
         host_layout!("MergeParams", MergeParams:
             heads, tiles, work_items, value_quads, state_head_stride, o_head_stride, o_row_stride,

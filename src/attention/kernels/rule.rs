@@ -13,6 +13,8 @@ pub(crate) struct Task {
     pub(crate) head_dim: usize,
     pub(crate) value_dim: usize,
     pub(crate) positions: PositionsVariant,
+    /// Whether calls may bring a mask tensor.
+    pub(crate) masked: bool,
     /// The most queries of a sequence.
     pub(crate) q_len: usize,
     pub(crate) heads_per_kv: usize,
@@ -252,6 +254,7 @@ mod tests {
             head_dim: dim,
             value_dim: dim,
             positions: PositionsVariant::default(),
+            masked: false,
             q_len: 100,
             heads_per_kv: 4,
             storage: DType::F16,

@@ -12,7 +12,7 @@ use crate::runtime::text::{self, Settings};
 /// The text of an attention kernel, which takes keys and values in wide loads of this many quads,
 /// or quad by quad (0).
 pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
-    let Variant { kernel, storage, output, head_dim, value_dim, positions, cache } = *variant;
+    let Variant { kernel, storage, output, head_dim, value_dim, positions, cache, masked } = *variant;
     let (rows_each, keys) = match kernel {
         Kernel::Naive | Kernel::Decode(_) => (1, 1),
         Kernel::Tiled(tile) => (tile.rows_each(), tile.keys()),
@@ -73,6 +73,7 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
         ("FLAG_SOFT_CAP", params::FLAG_SOFT_CAP),
         ("FLAG_LSE", params::FLAG_LSE),
         ("FLAG_PAIRED", params::FLAG_PAIRED),
+        ("FLAG_SINKS", params::FLAG_SINKS),
         ("NO_TABLE", params::NO_TABLE),
     ] {
         settings.constant(name, flag);
@@ -101,6 +102,7 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
     let rotate_keys = positions.rope.is_some() && cache.is_none_or(|cache| cache.rotate_keys);
     settings.conditions(&[
         ("CACHED", cache.is_some()),
+        ("MASKED", masked),
         ("SUBGROUP_QUADS", quads),
         ("ROTATE_KEYS", rotate_keys),
         ("BY_CHANNEL", form.by_channel),

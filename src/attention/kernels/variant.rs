@@ -16,6 +16,8 @@ pub(crate) struct Variant {
     pub(crate) positions: PositionsVariant,
     /// `None`: keys and values are tensors.
     pub(crate) cache: Option<CacheVariant>,
+    /// Whether calls may bring a mask tensor.
+    pub(crate) masked: bool,
 }
 
 /// What of positions is rendered into a kernel's text.
@@ -71,8 +73,9 @@ impl std::fmt::Display for PositionsVariant {
 impl Variant {
     /// Unique for each text.
     pub(super) fn name(&self) -> String {
-        let Self { kernel, storage, output, head_dim, value_dim, positions, cache } = self;
-        let cache = cache.map(|cache| cache.to_string()).unwrap_or_default();
+        let Self { kernel, storage, output, head_dim, value_dim, positions, cache, masked } = self;
+        let mask = if *masked { "_mask" } else { "" };
+        let cache = cache.map(|cache| cache.to_string()).unwrap_or_default() + mask;
         match kernel {
             // It writes states, whatever the output.
             Kernel::Decode(_) => format!("{kernel}_{storage}_d{head_dim}_v{value_dim}{positions}{cache}"),
@@ -83,7 +86,8 @@ impl Variant {
     /// Without positions and cache, and with an output of the storage's type.
     pub(crate) fn new(kernel: Kernel, storage: DType, [head_dim, value_dim]: [usize; 2]) -> Self {
         let positions = PositionsVariant::default();
-        Self { kernel, storage, output: storage, head_dim, value_dim, positions, cache: None }
+        let (output, cache, masked) = (storage, None, false);
+        Self { kernel, storage, output, head_dim, value_dim, positions, cache, masked }
     }
 
     /// Quads of a wide load by which the kernel can take keys and values, if rows begin at

@@ -165,6 +165,28 @@ fn every_mutant_of_rotations_is_caught() {
     }
 }
 
+/// Below, among and above the log-sum-exps.
+const SINKS: [f32; 4] = [-3.0, 0.5, 3.0, 6.0];
+
+/// SE² = R/(R−1) · Σ |w·O − Ô·(w + e^z)|² / (Σ w + R·e^z)², row by row; the merged are beside the
+/// sinks.
+fn standard_errors_beside_sinks(states: &[Exact], merged: &Exact, shape: &Shape) -> Vec<f64> {
+    let (rounds, dim) = (states.len() as f64, shape.value_dim());
+    let of_row = |row: usize| {
+        let sink = SINKS[row / shape.q_len() % shape.heads()];
+        let weight = |log: f64| (log - merged.lse[row]).exp();
+        let beside = weight(sink.into());
+        let squares = states.iter().map(|state| {
+            let own = weight(state.lse[row]);
+            let apart = |c: usize| own * state.output[c] - merged.output[c] * (own + beside);
+            (row * dim..(row + 1) * dim).map(|c| apart(c).powi(2)).sum::<f64>()
+        });
+        // The mean of the sums is what the merged log-sum-exp is of.
+        (rounds / (rounds - 1.0) * squares.sum::<f64>()).sqrt() / rounds
+    };
+    (0..merged.lse.len()).map(of_row).collect()
+}
+
 /// SE² = R/(R−1) · Σ w²·|O − Ô|² / (Σ w)², row by row.
 fn standard_errors(states: &[Exact], merged: &Exact, dim: usize) -> Vec<f64> {
     let rounds = states.len() as f64;
@@ -186,6 +208,7 @@ fn every_mutant_of_merges_is_caught() {
     let shape = Shape::new(4, 2, 70, 8).unwrap().with_kv_len(60).unwrap().with_batch(2).unwrap();
     let attention = Attention::causal().with_correction(1.0).unwrap();
     let problem = Problem::new(attention, shape);
+    let sunk = problem.attention.clone().with_sinks(&SINKS).unwrap();
     let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap();
     let profile = Profile::harmonic().with_sink_blocks(0);
     let schedules: Vec<Schedule> = (0..3)
@@ -200,8 +223,10 @@ fn every_mutant_of_merges_is_caught() {
         .collect();
     let merged = reference::merge(&states, true).unwrap();
     let errors = standard_errors(&states, &merged, shape.value_dim());
-    let agrees = || {
-        let plan = problem.attention.plan_with(&context, &shape, &naive()).unwrap();
+    let merged_sunk = merged.clone().with_sinks(&SINKS, &shape).unwrap();
+    let errors_sunk = standard_errors_beside_sinks(&states, &merged_sunk, &shape);
+    let agrees_with = |attention: &Attention, merged: &Exact, errors: &[f64]| {
+        let plan = attention.plan_with(&context, &shape, &naive()).unwrap();
         let plan = plan.rounds(Combine::Independent).unwrap();
         let [q, k, v] = problem.upload(&context);
         let mut rounds = plan.start(q.view(), k.view(), v.view()).unwrap();
@@ -214,10 +239,13 @@ fn every_mutant_of_merges_is_caught() {
         let lse = read(estimate.lse.as_ref().unwrap());
         let got = read(estimate.standard_error.as_ref().unwrap());
         // Rows that see nothing have none.
-        let pairs = got.iter().zip(&errors).filter(|(_, want)| want.is_finite());
+        let pairs = got.iter().zip(errors).filter(|(_, want)| want.is_finite());
         let (got, want): (Vec<f32>, Vec<f64>) = pairs.unzip();
-        is_close(&output, &lse, &merged, (Kernel::Naive, &shape, DType::F32), 4.0)
+        is_close(&output, &lse, merged, (Kernel::Naive, &shape, DType::F32), 4.0)
             && compare(&got, &want, Tolerance { absolute: 2e-6, relative: 1e-4 }).unwrap().passed()
+    };
+    let agrees = || {
+        agrees_with(&problem.attention, &merged, &errors) && agrees_with(&sunk, &merged_sunk, &errors_sunk)
     };
     let of = Merge { output: DType::F32, spread: true };
     assert_none(survivors(
@@ -235,7 +263,7 @@ fn every_mutant_of_merges_is_caught() {
                 "select(old_weight / weight, 0.0, empty)",
                 "select(old_weight, 0.0, empty)",
             ),
-            ("rounds add up", "value -= params.log_rounds;", ""),
+            ("rounds add up", "own_lse -= params.log_rounds;", ""),
             (
                 "empty rows are those with an empty round",
                 "is_none(sums.x) && is_none(new_log)",
@@ -250,6 +278,26 @@ fn every_mutant_of_merges_is_caught() {
             ("the spread forgets", "old_part * (sums.z + new_part * moved)", "old_part * new_part * moved"),
             ("errors aren't for R − 1", "params.rounds / (params.rounds - 1.0)", "1.0"),
             ("the distance of centre and mean is left out", "square * (spread + apart)", "square * spread"),
+            (
+                "heads have the first's sink",
+                "beside_sink(own_lse, sinks[head])",
+                "beside_sink(own_lse, sinks[0])",
+            ),
+            ("outputs don't see the sink", "store_quad(mean * kept)", "store_quad(mean)"),
+            (
+                "empty rows don't see the sink",
+                "if has_sink {\n        let beside",
+                "if has_sink && !empty {\n        let beside",
+            ),
+            (
+                "the next round sees the sink",
+                "state[mean_at + c] = mean;",
+                "state[mean_at + c] = mean * kept;",
+            ),
+            ("a sink above is taken for one below", "select(most, less * most, above > 0.0)", "most"),
+            ("errors are those without a sink", "bitcast<u32>(kept * sqrt(", "bitcast<u32>(sqrt("),
+            ("sums don't vary", "lost * lost * size * varied", "0.0"),
+            ("numerator and denominator vary apart", "2.0 * lost * square * along", "0.0"),
         ],
         agrees,
     ));

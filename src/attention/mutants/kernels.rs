@@ -40,7 +40,9 @@ fn problems(storage: DType, q_len: usize) -> Vec<Problem> {
     };
     let capped = full.clone().with_window(27).unwrap().with_soft_cap(1.5).unwrap();
     let documents = Documents::from_lengths(&[q_len / 3, q_len - q_len / 3]).unwrap();
+    let sunk = causal.clone().with_sinks(&[-2.0, 1.0, 3.0, 6.0]).unwrap();
     vec![
+        Problem::new(sunk, shape(q_len, q_len / 2 + 1)),
         Problem::new(causal.clone(), shape(q_len, 90).with_batch(2).unwrap()),
         Problem::new(causal.clone(), shape(q_len, q_len / 2)),
         Problem::new(capped, shape(q_len, 90)),
@@ -142,6 +144,15 @@ fn every_mutant_of_the_naive_kernel_is_caught() {
                 "any = Visible(late.lo, late.hi)",
             ),
             ("rows without keys are NaN", "size == 0u || top", "top"),
+            ("a sink changes no output", "end.normalizer *= beside.x;", ""),
+            (
+                "heads have each other's sinks",
+                "params.sink_base + head / 4u][head % 4u]",
+                "params.sink_base].x",
+            ),
+            ("empty rows have no sink", "== 0u || kind == ROW_NAN", "== 0u || kind != ROW_FINITE"),
+            ("a sink below is taken for one above", "select(most, less * most, above > 0.0)", "less * most"),
+            ("a sink's own weight isn't counted", "max(lse, sink) + log(1.0 + less)", "max(lse, sink)"),
             (
                 "sequences are read at the first's place",
                 "let sequence = index / (params.heads * params.tiles);",
@@ -174,6 +185,7 @@ fn every_mutant_of_direct_tiles_is_caught() {
             "select(s0, s0_2, t == 3)",
         ),
         ("the log-sum-exp is in powers of two", "0.5 * log2(sum0)", "log2(sum0)"),
+        ("every head has the first's sink", "own_lse, params.first_head + head)", "own_lse, 0u)"),
         ("a channel's products are another's", "fma(q0_3, key2_3,", "fma(q0_3, key2_2,"),
         ("the third key's weight isn't counted", "block_sum0 += p0_2;", ""),
         (
@@ -302,6 +314,7 @@ fn every_mutant_of_the_split_kernel_is_caught() {
                 "params.all_heads + params.first_head)",
             ),
             ("rows have the first one's place", "row * params.o_row_stride", "0u"),
+            ("heads have the first one's sink", "* LN_4, params.first_head + head)", "* LN_4, 0u)"),
         ];
         assert_none(survivors_of(&context, merge, &options, &problems, changes));
     }
@@ -353,6 +366,7 @@ fn every_mutant_of_the_kernel_on_matrix_units_is_caught() {
                 "for (var task = subgroup; task < (ROWS / (2u * EDGE)) * (CHUNK",
             ),
             ("the log-sum-exp keeps the weights' factor", "sum * (1.0 / WEIGHT_SCALE)", "sum"),
+            ("heads have the first one's sink", "own_lse, params.first_head + head)", "own_lse, 0u)"),
             ("values that aren't finite pass", "quad &= ~bad;", ""),
             ("and are left out", "if look0 {", "if look0 && false {"),
             ("keys past the end aren't zeros", "let end = min(own.hi, end_key);", "let end = own.hi;"),

@@ -5,5 +5,6 @@ mod cache;
 mod content;
 mod copies;
 mod kernels;
+mod masks;
 mod problem;
 mod schedule;

@@ -7,6 +7,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::attention::inputs::attention::Attention;
 use crate::attention::inputs::documents::Documents;
+use crate::attention::inputs::mask::Mask;
 use crate::attention::inputs::tables::Tables;
 use crate::attention::kernels::shapes::Kernel;
 use crate::attention::plan_options::PlanOptions;
@@ -37,6 +38,7 @@ pub(super) struct Problem {
     pub(super) shape: Shape,
     pub(super) schedule: Option<Schedule>,
     pub(super) documents: Option<Documents>,
+    pub(super) mask: Option<Mask>,
     pub(super) qkv: [Vec<f32>; 3],
     pub(super) exact: OnceCell<Exact>,
 }
@@ -51,7 +53,8 @@ impl Problem {
         let k = of(2, shape.kv_heads(), shape.kv_len(), shape.head_dim(), 2.0);
         let v = of(3, shape.kv_heads(), shape.kv_len(), shape.value_dim(), 1.0);
         let attention = attention.with_lse(true);
-        Self { attention, shape, schedule: None, documents: None, qkv: [q, k, v], exact: OnceCell::new() }
+        let (schedule, documents, mask) = (None, None, None);
+        Self { attention, shape, schedule, documents, mask, qkv: [q, k, v], exact: OnceCell::new() }
     }
 
     /// With another number for a channel of a key/value head's value of a key.
@@ -63,6 +66,7 @@ impl Problem {
 
     fn tables(&self) -> Tables<'_> {
         let tables = self.schedule.as_ref().map_or(Tables::new(), Tables::from);
+        let tables = self.mask.as_ref().into_iter().fold(tables, Tables::with_mask);
         self.documents.as_ref().into_iter().fold(tables, Tables::with_documents)
     }
 

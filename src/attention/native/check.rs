@@ -87,6 +87,7 @@ impl Work<'_> {
             let (want, got) = ((q_len, kv_len), (ids.queries().len(), ids.keys().len()));
             ensure!(want == got, "position_ids", "expected ids for (q_len, kv_len) = {want:?}, got {got:?}");
         }
+        self.tables.check_mask(self.attention, index, [self.shape.heads(), q_len, kv_len])?;
         self.check_positions(index, &part)
     }
 

@@ -11,7 +11,8 @@ use super::scratch::Aligned;
 use super::sizes::{FEW_QUERIES, KEYS};
 use super::softmax::LEAST;
 use super::source::{Head, KeyColumns, KeyRows, Store, ValueRows, finite_only, for_each_left_out, is_finite};
-use super::work::{Task, Work};
+use super::work::{Task, Work, row_end};
+use crate::attention::inputs::mask::Mask;
 use crate::cache::rotated;
 
 /// Memory that a thread works in.
@@ -75,14 +76,11 @@ impl State {
         let outputs = self.outputs.numbers(self.sums.len() * stride);
         let places = heads.flat_map(|head| part.queries.clone().map(move |row| (head, row)));
         for (r, ((head, row), output)) in places.zip(outputs.chunks_exact_mut(stride)).enumerate() {
-            let (largest, sum) = (self.maxima[r], self.sums[r]);
-            if sum != 0.0 {
-                output.iter_mut().for_each(|x| *x /= sum);
-            }
+            let (denominator, lse) = row_end(work, head, self.maxima[r], self.sums[r]);
+            output.iter_mut().for_each(|x| *x /= denominator);
             if work.history.rotates_values() {
                 rotated::turn(&mut output[..dim]);
             }
-            let lse = if sum == 0.0 { f32::NEG_INFINITY } else { largest + sum.ln() };
             work.results.write([part.entry, head, row], &output[..dim], lse);
         }
     }
@@ -134,7 +132,9 @@ pub(super) fn attend<S: Simd>(simd: S, work: &Work<'_>, task: &Task<'_>, scratch
             simd.vectorize(RowScores { queries, rows, stride, dim, keys, count, scores });
             fill_lags(work, part, queries_of, &tile, lags);
             let correction = work.attention.correction() * ln_p;
-            let shared = Shared { work, seen, tile: &tile, lags, correction, first_head: heads.start };
+            let (first_head, first_query) = (heads.start, queries_of.start);
+            let (mask, tile) = (part.mask, &tile);
+            let shared = Shared { work, seen, tile, lags, correction, mask, first_head, first_query };
             simd.vectorize(RowSoftmax { shared, rows, scores, maxima, sums, factors });
             let v = ValueRows { store, tile: tile.clone(), stride: value_stride, scratch: numbers };
             let v = simd.vectorize(v);
@@ -208,7 +208,9 @@ struct Shared<'a> {
     tile: &'a Range<usize>,
     lags: &'a [f32],
     correction: f32,
+    mask: Option<&'a Mask>,
     first_head: usize,
+    first_query: usize,
 }
 
 /// The running softmax of the rows; lanes are keys.
@@ -255,7 +257,7 @@ impl WithSimd for RowSoftmax<'_> {
 /// the query doesn't see.
 #[inline(always)]
 fn shape_scores<S: Simd>(simd: S, shared: Shared<'_>, head: usize, query: usize, row: &mut [f32]) {
-    let Shared { work, seen, tile, lags, correction, first_head } = shared;
+    let Shared { work, seen, tile, lags, correction, mask, first_head, first_query } = shared;
     if let Some(cap) = work.attention.soft_cap() {
         let (cap, inverse) = (simd.splat_f32s(cap), simd.splat_f32s(1.0 / cap));
         for score in S::as_mut_simd_f32s(row).0 {
@@ -275,6 +277,9 @@ fn shape_scores<S: Simd>(simd: S, shared: Shared<'_>, head: usize, query: usize,
     }
     if correction != 0.0 {
         row.iter_mut().for_each(|score| *score -= correction);
+    }
+    if let Some(mask) = mask {
+        mask.for_each(first_head + head, first_query + query, tile.clone(), |j, number| row[j] += number);
     }
     let seen = &seen[query];
     let start = seen.start.clamp(tile.start, tile.end) - tile.start;

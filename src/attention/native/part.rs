@@ -6,6 +6,7 @@ use super::sizes::ROWS;
 use crate::attention::call::FirstPositions;
 use crate::attention::inputs::attention::Attention;
 use crate::attention::inputs::documents::Documents;
+use crate::attention::inputs::mask::Mask;
 use crate::attention::inputs::position_ids::PositionIds;
 use crate::cache::SequenceId;
 use crate::sampling::Schedule;
@@ -22,6 +23,7 @@ pub(super) struct Part<'a> {
     pub(super) schedule: Option<&'a Schedule>,
     pub(super) documents: Option<&'a Documents>,
     pub(super) ids: Option<&'a PositionIds>,
+    pub(super) mask: Option<&'a Mask>,
 }
 
 impl Part<'_> {

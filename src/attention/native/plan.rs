@@ -119,11 +119,12 @@ impl Attention {
     /// ```
     ///
     /// # Errors
-    /// Invalid argument: positions for another head dimension (`positions`), or slopes for another
-    /// number of heads (`slopes`). Too large (`stride`) where a rotation's table is; unsupported,
-    /// where the system has no threads for a pool.
+    /// Invalid argument: positions for another head dimension (`positions`), or slopes or sinks for
+    /// another number of heads (`slopes`, `sinks`). Too large (`stride`) where a rotation's table
+    /// is; unsupported, where the system has no threads for a pool.
     pub fn plan_native(&self, maxima: &Shape, options: &NativeOptions) -> Result<NativePlan> {
         let (heads, dim) = (maxima.heads(), maxima.head_dim());
+        self.check_sinks(heads)?;
         // Where there are no keys, the first query is at −q_len.
         let extent = maxima.q_len().max(maxima.kv_len()) + 1;
         let positions = match self.positions() {

@@ -1,5 +1,6 @@
 //! Attention states merged one after another: rounds, and parts of the keys.
 
+use crate::attention::inputs::attention::is_sink;
 use crate::attention::rounds::Combine;
 use crate::error::{Error, Result, ensure};
 use crate::limits::MAX_ELEMENTS;
@@ -11,12 +12,13 @@ use crate::limits::MAX_ELEMENTS;
 ///
 /// ```text
 /// Ô = Σᵣ wᵣ·Oᵣ / Σᵣ wᵣ        L̂ = ln Σᵣ wᵣ  (− ln R for independent rounds)
-/// SE² = R/(R − 1) · Σᵣ wᵣ²·|Oᵣ − Ô|² / (Σᵣ wᵣ)²
+/// SE² = R/(R − 1) · Σᵣ wᵣ²·|Oᵣ − Ô|² / (Σᵣ wᵣ)²             (beside a sink: shaders/attention/merge.wgsl)
 /// ```
 ///
 /// as [`RoundsPlan`](crate::rounds::RoundsPlan) has it on a device, by the same recurrence (West
-/// 1979), in f64. Empty rows (L = −∞) add nothing, and where all are empty, so is the merged one; a
-/// row that is NaN makes the merged one NaN.
+/// 1979), in f64. Where heads have [sinks](RunningMerge::with_sinks), states are without, and what
+/// is merged is beside them. Empty rows (L = −∞) add nothing, and where all are empty, so is the
+/// merged one; a row that is NaN makes the merged one NaN.
 ///
 /// ```
 /// use prflash::native::RunningMerge;
@@ -36,6 +38,8 @@ pub struct RunningMerge {
     rows: Vec<Row>,
     output: Vec<f32>,
     lse: Vec<f32>,
+    /// Of each row, if heads have them.
+    sinks: Option<Vec<f32>>,
     /// `Σ w²·O / Σ w²` of each row and channel, for independent rounds.
     centres: Vec<f64>,
     means: Vec<f64>,
@@ -72,9 +76,37 @@ impl RunningMerge {
             rows: vec![Row { log: f64::NEG_INFINITY, square: 0.0, spread: 0.0 }; rows],
             output: vec![0.0; numbers],
             lse: vec![f32::NEG_INFINITY; rows],
+            sinks: None,
             centres: vec![0.0; spread],
             means: vec![0.0; numbers],
         })
+    }
+
+    /// With a sink for each row, that of its head
+    /// ([`Attention::with_sinks`](crate::Attention::with_sinks)): states are to be those of the
+    /// attention [without](crate::Attention::without_sinks).
+    ///
+    /// ```
+    /// use prflash::native::RunningMerge;
+    /// use prflash::rounds::Combine;
+    /// // Two rows of one channel; of the second, nothing is seen.
+    /// let mut merge = RunningMerge::new(Combine::Partition, 2, 1)?.with_sinks(&[0.0, 0.5])?;
+    /// merge.add(&[1.0, 0.0], &[0.0, f32::NEG_INFINITY])?;
+    /// assert_eq!((merge.output(), merge.lse()), (&[0.5, 0.0][..], &[2_f32.ln(), 0.5][..]));
+    /// # Ok::<(), prflash::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Invalid argument (`sinks`) for another number of rows, or a sink that is not within ±10³⁰;
+    /// (`states`) once there is a state.
+    pub fn with_sinks(self, sinks: &[f32]) -> Result<Self> {
+        let (want, got) = (self.rows.len(), sinks.len());
+        ensure!(got == want, "sinks", "expected one for each of {want} rows, got {got}");
+        ensure!(self.states == 0, "states", "expected none before the sinks, got {}", self.states);
+        for (row, sink) in sinks.iter().enumerate() {
+            ensure!(is_sink(*sink), "sinks", "expected numbers within ±1e30, got {sink:e} of row {row}");
+        }
+        Ok(Self { lse: sinks.to_vec(), sinks: Some(sinks.to_vec()), ..self })
     }
 
     /// Takes in one more state: `output` is `[rows, dim]`, `lse` is `[rows]`.
@@ -121,10 +153,24 @@ impl RunningMerge {
         }
         row.log = if empty { f64::NEG_INFINITY } else { highest + sum.ln() };
         let rounds = if self.combine == Combine::Independent { (self.states as f64).ln() } else { 0.0 };
-        self.lse[index] = (row.log - rounds) as f32;
+        let own = row.log - rounds;
+        let (kept, lse) = self.beside_sink(index, own);
+        self.lse[index] = lse as f32;
         for (output, mean) in self.output[channels.clone()].iter_mut().zip(&self.means[channels]) {
-            *output = *mean as f32;
+            *output = (*mean * kept) as f32;
         }
+    }
+
+    /// What a row's output keeps beside its sink, if it has one, and its log-sum-exp then; of an
+    /// empty row all, which is 0.
+    fn beside_sink(&self, index: usize, own: f64) -> (f64, f64) {
+        let Some(sinks) = &self.sinks else { return (1.0, own) };
+        let sink = f64::from(sinks[index]);
+        if own == f64::NEG_INFINITY {
+            return (1.0, sink);
+        }
+        let whole = own.max(sink) + (-(own - sink).abs()).exp().ln_1p();
+        ((own - whole).exp(), whole)
     }
 
     /// States so far.
@@ -137,7 +183,7 @@ impl RunningMerge {
         &self.output
     }
 
-    /// The merged natural-log log-sum-exp, `[rows]`: −∞ before there is a state.
+    /// The merged natural-log log-sum-exp, `[rows]`: −∞, or the sink, before there is a state.
     pub fn lse(&self) -> &[f32] {
         &self.lse
     }
@@ -155,8 +201,21 @@ impl RunningMerge {
             }
             let channels = index * self.dim..(index + 1) * self.dim;
             let pairs = self.centres[channels.clone()].iter().zip(&self.means[channels]);
-            let apart: f64 = pairs.map(|(centre, mean)| (centre - mean).powi(2)).sum();
-            (rounds / (rounds - 1.0) * row.square * (row.spread + apart)).sqrt() as f32
+            let (mut apart, mut along, mut size) = (0.0, 0.0, 0.0);
+            for (centre, mean) in pairs {
+                apart += (centre - mean).powi(2);
+                along += mean * (centre - mean);
+                size += mean * mean;
+            }
+            let (kept, _) = self.beside_sink(index, row.log - rounds.ln());
+            let mut squares = row.spread + apart;
+            if self.sinks.is_some() && row.square > 0.0 {
+                // A round's own sum says what share of it the sink leaves.
+                let varied = (1.0 - 1.0 / (rounds * row.square)).max(0.0);
+                squares += (1.0 - kept) * (2.0 * along + (1.0 - kept) * size * varied);
+                squares = if squares < 0.0 { 0.0 } else { squares }; // by rounding alone
+            }
+            (kept * (rounds / (rounds - 1.0) * row.square * squares).sqrt()) as f32
         };
         (self.combine == Combine::Independent).then(|| self.rows.iter().enumerate().map(error).collect())
     }
@@ -233,6 +292,47 @@ mod tests {
     }
 
     #[test]
+    fn sinks_are_added_once() {
+        let mut states: Vec<_> = (0..5).map(|seed| state(seed, 3)).collect();
+        // Row 2 sees nothing.
+        for (output, lse) in &mut states {
+            output[4..].fill(0.0);
+            lse[2] = f32::NEG_INFINITY;
+        }
+        let sinks = [0.5, 4.0, -1.0];
+        for combine in [Combine::Independent, Combine::Partition] {
+            let mut plain = RunningMerge::new(combine, 3, 2).unwrap();
+            let mut running = plain.clone().with_sinks(&sinks).unwrap();
+            assert_eq!((running.output(), running.lse()), (&[0.0; 6][..], &sinks[..]));
+            for (output, lse) in &states {
+                plain.add(output, lse).unwrap();
+                running.add(output, lse).unwrap();
+            }
+            for (row, &sink) in sinks.iter().enumerate() {
+                let [own, beside] = [plain.lse()[row], sink].map(|log| f64::from(log).exp());
+                let close = |got: f32, want: f64| (f64::from(got) - want).abs() < 1e-6 * (1.0 + want.abs());
+                assert!(close(running.lse()[row], (own + beside).ln()));
+                for c in 2 * row..2 * row + 2 {
+                    let want = f64::from(plain.output()[c]) * own / (own + beside);
+                    assert!(close(running.output()[c], want));
+                }
+                let Some(errors) = running.standard_errors() else { continue };
+                // The spread of what a round adds to numerator and denominator.
+                let terms = states.iter().map(|(output, lse)| {
+                    let weight = f64::from(lse[row]).exp();
+                    let apart = |c: usize| {
+                        let (of_round, all) = (output[2 * row + c], running.output()[2 * row + c]);
+                        (weight * f64::from(of_round) - (weight + beside) * f64::from(all)).powi(2)
+                    };
+                    apart(0) + apart(1)
+                });
+                let want = (5.0 / 4.0 * terms.sum::<f64>()).sqrt() / (5.0 * (own + beside));
+                assert!(close(errors[row], want), "{} for {want}", errors[row]);
+            }
+        }
+    }
+
+    #[test]
     fn refusals_name_the_argument() {
         let new = |rows, dim| RunningMerge::new(Combine::Partition, rows, dim).unwrap_err();
         assert_eq!(new(1, 0).argument(), Some("dim"));
@@ -241,5 +341,11 @@ mod tests {
         assert_eq!(merge.add(&[0.0; 3], &[0.0; 2]).unwrap_err().argument(), Some("output"));
         assert_eq!(merge.add(&[0.0; 4], &[0.0; 3]).unwrap_err().argument(), Some("lse"));
         assert_eq!(merge.states(), 0);
+        for sinks in [&[0.0][..], &[0.0; 3], &[0.0, f32::NAN], &[f32::NEG_INFINITY, 0.0]] {
+            let refused = merge.clone().with_sinks(sinks).unwrap_err();
+            assert_eq!(refused.argument(), Some("sinks"));
+        }
+        merge.add(&[0.0; 4], &[0.0; 2]).unwrap();
+        assert_eq!(merge.with_sinks(&[0.0; 2]).unwrap_err().argument(), Some("states"));
     }
 }

@@ -19,6 +19,8 @@ pub(super) struct Scoring<'a> {
     /// `β·ln p` of these keys.
     pub(super) correction: f32,
     pub(super) lags: Option<Lags<'a>>,
+    /// What a mask tensor adds, `[KEYS][ROWS]`.
+    pub(super) mask: Option<&'a [f32]>,
     pub(super) visible: Option<Visible<'a>>,
 }
 
@@ -95,7 +97,7 @@ impl WithSimd for Softmax<'_> {
 #[inline(always)]
 fn shape_scores<S: Simd>(simd: S, scores: &mut [S::f32s], at: usize, scoring: &Scoring<'_>) {
     let stride = ROWS / S::F32_LANES;
-    let Scoring { cap, correction, lags, visible } = *scoring;
+    let Scoring { cap, correction, lags, mask, visible } = *scoring;
     if let Some(cap) = cap {
         let (cap, inverse) = (simd.splat_f32s(cap), simd.splat_f32s(1.0 / cap));
         for row in scores.chunks_exact_mut(stride) {
@@ -119,6 +121,12 @@ fn shape_scores<S: Simd>(simd: S, scores: &mut [S::f32s], at: usize, scoring: &S
         let correction = simd.splat_f32s(correction);
         for row in scores.chunks_exact_mut(stride) {
             row[at] = simd.sub_f32s(row[at], correction);
+        }
+    }
+    if let Some(mask) = mask {
+        let (mask, _) = S::as_simd_f32s(mask);
+        for (row, added) in scores.chunks_exact_mut(stride).zip(mask.chunks_exact(stride)) {
+            row[at] = simd.add_f32s(row[at], added[at]);
         }
     }
     if let Some(visible) = visible {

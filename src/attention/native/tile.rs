@@ -12,7 +12,8 @@ use super::scratch::Aligned;
 use super::sizes::{KEYS, ROWS};
 use super::softmax::{LEAST, Lags, Scoring, Softmax, Visible};
 use super::source::{Head, KeyRows, Store, ValueRows, finite_only, for_each_left_out, is_finite};
-use super::work::{Task, Work};
+use super::work::{Task, Work, row_end};
+use crate::attention::inputs::mask::Mask;
 use crate::cache::rotated;
 
 /// Memory that a thread works in.
@@ -31,6 +32,8 @@ pub(super) struct TileScratch {
     states: Aligned,
     /// Factors and biases by distance.
     lags: Aligned,
+    /// What a mask adds to scores.
+    masks: Aligned,
     seen: Seen,
 }
 
@@ -80,7 +83,8 @@ pub(super) fn attend<S: Simd>(simd: S, work: &Work<'_>, task: &Task<'_>, scratch
     let Task { part, heads, rows, .. } = task;
     let (dim, value_dim) = (work.shape.head_dim(), work.shape.value_dim());
     let count = heads.len();
-    let TileScratch { queries, outputs, scores, keys, values, clean, row, states, lags, seen } = scratch;
+    let TileScratch { queries, outputs, scores, keys, values, clean, row, states, lags, masks, seen } =
+        scratch;
     seen.fill(work, part, rows.clone());
     let queries = queries.numbers(count * dim * ROWS);
     let outputs = outputs.numbers(count * value_dim * ROWS);
@@ -114,13 +118,15 @@ pub(super) fn attend<S: Simd>(simd: S, work: &Work<'_>, task: &Task<'_>, scratch
             let spoilt = visible.is_some() && !is_finite(v, tile.len(), value_dim);
             let lags = by_lag.map(|positions| fill_lags(positions, part, rows, &tile, lags.numbers(LAGS)));
             let correction = work.attention.correction() * ln_p;
+            let masks = masks.numbers(if part.mask.is_some() { KEYS * ROWS } else { 0 });
             for (index, head) in heads.clone().enumerate() {
                 let queries = &queries[index * dim * ROWS..][..dim * ROWS];
                 let outputs = &mut outputs[index * value_dim * ROWS..][..value_dim * ROWS];
-                let (rows, count) = (rows.len(), tile.len());
+                let (rows_of, rows, count) = (rows, rows.len(), tile.len());
                 simd.vectorize(Scores { queries, rows, keys: k, count, scores });
                 let lags = lags.map(|lags| Lags { slope: work.slope(head), ..lags });
-                let scoring = Scoring { cap: work.attention.soft_cap(), correction, lags, visible };
+                let mask = part.mask.map(|mask| fill_mask(mask, head, rows_of, &tile, masks));
+                let scoring = Scoring { cap: work.attention.soft_cap(), correction, lags, mask, visible };
                 let maxima = &mut maxima[index * ROWS..][..ROWS];
                 let sums = &mut sums[index * ROWS..][..ROWS];
                 simd.vectorize(Softmax { scores, rows, count, scoring, maxima, sums, factors });
@@ -144,14 +150,13 @@ pub(super) fn attend<S: Simd>(simd: S, work: &Work<'_>, task: &Task<'_>, scratch
         for (i, query) in rows.clone().enumerate() {
             let (largest, sum) = (maxima[index * ROWS + i], sums[index * ROWS + i]);
             let row = &mut row[..value_dim];
+            let (denominator, lse) = row_end(work, head, largest, sum);
             for (number, column) in row.iter_mut().zip(outputs.chunks_exact(ROWS)) {
-                // Without a weight above 0 the row is empty, and its outputs are 0, or NaN by 0·∞.
-                *number = if sum == 0.0 { column[i] } else { column[i] / sum };
+                *number = column[i] / denominator;
             }
             if work.history.rotates_values() {
                 rotated::turn(row);
             }
-            let lse = if sum == 0.0 { f32::NEG_INFINITY } else { largest + sum.ln() };
             work.results.write([part.entry, head, part.queries.start + query], row, lse);
         }
     }
@@ -184,6 +189,20 @@ fn load_queries(work: &Work<'_>, task: &Task<'_>, head: usize, row: &mut [f32], 
             column[i] = number * scale;
         }
     }
+}
+
+/// What a mask adds to the scores of a tile, `[KEYS][ROWS]`.
+fn fill_mask<'a>(
+    mask: &Mask,
+    head: usize,
+    rows: &Range<usize>,
+    tile: &Range<usize>,
+    memory: &'a mut [f32],
+) -> &'a [f32] {
+    for (i, row) in rows.clone().enumerate() {
+        mask.for_each(head, row, tile.clone(), |j, number| memory[j * ROWS + i] = number);
+    }
+    memory
 }
 
 /// Numbers of memory for [`fill_lags`].

@@ -108,6 +108,7 @@ impl<'a> Work<'a> {
             schedule: self.tables.schedule(index),
             documents: self.tables.documents(index),
             ids: self.tables.position_ids(index),
+            mask: self.tables.mask(index),
         }
     }
 
@@ -166,6 +167,23 @@ impl<'a> Work<'a> {
         let keys = if cut.pieces == 1 { all } else { start..start + SPLIT };
         Task { rows: 0..part.queries.len(), part, heads, keys }
     }
+}
+
+/// What the outputs of a row of a head are divided by, and its log-sum-exp, from its largest score
+/// and its sum of weights: beside the head's sink, if there is one. No state of a split has seen
+/// it.
+pub(super) fn row_end(work: &Work<'_>, head: usize, largest: f32, sum: f32) -> (f32, f32) {
+    let sink = work.attention.sinks().map(|sinks| sinks[head]);
+    // Without a weight above 0 the row is empty, and its outputs are 0, or NaN by 0·∞.
+    if sum == 0.0 {
+        return (1.0, sink.unwrap_or(f32::NEG_INFINITY));
+    }
+    let Some(sink) = sink else { return (sum, largest + sum.ln()) };
+    let most = largest.max(sink);
+    let kept = libm::expf(largest - most);
+    let whole = sum * kept + libm::expf(sink - most);
+    // Beside a sink that is far above its keys a row is divided by infinity.
+    (whole / kept, most + whole.ln())
 }
 
 impl Cut {

@@ -42,6 +42,7 @@ fn task() -> Task {
         head_dim: 64,
         value_dim: 64,
         positions: PositionsVariant::default(),
+        masked: false,
         q_len: 100,
         heads_per_kv: 4,
         storage: DType::F32,

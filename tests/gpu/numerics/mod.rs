@@ -18,7 +18,7 @@ use prflash::{
 };
 
 /// Every kernel in each of its forms that this device runs.
-fn kernels(context: &Context) -> Vec<Kernel> {
+pub fn kernels(context: &Context) -> Vec<Kernel> {
     let tile = |rows, keys, staged| Tile::new(rows, keys, staged).unwrap();
     let mut kernels = vec![
         Kernel::Naive,
@@ -69,7 +69,7 @@ fn f16_only(kernel: Kernel) -> bool {
 type What = (Attention, Option<usize>);
 
 /// The same problem by this kernel, in storage that it takes.
-fn problem_by(
+pub fn problem_by(
     kernel: Kernel,
     (attention, splits): (&Attention, Option<usize>),
     shape: Shape,
@@ -88,10 +88,10 @@ fn problem_by(
 
 /// How many rows were of each kind.
 #[derive(Clone, Copy, Debug, Default)]
-struct Kinds {
-    finite: usize,
-    empty: usize,
-    nan: usize,
+pub struct Kinds {
+    pub finite: usize,
+    pub empty: usize,
+    pub nan: usize,
     /// Channels that a value made infinite or NaN, in rows that are neither empty nor NaN.
     spoiled: usize,
 }
@@ -157,7 +157,7 @@ fn judge_problem(problem: &Problem, got: &Got, tables: &Tables<'_>, story: &str)
     judge(&got.output, got.lse.as_ref().unwrap(), &exact, tolerances, &format!("{}, {story}", got.kernel))
 }
 
-fn check(context: &Context, problem: &Problem, tables: &Tables<'_>, story: &str) -> Kinds {
+pub fn check(context: &Context, problem: &Problem, tables: &Tables<'_>, story: &str) -> Kinds {
     let got = problem.run(context, Storage::HeadsFirst, tables);
     judge_problem(problem, &got, tables, story)
 }

@@ -59,6 +59,11 @@ fn document_masks() {
 }
 
 #[test]
+fn mask_tensors() {
+    check(cases::masks());
+}
+
+#[test]
 fn positions() {
     for (dim, lens) in [(32, (150, 150)), (32, (70, 330)), (64, (150, 150)), (80, (90, 90))] {
         check(cases::combinations(dim).into_iter().map(|(name, positions)| {
