@@ -65,11 +65,12 @@ mod row;
 
 #[cfg(feature = "native")]
 pub(crate) use codebook::numbers;
+pub(crate) use codebook::{FRACTION_BITS, level_words, polynomial, threshold_words};
+pub(crate) use hadamard::block;
 #[cfg(feature = "native")]
 pub(crate) use hadamard::turn;
-pub(crate) use pack::Coded;
-pub(super) use pack::{Behind, choose, encode};
-#[cfg(feature = "native")]
+pub(crate) use pack::{Behind, Coded};
+pub(super) use pack::{choose, encode};
 pub(crate) use row::Scales;
 
 /// The mean squared error of a normal variable of variance 1 at 8, 4, 3 or 2 bits; 0 at 16, and 1
