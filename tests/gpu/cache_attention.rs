@@ -177,8 +177,9 @@ fn every_head_layout_and_dimension() {
 fn options_of_attention_hold_over_caches() {
     let Some(context) = gpu("options_of_attention_hold_over_caches") else { return };
     let shape = Shape::new(4, 2, 0, 64).unwrap();
-    let caches = [Staircase::recommended(), Staircase::recommended_rotated()]
-        .map(|staircase| filled(&context, short(staircase), &shape, StoredKeys::AfterRotation, &[333, 120], 11));
+    let caches = [Staircase::recommended(), Staircase::recommended_rotated()].map(|staircase| {
+        filled(&context, short(staircase), &shape, StoredKeys::AfterRotation, &[333, 120], 11)
+    });
     let splits = |splits| PlanOptions::new().with_splits(splits).unwrap();
     let options = [
         (Attention::causal().with_window(100).unwrap(), PlanOptions::new()),

@@ -31,7 +31,7 @@ pub(crate) struct CacheRung {
 
 /// `struct CacheCoding` of `shaders/cache/cache.wgsl`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 pub(crate) struct CacheCoding {
     pub(crate) block_quads: u32,
     pub(crate) offset: i32,

@@ -1,7 +1,8 @@
 //! The kernels that fill a cache and move what is in it.
 
 use super::params::{
-    CACHE_RUNGS, CacheLayout, FLAG_COUNT, FLAG_SHIFT, FLAG_VALUES, MigrateParams, Move, MoveParams, SKIPPED_AT,
+    CACHE_RUNGS, CacheLayout, FLAG_COUNT, FLAG_SHIFT, FLAG_VALUES, MigrateParams, Move, MoveParams,
+    SKIPPED_AT,
 };
 use crate::cache::codec::Codec;
 use crate::cache::rotated;

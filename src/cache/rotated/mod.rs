@@ -99,7 +99,7 @@ pub fn error_bound(bits: u32, dim: usize) -> f64 {
         return f64::INFINITY;
     }
     let levels = codebook::positive_levels(bits);
-    let unit = f64::from(1 << codebook::FRACTION_BITS);
+    let unit = f64::from(1 << FRACTION_BITS);
     let top = levels.last().map_or(0.0, |&level| f64::from(level) / unit);
     let ends = codebook::positive_ends(bits).chain(levels.last().copied());
     let starts = [0].into_iter().chain(codebook::positive_ends(bits));

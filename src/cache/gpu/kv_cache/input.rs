@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::KvCache;
+use crate::cache::codec::Codec;
 use crate::cache::gpu::programs::CacheMove;
 use crate::cache::ladder::Side;
 use crate::cache::sequence_table::SequenceId;
