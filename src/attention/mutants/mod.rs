@@ -6,4 +6,5 @@ mod content;
 mod copies;
 mod kernels;
 mod problem;
+mod rotated_cache;
 mod schedule;
