@@ -420,8 +420,8 @@ fn encode_segment(
             coded.quads = select(0u, team.quads, token >= skipped);
             write_codes(coded, flags, pack, behind + cache.codings[side].fine, token, bits, by);
         }
+        workgroupBarrier();
     }
-    workgroupBarrier();
     if due {
         for (var word = lane; word < cache.segment / 4u; word += INVOCATIONS) {
             let at = 4u * word;

@@ -58,7 +58,7 @@ fn appended_words_are_the_hosts() {
     let Some(context) = gpu("appended words") else { return };
     let tokens = 500;
     let mut rng = SmallRng::seed_from_u64(1);
-    for (index, staircase) in staircases().into_iter().chain(rotated_staircases()).enumerate() {
+    for (index, staircase) in rotated_staircases().into_iter().chain(staircases()).enumerate() {
         for (dtype, head_dim, value_dim) in
             [(DType::F32, 80, 36), (DType::F16, 64, 64), (DType::Bf16, 40, 96)]
         {
