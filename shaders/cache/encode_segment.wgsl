@@ -351,6 +351,14 @@ fn encode_segment(
             let second = select(0u, listed[min(2u * lane + 1u, MOST_FINE - 1u)], 2u * lane + 1u < cache.fine_tokens);
             store(flags, behind + cache.codings[side].list + lane, listed[2u * lane] | (second << 16u));
         }
+        // Where fewer tokens are coded than may be fine, the places of the others are empty.
+        let listed_tokens = min(cache.fine_tokens, cache.segment - skipped);
+        let codes = behind + cache.codings[side].fine;
+        for (var word = listed_tokens * padded_quads + lane; word < cache.fine_tokens * padded_quads; word += INVOCATIONS) {
+            if due {
+                store(flags, codes + word, 0u);
+            }
+        }
     }
     var of_keys = 0u;
     if !is_values(flags) {
