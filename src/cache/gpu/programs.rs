@@ -164,13 +164,7 @@ pub(crate) fn moves() -> Vec<CacheMove> {
 }
 
 /// The moves whose machine code is worth a look.
-pub(crate) fn counted() -> [CacheMove; 5] {
+pub(crate) fn counted() -> [CacheMove; 4] {
     let f32 = DType::F32;
-    [
-        CacheMove::Append(f32),
-        CacheMove::Quantize(f32),
-        CacheMove::Encode(f32),
-        CacheMove::Summarize(f32),
-        CacheMove::StepDown,
-    ]
+    [CacheMove::Append(f32), CacheMove::Quantize(f32), CacheMove::Summarize(f32), CacheMove::StepDown]
 }
