@@ -73,8 +73,8 @@ impl CacheMove {
     /// Invocations of a workgroup.
     pub(crate) const INVOCATIONS: usize = 64;
 
-    /// Quads of the rows that a workgroup encodes at once: those of 32 tokens of 64 channels, with a
-    /// quad between them.
+    /// Quads of the rows that a workgroup encodes at once: those of 32 tokens of 64 channels, with
+    /// a quad between them.
     const BATCH_QUADS: usize = 544;
 
     fn input(&self) -> Option<DType> {

@@ -168,8 +168,8 @@ impl KvCache {
     /// matter).
     ///
     /// # Errors
-    /// Those of [`HostCache::new`](crate::cache::HostCache::new); unsupported: rotated codes of keys
-    /// before rotation; device lost; out of memory.
+    /// Those of [`HostCache::new`](crate::cache::HostCache::new); unsupported: rotated codes of
+    /// keys before rotation; device lost; out of memory.
     pub fn new(context: &Context, staircase: Staircase, shape: &Shape, keys: StoredKeys) -> Result<Self> {
         if staircase.codec().is_rotated() && keys == StoredKeys::BeforeRotation {
             return Err(Error::unsupported(
