@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use prflash::cache::{Chunk, KvCache, KvInput, Ladder, SequenceId, Side, Staircase, StoredKeys};
+use prflash::cache::{Chunk, KvCache, KvInput, Ladder, PackLayout, SequenceId, Side, Staircase, StoredKeys};
 use prflash::{Context, DType, Layout, Shape, Tensor};
 use serde_json::json;
 use support::milliseconds;
@@ -87,19 +87,16 @@ impl Way {
 }
 
 /// Bytes that a token is written as, over its time: once as a row, and once on each rung.
-fn bytes_per_token(staircase: &Staircase, shape: &Shape) -> u64 {
-    let side = |(side, dim): (Side, usize)| {
-        let group = staircase.group() as f64;
-        let rungs = staircase.ladder(side).rungs().iter();
-        let bits: f64 = rungs
-            .map(|rung| match rung.bits {
-                0 | 16 => f64::from(rung.bits),
-                bits => f64::from(bits) + 32.0 / group,
-            })
-            .sum();
-        (shape.kv_heads() * dim.next_multiple_of(32)) as f64 * (16.0 + bits) / 8.0
-    };
-    (side((Side::Keys, shape.head_dim())) + side((Side::Values, shape.value_dim()))) as u64
+fn bytes_per_token(staircase: &Staircase, shape: &Shape) -> Result<u64> {
+    let mut bytes = 0.0;
+    for (side, dim) in [(Side::Keys, shape.head_dim()), (Side::Values, shape.value_dim())] {
+        bytes += 2.0 * dim.next_multiple_of(32) as f64;
+        for rung in staircase.ladder(side).rungs() {
+            let words = PackLayout::new(staircase, side, rung.bits, dim)?.words();
+            bytes += 4.0 * words as f64 / staircase.segment() as f64;
+        }
+    }
+    Ok((shape.kv_heads() as f64 * bytes) as u64)
 }
 
 fn main() -> Result<()> {
@@ -113,6 +110,7 @@ fn main() -> Result<()> {
     let presets = [
         ("plain", Staircase::plain()),
         ("recommended", Staircase::recommended()),
+        ("recommended, rotated", Staircase::recommended_rotated()),
         ("paper", Staircase::paper()),
         ("kivi 4", Staircase::kivi(4)?),
     ];
@@ -151,7 +149,7 @@ fn main() -> Result<()> {
             };
             let written = match prompted {
                 true => staircase.standing(tokens).memory(&shape).total(),
-                false => bytes_per_token(staircase, &shape) * (steps * batch) as u64,
+                false => bytes_per_token(staircase, &shape)? * (steps * batch) as u64,
             };
             let count = if prompted { tokens } else { 1 };
             Ok(Way {

@@ -153,6 +153,7 @@ fn main() -> Result<()> {
                 tensors(&context, &shape, DType::F16, None)?,
                 cached(&context, &shape, "plain", Staircase::plain())?,
                 cached(&context, &shape, "recommended", Staircase::recommended())?,
+                cached(&context, &shape, "recommended, rotated", Staircase::recommended_rotated())?,
                 cached(&context, &shape, "paper", Staircase::paper())?,
                 cached(&context, &shape, "kivi 4", Staircase::kivi(4)?)?,
                 cached(&context, &shape, "kivi 2", Staircase::kivi(2)?)?,

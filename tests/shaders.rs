@@ -149,7 +149,7 @@ fn bindings_are_those_of_the_architecture() {
             "block_select" | "block_missing" => {
                 &[(1, 0, "powers", false), (1, 1, "scores", true), (1, 2, "tables", true)]
             }
-            "append" | "quantize" | "summarize_segment" => &[
+            "append" | "quantize" | "encode_segment" | "summarize_segment" => &[
                 (1, 0, "keys", true),
                 (1, 1, "values", true),
                 (1, 2, "cache", false),
@@ -201,8 +201,10 @@ fn bindings_are_those_of_the_architecture() {
         if shader.entry_point.starts_with("word2vec_") {
             want[1].2 = "batch";
         }
-        if matches!(shader.entry_point, "append" | "quantize" | "summarize_segment" | "step_down" | "commit")
-        {
+        if matches!(
+            shader.entry_point,
+            "append" | "quantize" | "encode_segment" | "summarize_segment" | "step_down" | "commit"
+        ) {
             want[1].2 = "moves";
         }
         if shader.entry_point.starts_with("attention_") {

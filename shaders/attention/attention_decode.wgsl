@@ -15,7 +15,7 @@
 //             uniform over the workgroup, once for all heads that share it, and each lane takes its
 //             component.
 // Cache       packed words are read as they lie: the same word serves four lanes (values) or four
-//             tokens (keys). The scale of a group multiplies p once per token (values), the
+//             tokens (keys). Rotated codes: walk_rotated.wgsl. Of others, the scale of a group multiplies p once per token (values), the
 //             smallest number of a group counts once per group: Σ q·(min + code·step) = Σ q·min + Σ
 //             q·step·code.
 // Barriers    with SUBGROUP_QUADS none: the four lanes add up by quad operations. Without, through
@@ -28,6 +28,7 @@
 #import attention/scores
 #if CACHED: #import attention/expand
 #if MASKED: #import attention/mask
+#if ROTATED_CODES: #import attention/levels
 #if POSITIONS: #import attention/positions
 
 @group(2) @binding(0) var<storage, read> q: array<InputQuad>;
@@ -49,6 +50,16 @@ fn pick(quad: vec4<f32>, odd: bool, high: bool) -> f32 {
 fn pick_word(quad: vec4<u32>, odd: bool, high: bool) -> u32 {
     return select(select(quad.x, quad.y, odd), select(quad.z, quad.w, odd), high);
 }
+
+#if ROTATED_CODES
+#let held = var
+#let row_at = places[$(token)]
+#insert attention/decode/turn_row with side = head, quads = HEAD_QUADS, number = 0u, scale = HEAD_TURN
+#insert attention/decode/turn_row with side = value, quads = VALUE_QUADS, number = 1u, scale = VALUE_TURN
+#else
+#let held = let
+#let row_at = max(start + $(token), first) - first
+#end
 
 @compute @workgroup_size(INVOCATIONS)
 fn attention_decode(
@@ -104,9 +115,9 @@ fn attention_decode(
     for (var c = 0u; c < HEAD_QUADS; c++) {
         rotated_q$r[c] = rotated(load_quad(q[q_at$r + c]), load_quad(q[q_at$r + partner(c)]), position$r, c) * params.scale;
     }
-    #for c in HEAD_QUADS: let q$r_$c = pick(rotated_q$r[$c], odd, high);
+    #for c in HEAD_QUADS: $(held) q$r_$c = pick(rotated_q$r[$c], odd, high);
 #else
-    #for c in HEAD_QUADS: let q$r_$c = pick(load_quad(q[q_at$r + $cu]), odd, high) * params.scale;
+    #for c in HEAD_QUADS: $(held) q$r_$c = pick(load_quad(q[q_at$r + $cu]), odd, high) * params.scale;
 #end
     #for c in VALUE_QUADS: var o$r_$c = 0.0;
     var maximum$r = LOWEST;
@@ -118,6 +129,11 @@ fn attention_decode(
     let value_base = sequence.v_base + kv_head * cache.value_head_stride;
 #for r in ROW_SETS
     #for g in VALUE_GROUPS: var low$r_$g = 0.0;  // Σ p·min of a group of value channels
+#end
+#if ROTATED_CODES
+    // Whether q and o are those of rotated channels.
+    var turned_queries = false;
+    var turned_outputs = false;
 #end
 #else
     let k_base = sequence.k_base + first_head / params.heads_per_kv * params.k_head_stride;
@@ -131,6 +147,9 @@ fn attention_decode(
         let block = listed_block(sequence, list, entry, rows.any);
         #for r in ROW_SETS: var block_sum$r = 0.0;
 #if CACHED
+#if ROTATED_CODES
+#insert attention/decode/walk_rotated
+#else
         var next_key = max(block.keys.lo, 0);
         while next_key < block.keys.hi {
             let first = u32(next_key);
@@ -190,63 +209,8 @@ fn attention_decode(
 #end KEY_WIDTHS
                     }
 #end
-#if SUBGROUP_QUADS
-#for r in ROW_SETS
-                    s$r += quadSwapX(s$r);
-                    s$r += quadSwapY(s$r);
-#end
-#else
-                    #for r in ROW_SETS: parts[$ru * INVOCATIONS + lane] = s$r;
-                    workgroupBarrier();
-#for r in ROW_SETS
-                    s$r = parts[$ru * INVOCATIONS + lane - component] + parts[$ru * INVOCATIONS + lane - component + 1u]
-                        + parts[$ru * INVOCATIONS + lane - component + 2u] + parts[$ru * INVOCATIONS + lane - component + 3u];
-#end
-                    workgroupBarrier();
-#end
                     let token = vec4<i32>(i32(start)) + vec4<i32>(0, 1, 2, 3);
-#if SCORED
-                    let at = vec4<i32>(
-                        key_position(sequence, token.x),
-                        key_position(sequence, min(token.y, i32(run_end) - 1)),
-                        key_position(sequence, min(token.z, i32(run_end) - 1)),
-                        key_position(sequence, min(token.w, i32(run_end) - 1)),
-                    );
-#end
-#for r in ROW_SETS
-                    let low$r = max(own$r.lo, i32(first));
-                    let high$r = min(own$r.hi, i32(run_end));
-                    let seen$r = (token >= vec4<i32>(low$r)) & (token < vec4<i32>(high$r));
-#if SCORED
-                    let lag$r = vec4<i32>(position$r) - at;
-                    s$r = vec4<f32>(
-                        positioned(capped(s$r.x), lag$r.x, phi_of(lag$r.x), slope$r),
-                        positioned(capped(s$r.y), lag$r.y, phi_of(lag$r.y), slope$r),
-                        positioned(capped(s$r.z), lag$r.z, phi_of(lag$r.z), slope$r),
-                        positioned(capped(s$r.w), lag$r.w, phi_of(lag$r.w), slope$r),
-                    );
-#else
-                    s$r = vec4<f32>(capped(s$r.x), capped(s$r.y), capped(s$r.z), capped(s$r.w));
-#end
-                    s$r -= block.bias;
-#if MASKED
-                    s$r += vec4<f32>(
-                        masked_by(sequence, mask_at$r, token.x),
-                        masked_by(sequence, mask_at$r, min(token.y, i32(run_end) - 1)),
-                        masked_by(sequence, mask_at$r, min(token.z, i32(run_end) - 1)),
-                        masked_by(sequence, mask_at$r, min(token.w, i32(run_end) - 1)),
-                    );
-#end
-                    s$r = select(vec4<f32>(LOWEST), s$r, seen$r);
-                    let raised$r = max(max(max(s$r.x, s$r.y), max(s$r.z, s$r.w)), maximum$r);
-                    let shrink$r = exp2(2.0 * (maximum$r - raised$r));
-                    maximum$r = raised$r;
-                    let p$r = select(vec4<f32>(0.0), exp2(2.0 * (s$r - raised$r)), seen$r);
-                    sum$r *= shrink$r;
-                    block_sum$r = block_sum$r * shrink$r + p$r.x + p$r.y + p$r.z + p$r.w;
-                    #for c in VALUE_QUADS: o$r_$c *= shrink$r;
-                    #for g in VALUE_GROUPS: low$r_$g *= shrink$r;
-#end
+#insert attention/decode/weigh
                     // What isn't seen has p = 0, and a cache holds finite numbers only.
                     if run.values.bits == 16u {
 #insert attention/decode/each_token with body = attention/decode/value_row
@@ -258,6 +222,7 @@ fn attention_decode(
                 }
             }
         }
+#end ROTATED_CODES
 #else
         for (var j = block.keys.lo; j < block.keys.hi; j++) {
             let k_at = k_base + u32(j) * params.k_row_stride;
@@ -329,12 +294,17 @@ fn attention_decode(
         #for r in ROW_SETS: sum$r += block_sum$r;
     }
 
+#if ROTATED_CODES
+    if turned_outputs {
+#insert attention/decode/turn_outputs
+    }
+#end
 #for r in ROW_SETS
     if place$r < count {
         let state$r = ((work.sequence * params.max_rows + u32(row$r)) * params.all_heads + params.first_head + head$r) * params.splits + split;
         let at$r = 4u * STATE_QUADS * state$r;
 #for c in VALUE_QUADS
-#if CACHED
+#if GROUP
         states[at$r + 4u * $cu + component] = o$r_$c + low$r_$(c*4/GROUP);
 #else
         states[at$r + 4u * $cu + component] = o$r_$c;

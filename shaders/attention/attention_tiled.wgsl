@@ -26,7 +26,8 @@
 //             step's first key (from the table, or one product on from the step before) times that
 //             of the key within the step, which stays in registers.
 // Cache       a staircase cache is walked in runs of tokens that lie together (cache.wgsl), four
-//             tokens at a time, expanded on their way through workgroup memory.
+//             tokens at a time, expanded on their way through workgroup memory. Rotated codes turn
+//             back there, by barriers of their own.
 // Barriers    with staging two per step, with slices one, in the list's loop: its bounds depend on
 //             the workgroup alone.
 // Pieces      tiled/: step.wgsl is one step, made of stage, score, bias, softmax, accumulate and,
@@ -42,6 +43,7 @@
 #import attention/tiled/from_$(SOURCE)
 #if CACHED: #import attention/expand
 #if MASKED: #import attention/mask
+#if ROTATED_CODES: #import attention/tiled/codes
 #if POSITIONS: #import attention/positions
 #if SHARED: #import attention/tiled/shares
 #unless SHARED: #import attention/tiled/no_shares

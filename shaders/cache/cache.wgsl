@@ -12,6 +12,17 @@ struct CacheRung {
     unused_c: u32,
 }
 
+// What rotated codes of one side need (src/cache/rotated).
+struct CacheCoding {
+    block_quads: u32,  // of the transform
+    offset: i32,       // sixths of an octave that scale 0 would have
+    list: u32,         // words behind the codes: the list of fine tokens
+    fine: u32,         // … and their codes
+    // By sixths of an octave: a reciprocal with 16 bits, the power of two that goes with it, and
+    // the f32 number that a scale stands for, but for a power of two.
+    scales: array<vec4<u32>, 6>,
+}
+
 struct CacheLayout {
     segment: u32,          // tokens
     group: u32,            // numbers that share their extremes
@@ -25,8 +36,15 @@ struct CacheLayout {
     value_head_stride: u32,
     summary_tokens: u32,   // of a group of keys with a summary; 0 without summaries
     summary_words: u32,    // of a pack of keys
+    key_behind: u32,       // words behind the codes of a pack
+    value_behind: u32,
+    fine_tokens: u32,      // of a segment of rotated codes
+    unused: u32,
     key_rungs: array<CacheRung, CACHE_RUNGS>,
     value_rungs: array<CacheRung, CACHE_RUNGS>,
+    codings: array<CacheCoding, 2>,     // keys, values
+    thresholds: array<vec4<u32>, 16>,   // of rotated codes at 8 bits, two to a word
+    levels: array<vec4<u32>, 16>,       // alike, the positive ones
 }
 
 // Where the keys or the values of a run of tokens lie.

@@ -25,7 +25,7 @@ struct MoveParams {
 // that are copied. Words are counted from the start of a head.
 struct Move {
     first: u32,        // units of the moves before
-    flags: u32,
+    flags: u32,        // FLAG_*; above SKIPPED_AT the rows that are read from copies of sinks
     // The widths that codes pass through, four bits each, the first the lowest; without them, rows
     // are copied.
     widths: u32,
@@ -35,8 +35,10 @@ struct Move {
     source_ring: u32,  // rows until it comes round
     input: u32,        // quads: where the first row were if it lay in head 0 of the input
     destination: u32,  // words: the pack, or the ring of rows
-    row: u32,          // of copies, the first row in it
-    ring: u32,         // rows until it comes round
+    // Of copies, the first row in it, and the rows until it comes round. Of keys that become
+    // rotated codes, `source` and `input` of the values of the same tokens.
+    row: u32,
+    ring: u32,
     stamp: u32,        // words: where the sequence's stamp lies, in keys
     expected: u32,     // what it must be for the move to take place; 0: anything
 }

@@ -2,11 +2,13 @@
 //
 //   code' = (2·code·(2^b' − 1) + 2^b − 1) / (2·(2^b − 1))
 //
-// in integers, the extremes as they were, for every width that the segment passes, as
-// src/cache/quantize.rs says.
+// in integers, for every width that the segment passes, as src/cache/quantize.rs says; of rotated
+// codes (src/cache/rotated)
 //
-// Shapes      packs of S·D'·b/32 words of codes, then S·D'/G words of extremes, then, of keys,
-//             those of summaries, which stay as they are
+//   code' = code >> (b − b')
+//
+// Shapes      packs of S·D'·b/32 words of codes; what is behind them (extremes and summaries, or
+//             scales, means and fine tokens) stays as it is
 // Moves       a segment from one rung's ring to another's. A unit is 32 codes: b words before, b'
 //             words after
 // Workgroups  one per (head, INVOCATIONS of the line of all moves' units), numbered in one line and
@@ -23,18 +25,11 @@ fn take(own: Move, head: u32, unit: u32) {
     let base = head_base(flags, head);
     let source = base + own.source;
     let destination = base + own.destination;
-    // Units of the pack, and its extremes.
+    // Units of the pack.
     let units = cache.segment * row_words(flags) / 16u;
-    if unit < units / (cache.group / 32u) {
-        let extremes = load(flags, source + units * wide + unit);
-        store(flags, destination + units * narrow + unit, extremes);
-    }
-    if !is_values(flags) {
-        let all_extremes = units / (cache.group / 32u);
-        for (var at = unit; at < cache.summary_words; at += units) {
-            let word = load(flags, source + units * wide + all_extremes + at);
-            store(flags, destination + units * narrow + all_extremes + at, word);
-        }
+    let behind = select(cache.key_behind, cache.value_behind, is_values(flags));
+    for (var at = unit; at < behind; at += units) {
+        store(flags, destination + units * narrow + at, load(flags, source + units * wide + at));
     }
     let from_at = source + unit * wide;
     var to_at = destination + unit * narrow;
@@ -57,8 +52,13 @@ fn take(own: Move, head: u32, unit: u32) {
             low = vec4<u32>(codes) >> (wide * LANES);
             high = vec4<u32>(codes) >> (wide * (LANES + vec4<u32>(4u)));
         }
-        low = stepped(low & mask, widths);
-        high = stepped(high & mask, widths);
+        if (flags & FLAG_SHIFT) != 0u {
+            low = (low & mask) >> vec4<u32>(wide - narrow);
+            high = (high & mask) >> vec4<u32>(wide - narrow);
+        } else {
+            low = stepped(low & mask, widths);
+            high = stepped(high & mask, widths);
+        }
         // A narrower width has at most 4 bits, so that eight codes fit one word again.
         let codes = joined(low, narrow) | (joined(high, narrow) << (4u * narrow));
         packed |= codes << filled;

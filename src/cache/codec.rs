@@ -21,10 +21,10 @@ pub enum Codec {
 
 impl Codec {
     /// The most fine tokens of a segment.
-    pub(super) const MOST_EXACT: usize = 32;
+    pub(crate) const MOST_EXACT: usize = 32;
 
     /// The most tokens of a segment whose sums 32 bits hold.
-    pub(super) const LONGEST_SEGMENT: usize = 1024;
+    pub(crate) const LONGEST_SEGMENT: usize = 1024;
 
     /// Exact keys of a segment and head.
     pub(super) fn fine_tokens(self) -> usize {

@@ -132,7 +132,7 @@ impl Staircase {
     /// wait in the residual. It needs no calibration.
     ///
     /// What it was measured to hold and to lose beside the other presets is in `lab/RESULTS.md`
-    /// (caches of few bits). Caches on a GPU don't have these codes yet.
+    /// (caches of few bits).
     pub fn recommended_rotated() -> Self {
         let ladders = Self::of(
             Ladder::of(vec![Rung::on(8, 4), Rung::tail(4)]),

@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 
 /// No uniform struct of a program is larger.
-pub(crate) const UNIFORM_BYTES: u32 = 512;
+pub(crate) const UNIFORM_BYTES: u32 = 1280;
 
 /// No workgroup of a program that every device has to run has more invocations.
 pub(crate) const INVOCATIONS: u32 = 64;

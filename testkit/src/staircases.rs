@@ -7,11 +7,12 @@ pub fn ladder(steps: &[(u32, usize)], last: u32) -> Ladder {
     Ladder::new(steps, last).unwrap()
 }
 
-/// Keys before rotation, unless the staircase has summaries, which refuse them.
+/// Keys before rotation, unless the staircase has summaries, or codes of rotated rows, which refuse
+/// them.
 pub fn unrotated_if_possible(staircase: &Staircase) -> StoredKeys {
-    match staircase.summaries() {
-        Some(_) => StoredKeys::AfterRotation,
-        None => StoredKeys::BeforeRotation,
+    match (staircase.summaries(), staircase.codec()) {
+        (None, Codec::MinMax) => StoredKeys::BeforeRotation,
+        _ => StoredKeys::AfterRotation,
     }
 }
 
@@ -57,6 +58,8 @@ pub fn rotated_staircases() -> Vec<Staircase> {
         late.with_codec(rotated(0)).unwrap().with_residual(50).unwrap(),
         dropping.with_codec(rotated(1)).unwrap().with_sinks(41),
         Staircase::plain().with_codec(rotated(3)).unwrap(),
+        both(ladder(&[], 16), ladder(&[(8, 1)], 2)).with_codec(rotated(6)).unwrap(),
+        both(ladder(&[(8, 1), (3, 1)], 2), ladder(&[], 16)).with_codec(rotated(1)).unwrap(),
     ]
     .map(short)
     .into()

@@ -3,7 +3,7 @@
 use crate::common::cases::mask;
 use crate::common::{by, gpu, numbers};
 use prflash::attention::{Mask, PositionIds};
-use prflash::cache::{Chunk, KvCache, SequenceId, Staircase, StoredKeys};
+use prflash::cache::{Chunk, Codec, KvCache, SequenceId, Staircase, StoredKeys};
 use prflash::kernels::{Decode, Kernel};
 use prflash::position::Pairing;
 use prflash::sampling::Granularity;
@@ -12,7 +12,7 @@ use prflash::{
     Attention, Bias, BlockGrid, Call, Context, DType, Error, Layout, Operands, PlanOptions, Positions,
     Profile, Queries, Rope, Schedule, Seed, Shape, Systematic, Tables, Tensor, reference,
 };
-use testkit::staircases::{ladder, short, staircases};
+use testkit::staircases::{ladder, rotated_staircases, short, staircases};
 
 /// A cache with these many tokens in each sequence, appended in chunks of 100.
 fn filled(
@@ -138,14 +138,14 @@ fn kernels(context: &Context) -> Vec<Option<Kernel>> {
 fn every_staircase_and_kernel_agrees_with_the_oracle() {
     let Some(context) = gpu("every_staircase_and_kernel_agrees_with_the_oracle") else { return };
     let shape = Shape::new(4, 2, 0, 64).unwrap();
-    for (index, staircase) in staircases().into_iter().enumerate() {
+    for (index, staircase) in rotated_staircases().into_iter().chain(staircases()).enumerate() {
         let story = staircase.to_string();
         let cache =
             filled(&context, staircase, &shape, StoredKeys::AfterRotation, &[391, 70, 5], index as u64);
         // Prompts by the kernel that a plan takes; few queries by all that could take them, where
         // the staircase has every width.
         check(&context, (&Attention::causal(), &PlanOptions::new()), &shape, &cache, 40, &[], &story);
-        let kernels = if index < 3 { kernels(&context) } else { vec![None] };
+        let kernels = if index < rotated_staircases().len() + 3 { kernels(&context) } else { vec![None] };
         for (kernel, q_len) in kernels.into_iter().zip([1, 1, 3]) {
             let how = (&Attention::causal(), &by(kernel));
             check(&context, how, &shape, &cache, q_len, &[], &format!("{q_len} queries\n{story}"));
@@ -156,16 +156,21 @@ fn every_staircase_and_kernel_agrees_with_the_oracle() {
 #[test]
 fn every_head_layout_and_dimension() {
     let Some(context) = gpu("every_head_layout_and_dimension") else { return };
-    let staircase = || short(Staircase::new(ladder(&[(8, 1), (4, 1)], 3), ladder(&[(4, 1)], 2)).unwrap());
+    let staircase = short(Staircase::new(ladder(&[(8, 1), (4, 1)], 3), ladder(&[(4, 1)], 2)).unwrap());
+    let rotated = staircase.clone().with_codec(Codec::Rotated { fine_tokens: 1 }).unwrap();
     for (heads, kv_heads, dim, value_dim) in
         [(6, 1, 80, 80), (3, 3, 40, 64), (8, 2, 128, 96), (2, 1, 256, 256), (40, 1, 32, 32)]
     {
         let shape = Shape::new(heads, kv_heads, 0, dim).unwrap().with_value_dim(value_dim).unwrap();
-        let cache = filled(&context, staircase(), &shape, StoredKeys::AfterRotation, &[300], 5);
-        for q_len in [1, 5, 33] {
-            let story =
-                format!("{heads} heads on {kv_heads}, {dim} and {value_dim} channels, {q_len} queries");
-            check(&context, (&Attention::causal(), &PlanOptions::new()), &shape, &cache, q_len, &[], &story);
+        for staircase in [&staircase, &rotated] {
+            let cache = filled(&context, staircase.clone(), &shape, StoredKeys::AfterRotation, &[300], 5);
+            for q_len in [1, 5, 33] {
+                let story = format!(
+                    "{heads} heads on {kv_heads}, {dim} and {value_dim} channels, {q_len} queries, {staircase}"
+                );
+                let how = (&Attention::causal(), &PlanOptions::new());
+                check(&context, how, &shape, &cache, q_len, &[], &story);
+            }
         }
     }
 }
@@ -174,8 +179,9 @@ fn every_head_layout_and_dimension() {
 fn options_of_attention_hold_over_caches() {
     let Some(context) = gpu("options_of_attention_hold_over_caches") else { return };
     let shape = Shape::new(4, 2, 0, 64).unwrap();
-    let cache =
-        filled(&context, short(Staircase::recommended()), &shape, StoredKeys::AfterRotation, &[333, 120], 11);
+    let caches = [Staircase::recommended(), Staircase::recommended_rotated()].map(|staircase| {
+        filled(&context, short(staircase), &shape, StoredKeys::AfterRotation, &[333, 120], 11)
+    });
     let splits = |splits| PlanOptions::new().with_splits(splits).unwrap();
     let options = [
         (Attention::causal().with_window(100).unwrap(), PlanOptions::new()),
@@ -187,9 +193,9 @@ fn options_of_attention_hold_over_caches() {
         (Attention::causal().with_sinks(&[-2.0, 0.5, 3.0, 9.0]).unwrap(), splits(3)),
     ];
     for (attention, options) in &options {
-        for q_len in [3, 50] {
+        for (cache, q_len) in caches.iter().flat_map(|cache| [(cache, 3), (cache, 50)]) {
             let story = format!("{attention:?}, {options:?}");
-            check(&context, (attention, options), &shape, &cache, q_len, &[], &story);
+            check(&context, (attention, options), &shape, cache, q_len, &[], &story);
         }
     }
 }
@@ -222,7 +228,9 @@ fn schedules_over_caches() {
     let shape = Shape::new(4, 2, 0, 64).unwrap();
     let lens = [500, 180];
     let staircase = Staircase::new(ladder(&[(8, 2)], 4), ladder(&[(8, 2), (4, 2)], 2)).unwrap();
-    let cache = filled(&context, short(staircase), &shape, StoredKeys::AfterRotation, &lens, 21);
+    let rotated = staircase.clone().with_codec(Codec::Rotated { fine_tokens: 2 }).unwrap();
+    let caches = [staircase, rotated]
+        .map(|staircase| filled(&context, short(staircase), &shape, StoredKeys::AfterRotation, &lens, 21));
     let attention = Attention::causal().with_correction(0.5).unwrap();
     // Blocks that segments divide, that divide segments, and that do neither.
     for block in [16, 24, 64] {
@@ -240,15 +248,11 @@ fn schedules_over_caches() {
                     })
                     .collect();
                 let tables: Vec<Tables<'_>> = schedules.iter().map(Tables::from).collect();
-                check(
-                    &context,
-                    (&attention, &PlanOptions::new()),
-                    &shape,
-                    &cache,
-                    q_len,
-                    &tables,
-                    &format!("blocks of {block}, {granularity:?}"),
-                );
+                for cache in &caches {
+                    let how = (&attention, &PlanOptions::new());
+                    let story = format!("blocks of {block}, {granularity:?}");
+                    check(&context, how, &shape, cache, q_len, &tables, &story);
+                }
             }
         }
     }
@@ -259,12 +263,13 @@ fn positions_over_caches() {
     let Some(context) = gpu("positions_over_caches") else { return };
     let shape = Shape::new(4, 2, 0, 64).unwrap();
     let lens = [300, 90];
-    for (keys, pairing, rotary) in [
-        (StoredKeys::BeforeRotation, Pairing::Half, 64),
-        (StoredKeys::BeforeRotation, Pairing::Interleaved, 32),
-        (StoredKeys::AfterRotation, Pairing::Half, 64),
+    for (staircase, keys, pairing, rotary) in [
+        (Staircase::recommended(), StoredKeys::BeforeRotation, Pairing::Half, 64),
+        (Staircase::recommended(), StoredKeys::BeforeRotation, Pairing::Interleaved, 32),
+        (Staircase::recommended(), StoredKeys::AfterRotation, Pairing::Half, 64),
+        (Staircase::recommended_rotated(), StoredKeys::AfterRotation, Pairing::Half, 64),
     ] {
-        let cache = filled(&context, short(Staircase::recommended()), &shape, keys, &lens, 31);
+        let cache = filled(&context, short(staircase), &shape, keys, &lens, 31);
         let rope = Rope::new(64, 10_000.0, pairing).unwrap().with_rotary_dim(rotary).unwrap();
         for positions in [
             Positions::new().with_rope(rope.clone()).with_max_positions(700).unwrap(),

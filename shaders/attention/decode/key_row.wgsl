@@ -1,5 +1,5 @@
 // A row of f16 numbers.
-                        let row = key_pack + (max(start + $(token), first) - first) * (HEAD_PADDED / 2u);
+                        let row = key_pack + ($(row_at)) * (HEAD_PADDED / 2u);
                         #for r in ROW_SETS: var part$r = 0.0;
 #for c in HEAD_QUADS
                         {

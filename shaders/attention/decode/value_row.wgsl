@@ -1,5 +1,5 @@
 // A row of f16 numbers.
-                        let row = value_pack + (max(start + $(token), first) - first) * (VALUE_PADDED / 2u);
+                        let row = value_pack + ($(row_at)) * (VALUE_PADDED / 2u);
 #for c in VALUE_QUADS
                         {
                             let word = select(value_words[row + 2u * $cu], value_words[row + 2u * $cu + 1u], high);

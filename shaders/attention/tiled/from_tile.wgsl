@@ -12,6 +12,16 @@ fn stage_value(t: u32, c: u32, quad: Quad) {
     v_tile[t * VALUE_QUADS + c] = quad;
 }
 
+#if ROTATED_CODES
+fn staged_key(t: u32, c: u32) -> Quad {
+    return k_tile[t * HEAD_QUADS + c];
+}
+
+fn staged_value(t: u32, c: u32) -> Quad {
+    return v_tile[t * VALUE_QUADS + c];
+}
+#end
+
 // Quad c of key and value t of a step; where the value of a key begins whose number in the step is
 // the variable t, and its quad c.
 #let key_quad = k_tile[$tu * HEAD_QUADS + $cu]

@@ -1,5 +1,8 @@
 // Keys and values of a step on their way into workgroup memory.
             workgroupBarrier();
+#if ROTATED_CODES
+#insert attention/tiled/stage_codes
+#else
 #if CACHED
 #insert attention/tiled/stage_cache
 #else
@@ -9,5 +12,6 @@
 #insert attention/tiled/stage_keys
 #end
 #insert attention/tiled/stage_values
-#end
+#end CACHED
+#end ROTATED_CODES
             workgroupBarrier();

@@ -26,6 +26,10 @@ const fn rope(pairing: Pairing, dim: usize) -> PositionsVariant {
 const HARMONIC: PositionsVariant =
     PositionsVariant { bias: BiasVariant::Harmonic, ..rope(Pairing::Half, 64) };
 
+/// The same of 80 channels.
+const HARMONIC_80: PositionsVariant =
+    PositionsVariant { bias: BiasVariant::Harmonic, ..rope(Pairing::Half, 80) };
+
 /// Some channels turn, and scores have a factor beside a bias.
 const PARTIAL: PositionsVariant =
     PositionsVariant { bias: BiasVariant::Linear, factor: true, ..rope(Pairing::Interleaved, 32) };
@@ -97,8 +101,10 @@ fn wide_and_shared_rows(add: &mut Visit<'_>) {
     for dim in [128, 256] {
         let kernel = Kernel::Tiled(Tile::choose(false, [dim; 2], true, true));
         let variant = Variant::new(kernel, DType::F32, [dim; 2]);
-        let cache = CacheVariant { widths: [0; 2], group: 32, rotate_keys: false };
-        add(&Variant { cache: Some(cache), ..variant });
+        for group in [32, 0] {
+            let cache = CacheVariant { widths: [0; 2], group, rotate_keys: false };
+            add(&Variant { cache: Some(cache), ..variant });
+        }
         add(&Variant { positions: rope(Pairing::Half, dim), ..variant });
     }
 }
@@ -160,6 +166,11 @@ fn decode_over_caches(add: &mut Visit<'_>) {
         (80, 32, narrow, PARTIAL, true),
         (128, 32, presets, NONE, false),
         (256, 64, presets, NONE, false),
+        // Rotated codes.
+        (64, 0, presets, NONE, false),
+        (80, 0, narrow, HARMONIC_80, false),
+        (128, 0, [1 << 8 | 1 << 4, 1 << 8 | 1 << 3], NONE, false),
+        (256, 0, presets, NONE, false),
     ] {
         let cache = Some(CacheVariant { widths, group, rotate_keys });
         let without_quads = Decode::new(2, false).unwrap_or(Decode::ONE);

@@ -6,6 +6,7 @@ use super::variant::{BiasVariant, PositionsVariant, Variant, Wide};
 use crate::cache::gpu::params::CACHE_RUNGS;
 use crate::cache::gpu::variant::CacheVariant;
 use crate::cache::quantize::WIDTHS;
+use crate::cache::rotated;
 use crate::position::Pairing;
 use crate::runtime::text::{self, Settings};
 
@@ -50,6 +51,7 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
         ("ROWS_HELD", Decode::ROWS * row_sets),
     ]);
     let group = cache.map_or(0, |cache| cache.group);
+    let rotated_codes = cache.is_some_and(|cache| cache.is_rotated());
     // Of the padded rows of a cache, and what of a value shares its extremes.
     let padded = |dim: usize| if cache.is_some() { dim.next_multiple_of(32) } else { 0 };
     let matrix = match kernel {
@@ -65,7 +67,7 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
         ("HEAD_PADDED", layout.map_or(padded(head_dim), |layout| layout.head_padded)),
         ("HEAD_WORDS", padded(head_dim) / 32),
         ("VALUE_PADDED", padded(value_dim)),
-        ("VALUE_GROUPS", cache.map_or(0, |cache| value_dim.div_ceil(cache.group))),
+        ("VALUE_GROUPS", if group > 0 { value_dim.div_ceil(group) } else { 0 }),
     ]);
     for (name, flag) in [
         ("FLAG_CAUSAL", params::FLAG_CAUSAL),
@@ -103,6 +105,7 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
     settings.conditions(&[
         ("CACHED", cache.is_some()),
         ("MASKED", masked),
+        ("ROTATED_CODES", rotated_codes),
         ("SUBGROUP_QUADS", quads),
         ("ROTATE_KEYS", rotate_keys),
         ("BY_CHANNEL", form.by_channel),
@@ -135,8 +138,28 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
         let widths = WIDTHS.into_iter().filter(|bits| widths >> bits & 1 == 1);
         settings.list(name, widths.map(|bits| bits as usize).collect());
     }
+    levels(&mut settings, |bits| match kernel {
+        // Each width has loops of its own.
+        Kernel::Decode(_) => cache.is_some_and(|cache| (cache.widths[0] | cache.widths[1]) >> bits & 1 == 1),
+        _ => rotated_codes,
+    });
+    if rotated_codes {
+        for (name, dim) in [("HEAD_TURN", head_dim), ("VALUE_TURN", value_dim)] {
+            settings.real(name, 1.0 / (rotated::block(dim) as f32).sqrt());
+        }
+    }
     let label = if wide_quads > 0 { Wide(*variant).name() } else { variant.name() };
     text::kernel(&label, "attention", kernel.name(), &settings)
+}
+
+/// The levels of rotated codes of these widths, as polynomials.
+fn levels(settings: &mut Settings, uses: impl Fn(u32) -> bool) {
+    for (bits, name) in [(2, "LEVELS_2"), (3, "LEVELS_3"), (4, "LEVELS_4")] {
+        settings.conditions(&[(name, uses(bits))]);
+        for (power, &coefficient) in rotated::polynomial(bits).iter().enumerate().filter(|_| uses(bits)) {
+            settings.real(&format!("LEVEL_{bits}_{power}"), coefficient);
+        }
+    }
 }
 
 /// How the tiled kernel's inner loop is written.

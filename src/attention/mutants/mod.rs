@@ -7,4 +7,5 @@ mod copies;
 mod kernels;
 mod masks;
 mod problem;
+mod rotated_cache;
 mod schedule;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::region::RegionLayout;
-use crate::cache::gpu::params::{FLAG_COUNT, FLAG_VALUES, Move};
+use crate::cache::gpu::params::{FLAG_COUNT, FLAG_SHIFT, FLAG_VALUES, Move, SKIPPED_AT};
 use crate::cache::gpu::programs::CacheMove;
 use crate::cache::ladder::Side;
 use crate::cache::quantize::nests;
@@ -98,7 +98,9 @@ impl Mover<'_> {
             let numbers = self.staircase.segment() * 2 * self.layout.sides[side as usize].row_words;
             if let Some(from) = from.filter(|_| coded) {
                 let source = (base + self.layout.pack(side, from, segment)) as u32;
-                let step = Move { flags: flag(side), widths, source, destination, ..sequence.guard() };
+                let shift = if self.staircase.codec().is_rotated() { FLAG_SHIFT } else { 0 };
+                let flags = flag(side) | shift;
+                let step = Move { flags, widths, source, destination, ..sequence.guard() };
                 pass.step_down.push((step, numbers / 32));
                 continue;
             }
@@ -120,7 +122,9 @@ impl Mover<'_> {
                 pass.summarize.push((summaries, groups * CacheMove::INVOCATIONS));
             }
             let counted = Move { flags: flag(side) | FLAG_COUNT, widths, destination, ..source };
-            if bits == 16 {
+            if bits != 16 && self.staircase.codec().is_rotated() {
+                pass.quantize.push((self.encoded(sequence, first, counted), CacheMove::INVOCATIONS));
+            } else if bits == 16 {
                 let copy = Move { ring: u32::MAX, ..counted };
                 pass.append.push((copy, numbers / 4));
             } else {
@@ -128,6 +132,16 @@ impl Mover<'_> {
                 pass.quantize.push((counted, if side == Side::Keys { groups / 4 } else { groups }));
             }
         }
+    }
+
+    /// A segment that becomes rotated codes: also which rows are read from copies of sinks and, of
+    /// keys, where the values of the same tokens lie.
+    fn encoded(&self, sequence: &Appended, first: usize, segment: Move) -> Move {
+        let skipped = self.staircase.sinks().saturating_sub(first).min(self.staircase.segment());
+        // Segments with fine tokens come from rows, on both sides.
+        let values = self.rows_of(sequence, Side::Values, first);
+        let flags = segment.flags | (skipped as u32) << SKIPPED_AT;
+        Move { flags, row: values.source, ring: values.input, ..segment }
     }
 
     /// The widths from one rung (or from rows) to another, packed. Where several steps nest, the
@@ -138,6 +152,8 @@ impl Mover<'_> {
         let mut kept: Vec<u32> = Vec::new();
         // Of coded segments, the first is the width that they have.
         let fixed = usize::from(from.is_some_and(|from| rungs[from].bits != 16));
+        let always = self.staircase.codec().is_rotated();
+        let nests = |from, to| always || nests(from, to);
         for bits in passed {
             // The one before is left out if the steps to it and from it nest.
             let nested = match kept[..] {

@@ -10,6 +10,10 @@ pub(crate) const CACHE_RUNGS: usize = 6;
 
 pub(crate) const FLAG_VALUES: u32 = 1;
 pub(crate) const FLAG_COUNT: u32 = 2;
+/// Codes step down by a shift.
+pub(crate) const FLAG_SHIFT: u32 = 4;
+/// Above it lies how many of a segment's rows, from the first on, are read from copies.
+pub(crate) const SKIPPED_AT: u32 = 8;
 
 /// `struct CacheRung` of `shaders/cache/cache.wgsl`.
 #[repr(C)]
@@ -23,6 +27,17 @@ pub(crate) struct CacheRung {
     pub(crate) unused_a: u32,
     pub(crate) unused_b: u32,
     pub(crate) unused_c: u32,
+}
+
+/// `struct CacheCoding` of `shaders/cache/cache.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub(crate) struct CacheCoding {
+    pub(crate) block_quads: u32,
+    pub(crate) offset: i32,
+    pub(crate) list: u32,
+    pub(crate) fine: u32,
+    pub(crate) scales: [[u32; 4]; 6],
 }
 
 /// `struct CacheLayout` of `shaders/cache/cache.wgsl`.
@@ -41,8 +56,15 @@ pub(crate) struct CacheLayout {
     pub(crate) value_head_stride: u32,
     pub(crate) summary_tokens: u32,
     pub(crate) summary_words: u32,
+    pub(crate) key_behind: u32,
+    pub(crate) value_behind: u32,
+    pub(crate) fine_tokens: u32,
+    pub(crate) unused: u32,
     pub(crate) key_rungs: [CacheRung; CACHE_RUNGS],
     pub(crate) value_rungs: [CacheRung; CACHE_RUNGS],
+    pub(crate) codings: [CacheCoding; 2],
+    pub(crate) thresholds: [[u32; 4]; 16],
+    pub(crate) levels: [[u32; 4]; 16],
 }
 
 /// `struct MoveParams` of `shaders/cache/moves.wgsl`.
@@ -111,10 +133,12 @@ pub(crate) fn layouts() -> Vec<HostLayout> {
     vec![
         host_layout!("CacheRung", CacheRung:
             end, bits, base, packs, pack_words, unused_a, unused_b, unused_c),
+        host_layout!("CacheCoding", CacheCoding: block_quads, offset, list, fine, scales),
         host_layout!("CacheLayout", CacheLayout:
             segment, group, sinks, residual_rows, key_row_words, value_row_words, key_residual,
             value_residual, key_head_stride, value_head_stride, summary_tokens, summary_words,
-            key_rungs, value_rungs),
+            key_behind, value_behind, fine_tokens, unused, key_rungs, value_rungs, codings, thresholds,
+            levels),
         host_layout!("MoveParams", MoveParams:
             work_items, tiles, units, moves, arena_head, input_head, k_head_stride, k_row_stride,
             k_quads, v_head_stride, v_row_stride, v_quads, number),

@@ -1,6 +1,11 @@
 //! The kernels that fill a cache and move what is in it.
 
-use super::params::{CACHE_RUNGS, CacheLayout, FLAG_COUNT, FLAG_VALUES, MigrateParams, Move, MoveParams};
+use super::params::{
+    CACHE_RUNGS, CacheLayout, FLAG_COUNT, FLAG_SHIFT, FLAG_VALUES, MigrateParams, Move, MoveParams,
+    SKIPPED_AT,
+};
+use crate::cache::codec::Codec;
+use crate::cache::rotated;
 use crate::layout::DType;
 use crate::limits::MAX_HEAD_DIM;
 use crate::runtime::program::{Binds, Program};
@@ -15,6 +20,8 @@ pub(crate) enum CacheMove {
     Append(DType),
     /// `shaders/cache/quantize.wgsl`, for input of this type.
     Quantize(DType),
+    /// `shaders/cache/encode_segment.wgsl`, for input of this type.
+    Encode(DType),
     /// `shaders/cache/summarize_segment.wgsl`, for input of this type.
     Summarize(DType),
     /// `shaders/cache/step_down.wgsl`.
@@ -66,11 +73,16 @@ impl CacheMove {
     /// Invocations of a workgroup.
     pub(crate) const INVOCATIONS: usize = 64;
 
+    /// Quads of the rows that a workgroup encodes at once: those of 32 tokens of 64 channels, with
+    /// a quad between them.
+    const BATCH_QUADS: usize = 544;
+
     fn input(&self) -> Option<DType> {
         match *self {
-            CacheMove::Append(dtype) | CacheMove::Quantize(dtype) | CacheMove::Summarize(dtype) => {
-                Some(dtype)
-            }
+            CacheMove::Append(dtype)
+            | CacheMove::Quantize(dtype)
+            | CacheMove::Encode(dtype)
+            | CacheMove::Summarize(dtype) => Some(dtype),
             CacheMove::StepDown | CacheMove::Commit => None,
         }
     }
@@ -86,6 +98,7 @@ impl Program for CacheMove {
         match self {
             CacheMove::Append(_) => "append",
             CacheMove::Quantize(_) => "quantize",
+            CacheMove::Encode(_) => "encode_segment",
             CacheMove::Summarize(_) => "summarize_segment",
             CacheMove::StepDown => "step_down",
             CacheMove::Commit => "commit",
@@ -96,6 +109,17 @@ impl Program for CacheMove {
         let mut settings = Settings::of(&[("INVOCATIONS", Self::INVOCATIONS), ("CACHE_RUNGS", CACHE_RUNGS)]);
         settings.constant("FLAG_VALUES", FLAG_VALUES);
         settings.constant("FLAG_COUNT", FLAG_COUNT);
+        settings.constant("FLAG_SHIFT", FLAG_SHIFT);
+        settings.constant("SKIPPED_AT", SKIPPED_AT);
+        if matches!(self, CacheMove::Encode(_)) {
+            settings.sizes(&[
+                ("BATCH_QUADS", Self::BATCH_QUADS),
+                ("MOST_SEGMENT", Codec::LONGEST_SEGMENT),
+                ("MOST_FINE", Codec::MOST_EXACT),
+                ("MOST_CHANNELS", MAX_HEAD_DIM),
+            ]);
+            settings.integer("FRACTION_BITS", rotated::FRACTION_BITS as i32);
+        }
         if matches!(self, CacheMove::Summarize(_)) {
             settings.integer("SUMMARY_UNIT_BITS", packed::UNIT_BITS);
             settings.integer("SUMMARY_LEAST_EXPONENT", packed::LEAST_EXPONENT);
@@ -120,13 +144,21 @@ impl Program for CacheMove {
     }
 }
 
-// A lane of summarize_segment has a quad of channels.
+// A lane of summarize_segment has a quad of channels, and one of encode_segment sums it up.
 const _: () = assert!(CacheMove::INVOCATIONS * 4 >= MAX_HEAD_DIM);
+// A batch of encode_segment has a row at least, and a lane a bit for each of its tokens.
+const _: () = assert!(CacheMove::BATCH_QUADS > MAX_HEAD_DIM / 4);
+const _: () = assert!(Codec::LONGEST_SEGMENT <= 32 * CacheMove::INVOCATIONS);
 
 /// Every move, of every type of input.
 pub(crate) fn moves() -> Vec<CacheMove> {
     let of_input = DType::ALL.into_iter().flat_map(|dtype| {
-        [CacheMove::Append(dtype), CacheMove::Quantize(dtype), CacheMove::Summarize(dtype)]
+        [
+            CacheMove::Append(dtype),
+            CacheMove::Quantize(dtype),
+            CacheMove::Encode(dtype),
+            CacheMove::Summarize(dtype),
+        ]
     });
     of_input.chain([CacheMove::StepDown, CacheMove::Commit]).collect()
 }

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use crate::cache::gpu::params::{CACHE_RUNGS, CacheLayout, CacheRung};
+use crate::cache::gpu::params::{CACHE_RUNGS, CacheCoding, CacheLayout, CacheRung};
 use crate::cache::ladder::Side;
 use crate::cache::pack::PackLayout;
+use crate::cache::rotated;
 use crate::cache::sequence::Store;
 use crate::cache::staircase::Staircase;
 use crate::cache::standing::Standing;
@@ -48,6 +49,10 @@ pub(crate) struct SideLayout {
     pub(crate) residual: usize,
     /// The rungs, as many as the ladder has.
     pub(crate) rungs: Vec<RungLayout>,
+    /// Words behind the codes of a pack, the same at every width.
+    pub(crate) behind: usize,
+    /// What kernels need of rotated codes.
+    coding: CacheCoding,
 }
 
 /// The packs of one rung.
@@ -95,7 +100,10 @@ impl RegionLayout {
                 // Behind the last rung nothing follows.
                 base = if rung.segments.is_some() { after(base, packs, pack_words)? } else { base };
             }
-            Ok(SideLayout { row_words, residual: sinks * row_words, rungs })
+            let pack = PackLayout::new(staircase, side, 8, dim)?;
+            let coding = pack.behind().map(|behind| coding(&behind, dim)).unwrap_or_default();
+            let behind = pack.words() - pack.code_words();
+            Ok(SideLayout { row_words, residual: sinks * row_words, rungs, behind, coding })
         };
         let sides = [side(Side::Keys, shape.head_dim())?, side(Side::Values, shape.value_dim())?];
         let summary_words = PackLayout::new(staircase, Side::Keys, 16, shape.head_dim())?.summary_words();
@@ -202,8 +210,29 @@ impl RegionLayout {
             value_head_stride: head_strides[1] as u32,
             summary_tokens: staircase.summaries().unwrap_or(0) as u32,
             summary_words: self.summary_words as u32,
+            key_behind: keys.behind as u32,
+            value_behind: values.behind as u32,
+            fine_tokens: staircase.codec().fine_tokens() as u32,
+            unused: 0,
             key_rungs: rungs(keys),
             value_rungs: rungs(values),
+            codings: [keys.coding, values.coding],
+            thresholds: rotated::threshold_words(),
+            levels: rotated::level_words(),
         }
+    }
+}
+
+/// What kernels need of the rotated codes of so many channels.
+fn coding(behind: &rotated::Behind, dim: usize) -> CacheCoding {
+    let scales = rotated::Scales::of(dim);
+    CacheCoding {
+        block_quads: rotated::block(dim) as u32 / 4,
+        offset: scales.offset(),
+        list: behind.list() as u32,
+        fine: behind.fine() as u32,
+        scales: scales.sixths().map(|(reciprocal, exponent, number)| {
+            [reciprocal, exponent.cast_unsigned(), (number as f32).to_bits(), 0]
+        }),
     }
 }

@@ -8,13 +8,18 @@ pub(crate) struct CacheVariant {
     /// The widths of the ladders of keys and of values, beside the 16 bits of the residual: bit b
     /// is set where there is a rung of b bits.
     pub(crate) widths: [u32; 2],
-    /// G, how many numbers share their extremes.
+    /// G, how many numbers share their extremes; 0 of rotated codes.
     pub(crate) group: usize,
     /// Whether keys are stored before rotation.
     pub(crate) rotate_keys: bool,
 }
 
 impl CacheVariant {
+    /// Whether codes are those of rotated rows.
+    pub(crate) fn is_rotated(&self) -> bool {
+        self.group == 0
+    }
+
     /// Tokens that a kernel takes from a cache at once.
     pub(crate) const KEYS: usize = 4;
 }
@@ -28,6 +33,10 @@ impl std::fmt::Display for CacheVariant {
                 write!(f, "{bits}")?;
             }
         }
-        write!(f, "_g{}{}", self.group, if self.rotate_keys { "_unrotated" } else { "" })
+        match self.group {
+            0 => f.write_str("_hadamard")?,
+            group => write!(f, "_g{group}")?,
+        }
+        f.write_str(if self.rotate_keys { "_unrotated" } else { "" })
     }
 }

@@ -65,11 +65,12 @@ mod row;
 
 #[cfg(feature = "native")]
 pub(crate) use codebook::numbers;
+pub(crate) use codebook::{FRACTION_BITS, level_words, polynomial, threshold_words};
+pub(crate) use hadamard::block;
 #[cfg(feature = "native")]
 pub(crate) use hadamard::turn;
-pub(crate) use pack::Coded;
-pub(super) use pack::{Behind, choose, encode};
-#[cfg(feature = "native")]
+pub(crate) use pack::{Behind, Coded};
+pub(super) use pack::{choose, encode};
 pub(crate) use row::Scales;
 
 /// The mean squared error of a normal variable of variance 1 at 8, 4, 3 or 2 bits; 0 at 16, and 1
@@ -98,7 +99,7 @@ pub fn error_bound(bits: u32, dim: usize) -> f64 {
         return f64::INFINITY;
     }
     let levels = codebook::positive_levels(bits);
-    let unit = f64::from(1 << codebook::FRACTION_BITS);
+    let unit = f64::from(1 << FRACTION_BITS);
     let top = levels.last().map_or(0.0, |&level| f64::from(level) / unit);
     let ends = codebook::positive_ends(bits).chain(levels.last().copied());
     let starts = [0].into_iter().chain(codebook::positive_ends(bits));

@@ -13,7 +13,7 @@ const NONE: u16 = u16::MAX;
 
 /// Where what is behind the codes of a segment lies, at any width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cache) struct Behind {
+pub(crate) struct Behind {
     segment: usize,
     dim: usize,
     /// Whether rows are keys, which have means.
@@ -37,12 +37,12 @@ impl Behind {
     }
 
     /// Where the list of fine tokens begins.
-    fn list(&self) -> usize {
+    pub(in crate::cache) fn list(&self) -> usize {
         self.scales() + if self.keys { padded(self.dim) / 2 } else { 0 }
     }
 
     /// Where the codes of fine tokens begin.
-    fn fine(&self) -> usize {
+    pub(in crate::cache) fn fine(&self) -> usize {
         self.list() + self.fine.div_ceil(2)
     }
 

@@ -99,6 +99,20 @@ impl Scales {
         ROOTS[sixths.rem_euclid(6) as usize] * self.unit * f64::from_bits(((octaves + 1023) as u64) << 52)
     }
 
+    /// The number of sixths of an octave that scale 0 would have.
+    pub(crate) fn offset(&self) -> i32 {
+        self.offset
+    }
+
+    /// For each sixth of an octave the reciprocal of a scale, the power of two that goes with it,
+    /// and what a scale stands for, but for a power of two.
+    pub(crate) fn sixths(&self) -> [(u32, i32, f64); 6] {
+        std::array::from_fn(|i| {
+            let (reciprocal, exponent) = self.reciprocals[i];
+            (reciprocal, exponent, ROOTS[i] * self.unit)
+        })
+    }
+
     /// Calls `visit(channel, code)` for the codes at 8 bits of a transformed row of this scale.
     pub(super) fn codes(&self, row: &[i32], shift: u32, scale: u8, mut visit: impl FnMut(usize, u32)) {
         let sixths = i32::from(scale) + self.offset;

@@ -6,7 +6,7 @@ use prflash::cache::{Chunk, HostCache, KvCache, SequenceId};
 use prflash::{DType, Layout, Shape, Tensor};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use testkit::staircases::{staircases, unrotated_if_possible};
+use testkit::staircases::{rotated_staircases, staircases, unrotated_if_possible};
 
 /// 10,000 operations, recorded into encoders of random length, on the cache and on its model, the
 /// one in host memory.
@@ -16,7 +16,7 @@ fn random_operations() {
     const OPERATIONS: usize = 1250;
     let (heads, dims, rows, max_len) = (2, [12, 36], 64, 420);
     let shape = Shape::new(heads, heads, max_len, dims[0]).unwrap().with_value_dim(dims[1]).unwrap();
-    for (seed, staircase) in staircases().into_iter().enumerate() {
+    for (seed, staircase) in rotated_staircases().into_iter().chain(staircases()).enumerate() {
         let rng = &mut SmallRng::seed_from_u64(100 + seed as u64);
         let keys = unrotated_if_possible(&staircase);
         let mut host = HostCache::new(staircase.clone(), &shape, keys).unwrap();

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::KvCache;
+use crate::cache::codec::Codec;
 use crate::cache::gpu::programs::CacheMove;
 use crate::cache::ladder::Side;
 use crate::cache::sequence_table::SequenceId;
@@ -81,7 +82,10 @@ impl KvCache {
             entries[1]
         );
         let append = context.pipeline(&CacheMove::Append(k.dtype()))?;
-        let quantize = context.pipeline(&CacheMove::Quantize(k.dtype()))?;
+        let quantize = context.pipeline(&match self.staircase().codec() {
+            Codec::MinMax => CacheMove::Quantize(k.dtype()),
+            Codec::Rotated { .. } => CacheMove::Encode(k.dtype()),
+        })?;
         let summarize = match self.staircase().summaries() {
             Some(_) => context.pipeline(&CacheMove::Summarize(k.dtype()))?,
             None => quantize.clone(),

@@ -168,11 +168,12 @@ impl KvCache {
     /// matter).
     ///
     /// # Errors
-    /// Those of [`HostCache::new`](crate::cache::HostCache::new); device lost; out of memory.
+    /// Those of [`HostCache::new`](crate::cache::HostCache::new); unsupported: rotated codes of
+    /// keys before rotation; device lost; out of memory.
     pub fn new(context: &Context, staircase: Staircase, shape: &Shape, keys: StoredKeys) -> Result<Self> {
-        if staircase.codec().is_rotated() {
+        if staircase.codec().is_rotated() && keys == StoredKeys::BeforeRotation {
             return Err(Error::unsupported(
-                "staircase: rotated codes are for caches in host memory (HostCache); kernels don't read them yet",
+                "stored_keys: rotated codes of keys before rotation are for caches in host memory (HostCache)",
             ));
         }
         let form = CacheForm::new(staircase, shape, keys)?;
@@ -358,9 +359,12 @@ impl KvCache {
     pub(crate) fn variant(&self) -> CacheVariant {
         let rungs = |side| self.staircase().ladder(side).rungs().iter();
         let widths = |side| rungs(side).fold(0, |widths, rung| widths | 1 << rung.bits) & !(1 << 16 | 1);
+        let codec = self.staircase().codec();
+        // Fine tokens have 8 bits, whatever the ladder.
+        let fine = |widths: u32| if widths > 0 && codec.fine_tokens() > 0 { widths | 1 << 8 } else { widths };
         CacheVariant {
-            widths: Side::ALL.map(widths),
-            group: self.staircase().group(),
+            widths: Side::ALL.map(|side| fine(widths(side))),
+            group: if codec.is_rotated() { 0 } else { self.staircase().group() },
             rotate_keys: self.stored_keys() == StoredKeys::BeforeRotation,
         }
     }

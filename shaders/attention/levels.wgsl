@@ -1,0 +1,68 @@
+// What rotated codes mean (src/cache/rotated): levels of a normal distribution, and scales of rows.
+// Levels are whole numbers, in units of 2⁻¹², and odd functions of a code's distance from the
+// middle, so that a polynomial through them, rounded, is exact.
+
+#import attention/arena
+
+#if LEVELS_2
+fn level_2(code: u32) -> f32 {
+    let x = f32(code) - 1.5;
+    return round(x * (LEVEL_2_0 + x * x * LEVEL_2_1));
+}
+#end
+
+#if LEVELS_3
+fn level_3(code: u32) -> f32 {
+    let x = f32(code) - 3.5;
+    let u = x * x;
+    return round(x * (LEVEL_3_0 + u * (LEVEL_3_1 + u * (LEVEL_3_2 + u * LEVEL_3_3))));
+}
+#end
+
+#if LEVELS_4
+fn level_4(code: u32) -> f32 {
+    let x = f32(code) - 7.5;
+    let u = x * x;
+    let high = LEVEL_4_4 + u * (LEVEL_4_5 + u * (LEVEL_4_6 + u * LEVEL_4_7));
+    return round(x * (LEVEL_4_0 + u * (LEVEL_4_1 + u * (LEVEL_4_2 + u * (LEVEL_4_3 + u * high)))));
+}
+#end
+
+// At 8 bits there are too many for that.
+fn level_8(code: u32) -> f32 {
+    let index = select(127u - code, code - 128u, code >= 128u) & 127u;
+    let level = f32((cache.levels[index / 8u][index % 8u / 2u] >> (16u * (index % 2u))) & 0xffffu);
+    return select(-level, level, code >= 128u);
+}
+
+// What a row's scale stands for, in units of 2¹² as levels are of 2⁻¹²: 0 for scale 0.
+fn number_of_scale(side: u32, scale: u32) -> f32 {
+    let sixths = u32(i32(scale) + cache.codings[side].offset);
+    let power = bitcast<f32>((sixths / 6u + 127u - 24u - 12u) << 23u);
+    let number = bitcast<f32>(cache.codings[side].scales[sixths % 6u].z) * power;
+    return select(number, 0.0, scale == 0u);
+}
+
+// Byte t of words.
+fn byte_of(word: u32, index: u32) -> u32 {
+    return (word >> (8u * (index % 4u))) & 0xffu;
+}
+
+fn key_scale(behind: u32, token: u32) -> f32 {
+    return number_of_scale(0u, byte_of(key_words[behind + token / 4u], token));
+}
+
+fn value_scale(behind: u32, token: u32) -> f32 {
+    return number_of_scale(1u, byte_of(value_words[behind + token / 4u], token));
+}
+
+// Entry `index` of the list of fine tokens, from the pack of the side that has one.
+fn fine_token(of_keys: bool, key_behind: u32, value_behind: u32, index: u32) -> u32 {
+    var word: u32;
+    if of_keys {
+        word = key_words[key_behind + cache.codings[0].list + index / 2u];
+    } else {
+        word = value_words[value_behind + cache.codings[1].list + index / 2u];
+    }
+    return (word >> (16u * (index % 2u))) & 0xffffu;
+}

@@ -1,0 +1,441 @@
+// encode_segment: segments of a staircase cache that were rows of f16 numbers become rotated codes.
+//
+//   y = W·(x − μ)      σ ≈ √(Σ y²/D)      code = the number of thresholds below y/σ
+//
+// W is the Walsh–Hadamard matrix of blocks of P channels, μ the mean of a channel of keys over the
+// segment. Every number is an integer, so that the host (src/cache/rotated, which says why this is
+// exact enough) holds the same bits.
+//
+// Shapes      input k, v (batch, H_kv, capacity, D), any strides · packs of S·D'·b/32 words of
+//             codes, then scales, means of keys, the list of fine tokens and their codes
+// Moves       a segment whose first rows lie in the arena (in the ring of the residual, or in a
+//             pack of 16 bits), the later ones in the input. Moves of keys also say where values
+//             lie, since the sizes of values decide which tokens are fine
+// Workgroups  one per (head, segment): INVOCATIONS units each. A team of lanes shares a row
+// Barriers    all lanes reach all of them: loops depend on the move and on sizes alone, and a move
+//             that isn't due is computed and not written
+
+#import cache/moves
+#import cache/rows
+#import cache/halves
+
+// The sizes of values, then whether a token is fine, then scales.
+var<workgroup> of_tokens: array<u32, MOST_SEGMENT>;
+// Rows of a batch of tokens, with a quad between them.
+var<workgroup> numbers: array<vec4<i32>, BATCH_QUADS>;
+// Sums over tokens of each channel, then means.
+var<workgroup> centre: array<atomic<i32>, MOST_CHANNELS>;
+var<workgroup> listed: array<u32, MOST_FINE>;
+// What each lane of a team has found.
+var<workgroup> parts: array<u32, INVOCATIONS>;
+
+const NONE: u32 = 0xffffu;
+
+fn largest(quad: vec4<u32>) -> u32 {
+    return max(max(quad.x, quad.y), max(quad.z, quad.w));
+}
+
+// s of numbers of which the largest has these f16 bits: in units of 2^(s − 24) all are below 2²¹.
+fn shift_of(most: u32) -> u32 {
+    return max(exponent(vec4<u32>(most)).x, 10u) - 10u;
+}
+
+// By how much numbers are cut to 12 bits, for sums of squares.
+fn cut_of(most: u32) -> u32 {
+    return max(32u - countLeadingZeros(most), 12u) - 12u;
+}
+
+fn squares(numbers: vec4<i32>, cut: u32) -> u32 {
+    let magnitude = vec4<u32>(abs(numbers)) >> vec4<u32>(cut);
+    return dot(magnitude, magnitude);
+}
+
+// A number that grows with the size of a row of values, in about 256ths of an octave.
+fn rank_of(own: Move, head: u32, row: u32) -> u32 {
+    var most = 0u;
+    for (var quad = 0u; quad < params.v_quads; quad++) {
+        most = max(most, largest(row_quad(own, head, row, quad) & vec4<u32>(0x7fffu)));
+    }
+    let shift = shift_of(most);
+    let cut = cut_of(u32(aligned(vec4<u32>(most), vec4<u32>(shift)).x));
+    var sum = 0u;
+    for (var quad = 0u; quad < params.v_quads; quad++) {
+        sum += squares(aligned(row_quad(own, head, row, quad), vec4<u32>(shift)), cut);
+    }
+    if sum == 0u {
+        return 0u;
+    }
+    let ones = 31u - countLeadingZeros(sum);
+    let fraction = ((sum << (31u - ones)) >> 23u) & 0xffu;
+    return 1u + (((ones + 2u * (cut + shift)) << 8u) | fraction);
+}
+
+// Marks the fine tokens in of_tokens and lists them: those with the smallest values, in their
+// order.
+fn choose(own: Move, head: u32, skipped: u32, lane: u32) {
+    var values = own;
+    if !is_values(own.flags) {
+        values.flags = own.flags | FLAG_VALUES;
+        values.source = own.row;
+        values.input = own.ring;
+    }
+    if lane < MOST_FINE {
+        listed[lane] = NONE;
+    }
+    for (var token = lane; token < cache.segment; token += INVOCATIONS) {
+        var rank = 0xffffffffu;
+        if token >= skipped {
+            rank = rank_of(values, head, token);
+        }
+        of_tokens[token] = rank;
+    }
+    workgroupBarrier();
+    // A bit for each token of the lane.
+    var chosen = 0u;
+    for (var token = lane; token < cache.segment; token += INVOCATIONS) {
+        let rank = of_tokens[token];
+        var before = 0u;
+        for (var other = skipped; other < cache.segment; other++) {
+            let smaller = of_tokens[other] < rank || (of_tokens[other] == rank && other < token);
+            before += select(0u, 1u, smaller);
+        }
+        let is_chosen = token >= skipped && before < cache.fine_tokens;
+        chosen |= select(0u, 1u, is_chosen) << (token / INVOCATIONS);
+    }
+    workgroupBarrier();
+    for (var token = lane; token < cache.segment; token += INVOCATIONS) {
+        of_tokens[token] = (chosen >> (token / INVOCATIONS)) & 1u;
+    }
+    workgroupBarrier();
+    for (var token = lane; token < cache.segment; token += INVOCATIONS) {
+        if of_tokens[token] == 1u {
+            var index = 0u;
+            for (var other = skipped; other < token; other++) {
+                index += of_tokens[other];
+            }
+            listed[min(index, MOST_FINE - 1u)] = token;
+        }
+    }
+    workgroupBarrier();
+}
+
+fn is_fine(token: u32) -> bool {
+    return cache.fine_tokens > 0u && of_tokens[token] == 1u;
+}
+
+// The f16 number nearest to x·2^shift in units of 2⁻²⁴, away from 0 at a half.
+fn half_of(x: i32, shift: u32) -> u32 {
+    let sign = select(0u, 0x8000u, x < 0);
+    let magnitude = u32(abs(x));
+    let drop = max(32u - countLeadingZeros(magnitude), 11u) - 11u;
+    let rounded = (magnitude + ((1u << drop) >> 1u)) >> drop;
+    if rounded == 0u {
+        return 0u;
+    }
+    var m = rounded;
+    var e = drop + shift;
+    if m == 2048u {
+        m = 1024u;
+        e++;
+    }
+    let spare = min(countLeadingZeros(m) - 21u, e);
+    m <<= spare;
+    e -= spare;
+    return sign | select(((e + 1u) << 10u) | (m & 0x3ffu), m, e == 0u);
+}
+
+// The means of keys over the segment, in `centre` in units of 2^(s − 24), and written behind the
+// codes; gives s.
+fn find_means(own: Move, head: u32, skipped: u32, lane: u32, at: u32, due: bool) -> u32 {
+    let flags = own.flags;
+    let quads = channel_quads(flags);
+    let teams = INVOCATIONS / quads;
+    let quad = lane % quads;
+    let first = skipped + lane / quads;
+    for (var channel = lane; channel < MOST_CHANNELS; channel += INVOCATIONS) {
+        atomicStore(&centre[channel], 0);
+    }
+    var most = 0u;
+    if lane < teams * quads {
+        for (var token = first; token < cache.segment; token += teams) {
+            most = max(most, largest(row_quad(own, head, token, quad) & vec4<u32>(0x7fffu)));
+        }
+    }
+    parts[lane] = most;
+    workgroupBarrier();
+    for (var other = 0u; other < INVOCATIONS; other++) {
+        most = max(most, parts[other]);
+    }
+    let shift = shift_of(most);
+    if lane < teams * quads {
+        var sum = vec4<i32>(0);
+        for (var token = first; token < cache.segment; token += teams) {
+            if !is_fine(token) {
+                sum += aligned(row_quad(own, head, token, quad), vec4<u32>(shift));
+            }
+        }
+        for (var i = 0u; i < 4u; i++) {
+            atomicAdd(&centre[4u * quad + i], sum[i]);
+        }
+    }
+    workgroupBarrier();
+    let coded = cache.segment - skipped;
+    let count = coded - min(cache.fine_tokens, coded);
+    for (var word = lane; word < cache.key_row_words; word += INVOCATIONS) {
+        var halves = 0u;
+        for (var i = 0u; i < 2u; i++) {
+            let channel = 2u * word + i;
+            let sum = atomicLoad(&centre[channel]);
+            let magnitude = i32((u32(abs(sum)) + count / 2u) / max(count, 1u));
+            let half = half_of(select(magnitude, -magnitude, sum < 0), shift);
+            halves |= half << (16u * i);
+            atomicStore(&centre[channel], aligned(vec4<u32>(half), vec4<u32>(shift)).x);
+        }
+        if due {
+            keys[at + word] = halves;
+        }
+    }
+    workgroupBarrier();
+    return shift;
+}
+
+// Where lanes meet: a row of a batch is shared by a team.
+struct Team {
+    row: u32,    // of the batch
+    first: u32,  // of the team's lanes
+    size: u32,
+    own: u32,    // the lane's number in it
+    at: u32,     // of its row in `numbers`
+    quads: u32,  // of a row, without padding
+}
+
+// The largest number of the team's, or their sum.
+fn most_of_team(own: Team, lane: u32, number: u32) -> u32 {
+    parts[lane] = number;
+    workgroupBarrier();
+    var most = 0u;
+    for (var other = 0u; other < own.size; other++) {
+        most = max(most, parts[min(own.first + other, INVOCATIONS - 1u)]);
+    }
+    workgroupBarrier();
+    return most;
+}
+
+fn sum_of_team(own: Team, lane: u32, number: u32) -> u32 {
+    parts[lane] = number;
+    workgroupBarrier();
+    var sum = 0u;
+    for (var other = 0u; other < own.size; other++) {
+        sum += parts[min(own.first + other, INVOCATIONS - 1u)];
+    }
+    workgroupBarrier();
+    return sum;
+}
+
+// The rows of the batch times W.
+fn transform(own: Team, block_quads: u32) {
+    for (var quad = own.own; quad < own.quads; quad += own.size) {
+        let x = numbers[own.at + quad];
+        let pairs = vec4<i32>(x.x + x.y, x.x - x.y, x.z + x.w, x.z - x.w);
+        numbers[own.at + quad] = vec4<i32>(pairs.xy + pairs.zw, pairs.xy - pairs.zw);
+    }
+    for (var half = 1u; half < block_quads; half *= 2u) {
+        workgroupBarrier();
+        for (var pair = own.own; pair < own.quads / 2u; pair += own.size) {
+            let low = own.at + pair / half * 2u * half + pair % half;
+            let a = numbers[low];
+            let b = numbers[low + half];
+            numbers[low] = a + b;
+            numbers[low + half] = a - b;
+        }
+    }
+    workgroupBarrier();
+}
+
+// 6·log₂ of the root of sum·4^cut, to the nearest integer.
+fn sixths_of(sum: u32, cut: u32) -> i32 {
+    let zeros = countLeadingZeros(sum);
+    let mantissa = sum << zeros;
+    let third = select(0u, 1u, mantissa >= 2410468895u) + select(0u, 1u, mantissa >= 3037000500u)
+        + select(0u, 1u, mantissa >= 3826380859u);
+    return i32(3u * (31u - zeros) + third + 6u * cut);
+}
+
+fn threshold(index: u32) -> u32 {
+    return (cache.thresholds[index / 8u][index % 8u / 2u] >> (16u * (index % 2u))) & 0xffffu;
+}
+
+// The codes at 8 bits of numbers of one row, whose scale is a sixth of an octave.
+struct Divisor {
+    reciprocal: u32,
+    left: i32,
+}
+
+fn codes_of(y: vec4<i32>, by: Divisor) -> vec4<u32> {
+    var codes: vec4<u32>;
+    for (var i = 0u; i < 4u; i++) {
+        var magnitude = u32(abs(y[i]));
+        if by.left >= 0 {
+            magnitude = select(magnitude << u32(by.left), 0u, by.left > 31);
+        } else {
+            magnitude = select(magnitude >> u32(-by.left), 0u, by.left < -31);
+        }
+        let number = (min(magnitude, 0xffffu) * by.reciprocal) >> 16u;
+        var above = 0u;
+        for (var step = 64u; step > 0u; step /= 2u) {
+            above += select(0u, step, threshold(above + step - 1u) <= number);
+        }
+        codes[i] = select(128u + above, 127u - above, y[i] < 0);
+    }
+    return codes;
+}
+
+// The codes of a row, at the width of the rung and, of a fine token, at 8 bits; 0 past the team's
+// quads.
+fn write_codes(own: Team, flags: u32, pack: u32, fine_codes: u32, token: u32, bits: u32, by: Divisor) {
+    var fine = MOST_FINE;
+    for (var index = 0u; index < cache.fine_tokens; index++) {
+        fine = select(fine, index, listed[index] == token);
+    }
+    let padded_quads = row_words(flags) / 2u;
+    for (var group = own.own; group < padded_quads / 8u; group += own.size) {
+        var at = pack + (token * (padded_quads / 8u) + group) * bits;
+        var packed = 0u;
+        var filled = 0u;
+        for (var quad = 8u * group; quad < 8u * group + 8u; quad++) {
+            var codes = vec4<u32>(0u);
+            if quad < own.quads {
+                codes = codes_of(numbers[own.at + quad], by);
+            }
+            if fine < MOST_FINE {
+                store(flags, fine_codes + fine * padded_quads + quad, joined(codes, 8u));
+            }
+            let four = joined(codes >> vec4<u32>(8u - bits), bits);
+            packed |= four << filled;
+            filled += 4u * bits;
+            if filled >= 32u {
+                filled -= 32u;
+                store(flags, at, packed);
+                at++;
+                packed = select(0u, four >> (4u * bits - filled), filled > 0u);
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(INVOCATIONS)
+fn encode_segment(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) workgroups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let item = place_in_line(workgroup, workgroups);
+    let place = item % params.tiles * INVOCATIONS;
+    if item >= params.work_items || place >= params.units {
+        return;
+    }
+    let own = moves[entry_of(place, params.moves)];
+    let head = item / params.tiles;
+    let flags = own.flags;
+    let due = is_due(own, head);
+    let skipped = flags >> SKIPPED_AT;
+    let bits = last_width(own.widths);
+    let padded_quads = row_words(flags) / 2u;
+    let pack = head_base(flags, head) + own.destination;
+    let behind = pack + cache.segment * padded_quads / 8u * bits;
+    let side = flags & FLAG_VALUES;
+
+    if cache.fine_tokens > 0u {
+        choose(own, head, skipped, lane);
+        if due && 2u * lane < cache.fine_tokens {
+            let second = select(0u, listed[min(2u * lane + 1u, MOST_FINE - 1u)], 2u * lane + 1u < cache.fine_tokens);
+            store(flags, behind + cache.codings[side].list + lane, listed[2u * lane] | (second << 16u));
+        }
+        // Where fewer tokens are coded than may be fine, the places of the others are empty.
+        let listed_tokens = min(cache.fine_tokens, cache.segment - skipped);
+        let codes = behind + cache.codings[side].fine;
+        for (var word = listed_tokens * padded_quads + lane; word < cache.fine_tokens * padded_quads; word += INVOCATIONS) {
+            if due {
+                store(flags, codes + word, 0u);
+            }
+        }
+    }
+    var of_keys = 0u;
+    if !is_values(flags) {
+        of_keys = find_means(own, head, skipped, lane, behind + cache.segment / 4u, due);
+    }
+    // Each number of the input is counted here, once.
+    refused = 0u;
+
+    let stride = padded_quads + 1u;
+    let batch = min(BATCH_QUADS / stride, INVOCATIONS);
+    let size = INVOCATIONS / batch;
+    let row = lane / size;
+    let team = Team(row, row * size, size, lane % size, row * stride, channel_quads(flags));
+    for (var first = 0u; first < cache.segment; first += batch) {
+        let token = first + row;
+        let takes = row < batch && token < cache.segment;
+        var most = 0u;
+        if takes {
+            for (var quad = team.own; quad < padded_quads; quad += size) {
+                var half = vec4<u32>(0u);
+                if quad < team.quads {
+                    half = row_quad(own, head, token, quad);
+                }
+                numbers[team.at + quad] = vec4<i32>(half);
+                most = max(most, largest(half & vec4<u32>(0x7fffu)));
+            }
+        }
+        most = most_of_team(team, lane, most);
+        let shift = select(of_keys, shift_of(most), is_values(flags));
+        if takes {
+            for (var quad = team.own; quad < team.quads; quad += size) {
+                var x = aligned(vec4<u32>(numbers[team.at + quad]), vec4<u32>(shift));
+                if !is_values(flags) {
+                    let c = 4u * quad;
+                    x -= vec4<i32>(atomicLoad(&centre[c]), atomicLoad(&centre[c + 1u]), atomicLoad(&centre[c + 2u]), atomicLoad(&centre[c + 3u]));
+                }
+                numbers[team.at + quad] = x;
+            }
+        }
+        var turned = team;
+        turned.quads = select(0u, team.quads, takes);
+        transform(turned, cache.codings[side].block_quads);
+        most = 0u;
+        for (var quad = turned.own; quad < turned.quads; quad += size) {
+            most = max(most, largest(vec4<u32>(abs(numbers[team.at + quad]))));
+        }
+        let cut = cut_of(most_of_team(team, lane, most));
+        var sum = 0u;
+        for (var quad = turned.own; quad < turned.quads; quad += size) {
+            sum += squares(numbers[team.at + quad], cut);
+        }
+        sum = sum_of_team(team, lane, sum);
+        var scale = 0u;
+        var by = Divisor(0u, 0);
+        if sum != 0u && token >= skipped {
+            let offset = cache.codings[side].offset;
+            scale = u32(clamp(sixths_of(sum, cut) + 6 * i32(shift) - offset, 1, 255));
+            let sixths = u32(i32(scale) + offset);
+            let of_scale = cache.codings[side].scales[sixths % 6u];
+            by = Divisor(of_scale.x, FRACTION_BITS + i32(shift) - i32(sixths / 6u) + bitcast<i32>(of_scale.y));
+        }
+        if takes && team.own == 0u {
+            of_tokens[token] = scale;
+        }
+        if takes && due {
+            var coded = team;
+            coded.quads = select(0u, team.quads, token >= skipped);
+            write_codes(coded, flags, pack, behind + cache.codings[side].fine, token, bits, by);
+        }
+        workgroupBarrier();
+    }
+    if due {
+        for (var word = lane; word < cache.segment / 4u; word += INVOCATIONS) {
+            let at = 4u * word;
+            let four = vec4<u32>(of_tokens[at], of_tokens[at + 1u], of_tokens[at + 2u], of_tokens[at + 3u]);
+            store(flags, behind + word, joined(four, 8u));
+        }
+        report(flags, refused);
+    }
+}
