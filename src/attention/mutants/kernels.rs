@@ -262,7 +262,8 @@ fn every_mutant_of_the_split_kernel_is_caught() {
             (
                 "the split's last block is left out",
                 "entries * (split + 1u) / params.splits",
-                "(entries * (split + 1u) - 1u) / params.splits",
+                // Of a list without entries nothing is left out: a range of -1 would take ages.
+                "(max(entries * (split + 1u), 1u) - 1u) / params.splits",
             ),
             ("o isn't rescaled", "o0_1 = o0_1 * shrink0 + p0 * value;", "o0_1 = o0_1 + p0 * value;"),
             ("rows are of the first head", "first_head + safe0 % params.heads_each", "first_head"),
