@@ -75,9 +75,9 @@ impl Exact {
     ///
     /// ```
     /// use prflash::{Attention, Shape, Tables, reference};
-    /// let shape = Shape::new(1, 1, 1, 2)?;
+    /// let shape = Shape::new(1, 1, 1, 4)?;
     /// let exact = |attention: &Attention| {
-    ///     reference::attention(attention, &shape, &[0.3; 2], &[0.7; 2], &[8.0, 4.0], &Tables::new())
+    ///     reference::attention(attention, &shape, &[0.3; 4], &[0.7; 4], &[8.0; 4], &Tables::new())
     /// };
     /// let attention = Attention::causal().with_sinks(&[0.5])?;
     /// let without = exact(&attention.clone().without_sinks())?;

@@ -163,10 +163,10 @@ impl Attention {
     ///
     /// ```
     /// use prflash::{Attention, Shape, Tables, reference};
-    /// // One query and one key, of two channels that are 0: the score is 0, as the sink is.
-    /// let (shape, attention) = (Shape::new(1, 1, 1, 2)?, Attention::causal().with_sinks(&[0.0])?);
-    /// let exact = reference::attention(&attention, &shape, &[0.0; 2], &[0.0; 2], &[8.0, 4.0], &Tables::new())?;
-    /// assert_eq!((exact.output, exact.lse), (vec![4.0, 2.0], vec![2f64.ln()]));
+    /// // One query and one key, of four channels that are 0: the score is 0, as the sink is.
+    /// let (shape, attention) = (Shape::new(1, 1, 1, 4)?, Attention::causal().with_sinks(&[0.0])?);
+    /// let exact = reference::attention(&attention, &shape, &[0.0; 4], &[0.0; 4], &[8.0; 4], &Tables::new())?;
+    /// assert_eq!((exact.output, exact.lse), (vec![4.0; 4], vec![2f64.ln()]));
     /// # Ok::<(), prflash::Error>(())
     /// ```
     ///

@@ -25,10 +25,11 @@ use crate::error::{Error, Result, ensure};
 /// // Two queries of one head, three keys; the first query doesn't see the key in the middle.
 /// let mask = Mask::boolean([1, 2, 3], &[true, false, true, true, true, true])?;
 /// assert_eq!([mask.value(0, 0, 0), mask.value(0, 0, 1)], [0.0, f32::NEG_INFINITY]);
-/// let shape = Shape::new(1, 1, 2, 1)?.with_kv_len(3)?;
+/// let shape = Shape::new(1, 1, 2, 4)?.with_kv_len(3)?;
 /// let (attention, tables) = (Attention::full().with_masks(true), Tables::from(&mask));
-/// let exact = reference::attention(&attention, &shape, &[0.0; 2], &[0.0; 3], &[1.0, 7.0, 4.0], &tables)?;
-/// assert!((exact.output[0] - 2.5).abs() < 1e-12 && (exact.output[1] - 4.0).abs() < 1e-12);
+/// let values = [[1.0; 4], [7.0; 4], [4.0; 4]].concat();
+/// let exact = reference::attention(&attention, &shape, &[0.0; 8], &[0.0; 12], &values, &tables)?;
+/// assert!((exact.output[0] - 2.5).abs() < 1e-12 && (exact.output[4] - 4.0).abs() < 1e-12);
 /// # Ok::<(), prflash::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
