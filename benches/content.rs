@@ -104,24 +104,6 @@ impl Step {
     }
 }
 
-impl Step {
-    /// What one key/value head's shape is to the cache's bytes.
-    fn cache_shape(&self) -> &Shape {
-        self.plan.maxima()
-    }
-
-    /// Bytes that the lists of all key/value heads read, each head those of its own list.
-    fn bytes(&self, schedule: &Schedule) -> Result<u64> {
-        let standing = self.cache.standing(SequenceId::FIRST)?;
-        let size = self.grid.block_size();
-        let block =
-            |block: usize| standing.bytes_read_in(self.cache_shape(), block * size..(block + 1) * size);
-        let groups = self.grid.groups();
-        let of_lists = (0..groups).flat_map(|group| schedule.blocks(group, 0)).map(block);
-        Ok(of_lists.sum::<u64>() / groups as u64)
-    }
-}
-
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let context = Context::new_blocking()?;
@@ -146,6 +128,7 @@ fn main() -> Result<()> {
         step.plan.encode(&mut encoder, &step.bound, &step.call().with_selection(step.selector.cached()))?;
         context.queue().submit([encoder.finish()]);
         let chosen = step.selector.read_blocking()?.remove(0);
+        let read = step.selector.read_traffic_blocking()?.remove(0);
         let window = TableBuffer::new(&context, &Tables::from(&step.window(blocks)?))?;
         let listed = TableBuffer::new(&context, &Tables::from(&chosen))?;
         let encode = |call: Call<'_>, encoder: &mut wgpu::CommandEncoder| {
@@ -163,11 +146,12 @@ fn main() -> Result<()> {
         ];
         let seconds = interleave(&context, arguments.rounds, &mut works)?;
         drop(works);
-        let memory = step.cache.memory(SequenceId::FIRST)?;
-        let window_blocks = step.window(blocks)?;
-        let (nearest, visited) = (step.bytes(&window_blocks)?, step.bytes(&chosen)?);
-        let all = step.cache.standing(SequenceId::FIRST)?.bytes_read(step.cache_shape());
-        let bytes = [all, nearest, visited, visited + memory.summaries].map(|bytes| bytes as f64);
+        let standing = step.cache.standing(SequenceId::FIRST)?;
+        let nearest = standing.bytes_read_in(step.plan.maxima(), 0..arguments.block)
+            + standing.bytes_read_in(step.plan.maxima(), len - (blocks - 1) * arguments.block..len);
+        let all = standing.bytes_read(step.plan.maxima());
+        let bytes = [all, nearest, read.kv_bytes, read.kv_bytes + read.summary_bytes];
+        let bytes = bytes.map(|bytes| bytes as f64);
         if !arguments.json {
             println!("\n{len} tokens\n\n| keys | MB read | ms, median (range) | times as fast | by bytes |");
             println!("| --- | ---: | ---: | ---: | ---: |");

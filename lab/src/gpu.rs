@@ -8,6 +8,8 @@ use prflash::{
     Attention, BlockGrid, Bound, Call, Context, DType, Layout, Operands, Plan, Queries, Schedule, Shape,
     TableBuffer, Tables, Tensor, TensorView, wgpu,
 };
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::attend::{Attend, Qkv, Usage};
 use crate::choosing::{self, Known};
@@ -156,6 +158,37 @@ impl GpuAttention {
             visits: Visits::default(),
             look: Look::new(config, setting)?,
         })
+    }
+}
+
+impl GpuAttention {
+    /// Remembers random numbers in place of `tokens` more tokens, without attention to them: for
+    /// measuring what comes after.
+    ///
+    /// # Errors
+    /// More tokens than this was made for; what the device refuses.
+    pub fn remember(&mut self, tokens: usize) -> Result<()> {
+        let row = self.config.kv_heads * self.config.head_dim;
+        let mut random = SmallRng::seed_from_u64(tokens as u64);
+        let mut rows = |tokens: usize| -> Vec<f32> {
+            (0..tokens * row).map(|_| random.random_range(-1.0f32..1.0)).collect()
+        };
+        for piece in self.setting.pieces(tokens, self.max_chunk) {
+            let (k, v) = (rows(piece.len()), rows(piece.len()));
+            for (layer, state) in self.layers.iter_mut().enumerate() {
+                let mut encoder = self.context.device().create_command_encoder(&Default::default());
+                if state.memory.append(&self.context, &mut encoder, &k, &v)? {
+                    state.bounds = [None, None];
+                    state.known.moved();
+                }
+                self.context.queue().submit([encoder.finish()]);
+                if state.content.is_none() {
+                    let new = Qkv { tokens: piece.len(), q: &[], k: &k, v: &v };
+                    self.look.append(layer, &state.attention, &new)?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -28,6 +28,7 @@ pub mod choosing;
 pub mod config;
 pub mod content;
 pub mod cpu;
+pub mod decode;
 pub mod generate;
 pub mod gguf;
 pub mod gpu;

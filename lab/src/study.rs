@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use prflash::Shape;
 use prflash::cache::Staircase;
 
+use crate::content::rules;
 use crate::needle::DEPTHS;
 use crate::setting::Setting;
 use crate::staircase;
@@ -31,6 +32,8 @@ pub enum Question {
     Sampling,
     /// PrFlashAttention: how long attention takes.
     Speed,
+    /// How long a token takes behind a long context.
+    Decode,
     /// PrFlashAttention: a passkey by depth.
     Needle,
     /// SAQ: perplexity against bytes.
@@ -43,9 +46,10 @@ pub enum Question {
 
 impl Question {
     /// All of them.
-    pub const ALL: [Question; 6] = [
+    pub const ALL: [Question; 7] = [
         Question::Sampling,
         Question::Speed,
+        Question::Decode,
         Question::Needle,
         Question::Staircase,
         Question::Ages,
@@ -57,11 +61,19 @@ impl Question {
         match self {
             Question::Sampling => "sampling",
             Question::Speed => "speed",
+            Question::Decode => "decode",
             Question::Needle => "needle",
             Question::Staircase => "staircase",
             Question::Ages => "ages",
             Question::Positions => "positions",
         }
+    }
+}
+
+impl Question {
+    /// Whether the answer is times of kernels, on no text.
+    pub fn is_timed(self) -> bool {
+        matches!(self, Question::Speed | Question::Decode)
     }
 }
 
@@ -120,6 +132,9 @@ const fn place(text: &'static str, window: usize) -> Place {
     Place { text, window }
 }
 
+/// Tokens that a token sees, in [`Question::Decode`].
+pub const DECODED: usize = 1024;
+
 /// A named setting.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
@@ -161,9 +176,9 @@ pub struct Experiment {
     pub depths: Vec<usize>,
 }
 
-/// The sampled settings at some blocks a row: PrFlashAttention, and the two patterns with as many
-/// blocks.
-fn at_blocks(blocks: usize) -> [Choice; 3] {
+/// The sampled settings at some blocks a row: PrFlashAttention, the two patterns with as many
+/// blocks, and what content chooses, with its summaries as many bytes of `width` tokens.
+fn at_blocks(width: usize, blocks: usize) -> [Choice; 4] {
     let choice = |name: &str, options: &str| {
         let options = options.replace("PROFILE", &format!("--profile half-window:{blocks}"));
         Choice::new(&format!("{name}, {blocks} blocks"), &options)
@@ -172,6 +187,21 @@ fn at_blocks(blocks: usize) -> [Choice; 3] {
         choice("half window", "--attention prflash PROFILE --beta 0.5"),
         choice("sink + window", "--attention sink-window PROFILE"),
         choice("uniform", "--attention uniform PROFILE"),
+        choice("by content", &rules::saturated(width, blocks).options),
+    ]
+}
+
+/// Settings of single tokens behind a long context, all at 1,024 tokens of it.
+fn decode(width: usize) -> Vec<Choice> {
+    let stairs = "--staircase recommended --staircase-layers all";
+    let blocks = DECODED / 64;
+    let profile = format!("--profile half-window:{blocks}");
+    let content = rules::saturated(width, blocks).options;
+    vec![
+        Choice::new("f16, by content", &format!("{content} --storage f16")),
+        Choice::new("recommended, by content", &format!("{content} {stairs}")),
+        Choice::new("recommended, half window", &format!("--attention prflash {profile} {stairs}")),
+        Choice::new("recommended, sink + window", &format!("--attention sink-window {profile} {stairs}")),
     ]
 }
 
@@ -247,7 +277,7 @@ fn scalings(factor: usize) -> [Choice; 2] {
 /// None occur for the numbers that stand here.
 pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
     use ModelName::{Gemma3, SmolLm2};
-    use Question::{Ages, Needle, Positions, Sampling, Speed, Staircase as Stairs};
+    use Question::{Ages, Decode, Needle, Positions, Sampling, Speed, Staircase as Stairs};
     let experiment = |question, model, places: &[Place], width, choices| Experiment {
         question,
         model,
@@ -258,11 +288,14 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
     };
     let (dense, none) = (Choice::new("dense", ""), Choice::new("none", ""));
     let prflash = |name: &str, options: &str| Choice::new(name, &format!("--attention prflash {options}"));
-    let with_dense = |blocks: &[usize]| -> Vec<Choice> {
-        std::iter::once(dense.clone()).chain(blocks.iter().flat_map(|&blocks| at_blocks(blocks))).collect()
+    let with_dense = |width: usize, blocks: &[usize]| -> Vec<Choice> {
+        let sparse = blocks.iter().flat_map(|&blocks| at_blocks(width, blocks));
+        std::iter::once(dense.clone()).chain(sparse).collect()
     };
-    let sampling = || {
-        let mut all = with_dense(&[8, 4]);
+    // What chooses by content has its time in decoding.
+    let speed = |width, blocks: &[usize]| few(with_dense(width, blocks), &["by content"]);
+    let sampling = |width| {
+        let mut all = with_dense(width, &[8, 4]);
         all.extend([
             prflash("paper", "--profile harmonic"),
             prflash("half window, 8 blocks, β = 0", "--profile half-window:8"),
@@ -273,7 +306,7 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
         all
     };
     let needle = |width| -> Result<Vec<Choice>> {
-        let mut all = with_dense(&[8]);
+        let mut all = with_dense(width, &[8]);
         let window = window_of_equal_bytes(&Staircase::recommended(), width)?;
         all.extend([
             Choice::new("staircase recommended", "--staircase recommended --staircase-layers all"),
@@ -322,8 +355,9 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
     Ok(match size {
         Size::Quick => {
             vec![
-                experiment(Sampling, SmolLm2, &TWO, 1024, sampling()),
-                experiment(Speed, SmolLm2, &[NOWHERE], 1024, with_dense(&[8, 4])),
+                experiment(Sampling, SmolLm2, &TWO, 1024, sampling(1024)),
+                experiment(Speed, SmolLm2, &[NOWHERE], 1024, speed(1024, &[8, 4])),
+                experiment(Decode, SmolLm2, &[NOWHERE], 2048, decode(2048)),
                 Experiment {
                     depths: vec![10, 50, 90],
                     ..experiment(Needle, SmolLm2, &TWO[..1], 1536, needle(1536)?)
@@ -336,15 +370,18 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
         }
         Size::Default => {
             vec![
-                experiment(Sampling, SmolLm2, &FOUR, 2048, sampling()),
-                experiment(Speed, SmolLm2, &[NOWHERE], 2048, with_dense(&[8, 4])),
+                experiment(Sampling, SmolLm2, &FOUR, 2048, sampling(2048)),
+                experiment(Speed, SmolLm2, &[NOWHERE], 2048, speed(2048, &[8, 4])),
+                experiment(Decode, SmolLm2, &[NOWHERE], 8192, decode(8192)),
+                experiment(Decode, SmolLm2, &[NOWHERE], 32_768, decode(32_768)),
                 experiment(Needle, SmolLm2, &FOUR, 2048, needle(2048)?),
                 experiment(Needle, SmolLm2, &TWO, 2048, needle_more()),
                 experiment(Stairs, SmolLm2, &FOUR, 2048, staircases(2048)?),
                 experiment(Ages, SmolLm2, &FOUR, 2048, ages(2048)?),
                 experiment(Positions, SmolLm2, &FOUR, 2048, positions()),
-                experiment(Sampling, Gemma3, &FOUR, 2048, sampling()),
-                experiment(Speed, Gemma3, &[NOWHERE], 2048, with_dense(&[8, 4])),
+                experiment(Sampling, Gemma3, &FOUR, 2048, sampling(2048)),
+                experiment(Speed, Gemma3, &[NOWHERE], 2048, speed(2048, &[8, 4])),
+                experiment(Decode, Gemma3, &[NOWHERE], 32_768, decode(32_768)),
                 experiment(Needle, Gemma3, &TWO, 2048, needle(2048)?),
                 experiment(
                     Stairs,
@@ -360,12 +397,12 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
         Size::Long => {
             let more = [biases("harmonic", &[0.03, 0.1]), biases("alibi", &[0.001, 0.01])].concat();
             let four = [place("emma", 0), place("wiki", 1), place("brown", 1), place("hamlet", 2)];
-            let mut sampling = with_dense(&[8, 16, 32]);
+            let mut sampling = with_dense(8192, &[8, 16, 32]);
             let options = "--profile half-window:32 --beta 0.5 --seed 1";
             sampling.push(prflash("half window, 32 blocks, other seed", options));
             vec![
                 experiment(Sampling, SmolLm2, &four, 8192, sampling),
-                experiment(Speed, SmolLm2, &[NOWHERE], 8192, with_dense(&[8, 16, 32])),
+                experiment(Speed, SmolLm2, &[NOWHERE], 8192, speed(8192, &[8, 16, 32])),
                 experiment(Positions, SmolLm2, &four[..1], 16_384, beyond(2, &more)),
                 // Thirteen minutes each: one weight of each bias.
                 experiment(
@@ -394,7 +431,7 @@ mod tests {
                     assert!(!names.contains(&choice.name.as_str()), "{}", choice.name);
                     names.push(&choice.name);
                 }
-                assert!(experiment.choices.len() <= 12 && experiment.places.len() <= 4, "{experiment:?}");
+                assert!(experiment.choices.len() <= 14 && experiment.places.len() <= 4, "{experiment:?}");
             }
         }
         Ok(())

@@ -14,6 +14,7 @@ use crate::ages::{self, AgeError, Recorder};
 use crate::attend::Attend;
 use crate::backend::{Backend, Loaded};
 use crate::config::Config;
+use crate::decode;
 use crate::gguf::{ModelFile, sha256};
 use crate::needle::{self, Found, Prompt};
 use crate::perplexity::{Evaluated, Windows, evaluate};
@@ -118,9 +119,11 @@ struct Task {
 }
 
 /// The files of results.
+#[derive(Default)]
 struct Files {
     windows: [Option<Results<InWindow>>; Question::ALL.len()],
     speed: Option<Results<Timed>>,
+    decode: Option<Results<Timed>>,
     needle: Option<Results<Found>>,
     ages: Option<Results<AgeError>>,
 }
@@ -144,8 +147,7 @@ impl Sweep<'_> {
         experiments: &[Experiment],
         hear: &mut dyn FnMut(&Progress<'_>) -> Result<()>,
     ) -> Result<()> {
-        let mut files =
-            Files { windows: [const { None }; Question::ALL.len()], speed: None, needle: None, ages: None };
+        let mut files = Files::default();
         let mut tasks = Vec::new();
         for (index, experiment) in experiments.iter().enumerate() {
             tasks.extend(self.missing(index, experiment, &mut files)?);
@@ -174,10 +176,9 @@ impl Sweep<'_> {
             };
             let (question, model) = (experiment.question.name(), experiment.model.title());
             let title = format!("{question}: {model}, {what}, {}", choice.name);
-            if experiment.question == Question::Speed {
+            if experiment.question.is_timed() {
                 let watch = Watch { pace: &pace, title: &title, cost: task.cost, hear: &mut *hear };
-                let outcome =
-                    self.speed(experiment, loaded.config(), (&choice, &source), &mut files, watch)?;
+                let outcome = self.timed(experiment, loaded, (&choice, &source), &mut files, watch)?;
                 pace.done += task.cost;
                 hear(&Progress { outcome: Some(outcome), ..pace.progress(&title, 0.0) })?;
                 continue;
@@ -227,27 +228,42 @@ impl Sweep<'_> {
         Ok(())
     }
 
-    fn speed(
+    fn timed(
         &self,
         experiment: &Experiment,
-        config: &Config,
+        loaded: &Loaded,
         (choice, source): (&Named, &Source),
         files: &mut Files,
         mut watch: Watch<'_>,
     ) -> Result<String> {
-        let results = files.speed.as_mut().context("no file for speed")?;
-        let Backend::Gpu(context) = self.backend else {
-            anyhow::bail!(
-                "--backend {} has no kernels to time: leave speed out by --only",
-                self.backend.name()
-            );
-        };
+        let context = self.kernels(experiment.question)?;
         let step = &mut |round| watch.at(round as f64 / speed::ROUNDS as f64);
-        let timed = speed::measure(context, config, &choice.setting, experiment.width, step)?;
+        let (file, timed) = match experiment.question {
+            Question::Decode => {
+                let timed = decode::measure(context, &loaded.model, &choice.setting, experiment.width, step)?;
+                (&mut files.decode, timed)
+            }
+            _ => {
+                let config = loaded.config();
+                (&mut files.speed, speed::measure(context, config, &choice.setting, experiment.width, step)?)
+            }
+        };
         let mut ratios: Vec<f64> = timed.iter().map(|timed| timed.seconds / timed.dense_seconds).collect();
         ratios.sort_by(f64::total_cmp);
-        results.append(rows(choice, source, timed))?;
+        file.as_mut().context("no file for times")?.append(rows(choice, source, timed))?;
         Ok(format!("{:.3} of dense", ratios[ratios.len() / 2]))
+    }
+
+    /// The device whose kernels are timed.
+    fn kernels(&self, question: Question) -> Result<&prflash::Context> {
+        match self.backend {
+            Backend::Gpu(context) => Ok(context),
+            _ => anyhow::bail!(
+                "--backend {} has no kernels to time: leave {} out by --only",
+                self.backend.name(),
+                question.name()
+            ),
+        }
     }
 
     fn text(&self, place: Place) -> Result<(String, String)> {
@@ -286,17 +302,16 @@ impl Sweep<'_> {
     /// that was stopped has all settings of fewer windows.
     fn missing(&self, index: usize, experiment: &Experiment, files: &mut Files) -> Result<Vec<Task>> {
         let question = experiment.question;
-        ensure!(
-            question != Question::Speed || matches!(self.backend, Backend::Gpu(_)),
-            "--backend {} has no kernels to time: leave speed out by --only",
-            self.backend.name()
-        );
+        if question.is_timed() {
+            self.kernels(question)?;
+        }
         let path = self.folders.results_of(question);
         match question {
             Question::Needle if files.needle.is_none() => files.needle = Some(Results::open(&path)?),
             Question::Speed if files.speed.is_none() => files.speed = Some(Results::open(&path)?),
             Question::Ages if files.ages.is_none() => files.ages = Some(Results::open(&path)?),
-            Question::Needle | Question::Ages | Question::Speed => {}
+            Question::Decode if files.decode.is_none() => files.decode = Some(Results::open(&path)?),
+            Question::Needle | Question::Ages | Question::Speed | Question::Decode => {}
             _ => {
                 let file = &mut files.windows[question as usize];
                 if file.is_none() {
@@ -323,6 +338,7 @@ impl Sweep<'_> {
                 let lacks = |unit: &usize| match question {
                     Question::Needle => lacks(files.needle.as_ref(), &setting, &source, *unit),
                     Question::Speed => lacks(files.speed.as_ref(), &setting, &source, *unit),
+                    Question::Decode => lacks(files.decode.as_ref(), &setting, &source, *unit),
                     Question::Ages => lacks(files.ages.as_ref(), &setting, &source, *unit),
                     _ => lacks(files.windows[question as usize].as_ref(), &setting, &source, *unit),
                 };
@@ -335,7 +351,7 @@ impl Sweep<'_> {
                 let pass = tokens * (1.0 + tokens / 16_384.0) * experiment.model.weight();
                 let cost = match question {
                     Question::Ages => 0.5 * pass,
-                    Question::Speed => 0.2 * pass,
+                    Question::Speed | Question::Decode => 0.2 * pass,
                     _ => units.len() as f64 * pass,
                 };
                 tasks.push(Task { experiment: index, place, choice, units, cost });

@@ -1,13 +1,13 @@
 // What rotated codes mean (src/cache/rotated): levels of a normal distribution, and scales of rows.
-// Levels are whole numbers, in units of 2⁻¹², and odd functions of a code's distance from the
-// middle, so that a polynomial through them, rounded, is exact.
+// Levels are in units of 2⁻¹². At 4, 3 and 2 bits they are an odd polynomial of a code's distance from
+// the middle, of which every step is exact.
 
 #import attention/arena
 
 #if LEVELS_2
 fn level_2(code: u32) -> f32 {
     let x = f32(code) - 1.5;
-    return round(x * (LEVEL_2_0 + x * x * LEVEL_2_1));
+    return x * (LEVEL_2_0 + x * x * LEVEL_2_1);
 }
 #end
 
@@ -15,7 +15,7 @@ fn level_2(code: u32) -> f32 {
 fn level_3(code: u32) -> f32 {
     let x = f32(code) - 3.5;
     let u = x * x;
-    return round(x * (LEVEL_3_0 + u * (LEVEL_3_1 + u * (LEVEL_3_2 + u * LEVEL_3_3))));
+    return x * (LEVEL_3_0 + u * (LEVEL_3_1 + u * LEVEL_3_2));
 }
 #end
 
@@ -23,8 +23,7 @@ fn level_3(code: u32) -> f32 {
 fn level_4(code: u32) -> f32 {
     let x = f32(code) - 7.5;
     let u = x * x;
-    let high = LEVEL_4_4 + u * (LEVEL_4_5 + u * (LEVEL_4_6 + u * LEVEL_4_7));
-    return round(x * (LEVEL_4_0 + u * (LEVEL_4_1 + u * (LEVEL_4_2 + u * (LEVEL_4_3 + u * high)))));
+    return x * (LEVEL_4_0 + u * (LEVEL_4_1 + u * LEVEL_4_2));
 }
 #end
 

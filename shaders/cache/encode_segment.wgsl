@@ -271,7 +271,9 @@ struct Divisor {
     left: i32,
 }
 
-fn codes_of(y: vec4<i32>, by: Divisor) -> vec4<u32> {
+// Those of a rung with fewer bits need only the first ones, and have others' last bits: `least` is
+// the distance of the last thresholds that are looked at.
+fn codes_of(y: vec4<i32>, by: Divisor, least: u32) -> vec4<u32> {
     var codes: vec4<u32>;
     for (var i = 0u; i < 4u; i++) {
         var magnitude = u32(abs(y[i]));
@@ -282,7 +284,7 @@ fn codes_of(y: vec4<i32>, by: Divisor) -> vec4<u32> {
         }
         let number = (min(magnitude, 0xffffu) * by.reciprocal) >> 16u;
         var above = 0u;
-        for (var step = 64u; step > 0u; step /= 2u) {
+        for (var step = 64u; step >= least; step /= 2u) {
             above += select(0u, step, threshold(above + step - 1u) <= number);
         }
         codes[i] = select(128u + above, 127u - above, y[i] < 0);
@@ -298,6 +300,7 @@ fn write_codes(own: Team, flags: u32, pack: u32, fine_codes: u32, token: u32, bi
         fine = select(fine, index, listed[index] == token);
     }
     let padded_quads = row_words(flags) / 2u;
+    let least = select(1u, 1u << (8u - bits), fine >= MOST_FINE);
     for (var group = own.own; group < padded_quads / 8u; group += own.size) {
         var at = pack + (token * (padded_quads / 8u) + group) * bits;
         var packed = 0u;
@@ -305,7 +308,7 @@ fn write_codes(own: Team, flags: u32, pack: u32, fine_codes: u32, token: u32, bi
         for (var quad = 8u * group; quad < 8u * group + 8u; quad++) {
             var codes = vec4<u32>(0u);
             if quad < own.quads {
-                codes = codes_of(numbers[own.at + quad], by);
+                codes = codes_of(numbers[own.at + quad], by, least);
             }
             if fine < MOST_FINE {
                 store(flags, fine_codes + fine * padded_quads + quad, joined(codes, 8u));

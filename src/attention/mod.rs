@@ -28,6 +28,7 @@ mod selecting;
 mod selection;
 mod split;
 mod table_buffer;
+mod traffic;
 #[cfg(not(target_arch = "wasm32"))]
 mod trial;
 #[cfg(not(target_arch = "wasm32"))]
@@ -52,3 +53,4 @@ pub use plan::{Output, Plan};
 pub use plan_options::PlanOptions;
 pub use selection::{GpuSelector, LeftOut, Selection};
 pub use table_buffer::TableBuffer;
+pub use traffic::Traffic;

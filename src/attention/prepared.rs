@@ -15,7 +15,7 @@ use crate::attention::kernels::rule::Task;
 use crate::attention::kernels::shapes::{Kernel, TILE_ROWS};
 use crate::attention::kernels::variant::{Variant, Wide};
 use crate::cache::gpu::variant::CacheVariant;
-use crate::cache::{CacheForm, KvCache};
+use crate::cache::{CacheForm, KvCache, Standing};
 use crate::error::Result;
 use crate::runtime::context::Context;
 use crate::runtime::dispatch;
@@ -44,6 +44,11 @@ impl CacheKind {
     pub(super) fn segment_and_residual(&self) -> (usize, usize) {
         let staircase = &self.form.staircase;
         (staircase.segment(), staircase.residual() + staircase.segment())
+    }
+
+    /// How many tokens are on which rung, of so many.
+    pub(super) fn standing(&self, tokens: usize) -> Standing<'_> {
+        self.form.staircase.standing(tokens)
     }
 
     pub(super) fn is_of(&self, cache: &KvCache) -> bool {

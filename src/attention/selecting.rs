@@ -268,6 +268,7 @@ impl<'a> CheckedSelection<'a> {
         lists.last =
             self.schedules.iter().copied().zip(sequences.iter().map(|(_, sequence)| *sequence)).collect();
         lists.probes = params.probes as usize;
+        lists.group = params.group as usize;
         lists.chosen = true;
         let (tables, guard) = lists.tables.current();
         let tables = tables.clone();

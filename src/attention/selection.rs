@@ -107,6 +107,8 @@ pub(super) struct Lists {
     pub(super) last: Vec<(ScheduleWords, ContentSequence)>,
     /// Rows that spoke for a query block.
     pub(super) probes: usize,
+    /// Tokens of a summary.
+    pub(super) group: usize,
     /// Whether the last call chose, and didn't only estimate.
     pub(super) chosen: bool,
 }
@@ -222,7 +224,7 @@ impl GpuSelector {
             slots,
             missing,
             scores,
-            lists: Mutex::new(Lists { tables, last: Vec::new(), probes: 0, chosen: false }),
+            lists: Mutex::new(Lists { tables, last: Vec::new(), probes: 0, group: 1, chosen: false }),
         })
     }
 
@@ -439,7 +441,7 @@ pub(super) fn most_kept(participation: &Participation, grid: &BlockGrid, pinned:
 
 /// The key blocks that any row of a query block sees: from the first one that its first row sees to
 /// the last one of its last row, since ranges ascend.
-fn seen_blocks(attention: &Attention, grid: &BlockGrid, row: usize) -> std::ops::Range<usize> {
+pub(super) fn seen_blocks(attention: &Attention, grid: &BlockGrid, row: usize) -> std::ops::Range<usize> {
     let (rows, block) = (grid.rows_of(row), grid.block_size());
     let visible = |row: usize| {
         attention.visible(grid.kv_len() as i64 - grid.q_len() as i64 + row as i64, grid.kv_len())

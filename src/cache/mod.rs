@@ -38,7 +38,7 @@ mod sequence_table;
 mod staircase;
 mod standing;
 mod summaries;
-mod words;
+pub(crate) mod words;
 
 pub use codec::Codec;
 pub(crate) use form::CacheForm;

@@ -283,6 +283,7 @@ fn selectors(case: &mut Case, context: &Context) {
                 assert_eq!(*list, Schedule::select(list.grid(), &participation, scores, seed).unwrap());
             }
             selector.read_missing_blocking().unwrap();
+            selector.read_traffic_blocking().unwrap();
         }
         accepted(summaries.read_blocking(keys.sequence));
     }

@@ -15,9 +15,9 @@ use lab::setting::Setting;
 use lab::staircase::canonical;
 use lab::table::{self, Table};
 use prflash::cache::{Side, Staircase};
-use serde_json::json;
 
-use super::{Computing, REVISION, bar, check_stop, load, read_text};
+use super::rows::{Rows, results};
+use super::{Computing, REVISION, check_stop, load, read_text};
 
 /// Reads a window densely, and its last tokens behind caches of few bits.
 #[derive(clap::Args)]
@@ -75,13 +75,11 @@ pub struct Args {
 /// Options, files and devices that don't do, by name; Ctrl-C.
 pub fn run(arguments: &Args) -> Result<()> {
     let rules = wanted(arguments)?;
-    let own = (!arguments.rules.is_empty()).then_some(None);
-    let path = arguments.results.clone().map_or(own.unwrap_or(Some("lab/results/caches.csv".into())), Some);
-    let known: Vec<Row> = path.as_deref().map(table::read).transpose()?.unwrap_or_default();
-    let mut table = path.as_deref().map(Table::<Row>::open).transpose()?;
+    let path = results(arguments.results.as_ref(), !arguments.rules.is_empty(), "lab/results/caches.csv");
+    let count = arguments.models.len() * arguments.texts.len() * (rules.len() + 1);
+    let mut rows = Rows::open(path, (count, "caches"), line)?;
+    let bar = rows.bar.clone();
     let backend = arguments.computing.backend.open()?;
-    let bar = bar((arguments.models.len() * arguments.texts.len() * (rules.len() + 1)) as u64, "caches");
-    let mut rows = Vec::new();
     for model in &arguments.models {
         let name = file_stem(model, true)?;
         let mut run = Run { arguments, backend: &backend, bar: &bar, model, name: &name, loaded: None };
@@ -95,14 +93,7 @@ pub fn run(arguments: &Args) -> Result<()> {
                 width: arguments.width,
                 tokens: arguments.tokens as usize,
             };
-            let mut missing = Vec::new();
-            for rule in &rules {
-                match known.iter().find(|row| row.is_of(&place, rule)) {
-                    Some(row) => rows.push(row.clone()),
-                    None => missing.push(rule),
-                }
-            }
-            bar.inc((rules.len() - missing.len()) as u64 + u64::from(missing.is_empty()));
+            let missing = rows.missing(&rules, |row, rule| row.is_of(&place, rule));
             for rule in missing.iter().filter(|rule| rule.is_calibrated()) {
                 let low = rule.low()?;
                 if !sensitivities.iter().any(|(known, _)| *known == low) {
@@ -124,29 +115,11 @@ pub fn run(arguments: &Args) -> Result<()> {
                 let staircases = rule.staircases(config.layers, of_layers)?;
                 let found = run.compare(&reference, &staircases)?;
                 let row = Row::new(&place, rule, (&config, &staircases), found, REVISION)?;
-                bar.println(line(&row));
-                if let Some(table) = &mut table {
-                    table.put(row.clone())?;
-                }
-                rows.push(row);
-                bar.inc(1);
+                rows.put(row)?;
             }
         }
     }
-    bar.finish_and_clear();
-    if arguments.computing.json {
-        let object = json!({
-            "backend": backend.name(),
-            "adapter": backend.adapter(),
-            "driver": backend.driver(),
-            "results": path.map(|path| path.display().to_string()),
-            "rows": rows,
-        });
-        println!("{}", serde_json::to_string_pretty(&object)?);
-    } else {
-        rows.iter().for_each(|row| println!("{}", line(row)));
-    }
-    Ok(())
+    rows.print(arguments.computing.json, &backend)
 }
 
 /// What is done with one model, which is read when it is needed.

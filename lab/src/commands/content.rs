@@ -8,10 +8,9 @@ use lab::content::compare::{Place, Reference, Row};
 use lab::content::rules::{Rule, rules};
 use lab::perplexity::Windows;
 use lab::setting::Setting;
-use lab::table::{self, Table};
-use serde_json::json;
 
-use super::{Computing, REVISION, bar, check_stop, load, read_text};
+use super::rows::{Rows, results};
+use super::{Computing, REVISION, check_stop, load, read_text};
 
 /// Reads a window densely, and its last tokens under rules that choose blocks.
 #[derive(clap::Args)]
@@ -62,14 +61,10 @@ pub struct Args {
 /// Options, files and devices that don't do, by name; Ctrl-C.
 pub fn run(arguments: &Args) -> Result<()> {
     let rules = wanted(arguments)?;
-    let own = (!arguments.rules.is_empty()).then_some(None);
-    let path = arguments.results.clone().map_or(own.unwrap_or(Some("lab/results/content.csv".into())), Some);
-    let known: Vec<Row> = path.as_deref().map(table::read).transpose()?.unwrap_or_default();
-    let mut table = path.as_deref().map(Table::<Row>::open).transpose()?;
-    let backend = arguments.computing.backend.open()?;
+    let path = results(arguments.results.as_ref(), !arguments.rules.is_empty(), "lab/results/content.csv");
     let count = arguments.models.len() * arguments.texts.len() * (rules.len() + 1);
-    let bar = bar(count as u64, "content");
-    let mut rows = Vec::new();
+    let mut rows = Rows::open(path, (count, "content"), line)?;
+    let backend = arguments.computing.backend.open()?;
     for model in &arguments.models {
         let mut loaded: Option<Loaded> = None;
         let name = file_stem(model, true)?;
@@ -81,14 +76,7 @@ pub fn run(arguments: &Args) -> Result<()> {
                 width: arguments.width,
                 tokens: arguments.tokens as usize,
             };
-            let mut missing = Vec::new();
-            for rule in &rules {
-                match known.iter().find(|row| row.is_of(&place, rule)) {
-                    Some(row) => rows.push(row.clone()),
-                    None => missing.push(rule),
-                }
-            }
-            bar.inc((rules.len() - missing.len()) as u64 + u64::from(missing.is_empty()));
+            let missing = rows.missing(&rules, |row, rule| row.is_of(&place, rule));
             if missing.is_empty() {
                 continue;
             }
@@ -96,38 +84,20 @@ pub fn run(arguments: &Args) -> Result<()> {
                 Some(loaded) => loaded,
                 empty => empty.insert(load(model)?),
             };
-            bar.set_message(format!("{name}, {}, dense", place.text));
+            rows.bar.set_message(format!("{name}, {}, dense", place.text));
             let reference = reference(arguments, &backend, loaded, text)?;
-            bar.inc(1);
+            rows.bar.inc(1);
             for rule in missing {
-                bar.set_message(format!("{name}, {}, {}", place.text, rule.name));
+                rows.bar.set_message(format!("{name}, {}, {}", place.text, rule.name));
                 let setting = Setting::new(rule.setting()?.args(), loaded.config())?;
                 let found =
                     reference.compare(loaded, &setting, arguments.window as u32, &mut |_| check_stop())?;
                 let row = Row::new(&place, rule, found, REVISION);
-                bar.println(line(&row));
-                if let Some(table) = &mut table {
-                    table.put(row.clone())?;
-                }
-                rows.push(row);
-                bar.inc(1);
+                rows.put(row)?;
             }
         }
     }
-    bar.finish_and_clear();
-    if arguments.computing.json {
-        let object = json!({
-            "backend": backend.name(),
-            "adapter": backend.adapter(),
-            "driver": backend.driver(),
-            "results": path.map(|path| path.display().to_string()),
-            "rows": rows,
-        });
-        println!("{}", serde_json::to_string_pretty(&object)?);
-    } else {
-        rows.iter().for_each(|row| println!("{}", line(row)));
-    }
-    Ok(())
+    rows.print(arguments.computing.json, &backend)
 }
 
 /// The rules that were asked for.

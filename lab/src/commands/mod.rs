@@ -6,6 +6,7 @@ pub mod generate;
 pub mod passkeys;
 pub mod perplexity;
 pub mod report;
+mod rows;
 pub mod search;
 pub mod subword;
 pub mod sweep;

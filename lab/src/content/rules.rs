@@ -67,18 +67,26 @@ pub fn at_part(width: usize, part: usize) -> Vec<Rule> {
     rules
 }
 
-/// The rules that read about as many bytes as so many blocks of 64 tokens.
-fn at_bytes_of(width: usize, blocks: usize) -> Vec<Rule> {
+/// Chosen by content in blocks of `size` tokens: with their summaries they are about as many bytes,
+/// of `width` tokens, as so many blocks of 64 tokens.
+fn by_content(name: &str, (width, blocks): (usize, usize), more: &str, size: usize) -> Rule {
     // A group's summary of 8 bits has a bit more than half the bytes of a token: two numbers of a
     // byte for each channel and two scales, against four bytes and no scales.
-    let left = |size: usize| ((64 * blocks).saturating_sub(width * 17 / (32 * size)) / size).max(1);
-    let of = |name: &str, more: &str, size: usize| {
-        let near = (96 / size).max(2);
-        let more = format!(";group={size};bits=8{more}");
-        let mut rule = content(name, left(size), &more, size);
-        rule.options += &format!(" --window-blocks {near}");
-        rule
-    };
+    let left = ((64 * blocks).saturating_sub(width * 17 / (32 * size)) / size).max(1);
+    let near = (96 / size).max(2);
+    let mut rule = content(name, left, &format!(";group={size};bits=8{more}"), size);
+    rule.options += &format!(" --window-blocks {near}");
+    rule
+}
+
+/// The recommended rule by content, at the bytes of so many blocks of 64 tokens.
+pub fn saturated(width: usize, blocks: usize) -> Rule {
+    by_content("saturated", (width, blocks), "", 16)
+}
+
+/// The rules that read about as many bytes as so many blocks of 64 tokens.
+fn at_bytes_of(width: usize, blocks: usize) -> Vec<Rule> {
+    let of = |name: &str, more: &str, size: usize| by_content(name, (width, blocks), more, size);
     let mut drawn = of("drawn by both, τ = ½", ";tau=0.5;alpha=0.5", 16);
     drawn.options += " --beta 1";
     vec![
@@ -86,7 +94,7 @@ fn at_bytes_of(width: usize, blocks: usize) -> Vec<Rule> {
         half_window(blocks, 64),
         of("Quest's bound", ";estimate=bound", 16),
         of("mean key", ";estimate=mean-key", 16),
-        of("saturated", "", 16),
+        saturated(width, blocks),
         drawn,
         of("saturated, blocks of 32", "", 32),
         of("saturated, blocks of 64", "", 64),

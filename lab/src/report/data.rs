@@ -16,6 +16,7 @@ use crate::table;
 pub struct Data {
     pub sampling: Vec<Row<InWindow>>,
     pub speed: Vec<Row<Timed>>,
+    pub decode: Vec<Row<Timed>>,
     pub staircase: Vec<Row<InWindow>>,
     pub positions: Vec<Row<InWindow>>,
     pub needle: Vec<Row<Found>>,
@@ -38,6 +39,7 @@ impl Data {
         Ok(Self {
             sampling: Results::read(&path(Question::Sampling))?,
             speed: Results::read(&path(Question::Speed))?,
+            decode: Results::read(&path(Question::Decode))?,
             staircase: Results::read(&path(Question::Staircase))?,
             positions: Results::read(&path(Question::Positions))?,
             needle: Results::read(&path(Question::Needle))?,
@@ -61,6 +63,6 @@ impl Data {
             rows.iter().map(|row| &row.source)
         }
         let by_window = of(&self.sampling).chain(of(&self.staircase)).chain(of(&self.positions));
-        by_window.chain(of(&self.needle)).chain(of(&self.ages)).chain(of(&self.speed))
+        by_window.chain(of(&self.needle)).chain(of(&self.ages)).chain(of(&self.speed)).chain(of(&self.decode))
     }
 }

@@ -8,6 +8,7 @@
 mod caches;
 mod content;
 mod data;
+mod decode;
 mod needle;
 mod page;
 mod positions;
@@ -80,6 +81,7 @@ pub fn write_experiments(paths: &Paths, all: &[Experiment], quick: bool) -> Resu
         let write = match question {
             Question::Sampling => sampling::sampling,
             Question::Speed => sampling::speed,
+            Question::Decode => decode::decode,
             Question::Needle => needle::needle,
             Question::Staircase => staircase::staircase,
             Question::Ages => staircase::ages,

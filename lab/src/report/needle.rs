@@ -46,7 +46,9 @@ pub fn needle(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Result<
             let mean = |number: fn(&Found) -> f64| of.iter().map(|&found| number(found)).sum::<f64>() / count;
             line.push(format!("{right}/{}", of.len()));
             line.push(format!("{:.2}", mean(|found| found.nll)));
-            line.push(format!("{:.1}", mean(|found| found.answer_blocks)));
+            // Of 64 tokens, whatever the setting's are.
+            let size = choice.setting()?.block_size().unwrap_or(64) as f64;
+            line.push(format!("{:.1}", mean(|found| found.answer_blocks) * size / 64.0));
             let bytes = mean(|found| found.kv_bytes[0] as f64) / mean(|found| found.kv_bytes[1] as f64);
             line.push(format!("{:.0}%", 100.0 * bytes));
             lines.push(line);

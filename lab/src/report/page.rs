@@ -7,7 +7,7 @@ use testkit::chart::{Axis, Errors, Panel, chart_with};
 use testkit::prose::wrapped;
 
 use super::{Paths, Written};
-use crate::study::Experiment;
+use crate::study::{Experiment, Question};
 
 /// A report under way.
 pub struct Page<'a> {
@@ -90,7 +90,7 @@ impl<'a> Page<'a> {
         };
         let command = match self.quick {
             true => format!("`lab sweep --quick --only {question}`"),
-            false if part.iter().any(|experiment| experiment.width > 2048) => {
+            false if part.iter().any(|e| e.width > 2048 && e.question != Question::Decode) => {
                 format!(
                     "`lab sweep --only {question}` and, of long windows, `lab sweep --size long --only \
                      {question}`"

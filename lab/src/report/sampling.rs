@@ -25,8 +25,9 @@ pub fn sampling(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Resul
         let (mut positions, mut timed) = (Vec::new(), Vec::new());
         for Chosen { choice, rows } in &all {
             let sums = Summary::of(0..experiment.width, rows.iter().copied());
-            let mut line =
-                vec![choice.name.clone(), windows(rows).to_string(), format!("{:.2}", sums.blocks)];
+            // Of 64 tokens, whatever the setting's are.
+            let blocks = sums.blocks * choice.setting()?.block_size().unwrap_or(64) as f64 / 64.0;
+            let mut line = vec![choice.name.clone(), windows(rows).to_string(), format!("{:.2}", blocks)];
             line.extend(perplexity_cells(experiment, rows, &dense.rows));
             let times = time_ratios(&data.speed, experiment, choice)?;
             let shown = |[low, middle, high]: [f64; 3]| format!("{middle:.3} ({low:.3} to {high:.3})");
@@ -39,7 +40,7 @@ pub fn sampling(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Resul
                 _ => "half window, other β, seed, rounds",
             };
             let nats = mean_and_error(&differences(rows, &dense.rows));
-            let at = point(sums.blocks, nats);
+            let at = point(blocks, nats);
             if let (Some([_, time, _]), true) = (times, choice.name.ends_with(" blocks")) {
                 add(&mut timed, kind, true, point(time, nats));
             }

@@ -11,6 +11,7 @@ use lab::ages::{self, Recorder};
 use lab::attend::Attend;
 use lab::backend::{Backend, Loaded};
 use lab::cpu::CpuAttention;
+use lab::decode;
 use lab::needle::{self, Prompt};
 use lab::report::{Paths, write, write_experiments};
 use lab::setting::Setting;
@@ -343,6 +344,19 @@ fn times_come_in_turns() {
         assert!(timed.iter().all(|round| round.seconds > 0.0 && round.dense_seconds > 0.0));
         let refused = measure("--attention prflash --rounds 2").unwrap_err().to_string();
         assert!(refused.contains("rounds"), "{refused}");
+
+        // Single tokens, over tensors and over a staircase.
+        let stairs = "--staircase recommended;segment=32;residual=32 --staircase-layers all";
+        for options in [
+            "--attention content --profile 2;bits=8;group=16 --block-size 16 --storage f16".to_owned(),
+            format!("--attention content --profile 2;bits=8;group=16 --block-size 16 {stairs}"),
+            format!("--attention sink-window --profile half-window:2 --block-size 16 {stairs}"),
+        ] {
+            let setting = Setting::from_options(&options).unwrap();
+            let timed = decode::measure(&context, &loaded.model, &setting, 200, &mut |_| Ok(())).unwrap();
+            assert_eq!(timed.len(), speed::ROUNDS);
+            assert!(timed.iter().all(|round| round.seconds > 0.0 && round.dense_seconds > 0.0), "{options}");
+        }
     }
 }
 

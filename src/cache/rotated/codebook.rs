@@ -1,14 +1,18 @@
 //! Levels that fit a normal distribution, in a tree: the code of fewer bits is that of more without
 //! its last ones.
 //!
-//! The numbers are in units of 2⁻¹², for a standard deviation of 1. Codes count from the most
-//! negative level up, so tables have the positive half. The table is made so:
+//! Thresholds are in units of 2⁻¹² and levels of 2⁻²⁰, for a standard deviation of 1. Codes count
+//! from the most negative level up, so tables have the positive half. They are made so:
 //!
 //! 1. Two cells on each side of 0 have the threshold that Lloyd's algorithm finds (levels are the
 //!    means of their cells under the normal distribution, thresholds are midway between levels).
 //! 2. Each of them is cut into four by the same algorithm, with its ends where they are, and each
 //!    of those into sixteen.
-//! 3. A level at 8, 4, 3 or 2 bits is the mean of its cell.
+//! 3. A level at 8 bits is the mean of its cell.
+//! 4. At 4, 3 and 2 bits levels are a polynomial of the code, which a kernel evaluates in a few
+//!    steps without rounding anything off: the one with the least mean squared error whose
+//!    coefficients have few binary places. It has .2% more than the means of the cells have at 4
+//!    bits, and less than .01% at 3 and 2.
 
 /// Where positive codes of 8 bits end, the last but without an end.
 pub(super) const THRESHOLDS: [u16; 127] = [
@@ -34,34 +38,20 @@ pub(super) const LEVELS_8: [u16; 128] = [
     12573, 13069, 13638, 14311, 15146, 16264, 18043,
 ];
 
-/// Positive levels at 4 bits.
-pub(super) const LEVELS_4: [u16; 8] = [476, 1437, 2425, 3462, 4691, 6226, 8126, 10905];
-
-/// Positive levels at 3 bits.
-pub(super) const LEVELS_3: [u16; 4] = [948, 2912, 5332, 8829];
-
-/// Positive levels at 2 bits.
-pub(super) const LEVELS_2: [u16; 2] = [1855, 6187];
-
-/// Bits behind the point of levels and thresholds.
+/// Bits behind the point of thresholds, and of levels at 8 bits as the table has them.
 pub(crate) const FRACTION_BITS: u32 = 12;
 
-/// Coefficients of `x·(c₀ + x²·(c₁ + …))`, which is within a tenth of every level at 4, 3 or 2 bits
-/// for a code at the distance x from the middle of all; none at 8 bits, where they are too many.
+/// Bits behind the point of levels.
+pub(super) const LEVEL_BITS: u32 = 20;
+
+/// Coefficients of `x·(c₀ + x²·(c₁ + x²·c₂))`, the level in units of 2⁻¹² of a code at the distance
+/// x from the middle of all; none at 8 bits, where levels are too many. Every step is exact in f32:
+/// no sum or product has more than 24 bits.
 pub(crate) const fn polynomial(bits: u32) -> &'static [f32] {
     match bits {
-        4 => &[
-            951.371_5,
-            2.422_042_4,
-            0.388_449_04,
-            -0.084_496_49,
-            0.007_424_401_6,
-            -2.780_438e-4,
-            4.694_112_2e-6,
-            -2.933_452e-8,
-        ],
-        3 => &[1_893.425_4, 8.807_118, 6.015_972, -0.207_539_68],
-        2 => &[3_658.166_7, 207.333_33],
+        4 => &[953.203_125, 1.875, 0.125],
+        3 => &[1867.804_687_5, 30.5, 1.875],
+        2 => &[3657.562_5, 207.593_75],
         _ => &[],
     }
 }
@@ -87,27 +77,42 @@ pub(crate) const fn level_words() -> [[u32; 4]; 16] {
     in_words(&LEVELS_8)
 }
 
-/// The positive levels at some bits.
-pub(super) const fn positive_levels(bits: u32) -> &'static [u16] {
-    match bits {
-        8 => &LEVELS_8,
-        4 => &LEVELS_4,
-        3 => &LEVELS_3,
-        _ => &LEVELS_2,
+/// How many positive levels there are at some bits.
+const fn positive_count(bits: u32) -> usize {
+    1 << (bits - 1)
+}
+
+/// A positive level, in units of 2⁻²⁰.
+const fn positive_level(index: usize, bits: u32) -> i32 {
+    let unit = 1 << (LEVEL_BITS - FRACTION_BITS);
+    if bits == 8 {
+        return LEVELS_8[index] as i32 * unit;
     }
+    let (coefficients, x) = (polynomial(bits), index as f64 + 0.5);
+    let (mut sum, mut power) = (0.0, coefficients.len());
+    while power > 0 {
+        power -= 1;
+        sum = sum * (x * x) + coefficients[power] as f64;
+    }
+    (x * sum * unit as f64) as i32
+}
+
+/// The positive levels at some bits, in units of 2⁻²⁰.
+pub(super) fn positive_levels(bits: u32) -> impl ExactSizeIterator<Item = i32> + Clone {
+    (0..positive_count(bits)).map(move |index| positive_level(index, bits))
 }
 
 /// Where the positive cells at some bits end, but for the last, which has no end.
 pub(super) fn positive_ends(bits: u32) -> impl Iterator<Item = u16> {
-    let finer = 128 / positive_levels(bits).len();
+    let finer = 128 / positive_count(bits);
     THRESHOLDS.iter().skip(finer - 1).step_by(finer).copied()
 }
 
-/// The level of a code, in units of 2⁻¹².
+/// The level of a code, in units of 2⁻²⁰.
 pub(super) const fn level(code: u32, bits: u32) -> i32 {
-    let levels = positive_levels(bits);
-    let (half, code) = (levels.len(), code as usize & (2 * levels.len() - 1));
-    if code < half { -(levels[half - 1 - code] as i32) } else { levels[code - half] as i32 }
+    let half = positive_count(bits);
+    let code = code as usize & (2 * half - 1);
+    if code < half { -positive_level(half - 1 - code, bits) } else { positive_level(code - half, bits) }
 }
 
 /// The levels at 8, 4, 3 and 2 bits as f32, by code.
@@ -118,7 +123,7 @@ static NUMBERS: [[f32; 256]; 4] = {
         let bits = [8, 4, 3, 2][which];
         let mut code = 0;
         while code < 1 << bits {
-            all[which][code] = level(code as u32, bits) as f32 / (1 << FRACTION_BITS) as f32;
+            all[which][code] = level(code as u32, bits) as f32 / (1 << LEVEL_BITS) as f32;
             code += 1;
         }
         which += 1;
@@ -183,10 +188,16 @@ pub(super) mod tests {
         [0.0].into_iter().chain(parts).collect()
     }
 
-    /// The mean squared error of a normal variable at some bits.
-    fn error(ends: &[f64]) -> f64 {
-        let kept = |cell: &[f64]| mean(cell).powi(2) * (above(cell[0]) - above(cell[1]));
-        1.0 - 2.0 * ends.windows(2).map(kept).sum::<f64>()
+    /// The mean squared error of a normal variable at the positive levels of these cells.
+    fn error(ends: &[f64], levels: impl Iterator<Item = f64>) -> f64 {
+        let kept = |(cell, level): (&[f64], f64)| {
+            (level - 2.0 * mean(cell)) * level * (above(cell[0]) - above(cell[1]))
+        };
+        1.0 + 2.0 * ends.windows(2).zip(levels).map(kept).sum::<f64>()
+    }
+
+    fn levels(bits: u32) -> impl Iterator<Item = f64> {
+        positive_levels(bits).map(|level| f64::from(level) / f64::from(1 << LEVEL_BITS))
     }
 
     /// Computed again as the module says.
@@ -203,21 +214,32 @@ pub(super) mod tests {
             }
         };
         near(&THRESHOLDS, eight[1..128].to_vec());
-        for (bits, ends) in [(8, &eight), (4, &four), (3, &three), (2, &two)] {
-            near(positive_levels(bits), ends.windows(2).map(mean).collect());
-            let (got, want) = (super::super::mean_squared_error(bits), error(ends));
-            assert!((got / want - 1.0).abs() < 1e-3, "{bits} bits: {got} for {want}");
+        near(&LEVELS_8, eight.windows(2).map(mean).collect());
+        for (bits, ends, more) in [(8, &eight, 2e-4), (4, &four, 2e-3), (3, &three, 1e-4), (2, &two, 1e-5)] {
+            let least = error(ends, ends.windows(2).map(mean));
+            let (got, want) = (super::super::mean_squared_error(bits), error(ends, levels(bits)));
+            assert!((got / want - 1.0).abs() < 1e-6, "{bits} bits: {got} for {want}");
+            assert!(want >= least && want < (1.0 + more) * least, "{bits} bits: {want}, at least {least}");
         }
     }
 
+    /// Whether a multiply-add is rounded once or twice makes no difference.
     #[test]
-    fn polynomials_are_the_levels_once_rounded() {
+    fn polynomials_are_exact() {
         for bits in [4, 3, 2] {
             for code in 0..1 << bits {
                 let x = code as f32 - ((1 << bits) - 1) as f32 / 2.0;
-                let sum = polynomial(bits).iter().rev().fold(0.0, |sum, c| sum * (x * x) + c);
-                let off = (x * sum - level(code, bits) as f32).abs();
-                assert!(off < 0.1, "{code} at {bits} bits: off by {off}");
+                let exact = |number: f64| {
+                    assert_eq!(f64::from(number as f32), number);
+                    number
+                };
+                let square = exact(f64::from(x) * f64::from(x));
+                let sum = polynomial(bits)
+                    .iter()
+                    .rev()
+                    .fold(0.0, |sum, &coefficient| exact(exact(sum * square) + f64::from(coefficient)));
+                let unit = f64::from(1 << (LEVEL_BITS - FRACTION_BITS));
+                assert_eq!(exact(f64::from(x) * sum) * unit, f64::from(level(code, bits)));
             }
         }
         assert!(polynomial(8).is_empty());
@@ -232,7 +254,8 @@ pub(super) mod tests {
                 let [first, last] = [coarse << (8 - bits), ((coarse + 1) << (8 - bits)) - 1];
                 let inside = level(first, 8)..=level(last, 8);
                 assert!(inside.contains(&level(coarse, bits)), "{code} at {bits} bits");
-                assert_eq!(numbers(bits)[coarse as usize] * 4096.0, level(coarse, bits) as f32);
+                let unit = f32::from_bits((127 + LEVEL_BITS) << 23);
+                assert_eq!(numbers(bits)[coarse as usize] * unit, level(coarse, bits) as f32);
             }
             assert_eq!(level(code, 8), -level(255 - code, 8));
             assert!(code == 0 || level(code, 8) > level(code - 1, 8));

@@ -24,10 +24,11 @@
 //!
 //! They fit a normal distribution, in a tree: of a number with the code c at 8 bits the code at b
 //! bits is `c >> (8 − b)`, so every path down a ladder ends at the codes of coding directly. Of a
-//! normal variable of variance 1 the mean squared error is .1175 at 2 bits, .0350 at 3, .00973 at 4
+//! normal variable of variance 1 the mean squared error is .1175 at 2 bits, .0350 at 3, .00975 at 4
 //! and .0000453 at 8 ([`mean_squared_error`]); the best levels that are no tree have .1175, .0345
-//! and .0095 at 2, 3 and 4. The tables have 12 bits behind the point; how they are made is told
-//! beside them (`codebook.rs`), and a test makes them again.
+//! and .0095 at 2, 3 and 4. Levels at 4, 3 and 2 bits are a polynomial of the code. Thresholds have
+//! 12 bits behind the point and levels 20; how they are made is told beside them (`codebook.rs`),
+//! and a test makes them again.
 //!
 //! # In integers
 //!
@@ -63,6 +64,7 @@ mod hadamard;
 mod pack;
 mod row;
 
+use codebook::LEVEL_BITS;
 #[cfg(feature = "native")]
 pub(crate) use codebook::numbers;
 pub(crate) use codebook::{FRACTION_BITS, level_words, polynomial, threshold_words};
@@ -78,10 +80,10 @@ pub(crate) use row::Scales;
 pub const fn mean_squared_error(bits: u32) -> f64 {
     match bits {
         16.. => 0.0,
-        8.. => 4.530_204e-5,
-        4.. => 9.734_365e-3,
-        3 => 3.504_041e-2,
-        2 => 0.117_481_8,
+        8.. => 4.530_766e-5,
+        4.. => 9.753_275e-3,
+        3 => 3.504_352e-2,
+        2 => 0.117_481_85,
         _ => 1.0,
     }
 }
@@ -98,15 +100,15 @@ pub fn error_bound(bits: u32, dim: usize) -> f64 {
     if !super::quantize::WIDTHS.contains(&bits) {
         return f64::INFINITY;
     }
-    let levels = codebook::positive_levels(bits);
     let unit = f64::from(1 << FRACTION_BITS);
-    let top = levels.last().map_or(0.0, |&level| f64::from(level) / unit);
-    let ends = codebook::positive_ends(bits).chain(levels.last().copied());
-    let starts = [0].into_iter().chain(codebook::positive_ends(bits));
+    let levels = codebook::positive_levels(bits).map(|level| f64::from(level) / f64::from(1 << LEVEL_BITS));
+    let top = levels.clone().last().unwrap_or(0.0);
+    let inner = || codebook::positive_ends(bits).map(|end| f64::from(end) / unit);
+    let (starts, ends) = ([0.0].into_iter().chain(inner()), inner().chain([top]));
     let cells = starts.zip(ends).zip(levels);
-    let farthest = cells.map(|((start, end), &level)| level.abs_diff(start).max(level.abs_diff(end))).max();
+    let farthest = cells.map(|((start, end), level)| (level - start).max(end - level)).fold(0.0, f64::max);
     // Two units for what is rounded where numbers are compared.
-    let farthest = (f64::from(farthest.unwrap_or(0)) + 2.0 + top) / unit;
+    let farthest = farthest + (2.0 + top) / unit;
     let root = (dim as f64).sqrt();
     root * farthest + (root * (2f64.powf(1.0 / 12.0) + 2f64.powi(-7)) - top).max(0.0)
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::codebook::{self, FRACTION_BITS};
+use super::codebook::{self, LEVEL_BITS};
 use super::hadamard::{block, transform};
 use super::row::{Scales, Squares, half, mean, shift, transformed};
 use crate::cache::quantize::{self, aligned, to_f32};
@@ -191,15 +191,15 @@ impl<'a> Coded<'a> {
         let dim = self.behind.dim;
         let fine = self.fine_tokens().find(|&(fine, _)| fine == token);
         let (codes, bits) = fine.map_or((self.codes(token), self.bits), |(_, codes)| (codes, 8));
-        let level = |channel| codebook::level(quantize::get(codes, bits, channel), bits);
-        let mut levels: Vec<i32> = (0..dim).map(level).collect();
+        let level = |channel| i64::from(codebook::level(quantize::get(codes, bits, channel), bits));
+        let mut levels: Vec<i64> = (0..dim).map(level).collect();
         transform(&mut levels);
         let scale = Scales::of(dim).number(self.scale(token)) / (block(dim) as f64).sqrt();
-        let unit = scale / f64::from(1 << FRACTION_BITS);
+        let unit = scale / f64::from(1 << LEVEL_BITS);
         let mean = |channel: usize| match self.means() {
             [] => 0.0,
             means => to_f32(half_at(means, channel)).into(),
         };
-        levels.iter().enumerate().map(|(channel, &y)| mean(channel) + f64::from(y) * unit).collect()
+        levels.iter().enumerate().map(|(channel, &y)| mean(channel) + y as f64 * unit).collect()
     }
 }
