@@ -271,25 +271,39 @@ struct Divisor {
     left: i32,
 }
 
-// Those of a rung with fewer bits need only the first ones, and have others' last bits: `least` is
-// the distance of the last thresholds that are looked at.
-fn codes_of(y: vec4<i32>, by: Divisor, least: u32) -> vec4<u32> {
-    var codes: vec4<u32>;
-    for (var i = 0u; i < 4u; i++) {
-        var magnitude = u32(abs(y[i]));
-        if by.left >= 0 {
-            magnitude = select(magnitude << u32(by.left), 0u, by.left > 31);
-        } else {
-            magnitude = select(magnitude >> u32(-by.left), 0u, by.left < -31);
-        }
-        let number = (min(magnitude, 0xffffu) * by.reciprocal) >> 16u;
-        var above = 0u;
-        for (var step = 64u; step >= least; step /= 2u) {
-            above += select(0u, step, threshold(above + step - 1u) <= number);
-        }
-        codes[i] = select(128u + above, 127u - above, y[i] < 0);
+// |y|/σ of four channels, 12 bits behind the point.
+fn over_scale(y: vec4<i32>, by: Divisor) -> vec4<u32> {
+    var magnitude = vec4<u32>(abs(y));
+    if by.left >= 0 {
+        magnitude = select(magnitude << vec4<u32>(u32(by.left)), vec4<u32>(0u), vec4<bool>(by.left > 31));
+    } else {
+        magnitude = select(magnitude >> vec4<u32>(u32(-by.left)), vec4<u32>(0u), vec4<bool>(by.left < -31));
     }
-    return codes;
+    return (min(magnitude, vec4<u32>(0xffffu)) * by.reciprocal) >> vec4<u32>(16u);
+}
+
+// Codes of 8 bits, of which those of fewer bits are the first ones.
+fn codes_of(y: vec4<i32>, by: Divisor) -> vec4<u32> {
+    let number = over_scale(y, by);
+    var above = vec4<u32>(0u);
+    for (var i = 0u; i < 4u; i++) {
+        for (var step = 64u; step > 0u; step /= 2u) {
+            above[i] += select(0u, step, threshold(above[i] + step - 1u) <= number[i]);
+        }
+    }
+    return select(128u + above, 127u - above, y < vec4<i32>(0));
+}
+
+// Codes of at most 4 bits: few thresholds, the same for all lanes.
+fn short_codes_of(y: vec4<i32>, by: Divisor, bits: u32) -> vec4<u32> {
+    let number = over_scale(y, by);
+    let half = 1u << (bits - 1u);
+    let cell = 128u / half;
+    var above = vec4<u32>(0u);
+    for (var i = 1u; i < half; i++) {
+        above += select(vec4<u32>(0u), vec4<u32>(1u), vec4<u32>(threshold(i * cell - 1u)) <= number);
+    }
+    return select(half + above, half - 1u - above, y < vec4<i32>(0));
 }
 
 // The codes of a row, at the width of the rung and, of a fine token, at 8 bits; 0 past the team's
@@ -300,20 +314,27 @@ fn write_codes(own: Team, flags: u32, pack: u32, fine_codes: u32, token: u32, bi
         fine = select(fine, index, listed[index] == token);
     }
     let padded_quads = row_words(flags) / 2u;
-    let least = select(1u, 1u << (8u - bits), fine >= MOST_FINE);
     for (var group = own.own; group < padded_quads / 8u; group += own.size) {
         var at = pack + (token * (padded_quads / 8u) + group) * bits;
         var packed = 0u;
         var filled = 0u;
         for (var quad = 8u * group; quad < 8u * group + 8u; quad++) {
             var codes = vec4<u32>(0u);
-            if quad < own.quads {
-                codes = codes_of(numbers[own.at + quad], by, least);
-            }
             if fine < MOST_FINE {
-                store(flags, fine_codes + fine * padded_quads + quad, joined(codes, 8u));
+                var all = vec4<u32>(0u);
+                if quad < own.quads {
+                    all = codes_of(numbers[own.at + quad], by);
+                }
+                store(flags, fine_codes + fine * padded_quads + quad, joined(all, 8u));
             }
-            let four = joined(codes >> vec4<u32>(8u - bits), bits);
+            if quad < own.quads {
+                if bits == 8u {
+                    codes = codes_of(numbers[own.at + quad], by);
+                } else {
+                    codes = short_codes_of(numbers[own.at + quad], by, bits);
+                }
+            }
+            let four = joined(codes, bits);
             packed |= four << filled;
             filled += 4u * bits;
             if filled >= 32u {
