@@ -102,9 +102,24 @@ fn line(name: &str, own: &[&Row], window: &[&Row]) -> Vec<String> {
 }
 
 fn reading(rows: &[results::Row<InWindow>], page: &mut Page<'_>) {
-    let Some(first) = rows.first() else { return };
+    if rows.is_empty() {
+        return;
+    }
     page.line("### Read block by block\n");
     page.numbers("results/content-prefill.csv", "`lab perplexity`, as `lab/docs/CONTENT.md` says.");
+    for model in distinct(rows.iter().map(|row| row.source.model.as_str())) {
+        let own: Vec<_> = rows.iter().filter(|row| row.source.model == model).collect();
+        reading_of(model, &own, page);
+    }
+    page.text(
+        "A query block's list is chosen by its first row and three rows of the block before, so that no row \
+         is chosen for by what comes after it. *Looking ahead* is by four rows of the block itself, and isn't \
+         to be compared with the others: it knows the tokens that it predicts.",
+    );
+}
+
+/// The table of one model.
+fn reading_of(model: &str, rows: &[&results::Row<InWindow>], page: &mut Page<'_>) {
     let nll = |name: &str| -> Vec<(String, f64)> {
         let mut texts = BTreeSet::new();
         let own: Vec<_> = rows.iter().filter(|row| row.name == name).collect();
@@ -134,18 +149,13 @@ fn reading(rows: &[results::Row<InWindow>], page: &mut Page<'_>) {
             vec![name.to_owned(), with_error(over, 4), format!("{:.2}", over.0 / window)]
         })
         .collect();
+    let width = rows.first().map_or(0, |row| row.source.width);
     page.line(&format!(
-        "*{}, windows of {} tokens, a quarter of their blocks, {} texts*\n",
-        title(&first.source.model),
-        first.source.width,
+        "*{}, windows of {width} tokens, a quarter of their blocks, {} texts*\n",
+        title(model),
         dense.len()
     ));
     page.table(&["rule", "nats over dense", "over sink + window's"], &lines);
-    page.text(
-        "A query block's list is chosen by its first row and three rows of the block before, so that no row \
-         is chosen for by what comes after it. *Looking ahead* is by four rows of the block itself, and isn't \
-         to be compared with the others: it knows the tokens that it predicts.",
-    );
 }
 
 fn found(rows: &[passkeys::Row], page: &mut Page<'_>) {
@@ -157,6 +167,19 @@ fn found(rows: &[passkeys::Row], page: &mut Page<'_>) {
         "results/passkeys.csv",
         "`lab passkeys`, `lab passkeys --keys 3` and `lab passkeys --sparse`.",
     );
+    for model in distinct(rows.iter().map(|row| row.model.as_str())) {
+        let own: Vec<_> = rows.iter().filter(|row| row.model == model).collect();
+        page.line(&format!("*{}*\n", title(model)));
+        found_by(&own, page);
+    }
+    page.text(
+        "All rules visit a quarter of the prompt's blocks. Question and answer are read token by token under \
+         the rule. Where several passkeys with names are in a text, one of them is asked for.",
+    );
+}
+
+/// The table of one model.
+fn found_by(rows: &[&passkeys::Row], page: &mut Page<'_>) {
     let mut kinds: Vec<(usize, Reading)> = Vec::new();
     for row in rows {
         if !kinds.contains(&(row.keys, row.reading)) {
@@ -166,7 +189,8 @@ fn found(rows: &[passkeys::Row], page: &mut Page<'_>) {
     let mut lines = Vec::new();
     for (keys, reading) in kinds {
         let of = |rule: &str| -> Vec<&passkeys::Row> {
-            rows.iter().filter(|r| (r.keys, r.reading) == (keys, reading) && r.rule == rule).collect()
+            let own = rows.iter().filter(|r| (r.keys, r.reading) == (keys, reading) && r.rule == rule);
+            own.copied().collect()
         };
         let dense = of("dense");
         let place = |row: &passkeys::Row| (row.text.clone(), row.window, row.depth);
@@ -192,8 +216,4 @@ fn found(rows: &[passkeys::Row], page: &mut Page<'_>) {
     }
     let header = ["text is read", "passkeys in it", "rule", "found", "of those that dense attention finds"];
     page.table(&header, &lines);
-    page.text(
-        "All rules visit a quarter of the prompt's blocks. Question and answer are read token by token under \
-         the rule. Where several passkeys with names are in a text, one of them is asked for.",
-    );
 }
