@@ -397,7 +397,7 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
         Size::Long => {
             let more = [biases("harmonic", &[0.03, 0.1]), biases("alibi", &[0.001, 0.01])].concat();
             let four = [place("emma", 0), place("wiki", 1), place("brown", 1), place("hamlet", 2)];
-            let mut sampling = with_dense(8192, &[8, 16, 32]);
+            let mut sampling = speed(8192, &[8, 16, 32]);
             let options = "--profile half-window:32 --beta 0.5 --seed 1";
             sampling.push(prflash("half window, 32 blocks, other seed", options));
             vec![

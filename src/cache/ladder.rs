@@ -8,6 +8,7 @@ use crate::shape::MAX_LEN;
 
 /// Keys or values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
 pub enum Side {
     /// Quantized per channel: a group is G tokens of one channel.
     Keys,

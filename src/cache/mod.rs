@@ -29,6 +29,7 @@ pub(crate) mod gpu;
 pub(crate) mod head_words;
 mod host_cache;
 mod ladder;
+mod layer_plan;
 mod pack;
 mod planner;
 pub mod quantize;
@@ -37,6 +38,8 @@ mod sequence;
 mod sequence_table;
 mod staircase;
 mod standing;
+#[cfg(feature = "serde")]
+mod stored;
 mod summaries;
 pub(crate) mod words;
 
@@ -45,6 +48,7 @@ pub(crate) use form::CacheForm;
 pub use gpu::kv_cache::{Chunk, KvCache, KvInput};
 pub use host_cache::{HostCache, Row};
 pub use ladder::{Ladder, Rung, Side, output_error_bound};
+pub use layer_plan::{LayerPlan, Sensitivity};
 pub use pack::{Element, PackLayout};
 pub use planner::Fit;
 pub use sequence::StoredKeys;

@@ -37,6 +37,11 @@ use crate::shape::MAX_LEN;
 /// # Ok::<(), prflash::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(try_from = "super::stored::Stored", into = "super::stored::Stored")
+)]
 pub struct Staircase {
     keys: Ladder,
     values: Ladder,
@@ -80,6 +85,15 @@ impl Staircase {
     /// The same with other ladders that drop no token.
     pub(super) fn with_ladders(&self, keys: Ladder, values: Ladder) -> Self {
         Self { keys, values, ..self.clone() }
+    }
+
+    /// The same with other ladders.
+    ///
+    /// # Errors
+    /// As [`new`](Staircase::new) and [`with_codec`](Staircase::with_codec).
+    pub(super) fn with_both_ladders(self, keys: Ladder, values: Ladder) -> Result<Self> {
+        let Self { segment, group, sinks, residual, summaries, codec, .. } = self;
+        Self { segment, group, sinks, residual, summaries, codec, ..Self::new(keys, values)? }.validated()
     }
 
     /// One ladder for both sides.

@@ -4,7 +4,8 @@ use half::f16;
 use prflash::cache::quantize::{self, Extremes, Scaled};
 use prflash::cache::rotated;
 use prflash::cache::{
-    Codec, HostCache, Ladder, PackLayout, SequenceId, Side, Staircase, StoredKeys, output_error_bound,
+    Codec, HostCache, Ladder, LayerPlan, PackLayout, Sensitivity, SequenceId, Side, Staircase, StoredKeys,
+    output_error_bound,
 };
 use prflash::limits::{MAX_ELEMENTS, MAX_LEN};
 use prflash::sampling::content::{Estimate, Probe};
@@ -73,6 +74,42 @@ pub fn ladders(case: &mut Case) {
     assert!(ladder.rung_at(age) < ladder.rungs().len());
     assert_eq!(ladder.error_bounds().len(), ladder.rungs().len());
     let _ = (ladder.is_nested(), ladder.last_bits(), output_error_bound(a, b, c));
+}
+
+pub fn layer_plans(case: &mut Case) {
+    let (Some(narrow), Some(wide)) = (staircase(case), staircase(case)) else { return };
+    // Most pairs differ in more than their ladders.
+    let n = &mut case.numbers;
+    let alike = Staircase::new(wide.ladder(Side::Keys).clone(), wide.ladder(Side::Values).clone())
+        .and_then(|wide| {
+            wide.with_segment_and_group(narrow.segment(), narrow.group())?
+                .with_sinks(narrow.sinks())
+                .with_residual(narrow.residual())?
+                .with_codec(narrow.codec())
+        })
+        .unwrap_or(wide.clone());
+    let wide = if n.once_in(4) { wide } else { alike };
+    let layers = n.mild(40);
+    let known: Vec<Sensitivity> = (0..n.below(20))
+        .map(|_| Sensitivity {
+            layer: if n.once_in(9) { n.size() } else { n.below(layers.clamp(1, 40)) },
+            side: if n.bool() { Side::Keys } else { Side::Values },
+            loss: if n.once_in(9) { n.f64() } else { n.below(5) as f64 },
+        })
+        .collect();
+    let (count, tokens, bytes) = (n.mild(50), n.mild(9000), n.bits());
+    tell!(
+        case,
+        "LayerPlan::new({narrow}, {wide}, {layers}), {known:?}, {count}, {tokens} tokens, {bytes} bytes"
+    );
+    let Some(plan) = accepted(LayerPlan::new(narrow, wide, layers)) else { return };
+    let of = Shape::new(4, 2, 1, 64).unwrap();
+    if let Some(plan) = accepted(plan.clone().with_most_sensitive(&known, count)) {
+        assert!(plan.count() <= count.min(2 * layers) && plan.staircases().len() == layers);
+    }
+    if let Some(plan) = accepted(plan.within_bytes(&known, &of, tokens.min(MAX_LEN - 1), bytes)) {
+        assert!(plan.bytes(&of, tokens.min(MAX_LEN - 1)) <= bytes);
+    }
 }
 
 pub fn standings(case: &mut Case) {

@@ -64,6 +64,7 @@ fn host_case(case: &mut Case) {
         positions::biases,
         positions::positions,
         caches::ladders,
+        caches::layer_plans,
         caches::standings,
         caches::standings,
         caches::standings,

@@ -2,9 +2,8 @@
 
 use anyhow::Result;
 use prflash::Shape;
-use prflash::cache::{Side, Staircase};
+use prflash::cache::{Sensitivity, Side, Staircase};
 
-use super::plan::Sensitivity;
 use super::rules::Rule;
 use crate::config::Config;
 use crate::content::compare::{Divergence, Place};
@@ -157,6 +156,6 @@ impl SensitivityRow {
     /// What a plan needs of it.
     pub fn sensitivity(&self) -> Sensitivity {
         let side = if self.side == Self::name_of(Side::Keys) { Side::Keys } else { Side::Values };
-        Sensitivity { layer: self.layer, side, kl: self.kl }
+        Sensitivity { layer: self.layer, side, loss: self.kl }
     }
 }

@@ -1,9 +1,9 @@
 //! The caches that are compared.
 
 use anyhow::{Context as _, Result};
-use prflash::cache::Staircase;
+use prflash::cache::{Sensitivity, Staircase};
 
-use super::plan::{Plan, Sensitivity};
+use super::plan::most_sensitive;
 use crate::staircase::parse;
 
 /// A named cache.
@@ -50,7 +50,7 @@ impl Rule {
         let (high, low) = both.split_once('|').context("expected STAIRCASE|STAIRCASE behind @")?;
         let known = known.context("nothing is known of what layers lose: --calibrate")?;
         let (high, low) = (parse(high).with_context(context)?, parse(low).with_context(context)?);
-        Plan::most_sensitive(known, layers, count).staircases(&high, &low).with_context(context)
+        Ok(most_sensitive(known, (layers, count), [&high, &low]).with_context(context)?.staircases())
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use indicatif::ProgressBar;
 use lab::backend::{Backend, Loaded};
 use lab::caches::held::Held;
-use lab::caches::plan::{Plan, Sensitivity};
+use lab::caches::plan::alone;
 use lab::caches::rows::{Row, SensitivityRow};
 use lab::caches::rules::{Rule, rules};
 use lab::content::compare::{Divergence, Place, Reference};
@@ -14,7 +14,7 @@ use lab::perplexity::Windows;
 use lab::setting::Setting;
 use lab::staircase::canonical;
 use lab::table::{self, Table};
-use prflash::cache::{Side, Staircase};
+use prflash::cache::{Sensitivity, Side, Staircase};
 
 use super::rows::{Rows, results};
 use super::{Computing, REVISION, check_stop, load, read_text};
@@ -199,7 +199,7 @@ impl Run<'_> {
                 None => &*reference.insert(self.reference(&text, &text_name)?),
             };
             self.bar.set_message(format!("{name}, {text_name}, layer {layer} of {layers}, {side:?}"));
-            let staircases = Plan::alone(layers, (layer, side), low)?;
+            let staircases = alone(layers, (layer, side), low)?;
             let row = of(layer, side, self.compare(reference, &staircases)?.kl);
             found.push(row.sensitivity());
             table.put(row)?;

@@ -1,12 +1,14 @@
 //! Computes what a [study](crate::study) asks for, a unit at a time, into files that keep what is
 //! there.
 
+mod pace;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
@@ -22,6 +24,9 @@ use crate::results::{InWindow, Measured, Results, Row, Source};
 use crate::setting::Setting;
 use crate::speed::{self, Timed};
 use crate::study::{Choice, Experiment, ModelName, NOWHERE, Place, Question};
+
+pub use pace::Progress;
+use pace::{Pace, Watch};
 
 /// A setting with its name.
 #[derive(Clone, Debug)]
@@ -48,19 +53,6 @@ impl Folders {
     pub fn results_of(&self, question: Question) -> PathBuf {
         self.results.join(format!("{}.csv", question.name()))
     }
-}
-
-/// How far a sweep is.
-#[derive(Clone, Debug)]
-pub struct Progress<'a> {
-    /// What is being computed, or has just been.
-    pub title: &'a str,
-    /// What came of it, once it has.
-    pub outcome: Option<String>,
-    /// The share of the work of this run that is done.
-    pub done: f64,
-    /// The time left at the pace so far; none before there is one.
-    pub left: Option<Duration>,
 }
 
 /// Who computes, and how.
@@ -379,21 +371,6 @@ struct Job<'a> {
     windows: &'a Windows,
 }
 
-/// Who hears how far a task is.
-struct Watch<'a> {
-    pace: &'a Pace,
-    title: &'a str,
-    cost: f64,
-    hear: &'a mut dyn FnMut(&Progress<'_>) -> Result<()>,
-}
-
-impl Watch<'_> {
-    /// That this share of the task is done.
-    fn at(&mut self, share: f64) -> Result<()> {
-        (self.hear)(&self.pace.progress(self.title, self.cost * share))
-    }
-}
-
 impl Job<'_> {
     fn attention(&self, config: &Config, setting: &Setting) -> Result<Box<dyn Attend>> {
         self.sweep.backend.attention(config, setting, self.experiment.width, self.sweep.chunk)
@@ -438,17 +415,27 @@ impl Job<'_> {
         let results = files.needle.as_mut().context("no file for needle")?;
         let setting = &self.choice.setting;
         let mut attention = self.attention(loaded.config(), setting)?;
-        let pieces = setting.pieces(self.experiment.width, self.sweep.chunk);
-        let steps = (pieces.len() * loaded.config().layers * task.units.len()) as f64;
+        let layers = loaded.config().layers;
+        // Blocks are chosen for a row of the question by what it asks, as when an answer is written:
+        // so the question is read token by token where that matters.
+        let chooses = (0..layers).any(|layer| setting.content(loaded.config(), layer).is_some());
+        let pieces = |prompt: &Prompt| {
+            let together = if chooses { prompt.question } else { self.experiment.width };
+            let mut pieces = setting.pieces(together, self.sweep.chunk);
+            pieces.extend((together..self.experiment.width).map(|token| token..token + 1));
+            pieces
+        };
         let hay = self.windows.text_tokens(self.place.window);
-        let (mut step, mut right) = (0, 0);
-        for &unit in &task.units {
+        let mut right = 0;
+        for (index, &unit) in task.units.iter().enumerate() {
             let depth = unit - needle::unit(self.place.window, 0);
             let prompt = Prompt::new(&mut loaded.tokenizer, hay, self.experiment.width, depth, unit as u64)?;
             let at = (self.place.window, depth);
+            let pieces = pieces(&prompt);
+            let (mut step, steps) = (0, (pieces.len() * layers) as f64);
             let found = needle::evaluate(loaded, attention.as_mut(), &prompt, at, &pieces, &mut |_| {
                 step += 1;
-                watch.at(f64::from(step) / steps)
+                watch.at((index as f64 + f64::from(step) / steps) / task.units.len() as f64)
             })?;
             right += usize::from(found.right);
             results.append(rows(self.choice, self.source, [found]))?;
@@ -486,22 +473,6 @@ impl Job<'_> {
             }
         }
         Ok(format!("error {:.4} of the output", sum / task.units.len() as f64))
-    }
-}
-
-/// Work done against time taken.
-struct Pace {
-    start: Instant,
-    total: f64,
-    done: f64,
-}
-
-impl Pace {
-    fn progress<'a>(&self, title: &'a str, under_way: f64) -> Progress<'a> {
-        let done = (self.done + under_way) / self.total.max(f64::MIN_POSITIVE);
-        let taken = self.start.elapsed().as_secs_f64();
-        let left = (done > 0.002).then(|| Duration::from_secs_f64(taken * ((1.0 - done) / done).max(0.0)));
-        Progress { title, outcome: None, done: done.min(1.0), left }
     }
 }
 
