@@ -178,7 +178,7 @@ fn bindings_are_those_of_the_architecture() {
             "word2vec_update" => {
                 &[(0, 2, "gradients", false), (0, 3, "weights", true), (0, 4, "diverged", true)]
             }
-            "step_down" | "commit" => &[
+            "step_down" | "fork" | "commit" => &[
                 (1, 0, "keys", true),
                 (1, 1, "values", true),
                 (1, 2, "cache", false),
@@ -203,7 +203,7 @@ fn bindings_are_those_of_the_architecture() {
         }
         if matches!(
             shader.entry_point,
-            "append" | "quantize" | "encode_segment" | "summarize_segment" | "step_down" | "commit"
+            "append" | "quantize" | "encode_segment" | "summarize_segment" | "step_down" | "fork" | "commit"
         ) {
             want[1].2 = "moves";
         }

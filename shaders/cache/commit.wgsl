@@ -3,7 +3,8 @@
 //
 //   stamp = number   if the stamp was the one that the change expects
 //
-// as all other dispatches of the change ask, too.
+// as all other dispatches of the change ask, too. Of a fork the stamp that is asked for is that of
+// the other sequence.
 //
 // Shapes      a stamp is one word of keys, in every head, before a sequence's region
 // Moves       one per sequence, of one unit
@@ -14,5 +15,5 @@
 #import cache/each_unit
 
 fn take(own: Move, head: u32, unit: u32) {
-    keys[stamp_at(own, head)] = params.number;
+    keys[head_base(0u, head) + own.destination] = params.number;
 }

@@ -34,7 +34,7 @@ struct Move {
     source_row: u32,   // the first row in it
     source_ring: u32,  // rows until it comes round
     input: u32,        // quads: where the first row were if it lay in head 0 of the input
-    destination: u32,  // words: the pack, or the ring of rows
+    destination: u32,  // words: the pack, or the ring of rows; of a commit, the stamp
     // Of copies, the first row in it, and the rows until it comes round. Of keys that become
     // rotated codes, `source` and `input` of the values of the same tokens.
     row: u32,

@@ -199,6 +199,34 @@ impl HostCache {
         Ok(())
     }
 
+    /// Adds a sequence that begins with the first `len` tokens of another. From then on neither
+    /// knows of the other.
+    ///
+    /// ```
+    /// use prflash::Shape;
+    /// use prflash::cache::{HostCache, StoredKeys, Staircase};
+    /// let shape = Shape::new(1, 1, 0, 64)?;
+    /// let mut cache = HostCache::new(Staircase::recommended(), &shape, StoredKeys::AfterRotation)?;
+    /// let (prompt, rows) = (cache.add(), vec![0.5; 200 * 64]);
+    /// cache.append(prompt, &rows, &rows)?;
+    /// let answer = cache.fork(prompt, 200)?;
+    /// cache.append(answer, &rows[..64], &rows[..64])?;
+    /// assert_eq!((cache.len(prompt)?, cache.len(answer)?), (200, 201));
+    /// # Ok::<(), prflash::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Invalid argument: (`sequence`) if there is none such; (`len`) if it is shorter, or the first
+    /// token that is left out has left the residual, as for [`truncate`](HostCache::truncate): what
+    /// stepped down can't be cut within a segment.
+    pub fn fork(&mut self, sequence: SequenceId, len: usize) -> Result<SequenceId> {
+        check_truncation(&self.standing(sequence)?.residual(), len)?;
+        let copy = self.sequences.get(sequence)?.clone();
+        let copy = self.insert(copy);
+        self.truncate(copy, len)?;
+        Ok(copy)
+    }
+
     /// The tokens that one head of a sequence holds, oldest first, as f32.
     ///
     /// # Errors

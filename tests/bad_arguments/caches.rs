@@ -316,6 +316,20 @@ pub fn operations(case: &mut Case) {
                 }
             }
             5 if case.numbers.once_in(3) => {
+                let len = cache.len(sequence).unwrap_or(0);
+                let to = if case.numbers.bool() { len.saturating_sub(at % 100) } else { at };
+                tell!(case, "fork {sequence} of {len} at {to}");
+                let residual = cache.standing(sequence).map_or(0..0, |standing| standing.residual());
+                let fits = there && (residual.start..=residual.end).contains(&to);
+                let forked = accepted(cache.fork(sequence, to));
+                assert_eq!(forked.is_some(), fits);
+                let Some(copy) = forked.map(SequenceId::number) else { continue };
+                models.resize(models.len().max(copy + 1), None);
+                assert_eq!(models[copy], None);
+                models[copy] = models[number].clone();
+                models[copy].as_mut().unwrap().truncate(to);
+            }
+            5 if case.numbers.once_in(2) => {
                 tell!(case, "remove {sequence}");
                 assert_eq!(accepted(cache.remove(sequence)).is_some(), there);
                 models.iter_mut().skip(number).take(1).for_each(|model| *model = None);

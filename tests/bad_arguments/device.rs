@@ -392,6 +392,12 @@ fn cache(case: &mut Case, context: &Context) {
                 let reserved = submit(context, |encoder| cache.reserve(encoder, sequence, at)).is_some();
                 assert_eq!(reserved, there && at <= LEN);
             }
+            6 if n.once_in(3) => {
+                let to = if n.bool() { len.saturating_sub(at % 100) } else { at };
+                tell!(case, "fork {sequence} of {len} at {to}");
+                let forked = submit(context, |encoder| cache.fork(encoder, sequence, to));
+                assert_eq!(forked, accepted(host.fork(sequence, to)));
+            }
             6 if n.bool() => {
                 tell!(case, "remove {sequence}");
                 let same = accepted(host.remove(sequence)).is_some();

@@ -200,6 +200,25 @@ fn options_of_attention_hold_over_caches() {
     }
 }
 
+/// Learned sinks over rotated codes of every width, by every kernel that reads them: far below the
+/// scores, among them and above them; and beside copies of the first tokens, whose sinks are others.
+#[test]
+fn sinks_over_rotated_caches() {
+    let Some(context) = gpu("sinks_over_rotated_caches") else { return };
+    let shape = Shape::new(4, 2, 0, 64).unwrap();
+    let attention = Attention::causal().with_sinks(&[-40.0, 0.5, 3.0, 60.0]).unwrap();
+    for (index, staircase) in rotated_staircases().into_iter().enumerate() {
+        let story = format!("sinks, {staircase}");
+        let keys = StoredKeys::AfterRotation;
+        let cache = filled(&context, staircase, &shape, keys, &[391, 70, 5], index as u64);
+        for (kernel, q_len) in kernels(&context).into_iter().flat_map(|kernel| [(kernel, 1), (kernel, 3)]) {
+            let options = by(kernel).with_splits(3).unwrap();
+            check(&context, (&attention, &options), &shape, &cache, q_len, &[], &story);
+        }
+        check(&context, (&attention, &PlanOptions::new()), &shape, &cache, 40, &[], &story);
+    }
+}
+
 /// Mask tensors over caches, by every kernel that reads one.
 #[test]
 fn masks_over_caches() {

@@ -251,6 +251,82 @@ fn what_relies_on_a_dropped_encoder_is_left_out_and_told() {
     assert_eq!(cache.len(a).unwrap(), 265);
 }
 
+/// A fork relies on what it copies. Dropped, it leaves an empty sequence; where what it copies isn't
+/// there any more or not yet, nothing is copied, and that is told, even if the other sequence was
+/// removed meanwhile.
+#[test]
+fn a_fork_takes_place_where_what_it_copies_is_there() {
+    let Some(context) = own("forks and dropped encoders") else { return };
+    for staircase in [Staircase::recommended(), Staircase::recommended_rotated()] {
+        let mut cache = new_cache(&context, staircase);
+        let source = Source::new(&context, &cache, 12);
+        let a = cache.add();
+        append(&context, &mut cache, &source, a, 0, 700);
+        let before = cache.save_blocking(a).unwrap();
+        let work = cache.work();
+
+        let mut dropped = encoder(&context);
+        let b = cache.fork(&mut dropped, a, 700).unwrap();
+        assert_eq!((cache.len(b).unwrap(), cache.work()), (700, work));
+        drop(dropped);
+        assert_eq!((cache.len(b).unwrap(), cache.work()), (0, work));
+        cache.remove(b).unwrap();
+        assert_eq!(cache.work(), work);
+
+        // In one encoder with what comes before and after.
+        let mut all = encoder(&context);
+        let b = cache.fork(&mut all, a, 700).unwrap();
+        let more = |sequence| [Chunk { sequence, entry: 0, rows: 0..90 }];
+        cache.append(&mut all, &source.input, &more(a)).unwrap();
+        let c = cache.fork(&mut all, a, 790).unwrap();
+        cache.append(&mut all, &source.input, &more(b)).unwrap();
+        submit(&context, all);
+        let words = [a, b, c].map(|sequence| cache.save_blocking(sequence).unwrap());
+        assert!(words[0] == words[1] && words[0] == words[2] && words[0] != before, "the words differ");
+
+        // What it copies was dropped; and so was what comes to the copy.
+        for removed in [false, true] {
+            let parent = cache.fork(&mut encoder(&context), a, 790);
+            cache.remove(parent.unwrap()).unwrap();
+            let mut all = encoder(&context);
+            let parent = cache.fork(&mut all, a, 790).unwrap();
+            submit(&context, all);
+            let (mut first, mut second, mut third) =
+                (encoder(&context), encoder(&context), encoder(&context));
+            cache.append(&mut first, &source.input, &more(parent)).unwrap();
+            let copy = cache.fork(&mut second, parent, 880).unwrap();
+            cache.append(&mut third, &source.input, &more(copy)).unwrap();
+            assert_eq!(cache.len(copy).unwrap(), 970);
+            if removed {
+                cache.remove(parent).unwrap();
+            }
+            drop(first);
+            submit(&context, second);
+            submit(&context, third);
+            context.wait().unwrap();
+            assert_eq!(cache.len(copy).unwrap(), 0, "removed: {removed}");
+            let error = cache.check_blocking().unwrap_err();
+            assert!(error.is_out_of_order(), "{error}");
+            cache.check_blocking().unwrap();
+            // The copy goes on as an empty sequence.
+            append(&context, &mut cache, &source, copy, 0, 700);
+            assert!(cache.save_blocking(copy).unwrap() == before, "the words differ");
+            cache.remove(copy).unwrap();
+        }
+
+        // Out of order: the other sequence has gone on when the fork comes.
+        let (mut first, mut second) = (encoder(&context), encoder(&context));
+        let copy = cache.fork(&mut first, a, 790).unwrap();
+        cache.append(&mut second, &source.input, &more(a)).unwrap();
+        submit(&context, second);
+        submit(&context, first);
+        context.wait().unwrap();
+        assert_eq!((cache.len(copy).unwrap(), cache.len(a).unwrap()), (0, 880));
+        assert!(cache.check_blocking().unwrap_err().is_out_of_order());
+        assert!(cache.save_blocking(b).unwrap() == words[1], "the words differ");
+    }
+}
+
 /// Growth and appends of different sequences don't rely on each other: any order is right.
 #[test]
 fn growth_in_another_order_is_right() {

@@ -39,7 +39,12 @@ fn shape() -> Shape {
 
 /// The cache's tokens, appended in chunks that end anywhere.
 fn filled(context: &Context, staircase: Staircase) -> (KvCache, SequenceId) {
-    let mut cache = KvCache::new(context, staircase, &shape(), StoredKeys::AfterRotation).unwrap();
+    filled_to(context, staircase, &shape())
+}
+
+/// The same with room for sequences of this shape's length.
+fn filled_to(context: &Context, staircase: Staircase, shape: &Shape) -> (KvCache, SequenceId) {
+    let mut cache = KvCache::new(context, staircase, shape, StoredKeys::AfterRotation).unwrap();
     let [k, v] = inputs();
     let of = |values: &[f32], dim| tensor(context, DType::F32, [1, 2, TOKENS, dim], values);
     let (k, v) = (of(&k, DIMS[0]), of(&v, DIMS[1]));
@@ -217,6 +222,51 @@ fn every_mutant_of_moves_is_caught() {
         (CacheMove::StepDown, in_step_down),
     ] {
         let survivors = survivors(&context, of, changes, &agrees);
+        assert!(survivors.is_empty(), "not caught: {survivors:#?}");
+    }
+}
+
+#[test]
+fn every_mutant_of_forks_is_caught() {
+    let Some(context) = device("mutants of forks") else { return };
+    let shape = shape().with_kv_len(2 * TOKENS).unwrap();
+    // The fork of a sequence that isn't the first, which has gone on since, holds what it did.
+    let agrees = || {
+        let (mut cache, first) = filled_to(&context, long(), &shape);
+        let before = cache.save_blocking(first).unwrap();
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        let second = cache.fork(&mut encoder, first, TOKENS).unwrap();
+        let third = cache.fork(&mut encoder, second, TOKENS).unwrap();
+        context.submit([encoder.finish()]).unwrap();
+        let forks = [second, third].map(|fork| cache.save_blocking(fork));
+        // And one of a state that was dropped holds nothing.
+        let [mut dropped, mut kept] =
+            [(); 2].map(|()| context.device().create_command_encoder(&Default::default()));
+        let lost = cache.fork(&mut dropped, first, TOKENS).unwrap();
+        let none = cache.fork(&mut kept, lost, TOKENS).unwrap();
+        drop(dropped);
+        context.submit([kept.finish()]).unwrap();
+        context.wait().unwrap();
+        forks.into_iter().all(|fork| fork.is_ok_and(|words| words == before)) && cache.len(none).unwrap() == 0
+    };
+    let in_fork: &[Change] = &[
+        ("values are copied to keys' places", "store(own.flags,", "store(0u,"),
+        ("keys are copied in place of values", "load(own.flags,", "load(0u,"),
+        ("the first word goes everywhere", "own.source + unit)", "own.source)"),
+        ("words are copied to the first sequence", "base + own.destination", "base"),
+        (
+            "heads have the first one's words",
+            "(params.arena_head + head) * select(",
+            "params.arena_head * select(",
+        ),
+        ("words of the arena's start", "base + own.source", "base"),
+    ];
+    let in_commit: &[Change] = &[
+        ("the other sequence gets the stamp", "head_base(0u, head) + own.destination", "stamp_at(own, head)"),
+        ("whatever the other sequence is like", "if own.expected == 0u {", "if true {"),
+    ];
+    for (of, changes) in [(CacheMove::Fork, in_fork), (CacheMove::Commit, in_commit)] {
+        let survivors = survivors(&context, of, changes, agrees);
         assert!(survivors.is_empty(), "not caught: {survivors:#?}");
     }
 }

@@ -128,6 +128,11 @@ impl Held {
         self.account.state.segments
     }
 
+    /// Tokens quantized or stepped down for it here.
+    pub(super) fn work(&self, staircase: &Staircase) -> u64 {
+        staircase.work_of(self.segments()).saturating_sub(staircase.work_of(self.account.state.given))
+    }
+
     /// Where the regions of keys and of values begin.
     pub(super) fn regions(&self) -> [usize; 2] {
         [self.bases[0] + STAMP_WORDS, self.bases[1]]

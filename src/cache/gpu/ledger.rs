@@ -29,6 +29,8 @@ pub(super) struct State {
     pub(super) len: usize,
     /// Segments that have left the residual.
     pub(super) segments: usize,
+    /// Segments that had left it elsewhere, before it was restored or copied.
+    pub(super) given: usize,
     /// The change that led here; 0 for a sequence without any.
     pub(super) stamp: u32,
 }
@@ -73,6 +75,8 @@ struct Chain {
     /// number, and who told.
     early: Vec<(u32, ThreadId)>,
     suspect: bool,
+    /// The sequence isn't there any more; a copy of it may still be under way.
+    gone: bool,
 }
 
 /// A read of one sequence, as the change of this number left it.
@@ -82,6 +86,16 @@ struct Read {
     index: usize,
     life: u32,
     stamp: u32,
+}
+
+/// A sequence that an operation copies, as the change of this number left it, and the new one, each
+/// by index and life.
+#[derive(Clone, Copy, Debug)]
+struct Copy {
+    number: u32,
+    stamp: u32,
+    from: (usize, u32),
+    to: (usize, u32),
 }
 
 /// What became of an operation: who told that it ran, if it did.
@@ -97,6 +111,7 @@ pub(super) struct Ledger {
     recorded: Vec<(u32, u32)>,
     chains: Vec<Chain>,
     reads: Vec<Read>,
+    copies: Vec<Copy>,
     fates: Fates,
     /// The newest arena that sequences were moved to on the GPU, and who told.
     arena: (u32, Option<ThreadId>),
@@ -135,13 +150,21 @@ pub(super) struct Draft {
     pub(super) number: u32,
     changes: Vec<(usize, u32, State, State)>,
     reads: Vec<(usize, u32, u32)>,
+    copies: Vec<Copy>,
 }
 
 impl Draft {
     /// The operation takes a sequence from where it is to this state, whose stamp becomes the
     /// operation's number.
     pub(super) fn change(&mut self, index: usize, account: &mut Account, len: usize, segments: usize) {
-        let after = State { len, segments, stamp: self.number };
+        let after = State { len, segments, given: account.state.given, stamp: self.number };
+        self.changes.push((index, account.life, account.state, after));
+        account.state = after;
+    }
+
+    /// The operation makes a new sequence this state, which others have worked for.
+    pub(super) fn give(&mut self, index: usize, account: &mut Account, len: usize, segments: usize) {
+        let after = State { len, segments, given: segments, stamp: self.number };
         self.changes.push((index, account.life, account.state, after));
         account.state = after;
     }
@@ -149,6 +172,13 @@ impl Draft {
     /// The operation reads a sequence as it is.
     pub(super) fn read(&mut self, index: usize, account: &Account) {
         self.reads.push((index, account.life, account.state.stamp));
+    }
+
+    /// What the operation makes of a new sequence is a copy of another as it is, each with its
+    /// index.
+    pub(super) fn copy(&mut self, from: (usize, &Account), to: (usize, &Account)) {
+        let [of, new] = [from, to].map(|(index, account)| (index, account.life));
+        self.copies.push(Copy { number: self.number, stamp: from.1.state.stamp, from: of, to: new });
     }
 }
 
@@ -197,12 +227,12 @@ impl Ledger {
     /// The number of the next operation.
     pub(super) fn draft(&mut self) -> Draft {
         self.last = self.last.max(FIRST).checked_add(1).unwrap_or(FIRST + 1);
-        Draft { number: self.last, changes: Vec::new(), reads: Vec::new() }
+        Draft { number: self.last, changes: Vec::new(), reads: Vec::new(), copies: Vec::new() }
     }
 
     /// Enters an operation that works in this arena; its token belongs into the encoder.
     pub(super) fn enter(&mut self, draft: Draft, arena: u32) -> Token {
-        let Draft { number, changes, reads } = draft;
+        let Draft { number, changes, reads, copies } = draft;
         self.recorded.push((number, arena));
         for (index, life, before, after) in changes {
             let link = Link { before, after, arena, ran: None };
@@ -216,11 +246,13 @@ impl Ledger {
                     dead: Vec::new(),
                     early: Vec::new(),
                     suspect: false,
+                    gone: false,
                 }),
             }
         }
         let reads = reads.into_iter().map(|(index, life, stamp)| Read { number, index, life, stamp });
         self.reads.extend(reads);
+        self.copies.extend(copies);
         Token { number, fates: self.fates.clone(), ran: None }
     }
 
@@ -239,15 +271,20 @@ impl Ledger {
         if fates.is_empty() {
             return;
         }
-        // What is known of sequences that are gone is of no use.
-        self.chains.retain(|chain| chain.account(sequences, &account).is_some());
+        // What is known of sequences that are gone is of no use, but to copies of them.
+        let copies = &self.copies;
+        self.chains.retain_mut(|chain| {
+            chain.gone = chain.account(sequences, &account).is_none();
+            !chain.gone || copies.iter().any(|copy| copy.from == (chain.index, chain.life))
+        });
         for (number, ran) in fates {
             let Some(at) = self.recorded.iter().position(|recorded| recorded.0 == number) else { continue };
             let (_, arena) = self.recorded.remove(at);
+            self.check_copies(number, ran, sequences, &account);
             for index in 0..self.chains.len() {
                 let newest = self.arena;
                 let (back, fault) = self.chains[index].learn(number, ran, newest);
-                self.fault = self.fault.take().or(fault);
+                self.fault = self.fault.take().or(fault.filter(|_| !self.chains[index].gone));
                 let account = self.chains[index].account(sequences, &account);
                 if let (Some(state), Some(account)) = (back, account) {
                     account.state = state;
@@ -256,6 +293,34 @@ impl Ledger {
             self.check_reads(number, ran);
             if ran.is_some() && arena > self.arena.0 {
                 self.arena = (arena, ran);
+            }
+        }
+    }
+
+    /// Whether the copies of an operation found what they were recorded for. Where that isn't sure,
+    /// the new sequence's stamp tells; where nobody looks it up, since there is one thread, what
+    /// isn't sure is wrong.
+    fn check_copies<S>(
+        &mut self,
+        number: u32,
+        ran: Option<ThreadId>,
+        sequences: &mut [S],
+        account: &impl Fn(&mut S) -> Option<&mut Account>,
+    ) {
+        let of_it: Vec<Copy> = self.copies.extract_if(.., |copy| copy.number == number).collect();
+        for Copy { stamp, from, to, .. } in of_it {
+            let at = |which| self.chains.iter().position(|chain| (chain.index, chain.life) == which);
+            let found = at(from).is_none_or(|other| self.chains[other].done.0 == stamp);
+            let Some(new) = at(to).filter(|_| ran.is_some() && !found) else { continue };
+            let chain = &mut self.chains[new];
+            chain.suspect = true;
+            if cfg!(target_arch = "wasm32") {
+                chain.suspect = false;
+                let link = chain.links.iter().position(|link| link.after.stamp == number);
+                let back = link.map(|link| chain.cut(link).0);
+                if let (Some(state), Some(account)) = (back, chain.account(sequences, account)) {
+                    account.state = state;
+                }
             }
         }
     }
@@ -287,7 +352,7 @@ impl Ledger {
     /// The sequences of which the order of changes isn't sure.
     #[cfg_attr(target_arch = "wasm32", allow(dead_code))] // where there is one thread
     pub(super) fn suspects(&self) -> Vec<usize> {
-        self.chains.iter().filter(|chain| chain.suspect).map(|chain| chain.index).collect()
+        self.chains.iter().filter(|chain| chain.suspect && !chain.gone).map(|chain| chain.index).collect()
     }
 
     /// What a suspect's stamp is, after everything that was submitted.

@@ -13,7 +13,7 @@ use crate::runtime::text::{self, Settings};
 use crate::sampling::content::packed;
 
 /// What moves tokens of a staircase cache to where they are to lie. All have the same bindings (the
-/// last without those of input), so that they share their bind groups.
+/// last two without those of input), so that they share their bind groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CacheMove {
     /// `shaders/cache/append.wgsl`, for input of this type.
@@ -26,8 +26,15 @@ pub(crate) enum CacheMove {
     Summarize(DType),
     /// `shaders/cache/step_down.wgsl`.
     StepDown,
+    /// `shaders/cache/fork.wgsl`.
+    Fork,
     /// `shaders/cache/commit.wgsl`.
     Commit,
+}
+
+impl CacheMove {
+    /// Those that read no input.
+    const WITHIN: [Self; 3] = [Self::StepDown, Self::Fork, Self::Commit];
 }
 
 /// What takes a staircase cache's sequences to a larger arena: `shaders/cache/migrate.wgsl`.
@@ -83,7 +90,7 @@ impl CacheMove {
             | CacheMove::Quantize(dtype)
             | CacheMove::Encode(dtype)
             | CacheMove::Summarize(dtype) => Some(dtype),
-            CacheMove::StepDown | CacheMove::Commit => None,
+            CacheMove::StepDown | CacheMove::Fork | CacheMove::Commit => None,
         }
     }
 }
@@ -101,6 +108,7 @@ impl Program for CacheMove {
             CacheMove::Encode(_) => "encode_segment",
             CacheMove::Summarize(_) => "summarize_segment",
             CacheMove::StepDown => "step_down",
+            CacheMove::Fork => "fork",
             CacheMove::Commit => "commit",
         }
     }
@@ -137,7 +145,7 @@ impl Program for CacheMove {
         ];
         // Also where a kernel reads no input, so that it shares a pass with those that do; but
         // stamps are written without any, too.
-        if *self != CacheMove::Commit {
+        if !matches!(self, CacheMove::Fork | CacheMove::Commit) {
             groups.push(vec![Binds::Read, Binds::Read]);
         }
         groups
@@ -160,7 +168,7 @@ pub(crate) fn moves() -> Vec<CacheMove> {
             CacheMove::Summarize(dtype),
         ]
     });
-    of_input.chain([CacheMove::StepDown, CacheMove::Commit]).collect()
+    of_input.chain(CacheMove::WITHIN).collect()
 }
 
 /// The moves whose machine code is worth a look.

@@ -84,6 +84,7 @@ pub(crate) const PIECES: &Library = pieces![
     "cache/commit",
     "cache/each_unit",
     "cache/encode_segment",
+    "cache/fork",
     "cache/halves",
     "cache/migrate",
     "cache/moves",

@@ -36,7 +36,7 @@ fn random_operations() {
         };
         let new = || context.device().create_command_encoder(&Default::default());
         let mut encoder = new();
-        let mut segments = 0;
+        let (mut segments, mut forks) = (0, 0);
         for operation in 0..OPERATIONS {
             let ids: Vec<SequenceId> = host.sequences().collect();
             let one = ids.get(rng.random_range(0..ids.len().max(1))).copied();
@@ -62,6 +62,18 @@ fn random_operations() {
                             cache.restore(&mut encoder, &bytes).unwrap(),
                             host.restore(&bytes).unwrap()
                         );
+                    }
+                }
+                (29..35, Some(id)) if ids.len() < 6 => {
+                    // From the residual or just before it.
+                    let len = host.len(id).unwrap().saturating_sub(rng.random_range(0..40));
+                    let (got, want) = (cache.fork(&mut encoder, id, len), host.fork(id, len));
+                    forks += usize::from(want.is_ok());
+                    match (got, want) {
+                        (Ok(got), Ok(want)) => assert_eq!(got, want),
+                        (got, want) => {
+                            assert_eq!(got.unwrap_err().to_string(), want.unwrap_err().to_string())
+                        }
                     }
                 }
                 (26..29, Some(id)) => {
@@ -106,7 +118,7 @@ fn random_operations() {
             }
         }
         context.queue().submit([encoder.finish()]);
-        assert!(segments > 400, "seed {seed}: {segments}");
+        assert!(segments > 400 && forks > 10, "seed {seed}: {segments} segments, {forks} forks");
         assert!(cache.sequences().eq(host.sequences()));
         for id in host.sequences() {
             let (got, want) = (cache.standing(id).unwrap(), host.standing(id).unwrap());

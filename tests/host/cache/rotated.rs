@@ -231,7 +231,12 @@ fn random_use_leaves_what_one_append_does() {
                     assert_eq!(HostCache::open(&bytes).unwrap().staircase(), &staircase);
                     let copy = cache.restore(&bytes).unwrap();
                     cache.remove(id).unwrap();
-                    id = copy;
+                    // And a fork of it, of which what comes to the other one says nothing.
+                    id = cache.fork(copy, len).unwrap();
+                    let more = noise(&mut rng, dim * 70);
+                    cache.append(copy, &more, &more).unwrap();
+                    assert!(cache.save(id).unwrap() == bytes, "seed {seed}");
+                    cache.remove(copy).unwrap();
                 }
             }
             let standing = cache.standing(id).unwrap();

@@ -116,6 +116,22 @@ fn every_staircase_agrees_with_the_oracle() {
     check(&Attention::causal(), &shape, &cache, 1, &[], "long");
 }
 
+/// Learned sinks over rotated codes of every width: far below the scores, among them and above them.
+#[test]
+fn sinks_over_rotated_caches() {
+    let shape = Shape::new(4, 2, 0, 64).unwrap();
+    let attention = Attention::causal().with_sinks(&[-40.0, 0.5, 3.0, 60.0]).unwrap();
+    for staircase in rotated_staircases() {
+        let story = format!("sinks, {staircase}");
+        for keys in [StoredKeys::AfterRotation, StoredKeys::BeforeRotation] {
+            let cache = filled(staircase.clone(), &shape, keys, &[700, 95, 5]);
+            for q_len in [1, 5, 31] {
+                check(&attention, &shape, &cache, q_len, &[], &story);
+            }
+        }
+    }
+}
+
 #[test]
 fn other_heads_and_channels() {
     for (heads, kv_heads, dim, value_dim) in

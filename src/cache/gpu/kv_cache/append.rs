@@ -21,7 +21,7 @@ use crate::runtime::program::Pipeline;
 use crate::runtime::slots::Slot;
 
 /// Units of the moves of one dispatch, at most: longer appends dispatch again.
-const UNITS: usize = 1 << 28;
+pub(super) const UNITS: usize = 1 << 28;
 
 /// Room for sequences, found but not taken yet.
 pub(super) struct Grown {
@@ -59,6 +59,20 @@ impl Book {
         });
         self.migrations.iter().for_each(|migration| migration.record(encoder));
         arena
+    }
+
+    /// Adds the sequence that [`KvCache::room_for`] has found room for. Gives the arena, too, if it
+    /// is a new one.
+    pub(super) fn add_with(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        mut grown: Grown,
+    ) -> (SequenceId, Option<Arena>) {
+        let added = self.add();
+        if let (Some(Some(to)), Ok(new)) = (grown.sequences.get_mut(added.number()), self.get(added)) {
+            to.account = new.account;
+        }
+        (added, self.adopt(encoder, grown))
     }
 
     /// Enters a change; its token belongs into the encoder.
@@ -197,6 +211,21 @@ impl KvCache {
         Ok(needs)
     }
 
+    /// Room for one more sequence of so many tokens and segments, as if it were there already; it
+    /// is added once nothing can fail. With it its number, and the words of its regions.
+    pub(super) fn room_for(
+        &self,
+        book: &Book,
+        [len, segments]: [usize; 2],
+    ) -> Result<(SequenceId, Grown, [usize; 2])> {
+        let mut sequences = book.sequences.clone();
+        let index = sequences.add(Held::default());
+        let mut new = Held::default();
+        (new.account.state.len, new.account.state.segments) = (len, segments);
+        let grown = self.grown(book, sequences.slots(), &[(index, self.sizes().least(&new))])?;
+        Ok((index, grown, self.sizes().live_region_words(&new)))
+    }
+
     /// Room for so many tokens of sequences: in the arena if there is, else in a new one.
     pub(super) fn grown(
         &self,
@@ -291,6 +320,7 @@ impl KvCache {
     ) -> Result<Vec<Dispatch<'_>>> {
         let held = changed.iter().filter_map(|sequence| sequences.get(sequence.number())?.as_ref());
         let stamp = |held: &Held| Move {
+            destination: held.bases[0] as u32,
             stamp: held.bases[0] as u32,
             expected: held.account.state.stamp,
             ..Move::default()
@@ -306,7 +336,7 @@ impl KvCache {
     }
 
     /// One dispatch, in the heads that both shards have.
-    fn dispatch<'a>(
+    pub(super) fn dispatch<'a>(
         &self,
         pipeline: &'a Pipeline,
         arena: &ArenaShard,
@@ -353,7 +383,7 @@ impl KvCache {
 }
 
 /// Runs of moves that one dispatch can make.
-fn runs(mut moves: &[(Move, usize)]) -> Vec<&[(Move, usize)]> {
+pub(super) fn runs(mut moves: &[(Move, usize)]) -> Vec<&[(Move, usize)]> {
     let mut runs = Vec::new();
     while !moves.is_empty() {
         let mut units = 0;

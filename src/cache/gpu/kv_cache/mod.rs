@@ -1,6 +1,7 @@
 //! The cache on the GPU.
 
 mod append;
+mod fork;
 mod input;
 mod store;
 
@@ -106,9 +107,8 @@ struct Book {
     migrations: Vec<Arc<Migration>>,
     /// Sequences so far.
     lives: u32,
-    /// Tokens that removed sequences had quantized or stepped down, less what restored ones came
-    /// with.
-    earlier_work: i64,
+    /// Tokens that removed sequences had quantized or stepped down.
+    earlier_work: u64,
 }
 
 impl Book {
@@ -127,6 +127,13 @@ impl Book {
     fn add(&mut self) -> SequenceId {
         self.lives = self.lives.wrapping_add(1);
         self.sequences.add(Held { account: Account::new(self.lives), ..Held::default() })
+    }
+
+    /// Enters that a new sequence begins as another was.
+    fn give(&mut self, draft: &mut Draft, sequence: SequenceId, len: usize, segments: usize) {
+        if let Ok(held) = self.sequences.get_mut(sequence) {
+            draft.give(sequence.number(), &mut held.account, len, segments);
+        }
     }
 
     /// Enters that a sequence is brought to this length.
@@ -251,8 +258,8 @@ impl KvCache {
     /// Invalid argument if there is no such sequence.
     pub fn remove(&mut self, sequence: SequenceId) -> Result<()> {
         let mut book = self.book();
-        let segments = book.sequences.remove(sequence)?.segments();
-        book.earlier_work += self.staircase().work_of(segments) as i64;
+        let held = book.sequences.remove(sequence)?;
+        book.earlier_work += held.work(self.staircase());
         Ok(())
     }
 
@@ -351,8 +358,8 @@ impl KvCache {
     /// [`Staircase::work`] of what was appended to them.
     pub fn work(&self) -> u64 {
         let book = self.book();
-        let work = |held: &Held| self.staircase().work_of(held.segments()) as i64;
-        (book.earlier_work + book.sequences.iter().map(work).sum::<i64>()) as u64
+        let work = |held: &Held| held.work(self.staircase());
+        book.earlier_work + book.sequences.iter().map(work).sum::<u64>()
     }
 
     /// What of it is rendered into a kernel's text.

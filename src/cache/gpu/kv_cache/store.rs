@@ -118,16 +118,7 @@ impl KvCache {
         let mut book = this.book();
         book.ledger.check()?;
         this.context.check_alive()?;
-        // Room for it, as if it were there; it is entered once nothing can fail.
-        let mut sequences = book.sequences.clone();
-        let index = sequences.add(Held::default());
-        let mut restored = Held::default();
-        (restored.account.state.len, restored.account.state.segments) = (len, segments);
-        let needed = this.sizes().least(&restored);
-        let mut grown = this.grown(&book, sequences.slots(), &[(index, needed)])?;
-        sequences.replace(grown.sequences.clone());
-        let held = sequences.get(index)?;
-        let words = this.sizes().live_region_words(&Held { account: restored.account, ..held.clone() });
+        let (index, grown, words) = this.room_for(&book, [len, segments])?;
         let standing = this.staircase().standing_at(len, segments);
         let mut regions = Vec::new();
         for (at, store) in stores.iter().enumerate().filter(|_| len > 0) {
@@ -138,18 +129,15 @@ impl KvCache {
         let staging = this.upload(&regions)?;
         let mut draft = book.ledger.draft();
         let arena = grown.arena(&this.arena);
-        let copies: Vec<_> = this.spans(arena, held, words).collect();
+        let held = grown.sequences[index.number()].clone().unwrap_or_default();
+        let copies: Vec<_> = this.spans(arena, &held, words).collect();
         let buffers = arena.buffers.clone();
         let dispatches = match len {
             0 => Vec::new(),
             _ => this.commit(arena, &grown.sequences, &[index], draft.number)?,
         };
 
-        let added = book.add();
-        if let (Some(Some(to)), Ok(new)) = (grown.sequences.get_mut(added.number()), book.get(added)) {
-            to.account = new.account;
-        }
-        let arena = book.adopt(encoder, grown);
+        let (added, arena) = book.add_with(encoder, grown);
         for (at, (side, to, from)) in copies.into_iter().enumerate() {
             let bytes = 4 * words[at % 2] as u64;
             if bytes > 0 {
@@ -157,9 +145,8 @@ impl KvCache {
             }
         }
         if len > 0 {
-            book.change(&mut draft, added, len, segments);
+            book.give(&mut draft, added, len, segments);
         }
-        book.earlier_work -= this.staircase().work_of(segments) as i64;
         let token = book.enter(draft);
         record(encoder, dispatches, token);
         drop(book);

@@ -14,6 +14,8 @@ struct Change {
     number: u32,
     /// (sequence, stamp that it expects, length that it leads to)
     parts: Vec<(usize, u32, usize)>,
+    /// A copy: (of sequence, which stamp it expects, to sequence, length)
+    copy: Option<(usize, u32, usize, usize)>,
 }
 
 /// What the kernels do: a sequence is the list of changes that took place, with the length that
@@ -34,6 +36,11 @@ impl Gpu {
             if sequence.last().map_or(0, |last| last.0) == expected {
                 sequence.push((change.number, len));
             }
+        }
+        if let Some((from, expected, to, len)) = change.copy
+            && self.stamp(from) == expected
+        {
+            self.sequences[to] = vec![(change.number, len)];
         }
         change.token
     }
@@ -56,6 +63,7 @@ fn settle(ledger: &mut Ledger, accounts: &mut [Account], gpu: &Gpu) {
 #[test]
 fn the_host_learns_what_took_place() {
     let threads = two_threads();
+    let mut copies = 0;
     for seed in 0..4000 {
         let mut random = SmallRng::seed_from_u64(seed);
         let (mut ledger, mut gpu) = (Ledger::default(), Gpu::default());
@@ -78,7 +86,21 @@ fn the_host_learns_what_took_place() {
                 }
             }
             let number = draft.number;
-            waiting.push(Change { token: ledger.enter(draft, 0), number, parts });
+            // One sequence more, which begins as another is.
+            let from = random.random_range(0..accounts.len());
+            let State { len, stamp, .. } = accounts[from].state;
+            let copied = stamp != 0 && stamp != number && accounts.len() < 6 && random.random_bool(0.3);
+            let copy = copied.then(|| {
+                let to = accounts.len();
+                let mut new = Account::new(to as u32);
+                draft.give(to, &mut new, len, 0);
+                draft.copy((from, &accounts[from]), (to, &new));
+                accounts.push(new);
+                gpu.sequences.push(Vec::new());
+                copies += 1;
+                (from, stamp, to, len)
+            });
+            waiting.push(Change { token: ledger.enter(draft, 0), number, parts, copy });
             if !orderly {
                 waiting.shuffle(&mut random);
             }
