@@ -137,9 +137,9 @@ impl SlotPool {
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let slots = (PAGE_BYTES / self.slot_stride).clamp(1, SLOTS_PER_PAGE);
         let buffer = context.create_buffer("prflash call slots", self.slot_stride * slots, usage)?;
-        // wgpu clears what was never written when the buffer is first used, in that submission's own
-        // commands. A slot that another thread writes while the submission is under way comes before
-        // them, and would be cleared. Here no other thread knows the page.
+        // wgpu clears what was never written when the buffer is first used, in that submission's
+        // own commands. A slot that another thread writes while the submission is under way comes
+        // before them, and would be cleared. Here no other thread knows the page.
         context.capture(|| context.queue().write_buffer(&buffer, 0, &vec![0; buffer.size() as usize]))?;
         let part = |size: u64| {
             wgpu::BindingResource::Buffer(wgpu::BufferBinding {

@@ -32,6 +32,7 @@
 //! ```
 
 mod baseline;
+mod chunk;
 pub mod content;
 mod cumulative;
 pub(crate) mod gpu;

@@ -123,7 +123,10 @@ pub fn check(case: &mut Case, schedule: &Schedule) {
     let ([group, row, block], workers) = ([(); 3].map(|()| n.mild(40)), n.size());
     let betas: Vec<f32> = (0..n.mild(4).min(100)).map(|_| n.f64() as f32).collect();
     let order = n.pick(&ORDERS);
+    let from = n.mild(grid.kv_len());
+    let queries = n.rows(from, grid.q_len());
     tell!(case, "queries at ({group}, {row}, {block}); {workers} workers in {order:?}; betas {betas:?}");
+    tell!(case, "a chunk of {queries:?}");
     let there = group < grid.groups();
     assert!(schedule.row(group, row).len() == 0 || there && row < grid.query_blocks());
     let found = schedule.find(group, row, block);
@@ -144,6 +147,10 @@ pub fn check(case: &mut Case, schedule: &Schedule) {
     let _ = (schedule.visited_pairs(), schedule.memory_bytes(), schedule.to_string());
     assert!((0.0..=1.0).contains(&schedule.density()));
     accepted(schedule.clone().with_corrections(&betas));
+    let end = grid.kv_len();
+    if let Some(chunk) = accepted(schedule.chunk(queries.clone())) {
+        assert!(grid.is_causal() && queries.end <= end && chunk.grid().q_len() == queries.len());
+    }
 }
 
 pub fn schedules(case: &mut Case) {

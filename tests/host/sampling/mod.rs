@@ -124,6 +124,7 @@ fn rows_of_chunks_are_those_of_the_whole() {
                 while start < TOKENS {
                     let end = (start + chunk).min(TOKENS);
                     let part = draw(heads_of(end - start, end));
+                    assert_eq!(whole.chunk(start..end).unwrap(), part, "tokens {start}..{end}");
                     for row in 0..part.grid().query_blocks() {
                         let of_whole = start / 64 + row;
                         for group in 0..2 {
@@ -139,6 +140,44 @@ fn rows_of_chunks_are_those_of_the_whole() {
             }
         }
     }
+}
+
+/// Chunks of any schedule: of lists that no sampler draws for a chunk, of one that begins late or
+/// before the first key, of chunks of chunks.
+#[test]
+fn chunks_of_schedules() {
+    let grid = |q_len, kv_len| {
+        let grid = BlockGrid::causal(&shape(4, 2, q_len, kv_len)).with_block_size(16).unwrap();
+        grid.with_granularity(Granularity::KvHead)
+    };
+    let profile = Profile::harmonic_with(2.0, 1.0).unwrap();
+    let whole = Schedule::sample(&grid(300, 300), &profile, &RowColumn, Seed::new(3)).unwrap();
+    for queries in [0..300, 0..1, 17..40, 299..300, 100..100, 0..0] {
+        let chunk = whole.chunk(queries.clone()).unwrap();
+        assert_eq!(*chunk.grid(), grid(queries.len(), queries.end));
+        // Lists that are checked as a caller's own.
+        let lists: Vec<Vec<Entry>> = (0..2)
+            .flat_map(|group| (queries.start / 16..queries.end.div_ceil(16)).map(move |row| (group, row)))
+            .filter(|_| !queries.is_empty())
+            .map(|(group, row)| whole.row(group, row).collect())
+            .collect();
+        assert_eq!(chunk, Schedule::from_entries(chunk.grid(), &lists).unwrap(), "{queries:?}");
+    }
+    assert_eq!(whole.chunk(0..300).unwrap(), whole);
+    let late = whole.chunk(50..200).unwrap();
+    assert_eq!(late.chunk(20..90).unwrap_err().argument(), Some("queries"));
+    assert_eq!(late.chunk(170..200).unwrap(), whole.chunk(170..200).unwrap());
+    let dense = |q_len, kv_len| Schedule::dense(&grid(q_len, kv_len)).unwrap();
+    assert_eq!(dense(90, 300).chunk(210..250).unwrap(), dense(40, 250));
+    // More queries than keys: those before the first key see nothing and have no position.
+    assert_eq!(dense(80, 50).chunk(0..30).unwrap(), dense(30, 30));
+    #[expect(clippy::reversed_empty_ranges)]
+    let refused = [0..301, 20..10, 301..301];
+    for queries in refused {
+        assert_eq!(whole.chunk(queries).unwrap_err().argument(), Some("queries"));
+    }
+    let full = Schedule::dense(&BlockGrid::full(&shape(4, 2, 30, 30))).unwrap();
+    assert_eq!(full.chunk(0..30).unwrap_err().argument(), Some("schedule"));
 }
 
 #[test]
