@@ -146,7 +146,6 @@ impl HostCache {
 
         let staircase = self.form.staircase.clone();
         let dims = Side::ALL.map(|side| self.dim(side));
-        let layouts = self.form.layouts()?;
         let held = self.sequences.get_mut(sequence)?;
         let sinks = staircase.sinks().saturating_sub(len).min(tokens);
         for (index, store) in held.stores.iter_mut().enumerate() {
@@ -166,7 +165,17 @@ impl HostCache {
             }
         }
         held.len += tokens;
-        while held.segments < staircase.segments_after(held.len) {
+        let segments = staircase.segments_after(held.len);
+        self.age(sequence, segments)
+    }
+
+    /// Segments leave the residual until so many have.
+    fn age(&mut self, sequence: SequenceId, segments: usize) -> Result<()> {
+        let staircase = self.form.staircase.clone();
+        let dims = Side::ALL.map(|side| self.dim(side));
+        let layouts = self.form.layouts()?;
+        let held = self.sequences.get_mut(sequence)?;
+        while held.segments < segments {
             let aging = staircase.aging(held.segments);
             for head in held.stores.chunks_exact_mut(2) {
                 let fine = fine_tokens(&staircase, aging.leaves, head, dims);
@@ -177,6 +186,35 @@ impl HostCache {
             held.segments += 1;
         }
         Ok(())
+    }
+
+    /// Drops the oldest segments that a sequence still holds, but for the copies of its sinks,
+    /// before their time: a context shift. Younger segments leave the residual and step down as if
+    /// as many tokens more had come, and the tokens that stay keep their numbers.
+    ///
+    /// A staircase whose last rung has 0 bits ([`Staircase::streaming`]) drops segments by itself
+    /// as tokens come; this makes room for attention at once.
+    ///
+    /// ```
+    /// use prflash::Shape;
+    /// use prflash::cache::{HostCache, StoredKeys, Staircase};
+    /// let shape = Shape::new(1, 1, 0, 64)?;
+    /// let staircase = Staircase::streaming(512)?; // 4 sinks, the newest 512 to 639 tokens
+    /// let mut cache = HostCache::new(staircase, &shape, StoredKeys::AfterRotation)?;
+    /// let (sequence, rows) = (cache.add(), vec![0.5; 600 * 64]);
+    /// cache.append(sequence, &rows, &rows)?;
+    /// cache.drop_oldest(sequence, 3)?;
+    /// assert_eq!(cache.standing(sequence)?.dropped(), 4..384);
+    /// # Ok::<(), prflash::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Invalid argument: (`staircase`) whose last rung keeps tokens, since its packs lie one behind
+    /// the other for good; (`sequence`) if there is none such; (`segments`) if it doesn't hold that
+    /// many whole ones beside those that the rungs before the last have.
+    pub fn drop_oldest(&mut self, sequence: SequenceId, segments: usize) -> Result<()> {
+        let segments = self.standing(sequence)?.segments_to_drop(segments)?;
+        self.age(sequence, segments)
     }
 
     /// Forgets the tokens of a sequence from `len` on.

@@ -6,6 +6,7 @@ use super::codec::Codec;
 use super::ladder::{Rung, Side};
 use super::staircase::Staircase;
 use super::words::padded;
+use crate::error::{Result, ensure};
 use crate::shape::{MAX_LEN, Shape};
 
 /// Where every token of one sequence stands.
@@ -61,6 +62,29 @@ impl<'a> Standing<'a> {
             0 => self.segments.saturating_sub(ladder.ends().last().unwrap_or(0)),
             _ => 0,
         }
+    }
+
+    /// How many segments have left the residual when `more` segments more, from the oldest on, are
+    /// on the rung of 0 bits.
+    ///
+    /// # Errors
+    /// Those of [`HostCache::drop_oldest`](super::HostCache::drop_oldest).
+    pub(super) fn segments_to_drop(&self, more: usize) -> Result<usize> {
+        ensure!(
+            self.staircase.drops(),
+            "staircase",
+            "expected one whose last rung drops tokens (Staircase::streaming), got {} bits there",
+            self.staircase.ladder(Side::Keys).last_bits()
+        );
+        let held = self.staircase.ladder(Side::Keys).ends().last().unwrap_or(0);
+        let (dropped, whole) = (self.dropped_segments(), self.len / self.staircase.segment());
+        let most = whole.saturating_sub(held).saturating_sub(dropped);
+        ensure!(
+            more <= most,
+            "segments",
+            "expected at most {most} (of the {whole} whole ones {dropped} are dropped and {held} stay on rungs), got {more}"
+        );
+        Ok(if more == 0 { self.segments } else { self.segments.max(dropped + more + held) })
     }
 
     /// The rung of a segment; `None` while it is in the residual.
@@ -282,7 +306,6 @@ mod tests {
     use super::super::ladder::{Ladder, SCALING_ERROR, output_error_bound};
     use super::super::quantize::levels;
     use super::*;
-    use crate::error::Result;
 
     fn staircase() -> Staircase {
         Staircase::new(Ladder::new(&[(8, 1)], 4).unwrap(), Ladder::new(&[(8, 1), (4, 2)], 2).unwrap())

@@ -329,6 +329,20 @@ pub fn operations(case: &mut Case) {
                 models[copy] = models[number].clone();
                 models[copy].as_mut().unwrap().truncate(to);
             }
+            7 if case.numbers.bool() => {
+                let segments = if case.numbers.bool() { at % 4 } else { at };
+                tell!(case, "drop {segments} segments of {sequence}");
+                let before = cache.standing(sequence).map_or(0, |standing| standing.dropped().end);
+                let dropped = accepted(cache.drop_oldest(sequence, segments)).is_some();
+                assert!(!dropped || there && cache.staircase().drops());
+                if dropped {
+                    let after = cache.standing(sequence).unwrap().dropped();
+                    let sinks = after.start;
+                    let want =
+                        (before / cache.staircase().segment() + segments) * cache.staircase().segment();
+                    assert!(segments == 0 || after.end == want.max(sinks) || before == sinks);
+                }
+            }
             5 if case.numbers.once_in(2) => {
                 tell!(case, "remove {sequence}");
                 assert_eq!(accepted(cache.remove(sequence)).is_some(), there);

@@ -386,6 +386,15 @@ fn cache(case: &mut Case, context: &Context) {
                 let same = accepted(host.truncate(sequence, to)).is_some();
                 assert_eq!(accepted(cache.truncate(sequence, to)).is_some(), same);
             }
+            5 if n.once_in(3) => {
+                let segments = if n.bool() { at % 4 } else { at };
+                tell!(case, "drop {segments} segments of {sequence}");
+                let dropped = submit(context, |encoder| cache.drop_oldest(encoder, sequence, segments));
+                // The host knows no longest sequence.
+                if dropped.is_some() {
+                    host.drop_oldest(sequence, segments).unwrap();
+                }
+            }
             5 => {
                 tell!(case, "reserve {at} tokens of {sequence}");
                 let there = host.len(sequence).is_ok();

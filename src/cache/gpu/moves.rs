@@ -21,6 +21,8 @@ pub(super) struct Appended {
     pub(super) segments: usize,
     /// How many tokens come.
     pub(super) tokens: usize,
+    /// Segments that leave the residual, at least.
+    pub(super) leaving: usize,
     /// Words, of keys and of values.
     pub(super) bases: [usize; 2],
     /// Where its stamp lies among the words of keys, and what it must be.
@@ -234,7 +236,7 @@ impl Appended {
 
     /// Segments that have left the residual afterwards.
     pub(super) fn segments_after(&self, staircase: &Staircase) -> usize {
-        self.segments.max(staircase.segments_after(self.len + self.tokens))
+        (self.segments + self.leaving).max(staircase.segments_after(self.len + self.tokens))
     }
 }
 

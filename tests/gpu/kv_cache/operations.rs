@@ -36,7 +36,7 @@ fn random_operations() {
         };
         let new = || context.device().create_command_encoder(&Default::default());
         let mut encoder = new();
-        let (mut segments, mut forks) = (0, 0);
+        let (mut segments, mut forks, mut drops) = (0, 0, 0);
         for operation in 0..OPERATIONS {
             let ids: Vec<SequenceId> = host.sequences().collect();
             let one = ids.get(rng.random_range(0..ids.len().max(1))).copied();
@@ -62,6 +62,21 @@ fn random_operations() {
                             cache.restore(&mut encoder, &bytes).unwrap(),
                             host.restore(&bytes).unwrap()
                         );
+                    }
+                }
+                (35..40, Some(id)) => {
+                    // What only the device's cache refuses would be past its longest sequence.
+                    let segments = rng.random_range(0..3);
+                    let got = cache.drop_oldest(&mut encoder, id, segments);
+                    match got {
+                        Err(error) if error.is_too_large() => {}
+                        got => {
+                            let want = host.drop_oldest(id, segments);
+                            let told =
+                                |result: prflash::Result<()>| result.map_err(|error| error.to_string());
+                            drops += usize::from(segments > 0 && want.is_ok());
+                            assert_eq!(told(got), told(want));
+                        }
                     }
                 }
                 (29..35, Some(id)) if ids.len() < 6 => {
@@ -118,7 +133,8 @@ fn random_operations() {
             }
         }
         context.queue().submit([encoder.finish()]);
-        assert!(segments > 400 && forks > 10, "seed {seed}: {segments} segments, {forks} forks");
+        assert!(segments > 300 && forks > 10, "seed {seed}: {segments} segments, {forks} forks");
+        assert_eq!(drops > 0, staircase.drops(), "seed {seed}: {drops} drops");
         assert!(cache.sequences().eq(host.sequences()));
         for id in host.sequences() {
             let (got, want) = (cache.standing(id).unwrap(), host.standing(id).unwrap());

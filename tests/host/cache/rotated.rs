@@ -9,7 +9,7 @@ use prflash::cache::rotated::{error_bound, mean_squared_error};
 use prflash::cache::{Codec, HostCache, Ladder, PackLayout, SequenceId, Side, Staircase, StoredKeys};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use testkit::staircases::{ladder, rotated_staircases, short};
+use testkit::staircases::{ladder, rotated_staircases, short, staircases};
 
 /// What a pack's words say, read once more from the documented layout.
 struct Words<'a> {
@@ -192,12 +192,14 @@ fn packs_lie_where_the_layout_says() {
     }
 }
 
-/// A sequence that was appended to, truncated, saved and restored at random holds what one append
-/// of the same tokens leaves.
+/// A sequence that was appended to, truncated, saved, restored, forked and shifted at random holds
+/// what one append of the same tokens leaves (of more tokens, where segments left before their
+/// time).
 #[test]
 fn random_use_leaves_what_one_append_does() {
-    let (dim, all) = (12, rotated_staircases());
+    let (dim, all) = (12, rotated_staircases().into_iter().chain(staircases()).collect::<Vec<_>>());
     let shape = Shape::new(1, 1, 0, dim).unwrap();
+    let mut drops = 0;
     for seed in 0..2000 {
         let mut rng = SmallRng::seed_from_u64(seed);
         let residual = [1, 20, 32, 50, 64][rng.random_range(0..5)];
@@ -209,13 +211,30 @@ fn random_use_leaves_what_one_append_does() {
         for _ in 0..rng.random_range(3..12) {
             let len = keys.len() / dim;
             match rng.random_range(0..8) {
-                0..=4 => {
+                0..=3 => {
                     let tokens = [1, 2, 31, 32, 33, 70][rng.random_range(0..6)];
                     let (k, v) = (noise(&mut rng, dim * tokens), noise(&mut rng, dim * tokens));
                     cache.append(id, &k, &v).unwrap();
                     keys.extend(k);
                     values.extend(v);
                     left = left.max((len + tokens).saturating_sub(residual) / 32);
+                }
+                4 | 7 if rng.random_bool(0.4) => {
+                    // As many whole segments as there are beside those on rungs.
+                    let before = cache.standing(id).unwrap().dropped();
+                    let rungs = staircase.ladder(Side::Keys).rungs().iter();
+                    let held = rungs.filter_map(|rung| rung.segments).sum::<usize>();
+                    let gone = cache.standing(id).unwrap().segments().saturating_sub(held);
+                    let most = (len / 32).saturating_sub(held + gone);
+                    let segments = rng.random_range(0..3);
+                    let dropped = cache.drop_oldest(id, segments);
+                    assert_eq!(dropped.is_ok(), staircase.drops() && segments <= most, "seed {seed}");
+                    if dropped.is_ok() && segments > 0 {
+                        left = left.max(gone + segments + held);
+                        let end = ((gone + segments) * 32).max(before.start);
+                        assert_eq!(cache.standing(id).unwrap().dropped().end, end, "seed {seed}");
+                        drops += 1;
+                    }
                 }
                 5 | 6 => {
                     let to = len.saturating_sub(rng.random_range(0..80));
@@ -257,6 +276,7 @@ fn random_use_leaves_what_one_append_does() {
         let dropped = cache.standing(id).unwrap().dropped();
         assert_eq!(rows, (0..len).filter(|token| !dropped.contains(token)).collect::<Vec<_>>());
     }
+    assert!(drops > 5, "{drops} drops");
 }
 
 /// Any numbers that f16 has, from the least to the largest, are held within the bound.

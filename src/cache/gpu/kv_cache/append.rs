@@ -270,7 +270,6 @@ impl KvCache {
         chunks: &[Chunk],
         number: u32,
     ) -> Result<Vec<Dispatch<'a>>> {
-        let mover = Mover { staircase: self.staircase(), layout: &self.layout };
         let mut dispatches = Vec::new();
         for shard in &input.shards {
             let here = |chunk: &&Chunk| !chunk.rows.is_empty() && shard.entries.contains(&chunk.entry);
@@ -284,6 +283,7 @@ impl KvCache {
                     len: held.len(),
                     segments: held.segments(),
                     tokens: chunk.rows.len(),
+                    leaving: 0,
                     bases: held.regions(),
                     stamp: held.bases[0],
                     expected: held.account.state.stamp,
@@ -291,18 +291,32 @@ impl KvCache {
                 })
             });
             let appended: Vec<Appended> = appended.collect();
-            for Pass { quantize, summarize, step_down, append } in mover.passes(&appended) {
-                let kinds = [
-                    (&input.quantize, quantize),
-                    (&input.summarize, summarize),
-                    (&self.step_down, step_down),
-                    (&input.append, append),
-                ];
-                for (pipeline, moves) in kinds {
-                    for moves in runs(&moves) {
-                        for arena in &arena.shards {
-                            dispatches.extend(self.dispatch(pipeline, arena, Some(shard), moves, number)?);
-                        }
+            dispatches.extend(self.passes(arena, (input, shard), &appended, number)?);
+        }
+        Ok(dispatches)
+    }
+
+    /// The passes of these sequences, in the heads of one shard of the input.
+    pub(super) fn passes<'a>(
+        &'a self,
+        arena: &Arena,
+        (input, shard): (&'a KvInput, &'a InputShard),
+        appended: &[Appended],
+        number: u32,
+    ) -> Result<Vec<Dispatch<'a>>> {
+        let mover = Mover { staircase: self.staircase(), layout: &self.layout };
+        let mut dispatches = Vec::new();
+        for Pass { quantize, summarize, step_down, append } in mover.passes(appended) {
+            let kinds = [
+                (&input.quantize, quantize),
+                (&input.summarize, summarize),
+                (&self.step_down, step_down),
+                (&input.append, append),
+            ];
+            for (pipeline, moves) in kinds {
+                for moves in runs(&moves) {
+                    for arena in &arena.shards {
+                        dispatches.extend(self.dispatch(pipeline, arena, Some(shard), moves, number)?);
                     }
                 }
             }

@@ -1,6 +1,7 @@
 //! The cache on the GPU.
 
 mod append;
+mod drop_oldest;
 mod fork;
 mod input;
 mod store;
