@@ -56,16 +56,16 @@ impl KvCache {
             // It takes place where the other sequence is as it is known now.
             let guard = Move { stamp: from.bases[0] as u32, expected: other.state.stamp, ..Move::default() };
             let mut moves = Vec::new();
-            for side in 0..2 {
+            for (side, all) in words.into_iter().enumerate() {
                 let [source, destination] = [from, to].map(|held| held.regions()[side]);
-                for start in (0..words[side]).step_by(UNITS) {
+                for start in (0..all).step_by(UNITS) {
                     let copy = Move {
                         flags: if side == 1 { FLAG_VALUES } else { 0 },
                         source: (source + start) as u32,
                         destination: (destination + start) as u32,
                         ..guard
                     };
-                    moves.push((copy, (words[side] - start).min(UNITS)));
+                    moves.push((copy, (all - start).min(UNITS)));
                 }
             }
             let commit = [(Move { destination: to.bases[0] as u32, ..guard }, 1)];
