@@ -106,8 +106,8 @@ impl Case {
             own.rotate_at(&mut rows, &vec![1; heads.len() / dim])?;
             return Ok(rows);
         };
-        // The kernel wants pairs of halves eight channels at a time: pairs that turn by nothing, and
-        // channels that are nothing, fill them up.
+        // The kernel wants pairs of halves eight channels at a time: pairs that turn by nothing,
+        // and channels that are nothing, fill them up.
         let filled = if own.is_quad_aligned() { angles.len() } else { angles.len().next_multiple_of(4) };
         let pairs = angles.len();
         let more = filled - pairs;

@@ -2,8 +2,8 @@
 //
 //   word[to + i] = word[from + i]   if the other sequence is as the fork expects it
 //
-// Shapes      regions of the same arena; from, to and words of keys or of values, from the start of a
-//             head
+// Shapes      regions of the same arena; from, to and words of keys or of values, from the start
+//             of a head
 // Moves       some of a region's words. A unit is a word
 // Workgroups  one per (head, INVOCATIONS of the line of all moves' units), numbered in one line and
 //             folded into x and y

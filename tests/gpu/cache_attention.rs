@@ -201,7 +201,7 @@ fn options_of_attention_hold_over_caches() {
 }
 
 /// Learned sinks over rotated codes of every width, by every kernel that reads them: far below the
-/// scores, among them and above them; and beside copies of the first tokens, whose sinks are others.
+/// scores, among them and above them. Copies of the first tokens are sinks of another kind.
 #[test]
 fn sinks_over_rotated_caches() {
     let Some(context) = gpu("sinks_over_rotated_caches") else { return };

@@ -251,9 +251,9 @@ fn what_relies_on_a_dropped_encoder_is_left_out_and_told() {
     assert_eq!(cache.len(a).unwrap(), 265);
 }
 
-/// A fork relies on what it copies. Dropped, it leaves an empty sequence; where what it copies isn't
-/// there any more or not yet, nothing is copied, and that is told, even if the other sequence was
-/// removed meanwhile.
+/// A fork relies on what it copies. Dropped, it leaves an empty sequence; where what it copies
+/// isn't there any more or not yet, nothing is copied, and that is told, even if the other sequence
+/// was removed meanwhile.
 #[test]
 fn a_fork_takes_place_where_what_it_copies_is_there() {
     let Some(context) = own("forks and dropped encoders") else { return };

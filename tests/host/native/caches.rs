@@ -116,7 +116,8 @@ fn every_staircase_agrees_with_the_oracle() {
     check(&Attention::causal(), &shape, &cache, 1, &[], "long");
 }
 
-/// Learned sinks over rotated codes of every width: far below the scores, among them and above them.
+/// Learned sinks over rotated codes of every width: far below the scores, among them and above
+/// them.
 #[test]
 fn sinks_over_rotated_caches() {
     let shape = Shape::new(4, 2, 0, 64).unwrap();
