@@ -1,6 +1,6 @@
 // What rotated codes mean (src/cache/rotated): levels of a normal distribution, and scales of rows.
-// Levels are in units of 2⁻¹². At 4, 3 and 2 bits they are an odd polynomial of a code's distance from
-// the middle, of which every step is exact.
+// Levels are in units of 2⁻¹². At 4, 3 and 2 bits they are an odd polynomial of a code's distance
+// from the middle, of which every step is exact.
 
 #import attention/arena
 

@@ -16,16 +16,17 @@ pub struct Sensitivity {
     pub layer: usize,
     /// Keys or values.
     pub side: Side,
-    /// A measure of the loss, larger where more is lost: the divergence of predictions from those of
-    /// dense attention, in nats, say.
+    /// A measure of the loss, larger where more is lost: the divergence of predictions from those
+    /// of dense attention, in nats, say.
     pub loss: f64,
 }
 
-/// For each layer of a model, whether its keys and whether its values have the wider of two ladders.
+/// For each layer of a model, whether its keys and whether its values have the wider of two
+/// ladders.
 ///
 /// Layers differ in what they lose at few bits. So measure each of them by itself on some text
-/// ([`Sensitivity`]; `lab caches` in the repository does), give the wider ladder where it helps most,
-/// and keep the plan with the model: with the feature `serde` it can be written and read.
+/// ([`Sensitivity`]; `lab caches` in the repository does), give the wider ladder where it helps
+/// most, and keep the plan with the model: with the feature `serde` it can be written and read.
 ///
 /// ```
 /// use prflash::Shape;
@@ -37,7 +38,8 @@ pub struct Sensitivity {
 /// let (narrow, wide) = (both(&[(4, 8)], 2)?, both(&[(8, 4)], 4)?);
 /// # let measured = |layer, side| (layer + side as usize + 1) as f64;
 /// let known: Vec<Sensitivity> = (0..30)
-///     .flat_map(|layer| Side::ALL.map(|side| Sensitivity { layer, side, loss: measured(layer, side) }))
+///     .flat_map(|layer| Side::ALL.map(|side| (layer, side)))
+///     .map(|(layer, side)| Sensitivity { layer, side, loss: measured(layer, side) })
 ///     .collect();
 /// // 30 layers in no more than 32 MB at 4,096 tokens.
 /// let shape = Shape::new(9, 3, 1, 64)?;
@@ -104,8 +106,8 @@ impl LayerPlan {
         Ok(plan)
     }
 
-    /// The same with the wide ladder in the `count` places where most is lost; of equal ones, in the
-    /// first that are given.
+    /// The same with the wide ladder in the `count` places where most is lost; of equal ones, in
+    /// the first that are given.
     ///
     /// # Errors
     /// Invalid argument (`known`) for a layer that there isn't, or a loss that isn't a number.
@@ -117,12 +119,12 @@ impl LayerPlan {
         Ok(self)
     }
 
-    /// The same with the wide ladder wherever it still fits, first where a byte more takes away most
-    /// loss, so that all layers of this shape hold `tokens` tokens in at most so many bytes.
+    /// The same with the wide ladder wherever it still fits, first where a byte more takes away
+    /// most loss, so that all layers of this shape hold `tokens` tokens in at most so many bytes.
     ///
     /// # Errors
-    /// As [`with_most_sensitive`](LayerPlan::with_most_sensitive); invalid argument (`bytes`) if the
-    /// plan as it is takes more.
+    /// As [`with_most_sensitive`](LayerPlan::with_most_sensitive); invalid argument (`bytes`) if
+    /// the plan as it is takes more.
     pub fn within_bytes(
         mut self,
         known: &[Sensitivity],

@@ -5,8 +5,8 @@ use super::ladder::{Ladder, Rung, Side};
 use super::staircase::Staircase;
 use crate::error::{Error, Result, ensure};
 
-/// `{"keys": [[8, 4], [4]], "values": …, "segment": 64, …}`: rungs of bits and segments, the last of
-/// bits alone.
+/// `{"keys": [[8, 4], [4]], "values": …, "segment": 64, …}`: rungs of bits and segments, the last
+/// of bits alone.
 #[derive(serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Stored {

@@ -416,8 +416,8 @@ impl Job<'_> {
         let setting = &self.choice.setting;
         let mut attention = self.attention(loaded.config(), setting)?;
         let layers = loaded.config().layers;
-        // Blocks are chosen for a row of the question by what it asks, as when an answer is written:
-        // so the question is read token by token where that matters.
+        // Blocks are chosen for a row of the question by what it asks, as when an answer is
+        // written: so the question is read token by token where that matters.
         let chooses = (0..layers).any(|layer| setting.content(loaded.config(), layer).is_some());
         let pieces = |prompt: &Prompt| {
             let together = if chooses { prompt.question } else { self.experiment.width };
