@@ -1,6 +1,7 @@
 //! The kernels of attention that a plan chooses, to validate and to compile elsewhere, and those
 //! whose machine code is worth a look.
 
+use super::backward;
 use super::content::{BlockMasses, Mass, Summarize};
 use super::gather::Gather;
 use super::merge::{Merge, MergeSplits};
@@ -50,6 +51,7 @@ pub(crate) fn chosen(add: &mut Visit<'_>) {
         add(&Variant { positions, ..Variant::new(kernel, DType::F32, [64; 2]) });
     }
     beside_attention(add);
+    backward::all().iter().for_each(|program| add(program));
 }
 
 fn plain(add: &mut Visit<'_>) {
