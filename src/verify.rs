@@ -138,7 +138,7 @@ impl Tolerances {
     /// rounding of their difference, `8u` of the score's magnitude. `dp` sums value_dim products in
     /// four lanes, `u·(D_v/4 + 8)`, and δ as many of an output that is off by `2ε + u·(16 + 4√n)` of
     /// the largest value and rounded to its type. Products and rotations of the term add less than
-    /// `32u`, and sums of m terms `4u·√m`.
+    /// `32u`, and sums of m terms `4u·√m`. Weights and their products below 2⁻¹²⁶ may be 0.
     pub fn of_gradient(terms: &[TermMagnitudes], shape: &Shape, output: DType, stored: DType) -> Self {
         let u = DType::F32.unit_roundoff();
         let (dim, value_dim) = (shape.head_dim() as f64, shape.value_dim() as f64);
@@ -148,7 +148,8 @@ impl Tolerances {
             let sums = 80.0 + 8.0 * (shape.kv_len() as f64).sqrt() + value_dim / 2.0;
             let sums = sums + 4.0 * (row.terms as f64).sqrt();
             let scores = (4.0 * (dim / 4.0 + 8.0) + 8.0) * row.scored + 4.0 * 26.0 * row.rotated;
-            let absolute = u * (sums * row.sum + scores) + rounded * row.sum;
+            let lost = 4.0 * f64::from(f32::MIN_POSITIVE) * row.unweighted;
+            let absolute = u * (sums * row.sum + scores) + rounded * row.sum + lost;
             Tolerance { absolute: absolute * (1.0 + relative) + smallest, relative }
         };
         Self { rows: terms.iter().map(of).collect() }

@@ -77,7 +77,9 @@ impl<'a> CheckedCall<'a> {
         let sequences = rows.into_iter().enumerate();
         let sequences = sequences
             .map(|(index, (rows, region))| {
-                let checked = prepared.against().sequence(call, index, rows, region, |rows| bound.check(index, rows))?;
+                let checked = prepared
+                    .against()
+                    .sequence(call, index, rows, region, |rows| bound.check(index, rows))?;
                 let selected = selection.as_ref().map(|selection| selection.schedule(index));
                 Ok(CheckedSequence { schedule: selected.unwrap_or(checked.schedule), ..checked })
             })

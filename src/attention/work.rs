@@ -149,7 +149,14 @@ impl Prepared {
         for CheckedSequence { index, rows, schedule, .. } in sequences {
             let lists = tables.and_then(|tables| tables.row_blocks(*index));
             for place in 0..tiles {
-                let pairs = visited_pairs(&self.context, &self.attention, rows, &schedule.grid, lists, (place, tiles, tiles_per_block));
+                let pairs = visited_pairs(
+                    &self.context,
+                    &self.attention,
+                    rows,
+                    &schedule.grid,
+                    lists,
+                    (place, tiles, tiles_per_block),
+                );
                 line.push(WorkRun {
                     items: items as u64,
                     cost: (pairs * heads as u64).div_ceil(items as u64),
@@ -172,7 +179,12 @@ impl Prepared {
             o_row_stride: shard.o.row_stride,
             lse_head_stride: shard.lse.head_stride,
             heads_per_kv: self.maxima.heads_per_kv_head() as u32,
-            ..score_params(&self.context, &self.attention, self.maxima.head_dim(), score_unit(self.variant.kernel))
+            ..score_params(
+                &self.context,
+                &self.attention,
+                self.maxima.head_dim(),
+                score_unit(self.variant.kernel),
+            )
         };
         self.position_table.locate(params)
     }

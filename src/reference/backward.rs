@@ -63,13 +63,19 @@ pub struct TermMagnitudes {
     pub scored: f64,
     /// The same, each times that of the rotated part of its score.
     pub rotated: f64,
+    /// The same without the terms' weights, with 1 added to what weights are multiplied by: where a
+    /// weight is too small for f32, this times f32's smallest number is lost.
+    pub unweighted: f64,
     /// How many terms there are.
     pub terms: usize,
 }
 
 impl TermMagnitudes {
-    fn add(&mut self, size: f64, score: f64, rotated: f64) {
+    /// A term of weight p: `p·compared·factor`.
+    fn add(&mut self, p: f64, [compared, factor]: [f64; 2], [score, rotated]: [f64; 2]) {
+        let size = p * compared * factor;
         self.sum += size;
+        self.unweighted += (compared + 1.0) * factor;
         self.scored += size * score;
         self.rotated += size * rotated;
         self.terms += 1;
@@ -207,11 +213,12 @@ impl Inputs<'_> {
                 to.dq[at * dim + c] += dx * key[c];
                 to.dk[key_row * dim + c] += dx * query[c];
             }
-            let size = p * (dp_size + delta_size) * slope.most;
+            let (compared, most) = (dp_size + delta_size, slope.most);
             let key_size = largest(&self.k.sizes[key_row * dim..][..dim]);
-            to.dq_terms[at].add(size * key_size, score, row.rotated);
-            to.dk_terms[key_row].add(size * query_size, score, row.rotated);
-            to.dv_terms[key_row].add(p * gradient_size, score, row.rotated);
+            let scores = [score, row.rotated];
+            to.dq_terms[at].add(p, [compared, most * key_size], scores);
+            to.dk_terms[key_row].add(p, [compared, most * query_size], scores);
+            to.dv_terms[key_row].add(p, [1.0, gradient_size], scores);
         }
     }
 }

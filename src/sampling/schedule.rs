@@ -329,7 +329,8 @@ impl Schedule {
         for (group, _, entry) in entries() {
             offsets[group * columns + entry.block + 1] += 1;
         }
-        let lengths = |column: usize| (0..groups).map(|group| offsets[group * columns + column + 1]).sum::<u32>();
+        let lengths =
+            |column: usize| (0..groups).map(|group| offsets[group * columns + column + 1]).sum::<u32>();
         let means = (0..columns).map(|column| lengths(column).div_ceil(groups.max(1) as u32)).collect();
         for column in 0..groups * columns {
             offsets[column + 1] += offsets[column];

@@ -117,6 +117,10 @@ fn check_options(attention: &Attention, options: &PlanOptions) -> Result<()> {
         return Err(Error::argument_error("mask", message));
     }
     let forward = options.kernel().is_some() || options.splits().is_some() || options.allows_f16_products();
-    ensure!(!forward, "options", "the backward pass has kernels of its own: of the options it takes sequences");
+    ensure!(
+        !forward,
+        "options",
+        "the backward pass has kernels of its own: of the options it takes sequences"
+    );
     Ok(())
 }

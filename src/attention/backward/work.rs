@@ -91,7 +91,8 @@ impl Prepared {
         let block_size = if listed { grid.block_size() } else { DEFAULT_BLOCK_SIZE };
         let tiles_per_block = block_size.div_ceil(TILE_ROWS);
         let most = |of: &dyn Fn(&CheckedSequence) -> usize| here.iter().map(of).max().unwrap_or(0);
-        let (heads, kv_heads) = (shard.kv_heads.len() * self.maxima.heads_per_kv_head(), shard.kv_heads.len());
+        let (heads, kv_heads) =
+            (shard.kv_heads.len() * self.maxima.heads_per_kv_head(), shard.kv_heads.len());
         let rows = most(&|sequence| sequence.rows.q_len.div_ceil(TILE_ROWS));
         let query_tiles = most(&|sequence| sequence.schedule.grid.query_blocks()) * tiles_per_block;
         let key_tiles = most(&|sequence| sequence.schedule.grid.key_blocks()) * tiles_per_block;

@@ -72,20 +72,29 @@ impl Backward {
     /// The group of the tensors.
     pub(crate) const TENSORS_GROUP: usize = 2;
 
-    /// The same with the tile shape that suits a device: on CPUs several rows an invocation and one
-    /// slice, since registers are memory there anyhow; on GPUs one row, of which each slice has at
-    /// most 32 channels, so that the four rows of it that `attention_backward_keys` keeps fit 128
-    /// registers.
+    /// The same with the tile shape that suits a device, or the smallest where that doesn't fit it.
     pub(crate) fn fitted(self, capabilities: &Capabilities) -> Self {
+        let chosen = self.chosen(capabilities.is_software());
+        let tile = chosen.tile;
+        let bytes = tile.workgroup_bytes(self.head_dim, self.value_dim);
+        let fits = bytes <= capabilities.max_workgroup_bytes as usize
+            && tile.invocations() <= capabilities.max_workgroup_invocations as usize;
+        if fits { chosen } else { Self { tile: BackwardTile::SMALLEST, ..self } }
+    }
+
+    /// With the tile shape for an adapter that is the CPU, or isn't. On CPUs several rows an
+    /// invocation and one slice, since registers are memory there anyhow. On GPUs one row, of which
+    /// each slice has at most 32 channels, so that the four rows of channels that
+    /// `attention_backward_keys` keeps fit 128 registers.
+    pub(crate) fn chosen(self, software: bool) -> Self {
         let dim = self.head_dim.max(self.value_dim);
-        let divides = |slices: usize| {
-            let turned = match self.positions.rope {
-                Some((Pairing::Half, rotary)) => rotary / 8,
-                _ => 0,
-            };
-            [self.head_dim / 4, self.value_dim / 4, turned].into_iter().all(|quads| quads.is_multiple_of(slices))
+        let turned = match self.positions.rope {
+            Some((Pairing::Half, rotary)) => rotary / 8,
+            _ => 0,
         };
-        let tile = if capabilities.is_software() {
+        let quads = [self.head_dim / 4, self.value_dim / 4, turned];
+        let divides = |slices: usize| quads.iter().all(|quads| quads.is_multiple_of(slices));
+        let tile = if software {
             let each = match (self.pass, dim) {
                 (Pass::Keys, ..=96) | (_, 97..=128) => 2,
                 (_, ..=96) => 4,
@@ -98,10 +107,7 @@ impl Backward {
             let slices = slices.unwrap_or(1);
             BackwardTile { each: 1, step: if slices > 2 { 2 } else { 4 }, slices }
         };
-        let fits = tile.workgroup_bytes(self.head_dim, self.value_dim)
-            <= capabilities.max_workgroup_bytes as usize
-            && tile.invocations() <= capabilities.max_workgroup_invocations as usize;
-        Self { tile: if fits { tile } else { BackwardTile::SMALLEST }, ..self }
+        Self { tile, ..self }
     }
 }
 
@@ -118,7 +124,8 @@ impl Backward {
 
 impl Program for Backward {
     fn label(&self) -> String {
-        let Self { tile: BackwardTile { each, step, slices }, storage, output, head_dim, value_dim, .. } = self;
+        let Self { tile: BackwardTile { each, step, slices }, storage, output, head_dim, value_dim, .. } =
+            self;
         let (name, positions) = (self.entry_point(), self.read_positions());
         match self.pass {
             Pass::Queries => format!("{name}_{storage}_d{head_dim}_v{value_dim}{positions}"),
@@ -186,6 +193,25 @@ impl Program for Backward {
         });
         vec![attention_call(), vec![read], tensors]
     }
+}
+
+/// The two long kernels as GPUs get them, to count instructions of, with the multiply-adds of a lane
+/// for each key (or row).
+pub(crate) fn counted() -> Vec<(Backward, usize)> {
+    let mut counted = Vec::new();
+    for storage in [DType::F32, DType::F16] {
+        for dim in [64, 128] {
+            for (pass, products) in [(Pass::Rows, 3), (Pass::Keys, 4)] {
+                let positions = PositionsVariant::default();
+                let (tile, output) = (BackwardTile::SMALLEST, DType::F32);
+                let (head_dim, value_dim) = (dim, dim);
+                let program = Backward { pass, tile, storage, output, head_dim, value_dim, positions };
+                let program = program.chosen(false);
+                counted.push((program, products * dim / program.tile.slices));
+            }
+        }
+    }
+    counted
 }
 
 /// Every kernel of the backward pass, to validate: with and without positions, each storage, rows

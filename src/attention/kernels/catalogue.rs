@@ -352,6 +352,10 @@ pub(crate) fn counted(add: &mut dyn FnMut(&dyn Program, Counted)) {
         let variant = of(Kernel::Tiled(of_gpu(dim, true)), DType::F32, dim);
         attention(Variant { cache: Some(cache), ..variant }, true);
     }
+    for (program, multiply_adds) in backward::counted() {
+        let (keys, head_dim) = (program.tile.step, program.head_dim);
+        add(&program, Counted { chosen: true, keys, turns: 1, multiply_adds, staged: true, head_dim });
+    }
     add(&MergeSplits { output: DType::F32, value_dim: 128 }, Counted::OTHER);
     add(&Merge { output: DType::F32, spread: false }, Counted::OTHER);
     add(&Rotate { storage: DType::F32, pairing: Pairing::Half, rotary_dim: 64 }, Counted::OTHER);

@@ -73,11 +73,13 @@ impl Problem {
     fn agrees(&self, context: &Context) -> bool {
         let (shape, exact) = (&self.shape, self.exact.as_ref().unwrap());
         let (rows, keys) = (shape.q_len(), shape.kv_len());
-        let upload = |heads, rows, dim, values: &[f32]| tensor(context, DType::F32, [2, heads, rows, dim], values);
+        let upload =
+            |heads, rows, dim, values: &[f32]| tensor(context, DType::F32, [2, heads, rows, dim], values);
         let [q, k, v] = &self.qkv;
         let (q, k, v) = (upload(4, rows, 16, q), upload(2, keys, 16, k), upload(2, keys, 12, v));
         let d_output = upload(4, rows, 12, &self.d_output);
-        let d_lse = Tensor::upload(context, DType::F32, Layout::rows(2, 4, rows).unwrap(), &self.d_lse).unwrap();
+        let d_lse =
+            Tensor::upload(context, DType::F32, Layout::rows(2, 4, rows).unwrap(), &self.d_lse).unwrap();
         let forward = self.attention.plan(context, shape).unwrap();
         let forward = forward.run(q.view(), k.view(), v.view(), &self.tables()).unwrap();
         let plan = self.attention.plan_backward(context, shape).unwrap();
@@ -154,8 +156,16 @@ fn every_mutant_of_what_rows_are_compared_with_is_caught() {
         ("it is left out", "(params.flags & FLAG_LSE) != 0u {", "(params.flags & FLAG_LSE) == 7u {"),
         ("the log-sum-exp is in another unit", "* params.score_unit, -LOWEST", ", -LOWEST"),
         ("empty rows weigh", "-LOWEST, bits", "LOWEST, bits"),
-        ("heads have each other's output", "query_at(axes.output, sequence, own.head,", "query_at(axes.output, sequence, 0u,"),
-        ("gradients are half there", "query_rows[row_at + c] = gradient", "query_rows[row_at + c] = 0.5 * gradient"),
+        (
+            "heads have each other's output",
+            "query_at(axes.output, sequence, own.head,",
+            "query_at(axes.output, sequence, 0u,",
+        ),
+        (
+            "gradients are half there",
+            "query_rows[row_at + c] = gradient",
+            "query_rows[row_at + c] = 0.5 * gradient",
+        ),
     ];
     assert_caught("mutants of attention_backward_delta", Pass::Delta, problems, &changes);
 }
@@ -165,7 +175,11 @@ fn every_mutant_of_queries_is_caught() {
     let changes = [
         ("queries aren't scaled", "= params.scale * rotated", "= rotated"),
         ("they turn back", "partner(c)]), position, c)", "partner(c)]), -position, c)"),
-        ("the second sequence has the first one's", "sequence.entry * axis.y + head * axis.z + (sequence.q_start", "head * axis.z + (sequence.q_start"),
+        (
+            "the second sequence has the first one's",
+            "sequence.entry * axis.y + head * axis.z + (sequence.q_start",
+            "head * axis.z + (sequence.q_start",
+        ),
     ];
     assert_caught("mutants of attention_backward_queries", Pass::Queries, positioned, &changes);
 }
@@ -179,9 +193,17 @@ fn every_mutant_of_rows_is_caught() {
         ("δ is left out", "(dp0_1 - ending0.y)", "dp0_1"),
         ("a soft-cap has no slope", "gain0_2 = 1.0 - tanh0_2 * tanh0_2", "gain0_2 = 1.0"),
         ("weights are of another base", "let p0_3 = exp2(2.0 * (", "let p0_3 = exp2(1.9 * ("),
-        ("the last key is another one's", "j + i32(i / HEAD_QUADS), end_key - 1)", "j + i32(i / HEAD_QUADS), end_key - 2)"),
+        (
+            "the last key is another one's",
+            "j + i32(i / HEAD_QUADS), end_key - 1)",
+            "j + i32(i / HEAD_QUADS), end_key - 2)",
+        ),
         ("heads share no keys", "head / params.heads_per_kv", "head % 2u"),
-        ("steps at edges are whole", "if j >= rows.all.lo && j + i32(STEP) <=", "if j >= 0 && j + i32(STEP) <="),
+        (
+            "steps at edges are whole",
+            "if j >= rows.all.lo && j + i32(STEP) <=",
+            "if j >= 0 && j + i32(STEP) <=",
+        ),
         ("all keys of such a step are seen", "j + t < own0.hi", "j + t < own0.hi + 1"),
         ("none before is hidden", "j + t >= own0.lo", "j + t >= 0"),
         ("gradients have the scale of scores", "params.scale / params.score_unit", "params.scale"),
@@ -189,10 +211,22 @@ fn every_mutant_of_rows_is_caught() {
     ];
     assert_caught("mutants of attention_backward_rows", Pass::Rows, problems, &changes);
     let changes = [
-        ("gradients don't turn back", "own_partner(i, slice)], -position0, c)", "own_partner(i, slice)], position0, c)"),
-        ("the factor is left out", "gain0_0 *= params.factor_length / (", "gain0_0 *= (params.factor_length + 1.0) / ("),
+        (
+            "gradients don't turn back",
+            "own_partner(i, slice)], -position0, c)",
+            "own_partner(i, slice)], position0, c)",
+        ),
+        (
+            "the factor is left out",
+            "gain0_0 *= params.factor_length / (",
+            "gain0_0 *= (params.factor_length + 1.0) / (",
+        ),
         ("lags are one longer", "let lag0_1 = position0 - at1", "let lag0_1 = position0 - at1 + 1"),
-        ("heads have the first one's slope", "sequence.slope_head + params.first_head + head", "sequence.slope_head + params.first_head"),
+        (
+            "heads have the first one's slope",
+            "sequence.slope_head + params.first_head + head",
+            "sequence.slope_head + params.first_head",
+        ),
     ];
     assert_caught("mutants of attention_backward_rows", Pass::Rows, positioned, &changes);
 }
@@ -200,12 +234,20 @@ fn every_mutant_of_rows_is_caught() {
 #[test]
 fn every_mutant_of_keys_is_caught() {
     let changes = [
-        ("the window ends early", "i32(params.window) - offset);\n    }", "i32(params.window) - offset - 1);\n    }"),
+        (
+            "the window ends early",
+            "i32(params.window) - offset);\n    }",
+            "i32(params.window) - offset - 1);\n    }",
+        ),
         ("causal tiles begin late", "lo = max(lo, first - offset)", "lo = max(lo, first - offset + 1)"),
         ("only the first head of a group counts", "h < params.heads_per_kv;", "h < 1u;"),
         ("lists of the first group", "(params.first_head + head) / params.heads_per_list", "0u"),
         ("lists are of the next block", "key_blocks + keys.block;", "key_blocks + keys.block / 2u;"),
-        ("corrections are left out", "params.beta * bitcast<f32>(tables[list.pairs + 2u * entry + 1u]);\n    let offset", "0.0;\n    let offset"),
+        (
+            "corrections are left out",
+            "params.beta * bitcast<f32>(tables[list.pairs + 2u * entry + 1u]);\n    let offset",
+            "0.0;\n    let offset",
+        ),
         ("steps that some see are passed over", "late.hi <= keys.first ||", "late.hi <= keys.last ||"),
         ("steps at edges are whole", "early.hi > keys.last && late.lo <= keys.first", "true"),
         ("all queries of such a step see it", "safe_key0 >= own.lo && safe_key0 < own.hi", "true"),
@@ -216,7 +258,11 @@ fn every_mutant_of_keys_is_caught() {
     ];
     assert_caught("mutants of attention_backward_keys", Pass::Keys, problems, &changes);
     let changes = [
-        ("gradients don't turn back", "own_partner(i, slice)], -position0, c)", "own_partner(i, slice)], position0, c)"),
+        (
+            "gradients don't turn back",
+            "own_partner(i, slice)], -position0, c)",
+            "own_partner(i, slice)], position0, c)",
+        ),
         ("lags are one longer", "let lag0_1 = at1 - position0", "let lag0_1 = at1 - position0 + 1"),
     ];
     assert_caught("mutants of attention_backward_keys", Pass::Keys, positioned, &changes);

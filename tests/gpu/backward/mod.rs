@@ -147,7 +147,8 @@ fn positions() {
 
 #[test]
 fn positions_with_everything_else() {
-    let of = |(name, attention, shape)| Case::new(name, Problem::random(attention, shape, 5), Storage::HeadsFirst);
+    let of =
+        |(name, attention, shape)| Case::new(name, Problem::random(attention, shape, 5), Storage::HeadsFirst);
     let all = cases::positions_with_everything_else().into_iter().map(of);
     let all = all.chain(cases::positions_with_tables()).chain(cases::position_ids());
     check("gradients with positions and everything else", all);

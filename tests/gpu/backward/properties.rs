@@ -163,13 +163,8 @@ fn packed_sequences_are_those_alone() {
         Sequence { queries: rows.clone(), keys: rows, ..Sequence::default() }
     });
     let call = Call::sequences(&sequences);
-    let operands = Operands {
-        q: q.view(),
-        k: k.view(),
-        v: v.view(),
-        output: output.view(),
-        lse: Some(lse.view()),
-    };
+    let operands =
+        Operands { q: q.view(), k: k.view(), v: v.view(), output: output.view(), lse: Some(lse.view()) };
     plan.submit(&plan.bind(&operands).unwrap(), &call).unwrap();
     let bound = backward
         .bind(&BackwardOperands {
