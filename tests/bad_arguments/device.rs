@@ -3,7 +3,8 @@
 use std::sync::OnceLock;
 
 use prflash::attention::{
-    BackwardOperands, FirstPositions, GpuSampler, GpuSummaries, PositionIds, Sequence, SummarizedKeys,
+    BackwardBound, BackwardOperands, FirstPositions, GpuSampler, GpuSummaries, PositionIds, Sequence,
+    SummarizedKeys,
 };
 use prflash::cache::{Chunk, HostCache, KvCache, Ladder, SequenceId, Staircase, StoredKeys};
 use prflash::limits::MAX_ELEMENTS;
@@ -216,15 +217,15 @@ fn gradients(case: &mut Case, context: &Context, attention: &Attention, shape: &
         dk: dk.view(),
         dv: dv.view(),
     };
-    let bound = plan.bind(&operands).unwrap();
+    let bound: BackwardBound = plan.bind(&operands).unwrap();
     let grid = small_grid(case);
     tell!(case, "tables by key blocks of {grid:?}");
     let schedule = Schedule::dense(&grid).unwrap();
-    let tables = accepted(TableBuffer::for_backward(context, &Tables::from(&schedule)));
+    let tables = accepted(TableBuffer::for_backward(plan.context(), &Tables::from(&schedule)));
     for _ in 0..3 {
         let n = &mut case.numbers;
-        let (a, b) = (n.mild(q_len), n.mild(kv_len));
-        let table = tables.iter().filter(|_| n.bool());
+        let (a, b, listed) = (n.mild(q_len), n.mild(kv_len), n.bool());
+        let table = tables.iter().filter(|_| listed);
         tell!(case, "gradients of {a} × {b}");
         let call = table.fold(Call::lengths(a, b), Call::with_tables);
         submit(context, |encoder| plan.encode(encoder, &bound, &call));

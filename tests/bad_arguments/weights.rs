@@ -139,7 +139,7 @@ pub fn references(case: &mut Case) {
         let qkv = [&q[..], &k, &v];
         let gradients = reference::attention_backward(&attention, &shape, qkv, d_output, d_lse, &tables);
         if let Some(gradients) = accepted(gradients) {
-            let terms = &gradients.dk_terms;
+            let terms: &[reference::TermMagnitudes] = &gradients.dk_terms;
             let _ = DType::ALL.map(|dtype| Tolerances::of_gradient(terms, &shape, dtype, dtype).row(0));
         }
     }
