@@ -136,9 +136,9 @@ impl Tolerances {
     /// A term is `p·(dp − δ)·x`. With a score's error ε as [`of_output`](Tolerances::of_output) has
     /// it, p is off by ε, by that of its row's log-sum-exp, ε and `u·(16 + 4√n)` again, and by the
     /// rounding of their difference, `8u` of the score's magnitude. `dp` sums value_dim products in
-    /// four lanes, `u·(D_v/4 + 8)`, and δ as many of an output that is off by `2ε + u·(16 + 4√n)` of
-    /// the largest value and rounded to its type. Products and rotations of the term add less than
-    /// `32u`, and sums of m terms `4u·√m`. Weights and their products below 2⁻¹²⁶ may be 0.
+    /// four lanes, `u·(D_v/4 + 8)`, and δ as many of an output that is off by `2ε + u·(16 + 4√n)`
+    /// of the largest value and rounded to its type. Products and rotations of the term add less
+    /// than `32u`, and sums of m terms `4u·√m`. Weights and their products below 2⁻¹²⁶ may be 0.
     pub fn of_gradient(terms: &[TermMagnitudes], shape: &Shape, output: DType, stored: DType) -> Self {
         let u = DType::F32.unit_roundoff();
         let (dim, value_dim) = (shape.head_dim() as f64, shape.value_dim() as f64);
@@ -204,8 +204,8 @@ impl Tolerances {
 
 /// What storing a number in a type adds: a part of the number, and absolutely.
 fn storage_error(dtype: DType) -> (f64, f64) {
-    // Twice the roundoff: packing may truncate where WGSL leaves the rounding open. 2⁻²⁴ is the last
-    // subnormal of f16.
+    // Twice the roundoff: packing may truncate where WGSL leaves the rounding open. 2⁻²⁴ is the
+    // last subnormal of f16.
     match dtype {
         DType::F32 => (0.0, 0.0),
         DType::F16 => (2.0 * dtype.unit_roundoff(), 1.0 / f64::from(1u32 << 24)),

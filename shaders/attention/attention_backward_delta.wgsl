@@ -3,7 +3,8 @@
 //   δ(i) = Σ_c do_ic·o_ic − dL(i)
 //
 // with the gradients do of the output and dL of its log-sum-exp (0 where none is given). The row's
-// own log-sum-exp L and do go beside it, so that the other kernels bind one buffer instead of three.
+// own log-sum-exp L and do go beside it, so that the other kernels bind one buffer instead of
+// three.
 //
 // Shapes      output and d_output (batch, H, q_len, D_v) · lse and d_lse (batch, H, q_len), natural
 //             logarithms · query_rows as attention_backward_queries

@@ -3,11 +3,11 @@
 //   dk_j = R_jᵀ·scale·Σᵢ ds(i, j)·R_i qᵢ          dv_j = Σᵢ p(i, j)·doᵢ
 //
 // with p and ds as attention_backward_rows has them, over the queries i of every query head of the
-// key's head that see the key, of blocks that keep its block: so a key tile has all that is added to
-// its gradients, always in the same order.
+// key's head that see the key, of blocks that keep its block: so a key tile has all that is added
+// to its gradients, always in the same order.
 //
-// Shapes      query_rows as attention_backward_queries · k and dk (batch, H_kv, kv_len, D) · v and dv
-//             (batch, H_kv, kv_len, D_v)
+// Shapes      query_rows as attention_backward_queries · k and dk (batch, H_kv, kv_len, D) · v and
+//             dv (batch, H_kv, kv_len, D_v)
 // Workgroups  one per (sequence, key tile, key/value head): invocation `lane` has the keys lane,
 //             lane + LANES, … of a tile, which is up to ROWS keys of one key block
 // Lists       a schedule's, transposed: for each (list group, key block) the (query block, bits of

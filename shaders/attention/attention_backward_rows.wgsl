@@ -10,11 +10,11 @@
 //
 // Shapes      query_rows as attention_backward_queries · k (batch, H_kv, kv_len, D) · v (batch,
 //             H_kv, kv_len, D_v) · dq (batch, H, q_len, D)
-// Workgroups  one per (sequence, row tile, head), as attention_tiled: invocation `lane` has the rows
-//             lane, lane + LANES, … of a tile
-// Slices      where rows are too long for the registers, SLICES × LANES invocations share them: each
-//             slice has every SLICES-th quad of x, do and dq, and shares of the inner products meet
-//             in workgroup memory
+// Workgroups  one per (sequence, row tile, head), as attention_tiled: invocation `lane` has the
+//             rows lane, lane + LANES, … of a tile
+// Slices      where rows are too long for the registers, SLICES × LANES invocations share them:
+//             each slice has every SLICES-th quad of x, do and dq, and shares of the inner products
+//             meet in workgroup memory
 // Registers   x, do and dq of EACH rows, all named: no array is indexed at run time in the loop
 // Masks       a step of STEP keys that every row sees is computed without one; in others what a row
 //             doesn't see is selected away, never multiplied by zero: it may be anything

@@ -28,8 +28,8 @@ pub struct TableBuffer {
     /// Of each schedule that the host wrote: the mean length of a query block's lists, in the order
     /// of its rows.
     row_blocks: Vec<Vec<u32>>,
-    /// Whether its schedules lie there by key blocks, too, and then the mean length of a key block's
-    /// lists.
+    /// Whether its schedules lie there by key blocks, too, and then the mean length of a key
+    /// block's lists.
     transposed: bool,
     column_blocks: Vec<Vec<u32>>,
     /// (queries, word offset) of each document mask.

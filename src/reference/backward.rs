@@ -82,9 +82,9 @@ impl TermMagnitudes {
     }
 }
 
-/// The gradients of a loss, from those with respect to the output, `d_output` `[batch, heads, q_len,
-/// value_dim]`, and with respect to the log-sum-exp, `d_lse` `[batch, heads, q_len]`, where it has
-/// one. The rest as in [`attention`](super::attention()).
+/// The gradients of a loss, from those with respect to the output, `d_output` `[batch, heads,
+/// q_len, value_dim]`, and with respect to the log-sum-exp, `d_lse` `[batch, heads, q_len]`, where
+/// it has one. The rest as in [`attention`](super::attention()).
 ///
 /// ```
 /// use prflash::{Attention, Shape, Tables, reference};

@@ -315,8 +315,8 @@ impl Schedule {
     }
 
     /// Appends the words by key block: an offset for each (list group, key block) and one past the
-    /// end, then (query block, bits of ln p) pairs. Gives the mean length of each key block's lists,
-    /// rounded up.
+    /// end, then (query block, bits of ln p) pairs. Gives the mean length of each key block's
+    /// lists, rounded up.
     pub(crate) fn append_columns(&self, words: &mut Vec<u32>) -> Vec<u32> {
         let (groups, columns) = (self.grid.groups(), self.grid.key_blocks());
         let mut offsets = vec![0u32; groups * columns + 1];

@@ -28,8 +28,8 @@ use crate::shape::Shape;
 /// respect to its output, calls compute those with respect to queries, keys and values. Verbs and
 /// calls are those of a [`Plan`](crate::Plan): [`bind`](BackwardPlan::bind) once, then
 /// [`encode`](BackwardPlan::encode) or [`submit`](BackwardPlan::submit), or
-/// [`run`](BackwardPlan::run) for whole tensors. A call has the same sequences, schedules, documents
-/// and positions as that of the forward pass.
+/// [`run`](BackwardPlan::run) for whole tensors. A call has the same sequences, schedules,
+/// documents and positions as that of the forward pass.
 ///
 /// A key tile has all queries that add to its gradients, in one order, and nothing is added
 /// atomically: equal calls give equal bits. A schedule's `ln p` is a constant, so of a sampled call
@@ -77,11 +77,12 @@ pub struct Gradients {
 }
 
 impl Attention {
-    /// Makes the gradients of this attention ready for a device: compiles their kernels and reserves
-    /// what calls up to the sizes of `maxima` need.
+    /// Makes the gradients of this attention ready for a device: compiles their kernels and
+    /// reserves what calls up to the sizes of `maxima` need.
     ///
-    /// [Learned sinks](Attention::with_sinks) have their part in the weights; the gradient of a sink
-    /// itself is in the [oracle](crate::reference::attention_backward) only, as those of slopes are.
+    /// [Learned sinks](Attention::with_sinks) have their part in the weights; the gradient of a
+    /// sink itself is in the [oracle](crate::reference::attention_backward) only, as those of
+    /// slopes are.
     ///
     /// # Errors
     /// Those of [`plan`](Attention::plan); invalid argument (`mask`) where calls may bring mask
@@ -93,8 +94,8 @@ impl Attention {
     /// [`plan_backward`](Attention::plan_backward) for as many sequences as the options say.
     ///
     /// # Errors
-    /// Those of [`plan_backward`](Attention::plan_backward); invalid argument (`options`) where they
-    /// name a kernel, splits or products of the forward pass.
+    /// Those of [`plan_backward`](Attention::plan_backward); invalid argument (`options`) where
+    /// they name a kernel, splits or products of the forward pass.
     pub fn plan_backward_with(
         &self,
         context: &Context,
@@ -121,8 +122,8 @@ impl BackwardPlan {
         &self.prepared.maxima
     }
 
-    /// Bytes of GPU memory that the plan holds, beside tensors and what is bound. It grows only when
-    /// more calls are in flight than ever before.
+    /// Bytes of GPU memory that the plan holds, beside tensors and what is bound. It grows only
+    /// when more calls are in flight than ever before.
     pub fn device_bytes(&self) -> u64 {
         self.prepared.bytes()
     }
@@ -131,9 +132,10 @@ impl BackwardPlan {
     /// value_dim + 4` numbers in f32 for each query of the largest shard.
     ///
     /// # Errors
-    /// Invalid argument naming the tensor: wrong type, heads or dimensions, a gradient that overlaps
-    /// itself, or shares its buffer with another tensor. Too large, where not even one key/value head
-    /// of one batch entry fits the device's binding size; out of memory; device lost.
+    /// Invalid argument naming the tensor: wrong type, heads or dimensions, a gradient that
+    /// overlaps itself, or shares its buffer with another tensor. Too large, where not even one
+    /// key/value head of one batch entry fits the device's binding size; out of memory; device
+    /// lost.
     pub fn bind(&self, operands: &BackwardOperands<'_>) -> Result<BackwardBound> {
         BackwardBound::new(&self.prepared, operands)
     }
@@ -207,13 +209,14 @@ impl BackwardPlan {
     }
 
     /// Computes the gradients of whole tensors `[q, k, v]`, of any length up to the plan's maxima,
-    /// from what [`Plan::run`](crate::Plan::run) gave for them: allocates the gradients, uploads the
-    /// tables, binds and [submits](BackwardPlan::submit). It doesn't wait; [`Tensor::read`] does.
+    /// from what [`Plan::run`](crate::Plan::run) gave for them: allocates the gradients, uploads
+    /// the tables, binds and [submits](BackwardPlan::submit). It doesn't wait; [`Tensor::read`]
+    /// does.
     ///
     /// # Errors
-    /// Invalid argument (`k`, `v`) unless keys and values have as many batch entries as the queries,
-    /// and values as many rows as keys; (`lse`) where the forward pass wrote no log-sum-exp. Those of
-    /// [`bind`](BackwardPlan::bind), [`TableBuffer::for_backward`] and
+    /// Invalid argument (`k`, `v`) unless keys and values have as many batch entries as the
+    /// queries, and values as many rows as keys; (`lse`) where the forward pass wrote no
+    /// log-sum-exp. Those of [`bind`](BackwardPlan::bind), [`TableBuffer::for_backward`] and
     /// [`encode`](BackwardPlan::encode); out of memory; device lost.
     pub fn run(
         &self,

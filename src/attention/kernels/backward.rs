@@ -195,8 +195,8 @@ impl Program for Backward {
     }
 }
 
-/// The two long kernels as GPUs get them, to count instructions of, with the multiply-adds of a lane
-/// for each key (or row).
+/// The two long kernels as GPUs get them, to count instructions of, with the multiply-adds of a
+/// lane for each key (or row).
 pub(crate) fn counted() -> Vec<(Backward, usize)> {
     let mut counted = Vec::new();
     for storage in [DType::F32, DType::F16] {

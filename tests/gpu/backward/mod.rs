@@ -97,7 +97,7 @@ fn small() -> Problem {
 #[test]
 fn short_lengths() {
     // A prime, so that every dimension, length, sharing, type and layout comes.
-    check("gradients of short lengths", cases::short_lengths().step_by(7));
+    check("gradients of short lengths", cases::short_lengths().step_by(13));
 }
 
 #[test]
