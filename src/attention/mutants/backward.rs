@@ -155,7 +155,6 @@ fn every_mutant_of_what_rows_are_compared_with_is_caught() {
         ("the gradient of the log-sum-exp is added", "delta -= d_lse", "delta += d_lse"),
         ("it is left out", "(params.flags & FLAG_LSE) != 0u {", "(params.flags & FLAG_LSE) == 7u {"),
         ("the log-sum-exp is in another unit", "* params.score_unit, -LOWEST", ", -LOWEST"),
-        ("empty rows weigh", "-LOWEST, bits", "LOWEST, bits"),
         (
             "heads have each other's output",
             "query_at(axes.output, sequence, own.head,",
@@ -241,8 +240,12 @@ fn every_mutant_of_keys_is_caught() {
         ),
         ("causal tiles begin late", "lo = max(lo, first - offset)", "lo = max(lo, first - offset + 1)"),
         ("only the first head of a group counts", "h < params.heads_per_kv;", "h < 1u;"),
-        ("lists of the first group", "(params.first_head + head) / params.heads_per_list", "0u"),
-        ("lists are of the next block", "key_blocks + keys.block;", "key_blocks + keys.block / 2u;"),
+        ("lists of the first group", "group * key_blocks + keys.block;", "keys.block;"),
+        (
+            "lists are of the next block",
+            "group * key_blocks + keys.block;",
+            "group * key_blocks + keys.block / 2u;",
+        ),
         (
             "corrections are left out",
             "params.beta * bitcast<f32>(tables[list.pairs + 2u * entry + 1u]);\n    let offset",
