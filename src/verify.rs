@@ -17,7 +17,7 @@ use std::fmt;
 use crate::attention::kernels::shapes::Kernel;
 use crate::error::{Result, ensure};
 use crate::layout::DType;
-use crate::reference::{Exact, Magnitudes};
+use crate::reference::{Exact, Magnitudes, TermMagnitudes};
 use crate::shape::Shape;
 
 /// How far a number may be from the exact one: `absolute + relative·|want|`.
@@ -129,14 +129,34 @@ impl Tolerances {
         Self::of_rounded_lse(exact, |row| Rounding::of_native(row, shape))
     }
 
-    fn of_rounded_output(exact: &Exact, output: DType, rounding: impl Fn(&Magnitudes) -> Rounding) -> Self {
-        // Twice the roundoff: packing may truncate where WGSL leaves the rounding open. 2⁻²⁴ is the
-        // last subnormal of f16.
-        let (relative, smallest) = match output {
-            DType::F32 => (0.0, 0.0),
-            DType::F16 => (2.0 * output.unit_roundoff(), 1.0 / f64::from(1u32 << 24)),
-            DType::Bf16 => (2.0 * output.unit_roundoff(), 0.0),
+    /// What the kernels of the [backward pass](crate::attention::BackwardPlan) may deviate in a
+    /// gradient of queries, keys or values, whose rows are sums of `terms`; `output` is the type of
+    /// the forward pass's output, `stored` that of the gradient.
+    ///
+    /// A term is `p·(dp − δ)·x`. With a score's error ε as [`of_output`](Tolerances::of_output) has
+    /// it, p is off by ε, by that of its row's log-sum-exp, ε and `u·(16 + 4√n)` again, and by the
+    /// rounding of their difference, `8u` of the score's magnitude. `dp` sums value_dim products in
+    /// four lanes, `u·(D_v/4 + 8)`, and δ as many of an output that is off by `2ε + u·(16 + 4√n)`
+    /// of the largest value and rounded to its type. Products and rotations of the term add less
+    /// than `32u`, and sums of m terms `4u·√m`. Weights and their products below 2⁻¹²⁶ may be 0.
+    pub fn of_gradient(terms: &[TermMagnitudes], shape: &Shape, output: DType, stored: DType) -> Self {
+        let u = DType::F32.unit_roundoff();
+        let (dim, value_dim) = (shape.head_dim() as f64, shape.value_dim() as f64);
+        let (relative, smallest) = storage_error(stored);
+        let rounded = if output == DType::F32 { 0.0 } else { 2.0 * output.unit_roundoff() };
+        let of = |row: &TermMagnitudes| {
+            let sums = 80.0 + 8.0 * (shape.kv_len() as f64).sqrt() + value_dim / 2.0;
+            let sums = sums + 4.0 * (row.terms as f64).sqrt();
+            let scores = (4.0 * (dim / 4.0 + 8.0) + 8.0) * row.scored + 4.0 * 26.0 * row.rotated;
+            let lost = 4.0 * f64::from(f32::MIN_POSITIVE) * row.unweighted;
+            let absolute = u * (sums * row.sum + scores) + rounded * row.sum + lost;
+            Tolerance { absolute: absolute * (1.0 + relative) + smallest, relative }
         };
+        Self { rows: terms.iter().map(of).collect() }
+    }
+
+    fn of_rounded_output(exact: &Exact, output: DType, rounding: impl Fn(&Magnitudes) -> Rounding) -> Self {
+        let (relative, smallest) = storage_error(output);
         let of = |row: &Magnitudes| {
             let Rounding { scores, weights } = rounding(row);
             let softmax = (2.0 * scores).exp_m1() + weights + summation_error(row);
@@ -179,6 +199,17 @@ impl Tolerances {
     pub fn row(&self, row: usize) -> Tolerance {
         let last = self.rows.last().copied().unwrap_or(Tolerance::absolute(0.0));
         self.rows.get(row).copied().unwrap_or(last)
+    }
+}
+
+/// What storing a number in a type adds: a part of the number, and absolutely.
+fn storage_error(dtype: DType) -> (f64, f64) {
+    // Twice the roundoff: packing may truncate where WGSL leaves the rounding open. 2⁻²⁴ is the
+    // last subnormal of f16.
+    match dtype {
+        DType::F32 => (0.0, 0.0),
+        DType::F16 => (2.0 * dtype.unit_roundoff(), 1.0 / f64::from(1u32 << 24)),
+        DType::Bf16 => (2.0 * dtype.unit_roundoff(), 0.0),
     }
 }
 

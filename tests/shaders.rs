@@ -121,6 +121,40 @@ fn bindings_are_those_of_the_architecture() {
             "attention_naive" | "attention_tiled" | "attention_decode" | "attention_matrix" => {
                 &[(1, 0, "tables", false)]
             }
+            "attention_backward_queries" if !shader.wgsl.contains("> tables:") => {
+                &[(2, 0, "axes", false), (2, 1, "q", false), (2, 2, "query_rows", true)]
+            }
+            "attention_backward_queries" => &[
+                (1, 0, "tables", false),
+                (2, 0, "axes", false),
+                (2, 1, "q", false),
+                (2, 2, "query_rows", true),
+            ],
+            "attention_backward_delta" => &[
+                (2, 0, "axes", false),
+                (2, 1, "output", false),
+                (2, 2, "d_output", false),
+                (2, 3, "lse", false),
+                (2, 4, "d_lse", false),
+                (2, 5, "query_rows", true),
+            ],
+            "attention_backward_rows" => &[
+                (1, 0, "tables", false),
+                (2, 0, "axes", false),
+                (2, 1, "query_rows", false),
+                (2, 2, "k", false),
+                (2, 3, "v", false),
+                (2, 4, "dq", true),
+            ],
+            "attention_backward_keys" => &[
+                (1, 0, "tables", false),
+                (2, 0, "axes", false),
+                (2, 1, "query_rows", false),
+                (2, 2, "k", false),
+                (2, 3, "v", false),
+                (2, 4, "dk", true),
+                (2, 5, "dv", true),
+            ],
             "merge_splits" => &[(1, 0, "states", false), (1, 1, "output", true), (1, 2, "lse", true)],
             "merge" => &[
                 (1, 0, "round_output", false),
@@ -207,7 +241,8 @@ fn bindings_are_those_of_the_architecture() {
         ) {
             want[1].2 = "moves";
         }
-        if shader.entry_point.starts_with("attention_") {
+        let backward = shader.entry_point.starts_with("attention_backward_");
+        if shader.entry_point.starts_with("attention_") && !backward {
             let decode = shader.entry_point == "attention_decode";
             let tensors: &[(&str, bool)] = match (cached, decode) {
                 (false, false) => {

@@ -78,6 +78,11 @@ struct Sequence {
     k_position: i32,
     slope_head: u32,    // head 0's place among the slopes
     segments: u32,      // of a cache: how many have left the residual
+    // Its batch entry, and its first rows there: read only in the backward pass, which has more
+    // tensors than there are bases above.
+    entry: u32,
+    q_start: u32,
+    kv_start: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -54,8 +54,8 @@ pub struct Bound {
     queries: Option<QueryTensors>,
     /// (argument, batch entries, rows) of the tensors, to check lengths against: queries, then
     /// keys.
-    query_rows: Vec<(&'static str, usize, usize)>,
-    key_rows: Vec<(&'static str, usize, usize)>,
+    query_rows: Vec<TensorRows>,
+    key_rows: Vec<TensorRows>,
     pub(super) batch: usize,
 }
 
@@ -162,21 +162,33 @@ impl Bound {
 
     /// Refuses a sequence that doesn't lie inside the tensors.
     pub(super) fn check(&self, index: usize, sequence: &SequenceRows) -> Result<()> {
-        let &SequenceRows { entry, q_start, q_len, kv_start, kv_len, .. } = sequence;
-        for (tensors, start, len) in [(&self.query_rows, q_start, q_len), (&self.key_rows, kv_start, kv_len)]
-        {
-            for &(argument, entries, rows) in tensors {
-                let fits = entry < entries && start.checked_add(len).is_some_and(|end| end <= rows);
-                if !fits && len > 0 {
-                    let message = format!(
-                        "sequence {index} needs rows {start}..{start}+{len} of batch entry {entry}; the tensor has {entries} entries of {rows} rows"
-                    );
-                    return Err(Error::argument_error(argument, message));
-                }
+        check_inside(index, sequence, &self.query_rows, &self.key_rows)
+    }
+}
+
+/// (argument, batch entries, rows) of a tensor.
+pub(super) type TensorRows = (&'static str, usize, usize);
+
+/// Refuses a sequence that doesn't lie inside these tensors.
+pub(super) fn check_inside(
+    index: usize,
+    sequence: &SequenceRows,
+    queries: &[TensorRows],
+    keys: &[TensorRows],
+) -> Result<()> {
+    let &SequenceRows { entry, q_start, q_len, kv_start, kv_len, .. } = sequence;
+    for (tensors, start, len) in [(queries, q_start, q_len), (keys, kv_start, kv_len)] {
+        for &(argument, entries, rows) in tensors {
+            let fits = entry < entries && start.checked_add(len).is_some_and(|end| end <= rows);
+            if !fits && len > 0 {
+                let message = format!(
+                    "sequence {index} needs rows {start}..{start}+{len} of batch entry {entry}; the tensor has {entries} entries of {rows} rows"
+                );
+                return Err(Error::argument_error(argument, message));
             }
         }
-        Ok(())
     }
+    Ok(())
 }
 
 impl QueryTensors {
@@ -189,8 +201,7 @@ impl QueryTensors {
     }
 }
 
-/// (argument, batch entries, rows) of a tensor.
-fn size(argument: &'static str, view: &TensorView) -> (&'static str, usize, usize) {
+pub(super) fn size(argument: &'static str, view: &TensorView) -> TensorRows {
     let [batch, _, rows, _] = view.layout().dims();
     (argument, batch, rows)
 }
@@ -203,7 +214,7 @@ impl Prepared {
         keys: &[(&'static str, &TensorView)],
         output: &TensorView,
         lse: Option<&TensorView>,
-    ) -> Result<Vec<(&'static str, usize, usize)>> {
+    ) -> Result<Vec<TensorRows>> {
         let Self { context, attention, maxima, .. } = self;
         let heads = maxima.heads();
         check_tensor(context, "q", q, attention.storage(), heads, maxima.head_dim())?;

@@ -250,3 +250,19 @@ impl<'a> Call<'a> {
         }
     }
 }
+
+/// What the first and the last of several passes write of the timestamps.
+pub(super) fn timestamps_of<'a>(
+    timestamps: &Option<wgpu::ComputePassTimestampWrites<'a>>,
+    first: bool,
+    last: bool,
+) -> Option<wgpu::ComputePassTimestampWrites<'a>> {
+    let timestamps = timestamps.clone().filter(|_| first || last)?;
+    let begin = timestamps.beginning_of_pass_write_index.filter(|_| first);
+    let end = timestamps.end_of_pass_write_index.filter(|_| last);
+    (begin.is_some() || end.is_some()).then_some(wgpu::ComputePassTimestampWrites {
+        query_set: timestamps.query_set,
+        beginning_of_pass_write_index: begin,
+        end_of_pass_write_index: end,
+    })
+}

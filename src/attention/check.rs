@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use super::bound::{Bound, Shard};
 use super::call::{Call, FirstPositions, SequenceRows};
+use super::inputs::attention::Attention;
+use super::position_table::PositionTable;
 use super::prepared::Prepared;
 use super::selecting::CheckedSelection;
 use super::table_buffer::{MaskWords, ScheduleWords, TableBuffer};
@@ -12,7 +14,7 @@ use crate::cache::gpu::arena::ArenaShard;
 use crate::cache::gpu::kv_cache::{Reading, Region};
 use crate::cache::{KvCache, SequenceId};
 use crate::error::{Error, Result, ensure};
-use crate::sampling::BlockGrid;
+use crate::shape::Shape;
 
 /// A call that nothing is wrong with: to record it, only memory may lack.
 pub(super) struct CheckedCall<'a> {
@@ -75,7 +77,9 @@ impl<'a> CheckedCall<'a> {
         let sequences = rows.into_iter().enumerate();
         let sequences = sequences
             .map(|(index, (rows, region))| {
-                let checked = prepared.check_sequence(bound, call, index, rows, region)?;
+                let checked = prepared
+                    .against()
+                    .sequence(call, index, rows, region, |rows| bound.check(index, rows))?;
                 let selected = selection.as_ref().map(|selection| selection.schedule(index));
                 Ok(CheckedSequence { schedule: selected.unwrap_or(checked.schedule), ..checked })
             })
@@ -97,22 +101,6 @@ impl<'a> CheckedCall<'a> {
     /// Enters into the cache, if there is one, that it is read as it is now.
     pub(super) fn reading(&self) -> Option<Reading> {
         self.cache.as_ref().map(|(cache, sequences)| cache.reading(sequences.iter().copied()))
-    }
-
-    /// What the first and the last of several passes write of the timestamps.
-    pub(super) fn timestamps_of(
-        &self,
-        first: bool,
-        last: bool,
-    ) -> Option<wgpu::ComputePassTimestampWrites<'a>> {
-        let timestamps = self.timestamps.clone().filter(|_| first || last)?;
-        let begin = timestamps.beginning_of_pass_write_index.filter(|_| first);
-        let end = timestamps.end_of_pass_write_index.filter(|_| last);
-        (begin.is_some() || end.is_some()).then_some(wgpu::ComputePassTimestampWrites {
-            query_set: timestamps.query_set,
-            beginning_of_pass_write_index: begin,
-            end_of_pass_write_index: end,
-        })
     }
 }
 
@@ -142,17 +130,32 @@ impl Prepared {
         }
     }
 
+    /// What its calls' sequences are checked against.
+    fn against(&self) -> Against<'_> {
+        let Self { attention, maxima, position_table, .. } = self;
+        Against { attention, maxima, position_table }
+    }
+}
+
+/// What the sequences of a call are checked against.
+pub(super) struct Against<'a> {
+    pub(super) attention: &'a Attention,
+    pub(super) maxima: &'a Shape,
+    pub(super) position_table: &'a PositionTable,
+}
+
+impl Against<'_> {
     /// Refuses a sequence that is past the maxima or the tensors, or whose tables aren't for its
     /// lengths.
-    fn check_sequence(
+    pub(super) fn sequence(
         &self,
-        bound: &Bound,
         call: &Call<'_>,
         index: usize,
         rows: SequenceRows,
         region: Option<Region>,
+        inside: impl FnOnce(&SequenceRows) -> Result<()>,
     ) -> Result<CheckedSequence> {
-        let maxima = &self.maxima;
+        let maxima = self.maxima;
         let SequenceRows { q_len, kv_len, .. } = rows;
         let (most_q, most_kv) = (maxima.q_len(), maxima.kv_len());
         ensure!(q_len <= most_q, "q_len", "expected at most the plan's {most_q}, got {q_len}");
@@ -165,7 +168,7 @@ impl Prepared {
                 self.position_table.check("sequences", first.saturating_add(len as i64 - 1))?;
             }
         }
-        bound.check(index, &rows)?;
+        inside(&rows)?;
         let schedule = self.schedule(call.tables.and_then(|tables| tables.schedule(index)), q_len, kv_len)?;
         let documents = call.tables.map_or(Ok(NO_TABLE), |tables| tables.documents(index, q_len))?;
         let ids = match call.tables.map(|tables| tables.position_ids(index, (q_len, kv_len))) {
@@ -182,7 +185,7 @@ impl Prepared {
         };
         let sizes = [maxima.heads(), q_len, kv_len];
         let mask =
-            call.tables.map_or(Ok(MaskWords::NONE), |tables| tables.mask(&self.attention, index, sizes))?;
+            call.tables.map_or(Ok(MaskWords::NONE), |tables| tables.mask(self.attention, index, sizes))?;
         Ok(CheckedSequence { index, rows, region, schedule, documents, ids, mask })
     }
 
@@ -195,7 +198,7 @@ impl Prepared {
                 schedule.grid.check(self.attention.is_causal(), &maxima)?;
                 Ok(schedule)
             }
-            None => Ok(ScheduleWords { grid: BlockGrid::full(&maxima), order: NO_TABLE, lists: NO_TABLE }),
+            None => Ok(ScheduleWords::dense(&maxima)),
         }
     }
 }

@@ -258,6 +258,7 @@ impl GpuSampler {
             grid,
             order: NO_TABLE,
             lists: base(index),
+            columns: NO_TABLE,
         };
         let schedules = sequences.iter().enumerate().map(words).collect();
         let slot =

@@ -1,5 +1,6 @@
 //! What is computed ([`Attention`]), and the plan that computes it ([`Plan`]).
 
+mod backward;
 mod bound;
 mod call;
 mod check;
@@ -39,6 +40,7 @@ pub(crate) mod tuning_options;
 mod wanted;
 mod work;
 
+pub use backward::{BackwardBound, BackwardOperands, BackwardPlan, Gradients};
 pub use bound::{Bound, Operands};
 pub use call::{Call, FirstPositions, Queries, Sequence};
 pub use gpu_sampler::GpuSampler;

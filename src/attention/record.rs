@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::call::timestamps_of;
 use super::check::CheckedCall;
 use super::prepared::Prepared;
 use super::selecting::Selecting;
@@ -118,7 +119,7 @@ impl Prepared {
             if let Some(reading) = reading.as_ref().filter(|_| index == 0) {
                 reading.prepare(&mut encoder);
             }
-            let timestamps = call.timestamps_of(index == 0, index + 1 == count);
+            let timestamps = timestamps_of(&call.timestamps, index == 0, index + 1 == count);
             let mut pass = encoder.begin_compute_pass(&self.pass(timestamps));
             // With the first piece; those after it come later on the same queue.
             if let Some(selecting) = selecting.take() {

@@ -142,7 +142,12 @@ impl<'a> CheckedSelection<'a> {
                     ..ContentSequence::default()
                 },
             ));
-            schedules.push(ScheduleWords { grid: own, order: NO_TABLE, lists: lists as u32 });
+            schedules.push(ScheduleWords {
+                grid: own,
+                order: NO_TABLE,
+                lists: lists as u32,
+                columns: NO_TABLE,
+            });
             let report_words =
                 if selector.missing.is_some() { grid.heads() * rows_here * REPORT_WORDS } else { 0 };
             scores += mass_words + share_words + grid.groups() * each + plane_words + report_words;

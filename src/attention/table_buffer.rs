@@ -11,6 +11,7 @@ use crate::runtime::context::Context;
 use crate::runtime::pipeline::bind;
 use crate::runtime::program::{Binds, Pipeline, group_layout};
 use crate::sampling::{BlockGrid, RowOrder, Schedule};
+use crate::shape::Shape;
 
 /// [`Tables`] in GPU memory, copied there or drawn there
 /// ([`GpuSampler`](crate::attention::GpuSampler)).
@@ -27,6 +28,10 @@ pub struct TableBuffer {
     /// Of each schedule that the host wrote: the mean length of a query block's lists, in the order
     /// of its rows.
     row_blocks: Vec<Vec<u32>>,
+    /// Whether its schedules lie there by key blocks, too, and then the mean length of a key
+    /// block's lists.
+    transposed: bool,
+    column_blocks: Vec<Vec<u32>>,
     /// (queries, word offset) of each document mask.
     documents: Vec<(usize, u32)>,
     position_ids: Vec<IdWords>,
@@ -44,6 +49,16 @@ pub(super) struct ScheduleWords {
     pub(super) order: u32,
     /// Where its lists begin, or [`NO_TABLE`].
     pub(super) lists: u32,
+    /// Where its lists by key block begin, or [`NO_TABLE`].
+    pub(super) columns: u32,
+}
+
+impl ScheduleWords {
+    /// The grid of a sequence without a schedule.
+    pub(super) fn dense(shape: &Shape) -> Self {
+        let grid = BlockGrid::full(shape);
+        Self { grid, order: NO_TABLE, lists: NO_TABLE, columns: NO_TABLE }
+    }
 }
 
 /// Where the words of a mask tensor begin, and what they are.
@@ -122,6 +137,17 @@ impl TableBuffer {
         Ok(buffer)
     }
 
+    /// Copies tables to the GPU for a [`BackwardPlan`](crate::attention::BackwardPlan), which walks
+    /// schedules by key blocks as well: they take twice the memory.
+    ///
+    /// # Errors
+    /// Those of [`write`](TableBuffer::write).
+    pub fn for_backward(context: &Context, tables: &Tables<'_>) -> Result<Self> {
+        let mut buffer = Self { transposed: true, ..Self::empty(context, None) };
+        buffer.write(tables)?;
+        Ok(buffer)
+    }
+
     /// Without tables and memory yet; written by the host, or else by kernels.
     pub(super) fn empty(context: &Context, writer: Option<Writer>) -> Self {
         Self {
@@ -129,6 +155,8 @@ impl TableBuffer {
             layout: tables_layout(context),
             schedules: Vec::new(),
             row_blocks: Vec::new(),
+            transposed: false,
+            column_blocks: Vec::new(),
             documents: Vec::new(),
             position_ids: Vec::new(),
             masks: Vec::new(),
@@ -147,14 +175,21 @@ impl TableBuffer {
         let mut words = Vec::new();
         let mut schedules = Vec::with_capacity(tables.schedules.len());
         let mut row_blocks = Vec::with_capacity(tables.schedules.len());
+        let mut column_blocks = Vec::new();
         for schedule in &tables.schedules {
             let order = words.len() as u32;
             let row_order = tables.row_order.unwrap_or_else(|| row_order(&self.context));
             let rows = schedule.row_order(row_order);
             row_blocks.push(rows.iter().map(|&row| mean_blocks(schedule, row as usize)).collect());
             words.extend(rows);
-            schedules.push(ScheduleWords { grid: *schedule.grid(), order, lists: words.len() as u32 });
+            let lists = words.len() as u32;
             schedule.append_words(&mut words);
+            let mut columns = NO_TABLE;
+            if self.transposed {
+                columns = words.len() as u32;
+                column_blocks.push(schedule.append_columns(&mut words));
+            }
+            schedules.push(ScheduleWords { grid: *schedule.grid(), order, lists, columns });
         }
         let mut documents = Vec::with_capacity(tables.documents.len());
         for mask in &tables.documents {
@@ -183,6 +218,7 @@ impl TableBuffer {
         context.capture(|| context.queue().write_buffer(&buffer, 0, bytes))?;
         self.schedules = schedules;
         self.row_blocks = row_blocks;
+        self.column_blocks = column_blocks;
         self.documents = documents;
         self.position_ids = position_ids;
         self.masks = masks;
@@ -286,6 +322,12 @@ impl TableBuffer {
     /// where a device drew it.
     pub(super) fn row_blocks(&self, sequence: usize) -> Option<&[u32]> {
         nth(&self.row_blocks, sequence).map(Vec::as_slice)
+    }
+
+    /// How many query blocks keep each key block of a sequence's schedule, on average over its
+    /// lists; nothing where it doesn't lie there by key blocks.
+    pub(super) fn column_blocks(&self, sequence: usize) -> Option<&[u32]> {
+        nth(&self.column_blocks, sequence).map(Vec::as_slice)
     }
 
     /// The position ids of a sequence with these lengths: the offset of their words, and the

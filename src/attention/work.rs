@@ -3,6 +3,7 @@
 use super::bound::{Shard, ShardGroups};
 use super::call::{FirstPositions, SequenceRows};
 use super::check::{CheckedCall, CheckedSequence};
+use super::inputs::attention::Attention;
 use super::pieces::{WorkRun, cut};
 use super::prepared::{Prepared, score_unit};
 use super::selecting::CheckedSelection;
@@ -14,6 +15,7 @@ use crate::attention::kernels::params::{
 use crate::attention::kernels::shapes::TILE_ROWS;
 use crate::cache::gpu::kv_cache::Region;
 use crate::error::Result;
+use crate::runtime::context::Context;
 use crate::runtime::dispatch;
 use crate::runtime::slots::Slot;
 use crate::sampling::{BlockGrid, DEFAULT_BLOCK_SIZE, RowOrder};
@@ -147,7 +149,14 @@ impl Prepared {
         for CheckedSequence { index, rows, schedule, .. } in sequences {
             let lists = tables.and_then(|tables| tables.row_blocks(*index));
             for place in 0..tiles {
-                let pairs = self.pairs(rows, &schedule.grid, lists, (place, tiles, tiles_per_block));
+                let pairs = visited_pairs(
+                    &self.context,
+                    &self.attention,
+                    rows,
+                    &schedule.grid,
+                    lists,
+                    (place, tiles, tiles_per_block),
+                );
                 line.push(WorkRun {
                     items: items as u64,
                     cost: (pairs * heads as u64).div_ceil(items as u64),
@@ -157,45 +166,8 @@ impl Prepared {
         cut(&line, cap)
     }
 
-    /// Pairs of query and key that a head's tile at this place of the line looks at, at most.
-    fn pairs(
-        &self,
-        sequence: &SequenceRows,
-        grid: &BlockGrid,
-        lists: Option<&[u32]>,
-        (place, tiles, tiles_per_block): (usize, usize, usize),
-    ) -> u64 {
-        let block = grid.block_size();
-        let rows = TILE_ROWS.min(block);
-        if let Some(lists) = lists {
-            let blocks = lists.get(place / tiles_per_block).copied().unwrap_or(0);
-            return u64::from(blocks) * (block * rows) as u64;
-        }
-        let tile = match (row_order(&self.context), place % 2) {
-            (RowOrder::Paired, 1) => place / 2,
-            (RowOrder::Paired, _) => tiles - 1 - place / 2,
-            _ => tiles - 1 - place,
-        };
-        if tile / tiles_per_block >= grid.query_blocks() {
-            return 0;
-        }
-        let first = (grid.first_query_block() + (tile / tiles_per_block) as i64) * block as i64
-            + (tile % tiles_per_block * TILE_ROWS) as i64;
-        let kv_len = sequence.kv_len;
-        let visible = |position| self.attention.visible(position, kv_len);
-        let keys = visible(first + rows as i64 - 1).end.saturating_sub(visible(first).start);
-        (keys * rows) as u64
-    }
-
     /// What doesn't depend on the call: strides, mask and scores.
     fn params(&self, shard: &Shard) -> Params {
-        let attention = &self.attention;
-        let flag = |on: bool, flag: u32| if on { flag } else { 0 };
-        let (scale, soft_cap, beta) =
-            (attention.scale(self.maxima.head_dim()), attention.soft_cap(), attention.correction());
-        let unit = score_unit(self.variant.kernel);
-        let (soft_cap, soft_cap_inverse) =
-            soft_cap.map_or((0.0, 0.0), |cap| (cap * unit, 1.0 / (cap * unit)));
         let params = Params {
             q_head_stride: shard.q.head_stride,
             q_row_stride: shard.q.row_stride,
@@ -207,21 +179,12 @@ impl Prepared {
             o_row_stride: shard.o.row_stride,
             lse_head_stride: shard.lse.head_stride,
             heads_per_kv: self.maxima.heads_per_kv_head() as u32,
-            flags: flag(attention.is_causal(), FLAG_CAUSAL)
-                | flag(attention.window().is_some(), FLAG_WINDOW)
-                | flag(attention.soft_cap().is_some(), FLAG_SOFT_CAP)
-                | flag(attention.lse(), FLAG_LSE)
-                | flag(attention.sinks().is_some(), FLAG_SINKS)
-                | flag(row_order(&self.context) == RowOrder::Paired, FLAG_PAIRED),
-            // A window past every key is no window; the clamp keeps position ± window within 32
-            // bits.
-            window: attention.window().map_or(0, |w| w.min(1 << 30) as u32),
-            scale: scale * unit,
-            soft_cap,
-            soft_cap_inverse,
-            beta: beta * unit,
-            score_unit: unit,
-            ..Params::default()
+            ..score_params(
+                &self.context,
+                &self.attention,
+                self.maxima.head_dim(),
+                score_unit(self.variant.kernel),
+            )
         };
         self.position_table.locate(params)
     }
@@ -259,5 +222,65 @@ fn entry(shard: &Shard, sequence: &CheckedSequence) -> SequenceEntry {
         k_position: key as i32,
         slope_head: rows.slope_head as u32,
         segments,
+        ..SequenceEntry::default()
+    }
+}
+
+/// Pairs of query and key that a head's tile at this place of the line looks at, at most.
+pub(super) fn visited_pairs(
+    context: &Context,
+    attention: &Attention,
+    sequence: &SequenceRows,
+    grid: &BlockGrid,
+    lists: Option<&[u32]>,
+    (place, tiles, tiles_per_block): (usize, usize, usize),
+) -> u64 {
+    let block = grid.block_size();
+    let rows = TILE_ROWS.min(block);
+    if let Some(lists) = lists {
+        let blocks = lists.get(place / tiles_per_block).copied().unwrap_or(0);
+        return u64::from(blocks) * (block * rows) as u64;
+    }
+    let tile = tile_at(context, place, tiles);
+    if tile / tiles_per_block >= grid.query_blocks() {
+        return 0;
+    }
+    let first = (grid.first_query_block() + (tile / tiles_per_block) as i64) * block as i64
+        + (tile % tiles_per_block * TILE_ROWS) as i64;
+    let kv_len = sequence.kv_len;
+    let visible = |position| attention.visible(position, kv_len);
+    let keys = visible(first + rows as i64 - 1).end.saturating_sub(visible(first).start);
+    (keys * rows) as u64
+}
+
+/// The tile at a place of the line, where no schedule says another order.
+pub(super) fn tile_at(context: &Context, place: usize, tiles: usize) -> usize {
+    match (row_order(context), place % 2) {
+        (RowOrder::Paired, 1) => place / 2,
+        (RowOrder::Paired, _) => tiles - 1 - place / 2,
+        _ => tiles - 1 - place,
+    }
+}
+
+/// What shapes the scores of an attention, in `unit`s of natural logarithms.
+pub(super) fn score_params(context: &Context, attention: &Attention, head_dim: usize, unit: f32) -> Params {
+    let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+    let (soft_cap, soft_cap_inverse) =
+        attention.soft_cap().map_or((0.0, 0.0), |cap| (cap * unit, 1.0 / (cap * unit)));
+    Params {
+        flags: flag(attention.is_causal(), FLAG_CAUSAL)
+            | flag(attention.window().is_some(), FLAG_WINDOW)
+            | flag(attention.soft_cap().is_some(), FLAG_SOFT_CAP)
+            | flag(attention.lse(), FLAG_LSE)
+            | flag(attention.sinks().is_some(), FLAG_SINKS)
+            | flag(row_order(context) == RowOrder::Paired, FLAG_PAIRED),
+        // A window past every key is no window; the clamp keeps position ± window within 32 bits.
+        window: attention.window().map_or(0, |w| w.min(1 << 30) as u32),
+        scale: attention.scale(head_dim) * unit,
+        soft_cap,
+        soft_cap_inverse,
+        beta: attention.correction() * unit,
+        score_unit: unit,
+        ..Params::default()
     }
 }

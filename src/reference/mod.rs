@@ -4,9 +4,11 @@
 //! takes the same [`Attention`] options and the same [`Tables`] as the GPU, so a difference is the
 //! kernel's.
 
+mod backward;
 mod cache;
 mod masses;
 
+pub use backward::{Gradients, TermMagnitudes, attention_backward};
 pub use cache::{AgeLoss, CacheLoss, attention_cached, cache_loss};
 pub use masses::{BlockMass, DistanceMass, block_mass};
 
@@ -264,9 +266,24 @@ pub(crate) struct Row<'a> {
     pub(crate) weights: &'a [(usize, f64)],
     /// The scores of these keys.
     scores: &'a [f64],
+    /// How these scores come from inner products.
+    slopes: &'a [ScoreSlope],
+    /// The row of the query in [`Turned`] queries.
+    query: usize,
     lse: f64,
     magnitude: f64,
     rotated: f64,
+}
+
+/// How a score changes with what it is made of.
+#[derive(Clone, Copy, Debug)]
+struct ScoreSlope {
+    /// With the inner product of the rotated rows: `a(Δ)·scale·(1 − tanh²(product / cap))`.
+    product: f64,
+    /// With the head's slope `λ·m_h`: `−c(Δ)·φ(Δ)`.
+    bias: f64,
+    /// `a(Δ)·|scale|`, which the first is at most.
+    most: f64,
 }
 
 /// The keys of all sequences, `[batch, kv_heads, kv_len, head_dim]`.
@@ -341,14 +358,14 @@ pub(crate) fn for_each_row<'k, T: Copy + Into<f64> + 'k>(
     attention.check_sinks(shape.heads())?;
     let slopes = positions.slopes(shape.heads())?;
     let rotary_dim = positions.rope().map_or(0, Rope::rotary_dim);
-    let (q_at, k_at): (Vec<_>, Vec<_>) =
-        (0..shape.batch()).map(|sequence| row_positions(shape, tables, sequence)).unzip();
+    let (q_at, k_at) = all_positions(shape, tables);
     let q = Turned::new(q, dim, shape.heads(), &q_at, positions.rope());
     let Keys { rows, rotated, dropped } = k.into();
     let rope = positions.rope().filter(|_| !rotated);
     let k = Turned::new(rows, dim, shape.kv_heads(), &k_at, rope);
     let mut weights: Vec<(usize, f64)> = Vec::new();
     let mut scores: Vec<f64> = Vec::new();
+    let mut score_slopes: Vec<ScoreSlope> = Vec::new();
     for (batch, (q_at, k_at)) in q_at.iter().zip(&k_at).enumerate() {
         let mask = tables.mask(batch);
         for (head, slope) in slopes.iter().enumerate() {
@@ -359,6 +376,7 @@ pub(crate) fn for_each_row<'k, T: Copy + Into<f64> + 'k>(
                 let query = (head_row * shape.q_len() + i) * dim;
                 let (mut magnitude, mut rotated) = (0.0, 0.0);
                 weights.clear();
+                score_slopes.clear();
                 for (keys, ln_p) in visible_runs(attention, shape, tables, (batch, head, i)) {
                     for j in keys.filter(|j| !dropped.contains(j)) {
                         let key = (kv_row + j) * dim;
@@ -372,9 +390,13 @@ pub(crate) fn for_each_row<'k, T: Copy + Into<f64> + 'k>(
                             }
                         }
                         let lag = query_at.abs_diff(k_at[j]);
-                        let (a, bias) = (positions.factor(lag), slope * positions.bias_at(lag));
+                        let (a, distance) = (positions.factor(lag), positions.bias_at(lag));
+                        let bias = slope * distance;
                         let product = in_range(dot * scale);
-                        let capped = if cap > 0.0 { cap * (product / cap).tanh() } else { product };
+                        let tanh = if cap > 0.0 { (product / cap).tanh() } else { 0.0 };
+                        let capped = if cap > 0.0 { cap * tanh } else { product };
+                        let (product_slope, most) = (a * scale * (1.0 - tanh * tanh), a * scale.abs());
+                        score_slopes.push(ScoreSlope { product: product_slope, bias: -distance, most });
                         let masked = mask.map_or(0.0, |mask| f64::from(mask.value(head, i, j)));
                         let score = in_range(a * capped - bias - beta * ln_p + masked);
                         if score.is_finite() {
@@ -397,12 +419,30 @@ pub(crate) fn for_each_row<'k, T: Copy + Into<f64> + 'k>(
                     (lse, magnitude) = (whole, f64::max(magnitude, sink.abs()));
                 }
                 weights.iter_mut().zip(shares).for_each(|((_, weight), share)| *weight = share);
-                let (weights, scores) = (&weights, &scores);
-                visit(Row { head_row, kv_row, position, weights, scores, lse, magnitude, rotated });
+                let (weights, scores, slopes) = (&weights, &scores, &score_slopes);
+                let query = head_row * shape.q_len() + i;
+                let row = Row {
+                    head_row,
+                    kv_row,
+                    position,
+                    weights,
+                    scores,
+                    slopes,
+                    query,
+                    lse,
+                    magnitude,
+                    rotated,
+                };
+                visit(row);
             }
         }
     }
     Ok(())
+}
+
+/// The positions of the queries and of the keys of each sequence.
+fn all_positions(shape: &Shape, tables: &Tables<'_>) -> (Vec<Vec<i64>>, Vec<Vec<i64>>) {
+    (0..shape.batch()).map(|sequence| row_positions(shape, tables, sequence)).unzip()
 }
 
 /// The positions of the queries and of the keys of one sequence.

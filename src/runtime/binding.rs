@@ -23,6 +23,11 @@ impl Axis {
         Self { base, batch_stride, head_stride, row_stride }
     }
 
+    /// The first element, and what it is from one batch entry, head and row to the next.
+    pub(crate) fn words(&self) -> [u32; 4] {
+        [self.base, self.batch_stride, self.head_stride, self.row_stride]
+    }
+
     /// Whether every row begins at a multiple of `quads`.
     pub(crate) fn is_aligned(&self, quads: usize) -> bool {
         let Self { base, batch_stride, head_stride, row_stride } = *self;

@@ -314,6 +314,39 @@ impl Schedule {
         }
     }
 
+    /// Appends the words by key block: an offset for each (list group, key block) and one past the
+    /// end, then (query block, bits of ln p) pairs. Gives the mean length of each key block's
+    /// lists, rounded up.
+    pub(crate) fn append_columns(&self, words: &mut Vec<u32>) -> Vec<u32> {
+        let (groups, columns) = (self.grid.groups(), self.grid.key_blocks());
+        let mut offsets = vec![0u32; groups * columns + 1];
+        let entries = || {
+            (0..groups).flat_map(move |group| {
+                let rows = 0..self.grid.query_blocks();
+                rows.flat_map(move |row| self.row(group, row).map(move |entry| (group, row, entry)))
+            })
+        };
+        for (group, _, entry) in entries() {
+            offsets[group * columns + entry.block + 1] += 1;
+        }
+        let lengths =
+            |column: usize| (0..groups).map(|group| offsets[group * columns + column + 1]).sum::<u32>();
+        let means = (0..columns).map(|column| lengths(column).div_ceil(groups.max(1) as u32)).collect();
+        for column in 0..groups * columns {
+            offsets[column + 1] += offsets[column];
+        }
+        let pairs_at = words.len() + offsets.len();
+        words.extend_from_slice(&offsets);
+        words.resize(pairs_at + 2 * self.blocks.len(), 0);
+        for (group, row, entry) in entries() {
+            let next = &mut offsets[group * columns + entry.block];
+            let at = pairs_at + 2 * *next as usize;
+            words[at..at + 2].copy_from_slice(&[row as u32, entry.ln_p.to_bits()]);
+            *next += 1;
+        }
+        means
+    }
+
     /// The schedule of these words, as [`append_words`](Schedule::append_words) writes them:
     /// checked, since a device wrote them.
     ///

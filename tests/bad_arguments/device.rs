@@ -2,7 +2,10 @@
 
 use std::sync::OnceLock;
 
-use prflash::attention::{FirstPositions, GpuSampler, GpuSummaries, PositionIds, Sequence, SummarizedKeys};
+use prflash::attention::{
+    BackwardBound, BackwardOperands, FirstPositions, GpuSampler, GpuSummaries, PositionIds, Sequence,
+    SummarizedKeys,
+};
 use prflash::cache::{Chunk, HostCache, KvCache, Ladder, SequenceId, Staircase, StoredKeys};
 use prflash::limits::MAX_ELEMENTS;
 use prflash::position::Pairing;
@@ -188,7 +191,50 @@ fn plans(case: &mut Case, context: &Context) {
             assert!(timings.is_none_or(|timings| timings.wall.len() == rounds));
         }
     }
+    gradients(case, context, &attention, &shape);
     samplers(case, context, &plan, &shape);
+}
+
+fn gradients(case: &mut Case, context: &Context, attention: &Attention, shape: &Shape) {
+    tell!(case, "plan_backward");
+    let Some(plan) = accepted(attention.plan_backward(context, shape)) else { return };
+    let (heads, batch, q_len, kv_len) = (shape.heads(), shape.batch(), shape.q_len(), shape.kv_len());
+    let of_queries = || rows(context, batch, heads, q_len);
+    let of_keys = || rows(context, batch, 1, kv_len);
+    let (q, k, v, output, d_output) = (of_queries(), of_keys(), of_keys(), of_queries(), of_queries());
+    let (dq, dk, dv) = (of_queries(), of_keys(), of_keys());
+    let lse = Layout::rows(batch, heads, q_len).unwrap();
+    let lse = Tensor::zeros(context, DType::F32, lse).unwrap();
+    let operands = BackwardOperands {
+        q: q.view(),
+        k: k.view(),
+        v: v.view(),
+        output: output.view(),
+        lse: lse.view(),
+        d_output: d_output.view(),
+        d_lse: None,
+        dq: dq.view(),
+        dk: dk.view(),
+        dv: dv.view(),
+    };
+    let bound: BackwardBound = plan.bind(&operands).unwrap();
+    let grid = small_grid(case);
+    tell!(case, "tables by key blocks of {grid:?}");
+    let schedule = Schedule::dense(&grid).unwrap();
+    let tables = accepted(TableBuffer::for_backward(plan.context(), &Tables::from(&schedule)));
+    for _ in 0..3 {
+        let n = &mut case.numbers;
+        let (a, b, listed) = (n.mild(q_len), n.mild(kv_len), n.bool());
+        let table = tables.iter().filter(|_| listed);
+        tell!(case, "gradients of {a} × {b}");
+        let call = table.fold(Call::lengths(a, b), Call::with_tables);
+        submit(context, |encoder| plan.encode(encoder, &bound, &call));
+        let rounds = case.numbers.size();
+        if !(3..=1 << 16).contains(&rounds) {
+            tell!(case, "timings of {rounds} rounds");
+            accepted(plan.timings(&bound, &call, rounds));
+        }
+    }
 }
 
 fn samplers(case: &mut Case, context: &Context, plan: &prflash::Plan, shape: &Shape) {

@@ -132,6 +132,17 @@ pub fn references(case: &mut Case) {
     tell!(case, "reference::attention of {} , {} and {} numbers", q.len(), k.len(), v.len());
     let tables = Tables::from(&schedule);
     let exact = accepted(reference::attention(&attention, &shape, &q, &k, &v, &tables));
+    let n = &mut case.numbers;
+    let [d_output, d_lse] = [(); 2].map(|()| (0..n.below(40)).map(|_| n.f32()).collect::<Vec<_>>());
+    tell!(case, "attention_backward of {} and {} numbers", d_output.len(), d_lse.len());
+    for (d_output, d_lse) in [(&d_output, Some(&d_lse[..])), (&d_output, None)] {
+        let qkv = [&q[..], &k, &v];
+        let gradients = reference::attention_backward(&attention, &shape, qkv, d_output, d_lse, &tables);
+        if let Some(gradients) = accepted(gradients) {
+            let terms: &[reference::TermMagnitudes] = &gradients.dk_terms;
+            let _ = DType::ALL.map(|dtype| Tolerances::of_gradient(terms, &shape, dtype, dtype).row(0));
+        }
+    }
     tell!(case, "block_mass, by_distance({head}, {sinks})");
     if let Some(mass) = accepted(reference::block_mass(&attention, &shape, &q, &k, &grid)) {
         assert!(mass.by_distance(head, sinks).is_empty() || head < shape.heads());

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod backward;
 mod cache_attention;
 mod content;
 mod device;

@@ -1,6 +1,7 @@
 //! The kernels of attention that a plan chooses, to validate and to compile elsewhere, and those
 //! whose machine code is worth a look.
 
+use super::backward;
 use super::content::{BlockMasses, Mass, Summarize};
 use super::gather::Gather;
 use super::merge::{Merge, MergeSplits};
@@ -50,6 +51,7 @@ pub(crate) fn chosen(add: &mut Visit<'_>) {
         add(&Variant { positions, ..Variant::new(kernel, DType::F32, [64; 2]) });
     }
     beside_attention(add);
+    backward::all().iter().for_each(|program| add(program));
 }
 
 fn plain(add: &mut Visit<'_>) {
@@ -349,6 +351,10 @@ pub(crate) fn counted(add: &mut dyn FnMut(&dyn Program, Counted)) {
         }
         let variant = of(Kernel::Tiled(of_gpu(dim, true)), DType::F32, dim);
         attention(Variant { cache: Some(cache), ..variant }, true);
+    }
+    for (program, multiply_adds) in backward::counted() {
+        let (keys, head_dim) = (program.tile.step, program.head_dim);
+        add(&program, Counted { chosen: true, keys, turns: 1, multiply_adds, staged: true, head_dim });
     }
     add(&MergeSplits { output: DType::F32, value_dim: 128 }, Counted::OTHER);
     add(&Merge { output: DType::F32, spread: false }, Counted::OTHER);

@@ -1,5 +1,6 @@
 //! The kernels of attention: what there are, which one a task gets, their text, and what they read.
 
+pub(crate) mod backward;
 pub(crate) mod catalogue;
 pub(crate) mod content;
 pub(crate) mod gather;

@@ -101,6 +101,27 @@ pub(crate) struct SequenceEntry {
     pub(crate) k_position: i32,
     pub(crate) slope_head: u32,
     pub(crate) segments: u32,
+    pub(crate) entry: u32,
+    pub(crate) q_start: u32,
+    pub(crate) kv_start: u32,
+}
+
+/// `struct Axes` of `shaders/attention/backward/axes.wgsl`: of each tensor its first quad, and the
+/// quads from one batch entry, head and row to the next.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+pub(crate) struct Axes {
+    pub(crate) q: [u32; 4],
+    pub(crate) k: [u32; 4],
+    pub(crate) v: [u32; 4],
+    pub(crate) output: [u32; 4],
+    pub(crate) d_output: [u32; 4],
+    pub(crate) lse: [u32; 4],
+    pub(crate) d_lse: [u32; 4],
+    pub(crate) query_rows: [u32; 4],
+    pub(crate) dq: [u32; 4],
+    pub(crate) dk: [u32; 4],
+    pub(crate) dv: [u32; 4],
 }
 
 /// `struct SummaryParams` of `shaders/sampling/summarize.wgsl`.
@@ -222,7 +243,9 @@ pub(crate) fn layouts() -> Vec<HostLayout> {
             q_base, k_base, v_base, o_base, lse_base, q_len, kv_len, first_block, query_blocks,
             list_base, order_base, document_base, id_base, mask_base, mask_head_stride,
             mask_row_stride, mask_bits, q_position, k_position, slope_head,
-            segments),
+            segments, entry, q_start, kv_start),
+        host_layout!("Axes", Axes:
+            q, k, v, output, d_output, lse, d_lse, query_rows, dq, dk, dv),
         host_layout!("MergeParams", MergeParams:
             heads, tiles, work_items, value_quads, state_head_stride, o_head_stride, o_row_stride,
             lse_head_stride, error_head_stride, flags, rounds, log_rounds),

@@ -69,17 +69,7 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
         ("VALUE_PADDED", padded(value_dim)),
         ("VALUE_GROUPS", if group > 0 { value_dim.div_ceil(group) } else { 0 }),
     ]);
-    for (name, flag) in [
-        ("FLAG_CAUSAL", params::FLAG_CAUSAL),
-        ("FLAG_WINDOW", params::FLAG_WINDOW),
-        ("FLAG_SOFT_CAP", params::FLAG_SOFT_CAP),
-        ("FLAG_LSE", params::FLAG_LSE),
-        ("FLAG_PAIRED", params::FLAG_PAIRED),
-        ("FLAG_SINKS", params::FLAG_SINKS),
-        ("NO_TABLE", params::NO_TABLE),
-    ] {
-        settings.constant(name, flag);
-    }
+    flags(&mut settings);
     let form = Form::of(kernel);
     if let Some(above) = form.raise_above {
         settings.real("RAISE_ABOVE", above);
@@ -118,6 +108,7 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
         ("WRITTEN_OUT", row_sets * head_dim.max(value_dim) <= 128),
     ]);
     settings.conditions(&rotation.conditions(variant));
+    settings.conditions(&position_conditions(positions));
     settings.optional_sizes(&[("WINDOWS", rotation.windows(variant))]);
     settings.word("STORAGE", storage.name());
     settings.word("OUTPUT", output.name());
@@ -150,6 +141,39 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
     }
     let label = if wide_quads > 0 { Wide(*variant).name() } else { variant.name() };
     text::kernel(&label, "attention", kernel.name(), &settings)
+}
+
+/// The flags of a call.
+pub(super) fn flags(settings: &mut Settings) {
+    for (name, flag) in [
+        ("FLAG_CAUSAL", params::FLAG_CAUSAL),
+        ("FLAG_WINDOW", params::FLAG_WINDOW),
+        ("FLAG_SOFT_CAP", params::FLAG_SOFT_CAP),
+        ("FLAG_LSE", params::FLAG_LSE),
+        ("FLAG_PAIRED", params::FLAG_PAIRED),
+        ("FLAG_SINKS", params::FLAG_SINKS),
+        ("NO_TABLE", params::NO_TABLE),
+    ] {
+        settings.constant(name, flag);
+    }
+}
+
+/// What a text depends on of positions, whatever the kernel.
+pub(super) fn position_conditions(positions: PositionsVariant) -> [(&'static str, bool); 11] {
+    let PositionsVariant { rope, bias, factor } = positions;
+    [
+        ("POSITIONS", positions.any()),
+        ("ROPE", rope.is_some()),
+        ("ROPE_HALF", matches!(rope, Some((Pairing::Half, _)))),
+        ("PHI_NONE", bias == BiasVariant::None),
+        ("PHI_LINEAR", bias == BiasVariant::Linear),
+        ("PHI_LOG", bias == BiasVariant::Log),
+        ("PHI_HARMONIC", is_harmonic(bias)),
+        ("PHI_CAPPED", bias == BiasVariant::CappedHarmonic),
+        ("BIASED", bias != BiasVariant::None),
+        ("FACTOR", factor),
+        ("SCORED", factor || bias != BiasVariant::None),
+    ]
 }
 
 /// The levels of rotated codes of these widths, as polynomials.
@@ -265,24 +289,12 @@ impl KeyRotation {
         ]
     }
 
-    fn conditions(&self, variant: &Variant) -> [(&'static str, bool); 14] {
-        let PositionsVariant { rope, bias, factor } = variant.positions;
+    fn conditions(&self, variant: &Variant) -> [(&'static str, bool); 3] {
         let staged = matches!(variant.kernel, Kernel::Tiled(tile) if tile.is_staged());
         [
             ("STAGED", staged),
-            ("POSITIONS", variant.positions.any()),
-            ("ROPE", rope.is_some()),
-            ("ROPE_HALF", self.together == 2),
-            ("PARTIAL", rope.is_some() && self.rest > 0),
+            ("PARTIAL", variant.positions.rope.is_some() && self.rest > 0),
             ("ROTATE_IN_REGISTERS", self.in_registers),
-            ("PHI_NONE", bias == BiasVariant::None),
-            ("PHI_LINEAR", bias == BiasVariant::Linear),
-            ("PHI_LOG", bias == BiasVariant::Log),
-            ("PHI_HARMONIC", is_harmonic(bias)),
-            ("PHI_CAPPED", bias == BiasVariant::CappedHarmonic),
-            ("BIASED", bias != BiasVariant::None),
-            ("FACTOR", factor),
-            ("SCORED", factor || bias != BiasVariant::None),
         ]
     }
 
