@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::page::Page;
-use super::{Data, of_choice};
+use super::Data;
 use crate::decode::TOKENS;
 use crate::results::Row;
 use crate::speed::{ROUNDS, Timed};
@@ -25,7 +25,13 @@ pub fn decode(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Result<
     for experiment in part {
         asked += experiment.choices.len();
         for choice in &experiment.choices {
-            let rows = of_choice(&data.decode, experiment, choice, |_: &Timed| 0)?;
+            let setting = choice.setting()?.values();
+            let of_choice = |row: &&Row<Timed>| {
+                row.source.width == experiment.width
+                    && row.source.model == experiment.model.file()
+                    && row.setting == setting
+            };
+            let rows: Vec<&Row<Timed>> = data.decode.iter().filter(of_choice).collect();
             if rows.is_empty() {
                 continue;
             }

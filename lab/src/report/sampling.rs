@@ -131,6 +131,10 @@ fn duels(experiment: &Experiment, all: &[Chosen<'_, InWindow>]) -> Vec<String> {
         for other in ["other seed", "β = 0", "β = 1"] {
             duel(blocks, &this, rows, &format!("{this}, {other}"));
         }
+        let content = format!("by content, {blocks} blocks");
+        if let Some(rows) = find(&content) {
+            duel(blocks, &content, rows, &format!("sink + window, {blocks} blocks"));
+        }
     }
     sentences
 }
