@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use super::page::Page;
 use super::Data;
+use super::page::Page;
 use crate::decode::TOKENS;
 use crate::results::Row;
 use crate::speed::{ROUNDS, Timed};
