@@ -17,11 +17,10 @@ impl KvCache {
     /// came; a staircase that drops takes the same memory for any `max_len`.
     ///
     /// ```no_run
-    /// # use prflash::cache::{KvCache, SequenceId};
-    /// # fn main() -> prflash::Result<()> {
-    /// # let (mut cache, mut encoder, chat): (KvCache, prflash::wgpu::CommandEncoder, SequenceId) = todo!();
+    /// # use prflash::{cache::{KvCache, SequenceId}, wgpu::CommandEncoder};
+    /// # fn shift(cache: &mut KvCache, encoder: &mut CommandEncoder, chat: SequenceId) -> prflash::Result<()> {
     /// // A cache of `Staircase::streaming(4096)`: half of its window is given up before a long turn.
-    /// cache.drop_oldest(&mut encoder, chat, 4096 / 2 / cache.staircase().segment())?;
+    /// cache.drop_oldest(encoder, chat, 4096 / 2 / cache.staircase().segment())?;
     /// # Ok(())
     /// # }
     /// ```

@@ -18,12 +18,11 @@ impl KvCache {
     /// segment of codes no place is left for the tokens that would come behind the cut.
     ///
     /// ```no_run
-    /// # use prflash::cache::{KvCache, SequenceId};
-    /// # fn main() -> prflash::Result<()> {
-    /// # let (mut cache, mut encoder, prompt): (KvCache, prflash::wgpu::CommandEncoder, SequenceId) = todo!();
+    /// # use prflash::{cache::{KvCache, SequenceId}, wgpu::CommandEncoder};
+    /// # fn answers(cache: &mut KvCache, encoder: &mut CommandEncoder, prompt: SequenceId) -> prflash::Result<()> {
     /// // Four answers to one prompt, which was computed once.
     /// let len = cache.len(prompt)?;
-    /// let answers = (0..4).map(|_| cache.fork(&mut encoder, prompt, len));
+    /// let answers = (0..4).map(|_| cache.fork(encoder, prompt, len));
     /// let answers = answers.collect::<prflash::Result<Vec<_>>>()?;
     /// # Ok(())
     /// # }
