@@ -12,7 +12,7 @@
 //! | [`look`] | what attention that looks at keys knows of them |
 //! | [`setting`], [`staircase`] | what attention computes in a run and how it remembers, from the command line to prflash's values |
 //! | [`backend`] | a device and a model, opened |
-//! | [`generate`], [`perplexity`], [`needle`], [`ages`], [`speed`] | what is measured |
+//! | [`generate`], [`perplexity`], [`needle`], [`ages`], [`speed`], [`decode`] | what is measured |
 //! | [`content`], [`caches`] | predictions beside dense attention's: blocks chosen by content, caches of few bits |
 //! | [`results`], [`table`] | files of results |
 //! | [`search`] | methods of search compared on real scores |

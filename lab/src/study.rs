@@ -191,12 +191,14 @@ fn at_blocks(width: usize, blocks: usize) -> [Choice; 4] {
     ]
 }
 
-/// Settings of single tokens behind a long context, all at 1,024 tokens of it.
-fn decode(width: usize) -> Vec<Choice> {
+/// Settings of single tokens behind a long context, all at 1,024 tokens of it, whatever its length.
+/// Summaries of smaller groups would be more bytes than these tokens.
+fn decode() -> Vec<Choice> {
     let stairs = "--staircase recommended --staircase-layers all";
     let blocks = DECODED / 64;
     let profile = format!("--profile half-window:{blocks}");
-    let content = rules::saturated(width, blocks).options;
+    let rule = rules::content("by content", blocks, ";group=64;bits=8", 64);
+    let content = format!("{} --window-blocks 2", rule.options);
     vec![
         Choice::new("f16, by content", &format!("{content} --storage f16")),
         Choice::new("recommended, by content", &format!("{content} {stairs}")),
@@ -357,7 +359,7 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
             vec![
                 experiment(Sampling, SmolLm2, &TWO, 1024, sampling(1024)),
                 experiment(Speed, SmolLm2, &[NOWHERE], 1024, speed(1024, &[8, 4])),
-                experiment(Decode, SmolLm2, &[NOWHERE], 2048, decode(2048)),
+                experiment(Decode, SmolLm2, &[NOWHERE], 2048, decode()),
                 Experiment {
                     depths: vec![10, 50, 90],
                     ..experiment(Needle, SmolLm2, &TWO[..1], 1536, needle(1536)?)
@@ -372,8 +374,8 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
             vec![
                 experiment(Sampling, SmolLm2, &FOUR, 2048, sampling(2048)),
                 experiment(Speed, SmolLm2, &[NOWHERE], 2048, speed(2048, &[8, 4])),
-                experiment(Decode, SmolLm2, &[NOWHERE], 8192, decode(8192)),
-                experiment(Decode, SmolLm2, &[NOWHERE], 32_768, decode(32_768)),
+                experiment(Decode, SmolLm2, &[NOWHERE], 8192, decode()),
+                experiment(Decode, SmolLm2, &[NOWHERE], 32_768, decode()),
                 experiment(Needle, SmolLm2, &FOUR, 2048, needle(2048)?),
                 experiment(Needle, SmolLm2, &TWO, 2048, needle_more()),
                 experiment(Stairs, SmolLm2, &FOUR, 2048, staircases(2048)?),
@@ -381,7 +383,7 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
                 experiment(Positions, SmolLm2, &FOUR, 2048, positions()),
                 experiment(Sampling, Gemma3, &FOUR, 2048, sampling(2048)),
                 experiment(Speed, Gemma3, &[NOWHERE], 2048, speed(2048, &[8, 4])),
-                experiment(Decode, Gemma3, &[NOWHERE], 32_768, decode(32_768)),
+                experiment(Decode, Gemma3, &[NOWHERE], 32_768, decode()),
                 experiment(Needle, Gemma3, &TWO, 2048, needle(2048)?),
                 experiment(
                     Stairs,
@@ -432,6 +434,25 @@ mod tests {
                     names.push(&choice.name);
                 }
                 assert!(experiment.choices.len() <= 14 && experiment.places.len() <= 4, "{experiment:?}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Where summaries are as many bytes as a whole budget, nothing would be left to choose.
+    #[test]
+    fn content_has_blocks_to_choose() -> Result<()> {
+        for size in [Size::Quick, Size::Default, Size::Long] {
+            for experiment in experiments(size)? {
+                for choice in experiment.choices.iter().filter(|choice| choice.name.contains("by content")) {
+                    let setting = choice.setting()?;
+                    let profile = setting.args().profile.clone().unwrap_or_default();
+                    let blocks: usize = profile.split(';').next().unwrap_or_default().parse()?;
+                    let pinned = 1 + setting.args().window_blocks.unwrap_or(1);
+                    assert!(blocks > pinned, "{}: {blocks} blocks, {pinned} pinned", choice.options);
+                    let tokens = blocks * setting.block_size().unwrap_or(64);
+                    assert!(experiment.question != Question::Decode || tokens == DECODED, "{tokens}");
+                }
             }
         }
         Ok(())

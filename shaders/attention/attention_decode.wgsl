@@ -15,9 +15,9 @@
 //             uniform over the workgroup, once for all heads that share it, and each lane takes its
 //             component.
 // Cache       packed words are read as they lie: the same word serves four lanes (values) or four
-//             tokens (keys). Rotated codes: walk_rotated.wgsl. Of others, the scale of a group multiplies p once per token (values), the
-//             smallest number of a group counts once per group: Σ q·(min + code·step) = Σ q·min + Σ
-//             q·step·code.
+//             tokens (keys). Rotated codes: walk_rotated.wgsl. Of others, the scale of a group
+//             multiplies p once per token (values), the smallest number of a group counts once per
+//             group: Σ q·(min + code·step) = Σ q·min + Σ q·step·code.
 // Barriers    with SUBGROUP_QUADS none: the four lanes add up by quad operations. Without, through
 //             workgroup memory, two per key (or four keys of a cache), in loops whose bounds depend
 //             on the workgroup alone.

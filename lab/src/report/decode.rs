@@ -55,7 +55,7 @@ pub fn decode(data: &Data, page: &mut Page<'_>, part: &[&Experiment]) -> Result<
     }
     page.text(&format!(
         "A token goes through the whole model, and its layers without a sliding window read {DECODED} tokens \
-         of the context, summaries counted. *Dense* is dense attention over a cache of the same kind, in \
+         of the context, those that choose by content besides the summaries of all, in groups of 64. *Dense* is dense attention over a cache of the same kind, in \
          turns with the setting: {TOKENS} tokens each in {ROUNDS} rounds. The tables have the middle round \
          and, in brackets, the quartiles of the ratio. Keys and values of the context are random numbers, \
          which cost what others do. These are times of this device: a GPU has others."
