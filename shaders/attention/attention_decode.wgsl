@@ -11,7 +11,8 @@
 // Workgroups  one per (sequence, row tile, heads that share keys and a block list, ROWS_HELD of its
 //             rows, split of the list's blocks)
 // Lanes       four to a row, one for each component of every quad, and ROW_SETS such rows each: q
-//             and o take D/4 + D_v/4 registers a row. A key or value is read at an address that is
+//             and o take D/4 + D_v/4 registers a row. Over rotated codes four such teams share rows
+//             and have tokens of their own, with states of their own that they join at the end. A key or value is read at an address that is
 //             uniform over the workgroup, once for all heads that share it, and each lane takes its
 //             component.
 // Cache       packed words are read as they lie: the same word serves four lanes (values) or four
@@ -20,7 +21,7 @@
 //             group: Σ q·(min + code·step) = Σ q·min + Σ q·step·code.
 // Barriers    with SUBGROUP_QUADS none: the four lanes add up by quad operations. Without, through
 //             workgroup memory, two per key (or four keys of a cache), in loops whose bounds depend
-//             on the workgroup alone.
+//             on the workgroup alone. Where teams join, some more.
 
 #import shared/load_$(STORAGE)
 #import attention/work
@@ -41,6 +42,7 @@
 #end
 
 #unless SUBGROUP_QUADS: var<workgroup> parts: array<vec4<f32>, INVOCATIONS * ROW_SETS>;
+#if ROTATED_CODES: var<workgroup> shares: array<f32, INVOCATIONS * (4u * VALUE_PARTS + 1u)>;
 
 // A lane's component of a quad.
 fn pick(quad: vec4<f32>, odd: bool, high: bool) -> f32 {
@@ -52,12 +54,16 @@ fn pick_word(quad: vec4<u32>, odd: bool, high: bool) -> u32 {
 }
 
 #if ROTATED_CODES
-#let held = var
-#let row_at = places[$(token)]
-#insert attention/decode/turn_row with side = head, quads = HEAD_QUADS, number = 0u, scale = HEAD_TURN
-#insert attention/decode/turn_row with side = value, quads = VALUE_QUADS, number = 1u, scale = VALUE_TURN
+// The quad of channels of which a lane has part t: of 32 channels it has eight in a row.
+fn own_quad(part: u32, component: u32) -> u32 {
+    return part / 2u * 8u + 2u * component + part % 2u;
+}
+
+#let row_of_set = 0u
+#insert attention/decode/turn_row with side = head, parts = HEAD_PARTS, number = 0u, scale = HEAD_TURN
+#insert attention/decode/turn_row with side = value, parts = VALUE_PARTS, number = 1u, scale = VALUE_TURN
 #else
-#let held = let
+#let row_of_set = lane / LANES_EACH
 #let row_at = max(start + $(token), first) - first
 #end
 
@@ -98,9 +104,10 @@ fn attention_decode(
     let component = lane % LANES_EACH;
     let odd = component % 2u == 1u;
     let high = component >= 2u;
+    #if ROTATED_CODES: let team = lane / LANES_EACH;
 
 #for r in ROW_SETS
-    let place$r = chunk * ROWS_HELD + SET_ROWS * $ru + lane / LANES_EACH;
+    let place$r = chunk * ROWS_HELD + SET_ROWS * $ru + $(row_of_set);
     // A lane without a row computes the last one and writes nothing.
     let safe$r = min(place$r, count - 1u);
     let row$r = rows.first_row + i32(safe$r / params.heads_each);
@@ -110,16 +117,20 @@ fn attention_decode(
     #if POSITIONS: let position$r = query_position(sequence, row$r);
     #if SCORED: let slope$r = slope_of(sequence.slope_head + params.first_head + head$r);
     let q_at$r = sequence.q_base + head$r * params.q_head_stride + u32(row$r) * params.q_row_stride;
+#if ROTATED_CODES
+#insert attention/decode/own_queries
+#else
 #if ROPE
     var rotated_q$r: array<vec4<f32>, HEAD_QUADS>;
     for (var c = 0u; c < HEAD_QUADS; c++) {
         rotated_q$r[c] = rotated(load_quad(q[q_at$r + c]), load_quad(q[q_at$r + partner(c)]), position$r, c) * params.scale;
     }
-    #for c in HEAD_QUADS: $(held) q$r_$c = pick(rotated_q$r[$c], odd, high);
+    #for c in HEAD_QUADS: let q$r_$c = pick(rotated_q$r[$c], odd, high);
 #else
-    #for c in HEAD_QUADS: $(held) q$r_$c = pick(load_quad(q[q_at$r + $cu]), odd, high) * params.scale;
+    #for c in HEAD_QUADS: let q$r_$c = pick(load_quad(q[q_at$r + $cu]), odd, high) * params.scale;
 #end
     #for c in VALUE_QUADS: var o$r_$c = 0.0;
+#end
     var maximum$r = LOWEST;
     var sum$r = 0.0;
 #end
@@ -300,6 +311,9 @@ fn attention_decode(
     }
 #end
 #for r in ROW_SETS
+#if ROTATED_CODES
+#insert attention/decode/join_teams
+#else
     if place$r < count {
         let state$r = ((work.sequence * params.max_rows + u32(row$r)) * params.all_heads + params.first_head + head$r) * params.splits + split;
         let at$r = 4u * STATE_QUADS * state$r;
@@ -314,5 +328,6 @@ fn attention_decode(
             states[at$r + 4u * VALUE_QUADS + component] = select(maximum$r, sum$r, component == 1u);
         }
     }
+#end
 #end
 }

@@ -1,13 +1,21 @@
 // What rotated codes mean (src/cache/rotated): levels of a normal distribution, and scales of rows.
-// Levels are in units of 2⁻¹². At 4, 3 and 2 bits they are an odd polynomial of a code's distance
-// from the middle, of which every step is exact.
+// Levels are in units of 2⁻¹². At 4, 3 and 2 bits they are a unit times an odd polynomial of a
+// code's distance from the middle, of which every step is exact. Where levels are summed up, the
+// unit multiplies the sum or the weight, once for all of them.
 
 #import attention/arena
 
 #if LEVELS_2
 fn level_2(code: u32) -> f32 {
     let x = f32(code) - 1.5;
-    return x * (LEVEL_2_0 + x * x * LEVEL_2_1);
+    let u = x * x;
+    return LEVEL_UNIT_2 * (x * (u + LEVEL_2_0));
+}
+
+fn units_2(codes: vec4<u32>) -> vec4<f32> {
+    let x = vec4<f32>(codes) - vec4<f32>(1.5);
+    let u = x * x;
+    return x * (u + vec4<f32>(LEVEL_2_0));
 }
 #end
 
@@ -15,7 +23,13 @@ fn level_2(code: u32) -> f32 {
 fn level_3(code: u32) -> f32 {
     let x = f32(code) - 3.5;
     let u = x * x;
-    return x * (LEVEL_3_0 + u * (LEVEL_3_1 + u * LEVEL_3_2));
+    return LEVEL_UNIT_3 * (x * (u * (u + LEVEL_3_1) + LEVEL_3_0));
+}
+
+fn units_3(codes: vec4<u32>) -> vec4<f32> {
+    let x = vec4<f32>(codes) - vec4<f32>(3.5);
+    let u = x * x;
+    return x * (u * (u + vec4<f32>(LEVEL_3_1)) + vec4<f32>(LEVEL_3_0));
 }
 #end
 
@@ -23,15 +37,27 @@ fn level_3(code: u32) -> f32 {
 fn level_4(code: u32) -> f32 {
     let x = f32(code) - 7.5;
     let u = x * x;
-    return x * (LEVEL_4_0 + u * (LEVEL_4_1 + u * LEVEL_4_2));
+    return LEVEL_UNIT_4 * (x * (u * (u + LEVEL_4_1) + LEVEL_4_0));
+}
+
+fn units_4(codes: vec4<u32>) -> vec4<f32> {
+    let x = vec4<f32>(codes) - vec4<f32>(7.5);
+    let u = x * x;
+    return x * (u * (u + vec4<f32>(LEVEL_4_1)) + vec4<f32>(LEVEL_4_0));
 }
 #end
 
 // At 8 bits there are too many for that.
+const LEVEL_UNIT_8: f32 = 1.0;
+
 fn level_8(code: u32) -> f32 {
     let index = select(127u - code, code - 128u, code >= 128u) & 127u;
     let level = f32((cache.levels[index / 8u][index % 8u / 2u] >> (16u * (index % 2u))) & 0xffffu);
     return select(-level, level, code >= 128u);
+}
+
+fn units_8(codes: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(level_8(codes.x), level_8(codes.y), level_8(codes.z), level_8(codes.w));
 }
 
 // What a row's scale stands for, in units of 2¹² as levels are of 2⁻¹²: 0 for scale 0.

@@ -26,7 +26,8 @@ const WORKGROUPS: (usize, usize) = (16, 512);
 #[derive(Debug)]
 pub(super) struct Split {
     pub(super) pipeline: Arc<Pipeline>,
-    decode: Decode,
+    /// Rows of a workgroup.
+    rows: usize,
     states: wgpu::Buffer,
     /// States there is room for.
     room: usize,
@@ -51,13 +52,13 @@ impl Split {
         let capabilities = context.capabilities();
         let workgroups = if capabilities.is_software() { WORKGROUPS.0 } else { WORKGROUPS.1 };
         let asked = options.splits();
-        let rows = maxima.q_len() * maxima.heads();
+        let held = maxima.q_len() * maxima.heads();
         // As many as any number of sequences may ask for: more of them split their keys less.
         let splits = |count: usize| match asked {
             Some(asked) => asked,
             None => Self::wanted(workgroups, count * maxima.kv_heads(), maxima.kv_len()),
         };
-        let room = (1..=sequences.max(1)).map(|count| count * rows * splits(count)).max().unwrap_or(1).max(1);
+        let room = (1..=sequences.max(1)).map(|count| count * held * splits(count)).max().unwrap_or(1).max(1);
         let bytes = (room * Decode::state_quads(maxima.value_dim())) as u64 * 16;
         let limit = capabilities.max_binding_bytes;
         if bytes > limit {
@@ -69,7 +70,8 @@ impl Split {
         let merge = MergeSplits { output: attention.output(), value_dim: maxima.value_dim() };
         let pipeline = context.pipeline(&merge)?;
         let states = new_states(context, bytes)?;
-        Ok(Self { pipeline, decode, states, room, workgroups, asked })
+        let rows = decode.rows(wanted.task().cache.is_some_and(|cache| cache.is_rotated()));
+        Ok(Self { pipeline, rows, states, room, workgroups, asked })
     }
 
     /// Splits of each row's keys that make enough workgroups of `units`.
@@ -112,7 +114,7 @@ impl Split {
         tiles: usize,
     ) -> CallSplits {
         let heads_each = maxima.heads_per_kv_head().min(per_list);
-        let row_chunks = (q_len * heads_each).div_ceil(self.decode.rows()).max(1);
+        let row_chunks = (q_len * heads_each).div_ceil(self.rows).max(1);
         let groups = heads / heads_each;
         let splits = self
             .asked

@@ -1,27 +1,18 @@
-// A row of which each lane of four has a component of every quad, times W/√P: the Walsh–Hadamard
+// A row of which each lane of four has eight channels of every 32, times W/√P: the Walsh–Hadamard
 // transform of src/cache/rotated/hadamard.rs.
-fn turn_$(side)(row: ptr<function, array<f32, $(quads)>>, lane: u32, odd: bool, high: bool) {
-#if SUBGROUP_QUADS
-    for (var c = 0u; c < $(quads); c++) {
-        var x = (*row)[c];
-        let beside = quadSwapX(x);
-        x = select(x + beside, beside - x, odd);
-        let below = quadSwapY(x);
-        (*row)[c] = select(x + below, below - x, high);
+fn turn_$(side)(row: ptr<function, array<vec4<f32>, $(parts)>>, lane: u32, component: u32) {
+    let block_quads = cache.codings[$(number)].block_quads;
+    for (var t = 0u; t < $(parts); t++) {
+        let x = (*row)[t];
+        let pairs = vec4<f32>(x.x + x.y, x.x - x.y, x.z + x.w, x.z - x.w);
+        (*row)[t] = vec4<f32>(pairs.xy + pairs.zw, pairs.xy - pairs.zw);
     }
-#else
-    let first = lane / LANES_EACH * LANES_EACH;
-    let signs = vec3<f32>(select(1.0, -1.0, odd), select(1.0, -1.0, high), select(1.0, -1.0, odd != high));
-    for (var c = 0u; c < $(quads); c++) {
-        parts[lane].x = (*row)[c];
-        workgroupBarrier();
-        let four = vec4<f32>(parts[first].x, parts[first + 1u].x, parts[first + 2u].x, parts[first + 3u].x);
-        (*row)[c] = four.x + signs.x * four.y + signs.y * four.z + signs.z * four.w;
-        workgroupBarrier();
-    }
-#end
-    for (var half = 1u; half < cache.codings[$(number)].block_quads; half *= 2u) {
-        for (var pair = 0u; pair < $(quads) / 2u; pair++) {
+    // Blocks of 8 and 16 channels end between lanes, larger ones between chunks of 32.
+    for (var half = 1u; half < $(parts); half *= 2u) {
+        if block_quads < select(8u, 2u, half == 1u) * half {
+            continue;
+        }
+        for (var pair = 0u; pair < $(parts) / 2u; pair++) {
             let low = pair / half * 2u * half + pair % half;
             let a = (*row)[low];
             let b = (*row)[low + half];
@@ -29,7 +20,30 @@ fn turn_$(side)(row: ptr<function, array<f32, $(quads)>>, lane: u32, odd: bool, 
             (*row)[low + half] = a - b;
         }
     }
-    for (var c = 0u; c < $(quads); c++) {
-        (*row)[c] *= $(scale);
+    for (var far = 1u; far < LANES_EACH; far *= 2u) {
+        if block_quads < 4u * far {
+            continue;
+        }
+        let is_second = (component & far) != 0u;
+        for (var t = 0u; t < $(parts); t++) {
+            let x = (*row)[t];
+#if SUBGROUP_QUADS
+            var other: vec4<f32>;
+            if far == 1u {
+                other = quadSwapX(x);
+            } else {
+                other = quadSwapY(x);
+            }
+#else
+            parts[lane] = x;
+            workgroupBarrier();
+            let other = parts[lane ^ far];
+            workgroupBarrier();
+#end
+            (*row)[t] = select(x + other, other - x, is_second);
+        }
+    }
+    for (var t = 0u; t < $(parts); t++) {
+        (*row)[t] *= $(scale);
     }
 }

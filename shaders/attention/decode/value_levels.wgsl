@@ -1,15 +1,29 @@
-// Rotated codes of four channels of one token, side by side.
-                        let row = value_codes[$(token)];
-#for c in VALUE_QUADS
-                        {
-                            let at = row + 4u * $(bits)u * $cu / 32u;
-                            let shift = 4u * $(bits)u * $cu % 32u;
+// Levels of the team's token. Of 32 channels the lane has eight, whose codes lie side by side.
+                        #for r in ROW_SETS: let unit$r = weight$r * LEVEL_UNIT_$(bits);
+                        let bit = component * 8u * $(bits)u;
+                        let at = value_codes + bit / 32u;
 #if 32%bits
-                            let word = window(value_words[at], value_words[at + select(0u, 1u, shift + 4u * $(bits)u > 32u)], shift) >> ($(bits)u * component);
-#else
-                            let word = value_words[at] >> (shift + $(bits)u * component);
+                        // Such codes straddle words.
+                        let past = select(0u, 1u, bit % 32u + 8u * $(bits)u > 32u);
 #end
-                            let level = level_$(bits)(word & ((1u << $(bits)u) - 1u));
-                            #for r in ROW_SETS: o$r_$c += weight$r[$(token)] * level;
+#for i in VALUE_CHUNKS
+                        {
+#if bits/8
+                            let words = vec2<u32>(value_words[at + $iu * $(bits)u], value_words[at + $iu * $(bits)u + 1u]);
+#else
+#if 32%bits
+                            let word = window(value_words[at + $iu * $(bits)u], value_words[at + $iu * $(bits)u + past], bit % 32u);
+#else
+                            let word = value_words[at + $iu * $(bits)u] >> (bit % 32u);
+#end
+                            let words = vec2<u32>(word, word >> (4u * $(bits)u));
+#end
+                            let mask = vec4<u32>((1u << $(bits)u) - 1u);
+                            let low = units_$(bits)((vec4<u32>(words.x) >> (vec4<u32>(0u, 1u, 2u, 3u) * $(bits)u)) & mask);
+                            let high = units_$(bits)((vec4<u32>(words.y) >> (vec4<u32>(0u, 1u, 2u, 3u) * $(bits)u)) & mask);
+#for r in ROW_SETS
+                            o$r_$i_0 += unit$r * low;
+                            o$r_$i_1 += unit$r * high;
+#end
                         }
 #end

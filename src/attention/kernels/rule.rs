@@ -79,7 +79,8 @@ impl Kernel {
             let quads = capabilities.subgroup_sizes.is_some();
             let rows = task.q_len * task.heads_per_kv;
             let dim = task.head_dim.max(task.value_dim);
-            let decode = Decode::choose(rows, quads, capabilities.is_software(), dim);
+            let rotated = task.cache.is_some_and(|cache| cache.is_rotated());
+            let decode = Decode::choose(rows, quads, capabilities.is_software(), dim, rotated);
             let adding =
                 if quads { "by quad operations" } else { "through workgroup memory, without subgroups" };
             let queries = match task.q_len {
@@ -88,7 +89,7 @@ impl Kernel {
             };
             let reason = format!(
                 "{queries}: {rows} rows share each key, of which a workgroup holds {}, and keys are split over workgroups; lanes add up {adding}",
-                decode.rows(),
+                decode.rows(rotated),
             );
             return (Kernel::Decode(decode), reason);
         }

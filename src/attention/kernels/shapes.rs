@@ -170,8 +170,14 @@ impl Decode {
     /// Lanes that share a row: one for each component of a quad.
     pub(crate) const LANES_EACH: usize = 4;
 
-    /// Rows that a workgroup holds at once: a set.
-    pub(crate) const ROWS: usize = 4;
+    /// Teams of so many lanes in a workgroup.
+    pub(crate) const TEAMS: usize = 4;
+
+    /// Rows of a set: one for each team, or, over rotated codes, one that all teams share, each
+    /// with tokens of its own.
+    pub(crate) const fn set_rows(rotated_codes: bool) -> usize {
+        if rotated_codes { 1 } else { Self::TEAMS }
+    }
 
     /// Quads of a state, which is the result of one split for one row: o, then one with m and l.
     pub(crate) const fn state_quads(value_dim: usize) -> usize {
@@ -185,7 +191,9 @@ impl Decode {
     pub(crate) const QUERIES: usize = 8;
 
     /// A workgroup of 16 lanes holds `4 · row_sets` rows (1, 2, 4 or 8): query heads that share a
-    /// key/value head, times queries. Keys and values are read once for all of them.
+    /// key/value head, times queries. Keys and values are read once for all of them. Over a cache
+    /// of rotated codes, which cost more to expand than to multiply, it holds `row_sets` rows, and
+    /// its lanes take four tokens at a time.
     ///
     /// With `quads` the four lanes of a row add up by quad operations, which need a device with
     /// subgroups; without, through workgroup memory.
@@ -200,20 +208,24 @@ impl Decode {
     /// For a number of rows that share keys. On GPUs no more than a lane's registers hold (128 for
     /// q and o, as the machine code of `scripts/isa` shows; more spill), though then keys are read
     /// more than once.
-    pub(super) fn choose(rows: usize, quads: bool, software: bool, dim: usize) -> Self {
-        let most = if software { 8 } else { 1 << (Self::HELD / dim).clamp(1, 8).ilog2() };
-        let sets = rows.div_ceil(Self::ROWS).next_power_of_two().min(most);
+    pub(super) fn choose(rows: usize, quads: bool, software: bool, dim: usize, rotated_codes: bool) -> Self {
+        let most = match (software, rotated_codes) {
+            (true, false) => 8,
+            (true, true) => 4,
+            (false, _) => 1 << (Self::HELD / dim).clamp(1, 8).ilog2(),
+        };
+        let sets = rows.div_ceil(Self::set_rows(rotated_codes)).next_power_of_two().min(most);
         Self { row_sets: sets as u8, quads }
     }
 
-    /// Sets of four rows.
+    /// Sets of four rows, or of one over rotated codes.
     pub fn row_sets(&self) -> usize {
         self.row_sets.into()
     }
 
     /// Rows of a workgroup.
-    pub(crate) fn rows(&self) -> usize {
-        Self::ROWS * self.row_sets()
+    pub(crate) fn rows(&self, rotated_codes: bool) -> usize {
+        Self::set_rows(rotated_codes) * self.row_sets()
     }
 
     /// Whether quad operations are used.
@@ -376,7 +388,7 @@ impl Kernel {
         match self {
             Kernel::Naive => TILE_ROWS,
             Kernel::Tiled(tile) => TILE_ROWS / tile.rows_each() * tile.slices(),
-            Kernel::Decode(_) => Decode::LANES_EACH * Decode::ROWS,
+            Kernel::Decode(_) => Decode::LANES_EACH * Decode::TEAMS,
             Kernel::Matrix(_) => TILE_ROWS * Matrix::LANES_EACH,
         }
     }

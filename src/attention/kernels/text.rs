@@ -6,7 +6,7 @@ use super::variant::{BiasVariant, PositionsVariant, Variant, Wide};
 use crate::cache::gpu::params::CACHE_RUNGS;
 use crate::cache::gpu::variant::CacheVariant;
 use crate::cache::quantize::WIDTHS;
-use crate::cache::rotated;
+use crate::cache::rotated::{self, Polynomial};
 use crate::position::Pairing;
 use crate::runtime::text::{self, Settings};
 
@@ -31,6 +31,7 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
         Kernel::Tiled(tile) => tile.sum_quads(head_dim),
         _ => 0,
     };
+    let rotated_codes = cache.is_some_and(|cache| cache.is_rotated());
     let mut settings = Settings::default();
     // The sizes: constants of the text, and bounds of its written-out loops.
     settings.optional_sizes(&[
@@ -48,10 +49,9 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
         ("OWN_VALUE_QUADS", value_dim / 4 / slices),
         ("INVOCATIONS", kernel.invocations()),
         ("ROW_SETS", row_sets),
-        ("ROWS_HELD", Decode::ROWS * row_sets),
+        ("ROWS_HELD", Decode::set_rows(rotated_codes) * row_sets),
     ]);
     let group = cache.map_or(0, |cache| cache.group);
-    let rotated_codes = cache.is_some_and(|cache| cache.is_rotated());
     // Of the padded rows of a cache, and what of a value shares its extremes.
     let padded = |dim: usize| if cache.is_some() { dim.next_multiple_of(32) } else { 0 };
     let matrix = match kernel {
@@ -67,6 +67,13 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
         ("HEAD_PADDED", layout.map_or(padded(head_dim), |layout| layout.head_padded)),
         ("HEAD_WORDS", padded(head_dim) / 32),
         ("VALUE_PADDED", padded(value_dim)),
+        // Parts of a row of rotated codes, two of each 32 channels, that a lane of four has.
+        ("HEAD_PARTS", if rotated_codes { padded(head_dim) / 16 } else { 0 }),
+        ("HEAD_CHUNKS", if rotated_codes { padded(head_dim) / 32 } else { 0 }),
+        ("VALUE_PARTS", if rotated_codes { padded(value_dim) / 16 } else { 0 }),
+        ("VALUE_CHUNKS", if rotated_codes { padded(value_dim) / 32 } else { 0 }),
+        ("QUAD", if rotated_codes { 4 } else { 0 }),
+        ("HALVES", if rotated_codes { 2 } else { 0 }),
         ("VALUE_GROUPS", if group > 0 { value_dim.div_ceil(group) } else { 0 }),
     ]);
     flags(&mut settings);
@@ -79,7 +86,7 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
     if let Kernel::Decode(_) = kernel {
         settings.sizes(&[
             ("LANES_EACH", Decode::LANES_EACH),
-            ("SET_ROWS", Decode::ROWS),
+            ("SET_ROWS", Decode::set_rows(rotated_codes)),
             ("STATE_QUADS", Decode::state_quads(value_dim)),
         ]);
     }
@@ -176,11 +183,16 @@ pub(super) fn position_conditions(positions: PositionsVariant) -> [(&'static str
     ]
 }
 
-/// The levels of rotated codes of these widths, as polynomials.
+/// The levels of rotated codes of these widths, as a unit times a polynomial.
 fn levels(settings: &mut Settings, uses: impl Fn(u32) -> bool) {
     for (bits, name) in [(2, "LEVELS_2"), (3, "LEVELS_3"), (4, "LEVELS_4")] {
         settings.conditions(&[(name, uses(bits))]);
-        for (power, &coefficient) in rotated::polynomial(bits).iter().enumerate().filter(|_| uses(bits)) {
+        if !uses(bits) {
+            continue;
+        }
+        let Polynomial { unit, coefficients } = rotated::polynomial(bits);
+        settings.real(&format!("LEVEL_UNIT_{bits}"), unit);
+        for (power, &coefficient) in coefficients.iter().enumerate() {
             settings.real(&format!("LEVEL_{bits}_{power}"), coefficient);
         }
     }

@@ -67,7 +67,7 @@ mod row;
 use codebook::LEVEL_BITS;
 #[cfg(feature = "native")]
 pub(crate) use codebook::numbers;
-pub(crate) use codebook::{FRACTION_BITS, level_words, polynomial, threshold_words};
+pub(crate) use codebook::{FRACTION_BITS, Polynomial, level_words, polynomial, threshold_words};
 pub(crate) use hadamard::block;
 #[cfg(feature = "native")]
 pub(crate) use hadamard::turn;
