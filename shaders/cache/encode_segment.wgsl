@@ -11,7 +11,10 @@
 // Moves       a segment whose first rows lie in the arena (in the ring of the residual, or in a
 //             pack of 16 bits), the later ones in the input. Moves of keys also say where values
 //             lie, since the sizes of values decide which tokens are fine
-// Workgroups  one per (head, segment): INVOCATIONS units each. A team of lanes shares a row
+// Workgroups  one per (head, segment): INVOCATIONS units each
+// Lanes       a team shares a row: each has 32 of its channels in registers. What W brings together
+//             across them is added up before, while the lane has every Pth/32 quad of a block: then
+//             rows pass through workgroup memory once
 // Barriers    all lanes reach all of them: loops depend on the move and on sizes alone, and a move
 //             that isn't due is computed and not written
 
@@ -21,10 +24,10 @@
 
 // The sizes of values, then whether a token is fine, then scales.
 var<workgroup> of_tokens: array<u32, MOST_SEGMENT>;
-// Rows of a batch of tokens, with a quad between them.
-var<workgroup> numbers: array<vec4<i32>, BATCH_QUADS>;
-// Sums over tokens of each channel, then means.
-var<workgroup> centre: array<atomic<i32>, MOST_CHANNELS>;
+// Sums of keys by lane, then rows of a batch of tokens.
+var<workgroup> numbers: array<vec4<i32>, INVOCATIONS * LANE_QUADS>;
+// Means of keys.
+var<workgroup> centre: array<vec4<i32>, MOST_CHANNELS / 4>;
 var<workgroup> listed: array<u32, MOST_FINE>;
 // What each lane of a team has found.
 var<workgroup> parts: array<u32, INVOCATIONS>;
@@ -50,24 +53,25 @@ fn squares(numbers: vec4<i32>, cut: u32) -> u32 {
     return dot(magnitude, magnitude);
 }
 
-// A number that grows with the size of a row of values, in about 256ths of an octave.
+// A number that grows with the size of a row of values, in about 256ths of an octave: of the sum of
+// squares in units of the largest number so far.
 fn rank_of(own: Move, head: u32, row: u32) -> u32 {
-    var most = 0u;
-    for (var quad = 0u; quad < params.v_quads; quad++) {
-        most = max(most, largest(row_quad(own, head, row, quad) & vec4<u32>(0x7fffu)));
-    }
-    let shift = shift_of(most);
-    let cut = cut_of(u32(aligned(vec4<u32>(most), vec4<u32>(shift)).x));
+    var unit = 0u;
     var sum = 0u;
     for (var quad = 0u; quad < params.v_quads; quad++) {
-        sum += squares(aligned(row_quad(own, head, row, quad), vec4<u32>(shift)), cut);
+        let half = row_quad(own, head, row, quad);
+        let e = exponent(half);
+        let raised = max(unit, largest(e));
+        let cut = significand(half) >> (vec4<u32>(raised) - e);
+        sum = (sum >> min(2u * (raised - unit), 31u)) + dot(cut, cut);
+        unit = raised;
     }
     if sum == 0u {
         return 0u;
     }
     let ones = 31u - countLeadingZeros(sum);
     let fraction = ((sum << (31u - ones)) >> 23u) & 0xffu;
-    return 1u + (((ones + 2u * (cut + shift)) << 8u) | fraction);
+    return 1u + (((ones + 2u * unit) << 8u) | fraction);
 }
 
 // Marks the fine tokens in of_tokens and lists them: those with the smallest values, in their
@@ -147,66 +151,64 @@ fn half_of(x: i32, shift: u32) -> u32 {
 // The means of keys over the segment, in `centre` in units of 2^(s − 24), and written behind the
 // codes; gives s.
 fn find_means(own: Move, head: u32, skipped: u32, lane: u32, at: u32, due: bool) -> u32 {
-    let flags = own.flags;
-    let quads = channel_quads(flags);
+    let quads = channel_quads(own.flags);
     let teams = INVOCATIONS / quads;
     let quad = lane % quads;
-    let first = skipped + lane / quads;
-    for (var channel = lane; channel < MOST_CHANNELS; channel += INVOCATIONS) {
-        atomicStore(&centre[channel], 0);
-    }
+    let first = select(skipped + lane / quads, cache.segment, lane >= teams * quads);
+    // Of rows in the arena, and in the input.
+    var held = 0u;
     var most = 0u;
-    if lane < teams * quads {
-        for (var token = first; token < cache.segment; token += teams) {
-            most = max(most, largest(row_quad(own, head, token, quad) & vec4<u32>(0x7fffu)));
+    for (var token = first; token < cache.segment; token += teams) {
+        if token < own.held {
+            held = max(held, most_of_halves(row_quad(own, head, token, quad)));
+        } else {
+            most = max(most, most_of_input(k[own.input + (params.input_head + head) * params.k_head_stride + token * params.k_row_stride + quad]));
         }
     }
-    parts[lane] = most;
+    parts[lane] = max(held, half_of_most(most));
     workgroupBarrier();
+    most = 0u;
     for (var other = 0u; other < INVOCATIONS; other++) {
         most = max(most, parts[other]);
     }
     let shift = shift_of(most);
-    if lane < teams * quads {
-        var sum = vec4<i32>(0);
-        for (var token = first; token < cache.segment; token += teams) {
-            if !is_fine(token) {
-                sum += aligned(row_quad(own, head, token, quad), vec4<u32>(shift));
-            }
-        }
-        for (var i = 0u; i < 4u; i++) {
-            atomicAdd(&centre[4u * quad + i], sum[i]);
+    var sum = vec4<i32>(0);
+    for (var token = first; token < cache.segment; token += teams) {
+        if !is_fine(token) {
+            sum += aligned(row_quad(own, head, token, quad), vec4<u32>(shift));
         }
     }
+    numbers[lane] = sum;
     workgroupBarrier();
     let coded = cache.segment - skipped;
     let count = coded - min(cache.fine_tokens, coded);
-    for (var word = lane; word < cache.key_row_words; word += INVOCATIONS) {
-        var halves = 0u;
-        for (var i = 0u; i < 2u; i++) {
-            let channel = 2u * word + i;
-            let sum = atomicLoad(&centre[channel]);
-            let magnitude = i32((u32(abs(sum)) + count / 2u) / max(count, 1u));
-            let half = half_of(select(magnitude, -magnitude, sum < 0), shift);
-            halves |= half << (16u * i);
-            atomicStore(&centre[channel], aligned(vec4<u32>(half), vec4<u32>(shift)).x);
+    if lane < cache.key_row_words / 2u {
+        sum = vec4<i32>(0);
+        if lane < quads {
+            for (var team = 0u; team < teams; team++) {
+                sum += numbers[team * quads + lane];
+            }
         }
+        var half = vec4<u32>(0u);
+        for (var i = 0u; i < 4u; i++) {
+            let magnitude = i32((u32(abs(sum[i])) + count / 2u) / max(count, 1u));
+            half[i] = half_of(select(magnitude, -magnitude, sum[i] < 0), shift);
+        }
+        centre[lane] = aligned(half, vec4<u32>(shift));
         if due {
-            keys[at + word] = halves;
+            keys[at + 2u * lane] = half.x | (half.y << 16u);
+            keys[at + 2u * lane + 1u] = half.z | (half.w << 16u);
         }
     }
     workgroupBarrier();
     return shift;
 }
 
-// Where lanes meet: a row of a batch is shared by a team.
+// The lanes that share a row of a batch.
 struct Team {
-    row: u32,    // of the batch
-    first: u32,  // of the team's lanes
+    first: u32,
     size: u32,
-    own: u32,    // the lane's number in it
-    at: u32,     // of its row in `numbers`
-    quads: u32,  // of a row, without padding
+    own: u32,  // the lane's number in it
 }
 
 // The largest number of the team's, or their sum.
@@ -232,24 +234,9 @@ fn sum_of_team(own: Team, lane: u32, number: u32) -> u32 {
     return sum;
 }
 
-// The rows of the batch times W.
-fn transform(own: Team, block_quads: u32) {
-    for (var quad = own.own; quad < own.quads; quad += own.size) {
-        let x = numbers[own.at + quad];
-        let pairs = vec4<i32>(x.x + x.y, x.x - x.y, x.z + x.w, x.z - x.w);
-        numbers[own.at + quad] = vec4<i32>(pairs.xy + pairs.zw, pairs.xy - pairs.zw);
-    }
-    for (var half = 1u; half < block_quads; half *= 2u) {
-        workgroupBarrier();
-        for (var pair = own.own; pair < own.quads / 2u; pair += own.size) {
-            let low = own.at + pair / half * 2u * half + pair % half;
-            let a = numbers[low];
-            let b = numbers[low + half];
-            numbers[low] = a + b;
-            numbers[low + half] = a - b;
-        }
-    }
-    workgroupBarrier();
+// Where a quad of a lane lies, so that neighbours don't meet in the same banks.
+fn place_of(lane: u32, quad: u32) -> u32 {
+    return lane * LANE_QUADS + (quad ^ (lane % LANE_QUADS));
 }
 
 // 6·log₂ of the root of sum·4^cut, to the nearest integer.
@@ -306,47 +293,6 @@ fn short_codes_of(y: vec4<i32>, by: Divisor, bits: u32) -> vec4<u32> {
     return select(half + above, half - 1u - above, y < vec4<i32>(0));
 }
 
-// The codes of a row, at the width of the rung and, of a fine token, at 8 bits; 0 past the team's
-// quads.
-fn write_codes(own: Team, flags: u32, pack: u32, fine_codes: u32, token: u32, bits: u32, by: Divisor) {
-    var fine = MOST_FINE;
-    for (var index = 0u; index < cache.fine_tokens; index++) {
-        fine = select(fine, index, listed[index] == token);
-    }
-    let padded_quads = row_words(flags) / 2u;
-    for (var group = own.own; group < padded_quads / 8u; group += own.size) {
-        var at = pack + (token * (padded_quads / 8u) + group) * bits;
-        var packed = 0u;
-        var filled = 0u;
-        for (var quad = 8u * group; quad < 8u * group + 8u; quad++) {
-            var codes = vec4<u32>(0u);
-            if fine < MOST_FINE {
-                var all = vec4<u32>(0u);
-                if quad < own.quads {
-                    all = codes_of(numbers[own.at + quad], by);
-                }
-                store(flags, fine_codes + fine * padded_quads + quad, joined(all, 8u));
-            }
-            if quad < own.quads {
-                if bits == 8u {
-                    codes = codes_of(numbers[own.at + quad], by);
-                } else {
-                    codes = short_codes_of(numbers[own.at + quad], by, bits);
-                }
-            }
-            let four = joined(codes, bits);
-            packed |= four << filled;
-            filled += 4u * bits;
-            if filled >= 32u {
-                filled -= 32u;
-                store(flags, at, packed);
-                at++;
-                packed = select(0u, four >> (4u * bits - filled), filled > 0u);
-            }
-        }
-    }
-}
-
 @compute @workgroup_size(INVOCATIONS)
 fn encode_segment(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -391,49 +337,66 @@ fn encode_segment(
     // Each number of the input is counted here, once.
     refused = 0u;
 
-    let stride = padded_quads + 1u;
-    let batch = min(BATCH_QUADS / stride, INVOCATIONS);
-    let size = INVOCATIONS / batch;
+    let quads = channel_quads(flags);
+    let size = padded_quads / LANE_QUADS;
+    let batch = INVOCATIONS / size;
     let row = lane / size;
-    let team = Team(row, row * size, size, lane % size, row * stride, channel_quads(flags));
+    let team = Team(row * size, size, lane % size);
+    let block_quads = cache.codings[side].block_quads;
+    // Lanes that share a block, and the lane's number among them.
+    let spread = max(block_quads / LANE_QUADS, 1u);
+    let within = team.own % spread;
+    let first_quad = LANE_QUADS * (team.own - within) + within;
     for (var first = 0u; first < cache.segment; first += batch) {
         let token = first + row;
         let takes = row < batch && token < cache.segment;
         var most = 0u;
-        if takes {
-            for (var quad = team.own; quad < padded_quads; quad += size) {
-                var half = vec4<u32>(0u);
-                if quad < team.quads {
-                    half = row_quad(own, head, token, quad);
-                }
-                numbers[team.at + quad] = vec4<i32>(half);
-                most = max(most, largest(half & vec4<u32>(0x7fffu)));
-            }
+#for a in PAIR, b in PAIR, c in PAIR
+        var x$a$b$c = vec4<i32>(0);
+        let quad$a$b$c = first_quad + spread * (4u * $au + 2u * $bu + $cu);
+        if takes && quad$a$b$c < quads {
+            let half = row_quad(own, head, token, quad$a$b$c);
+            x$a$b$c = vec4<i32>(half);
+            most = max(most, largest(half & vec4<u32>(0x7fffu)));
         }
-        most = most_of_team(team, lane, most);
-        let shift = select(of_keys, shift_of(most), is_values(flags));
-        if takes {
-            for (var quad = team.own; quad < team.quads; quad += size) {
-                var x = aligned(vec4<u32>(numbers[team.at + quad]), vec4<u32>(shift));
-                if !is_values(flags) {
-                    let c = 4u * quad;
-                    x -= vec4<i32>(atomicLoad(&centre[c]), atomicLoad(&centre[c + 1u]), atomicLoad(&centre[c + 2u]), atomicLoad(&centre[c + 3u]));
-                }
-                numbers[team.at + quad] = x;
-            }
+#end
+        var shift = of_keys;
+        if is_values(flags) {
+            shift = shift_of(most_of_team(team, lane, most));
         }
-        var turned = team;
-        turned.quads = select(0u, team.quads, takes);
-        transform(turned, cache.codings[side].block_quads);
+#for a in PAIR, b in PAIR, c in PAIR
+        x$a$b$c = aligned(vec4<u32>(x$a$b$c), vec4<u32>(shift));
+        if !is_values(flags) && quad$a$b$c < quads {
+            x$a$b$c -= centre[quad$a$b$c];
+        }
+#end
+        // W across lanes, then the lane's own quads in a row.
+#insert cache/pairs with fours = spread > 1u, twos = spread > 2u, ones = spread > 4u
+        if spread > 1u {
+#for a in PAIR, b in PAIR, c in PAIR
+            numbers[place_of(lane, 4u * $au + 2u * $bu + $cu)] = x$a$b$c;
+#end
+            workgroupBarrier();
+#for a in PAIR, b in PAIR, c in PAIR
+            {
+                let quad = LANE_QUADS * within + 4u * $au + 2u * $bu + $cu;
+                x$a$b$c = numbers[place_of(min(lane - within + quad % spread, INVOCATIONS - 1u), quad / spread)];
+            }
+#end
+        }
+#insert cache/pairs with fours = block_quads > 4u, twos = block_quads > 2u, ones = block_quads > 1u
         most = 0u;
-        for (var quad = turned.own; quad < turned.quads; quad += size) {
-            most = max(most, largest(vec4<u32>(abs(numbers[team.at + quad]))));
+#for a in PAIR, b in PAIR, c in PAIR
+        {
+            let x = x$a$b$c;
+            let pairs = vec4<i32>(x.x + x.y, x.x - x.y, x.z + x.w, x.z - x.w);
+            x$a$b$c = vec4<i32>(pairs.xy + pairs.zw, pairs.xy - pairs.zw);
+            most = max(most, largest(vec4<u32>(abs(x$a$b$c))));
         }
+#end
         let cut = cut_of(most_of_team(team, lane, most));
         var sum = 0u;
-        for (var quad = turned.own; quad < turned.quads; quad += size) {
-            sum += squares(numbers[team.at + quad], cut);
-        }
+        #for a in PAIR, b in PAIR, c in PAIR: sum += squares(x$a$b$c, cut);
         sum = sum_of_team(team, lane, sum);
         var scale = 0u;
         var by = Divisor(0u, 0);
@@ -448,12 +411,43 @@ fn encode_segment(
             of_tokens[token] = scale;
         }
         if takes && due {
-            var coded = team;
-            coded.quads = select(0u, team.quads, token >= skipped);
-            write_codes(coded, flags, pack, behind + cache.codings[side].fine, token, bits, by);
+            var fine = MOST_FINE;
+            for (var index = 0u; index < cache.fine_tokens; index++) {
+                fine = select(fine, index, listed[index] == token);
+            }
+            var at = pack + (token * size + team.own) * bits;
+            var packed = 0u;
+            var filled = 0u;
+            // Channels past the last one, and rows that are skipped, have codes of 0.
+            let coded_quads = select(0u, quads, token >= skipped);
+#for a in PAIR, b in PAIR, c in PAIR
+            {
+                let quad = LANE_QUADS * team.own + 4u * $au + 2u * $bu + $cu;
+                let coded = vec4<u32>(select(0u, 0xffu, quad < coded_quads));
+                var codes: vec4<u32>;
+                if fine < MOST_FINE || bits == 8u {
+                    let all = codes_of(x$a$b$c, by) & coded;
+                    if fine < MOST_FINE {
+                        store(flags, behind + cache.codings[side].fine + fine * padded_quads + quad, joined(all, 8u));
+                    }
+                    codes = all >> vec4<u32>(8u - bits);
+                } else {
+                    codes = short_codes_of(x$a$b$c, by, bits) & coded;
+                }
+                let four = joined(codes, bits);
+                packed |= four << filled;
+                filled += 4u * bits;
+                if filled >= 32u {
+                    filled -= 32u;
+                    store(flags, at, packed);
+                    at++;
+                    packed = select(0u, four >> (4u * bits - filled), filled > 0u);
+                }
+            }
+#end
         }
-        workgroupBarrier();
     }
+    workgroupBarrier();
     if due {
         for (var word = lane; word < cache.segment / 4u; word += INVOCATIONS) {
             let at = 4u * word;

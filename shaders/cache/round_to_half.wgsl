@@ -4,6 +4,11 @@
 fn round_to_half(number: vec4<u32>) -> vec4<u32> {
     let sign = (number >> vec4<u32>(16u)) & vec4<u32>(0x8000u);
     let magnitude = number & vec4<u32>(0x7fffffffu);
+    // Most are within what f16 has 11 bits for.
+    if all(magnitude - vec4<u32>(0x38800000u) < vec4<u32>(0x477ff000u - 0x38800000u)) {
+        let odd = (magnitude >> vec4<u32>(13u)) & vec4<u32>(1u);
+        return sign | ((magnitude - vec4<u32>(0x38000000u - 0xfffu) + odd) >> vec4<u32>(13u));
+    }
     // Below 2⁻¹⁴ the unit is 2⁻²⁴: the significand moves right until it counts those, and all of it
     // below 2⁻²⁵.
     let exponent = magnitude >> vec4<u32>(23u);
@@ -19,4 +24,15 @@ fn round_to_half(number: vec4<u32>) -> vec4<u32> {
     let rounded = (whole + half - vec4<u32>(1u) + (kept & vec4<u32>(1u))) >> drop;
     let finite = select(rounded, vec4<u32>(0u), exponent < vec4<u32>(102u));
     return sign | select(finite, vec4<u32>(0x7c00u), magnitude >= vec4<u32>(0x477ff000u));
+}
+
+// The largest magnitude of those that f16 has, in the order of numbers that round_to_half takes.
+fn most_finite(number: vec4<u32>) -> u32 {
+    let magnitude = number & vec4<u32>(0x7fffffffu);
+    let finite = select(vec4<u32>(0u), magnitude, magnitude < vec4<u32>(0x477ff000u));
+    return max(max(finite.x, finite.y), max(finite.z, finite.w));
+}
+
+fn half_of_most(most: u32) -> u32 {
+    return round_to_half(vec4<u32>(most)).x;
 }

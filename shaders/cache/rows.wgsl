@@ -30,9 +30,18 @@ fn row_quad(own: Move, head: u32, row: u32, quad: u32) -> vec4<u32> {
         half = to_f16(k[own.input + input_head * params.k_head_stride + row * params.k_row_stride + quad]);
     }
     let bad = (half & vec4<u32>(0x7c00u)) == vec4<u32>(0x7c00u);
-    let ones = select(vec4<u32>(0u), vec4<u32>(1u), bad);
-    refused += ones.x + ones.y + ones.z + ones.w;
-    return select(half, vec4<u32>(0u), bad);
+    if any(bad) {
+        let ones = select(vec4<u32>(0u), vec4<u32>(1u), bad);
+        refused += ones.x + ones.y + ones.z + ones.w;
+        half = select(half, vec4<u32>(0u), bad);
+    }
+    return half;
+}
+
+fn most_of_halves(half: vec4<u32>) -> u32 {
+    let magnitude = half & vec4<u32>(0x7fffu);
+    let finite = select(vec4<u32>(0u), magnitude, magnitude < vec4<u32>(0x7c00u));
+    return max(max(finite.x, finite.y), max(finite.z, finite.w));
 }
 
 // Channels of a row in quads, without padding.

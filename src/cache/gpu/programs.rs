@@ -80,9 +80,8 @@ impl CacheMove {
     /// Invocations of a workgroup.
     pub(crate) const INVOCATIONS: usize = 64;
 
-    /// Quads of the rows that a workgroup encodes at once: those of 32 tokens of 64 channels, with
-    /// a quad between them.
-    const BATCH_QUADS: usize = 544;
+    /// Quads of a row that a lane of encode_segment has.
+    const LANE_QUADS: usize = 8;
 
     fn input(&self) -> Option<DType> {
         match *self {
@@ -121,7 +120,8 @@ impl Program for CacheMove {
         settings.constant("SKIPPED_AT", SKIPPED_AT);
         if matches!(self, CacheMove::Encode(_)) {
             settings.sizes(&[
-                ("BATCH_QUADS", Self::BATCH_QUADS),
+                ("LANE_QUADS", Self::LANE_QUADS),
+                ("PAIR", 2),
                 ("MOST_SEGMENT", Codec::LONGEST_SEGMENT),
                 ("MOST_FINE", Codec::MOST_EXACT),
                 ("MOST_CHANNELS", MAX_HEAD_DIM),
@@ -154,8 +154,9 @@ impl Program for CacheMove {
 
 // A lane of summarize_segment has a quad of channels, and one of encode_segment sums it up.
 const _: () = assert!(CacheMove::INVOCATIONS * 4 >= MAX_HEAD_DIM);
-// A batch of encode_segment has a row at least, and a lane a bit for each of its tokens.
-const _: () = assert!(CacheMove::BATCH_QUADS > MAX_HEAD_DIM / 4);
+// A batch of encode_segment has a row at least, of blocks of at most 8 lanes, and a lane a bit for
+// each of its tokens.
+const _: () = assert!(MAX_HEAD_DIM <= 8 * 4 * CacheMove::LANE_QUADS);
 const _: () = assert!(Codec::LONGEST_SEGMENT <= 32 * CacheMove::INVOCATIONS);
 
 /// Every move, of every type of input.

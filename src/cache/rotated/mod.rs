@@ -55,7 +55,7 @@
 //! the output, where many with little each cancel theirs. So the tokens of a segment and head whose
 //! values are smallest (the first of equal sizes) are *fine*: they keep their codes of 8 bits
 //! beside those of the rung. Sizes are compared in about 256ths of an octave: of the sum of squares
-//! of magnitudes of 12 bits, the leading bit and the eight behind it. Fine tokens take no part in
+//! of magnitudes of 11 bits, the leading bit and the eight behind it. Fine tokens take no part in
 //! means. Sinks are read from their copies: they are no fine tokens, take part in nothing, and have
 //! scale and codes 0.
 
@@ -82,7 +82,7 @@ pub const fn mean_squared_error(bits: u32) -> f64 {
         16.. => 0.0,
         8.. => 4.530_766e-5,
         4.. => 9.753_275e-3,
-        3 => 3.504_352e-2,
+        3 => 3.504_402e-2,
         2 => 0.117_481_85,
         _ => 1.0,
     }

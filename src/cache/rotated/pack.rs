@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::codebook::{self, LEVEL_BITS};
 use super::hadamard::{block, transform};
-use super::row::{Scales, Squares, half, mean, shift, transformed};
+use super::row::{Scales, half, mean, rank, shift, transformed};
 use crate::cache::quantize::{self, aligned, to_f32};
 use crate::cache::words::{half_at, padded};
 
@@ -119,12 +119,8 @@ fn means<I: Iterator<Item = u16>>(
 /// The tokens among some of a segment that have the smallest values, at most so many, in their
 /// order; of equal ones the first.
 pub(in crate::cache) fn choose(values: &[u32], dim: usize, among: Range<usize>, count: usize) -> Vec<usize> {
-    let size = |token: usize| {
-        let halves = (0..dim).map(|channel| half_at(values, token * padded(dim) + channel));
-        let shift = shift(halves.clone());
-        let row: Vec<i32> = halves.map(|half| aligned(half, shift)).collect();
-        Squares::of(&row).rank(shift)
-    };
+    let size =
+        |token: usize| rank((0..dim).map(|channel| half_at(values, token * padded(dim) + channel)));
     let mut ranked: Vec<(u32, usize)> = among.map(|token| (size(token), token)).collect();
     ranked.sort_unstable();
     let mut chosen: Vec<usize> = ranked.into_iter().take(count).map(|(_, token)| token).collect();

@@ -38,14 +38,24 @@ impl Squares {
         let third = BETWEEN.iter().filter(|&&between| mantissa >= between).count() as i32;
         Some(3 * (31 - zeros as i32) + third + 6 * self.t as i32)
     }
+}
 
-    /// A number that grows with the sum of rows in units of 2^(shift − 24), in about 256ths of
-    /// `log₂`; 0 of zeros.
-    pub(super) fn rank(self, shift: u32) -> u32 {
-        let Some(ones) = self.q.checked_ilog2() else { return 0 };
-        let fraction = (self.q << (31 - ones)) >> 23 & 0xff;
-        1 + ((ones + 2 * (self.t + shift)) << 8 | fraction)
+/// A number that grows with the sum of squares of at most 512 numbers, in about 256ths of `log₂`; 0
+/// of zeros. They are read once, four at a time, and cut to units of the largest so far: of which
+/// all have at most 11 bits.
+pub(super) fn rank(mut halves: impl Iterator<Item = u16>) -> u32 {
+    let (mut unit, mut sum) = (0, 0_u32);
+    loop {
+        let four: Vec<(u32, u32)> = halves.by_ref().take(4).map(|half| parts(half)).collect();
+        let Some(most) = four.iter().map(|&(_, e)| e).max() else { break };
+        let raised = most.max(unit);
+        sum = sum.checked_shr(2 * (raised - unit)).unwrap_or(0);
+        sum += four.iter().map(|&(m, e)| (m >> (raised - e)).pow(2)).sum::<u32>();
+        unit = raised;
     }
+    let Some(ones) = sum.checked_ilog2() else { return 0 };
+    let fraction = (sum << (31 - ones)) >> 23 & 0xff;
+    1 + ((ones + 2 * unit) << 8 | fraction)
 }
 
 /// What codes of rows of so many channels have in common.

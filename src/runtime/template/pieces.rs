@@ -105,6 +105,7 @@ pub(crate) const PIECES: &Library = pieces![
     "cache/halves",
     "cache/migrate",
     "cache/moves",
+    "cache/pairs",
     "cache/quantize",
     "cache/round_to_half",
     "cache/rows",
