@@ -293,6 +293,11 @@ fn short_codes_of(y: vec4<i32>, by: Divisor, bits: u32) -> vec4<u32> {
     return select(half + above, half - 1u - above, y < vec4<i32>(0));
 }
 
+// What is left of four codes of which a word has taken all but so many bits.
+fn rest_of(four: u32, bits: u32, left: u32) -> u32 {
+    return select(0u, four >> (4u * bits - left), left > 0u);
+}
+
 @compute @workgroup_size(INVOCATIONS)
 fn encode_segment(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -441,7 +446,7 @@ fn encode_segment(
                     filled -= 32u;
                     store(flags, at, packed);
                     at++;
-                    packed = select(0u, four >> (4u * bits - filled), filled > 0u);
+                    packed = rest_of(four, bits, filled);
                 }
             }
 #end

@@ -34,7 +34,11 @@ fn long() -> Staircase {
 }
 
 fn shape() -> Shape {
-    Shape::new(4, 2, TOKENS, DIMS[0]).unwrap().with_value_dim(DIMS[1]).unwrap()
+    shape_of(DIMS)
+}
+
+fn shape_of(dims: [usize; 2]) -> Shape {
+    Shape::new(4, 2, TOKENS, dims[0]).unwrap().with_value_dim(dims[1]).unwrap()
 }
 
 /// The cache's tokens, appended in chunks that end anywhere.
@@ -45,9 +49,10 @@ fn filled(context: &Context, staircase: Staircase) -> (KvCache, SequenceId) {
 /// The same with room for sequences of this shape's length.
 fn filled_to(context: &Context, staircase: Staircase, shape: &Shape) -> (KvCache, SequenceId) {
     let mut cache = KvCache::new(context, staircase, shape, StoredKeys::AfterRotation).unwrap();
-    let [k, v] = inputs();
+    let dims = [shape.head_dim(), shape.value_dim()];
+    let [k, v] = inputs(dims);
     let of = |values: &[f32], dim| tensor(context, DType::F32, [1, 2, TOKENS, dim], values);
-    let (k, v) = (of(&k, DIMS[0]), of(&v, DIMS[1]));
+    let (k, v) = (of(&k, dims[0]), of(&v, dims[1]));
     let input = cache.input(k.view(), v.view()).unwrap();
     let id = cache.add();
     let mut start = 0;
@@ -61,23 +66,28 @@ fn filled_to(context: &Context, staircase: Staircase, shape: &Shape) -> (KvCache
     (cache, id)
 }
 
-fn inputs() -> [Vec<f32>; 2] {
-    let [mut k, v] = [0, 1].map(|side| numbers(side as u64, 2 * TOKENS * DIMS[side], 3.0, DType::F32));
+fn inputs(dims: [usize; 2]) -> [Vec<f32>; 2] {
+    let [mut k, v] = [0, 1].map(|side| numbers(side as u64, 2 * TOKENS * dims[side], 3.0, DType::F32));
     // What isn't finite becomes 0, and is counted.
-    k[17 * DIMS[0] + 5] = f32::NAN;
+    k[17 * dims[0] + 5] = f32::NAN;
+    // One key is larger than all others.
+    k[41 * dims[0] - 1] = 900.0;
+    // f16 has it in units of 2⁻²⁴: 5.9 of them.
+    k[(TOKENS - 3) * dims[0] + 2] = 3.52e-7;
     [k, v]
 }
 
 /// Whether the cache on the device holds what the one in host memory does.
-pub(super) fn fills(context: &Context, staircase: Staircase) -> impl Fn() -> bool {
-    let mut host = HostCache::new(staircase.clone(), &shape(), StoredKeys::AfterRotation).unwrap();
+pub(super) fn fills(context: &Context, staircase: Staircase, dims: [usize; 2]) -> impl Fn() -> bool {
+    let shape = shape_of(dims);
+    let mut host = HostCache::new(staircase.clone(), &shape, StoredKeys::AfterRotation).unwrap();
     let id = host.add();
-    let [k, v] = inputs();
+    let [k, v] = inputs(dims);
     let finite: Vec<f32> = k.iter().map(|&x| if x.is_finite() { x } else { 0.0 }).collect();
     host.append(id, &finite, &v).unwrap();
     let want = host.save(id).unwrap();
     move || {
-        let (cache, id) = filled(context, staircase.clone());
+        let (cache, id) = filled_to(context, staircase.clone(), &shape);
         // The number that isn't finite must have been told.
         cache.check_blocking().is_err() && cache.save_blocking(id).unwrap() == want
     }
@@ -101,7 +111,8 @@ pub(super) fn attends(context: &Context, staircase: Staircase, window: usize) ->
     });
     move |kernel| {
         cases.iter().all(|(attention, exact)| {
-            let options = PlanOptions::new().with_kernel(kernel);
+            // The keys of some splits end with codes, of others with rows.
+            let options = PlanOptions::new().with_kernel(kernel).with_splits(3).unwrap();
             let plan = attention.plan_cached_with(&cache, &shape, &options).unwrap();
             let queries = Queries { sequence: id, entry: 0, rows: 0..q_len, positions: None };
             let got = plan.run_cached(&cache, q_tensor.view(), &[queries], &Tables::new()).unwrap();
@@ -114,7 +125,7 @@ pub(super) fn attends(context: &Context, staircase: Staircase, window: usize) ->
 #[test]
 fn every_mutant_of_moves_is_caught() {
     let Some(context) = device("mutants of cache moves") else { return };
-    let agrees = fills(&context, long());
+    let agrees = fills(&context, long(), DIMS);
     let in_append: &[Change] = &[
         ("two numbers of a word change places", "half.x | (half.y << 16u)", "half.y | (half.x << 16u)"),
         ("rows don't come round", "place = select(place, place - own.ring, place >= own.ring);", ""),
@@ -124,8 +135,9 @@ fn every_mutant_of_moves_is_caught() {
             "params.k_quads, params.k_quads",
         ),
         ("what isn't finite isn't counted", "report(flags, refused);", ""),
-        ("what isn't finite stays", "return select(half, vec4<u32>(0u), bad);", "return half;"),
-        ("halves are rounded down", "whole + half - vec4<u32>(1u) + (kept & vec4<u32>(1u))", "whole"),
+        ("what isn't finite stays", "half = select(half, vec4<u32>(0u), bad);", ""),
+        ("halves are rounded down", "0x38000000u - 0xfffu) + odd)", "0x38000000u))"),
+        ("small halves are rounded down", "whole + half - vec4<u32>(1u) + (kept & vec4<u32>(1u))", "whole"),
         ("moves begin one unit early", "begins_at(middle) <= place", "begins_at(middle) <= place + 1u"),
         (
             "heads have the first one's tokens",

@@ -18,22 +18,33 @@ fn staircase() -> Staircase {
     staircase.with_codec(Codec::Rotated { fine_tokens: 2 }).unwrap()
 }
 
+/// Keys whose blocks are shared by as many lanes as there may be, and values with a block a quad.
+const WIDE: [usize; 2] = [256, 36];
+
 #[test]
 fn every_mutant_of_moves_to_rotated_codes_is_caught() {
     let Some(context) = device("mutants of moves to rotated codes") else { return };
-    let agrees = fills(&context, staircase());
+    let agrees = fills(&context, staircase(), WIDE);
     let in_encode: &[Change] = &[
         ("means are of fine tokens, too", "if !is_fine(token) {", "if token < cache.segment {"),
-        ("means are rounded towards 0", "(u32(abs(sum)) + count / 2u)", "u32(abs(sum))"),
+        ("means are rounded towards 0", "(u32(abs(sum[i])) + count / 2u)", "u32(abs(sum[i]))"),
         ("halves are rounded down", "(magnitude + ((1u << drop) >> 1u)) >> drop", "magnitude >> drop"),
-        ("means are added", "x -= vec4<i32>(", "x += vec4<i32>("),
+        ("means are added", "x000 -= centre[quad000];", "x000 += centre[quad000];"),
         (
-            "the difference of a pair is its sum",
-            "numbers[low + half] = a - b;",
-            "numbers[low + half] = a + b;",
+            "the largest key is one of the first tokens",
+            "most = max(most, parts[other]);",
+            "most = max(most, parts[0]);",
         ),
-        ("the difference of two pairs is their sum", "pairs.xy - pairs.zw", "pairs.xy + pairs.zw"),
-        ("the last stage is left out", "half < block_quads; half", "half < block_quads / 2u; half"),
+        ("blocks aren't summed across all lanes", "if spread > 4u {", "if spread > 8u {"),
+        (
+            "blocks aren't summed across lanes",
+            "if spread > 1u {\n            {",
+            "if spread > 8u {\n            {",
+        ),
+        ("quads stay with their lanes", "let within = team.own % spread;", "let within = 0u;"),
+        ("quads side by side aren't summed", "if block_quads > 1u {", "if block_quads > 64u {"),
+        ("quads two apart aren't summed", "if block_quads > 2u {", "if block_quads > 64u {"),
+        ("quads four apart aren't summed", "if block_quads > 4u {", "if block_quads > 64u {"),
         ("sinks are coded", "sum != 0u && token >= skipped", "sum != 0u"),
         ("a sixth of an octave is too wide", "mantissa >= 3037000500u", "mantissa >= 3826380859u"),
         ("scales don't know the unit", "6 * i32(shift)", "0 * i32(shift)"),
@@ -58,11 +69,10 @@ fn every_mutant_of_moves_to_rotated_codes_is_caught() {
         ("sizes are those of other tokens", "values.input = own.ring;", ""),
         ("fine tokens are listed in one place", "index += of_tokens[other];", ""),
         ("a token more is fine", "before < cache.fine_tokens", "before <= cache.fine_tokens"),
-        ("fine codes are those of the rung", "joined(all, 8u)", "joined(all >> vec4<u32>(8u - bits), 8u)"),
         (
             "a code that two words share loses its rest",
-            "packed = select(0u, four >> (4u * bits - filled), filled > 0u);",
-            "packed = 0u;",
+            "return select(0u, four >> (4u * bits - left), left > 0u);",
+            "return 0u;",
         ),
     ];
     let in_step_down: &[Change] = &[(
@@ -74,6 +84,11 @@ fn every_mutant_of_moves_to_rotated_codes_is_caught() {
         let survivors = survivors(&context, of, changes, &agrees);
         assert!(survivors.is_empty(), "not caught: {survivors:#?}");
     }
+    // Of few channels lanes read several keys at a time.
+    let agrees = fills(&context, staircase(), DIMS);
+    let change = ("means are of one key of these", "numbers[team * quads + lane]", "numbers[lane]");
+    let survivors = survivors(&context, CacheMove::Encode(DType::F32), &[change], &agrees);
+    assert!(survivors.is_empty(), "not caught: {survivors:#?}");
 }
 
 #[test]
@@ -93,14 +108,14 @@ fn every_mutant_of_attention_over_rotated_codes_is_caught() {
             "if cache.segment == 0u {",
         ),
         ("outputs aren't turned back", "if turned_outputs {", "if cache.segment == 0u {"),
-        ("keys have no mean", "s0 = s0 * of_keys + base0;", "s0 = s0 * of_keys;"),
+        ("keys have no mean", "s0 = s0 * of_key + base0;", "s0 = s0 * of_key;"),
         (
             "keys have the first one's scale",
-            "of_keys[3u] = key_scale(key_behind, within[3u]);",
-            "of_keys[3u] = of_keys[0u];",
+            "of_key = key_scale(key_behind, within);",
+            "of_key = key_scale(key_behind, 0u);",
         ),
-        ("values have no scale", "let weight0 = p0 * of_values;", "let weight0 = p0;"),
-        ("fine tokens count twice", "token = select(token, vec4<i32>(-1), within == vec4<u32>(entry));", ""),
+        ("values have no scale", "let weight0 = p0 * of_value;", "let weight0 = p0;"),
+        ("fine tokens count twice", "token = select(token, -1, within == entry);", ""),
         (
             "fine tokens are left out",
             "step < steps + (fine_tokens + CACHE_KEYS - 1u) / CACHE_KEYS",
@@ -108,17 +123,21 @@ fn every_mutant_of_attention_over_rotated_codes_is_caught() {
         ),
         (
             "fine tokens have the first one's codes",
-            "let place = select(0u, index, is_one);",
+            "let place = min(index, fine_tokens - 1u);",
             "let place = 0u;",
         ),
         ("scales are of the octave above", "sixths / 6u + 127u", "sixths / 6u + 128u"),
         ("levels are of one sign", "return select(-level, level, code >= 128u);", "return level;"),
         (
             "a level at 2 bits is that of another width",
-            "let x = f32(code) - 1.5;",
-            "let x = f32(code) - 1.0;",
+            "vec4<f32>(codes) - vec4<f32>(1.5)",
+            "vec4<f32>(codes) - vec4<f32>(1.0)",
         ),
-        ("queries become longer", "(*row)[c] *= HEAD_TURN;", ""),
+        ("queries become longer", "(*row)[t] *= HEAD_TURN;", ""),
+        ("teams weigh alike", "exp2(2.0 * (maximum0 - highest))", "1.0"),
+        ("a team is left out", "shares[share + 3u * LANES_EACH];", "0.0;"),
+        ("outputs keep their scale where a maximum rises", "if rises {", "if token < -2 {"),
+        ("levels at 4 bits have those of 3 bits' unit", "* LEVEL_UNIT_4;", "* LEVEL_UNIT_3;"),
         ("a row sees tokens before the run", "max(own0.lo, i32(first))", "own0.lo"),
     ];
     let in_tiled: &[Change] = &[

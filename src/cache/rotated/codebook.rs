@@ -223,7 +223,8 @@ pub(super) mod tests {
         };
         near(&THRESHOLDS, eight[1..128].to_vec());
         near(&LEVELS_8, eight.windows(2).map(mean).collect());
-        for (bits, ends, more) in [(8, &eight, 2e-4), (4, &four, 2e-3), (3, &three, 1.1e-4), (2, &two, 1e-5)] {
+        for (bits, ends, more) in [(8, &eight, 2e-4), (4, &four, 2e-3), (3, &three, 1.1e-4), (2, &two, 1e-5)]
+        {
             let least = error(ends, ends.windows(2).map(mean));
             let (got, want) = (super::super::mean_squared_error(bits), error(ends, levels(bits)));
             assert!((got / want - 1.0).abs() < 1e-6, "{bits} bits: {got} for {want}");

@@ -119,8 +119,7 @@ fn means<I: Iterator<Item = u16>>(
 /// The tokens among some of a segment that have the smallest values, at most so many, in their
 /// order; of equal ones the first.
 pub(in crate::cache) fn choose(values: &[u32], dim: usize, among: Range<usize>, count: usize) -> Vec<usize> {
-    let size =
-        |token: usize| rank((0..dim).map(|channel| half_at(values, token * padded(dim) + channel)));
+    let size = |token: usize| rank((0..dim).map(|channel| half_at(values, token * padded(dim) + channel)));
     let mut ranked: Vec<(u32, usize)> = among.map(|token| (size(token), token)).collect();
     ranked.sort_unstable();
     let mut chosen: Vec<usize> = ranked.into_iter().take(count).map(|(_, token)| token).collect();
