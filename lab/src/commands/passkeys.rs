@@ -10,12 +10,13 @@ use lab::content::rules::Rule;
 use lab::needle::{DEPTHS, Prompt, unit};
 use lab::perplexity::Windows;
 use lab::setting::Setting;
+use lab::staircase;
 use lab::table::{self, Row as _, Table};
 use serde_json::json;
 
 use super::{Computing, REVISION, bar, check_stop, load, read_text};
 
-/// Asks for numbers that are hidden in texts, under rules that choose blocks.
+/// Asks for numbers that are hidden in texts, under rules that choose blocks or behind caches.
 #[derive(clap::Args)]
 pub struct Args {
     /// A GGUF file (scripts/fetch-models brings two)
@@ -45,6 +46,9 @@ pub struct Args {
     /// Read all of the prompt under the rules, and not only question and answer
     #[arg(long)]
     sparse: bool,
+    /// Keep the text in caches of few bits, in place of rules that choose blocks
+    #[arg(long, conflicts_with = "sparse")]
+    caches: bool,
     /// The file of results; what it has already isn't computed again
     #[arg(long, default_value = "lab/results/passkeys.csv")]
     results: PathBuf,
@@ -57,7 +61,11 @@ pub struct Args {
 /// # Errors
 /// Options, files and devices that don't do, by name; Ctrl-C.
 pub fn run(arguments: &Args) -> Result<()> {
-    let reading = if arguments.sparse { Reading::Sparse } else { Reading::Dense };
+    let reading = match (arguments.sparse, arguments.caches) {
+        (true, _) => Reading::Sparse,
+        (_, true) => Reading::Cached,
+        _ => Reading::Dense,
+    };
     let rules = rules(arguments.width, reading);
     let backend = arguments.computing.backend.open()?;
     let mut loaded = load(&arguments.model)?;
@@ -163,16 +171,18 @@ impl Asking<'_> {
                 self.bar.inc(1);
                 continue;
             }
-            let setting = Setting::new(rule.setting()?.args(), loaded.config())?;
-            let place = (window, depth);
-            let right = match self.reading {
-                Reading::Sparse => is_right_sparsely(loaded, backend, prompt, &setting, place, chunk, step)?,
-                Reading::Dense => {
-                    let asked = match &asked {
-                        Some(asked) => asked,
-                        None => asked.insert(Asked::read(loaded, backend, prompt, chunk, step)?),
-                    };
-                    asked.is_right(loaded, &setting, unit(window, depth) as u32, step)?
+            let setting = || Setting::new(rule.setting()?.args(), loaded.config());
+            let right = if self.reading == Reading::Sparse {
+                is_right_sparsely(loaded, backend, prompt, &setting()?, (window, depth), chunk, step)?
+            } else {
+                let asked = match &asked {
+                    Some(asked) => asked,
+                    None => asked.insert(Asked::read(loaded, backend, prompt, chunk, step)?),
+                };
+                if self.reading == Reading::Cached && !rule.options.is_empty() {
+                    asked.is_right_behind(loaded, &staircase::parse(&rule.options)?, step)?
+                } else {
+                    asked.is_right(loaded, &setting()?, unit(window, depth) as u32, step)?
                 }
             };
             row.right = u8::from(right);

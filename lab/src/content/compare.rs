@@ -85,7 +85,20 @@ impl Reference {
     ) -> Result<Vec<u32>> {
         let mut steps = Steps::new(loaded.config(), setting, &self.memory);
         steps.start(sequence);
-        let hidden = loaded.model.forward(&self.tokens, &mut steps, step)?;
+        self.likeliest_by(loaded, &mut steps, step)
+    }
+
+    /// The likeliest token behind each of the last tokens by any attention that has all before them.
+    ///
+    /// # Errors
+    /// What the attention, the model and `step` return.
+    pub fn likeliest_by(
+        &self,
+        loaded: &Loaded,
+        attention: &mut dyn Attend,
+        step: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Vec<u32>> {
+        let hidden = loaded.model.forward(&self.tokens, attention, step)?;
         let mut tokens = Vec::with_capacity(self.tokens.len());
         each_row(loaded, &hidden, |_, row| tokens.push(largest(&row) as u32))?;
         Ok(tokens)
@@ -106,6 +119,11 @@ impl Reference {
         steps.start(sequence);
         let divergence = self.compare_by(loaded, &mut steps, step)?;
         Ok(Divergence { read: steps.read().share(), ..divergence })
+    }
+
+    /// How many tokens are the last ones.
+    pub fn tokens(&self) -> usize {
+        self.tokens.len()
     }
 
     /// What came before the last tokens.

@@ -1,11 +1,13 @@
 //! Passkeys under rules that choose blocks: with the text before the question read densely, and
-//! with all of it read under the rule.
+//! with all of it read under the rule. And behind caches that hold the text.
 
 use anyhow::Result;
+use prflash::cache::Staircase;
 
 use super::compare::Reference;
 use super::rules::{Rule, content, window};
 use crate::backend::{Backend, Loaded};
+use crate::caches::held::Held;
 use crate::needle::{self, Prompt};
 use crate::setting::Setting;
 use crate::table;
@@ -18,6 +20,8 @@ pub enum Reading {
     Dense,
     /// Under the rule, block by block.
     Sparse,
+    /// Densely, and then kept in caches, behind which question and answer are read token by token.
+    Cached,
 }
 
 /// A prompt under a rule.
@@ -57,8 +61,20 @@ impl table::Row for Row {
     }
 }
 
-/// The rules at a quarter of the blocks of `width` tokens, dense attention first.
+/// The rules at a quarter of the blocks of `width` tokens, dense attention first; or the caches that
+/// text is kept in, whose options are a `--staircase`.
 pub fn rules(width: usize, reading: Reading) -> Vec<Rule> {
+    if reading == Reading::Cached {
+        let kept = ["f16", "recommended", "KIVI-4", "KIVI-2", "recommended, rotated"];
+        let few = ["rotated, K 4, V 4×8 → 2", "rotated, K 4, V 2"];
+        let named = crate::caches::rules::rules().into_iter();
+        let named = named.filter(|rule| kept.iter().chain(&few).any(|name| rule.name == *name));
+        let dense = Rule { name: "dense".into(), options: String::new() };
+        return [dense]
+            .into_iter()
+            .chain(named.map(|rule| Rule { name: rule.name, options: rule.cache }))
+            .collect();
+    }
     let blocks = (width / 64 / 4).max(1);
     let of = |name: &str, more: &str, size: usize| {
         let mut rule = content(name, blocks * 64 / size, &format!(";group={size};bits=8{more}"), size);
@@ -121,6 +137,24 @@ impl<'a> Asked<'a> {
     ) -> Result<bool> {
         let answer = &self.prompt.ids[self.prompt.answer.clone()];
         Ok(self.reference.likeliest(loaded, setting, sequence, step)?.ends_with(answer))
+    }
+
+    /// Whether the model answers with the passkey behind a cache of the text.
+    ///
+    /// # Errors
+    /// What the library refuses; what the model and `step` return.
+    pub fn is_right_behind(
+        &self,
+        loaded: &Loaded,
+        staircase: &Staircase,
+        step: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<bool> {
+        let (config, dense) = (loaded.config(), Setting::from_options("")?);
+        let staircases = vec![staircase.clone(); config.layers];
+        let (memory, tokens) = (self.reference.memory(), self.reference.tokens());
+        let mut held = Held::new(config, &dense, memory, &staircases, tokens)?;
+        let answer = &self.prompt.ids[self.prompt.answer.clone()];
+        Ok(self.reference.likeliest_by(loaded, &mut held, step)?.ends_with(answer))
     }
 }
 

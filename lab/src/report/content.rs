@@ -165,7 +165,7 @@ fn found(rows: &[passkeys::Row], page: &mut Page<'_>) {
     page.line("### Passkeys\n");
     page.numbers(
         "results/passkeys.csv",
-        "`lab passkeys`, `lab passkeys --keys 3` and `lab passkeys --sparse`.",
+        "`lab passkeys`, `lab passkeys --keys 3`, `lab passkeys --sparse` and `lab passkeys --caches`.",
     );
     for model in distinct(rows.iter().map(|row| row.model.as_str())) {
         let own: Vec<_> = rows.iter().filter(|row| row.model == model).collect();
@@ -173,7 +173,7 @@ fn found(rows: &[passkeys::Row], page: &mut Page<'_>) {
         found_by(&own, page);
     }
     page.text(
-        "All rules visit a quarter of the prompt's blocks. Question and answer are read token by token under \
+        "All rules but caches visit a quarter of the prompt's blocks. Question and answer are read token by token under \
          the rule. Where several passkeys with names are in a text, one of them is asked for.",
     );
 }
@@ -206,6 +206,7 @@ fn found_by(rows: &[&passkeys::Row], page: &mut Page<'_>) {
                 match reading {
                     Reading::Dense => "densely".to_owned(),
                     Reading::Sparse => "under the rule".to_owned(),
+                    Reading::Cached => "densely, and kept in a cache".to_owned(),
                 },
                 keys.to_string(),
                 rule.to_owned(),

@@ -197,7 +197,7 @@ fn passkeys_are_asked_for_once() {
     fn ask<'a>(common: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
         [common, &["--results", "keys.csv", "--width", "400"], more].concat()
     }
-    for (more, rules) in [(&[][..], 10), (&["--keys", "2"], 10), (&["--sparse"], 4)] {
+    for (more, rules) in [(&[][..], 10), (&["--keys", "2"], 10), (&["--sparse"], 4), (&["--caches"], 8)] {
         let arguments = [&ask(&common, more)[..], &["--windows", "1"]].concat();
         let object = folder.json(&arguments);
         assert_eq!(
@@ -207,7 +207,7 @@ fn passkeys_are_asked_for_once() {
         assert_eq!(folder.json(&arguments), object);
     }
     let lines = std::fs::read_to_string(folder.path("keys.csv")).unwrap().lines().count();
-    assert_eq!(lines, 1 + 5 * (10 + 10 + 4));
+    assert_eq!(lines, 1 + 5 * (10 + 10 + 4 + 8));
     let error = folder.refused(&ask(&common, &["--windows", "999"]));
     assert!(error.contains("text.txt") && error.contains("--windows 999"), "{error}");
 }
