@@ -1,5 +1,5 @@
-// What the team's token weighs in each row, from its scores: `s`, of which each of the four lanes of
-// the team has a part, `token` its number, which may be seen from `first` to `run_end`. What the
+// What the team's token weighs in each row, from its scores: `s`, of which each of the four lanes
+// of the team has a part, `token` its number, which may be seen from `first` to `run_end`. What the
 // team summed up so far is rescaled where a maximum rose, which is seldom after the first tokens.
 #if SUBGROUP_QUADS
 #for r in ROW_SETS

@@ -46,7 +46,7 @@ impl Squares {
 pub(super) fn rank(mut halves: impl Iterator<Item = u16>) -> u32 {
     let (mut unit, mut sum) = (0, 0_u32);
     loop {
-        let four: Vec<(u32, u32)> = halves.by_ref().take(4).map(|half| parts(half)).collect();
+        let four: Vec<(u32, u32)> = halves.by_ref().take(4).map(parts).collect();
         let Some(most) = four.iter().map(|&(_, e)| e).max() else { break };
         let raised = most.max(unit);
         sum = sum.checked_shr(2 * (raised - unit)).unwrap_or(0);
