@@ -83,7 +83,12 @@ pub(super) async fn find(options: &ContextOptions) -> Result<wgpu::Adapter> {
                 ..Default::default()
             })
             .await
-            .map_err(|error| Error::no_adapter(error.to_string()))?;
+            .map_err(|error| {
+                Error::no_adapter(format!(
+                    "this browser offers no WebGPU here; it takes a browser that has it switched on, and a page that \
+                     came over https or from localhost ({error})"
+                ))
+            })?;
         let found = [adapter.get_info()];
         wish.choose(&found).map(|_| adapter).ok_or_else(|| none_of(&wish, &found))
     }
