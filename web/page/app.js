@@ -63,16 +63,16 @@ const opened = inputs
   .then(() => engine.call("open"))
   .then(
     (described) => {
-      const { adapter, device_type } = JSON.parse(described);
+      const found = JSON.parse(described), { adapter, device_type } = found;
       device.textContent = `${adapter || "Your GPU"}${device_type === "Cpu" ? " (in software)" : ""}, through WebGPU`;
       device.classList.add("open");
-      return true;
+      return found;
     },
     (error) => {
       device.textContent = "No GPU";
       device.classList.add("shut");
       tell(error);
-      return false;
+      return null;
     },
   );
 inputs.catch(tell);

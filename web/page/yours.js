@@ -33,6 +33,7 @@ export function yours({ opened, tell }) {
     if (!(await opened)) throw new Error("This needs a GPU, and this browser offers none.");
     if (!computing) {
       computing = new Computing("device");
+      window.prflash.device = computing;
       await computing.call("open");
     }
     return computing;

@@ -134,6 +134,21 @@ fn blank(module: &mut [u8], texts: &[(PathBuf, Vec<u8>)], without: &[PathBuf]) -
     found
 }
 
+/// All files of a folder.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
+        let path = entry?.path();
+        let into = to.join(path.file_name().unwrap_or_default());
+        if path.is_dir() {
+            fs::create_dir_all(&into)?;
+            copy(&path, &into)?;
+        } else {
+            fs::copy(&path, &into).with_context(|| format!("copying {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 /// The first tokens of every tensor, one after the other: the count of tokens and of layers, then of
 /// each layer its number and Q, K and V in f16, heads first, before rotation. Little-endian.
 fn crop(fixture: &Path) -> Result<Vec<u8>> {
