@@ -84,10 +84,11 @@ pub(super) async fn find(options: &ContextOptions) -> Result<wgpu::Adapter> {
             })
             .await
             .map_err(|error| {
-                Error::no_adapter(format!(
-                    "this browser offers no WebGPU here; it takes a browser that has it switched on, and a page that \
-                     came over https or from localhost ({error})"
-                ))
+                log::info!("no WebGPU: {error}");
+                Error::no_adapter(
+                    "this browser offers no WebGPU here: it takes one that has it switched on, and a page that came \
+                     over https or from localhost",
+                )
             })?;
         let found = [adapter.get_info()];
         wish.choose(&found).map(|_| adapter).ok_or_else(|| none_of(&wish, &found))

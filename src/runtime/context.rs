@@ -119,12 +119,13 @@ impl Context {
             .await
             .map_err(|error| Error::unsupported(format!("the adapter refused to open: {error}")))?;
         let lost = Arc::new(Mutex::new(None));
-        let reason = lost.clone();
+        let late = Arc::new(Late::default());
+        let (reason, waited) = (lost.clone(), late.clone());
         device.set_device_lost_callback(move |why, message| {
             // The device is ours and so is its end: dropping it is no loss.
             *lock(&reason) = Some(format!("{why:?}: {message}"));
+            waited.close();
         });
-        let late = Arc::new(Late::default());
         let uncaptured = late.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             log::error!("uncaptured GPU error: {error}");
@@ -445,7 +446,7 @@ impl Context {
         if cfg!(target_arch = "wasm32") {
             let (signal, done) = Signal::new();
             self.queue().on_submitted_work_done(move || signal.send(()));
-            done.await;
+            self.late().unless_lost(done).await;
             return self.check().await;
         }
         self.wait()

@@ -1,7 +1,8 @@
 //! Errors that arrive after the call that caused them: a browser answers error scopes later.
 
 use std::collections::BTreeSet;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Mutex;
 use std::task::{Poll, Waker};
 
@@ -23,6 +24,8 @@ struct State {
     pending: BTreeSet<u64>,
     found: Vec<Error>,
     waiting: Vec<Waker>,
+    /// Whether the device is lost, so that nothing will be told any more.
+    closed: bool,
 }
 
 /// A call whose errors may arrive later; of a call whose errors are known at once, nothing.
@@ -56,6 +59,26 @@ impl Late {
         lock(&self.state).keep(Some(error));
     }
 
+    /// The device is lost: a browser may leave every question open that it was asked of it.
+    pub(crate) fn close(&self) {
+        let mut state = lock(&self.state);
+        state.closed = true;
+        state.wake();
+    }
+
+    /// What a future gives; nothing, if the device is lost before.
+    pub(crate) async fn unless_lost<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let mut future = pin!(future);
+        poll_fn(|task| match future.as_mut().poll(task) {
+            Poll::Ready(value) => Poll::Ready(Some(value)),
+            Poll::Pending => match lock(&self.state).wait(task.waker()) {
+                true => Poll::Ready(None),
+                false => Poll::Pending,
+            },
+        })
+        .await
+    }
+
     /// Ready once it is known what became of a call.
     pub(crate) async fn settled(&self, ticket: Ticket) {
         let Ticket(Some(number)) = ticket else { return };
@@ -74,10 +97,10 @@ impl Late {
             if done(&state) {
                 return Poll::Ready(());
             }
-            if !state.waiting.iter().any(|waker| waker.will_wake(task.waker())) {
-                state.waiting.push(task.waker().clone());
+            match state.wait(task.waker()) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
             }
-            Poll::Pending
         })
         .await;
     }
@@ -99,6 +122,14 @@ impl State {
         if self.found.len() < KEPT {
             self.found.extend(error);
         }
+    }
+
+    /// Whether there is nothing to wait for; else who waits is woken.
+    fn wait(&mut self, waker: &Waker) -> bool {
+        if !self.closed && !self.waiting.iter().any(|waiting| waiting.will_wake(waker)) {
+            self.waiting.push(waker.clone());
+        }
+        self.closed
     }
 
     fn wake(&mut self) {
@@ -151,6 +182,21 @@ mod tests {
         assert!(!ready(pin!(late.settled(third)), &waker));
         assert!(ready(pin!(late.settled(Ticket::default())), &waker));
         assert!(late.take().is_ok());
+    }
+
+    #[test]
+    fn nobody_waits_for_a_lost_device() {
+        let (late, count) = (Late::default(), Arc::new(Count::default()));
+        let waker = Waker::from(count.clone());
+        let ticket = late.begin();
+        let mut settled = pin!(late.settled(ticket));
+        let mut answer = pin!(late.unless_lost(std::future::pending::<()>()));
+        assert!(!ready(settled.as_mut(), &waker) && !ready(answer.as_mut(), &waker));
+        late.close();
+        assert!(count.0.load(Ordering::Relaxed) >= 1);
+        assert!(ready(settled.as_mut(), &waker) && ready(answer.as_mut(), &waker));
+        assert_eq!(pollster::block_on(late.unless_lost(std::future::ready(5))), Some(5));
+        assert_eq!(pollster::block_on(late.unless_lost(std::future::pending::<u8>())), None);
     }
 
     #[test]

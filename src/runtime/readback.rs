@@ -21,11 +21,12 @@ impl Context {
         let (signal, mapped) = Signal::new();
         staging.slice(..size).map_async(wgpu::MapMode::Read, move |result| signal.send(result));
         self.wait()?;
-        let result = mapped.await;
+        let result = self.late().unless_lost(mapped).await;
         // In a browser only now is it known whether all that led here was done.
         #[cfg(target_arch = "wasm32")]
         self.check().await?;
         let lost = |what: String| self.check_alive().err().unwrap_or_else(|| Error::validation(what));
+        let result = result.ok_or_else(|| lost("readback: no answer".to_owned()))?;
         result.map_err(|error| lost(format!("readback: {error}")))?;
         let bytes =
             staging.slice(..size).get_mapped_range().map_err(|error| lost(format!("readback: {error}")))?;

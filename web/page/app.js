@@ -11,7 +11,7 @@ const notice = document.getElementById("notice");
 
 /** Shows what went wrong, in a sentence. */
 export function tell(error) {
-  notice.textContent = error.message;
+  notice.textContent = error.name === "DeviceLost" ? `${error.message}. Load the page again to go on.` : error.message;
   notice.hidden = false;
 }
 

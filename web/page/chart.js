@@ -48,8 +48,21 @@ function ticks(from, to, log) {
 const shown = (x, log) => (log && x < 1e-2 ? "10" + [...String(Math.round(Math.log10(x)))].map((c) => (c === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c])).join("") : number(x));
 
 /** Draws `lines` (`{ points: [[x, y]], color, step, dashed, name }`) and `bars` (`{ from, to, y, color, name }`) into a place. */
-export function chart(place, { x, y, lines = [], bars = [], height = 300, label }) {
-  const width = 460, left = 58, right = 12, top = 8, bottom = 40;
+export function chart(place, drawing) {
+  // As wide as its place, so that letters have one size everywhere.
+  if (!place.drawing) {
+    new ResizeObserver(() => {
+      if (place.clientWidth && Math.abs(place.clientWidth - place.drawn) > 1) draw(place);
+    }).observe(place);
+  }
+  place.drawing = drawing;
+  draw(place);
+}
+
+function draw(place) {
+  const { x, y, lines = [], bars = [], height = 300, label } = place.drawing;
+  place.drawn = place.clientWidth;
+  const width = Math.max(300, place.clientWidth || 460), left = 58, right = 12, top = 8, bottom = 40;
   const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label ?? `${y.title} over ${x.title}` });
   const at = (axis, begin, end) => (value) => {
     const of = axis.log ? Math.log : (v) => v;

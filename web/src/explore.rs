@@ -97,6 +97,11 @@ impl Explorer {
         Self { layers, scores: HashMap::new(), uploaded: None }
     }
 
+    /// Forgets what is on a device, which may be lost.
+    pub fn forget_device(&mut self) {
+        self.uploaded = None;
+    }
+
     /// The layers.
     pub fn layers(&self) -> &[Layer] {
         &self.layers

@@ -8,7 +8,7 @@ mod explore;
 
 use std::cell::RefCell;
 
-use js_sys::Error as JsError;
+use js_sys::{Error as JsError, Function};
 use prflash::{Context, DType, Layout, Tensor};
 use wasm_bindgen::prelude::*;
 
@@ -30,12 +30,14 @@ fn context() -> JsResult<Context> {
     context.ok_or_else(|| JsError::new("no device is open").into())
 }
 
-/// Opens the device; gives what it is, as JSON.
+/// Opens the device, or a new one where one was lost; gives what it is, as JSON.
 #[wasm_bindgen]
 pub async fn open() -> JsResult<String> {
     console_error_panic_hook::set_once();
     let context = Context::new().await.map_err(thrown)?;
     let described = crate::described(&context).to_string();
+    #[cfg(feature = "explore")]
+    explore::forget_device();
     CONTEXT.set(Some(context));
     Ok(described)
 }
@@ -43,13 +45,14 @@ pub async fn open() -> JsResult<String> {
 /// Asks for tensors of so many mebibytes, one after the other and up to a count, until the browser
 /// refuses one; gives how many it gave. They are given back in the end.
 #[wasm_bindgen]
-pub async fn exhaust(mebibytes: usize, count: usize) -> JsResult<usize> {
+pub async fn exhaust(mebibytes: usize, count: usize, progress: Function) -> JsResult<usize> {
     let context = context()?;
     let mut tensors = Vec::new();
     for _ in 0..count {
         let layout = Layout::heads_first(1, 1, mebibytes << 10, 256).map_err(thrown)?;
         tensors.push(Tensor::zeros(&context, DType::F32, layout).map_err(thrown)?);
         context.check().await.map_err(thrown)?;
+        let _ = progress.call3(&JsValue::NULL, &"".into(), &tensors.len().into(), &count.into());
     }
     Ok(tensors.len())
 }

@@ -24,9 +24,9 @@ struct Arguments {
     /// The texts of the kernels, which are in the modules.
     #[arg(long)]
     shaders: PathBuf,
-    /// Kernels that a module never runs: its name, and a folder of theirs below that of all. Again for
-    /// each.
-    #[arg(long, num_args = 2, value_names = ["NAME", "FOLDER"])]
+    /// Kernels that a module never runs: its name, and a folder or a file of theirs below that of all.
+    /// Again for each.
+    #[arg(long, num_args = 2, value_names = ["NAME", "PATH"])]
     without: Vec<String>,
     /// The page's own files.
     #[arg(long)]

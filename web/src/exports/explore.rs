@@ -40,6 +40,15 @@ fn with_explorer<T>(work: impl FnOnce(&mut Explorer) -> Result<T, prflash::Error
     })
 }
 
+/// Forgets what is on the device that was open.
+pub(super) fn forget_device() {
+    STATE.with_borrow_mut(|state| {
+        if let Some(explorer) = &mut state.explorer {
+            explorer.forget_device();
+        }
+    });
+}
+
 /// The page's settings, as it numbers them.
 #[wasm_bindgen]
 #[derive(Clone, Copy)]
@@ -90,7 +99,7 @@ pub fn schedule(choice: &Choice) -> JsResult<JsValue> {
         ("picture", Float32Array::from(&picture[..]).into()),
         ("rows", grid.query_blocks().into()),
         ("visited", (schedule.visited_blocks() as f64).into()),
-        ("dense", (grid.dense_blocks() as f64 * grid.groups() as f64).into()),
+        ("dense", (grid.dense_blocks() as f64).into()),
         ("checksum", format!("{:016x}", explore::checksum(&schedule)).into()),
     ]))
 }
