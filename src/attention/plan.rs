@@ -137,8 +137,8 @@ impl Plan {
         self.prepared.bytes()
     }
 
-    /// Ready once the kernels of the plan are compiled, as `progress` is told of: before the first pipeline, and
-    /// after each.
+    /// Ready once the kernels of the plan are compiled, as `progress` is told of: before the first
+    /// pipeline, and after each.
     ///
     /// Natively they were compiled when the plan was made. Browsers compile in a process of
     /// their own meanwhile, for seconds, and without this the first call waits for it in silence.

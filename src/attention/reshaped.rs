@@ -153,7 +153,8 @@ impl ReshapedPlan {
         })
     }
 
-    /// Ready once all kernels of the plan are compiled, as [`Plan::prepare`](crate::Plan::prepare) is.
+    /// Ready once all kernels of the plan are compiled, as [`Plan::prepare`](crate::Plan::prepare)
+    /// is.
     ///
     /// # Errors
     /// Those of [`Plan::prepare`](crate::Plan::prepare).

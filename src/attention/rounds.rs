@@ -119,7 +119,8 @@ impl RoundsPlan {
         self.plan.device_bytes() + self.merger.device_bytes()
     }
 
-    /// Ready once the kernels of a round and of the merge are compiled, as [`Plan::prepare`](crate::Plan::prepare) is.
+    /// Ready once the kernels of a round and of the merge are compiled, as
+    /// [`Plan::prepare`](crate::Plan::prepare) is.
     ///
     /// # Errors
     /// Those of [`Plan::prepare`](crate::Plan::prepare).

@@ -103,8 +103,8 @@ impl BlockMass {
         Schedule::from_block_lists(&grid, &lists)
     }
 
-    /// The mean mass that a key block has in the rows of a query block (counted from 0) of a head of
-    /// the first batch entry; 0 for what isn't there.
+    /// The mean mass that a key block has in the rows of a query block (counted from 0) of a head
+    /// of the first batch entry; 0 for what isn't there.
     pub fn mean(&self, head: usize, row: usize, block: usize) -> f64 {
         let grid = &self.grid;
         let (query_blocks, key_blocks, size) =

@@ -13,8 +13,8 @@ use prflash::{
     Systematic, Tables, Tensor, wgpu,
 };
 
-/// What a plan tells while it is prepared: `done` counts up to `total`, every pipeline has a name of
-/// its own, and nothing is waited for in the end.
+/// What a plan tells while it is prepared: `done` counts up to `total`, every pipeline has a name
+/// of its own, and nothing is waited for in the end.
 #[derive(Default)]
 struct Told(Vec<(usize, usize, String)>);
 

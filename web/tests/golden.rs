@@ -1,5 +1,5 @@
-//! What the page shows, computed natively: the same lists of blocks, and the same recall and errors,
-//! as `golden.json` has them and as the page is held to in a browser (`browser.mjs`).
+//! What the page shows, computed natively: the same lists of blocks, and the same recall and
+//! errors, as `golden.json` has them and as the page is held to in a browser (`browser.mjs`).
 //!
 //! `PRFLASH_WRITE_GOLDEN=1 cargo test -p prflash-web --test golden` writes the file anew.
 

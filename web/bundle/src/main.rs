@@ -24,8 +24,8 @@ struct Arguments {
     /// The texts of the kernels, which are in the modules.
     #[arg(long)]
     shaders: PathBuf,
-    /// Kernels that a module never runs: its name, and a folder or a file of theirs below that of all.
-    /// Again for each.
+    /// Kernels that a module never runs: its name, and a folder or a file of theirs below that of
+    /// all. Again for each.
     #[arg(long, num_args = 2, value_names = ["NAME", "PATH"])]
     without: Vec<String>,
     /// The page's own files.
@@ -116,8 +116,8 @@ fn texts(folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
 }
 
 /// Writes spaces over the comments of the kernels that a module has, and over all of those that it
-/// never runs: their lengths stay, and spaces take next to nothing by gzip. Gives how many texts were
-/// found.
+/// never runs: their lengths stay, and spaces take next to nothing by gzip. Gives how many texts
+/// were found.
 fn blank(module: &mut [u8], texts: &[(PathBuf, Vec<u8>)], without: &[PathBuf]) -> usize {
     let mut found = 0;
     for (path, text) in texts {
@@ -149,8 +149,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The first tokens of every tensor, one after the other: the count of tokens and of layers, then of
-/// each layer its number and Q, K and V in f16, heads first, before rotation. Little-endian.
+/// The first tokens of every tensor, one after the other: the count of tokens and of layers, then
+/// of each layer its number and Q, K and V in f16, heads first, before rotation. Little-endian.
 fn crop(fixture: &Path) -> Result<Vec<u8>> {
     let bytes = fs::read(fixture)?;
     let tensors = SafeTensors::deserialize(&bytes)?;

@@ -1,5 +1,5 @@
-//! Kernels against the oracles: numbers within tolerances that follow from the arithmetic, lists and
-//! words bit for bit.
+//! Kernels against the oracles: numbers within tolerances that follow from the arithmetic, lists
+//! and words bit for bit.
 
 use prflash::attention::{GpuSampler, GpuSummaries, SummarizedKeys};
 use prflash::cache::{Chunk, HostCache, KvCache, Staircase, StoredKeys};
