@@ -216,8 +216,8 @@ impl BackwardPlan {
         pollster::block_on(self.timings_async(bound, call, rounds))
     }
 
-    /// [`timings`](BackwardPlan::timings) without blocking where nothing can block, which is in browsers.
-    /// Native backends wait inside.
+    /// [`timings`](BackwardPlan::timings) without blocking where nothing can block, which is in
+    /// browsers. Native backends wait inside.
     ///
     /// # Errors
     /// As `timings`.
