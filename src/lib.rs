@@ -149,9 +149,8 @@ pub use wgpu;
 /// What a device can do, and how long it takes.
 pub mod device {
     pub use crate::runtime::capabilities::Capabilities;
-    pub use crate::runtime::timing::GpuTimer;
-    #[cfg(not(target_arch = "wasm32"))]
-    pub use crate::runtime::timing::Timings;
+    pub use crate::runtime::prepare::Compiling;
+    pub use crate::runtime::timing::{GpuTimer, Timings};
 }
 
 /// The kernels that compute attention, by name: for [`PlanOptions::with_kernel`], where a plan's
@@ -163,7 +162,6 @@ pub mod kernels {
 /// Kernels chosen by measuring them on a device, and kept in a profile.
 pub mod tuning {
     pub use crate::attention::tuning::{ShapeClass, Tuned, TuningProfile};
-    #[cfg(not(target_arch = "wasm32"))]
     pub use crate::attention::tuning_options::TuningOptions;
 }
 

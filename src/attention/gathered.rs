@@ -39,6 +39,10 @@ impl Gatherer {
         Ok(Self { context: context.clone(), pipeline, slots, block_size })
     }
 
+    pub(super) fn pipeline(&self) -> &Arc<Pipeline> {
+        &self.pipeline
+    }
+
     /// Binds a tensor and its packed twin, to copy from the one to the other or, to `scatter`,
     /// back.
     pub(super) fn bind(

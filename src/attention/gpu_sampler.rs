@@ -10,6 +10,7 @@ use crate::limits::{MAX_BATCH, at_most};
 use crate::random::Seed;
 use crate::runtime::context::Context;
 use crate::runtime::dispatch;
+use crate::runtime::prepare::Compiling;
 use crate::runtime::program::Pipeline;
 use crate::runtime::slots::SlotPool;
 use crate::sampling::gpu::draw::Draw;
@@ -194,6 +195,14 @@ impl GpuSampler {
     /// Blocks that one sequence has room for.
     pub fn capacity(&self) -> u64 {
         self.capacity
+    }
+
+    /// Ready once its kernels are compiled, as [`Plan::prepare`](crate::Plan::prepare) is.
+    ///
+    /// # Errors
+    /// Those of [`Plan::prepare`](crate::Plan::prepare).
+    pub async fn prepare(&self, progress: impl FnMut(Compiling<'_>)) -> Result<()> {
+        self.context.prepare(&self.pipelines, progress).await
     }
 
     /// Bytes of GPU memory held. It grows with the sequences of a call, and where more schedules

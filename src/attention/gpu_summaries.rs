@@ -14,6 +14,7 @@ use crate::runtime::binding::{Axis, fits, split};
 use crate::runtime::context::Context;
 use crate::runtime::dispatch;
 use crate::runtime::pipeline::bind;
+use crate::runtime::prepare::Compiling;
 use crate::runtime::program::{Binds, Pipeline, group_layout};
 use crate::runtime::slots::{Slot, SlotPool};
 use crate::runtime::tensor::{Binding, TensorView};
@@ -194,6 +195,14 @@ impl GpuSummaries {
     /// Whether there is a summary of no sequence.
     pub fn is_empty(&self) -> bool {
         self.held.iter().all(|held| held.keys.is_empty())
+    }
+
+    /// Ready once its kernel is compiled, as [`Plan::prepare`](crate::Plan::prepare) is.
+    ///
+    /// # Errors
+    /// Those of [`Plan::prepare`](crate::Plan::prepare).
+    pub async fn prepare(&self, progress: impl FnMut(Compiling<'_>)) -> Result<()> {
+        self.context.prepare([&self.pipeline], progress).await
     }
 
     /// Bytes of GPU memory held. It grows only when more calls are in flight than ever before.

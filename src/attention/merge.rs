@@ -78,6 +78,10 @@ impl Merger {
         Ok(Self { context: context.clone(), merge, value_dim, pipeline, slots, sinks, has_sinks, unused })
     }
 
+    pub(super) fn pipeline(&self) -> &Arc<Pipeline> {
+        &self.pipeline
+    }
+
     /// Bytes of GPU memory held.
     pub(super) fn device_bytes(&self) -> u64 {
         self.slots.bytes() + self.sinks.size() + self.unused.iter().map(wgpu::Buffer::size).sum::<u64>()

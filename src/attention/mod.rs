@@ -30,12 +30,9 @@ mod selection;
 mod split;
 mod table_buffer;
 mod traffic;
-#[cfg(not(target_arch = "wasm32"))]
 mod trial;
-#[cfg(not(target_arch = "wasm32"))]
 mod tuner;
 pub(crate) mod tuning;
-#[cfg(not(target_arch = "wasm32"))]
 pub(crate) mod tuning_options;
 mod wanted;
 mod work;

@@ -18,8 +18,8 @@ use crate::cache::KvCache;
 use crate::error::{Error, Result, ensure};
 use crate::layout::{DType, Layout};
 use crate::runtime::context::Context;
+use crate::runtime::prepare::Compiling;
 use crate::runtime::tensor::{Tensor, TensorView};
-#[cfg(not(target_arch = "wasm32"))]
 use crate::runtime::timing::Timings;
 use crate::sampling::BlockGrid;
 use crate::sampling::content::{Estimate, Participation, Probe};
@@ -137,6 +137,27 @@ impl Plan {
         self.prepared.bytes()
     }
 
+    /// Ready once the kernels of the plan are compiled, as `progress` is told of: before the first
+    /// pipeline, and after each.
+    ///
+    /// Natively they were compiled when the plan was made. Browsers compile in a process of
+    /// their own meanwhile, for seconds, and without this the first call waits for it in silence.
+    ///
+    /// ```no_run
+    /// # async fn example(context: &prflash::Context) -> prflash::Result<()> {
+    /// use prflash::{Attention, Shape};
+    /// let plan = Attention::causal().plan(context, &Shape::new(8, 2, 512, 64)?)?;
+    /// plan.prepare(|now| println!("{} of {}: {}", now.done, now.total, now.waiting_for)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Validation, where the device refuses a kernel; what [`Context::check`] has to tell.
+    pub async fn prepare(&self, progress: impl FnMut(Compiling<'_>)) -> Result<()> {
+        self.context().prepare(self.prepared.pipelines(), progress).await
+    }
+
     /// Makes ready to choose by content, on the GPU, which key blocks calls of this plan visit
     /// ([`Call::with_selection`]). `grid` says the sizes of blocks and which heads share a list,
     /// and is the longest that any sequence of a call may be; all memory is reserved for it.
@@ -249,11 +270,21 @@ impl Plan {
     /// As [`submit`](Plan::submit); too large past [`MAX_ROUNDS`](crate::limits::MAX_ROUNDS).
     #[cfg(not(target_arch = "wasm32"))]
     pub fn timings(&self, bound: &Bound, call: &Call<'_>, rounds: usize) -> Result<Timings> {
-        Timings::measure(self.context(), rounds, |timestamps| {
+        pollster::block_on(self.timings_async(bound, call, rounds))
+    }
+
+    /// [`timings`](Plan::timings) without blocking where nothing can block, which is in browsers.
+    /// Native backends wait inside.
+    ///
+    /// # Errors
+    /// As `timings`.
+    pub async fn timings_async(&self, bound: &Bound, call: &Call<'_>, rounds: usize) -> Result<Timings> {
+        let submit = |timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>| {
             let mut call = call.clone();
             call.timestamps = timestamps;
             self.submit(bound, &call)
-        })
+        };
+        Timings::measure(self.context(), rounds, submit).await
     }
 
     /// Computes the attention of whole tensors, of any length up to the plan's maxima: allocates

@@ -106,7 +106,6 @@ impl PlanOptions {
     }
 
     /// The same without measurements of kernels.
-    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn untuned(self) -> Self {
         Self { tuning: None, ..self }
     }

@@ -4,16 +4,12 @@ use super::choosing;
 use super::inputs::attention::Attention;
 use super::plan::Plan;
 use super::plan_options::PlanOptions;
-#[cfg(not(target_arch = "wasm32"))]
 use super::tuner;
-#[cfg(not(target_arch = "wasm32"))]
 use super::tuning::TuningProfile;
-#[cfg(not(target_arch = "wasm32"))]
 use super::tuning_options::TuningOptions;
 use super::wanted::Wanted;
 use crate::cache::KvCache;
 use crate::error::Result;
-#[cfg(not(target_arch = "wasm32"))]
 use crate::error::ensure;
 use crate::runtime::context::Context;
 use crate::shape::Shape;
@@ -142,7 +138,22 @@ impl Attention {
         options: &PlanOptions,
         tuning: &TuningOptions,
     ) -> Result<TuningProfile> {
-        tuner::Tuner::new(context, self, options, *tuning)?.tune(None, shapes)
+        pollster::block_on(self.tune_async(context, shapes, options, tuning))
+    }
+
+    /// [`tune`](Attention::tune) without blocking where nothing can block, which is in browsers.
+    /// Native backends wait inside.
+    ///
+    /// # Errors
+    /// As `tune`.
+    pub async fn tune_async(
+        &self,
+        context: &Context,
+        shapes: &[Shape],
+        options: &PlanOptions,
+        tuning: &TuningOptions,
+    ) -> Result<TuningProfile> {
+        tuner::Tuner::new(context, self, options, *tuning)?.tune(None, shapes).await
     }
 
     /// The same for calls over staircase caches like `cache`: of its device, staircase and stored
@@ -160,6 +171,20 @@ impl Attention {
         options: &PlanOptions,
         tuning: &TuningOptions,
     ) -> Result<TuningProfile> {
+        pollster::block_on(self.tune_cached_async(cache, shapes, options, tuning))
+    }
+
+    /// [`tune_cached`](Attention::tune_cached) as [`tune_async`](Attention::tune_async) is `tune`.
+    ///
+    /// # Errors
+    /// As `tune_cached`.
+    pub async fn tune_cached_async(
+        &self,
+        cache: &KvCache,
+        shapes: &[Shape],
+        options: &PlanOptions,
+        tuning: &TuningOptions,
+    ) -> Result<TuningProfile> {
         let want = cache.shape();
         let sizes = |shape: &Shape| [shape.kv_heads(), shape.head_dim(), shape.value_dim()];
         for shape in shapes {
@@ -171,6 +196,6 @@ impl Attention {
                 sizes(shape)
             );
         }
-        tuner::Tuner::new(cache.context(), self, options, *tuning)?.tune(Some(cache), shapes)
+        tuner::Tuner::new(cache.context(), self, options, *tuning)?.tune(Some(cache), shapes).await
     }
 }

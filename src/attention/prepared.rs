@@ -150,6 +150,11 @@ impl Prepared {
         })
     }
 
+    /// The pipelines of every call; tensors with rows that begin anywhere have one of their own.
+    pub(super) fn pipelines(&self) -> impl Iterator<Item = &Arc<Pipeline>> {
+        [&self.pipeline].into_iter().chain(self.split.as_ref().map(Split::pipeline))
+    }
+
     /// Bytes of GPU memory held.
     pub(super) fn bytes(&self) -> u64 {
         let states = self.split.as_ref().map_or(0, Split::bytes);

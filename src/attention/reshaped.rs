@@ -18,6 +18,7 @@ use crate::attention::kernels::merge::Merge;
 use crate::error::{Error, Result, ensure};
 use crate::layout::{DType, Layout};
 use crate::runtime::binding::{check_rows, check_tensor, check_written};
+use crate::runtime::prepare::Compiling;
 use crate::runtime::tensor::{Tensor, TensorView};
 use crate::sampling::{BlockGrid, Granularity, Reshaping};
 use crate::shape::Shape;
@@ -150,6 +151,18 @@ impl ReshapedPlan {
             merger: Merger::new(context, merge, shape.value_dim(), sequences, None)?,
             gatherer: Gatherer::new(context, sequences, grid.block_size())?,
         })
+    }
+
+    /// Ready once all kernels of the plan are compiled, as [`Plan::prepare`](crate::Plan::prepare)
+    /// is.
+    ///
+    /// # Errors
+    /// Those of [`Plan::prepare`](crate::Plan::prepare).
+    pub async fn prepare(&self, progress: impl FnMut(Compiling<'_>)) -> Result<()> {
+        let plans = [&self.triangle, &self.triangle_state, &self.strip_state];
+        let own = [self.merger.pipeline(), self.gatherer.pipeline()];
+        let pipelines = plans.into_iter().flat_map(|plan| plan.prepared.pipelines()).chain(own);
+        self.triangle.context().prepare(pipelines, progress).await
     }
 
     /// Checks tensors against the plan and binds them, and reserves what states and gathered rows

@@ -12,6 +12,7 @@ use crate::position::{Positions, Rope};
 use crate::runtime::binding::{Axis, check_written, fits, split};
 use crate::runtime::context::Context;
 use crate::runtime::dispatch;
+use crate::runtime::prepare::Compiling;
 use crate::runtime::program::Pipeline;
 use crate::runtime::slots::{Slot, SlotPool};
 use crate::runtime::tensor::{Binding, TensorView};
@@ -227,6 +228,14 @@ impl RotationPlan {
     /// ids) are in flight than ever before.
     pub fn device_bytes(&self) -> u64 {
         self.inner.slots.bytes() + self.inner.table.size()
+    }
+
+    /// Ready once its kernel is compiled, as [`Plan::prepare`](crate::Plan::prepare) is.
+    ///
+    /// # Errors
+    /// Those of [`Plan::prepare`](crate::Plan::prepare).
+    pub async fn prepare(&self, progress: impl FnMut(Compiling<'_>)) -> Result<()> {
+        self.inner.context.prepare([&self.inner.pipeline], progress).await
     }
 
     /// Checks a tensor `[batch, heads, rows, head_dim]`, of any layout, and binds it.

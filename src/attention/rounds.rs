@@ -18,6 +18,7 @@ use crate::attention::kernels::merge::Merge;
 use crate::error::{Error, Result, ensure};
 use crate::layout::{DType, Layout};
 use crate::runtime::binding::{check_rows, check_tensor, check_written};
+use crate::runtime::prepare::Compiling;
 use crate::runtime::sync::lock;
 use crate::runtime::tensor::{Tensor, TensorView};
 use crate::sampling::Schedule;
@@ -116,6 +117,18 @@ impl RoundsPlan {
     /// Bytes of GPU memory that the plan holds, beside those of what it bound.
     pub fn device_bytes(&self) -> u64 {
         self.plan.device_bytes() + self.merger.device_bytes()
+    }
+
+    /// Ready once the kernels of a round and of the merge are compiled, as
+    /// [`Plan::prepare`](crate::Plan::prepare) is.
+    ///
+    /// # Errors
+    /// Those of [`Plan::prepare`](crate::Plan::prepare).
+    pub async fn prepare(&self, progress: impl FnMut(Compiling<'_>)) -> Result<()> {
+        self.plan
+            .context()
+            .prepare(self.plan.prepared.pipelines().chain([self.merger.pipeline()]), progress)
+            .await
     }
 
     /// Checks tensors against the plan and binds them; `standard_error` is `[batch, heads, q

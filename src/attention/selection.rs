@@ -11,6 +11,7 @@ use crate::attention::kernels::content::{BlockMasses, Mass};
 use crate::error::{Error, Result, ensure};
 use crate::random::Seed;
 use crate::runtime::context::Context;
+use crate::runtime::prepare::Compiling;
 use crate::runtime::program::Pipeline;
 use crate::runtime::slots::SlotPool;
 use crate::runtime::sync::lock;
@@ -247,6 +248,16 @@ impl GpuSelector {
     /// For a call over a cache, which has summaries of its own.
     pub fn cached(&self) -> Selection<'_> {
         Selection { selector: self, summaries: None, seeds: &[] }
+    }
+
+    /// Ready once its kernels are compiled, as [`Plan::prepare`](crate::Plan::prepare) is.
+    ///
+    /// # Errors
+    /// Those of [`Plan::prepare`](crate::Plan::prepare).
+    pub async fn prepare(&self, progress: impl FnMut(Compiling<'_>)) -> Result<()> {
+        let own = [&self.masses, &self.shares, &self.select];
+        let pipelines = own.into_iter().chain(self.missing.iter().flatten());
+        self.prepared.context.prepare(pipelines, progress).await
     }
 
     /// Bytes of GPU memory held. It grows only when more calls are in flight than ever before, and

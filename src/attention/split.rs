@@ -79,6 +79,10 @@ impl Split {
         workgroups.div_ceil(units.max(1)).min(kv_len / LEAST_KEYS).max(1)
     }
 
+    pub(super) fn pipeline(&self) -> &Arc<Pipeline> {
+        &self.pipeline
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.states.size()
     }

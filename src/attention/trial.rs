@@ -10,6 +10,7 @@ use super::plan::Plan;
 use super::plan_options::PlanOptions;
 use super::prepared::Prepared;
 use super::wanted::Wanted;
+#[cfg(not(target_arch = "wasm32"))]
 use crate::attention::kernels::rule::Task;
 use crate::attention::kernels::shapes::{Kernel, Tile};
 use crate::cache::gpu::variant::CacheVariant;
@@ -25,22 +26,24 @@ use crate::verify::{Tolerances, compare};
 
 /// What is wrong with a kernel on this device, if anything, for the storage and the dimensions of a
 /// task: found out the first time.
+#[cfg(not(target_arch = "wasm32"))]
 pub(super) fn wrong_once(context: &Context, kernel: Kernel, task: &Task) -> Option<String> {
     let what = format!("{kernel}_{}_d{}_v{}", task.storage, task.head_dim, task.value_dim);
-    context.trial(what, || find_wrong(context, kernel, task))
+    context.trial(what, || pollster::block_on(find_wrong(context, kernel, task)))
 }
 
 /// The kernel is compared with the portable one on a few small causal problems, of lengths that end
 /// inside tiles and steps.
-fn find_wrong(context: &Context, kernel: Kernel, task: &Task) -> Option<String> {
+#[cfg(not(target_arch = "wasm32"))]
+async fn find_wrong(context: &Context, kernel: Kernel, task: &Task) -> Option<String> {
     let attention = Attention::causal().with_storage(task.storage);
-    let agrees = |(q_len, kv_len)| {
+    let agrees = async |(q_len, kv_len)| {
         let shape = Shape::new(4, 2, q_len, task.head_dim)?.with_value_dim(task.value_dim)?;
         let shape = shape.with_kv_len(kv_len)?;
-        Trial::new(context, &attention, &PlanOptions::new(), &shape, None)?.agrees(kernel)
+        Trial::new(context, &attention, &PlanOptions::new(), &shape, None).await?.agrees(kernel).await
     };
     for lens in [(65, 65), (70, 333), (130, 77), (9, 40)] {
-        let what = match agrees(lens) {
+        let what = match agrees(lens).await {
             Ok(true) => continue,
             Ok(false) => format!("{kernel} is wrong on this device, for (q_len, kv_len) = {lens:?}"),
             Err(error) => format!("{kernel} failed on this device: {error}"),
@@ -71,7 +74,7 @@ enum Keys {
 
 impl Trial {
     /// Over tensors, or over a cache of the same kind as `like` with tokens of its own.
-    pub(super) fn new(
+    pub(super) async fn new(
         context: &Context,
         attention: &Attention,
         options: &PlanOptions,
@@ -121,7 +124,7 @@ impl Trial {
             portable,
             want: Vec::new(),
         };
-        trial.want = trial.result(portable)?.into_iter().map(f64::from).collect();
+        trial.want = trial.result(portable).await?.into_iter().map(f64::from).collect();
         Ok(trial)
     }
 
@@ -140,8 +143,8 @@ impl Trial {
     }
 
     /// Whether a kernel computes what the portable one does.
-    pub(super) fn agrees(&self, kernel: Kernel) -> Result<bool> {
-        let got = self.result(kernel)?;
+    pub(super) async fn agrees(&self, kernel: Kernel) -> Result<bool> {
+        let got = self.result(kernel).await?;
         let output = self.attention.output();
         let of = |kernel| Tolerances::of_kernel_output(kernel, &self.exact, &self.shape, output);
         // Either may deviate by its own.
@@ -149,7 +152,7 @@ impl Trial {
         Ok(compare(&got, &self.want, both)?.passed())
     }
 
-    fn result(&self, kernel: Kernel) -> Result<Vec<f32>> {
+    async fn result(&self, kernel: Kernel) -> Result<Vec<f32>> {
         let plan = self.plan(kernel)?;
         let got = match &self.keys {
             Keys::Tensors { k, v } => plan.run(self.q.view(), k.view(), v.view(), &Tables::new())?,
@@ -157,11 +160,11 @@ impl Trial {
                 plan.run_cached(cache, self.q.view(), std::slice::from_ref(queries), &Tables::new())?
             }
         };
-        got.output.read_blocking(&self.context)
+        got.output.read(&self.context).await
     }
 
     /// Median times of these kernels, in turn.
-    pub(super) fn times(&self, kernels: &[Kernel], rounds: usize) -> Result<Vec<Duration>> {
+    pub(super) async fn times(&self, kernels: &[Kernel], rounds: usize) -> Result<Vec<Duration>> {
         let Self { context, attention, shape, .. } = self;
         let output = Layout::heads_first(shape.batch(), shape.heads(), shape.q_len(), shape.value_dim())?;
         let output = Tensor::zeros(context, attention.output(), output)?;
@@ -174,10 +177,11 @@ impl Trial {
             for (bound, plan, times) in &mut runs {
                 let timings = match &self.keys {
                     Keys::Tensors { .. } => {
-                        plan.timings(bound, &Call::lengths(shape.q_len(), shape.kv_len()), 1)?
+                        plan.timings_async(bound, &Call::lengths(shape.q_len(), shape.kv_len()), 1).await?
                     }
                     Keys::Cache { cache, queries } => {
-                        plan.timings(bound, &Call::cached(cache, std::slice::from_ref(queries)), 1)?
+                        plan.timings_async(bound, &Call::cached(cache, std::slice::from_ref(queries)), 1)
+                            .await?
                     }
                 };
                 let gpu = timings.median_gpu().filter(|_| !context.capabilities().is_software());

@@ -103,6 +103,21 @@ impl BlockMass {
         Schedule::from_block_lists(&grid, &lists)
     }
 
+    /// The mean mass that a key block has in the rows of a query block (counted from 0) of a head
+    /// of the first batch entry; 0 for what isn't there.
+    pub fn mean(&self, head: usize, row: usize, block: usize) -> f64 {
+        let grid = &self.grid;
+        let (query_blocks, key_blocks, size) =
+            (grid.query_blocks(), grid.key_blocks(), grid.block_size() as i64);
+        if head >= grid.heads() || row >= query_blocks || block >= key_blocks {
+            return 0.0;
+        }
+        let (first, end) = (grid.kv_len() as i64 - grid.q_len() as i64, grid.kv_len() as i64);
+        let begin = (grid.first_query_block() + row as i64) * size;
+        let rows = (begin + size).min(end) - begin.max(first);
+        self.mass[(head * query_blocks + row) * key_blocks + block] / rows as f64
+    }
+
     /// The mass of one query head by block distance |I − J|, as the mean over the rows of a query
     /// block (and the batch), without the first `sink_blocks` key blocks: what
     /// [`calibrate_mass`](crate::calibration::calibrate_mass) takes where a list is this head's

@@ -83,7 +83,13 @@ pub(super) async fn find(options: &ContextOptions) -> Result<wgpu::Adapter> {
                 ..Default::default()
             })
             .await
-            .map_err(|error| Error::no_adapter(error.to_string()))?;
+            .map_err(|error| {
+                log::info!("no WebGPU: {error}");
+                Error::no_adapter(
+                    "this browser offers no WebGPU here: it takes one that has it switched on, and a page that came \
+                     over https or from localhost",
+                )
+            })?;
         let found = [adapter.get_info()];
         wish.choose(&found).map(|_| adapter).ok_or_else(|| none_of(&wish, &found))
     }

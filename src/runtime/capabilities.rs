@@ -7,7 +7,7 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// The adapter's name.
+    /// The adapter's name, as the API gives it; browsers may give none.
     pub adapter: String,
     /// The driver's name and version.
     pub driver: String,
@@ -15,7 +15,8 @@ pub struct Capabilities {
     pub backend: wgpu::Backend,
     /// Discrete, integrated, CPU …
     pub device_type: wgpu::DeviceType,
-    /// Smallest and largest subgroup size, if subgroup operations are enabled.
+    /// Smallest and largest subgroup size, if subgroup operations are enabled, and
+    /// [wanted](crate::ContextOptions::subgroups).
     pub subgroup_sizes: Option<(u32, u32)>,
     /// Whether f16 arithmetic is enabled. (f16 *storage* needs nothing.)
     pub f16_arithmetic: bool,
@@ -79,7 +80,11 @@ impl Capabilities {
 
 impl fmt::Display for Capabilities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({:?}, driver {}", self.adapter, self.backend, self.driver)?;
+        // Browsers may keep both to themselves.
+        let or = |text: &str, other| if text.is_empty() { other } else { text.to_owned() };
+        let (adapter, driver) =
+            (or(&self.adapter, "unnamed adapter".to_owned()), or(&self.driver, "unknown".to_owned()));
+        write!(f, "{adapter} ({:?}, driver {driver}", self.backend)?;
         match self.subgroup_sizes {
             Some((min, max)) if min == max => write!(f, ", subgroups of {min}")?,
             Some((min, max)) => write!(f, ", subgroups of {min} to {max}")?,

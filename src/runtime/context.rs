@@ -7,10 +7,13 @@ use std::sync::{Arc, Mutex};
 use super::adapter;
 use super::capabilities::{Capabilities, matrix_edges};
 use super::identity::{DeviceId, Identity, State, state_of};
+use super::late::{Late, Ticket};
 use super::options::ContextOptions;
 use super::pipeline_cache;
 use super::program::{INVOCATIONS, Pipeline, UNIFORM_BYTES};
-use super::sync::{lock, now};
+#[cfg(not(all(target_arch = "wasm32", feature = "webgpu")))]
+use super::sync::now;
+use super::sync::{Signal, lock};
 use crate::error::{Error, Result};
 
 /// [`ContextOptions::max_dispatch_flops`] of devices that aren't the CPU: 0.2 s at 1 TFLOP/s, and
@@ -43,6 +46,8 @@ struct Inner {
     /// Why the device was lost. Set by our own callback only: a borrowed device keeps its caller's
     /// handlers.
     lost: Arc<Mutex<Option<String>>>,
+    /// Errors that arrive later than the calls that caused them.
+    late: Arc<Late>,
     /// The pipelines by the label of their program.
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     /// What came of trying programs out, by what was tried: nothing, or what was wrong.
@@ -84,10 +89,9 @@ impl Context {
     pub async fn with_options(options: &ContextOptions) -> Result<Self> {
         let adapter = adapter::find(options).await?;
         // Only what some kernel or report of ours can use.
-        let mut wanted = wgpu::Features::SHADER_F16
-            | wgpu::Features::SUBGROUP
-            | wgpu::Features::TIMESTAMP_QUERY
-            | wgpu::Features::PIPELINE_CACHE;
+        let mut wanted =
+            wgpu::Features::SHADER_F16 | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::PIPELINE_CACHE;
+        wanted.set(wgpu::Features::SUBGROUP, options.uses_subgroups(adapter.get_info().backend));
         let mut experimental_features = wgpu::ExperimentalFeatures::disabled();
         // Not even enabled on a CPU adapter: there are drivers that crash.
         let software = adapter.get_info().device_type == wgpu::DeviceType::Cpu;
@@ -115,14 +119,19 @@ impl Context {
             .await
             .map_err(|error| Error::unsupported(format!("the adapter refused to open: {error}")))?;
         let lost = Arc::new(Mutex::new(None));
-        let reason = lost.clone();
+        let late = Arc::new(Late::default());
+        let (reason, waited) = (lost.clone(), late.clone());
         device.set_device_lost_callback(move |why, message| {
             // The device is ours and so is its end: dropping it is no loss.
             *lock(&reason) = Some(format!("{why:?}: {message}"));
+            waited.close();
         });
-        device
-            .on_uncaptured_error(Arc::new(|error: wgpu::Error| log::error!("uncaptured GPU error: {error}")));
-        Self::from_parts(device, queue, lost, options, &listed)
+        let uncaptured = late.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            log::error!("uncaptured GPU error: {error}");
+            uncaptured.tell(typed("uncaptured", error));
+        }));
+        Self::from_parts(device, queue, (lost, late), options, &listed)
     }
 
     /// Computes on the caller's device, with whatever features and limits it has.
@@ -147,13 +156,13 @@ impl Context {
         options: &ContextOptions,
     ) -> Result<Self> {
         let listed = options.cooperative_matrix_properties.as_deref().unwrap_or_default();
-        Self::from_parts(device, queue, Arc::default(), options, listed)
+        Self::from_parts(device, queue, Default::default(), options, listed)
     }
 
     fn from_parts(
         device: wgpu::Device,
         queue: wgpu::Queue,
-        lost: Arc<Mutex<Option<String>>>,
+        (lost, late): (Arc<Mutex<Option<String>>>, Arc<Late>),
         options: &ContextOptions,
         listed_matrices: &[wgpu::CooperativeMatrixProperties],
     ) -> Result<Self> {
@@ -189,10 +198,18 @@ impl Context {
             }
         }
         let mut capabilities = Capabilities::of(&device);
+        if !options.uses_subgroups(capabilities.backend) {
+            capabilities.subgroup_sizes = None;
+        }
         let needs = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
             | wgpu::Features::SHADER_F16
             | wgpu::Features::SUBGROUP;
-        if options.cooperative_matrices && device.features().contains(needs) && !capabilities.is_software() {
+        let subgroups = capabilities.subgroup_sizes.is_some();
+        if options.cooperative_matrices
+            && subgroups
+            && device.features().contains(needs)
+            && !capabilities.is_software()
+        {
             capabilities.cooperative_matrices = matrix_edges(listed_matrices);
         }
         let usual = (!capabilities.is_software()).then_some(MAX_DISPATCH_FLOPS);
@@ -210,6 +227,7 @@ impl Context {
             max_dispatch_flops: options.max_dispatch_flops.or(usual),
             capabilities,
             lost,
+            late,
             pipelines: Mutex::default(),
             trials: Mutex::default(),
         };
@@ -268,6 +286,10 @@ impl Context {
         // Not held meanwhile: a second thread would check again at worst.
         let found = check();
         lock(&self.inner.trials).entry(what).or_insert(found).clone()
+    }
+
+    pub(super) fn late(&self) -> &Late {
+        &self.inner.late
     }
 
     /// Blocks until all submitted work is done. (In a browser, where nothing can block, it returns
@@ -344,36 +366,90 @@ impl Context {
     /// Runs `work`, which creates or submits something, and turns what the GPU API has to say of it
     /// into a typed error.
     ///
-    /// Native errors are known at once. A browser's arrive later, through its own uncaptured-error
-    /// event.
+    /// Native errors are known at once. A browser's arrive later, and whoever
+    /// [asks](Context::check) next gets them.
     pub(crate) fn capture<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        self.capture_call("", work).map(|(value, _)| value)
+    }
+
+    /// The same of a call with a name, and what it is known by until its errors have arrived.
+    pub(crate) fn capture_call<T>(&self, what: &str, work: impl FnOnce() -> T) -> Result<(T, Ticket)> {
         let device = &self.inner.device;
         let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
         let value = work();
-        let errors = [now(internal.pop()), now(validation.pop()), now(memory.pop())];
-        if let Some(error) = errors.into_iter().flatten().next() {
-            self.check_alive()?;
-            return Err(match error {
-                // A buffer of the caller's, bound while it was good.
-                wgpu::Error::Validation { ref description, .. }
-                    if ["has been destroyed", "is still mapped"]
-                        .iter()
-                        .any(|what| description.contains(what)) =>
-                {
-                    Error::argument_error(
-                        "buffer",
-                        format!("a bound buffer was destroyed or is mapped: {description}"),
-                    )
-                }
-                wgpu::Error::OutOfMemory { source } => Error::out_of_memory(source.to_string()),
-                wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
-                    Error::validation(description)
-                }
-            });
+        #[cfg(not(all(target_arch = "wasm32", feature = "webgpu")))]
+        {
+            let errors = [now(internal.pop()), now(validation.pop()), now(memory.pop())];
+            if let Some(error) = errors.into_iter().flatten().next() {
+                self.check_alive()?;
+                return Err(typed(what, error));
+            }
+            Ok((value, Ticket::default()))
         }
-        Ok(value)
+        #[cfg(all(target_arch = "wasm32", feature = "webgpu"))]
+        {
+            let answers = (internal.pop(), validation.pop(), memory.pop());
+            let (ticket, late, what) = (self.inner.late.begin(), self.inner.late.clone(), what.to_owned());
+            wasm_bindgen_futures::spawn_local(async move {
+                let errors = [answers.0.await, answers.1.await, answers.2.await];
+                // What doesn't fit is the cause of what is invalid.
+                let error = errors.into_iter().rev().flatten().next();
+                late.finish(ticket, error.map(|error| typed(&what, error)));
+            });
+            Ok((value, ticket))
+        }
+    }
+
+    /// Ready once it is known what became of everything that was created and submitted so far: the
+    /// first error, if there was one. Natively that is known at once.
+    ///
+    /// In browsers errors arrive after the call that caused them has returned `Ok`: a buffer that
+    /// didn't fit, a command that was refused, a device that was lost meanwhile. Every `read` asks
+    /// for them by itself before it gives numbers. Ask after large allocations, since a browser may
+    /// end the page's GPU process when many of them fail. An error is told once; what follows from
+    /// it is logged.
+    ///
+    /// On a device that the context opened, errors of the caller's own calls outside of error
+    /// scopes are told here, too.
+    ///
+    /// ```no_run
+    /// # async fn example(context: &prflash::Context) -> prflash::Result<()> {
+    /// use prflash::{DType, Layout, Tensor};
+    /// let tensor = Tensor::zeros(context, DType::F32, Layout::heads_first(1, 8, 65536, 128)?)?;
+    /// context.check().await?; // in a browser only now is it known that there is room
+    /// # let _ = tensor;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Out of memory; validation; device lost.
+    pub async fn check(&self) -> Result<()> {
+        self.inner.late.all_settled().await;
+        self.known_errors()
+    }
+
+    /// The first error that has arrived so far.
+    pub(crate) fn known_errors(&self) -> Result<()> {
+        let found = self.inner.late.take();
+        match (self.check_alive(), found) {
+            (Ok(()), found) => found,
+            (Err(lost), Ok(())) => Err(lost),
+            (Err(lost), Err(before)) => Err(Error::device_lost(format!("{lost}; before that: {before}"))),
+        }
+    }
+
+    /// Ready once all work submitted so far is done. Native backends wait inside.
+    pub(crate) async fn finished(&self) -> Result<()> {
+        if cfg!(target_arch = "wasm32") {
+            let (signal, done) = Signal::new();
+            self.queue().on_submitted_work_done(move || signal.send(()));
+            self.late().unless_lost(done).await;
+            return self.check().await;
+        }
+        self.wait()
     }
 
     /// An error if the device is known to be lost, also for a borrowed device, on which we have no
@@ -423,7 +499,8 @@ impl Context {
             usage,
             mapped_at_creation: false,
         };
-        let buffer = self.capture(|| self.inner.device.create_buffer(&descriptor))?;
+        let what = format!("{label}, {} bytes", descriptor.size);
+        let (buffer, _) = self.capture_call(&what, || self.inner.device.create_buffer(&descriptor))?;
         self.check_alive()?;
         Ok(buffer)
     }
@@ -432,5 +509,28 @@ impl Context {
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").field("capabilities", &self.inner.capabilities).finish_non_exhaustive()
+    }
+}
+
+/// What the GPU API had to say of a call, with the call's name where it has one.
+fn typed(what: &str, error: wgpu::Error) -> Error {
+    let named = |message: String| match what {
+        "" => message,
+        what => format!("{what}: {message}"),
+    };
+    match error {
+        // A buffer of the caller's, bound while it was good.
+        wgpu::Error::Validation { ref description, .. }
+            if ["has been destroyed", "is still mapped"].iter().any(|what| description.contains(what)) =>
+        {
+            Error::argument_error(
+                "buffer",
+                format!("a bound buffer was destroyed or is mapped: {description}"),
+            )
+        }
+        wgpu::Error::OutOfMemory { source } => Error::out_of_memory(named(source.to_string())),
+        wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
+            Error::validation(named(description))
+        }
     }
 }

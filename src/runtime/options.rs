@@ -15,6 +15,8 @@ pub struct ContextOptions {
     pub power_preference: Option<wgpu::PowerPreference>,
     /// See [`ContextOptions::max_dispatch_flops`].
     pub max_dispatch_flops: Option<u64>,
+    /// See [`ContextOptions::subgroups`].
+    pub subgroups: Option<bool>,
     /// See [`ContextOptions::trusted_shaders`].
     pub trusted_shaders: bool,
     /// See [`ContextOptions::pipeline_cache`].
@@ -56,6 +58,19 @@ impl ContextOptions {
     /// watches.
     pub fn max_dispatch_flops(self, flops: u64) -> Self {
         Self { max_dispatch_flops: Some(flops), ..self }
+    }
+
+    /// Whether kernels may use subgroup operations, where the device has them.
+    ///
+    /// Unless set: yes, but not in browsers. Nothing was measured there with subgroups (wgpu 30
+    /// doesn't pass them on), so a later wgpu that does changes no choice by itself.
+    pub fn subgroups(self, wanted: bool) -> Self {
+        Self { subgroups: Some(wanted), ..self }
+    }
+
+    /// What [`subgroups`](ContextOptions::subgroups) comes to on a graphics API.
+    pub(super) fn uses_subgroups(&self, backend: wgpu::Backend) -> bool {
+        self.subgroups.unwrap_or(backend != wgpu::Backend::BrowserWebGpu)
     }
 
     /// Whether kernels run without the checks of indices and loops that wgpu writes into shaders,
@@ -100,5 +115,19 @@ impl ContextOptions {
     /// context that opens its device itself asks the adapter.
     pub fn cooperative_matrix_properties(self, listed: Vec<wgpu::CooperativeMatrixProperties>) -> Self {
         Self { cooperative_matrix_properties: Some(listed), ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn browsers_have_subgroups_only_by_request() {
+        let backends = [wgpu::Backend::BrowserWebGpu, wgpu::Backend::Vulkan, wgpu::Backend::Metal];
+        let uses = |options: ContextOptions| backends.map(|backend| options.uses_subgroups(backend));
+        assert_eq!(uses(ContextOptions::new()), [false, true, true]);
+        assert_eq!(uses(ContextOptions::new().subgroups(true)), [true; 3]);
+        assert_eq!(uses(ContextOptions::new().subgroups(false)), [false; 3]);
     }
 }

@@ -27,7 +27,8 @@ impl Pipeline {
         let device = context.device();
         let label = program.label();
         log::debug!("compiling {label}");
-        let pipeline = context.capture(|| {
+        let what = format!("compiling {label}");
+        let ((pipeline, groups), ticket) = context.capture_call(&what, || {
             let module = shader_module(context, &label, program.source());
             let groups: Vec<wgpu::BindGroupLayout> =
                 program.groups().iter().map(|bindings| group_layout(device, &label, bindings)).collect();
@@ -48,10 +49,10 @@ impl Pipeline {
                 },
                 cache: context.pipeline_cache(),
             });
-            Self { pipeline, groups }
+            (pipeline, groups)
         })?;
         context.check_alive()?;
-        Ok(pipeline)
+        Ok(Self { label, ticket, pipeline, groups })
     }
 
     /// A bind group of one of the pipeline's groups, its resources in order of their binding

@@ -2,6 +2,8 @@
 
 use std::num::NonZeroU64;
 
+use super::late::Ticket;
+
 /// No uniform struct of a program is larger.
 pub(crate) const UNIFORM_BYTES: u32 = 1280;
 
@@ -41,6 +43,10 @@ pub(crate) enum Binds {
 /// A pipeline and the layouts of its bind groups.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
+    /// The program's.
+    pub(crate) label: String,
+    /// Whether it is compiled, where that is told later.
+    pub(crate) ticket: Ticket,
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) groups: Vec<wgpu::BindGroupLayout>,
 }

@@ -1,10 +1,7 @@
 //! Buffers read back.
 
-use std::sync::{Arc, Mutex};
-use std::task::{Poll, Waker};
-
 use super::context::Context;
-use super::sync::lock;
+use super::sync::Signal;
 use crate::error::{Error, Result};
 
 impl Context {
@@ -21,37 +18,18 @@ impl Context {
             encoder.finish()
         })?;
         self.submit([commands])?;
-        let mapped = Arc::new(Mutex::new(Mapped::default()));
-        let state = mapped.clone();
-        staging.slice(..size).map_async(wgpu::MapMode::Read, move |result| {
-            let mut state = lock(&state);
-            state.result = Some(result);
-            if let Some(waker) = state.waker.take() {
-                waker.wake();
-            }
-        });
+        let (signal, mapped) = Signal::new();
+        staging.slice(..size).map_async(wgpu::MapMode::Read, move |result| signal.send(result));
         self.wait()?;
-        let result = std::future::poll_fn(|task| {
-            let mut state = lock(&mapped);
-            match state.result.take() {
-                Some(result) => Poll::Ready(result),
-                None => {
-                    state.waker = Some(task.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
-        .await;
+        let result = self.late().unless_lost(mapped).await;
+        // In a browser only now is it known whether all that led here was done.
+        #[cfg(target_arch = "wasm32")]
+        self.check().await?;
         let lost = |what: String| self.check_alive().err().unwrap_or_else(|| Error::validation(what));
+        let result = result.ok_or_else(|| lost("readback: no answer".to_owned()))?;
         result.map_err(|error| lost(format!("readback: {error}")))?;
         let bytes =
             staging.slice(..size).get_mapped_range().map_err(|error| lost(format!("readback: {error}")))?;
         Ok(bytes.to_vec())
     }
-}
-
-#[derive(Default)]
-struct Mapped {
-    result: Option<Result<(), wgpu::BufferAsyncError>>,
-    waker: Option<Waker>,
 }

@@ -1,6 +1,12 @@
 //! GPU time of a call, by timestamps.
 
 use std::time::Duration;
+// Without the feature there is no device to time, and no clock either.
+#[cfg(not(all(target_arch = "wasm32", feature = "webgpu")))]
+use std::time::Instant;
+
+#[cfg(all(target_arch = "wasm32", feature = "webgpu"))]
+use web_time::Instant;
 
 use super::context::Context;
 use super::identity::DeviceId;
@@ -91,7 +97,6 @@ impl GpuTimer {
 /// How long a call took, round by round: [`Plan::timings`](crate::Plan::timings).
 ///
 /// On CPU adapters go by the wall: their GPU time leaves out what threads wait for.
-#[cfg(not(target_arch = "wasm32"))]
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Timings {
@@ -101,10 +106,9 @@ pub struct Timings {
     pub gpu: Vec<Duration>,
 }
 
-#[cfg(not(target_arch = "wasm32"))]
 impl Timings {
     /// Of what `submit` submits with the timestamps that it is given, after one round to warm up.
-    pub(crate) fn measure(
+    pub(crate) async fn measure(
         context: &Context,
         rounds: usize,
         mut submit: impl FnMut(Option<wgpu::ComputePassTimestampWrites<'_>>) -> Result<()>,
@@ -115,11 +119,11 @@ impl Timings {
             false => None,
         };
         let mut timings = Self { wall: Vec::with_capacity(rounds), gpu: Vec::new() };
-        context.wait()?;
+        context.finished().await?;
         for round in 0..=rounds {
-            let started = std::time::Instant::now();
+            let started = Instant::now();
             submit(timer.as_ref().map(GpuTimer::writes))?;
-            context.wait()?;
+            context.finished().await?;
             let wall = started.elapsed();
             let Some(timer) = &timer else {
                 timings.wall.extend((round > 0).then_some(wall));
@@ -128,7 +132,7 @@ impl Timings {
             let mut encoder = context.device().create_command_encoder(&Default::default());
             timer.resolve(&mut encoder);
             context.submit([encoder.finish()])?;
-            let gpu = timer.read_blocking(context)?;
+            let gpu = timer.read(context).await?;
             if round > 0 {
                 timings.wall.push(wall);
                 timings.gpu.push(gpu);
@@ -149,7 +153,6 @@ impl Timings {
 }
 
 /// The middle one; the later of two.
-#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn median(times: &[Duration]) -> Option<Duration> {
     let mut times = times.to_vec();
     times.sort_unstable();

@@ -15,6 +15,7 @@ mod masks;
 mod numerics;
 mod parity;
 mod positions;
+mod preparing;
 mod properties;
 mod real_inputs;
 mod reshaped;

@@ -16,9 +16,9 @@ use crate::attention::table_buffer::TableBuffer;
 use crate::error::{Error, Result, ensure};
 use crate::layout::Layout;
 use crate::runtime::context::Context;
+use crate::runtime::prepare::Compiling;
 use crate::runtime::sync::lock;
 use crate::runtime::tensor::{Tensor, TensorView};
-#[cfg(not(target_arch = "wasm32"))]
 use crate::runtime::timing::Timings;
 use crate::shape::Shape;
 
@@ -155,7 +155,7 @@ impl BackwardPlan {
         bound: &BackwardBound,
         call: &Call<'_>,
     ) -> Result<()> {
-        let (checked, dispatches) = self.prepare(bound, call)?;
+        let (checked, dispatches) = self.prepare_call(bound, call)?;
         if dispatches.is_empty() {
             return Ok(());
         }
@@ -175,7 +175,7 @@ impl BackwardPlan {
     /// # Errors
     /// As [`encode`](BackwardPlan::encode); device lost.
     pub fn submit(&self, bound: &BackwardBound, call: &Call<'_>) -> Result<()> {
-        let (checked, dispatches) = self.prepare(bound, call)?;
+        let (checked, dispatches) = self.prepare_call(bound, call)?;
         // Pieces of other calls on the same memory come before or behind.
         let _submitting = lock(&bound.submitting);
         let context = &self.prepared.context;
@@ -194,6 +194,18 @@ impl BackwardPlan {
         Ok(())
     }
 
+    /// Ready once the kernels of the plan are compiled, as `progress` is told of: before the first
+    /// pipeline, and after each.
+    ///
+    /// Natively they were compiled when the plan was made. Browsers compile in a process of
+    /// their own meanwhile, for seconds, and without this the first call waits for it in silence.
+    ///
+    /// # Errors
+    /// Validation, where the device refuses a kernel; what [`Context::check`] has to tell.
+    pub async fn prepare(&self, progress: impl FnMut(Compiling<'_>)) -> Result<()> {
+        self.context().prepare(&self.prepared.pipelines, progress).await
+    }
+
     /// Times a call as [`Plan::timings`](crate::Plan::timings) does.
     ///
     /// # Errors
@@ -201,11 +213,26 @@ impl BackwardPlan {
     /// [`MAX_ROUNDS`](crate::limits::MAX_ROUNDS).
     #[cfg(not(target_arch = "wasm32"))]
     pub fn timings(&self, bound: &BackwardBound, call: &Call<'_>, rounds: usize) -> Result<Timings> {
-        Timings::measure(self.context(), rounds, |timestamps| {
+        pollster::block_on(self.timings_async(bound, call, rounds))
+    }
+
+    /// [`timings`](BackwardPlan::timings) without blocking where nothing can block, which is in
+    /// browsers. Native backends wait inside.
+    ///
+    /// # Errors
+    /// As `timings`.
+    pub async fn timings_async(
+        &self,
+        bound: &BackwardBound,
+        call: &Call<'_>,
+        rounds: usize,
+    ) -> Result<Timings> {
+        let submit = |timestamps: Option<wgpu::ComputePassTimestampWrites<'_>>| {
             let mut call = call.clone();
             call.timestamps = timestamps;
             self.submit(bound, &call)
-        })
+        };
+        Timings::measure(self.context(), rounds, submit).await
     }
 
     /// Computes the gradients of whole tensors `[q, k, v]`, of any length up to the plan's maxima,
@@ -256,7 +283,7 @@ impl BackwardPlan {
     }
 
     /// Checks a call, and writes the parameters of all its dispatches.
-    fn prepare<'b, 'a>(
+    fn prepare_call<'b, 'a>(
         &self,
         bound: &'b BackwardBound,
         call: &Call<'a>,

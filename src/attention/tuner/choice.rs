@@ -24,11 +24,11 @@ pub(super) enum Verdict {
 /// Where kernels are tried: a device with problems of a class.
 pub(super) trait Bench {
     /// Whether a kernel computes what it is to.
-    fn verdict(&mut self, kernel: Kernel) -> Result<Verdict>;
+    async fn verdict(&mut self, kernel: Kernel) -> Result<Verdict>;
 
     /// Logarithms of the times of these kernels, each run in turn with the others in every round.
     /// Between two calls the device may have become faster or slower.
-    fn times(&mut self, kernels: &[Kernel]) -> Result<Vec<f64>>;
+    async fn times(&mut self, kernels: &[Kernel]) -> Result<Vec<f64>>;
 }
 
 /// What was chosen.
@@ -51,9 +51,9 @@ struct Tried<'b, B> {
 
 impl<B: Bench> Tried<'_, B> {
     /// Tries a kernel, and says whether its results are right.
-    fn add(&mut self, kernel: Kernel) -> Result<bool> {
+    async fn add(&mut self, kernel: Kernel) -> Result<bool> {
         self.count += 1;
-        let verdict = self.bench.verdict(kernel)?;
+        let verdict = self.bench.verdict(kernel).await?;
         match verdict {
             Verdict::Right => self.right.push(kernel),
             Verdict::Wrong => self.refused.push(kernel),
@@ -65,7 +65,7 @@ impl<B: Bench> Tried<'_, B> {
 
 /// The fastest of these kernels, of which at most `trials` are tried; the rule's choice, which is
 /// the first of them, unless another is faster by more than noise.
-pub(super) fn choose<M: Method>(
+pub(super) async fn choose<M: Method>(
     bench: &mut impl Bench,
     candidates: &Candidates,
     trials: usize,
@@ -76,13 +76,13 @@ pub(super) fn choose<M: Method>(
     let first = if all { candidates.all() } else { candidates.starts() };
     let mut tried = Tried { bench, right: Vec::new(), refused: Vec::new(), count: 0 };
     for &kernel in first.iter().take(trials) {
-        tried.add(kernel)?;
+        tried.add(kernel).await?;
     }
     let finalists =
-        if all { tried.right.clone() } else { search(&mut tried, candidates, trials, method, seed)? };
+        if all { tried.right.clone() } else { search(&mut tried, candidates, trials, method, seed).await? };
     let Tried { bench, refused, count, .. } = tried;
     ensure!(!finalists.is_empty(), "kernel", "no kernel computes what the portable one does: {refused:?}");
-    let times = bench.times(&finalists)?;
+    let times = bench.times(&finalists).await?;
     let rule = candidates.all()[0];
     let of_rule = finalists.iter().position(|&kernel| kernel == rule).map(|at| times[at]);
     let best = (0..finalists.len()).min_by(|&a, &b| times[a].total_cmp(&times[b])).unwrap_or(0);
@@ -97,7 +97,7 @@ pub(super) fn choose<M: Method>(
 /// A score compares a kernel with one that was timed in the same rounds, always the same: the
 /// rule's choice, unless that is wrong. So scores of different rounds can be compared, whatever
 /// has become of the device in between.
-fn search<B: Bench, M: Method>(
+async fn search<B: Bench, M: Method>(
     tried: &mut Tried<'_, B>,
     candidates: &Candidates,
     trials: usize,
@@ -107,7 +107,7 @@ fn search<B: Bench, M: Method>(
     // Logarithms of times over that of the first.
     let mut ratios: Vec<(Kernel, f64)> = Vec::new();
     if !tried.right.is_empty() {
-        let times = tried.bench.times(&tried.right)?;
+        let times = tried.bench.times(&tried.right).await?;
         ratios.extend(tried.right.iter().zip(&times).map(|(&kernel, time)| (kernel, time - times[0])));
     }
     let score =
@@ -122,11 +122,11 @@ fn search<B: Bench, M: Method>(
         let Ask::Trial(trial) = search.ask() else { break };
         let mut score = f64::NAN;
         if let Some(kernel) = candidates.kernel(&trial.point)
-            && tried.add(kernel)?
+            && tried.add(kernel).await?
         {
             let ratio = match ratios.first() {
                 Some(&(reference, _)) => {
-                    let times = tried.bench.times(&[reference, kernel])?;
+                    let times = tried.bench.times(&[reference, kernel]).await?;
                     times[1] - times[0]
                 }
                 None => 0.0,

@@ -46,7 +46,7 @@ impl<'a> Tuner<'a> {
     }
 
     /// For these shapes, over tensors or over caches like this one.
-    pub(super) fn tune(&self, cache: Option<&KvCache>, shapes: &[Shape]) -> Result<TuningProfile> {
+    pub(super) async fn tune(&self, cache: Option<&KvCache>, shapes: &[Shape]) -> Result<TuningProfile> {
         ensure!(!shapes.is_empty(), "shapes", "expected at least one, got none");
         let capabilities = self.context.capabilities();
         let mut profile = TuningProfile {
@@ -63,24 +63,32 @@ impl<'a> Tuner<'a> {
             if profile.choices.iter().all(|tuned| tuned.class != class) {
                 let of_class = |s: &&Shape| class_of(s) == class;
                 let shapes: Vec<Shape> = shapes.iter().filter(of_class).copied().collect();
-                profile.choices.push(self.tune_class(cache, class, &shapes)?);
+                profile.choices.push(self.tune_class(cache, class, &shapes).await?);
             }
         }
         Ok(profile)
     }
 
-    fn tune_class(&self, cache: Option<&KvCache>, class: ShapeClass, shapes: &[Shape]) -> Result<Tuned> {
-        let problems = |shapes: &[Shape]| -> Result<Vec<Trial>> {
-            let trial = |shape| Trial::new(self.context, &self.attention, &self.options, shape, cache);
-            shapes.iter().map(trial).collect()
+    async fn tune_class(
+        &self,
+        cache: Option<&KvCache>,
+        class: ShapeClass,
+        shapes: &[Shape],
+    ) -> Result<Tuned> {
+        let problems = async |shapes: &[Shape]| -> Result<Vec<Trial>> {
+            let mut trials = Vec::new();
+            for shape in shapes {
+                trials.push(Trial::new(self.context, &self.attention, &self.options, shape, cache).await?);
+            }
+            Ok(trials)
         };
-        let (problems, ragged) = (problems(shapes)?, problems(&ragged(&shapes[0])?)?);
+        let (problems, ragged) = (problems(shapes).await?, problems(&ragged(&shapes[0])?).await?);
         let rule = choosing::plan(&problems[0].wanted()?)?.kernel();
         let capabilities = self.context.capabilities();
         let task = problems[0].wanted()?.task();
         let candidates = Candidates::new(capabilities, &task, rule)?;
         let mut device = Device { problems, ragged, rounds: self.tuning.rounds() };
-        let choice = choice::choose(&mut device, &candidates, self.tuning.trials(), Tpe::new(), SEED)?;
+        let choice = choice::choose(&mut device, &candidates, self.tuning.trials(), Tpe::new(), SEED).await?;
         let Choice { kernel, ratio, refused, tried } = choice;
         Ok(Tuned { class, kernel, ratio, refused, tried, candidates: candidates.all().len() })
     }
@@ -95,9 +103,9 @@ struct Device {
 }
 
 impl Bench for Device {
-    fn verdict(&mut self, kernel: Kernel) -> Result<Verdict> {
+    async fn verdict(&mut self, kernel: Kernel) -> Result<Verdict> {
         for trial in self.problems.iter().chain(&self.ragged) {
-            match trial.agrees(kernel) {
+            match trial.agrees(kernel).await {
                 Ok(true) => {}
                 Ok(false) => return Ok(Verdict::Wrong),
                 Err(error) if error.is_unsupported() => return Ok(Verdict::Unsupported),
@@ -113,10 +121,10 @@ impl Bench for Device {
     }
 
     /// Means over the problems.
-    fn times(&mut self, kernels: &[Kernel]) -> Result<Vec<f64>> {
+    async fn times(&mut self, kernels: &[Kernel]) -> Result<Vec<f64>> {
         let mut means = vec![0.0; kernels.len()];
         for problem in &self.problems {
-            for (mean, time) in means.iter_mut().zip(problem.times(kernels, self.rounds)?) {
+            for (mean, time) in means.iter_mut().zip(problem.times(kernels, self.rounds).await?) {
                 *mean += time.as_secs_f64().max(1e-9).ln() / self.problems.len() as f64;
             }
         }

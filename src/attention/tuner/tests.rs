@@ -166,7 +166,7 @@ impl<'a> Made<'a> {
     }
 
     fn choose<M: Method>(&mut self, candidates: &Candidates, trials: usize, method: M, seed: u64) -> Choice {
-        let choice = choose(self, candidates, trials, method, seed).unwrap();
+        let choice = pollster::block_on(choose(self, candidates, trials, method, seed)).unwrap();
         assert_eq!(choice.tried, self.tried.len());
         assert_eq!(choice.tried, trials.min(candidates.all().len()));
         assert!(self.tried.iter().all(|kernel| candidates.all().contains(kernel)));
@@ -175,13 +175,13 @@ impl<'a> Made<'a> {
 }
 
 impl Bench for Made<'_> {
-    fn verdict(&mut self, kernel: Kernel) -> Result<Verdict> {
+    async fn verdict(&mut self, kernel: Kernel) -> Result<Verdict> {
         assert!(!self.tried.contains(&kernel), "{kernel} a second time");
         self.tried.push(kernel);
         Ok((self.verdict)(kernel))
     }
 
-    fn times(&mut self, kernels: &[Kernel]) -> Result<Vec<f64>> {
+    async fn times(&mut self, kernels: &[Kernel]) -> Result<Vec<f64>> {
         for &kernel in kernels {
             assert!(self.tried.contains(&kernel) && (self.verdict)(kernel) == Verdict::Right, "{kernel}");
         }
@@ -375,7 +375,7 @@ fn without_the_rules_choice_the_best_of_the_others_is_taken() {
         let choice = made.choose(&candidates, trials, Tpe::new(), 1);
         assert!(!candidates.starts().contains(&choice.kernel) && choice.ratio == 1.0);
         let mut made = Made { verdict: &none, ..Made::new(&time) };
-        let error = choose(&mut made, &candidates, trials, Tpe::new(), 1).unwrap_err();
+        let error = pollster::block_on(choose(&mut made, &candidates, trials, Tpe::new(), 1)).unwrap_err();
         assert_eq!((error.argument(), made.timed.len()), (Some("kernel"), 0));
     }
 }

@@ -112,7 +112,7 @@ impl KvCache {
         let mut draft = book.ledger.draft();
         let changed: Vec<SequenceId> = needs.iter().map(|need| need.0).collect();
         let arena = grown.arena(&this.arena);
-        let mut dispatches = this.prepare(arena, &grown.sequences, input, chunks, draft.number)?;
+        let mut dispatches = this.dispatches(arena, &grown.sequences, input, chunks, draft.number)?;
         dispatches.extend(this.commit(arena, &grown.sequences, &changed, draft.number)?);
         // Nothing can fail any more.
         let arena = book.adopt(encoder, grown);
@@ -262,7 +262,7 @@ impl KvCache {
     }
 
     /// The dispatches of an append, in order, their parameters on their way to the GPU.
-    fn prepare<'a>(
+    fn dispatches<'a>(
         &'a self,
         arena: &Arena,
         sequences: &[Option<Held>],

@@ -9,6 +9,7 @@ use crate::cache::gpu::programs::CacheMove;
 use crate::cache::ladder::Side;
 use crate::cache::sequence_table::SequenceId;
 use crate::error::{Error, Result, ensure};
+use crate::layout::DType;
 use crate::runtime::binding::{Axis, check_tensor, fits, split};
 use crate::runtime::program::Pipeline;
 use crate::runtime::tensor::{Binding as TensorBinding, TensorView};
@@ -60,6 +61,21 @@ pub struct Chunk {
 }
 
 impl KvCache {
+    /// Those that append rows of a type, quantize them and summarize keys of them.
+    pub(super) fn input_pipelines(&self, dtype: DType) -> Result<[Arc<Pipeline>; 3]> {
+        let context = &self.context;
+        let append = context.pipeline(&CacheMove::Append(dtype))?;
+        let quantize = context.pipeline(&match self.staircase().codec() {
+            Codec::MinMax => CacheMove::Quantize(dtype),
+            Codec::Rotated { .. } => CacheMove::Encode(dtype),
+        })?;
+        let summarize = match self.staircase().summaries() {
+            Some(_) => context.pipeline(&CacheMove::Summarize(dtype))?,
+            None => quantize.clone(),
+        };
+        Ok([append, quantize, summarize])
+    }
+
     /// Checks keys `[batch, kv_heads, capacity, head_dim]` and values `[batch, kv_heads, capacity,
     /// value_dim]`, of any layout, and binds them. Compiles the kernels for their type, if it is
     /// the first time.
@@ -81,15 +97,7 @@ impl KvCache {
             entries[0],
             entries[1]
         );
-        let append = context.pipeline(&CacheMove::Append(k.dtype()))?;
-        let quantize = context.pipeline(&match self.staircase().codec() {
-            Codec::MinMax => CacheMove::Quantize(k.dtype()),
-            Codec::Rotated { .. } => CacheMove::Encode(k.dtype()),
-        })?;
-        let summarize = match self.staircase().summaries() {
-            Some(_) => context.pipeline(&CacheMove::Summarize(k.dtype()))?,
-            None => quantize.clone(),
-        };
+        let [append, quantize, summarize] = self.input_pipelines(k.dtype())?;
         let shard = |(entries, kv_heads): (Range<usize>, Range<usize>)| -> Result<InputShard> {
             let bound = |argument, view: &TensorView| {
                 let view = view.shard(entries.clone(), kv_heads.clone());

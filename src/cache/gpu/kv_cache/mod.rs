@@ -16,7 +16,7 @@ use super::migration::Migration;
 use super::region::RegionLayout;
 use crate::cache::form::CacheForm;
 use crate::cache::gpu::params::{CacheLayout, Move, MoveParams};
-use crate::cache::gpu::programs::CacheMove;
+use crate::cache::gpu::programs::{CacheMove, Migrate};
 use crate::cache::gpu::variant::CacheVariant;
 use crate::cache::host_cache::check_truncation;
 use crate::cache::ladder::Side;
@@ -25,7 +25,9 @@ use crate::cache::sequence_table::{SequenceId, SequenceTable};
 use crate::cache::staircase::Staircase;
 use crate::cache::standing::{Memory, Standing};
 use crate::error::{Error, Result, ensure};
+use crate::layout::DType;
 use crate::runtime::context::Context;
+use crate::runtime::prepare::Compiling;
 use crate::runtime::program::{Binds, Pipeline, group_layout};
 use crate::runtime::slots::SlotPool;
 use crate::runtime::sync::lock;
@@ -220,6 +222,19 @@ impl KvCache {
             unsound,
             owner: Arc::default(),
         })
+    }
+
+    /// Ready once all kernels are compiled that this cache may need for rows of a type, as
+    /// [`Plan::prepare`](crate::Plan::prepare) is. Without it each is compiled when it is first
+    /// needed.
+    ///
+    /// # Errors
+    /// Those of [`Plan::prepare`](crate::Plan::prepare); device lost.
+    pub async fn prepare(&self, dtype: DType, progress: impl FnMut(Compiling<'_>)) -> Result<()> {
+        let mut pipelines = vec![self.step_down.clone(), self.commit.clone()];
+        pipelines.extend(self.input_pipelines(dtype)?);
+        pipelines.extend([self.context.pipeline(&CacheMove::Fork)?, self.context.pipeline(&Migrate)?]);
+        self.context.prepare(&pipelines, progress).await
     }
 
     /// The staircase, which says at how many bits tokens are stored.

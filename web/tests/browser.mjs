@@ -1,0 +1,254 @@
+// The page in a real browser, in software: it loads without errors, every panel answers with the
+// numbers of a native run, and what goes wrong is told in a sentence.
+//
+// node browser.mjs PAGE [--shots FOLDER] [--browser FILE]
+
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { readFileSync, mkdirSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { chromium } from "playwright-core";
+import { serve } from "./serve.mjs";
+
+const { values: options, positionals: [folder] } = parseArgs({
+  allowPositionals: true,
+  options: { shots: { type: "string" }, browser: { type: "string", default: "/usr/bin/chromium" } },
+});
+const golden = JSON.parse(readFileSync(new URL("golden.json", import.meta.url)));
+/** What numbers of the page may differ from a native run's. */
+const SAME = 1e-6;
+/** The longest that the main thread may be busy with one thing, in ms; shared machines are slow. */
+const LONGEST_TASK = 400;
+
+const QUIET = ["--no-sandbox", "--no-first-run", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+const WEBGPU = ["--enable-unsafe-webgpu", "--enable-features=Vulkan", "--use-webgpu-adapter=swiftshader"];
+
+const { server, url } = await serve(folder, 0);
+const begun = performance.now();
+const said = [];
+const launch = (flags) => chromium.launch({ executablePath: options.browser, args: [...QUIET, ...flags], headless: true });
+
+async function step(name, work) {
+  const from = performance.now();
+  try {
+    const found = await work();
+    console.log(`ok    ${name}${found ? `: ${found}` : ""} (${((performance.now() - from) / 1000).toFixed(1)} s)`);
+  } catch (error) {
+    console.log(`FAIL  ${name}: ${error.message}`);
+    for (const line of said) console.log(`      ${line}`);
+    await browser?.close();
+    server.close();
+    process.exit(1);
+  }
+}
+
+function near(got, want, what) {
+  assert.ok(Math.abs(got - want) <= SAME, `${what}: expected ${want} as natively, got ${got}`);
+}
+
+let browser = null, page = null;
+
+async function open(flags, { width = 1280, height = 900, hash = "", colorScheme = "light" } = {}) {
+  browser = await launch(flags);
+  const context = await browser.newContext({ viewport: { width, height }, colorScheme });
+  page = await context.newPage();
+  said.length = 0;
+  page.on("console", (message) => ["error", "warning"].includes(message.type()) && said.push(`${message.type()}: ${message.text()}`));
+  page.on("pageerror", (error) => said.push(`error: ${error.message}`));
+  await page.addInitScript(() => {
+    window.longest = 0;
+    new PerformanceObserver((list) => {
+      for (const { duration } of list.getEntries()) window.longest = Math.max(window.longest, duration);
+    }).observe({ entryTypes: ["longtask"] });
+  });
+  await page.goto(url + hash);
+}
+
+const text = (selector) => page.textContent(selector);
+const data = (name) => page.evaluate((name) => document.body.dataset[name], name);
+const when = (name, timeout = 60_000) => page.waitForFunction((name) => document.body.dataset[name], name, { timeout });
+async function shot(name) {
+  if (!options.shots) return;
+  mkdirSync(options.shots, { recursive: true });
+  await page.screenshot({ path: `${options.shots}/${name}.png`, fullPage: true });
+}
+const quiet = () => assert.deepEqual(said, [], "the console is quiet");
+/** Sets a control as the reader does. */
+const set = (id, value) =>
+  page.evaluate(([id, value]) => {
+    const control = document.getElementById(id);
+    control.value = value;
+    control.dispatchEvent(new Event("input", { bubbles: true }));
+  }, [id, value]);
+
+await step("the page loads, and draws blocks before anything is compiled", async () => {
+  await open(WEBGPU);
+  await when("checksum");
+  const first = await page.evaluate(() => performance.now());
+  await page.waitForFunction(() => document.getElementById("device").classList.contains("open"));
+  quiet();
+  return `blocks after ${Math.round(first)} ms, ${await text("#device")}`;
+});
+
+await step("explore shows errors and times", async () => {
+  await page.waitForFunction(() => document.body.dataset.ran?.includes('"heads":['), null, { timeout: 120_000 });
+  for (const tile of ["visited", "recall", "error", "time"]) assert.match(await text(`[data-tile=${tile}]`), /\d/, tile);
+  assert.equal(await page.locator("#row-chart path").count(), 1);
+  await page.locator("#blocks").focus();
+  await page.keyboard.press("ArrowLeft");
+  assert.match(await text("#block-text"), /distance 1, .*% of the row's attention/);
+  await shot("explore");
+  return `${await text("[data-tile=visited]")} of the blocks, ${await text("[data-tile=time]")}`;
+});
+
+await step("sliders and rules change the picture", async () => {
+  const before = await data("checksum");
+  await page.locator('input[name=rule][value="2"]').check();
+  await set("seed", 7);
+  await page.waitForFunction((before) => document.body.dataset.checksum !== before, before);
+  assert.equal(await page.locator("#seed").isDisabled(), false);
+  await page.locator('input[name=rule][value="1"]').check();
+  await page.waitForFunction(() => document.getElementById("seed").disabled);
+});
+
+await step("schedules have the bits, and errors the numbers, of a native run", async () => {
+  let worst = 0;
+  for (const { choice, checksum, visited, recall, errors } of golden.cases) {
+    const got = await page.evaluate(async (choice) => {
+      const { engine, oracle } = window.prflash, asked = { choice };
+      const schedule = await engine.call("schedule", [asked]);
+      const exact = await oracle.call("exact", [asked]);
+      await engine.call("compare_with", [asked, exact.output]);
+      const ran = await engine.call("run", [asked, 1, "progress"], { progress() {} });
+      let kept = 0;
+      for (const [at, p] of schedule.picture.entries()) kept += p > 0 ? exact.mass[at] : 0;
+      return { ...schedule, picture: null, recall: kept / schedule.rows / 3, heads: [...ran.heads] };
+    }, choice);
+    assert.equal(got.checksum, checksum, `the blocks of ${choice}`);
+    assert.equal(got.visited, visited);
+    near(got.recall, recall, `recall of ${choice}`);
+    errors.forEach((want, head) => {
+      near(got.heads[head], want, `error of ${choice}, head ${head}`);
+      worst = Math.max(worst, Math.abs(got.heads[head] - want));
+    });
+  }
+  return `${golden.cases.length} rules, errors within ${worst.toExponential(1)}`;
+});
+
+await step("staircase", async () => {
+  await page.click("#tab-staircase");
+  await when("loss");
+  assert.match(await text("[data-tile=share]"), /%/);
+  assert.equal(await page.locator("#cache option").count(), 7);
+  await shot("staircase");
+  const { loss, standing } = golden;
+  const [got, held] = await page.evaluate(async ([loss, standing]) => [
+    JSON.parse(await window.prflash.oracle.call("cache_loss", loss)), JSON.parse(await window.prflash.oracle.call("standing", standing)),
+  ], [loss.arguments, standing.arguments]);
+  near(got.output_error, loss.output_error, "loss of a cache");
+  assert.equal(held.total, standing.total);
+  await set("time", 1504);
+  await page.click("#play");
+  await page.waitForFunction(() => document.getElementById("time").value === "1536" && document.getElementById("play").ariaPressed !== "true");
+  return `${await text("[data-tile=share]")} of f16's bytes`;
+});
+
+await step("positions", async () => {
+  await page.click("#tab-positions");
+  await when("positions");
+  assert.equal(await page.locator("#reach tbody tr").count(), 7);
+  await shot("positions");
+  const { beyond } = golden;
+  const got = JSON.parse(await page.evaluate((wanted) => window.prflash.oracle.call("curves", wanted), beyond.arguments));
+  got.curves[2].beyond.forEach((value, at) => near(value, beyond.last[at], "reach of a bias"));
+});
+
+await step("your device: every kernel is right", async () => {
+  await page.click("#tab-yours");
+  await page.click("#check");
+  await when("report", 400_000);
+  const report = JSON.parse(await data("report"));
+  assert.equal(report.passed, true, JSON.stringify(report.checks.filter((check) => check.passed === false)));
+  const right = report.checks.filter((check) => check.passed === true);
+  assert.ok(right.length >= 20, `only ${right.length} kernels ran`);
+  for (const speed of report.speeds) assert.ok(speed.wall_ms > 0 && speed.gflops > 0, speed.call);
+  await shot("yours");
+  return `${right.length} of ${report.checks.length} kinds of kernels ran; ${report.speeds.map((speed) => `${Math.round(speed.wall_ms)} ms`).join(", ")}`;
+});
+
+await step("tuning, without blocking", async () => {
+  const [choice] = JSON.parse(await page.evaluate(() => window.prflash.device.call("tune", [2]))).choices;
+  assert.ok(choice.kernel && choice.tried === 2, JSON.stringify(choice));
+  return choice.kernel;
+});
+
+await step("the main thread stays free, and the console quiet", async () => {
+  const longest = await page.evaluate(() => window.longest);
+  assert.ok(longest <= LONGEST_TASK, `a task took ${longest} ms`);
+  quiet();
+  return `the longest task took ${Math.round(longest)} ms`;
+});
+
+await step("without a network", async () => {
+  await page.evaluate(() => navigator.serviceWorker.ready);
+  await page.context().setOffline(true);
+  await page.reload();
+  await when("checksum");
+  await page.waitForFunction(() => document.getElementById("device").classList.contains("open"));
+  await page.context().setOffline(false);
+});
+
+await step("memory that isn't there", async () => {
+  const refused = (mebibytes) =>
+    page.evaluate((mebibytes) => {
+      window.given = 0;
+      const ask = window.prflash.engine.call("exhaust", [mebibytes, 64, "progress"], { progress: ({ done }) => { window.given = done; } });
+      return ask.then((count) => ({ name: "none", message: `${count} buffers` }), ({ name, message }) => ({ name, message }));
+    }, mebibytes);
+  const large = await refused(1 << 11);
+  assert.equal(large.name, "TooLarge", large.message);
+  // A GPU in software takes what the machine has: its process gets less.
+  const session = await browser.newBrowserCDPSession();
+  const { processInfo } = await session.send("SystemInfo.getProcessInfo");
+  const { id } = processInfo.find(({ type }) => type === "GPU");
+  const held = 1024 * Number(/VmData:\s+(\d+)/.exec(readFileSync(`/proc/${id}/status`, "utf8"))[1]);
+  execFileSync("prlimit", [`--pid=${id}`, `--data=${held + 1_200_000_000}`]);
+  const error = await refused(256);
+  assert.match(error.name, /OutOfMemory|DeviceLost/, error.message);
+  const given = await page.evaluate(() => window.given);
+  // And the page can go on, on a new device.
+  await page.evaluate(() => window.prflash.engine.call("open"));
+  await page.evaluate((choice) => window.prflash.engine.call("run", [{ choice }, 1, "progress"]), golden.cases[0].choice);
+  return `after ${given} buffers of 256 MiB ${error.name}: ${error.message}`;
+});
+await browser.close();
+
+await step("a phone, in the dark", async () => {
+  await open(WEBGPU, { width: 390, height: 844, colorScheme: "dark" });
+  await page.waitForFunction(() => document.body.dataset.ran?.includes('"heads":['), null, { timeout: 120_000 });
+  for (const tab of ["explore", "staircase", "positions", "yours"]) {
+    await page.click(`#tab-${tab}`);
+    await page.waitForTimeout(300);
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    assert.ok(wide <= 0, `${tab} is ${wide} pixels too wide`);
+  }
+  await page.click("#tab-explore");
+  await shot("phone");
+  quiet();
+});
+await browser.close();
+
+await step("a browser without WebGPU", async () => {
+  await open(["--disable-gpu", "--disable-software-rasterizer"]);
+  await page.waitForFunction(() => !document.getElementById("notice").hidden);
+  const sentence = await text("#notice");
+  assert.match(sentence, /offers no WebGPU/);
+  await when("checksum");
+  assert.match(await text("#run-text"), /need a GPU/);
+  await page.click("#tab-positions");
+  await when("positions");
+  return sentence;
+});
+await browser.close();
+server.close();
+console.log(`the page passed in ${Math.round((performance.now() - begun) / 1000)} s`);

@@ -1,0 +1,122 @@
+//! What the page shows, computed natively: the same lists of blocks, and the same recall and
+//! errors, as `golden.json` has them and as the page is held to in a browser (`browser.mjs`).
+//!
+//! `PRFLASH_WRITE_GOLDEN=1 cargo test -p prflash-web --test golden` writes the file anew.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+use prflash_web::explore::{self, Explorer, Rule, Settings};
+use prflash_web::fixture::Layer;
+use prflash_web::{positions, staircase};
+use serde_json::{Value, json};
+use testkit::fixture;
+
+/// What a number may differ between devices: errors of f32 are some millionths of it.
+const SAME: f64 = 1e-6;
+
+/// One of every rule, in both layers, with numbers of every control.
+fn cases() -> Vec<Settings> {
+    let case = |layer, rule, budget, alpha, beta, tau, seed| Settings {
+        layer,
+        tokens: 512,
+        block: 32,
+        rule,
+        budget,
+        alpha,
+        beta,
+        tau,
+        seed,
+    };
+    vec![
+        case(0, Rule::Dense, 6, 1.0, 0.5, 0.5, 42),
+        case(0, Rule::Window, 6, 1.0, 0.5, 0.5, 42),
+        case(1, Rule::Distance, 5, 0.7, 0.5, 0.5, 7),
+        case(1, Rule::Content, 4, 1.0, 0.5, 0.5, 42),
+        case(0, Rule::Both, 6, 0.5, 1.0, 0.8, 3),
+    ]
+}
+
+fn layers() -> Result<Vec<Layer>> {
+    let layers = fixture::load(1536)?.into_iter();
+    Ok(layers.map(|layer| Layer { index: layer.index, q: layer.q, k: layer.k, v: layer.v }).collect())
+}
+
+/// The numbers of a case: those of the host, and the errors of a device where there is one.
+fn numbers(explorer: &mut Explorer, settings: &Settings, device: Option<&prflash::Context>) -> Result<Value> {
+    let schedule = explorer.schedule(settings)?;
+    let (exact, mass) = explorer.exact(settings)?;
+    let errors = match device {
+        Some(context) => {
+            let job = explorer.uploaded(context, settings)?;
+            let ran = pollster::block_on(job.run(1, |_| {}))?;
+            Some(explore::errors(&ran.output, &exact.output).1)
+        }
+        None => None,
+    };
+    let rule = Rule::ALL.iter().position(|rule| *rule == settings.rule);
+    let Settings { layer, tokens, block, budget, alpha, beta, tau, seed, .. } = settings;
+    Ok(json!({
+        "choice": [layer, tokens, block, rule, budget, alpha, beta, tau, seed],
+        "checksum": format!("{:016x}", explore::checksum(&schedule)),
+        "visited": schedule.visited_blocks(),
+        "recall": mass.recall(&schedule)?,
+        "errors": errors,
+    }))
+}
+
+/// Whether two values are the same but for the last digits of their numbers.
+fn same(got: &Value, want: &Value) -> bool {
+    match (got, want) {
+        (Value::Number(got), Value::Number(want)) => {
+            got.as_f64().zip(want.as_f64()).is_some_and(|(got, want)| (got - want).abs() <= SAME)
+        }
+        (Value::Array(got), Value::Array(want)) => {
+            got.len() == want.len() && got.iter().zip(want).all(|(got, want)| same(got, want))
+        }
+        (Value::Object(got), Value::Object(want)) => {
+            got.len() == want.len()
+                && got.iter().all(|(key, got)| want.get(key).is_some_and(|want| same(got, want)))
+        }
+        // Without a device there are no errors to compare.
+        (Value::Null, _) => true,
+        _ => got == want,
+    }
+}
+
+#[test]
+fn the_page_shows_what_a_native_run_computes() -> Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden.json");
+    let context = testkit::device::gpu("the page's numbers");
+    let mut explorer = Explorer::new(layers()?);
+    let cases = cases()
+        .iter()
+        .map(|case| numbers(&mut explorer, case, context.as_ref()))
+        .collect::<Result<Vec<_>>>()?;
+    let loss = staircase::loss(&explorer.layers()[1], 2, 700)?;
+    let wanted = positions::Wanted { context: 4096, heads: 8, length: 64.0, cap: 1024 };
+    let got = json!({
+        "cases": cases,
+        "loss": { "arguments": [1, 2, 700], "output_error": loss["output_error"] },
+        "standing": { "arguments": [0, 1000], "total": staircase::standing(0, 1000)?["total"] },
+        "beyond": { "arguments": [4096, 8, 64.0, 1024], "last": positions::curves(&wanted)?["curves"][2]["beyond"] },
+    });
+    if std::env::var("PRFLASH_WRITE_GOLDEN").is_ok_and(|write| write == "1") {
+        ensure!(context.is_some(), "golden numbers need a device");
+        std::fs::write(&path, serde_json::to_string_pretty(&got)? + "\n")?;
+    }
+    let file = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let want: Value = serde_json::from_str(&file)?;
+    ensure!(same(&got, &want), "expected the numbers of {}, got {got:#}", path.display());
+    // Sampled blocks must matter, or nothing was compared.
+    ensure!(want["cases"][3]["errors"][0].as_f64().is_some_and(|error| error > 1e-3), "no errors in {file}");
+    ensure!(!same(&json!(0.5), &json!(0.5 + 2.0 * SAME)) && !same(&json!([1]), &json!([1, 2])));
+    Ok(())
+}
+
+#[test]
+fn inputs_that_are_cut_off_are_refused() {
+    for bytes in [&[][..], &[1, 0, 0, 0, 1, 0, 0, 0], &[0; 8]] {
+        assert!(prflash_web::fixture::read(bytes).is_err());
+    }
+}
