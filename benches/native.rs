@@ -1,11 +1,13 @@
-//! The native engine on this machine's cores: dense and PrFlash prefill, and decode.
+//! The native engine on this machine's cores: dense and PrFlash prefill, decode, and gradients.
 //!
 //! ```text
 //! cargo bench --bench native --features avx512
 //! ```
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use prflash::native::{HostView, HostViewMut, NativeOperands, NativeOptions, NativePlan};
+use prflash::native::{
+    HostView, HostViewMut, NativeBackwardOperands, NativeOperands, NativeOptions, NativePlan,
+};
 use prflash::sampling::Granularity;
 use prflash::{Attention, BlockGrid, Layout, Profile, Schedule, Seed, Shape, Systematic, Tables};
 
@@ -76,5 +78,38 @@ fn native(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, native);
+/// The backward pass, from an output and a log-sum-exp that might be any.
+fn native_backward(criterion: &mut Criterion) {
+    for (name, shape) in [("S1", Shape::new(8, 2, 1024, 64)), ("S2", Shape::new(8, 2, 4096, 64))] {
+        let shape = shape.expect("a valid shape");
+        let Tensors { layouts: [queries, keys, _], numbers: [q, k, v], output } = Tensors::new(&shape);
+        let lse = vec![8.0; shape.heads() * shape.q_len()];
+        let [mut dq, mut dk, mut dv] = [&q, &k, &v].map(|numbers| vec![0.0_f32; numbers.len()]);
+        let mut group = criterion.benchmark_group(format!("{name} gradients {shape:?}"));
+        group.sample_size(10);
+        let plan = Attention::causal().plan_backward_native(&shape, &NativeOptions::new()).expect("a plan");
+        group.bench_function(format!("dense, all threads, {}", plan.instructions()), |bencher| {
+            bencher.iter(|| {
+                let mut operands = NativeBackwardOperands {
+                    q: HostView::new(&q[..], queries).expect("a view"),
+                    k: HostView::new(&k[..], keys).expect("a view"),
+                    v: HostView::new(&v[..], keys).expect("a view"),
+                    output: HostView::new(&output[..], queries).expect("a view"),
+                    lse: &lse,
+                    d_output: HostView::new(&q[..], queries).expect("a view"),
+                    d_lse: None,
+                    dq: HostViewMut::new(&mut dq[..], queries).expect("a view"),
+                    dk: HostViewMut::new(&mut dk[..], keys).expect("a view"),
+                    dv: HostViewMut::new(&mut dv[..], keys).expect("a view"),
+                    d_sinks: None,
+                    d_slopes: None,
+                };
+                plan.run(&mut operands, &Tables::new()).expect("a valid call");
+            })
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, native, native_backward);
 criterion_main!(benches);

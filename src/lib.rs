@@ -182,8 +182,8 @@ pub mod rounds {
 #[cfg(feature = "native")]
 pub mod native {
     pub use crate::attention::native::{
-        HostNumbers, HostNumbersMut, HostView, HostViewMut, NativeOperands, NativeOptions, NativePlan,
-        NativeQueries, RunningMerge, bf16, f16,
+        HostNumbers, HostNumbersMut, HostView, HostViewMut, NativeBackwardOperands, NativeBackwardPlan,
+        NativeOperands, NativeOptions, NativePlan, NativeQueries, RunningMerge, bf16, f16,
     };
 }
 

@@ -3,7 +3,8 @@
 use prflash::attention::{FirstPositions, PositionIds, Sequence};
 use prflash::cache::{HostCache, SequenceId, Staircase, StoredKeys};
 use prflash::native::{
-    HostView, HostViewMut, NativeOperands, NativeOptions, NativeQueries, RunningMerge, bf16, f16,
+    HostView, HostViewMut, NativeBackwardOperands, NativeOperands, NativeOptions, NativeQueries,
+    RunningMerge, bf16, f16,
 };
 use prflash::position::{Distance, Pairing, Slopes};
 use prflash::rounds::Combine;
@@ -113,6 +114,7 @@ pub fn calls(case: &mut Case) {
         None => accepted(plan.run(&mut operands, &tables)),
         Some(sequences) => accepted(plan.run_sequences(&mut operands, sequences, &tables)),
     };
+    gradients(case, &attention, &shape, (&operands, &tables, sequences.as_deref()));
     let mut cache = HostCache::new(Staircase::paper(), &shape, StoredKeys::AfterRotation).unwrap();
     let sequence = cache.add();
     let n = &mut case.numbers;
@@ -130,6 +132,51 @@ pub fn calls(case: &mut Case) {
     tell!(case, "run_cached {queries:?} over {tokens} tokens");
     let NativeOperands { q, output, lse, .. } = operands;
     accepted(plan.run_cached(&cache, &mut NativeQueries { q, output, lse }, &queries, &tables));
+}
+
+/// Gradients of a call, into tensors of their own, which may be of other sizes.
+fn gradients(
+    case: &mut Case,
+    attention: &Attention,
+    shape: &Shape,
+    (operands, tables, sequences): (&NativeOperands<'_>, &Tables<'_>, Option<&[Sequence]>),
+) {
+    let options = NativeOptions::new().with_threads(1).unwrap();
+    tell!(case, "plan_backward_native");
+    let Some(plan) = accepted(attention.plan_backward_native(shape, &options)) else { return };
+    let _ = (plan.maxima(), plan.attention(), plan.options(), plan.instructions());
+    let n = &mut case.numbers;
+    let heads = if n.once_in(9) { 1 + n.below(5) } else { shape.heads() };
+    let results = Layout::heads_first(shape.batch(), heads, shape.q_len(), shape.value_dim()).unwrap();
+    let numbers = n.values(results.elements());
+    let rows = if n.once_in(9) { n.below(99) } else { shape.batch() * shape.heads() * shape.q_len() };
+    let lse = n.values(rows);
+    let mut written = [operands.q, operands.k, operands.v].map(|view| vec![0.0_f32; view.layout().extent()]);
+    let [dq, dk, dv] = &mut written;
+    let views = [(dq, operands.q), (dk, operands.k), (dv, operands.v)]
+        .map(|(numbers, like)| accepted(HostViewMut::new(&mut numbers[..], *like.layout())));
+    let [Some(dq), Some(dk), Some(dv)] = views else { return };
+    let mut of_heads = [(); 2].map(|()| vec![0.0; if n.once_in(5) { n.below(9) } else { shape.heads() }]);
+    let [d_sinks, d_slopes] = &mut of_heads;
+    let mut operands = NativeBackwardOperands {
+        q: operands.q,
+        k: operands.k,
+        v: operands.v,
+        output: HostView::new(&numbers[..], results).unwrap(),
+        lse: &lse,
+        d_output: HostView::new(&numbers[..], results).unwrap(),
+        d_lse: n.once_in(3).then_some(&lse),
+        dq,
+        dk,
+        dv,
+        d_sinks: n.once_in(9).then_some(&mut d_sinks[..]),
+        d_slopes: n.once_in(3).then_some(&mut d_slopes[..]),
+    };
+    tell!(case, "gradients of {sequences:?}");
+    match sequences {
+        None => accepted(plan.run(&mut operands, tables)),
+        Some(sequences) => accepted(plan.run_sequences(&mut operands, sequences, tables)),
+    };
 }
 
 pub fn merges(case: &mut Case) {

@@ -81,8 +81,8 @@ impl Attention {
     /// reserves what calls up to the sizes of `maxima` need.
     ///
     /// [Learned sinks](Attention::with_sinks) have their part in the weights; the gradient of a
-    /// sink itself is in the [oracle](crate::reference::attention_backward) only, as those of
-    /// slopes are.
+    /// sink itself isn't computed here, as those of slopes aren't: the
+    /// [oracle](crate::reference::attention_backward) has them, and so has the native engine.
     ///
     /// # Errors
     /// Those of [`plan`](Attention::plan); invalid argument (`mask`) where calls may bring mask

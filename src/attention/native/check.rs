@@ -54,16 +54,36 @@ impl Work<'_> {
 
     /// Refuses sequences that write the same output rows.
     fn check_apart(&self, count: usize, order: &mut Vec<usize>) -> Result<()> {
-        order.clear();
-        order.extend((0..count).filter(|&index| !self.part(index).queries.is_empty()));
-        order.sort_unstable_by_key(|&index| {
+        self.check_rows_apart(count, order, |part| part.queries, "write the same output rows")
+    }
+
+    /// Refuses sequences that share keys, whose gradients each would write.
+    pub(super) fn check_keys_apart(&self, order: &mut Vec<usize>) -> Result<()> {
+        let shared = "share keys, whose gradients each would write";
+        self.check_rows_apart(self.sequence_count(), order, |part| part.keys, shared)
+    }
+
+    fn check_rows_apart(
+        &self,
+        count: usize,
+        order: &mut Vec<usize>,
+        rows: impl Fn(Part<'_>) -> std::ops::Range<usize>,
+        overlap: &str,
+    ) -> Result<()> {
+        let place = |index: usize| {
             let part = self.part(index);
-            (part.entry, part.queries.start)
+            (part.entry, rows(part))
+        };
+        order.clear();
+        order.extend((0..count).filter(|&index| !place(index).1.is_empty()));
+        order.sort_unstable_by_key(|&index| {
+            let (entry, rows) = place(index);
+            (entry, rows.start)
         });
         for pair in order.windows(2) {
-            let (one, two) = (self.part(pair[0]), self.part(pair[1]));
-            let apart = one.entry != two.entry || one.queries.end <= two.queries.start;
-            ensure!(apart, "sequences", "sequences {} and {} write the same output rows", pair[0], pair[1]);
+            let ((entry, one), (other_entry, two)) = (place(pair[0]), place(pair[1]));
+            let apart = entry != other_entry || one.end <= two.start;
+            ensure!(apart, "sequences", "sequences {} and {} {overlap}", pair[0], pair[1]);
         }
         Ok(())
     }

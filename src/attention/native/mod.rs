@@ -6,6 +6,7 @@
 //! all rows that share them (`few`, `rows`), and states are merged. Tasks share nothing but the
 //! tensors, so results don't depend on how many threads there are, nor on which of them does what.
 
+mod backward;
 mod check;
 mod few;
 mod math;
@@ -25,6 +26,7 @@ mod tile;
 mod views;
 mod work;
 
+pub use backward::{NativeBackwardOperands, NativeBackwardPlan};
 pub use half::{bf16, f16};
 pub use options::NativeOptions;
 pub use plan::{NativeOperands, NativePlan, NativeQueries};

@@ -96,6 +96,15 @@ impl Part<'_> {
         clamp(start + within)..clamp(end)
     }
 
+    /// The rows of a query block of the schedule's grid.
+    pub(super) fn rows_of_block(&self, index: usize) -> Range<usize> {
+        let (block, _) = self.blocks();
+        let row_0 = self.place(0) - self.first_block() * block as i64;
+        let start = (index * block) as i64 - row_0;
+        let clamp = |row: i64| row.clamp(0, self.queries.len() as i64) as usize;
+        clamp(start)..clamp(start + block as i64)
+    }
+
     /// Calls `visit(keys, ln_p)` for the runs of keys within `seen` that the rows of a tile visit.
     pub(super) fn for_each_run(
         &self,

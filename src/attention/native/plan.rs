@@ -123,14 +123,8 @@ impl Attention {
     /// another number of heads (`slopes`, `sinks`). Too large (`stride`) where a rotation's table
     /// is; unsupported, where the system has no threads for a pool.
     pub fn plan_native(&self, maxima: &Shape, options: &NativeOptions) -> Result<NativePlan> {
-        let (heads, dim) = (maxima.heads(), maxima.head_dim());
-        self.check_sinks(heads)?;
-        // Where there are no keys, the first query is at −q_len.
-        let extent = maxima.q_len().max(maxima.kv_len()) + 1;
-        let positions = match self.positions() {
-            None => None,
-            Some(positions) => Some(PositionTables::new(positions, heads, dim, extent)?),
-        };
+        self.check_sinks(maxima.heads())?;
+        let positions = PositionTables::of(self, maxima)?;
         Ok(NativePlan {
             attention: self.clone(),
             maxima: *maxima,
@@ -163,8 +157,7 @@ impl NativePlan {
     /// The instructions that this machine has and the plan uses, as a name to print: `V3` is AVX2
     /// with fused multiplication and addition, `V4` AVX-512 (feature `avx512`).
     pub fn instructions(&self) -> String {
-        let name = format!("{:?}", self.arch);
-        name.split(['(', ' ']).next().unwrap_or_default().to_owned()
+        instructions(self.arch)
     }
 
     /// Computes the attention of whole tensors: every batch entry is a sequence.
@@ -320,6 +313,12 @@ impl NativePlan {
         ensure!(want == got, "lse", "expected {want} numbers, one for each row, got {got}");
         Ok(Some((lse, Layout::rows(batch, heads, rows)?)))
     }
+}
+
+/// The name of what a machine has.
+pub(super) fn instructions(arch: Arch) -> String {
+    let name = format!("{arch:?}");
+    name.split(['(', ' ']).next().unwrap_or_default().to_owned()
 }
 
 /// What the threads of a call share.

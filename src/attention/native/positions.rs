@@ -1,7 +1,9 @@
 //! What scores depend on by position: rotations and numbers by distance, as tables in f32.
 
+use crate::attention::inputs::attention::Attention;
 use crate::error::Result;
 use crate::position::{Pairing, Positions, Rope, RopeTable, check_reached};
+use crate::shape::Shape;
 
 /// Positions of a high row of the rotations' table.
 const STRIDE: usize = 1024;
@@ -32,8 +34,16 @@ pub(super) struct Rotations {
 }
 
 impl PositionTables {
+    /// Those of calls up to these sizes; none without positions.
+    pub(super) fn of(attention: &Attention, maxima: &Shape) -> Result<Option<Self>> {
+        let Some(positions) = attention.positions() else { return Ok(None) };
+        // Where there are no keys, the first query is at −q_len.
+        let extent = maxima.q_len().max(maxima.kv_len()) + 1;
+        Self::new(positions, maxima.heads(), maxima.head_dim(), extent).map(Some)
+    }
+
     /// For positions below `extent`.
-    pub(super) fn new(positions: &Positions, heads: usize, head_dim: usize, extent: usize) -> Result<Self> {
+    fn new(positions: &Positions, heads: usize, head_dim: usize, extent: usize) -> Result<Self> {
         positions.check(head_dim, heads)?;
         let extent = extent.max(positions.max_positions()).max(1);
         let lags = extent.min(LAGS) as u64;

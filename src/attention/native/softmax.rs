@@ -75,7 +75,7 @@ impl WithSimd for Softmax<'_> {
         let (sums, _) = S::as_mut_simd_f32s(sums);
         let (factors, _) = S::as_mut_simd_f32s(factors);
         for at in 0..vectors::<S>(rows) {
-            shape_scores(simd, scores, at, &scoring);
+            shape_scores(simd, scores, at, &scoring, None);
             let before = maxima[at];
             let mut largest = before;
             for row in scores.chunks_exact(stride) {
@@ -93,15 +93,30 @@ impl WithSimd for Softmax<'_> {
     }
 }
 
-/// Everything that changes a score after the inner product, for the rows of one vector.
+/// Everything that changes a score after the inner product, for the rows of one vector. Its slope,
+/// by which the gradient of the inner product differs from that of the score, goes into `gains`.
 #[inline(always)]
-fn shape_scores<S: Simd>(simd: S, scores: &mut [S::f32s], at: usize, scoring: &Scoring<'_>) {
+pub(super) fn shape_scores<S: Simd>(
+    simd: S,
+    scores: &mut [S::f32s],
+    at: usize,
+    scoring: &Scoring<'_>,
+    mut gains: Option<&mut [S::f32s]>,
+) {
     let stride = ROWS / S::F32_LANES;
     let Scoring { cap, correction, lags, mask, visible } = *scoring;
+    let one = simd.splat_f32s(1.0);
+    if let Some(gains) = &mut gains {
+        gains.chunks_exact_mut(stride).for_each(|row| row[at] = one);
+    }
     if let Some(cap) = cap {
         let (cap, inverse) = (simd.splat_f32s(cap), simd.splat_f32s(1.0 / cap));
-        for row in scores.chunks_exact_mut(stride) {
-            row[at] = simd.mul_f32s(cap, tanh(simd, simd.mul_f32s(row[at], inverse)));
+        for (j, row) in scores.chunks_exact_mut(stride).enumerate() {
+            let tanh = tanh(simd, simd.mul_f32s(row[at], inverse));
+            row[at] = simd.mul_f32s(cap, tanh);
+            if let Some(gains) = &mut gains {
+                gains[j * stride + at] = simd.sub_f32s(one, simd.mul_f32s(tanh, tanh));
+            }
         }
     }
     if let Some(lags) = lags {
@@ -110,7 +125,11 @@ fn shape_scores<S: Simd>(simd: S, scores: &mut [S::f32s], at: usize, scoring: &S
             let first = at * S::F32_LANES + if lags.by_pair { j * ROWS } else { KEYS - 1 - j };
             let load = |numbers: &[f32]| simd.partial_load_f32s(&numbers[first..first + S::F32_LANES]);
             if !lags.factors.is_empty() {
-                row[at] = simd.mul_f32s(row[at], load(lags.factors));
+                let factor = load(lags.factors);
+                row[at] = simd.mul_f32s(row[at], factor);
+                if let Some(gains) = &mut gains {
+                    gains[j * stride + at] = simd.mul_f32s(gains[j * stride + at], factor);
+                }
             }
             if !lags.biases.is_empty() {
                 row[at] = simd.mul_add_e_f32s(slope, load(lags.biases), row[at]);

@@ -116,7 +116,8 @@ pub(super) fn attend<S: Simd>(simd: S, work: &Work<'_>, task: &Task<'_>, scratch
             let v = simd.vectorize(v);
             let visible = seen.mask(&tile);
             let spoilt = visible.is_some() && !is_finite(v, tile.len(), value_dim);
-            let lags = by_lag.map(|positions| fill_lags(positions, part, rows, &tile, lags.numbers(LAGS)));
+            let lags = by_lag
+                .map(|positions| fill_lags(positions, part, rows, &tile, Lanes::Queries, lags.numbers(LAGS)));
             let correction = work.attention.correction() * ln_p;
             let masks = masks.numbers(if part.mask.is_some() { KEYS * ROWS } else { 0 });
             for (index, head) in heads.clone().enumerate() {
@@ -163,7 +164,7 @@ pub(super) fn attend<S: Simd>(simd: S, work: &Work<'_>, task: &Task<'_>, scratch
 }
 
 impl Work<'_> {
-    fn slope(&self, head: usize) -> f32 {
+    pub(super) fn slope(&self, head: usize) -> f32 {
         self.positions.map_or(0.0, |positions| positions.slope(head))
     }
 }
@@ -206,14 +207,23 @@ fn fill_mask<'a>(
 }
 
 /// Numbers of memory for [`fill_lags`].
-const LAGS: usize = 2 * KEYS * ROWS;
+pub(super) const LAGS: usize = 2 * KEYS * ROWS;
+
+/// What the lanes of a tile are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lanes {
+    Queries,
+    /// In the backward pass, which goes over the queries of a tile of keys.
+    Keys,
+}
 
 /// Factors and biases of the pairs of a tile.
-fn fill_lags<'a>(
+pub(super) fn fill_lags<'a>(
     positions: &PositionTables,
     part: &Part<'_>,
     rows: &Range<usize>,
     tile: &Range<usize>,
+    lanes: Lanes,
     memory: &'a mut [f32],
 ) -> Lags<'a> {
     let (factors, biases) = memory.split_at_mut(LAGS / 2);
@@ -229,14 +239,17 @@ fn fill_lags<'a>(
     if part.has_ids() {
         for (j, key) in tile.clone().enumerate() {
             for (i, row) in rows.clone().enumerate() {
-                fill(j * ROWS + i, part.query_position(row).abs_diff(part.key_position(key)));
+                let index = if lanes == Lanes::Queries { j * ROWS + i } else { i * ROWS + j };
+                fill(index, part.query_position(row).abs_diff(part.key_position(key)));
             }
         }
     } else {
-        // Row i and key j have the number i + KEYS − 1 − j.
+        // Row i and key j have the number i + KEYS − 1 − j, where lanes are keys j + KEYS − 1 − i.
         let first = part.query_position(rows.start).saturating_sub(part.key_position(tile.start));
         for index in 0..KEYS + ROWS {
-            fill(index, first.saturating_add(index as i64 - (KEYS as i64 - 1)).unsigned_abs());
+            let ahead = index as i64 - (KEYS as i64 - 1);
+            let ahead = if lanes == Lanes::Queries { ahead } else { -ahead };
+            fill(index, first.saturating_add(ahead).unsigned_abs());
         }
     }
     let used = |numbers: &'a [f32], any: bool| if any { numbers } else { &numbers[..0] };

@@ -1,5 +1,6 @@
 //! The native engine against the f64 oracle, over the same cases as the kernels.
 
+mod backward;
 mod caches;
 mod calls;
 mod edges;
