@@ -227,7 +227,6 @@ impl NativeBackwardPlan {
                 write_queries(&work, &inputs, places, &chunks[0]);
                 write_keys(&work, &inputs, places, &chunks[1]);
             });
-            drop(chunks);
             let columns = columns(&work);
             let pass = Pass {
                 work: &work,
@@ -254,7 +253,6 @@ impl NativeBackwardPlan {
                 sum_sinks(&pass, d_sinks);
             }
             let places = row_places(&work, lse_at);
-            drop(work);
             if let Some(d_slopes) = d_slopes {
                 sum_slopes(&places, slopes, d_slopes);
             }
