@@ -55,8 +55,8 @@ pub struct Args {
     /// A text to judge by, of which nothing may be among those to train on
     #[arg(long, required_unless_present = "quick")]
     held_out: Option<PathBuf>,
-    /// A million weights in some ten minutes of two cores, on five novels of target/texts, judged by
-    /// a sixth (scripts/fetch-models brings them)
+    /// A million weights in some ten minutes of two cores, on five novels of target/texts, judged
+    /// by a sixth (scripts/fetch-models brings them)
     #[arg(long)]
     quick: bool,
     /// The folder of the training
