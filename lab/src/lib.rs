@@ -17,6 +17,7 @@
 //! | [`results`], [`table`] | files of results |
 //! | [`search`] | methods of search compared on real scores |
 //! | [`subword`] | vocabularies of sub-words, judged beside other programs' |
+//! | [`train`] | a small decoder trained with prflash's attention, forward and backward |
 //! | [`word2vec`] | corpora for vectors of words, trainings, and how good vectors are |
 //! | [`study`], [`sweep`], [`report`], [`plots`] | the paper's open questions: what is measured for them, computed, and written down |
 
@@ -50,6 +51,7 @@ pub mod subword;
 pub mod sweep;
 pub mod table;
 pub mod tokenizer;
+pub mod train;
 pub mod word2vec;
 
 /// Somebody asked to stop (Ctrl-C).

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use lab::Interrupted;
 
 use crate::commands::{
-    caches, content, generate, passkeys, perplexity, report, search, subword, sweep, word2vec,
+    caches, content, generate, passkeys, perplexity, report, search, subword, sweep, train, word2vec,
 };
 
 /// Real language models on prflash.
@@ -36,6 +36,8 @@ enum Command {
     Sweep(sweep::Args),
     /// Writes lab/RESULTS.md and its pictures from the files of results.
     Report(report::Args),
+    /// Trains a small decoder from nothing, and judges it beside models that count.
+    Train(train::Args),
     /// Trains, uses and compares vocabularies of sub-words.
     #[command(subcommand)]
     Subword(subword::Command),
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Command::Passkeys(arguments) => passkeys::run(&arguments),
         Command::Sweep(arguments) => sweep::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
+        Command::Train(arguments) => train::run(&arguments),
         Command::Subword(command) => subword::run(&command),
         Command::Word2vec(command) => word2vec::run(&command),
         Command::Search(command) => search::run(&command),

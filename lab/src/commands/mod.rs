@@ -10,6 +10,7 @@ mod rows;
 pub mod search;
 pub mod subword;
 pub mod sweep;
+pub mod train;
 pub mod word2vec;
 
 use std::io::IsTerminal as _;

@@ -31,6 +31,7 @@ pub struct Data {
     pub search_finals: Vec<real::finals::Row>,
     pub search_tau: Vec<real::agreement::Row>,
     pub word2vec: Vec<crate::word2vec::rows::Row>,
+    pub train: Vec<crate::train::rows::Row>,
 }
 
 impl Data {
@@ -54,6 +55,7 @@ impl Data {
             search_finals: table::read(&paths.results.join("search-finals.csv"))?,
             search_tau: table::read(&paths.results.join("search-tau.csv"))?,
             word2vec: crate::word2vec::rows::Rows::open(&paths.results.join("word2vec.csv"))?.into(),
+            train: table::read(&paths.results.join("train.csv"))?,
         })
     }
 

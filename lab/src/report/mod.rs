@@ -18,6 +18,7 @@ mod search_finals;
 mod search_runs;
 mod staircase;
 mod subword;
+mod train;
 mod word2vec;
 
 use std::collections::BTreeSet;
@@ -97,6 +98,7 @@ pub fn write_experiments(paths: &Paths, all: &[Experiment], quick: bool) -> Resu
     search_finals::finals(&data.search_finals, &mut page);
     search_finals::tau(&data.search_tau, &mut page);
     word2vec::word2vec(&data.word2vec, &mut page)?;
+    train::train(&data.train, &mut page)?;
     page.answer("limits", "Limits of the evidence")?;
     page.finish()
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Tokens that the model looks at, with the one that it predicts.
+/// Tokens that a model looks at at most, with the one that it predicts.
 pub const ORDER: usize = 5;
 /// Bits of an id: five fit into 128.
 const ID_BITS: u32 = 24;
@@ -39,12 +39,18 @@ struct Context {
 }
 
 impl KneserNey {
-    /// Counts a text with ids below `pieces`.
+    /// Counts a text with ids below `pieces`, of five tokens.
     pub fn new(text: &[u32], pieces: usize) -> Self {
+        Self::of_order(ORDER, text, pieces)
+    }
+
+    /// Counts a text with ids below `pieces`, of so many tokens, one to [`ORDER`].
+    pub fn of_order(order: usize, text: &[u32], pieces: usize) -> Self {
         assert!(pieces <= 1 << ID_BITS, "ids have {ID_BITS} bits");
-        let mut grams: Vec<(Gram, u32)> = counted(grams(text, ORDER).collect());
+        let highest = order.clamp(1, ORDER);
+        let mut grams: Vec<(Gram, u32)> = counted(grams(text, highest).collect());
         let mut orders = Vec::new();
-        for order in (1..=ORDER).rev() {
+        for order in (1..=highest).rev() {
             orders.push(Order::new(&grams));
             if order > 1 {
                 // Each different sequence adds one to what it is without its first token.
@@ -59,15 +65,16 @@ impl KneserNey {
     /// Bits of a text, each token by what stands before it.
     pub fn bits(&self, text: &[u32]) -> f64 {
         let bits = |at: usize| {
-            let before = &text[at.saturating_sub(ORDER - 1)..at];
+            let before = &text[at.saturating_sub(self.orders.len() - 1)..at];
             -self.probability(before, text[at]).log2()
         };
         (0..text.len()).map(bits).sum()
     }
 
-    /// The probability of a token behind others, of which the last four matter.
+    /// The probability of a token behind others, of which the last ones matter: one less than the
+    /// model has tokens.
     pub fn probability(&self, before: &[u32], token: u32) -> f64 {
-        let before = &before[before.len().saturating_sub(ORDER - 1)..];
+        let before = &before[before.len().saturating_sub(self.orders.len() - 1)..];
         let mut probability = 1.0 / self.pieces as f64;
         for (known, order) in self.orders.iter().enumerate().take(before.len() + 1) {
             let context = gram(&before[before.len() - known..]);
@@ -160,6 +167,17 @@ mod tests {
         }
         // A token that was never seen has some, too.
         assert!(model.probability(&other[..10], 11) > 0.0);
+    }
+
+    /// Fewer tokens know less of such a text, and their probabilities add up as well.
+    #[test]
+    fn shorter_models_know_less() {
+        let (train, other) = (text(1, 20_000), text(3, 2000));
+        let [one, two, five] = [1, 2, 5].map(|order| KneserNey::of_order(order, &train, 11));
+        assert!(two.bits(&other) < one.bits(&other) - 500.0);
+        assert_eq!(five.bits(&other), KneserNey::new(&train, 11).bits(&other));
+        let sum: f64 = (0..11).map(|token| two.probability(&other[..9], token)).sum();
+        assert!((sum - 1.0).abs() < 1e-9, "{sum}");
     }
 
     /// Against counts by hand: 0 1 0 1 0 2, in which two tokens follow 0.
