@@ -202,10 +202,7 @@ impl Operation {
                 (output, Kept::Native(lse))
             }
             Plans::Gpu { context, forward, .. } => {
-                let upload = |(values, layout): (&[f32], Layout)| {
-                    prflash::Tensor::upload(context, DType::F32, layout, values)
-                };
-                let [q, k, v] = [(q, q_at), (k, k_at), (v, v_at)].map(upload);
+                let [q, k, v] = qkv.map(|(values, layout)| uploaded(context, values, layout));
                 let (q, k, v) = (q?, k?, v?);
                 let result = forward.run(q.view(), k.view(), v.view(), &Tables::new())?;
                 let output = heads_first_to_tokens_first(&result.output.read_blocking(context)?, &q_at)?;
@@ -245,7 +242,7 @@ impl Operation {
             }
             (Plans::Gpu { context, backward, .. }, Some(Kept::Gpu(kept))) => {
                 let ([q, k, v], forward) = &**kept;
-                let d_output = prflash::Tensor::upload(context, DType::F32, q_at, d_output)?;
+                let d_output = uploaded(context, d_output, q_at)?;
                 let qkv = [q.view(), k.view(), v.view()];
                 let got = backward.run(qkv, forward, d_output.view(), None, &Tables::new())?;
                 let read = |tensor: &prflash::Tensor, layout: &Layout| {
@@ -257,6 +254,11 @@ impl Operation {
             _ => Ok([q, k, v].map(|values| vec![f32::NAN; values.len()])),
         }
     }
+}
+
+/// Numbers that lie as the layout says, on a device. What is uploaded is given heads first.
+fn uploaded(context: &Context, values: &[f32], layout: Layout) -> prflash::Result<prflash::Tensor> {
+    prflash::Tensor::upload(context, DType::F32, layout, &layout.gather(values)?)
 }
 
 /// Heads-first numbers, as this tokens-first layout has them.
