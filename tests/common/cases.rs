@@ -153,6 +153,33 @@ pub fn other_head_dims() -> impl Iterator<Item = Case> {
     })
 }
 
+/// Heads wider than most: global layers of 512 channels, and rows of which a latent attention's
+/// values are a part. Few queries and many, shared heads, every type; with a rotation of some
+/// channels, a window, a schedule.
+pub fn wide_heads() -> impl Iterator<Item = Case> {
+    let dims = [(512, 512), (576, 512), (260, 300), (576, 576)];
+    let lens = [(70, 70), (1, 700), (3, 130), (66, 133)];
+    let sizes = dims.into_iter().flat_map(move |dims| lens.map(|lens| (dims, lens)));
+    sizes.enumerate().map(|(case, ((dim, value_dim), (q_len, kv_len)))| {
+        let (heads, kv_heads) = [(5, 1), (4, 2)][case / 4 % 2];
+        let shape = Shape::new(heads, kv_heads, q_len, dim).unwrap();
+        let shape = shape.with_kv_len(kv_len).unwrap().with_value_dim(value_dim).unwrap();
+        let dtype = DType::ALL[(case + case / 4) % 3];
+        let mut attention = Attention::causal().with_storage(dtype).with_lse(true);
+        if case % 5 == 2 {
+            attention = attention.with_positions(Positions::from(rope(dim, 64, Pairing::Interleaved)));
+        }
+        if case % 4 == 3 {
+            attention = attention.with_window(50).unwrap();
+        }
+        let grid = grid_of(&attention, &shape).with_block_size(32).unwrap();
+        let schedules = (case % 7 == 3).then(|| harmonic(&grid, Seed::new(5))).into_iter().collect();
+        let problem = Problem::random(attention, shape, case as u64);
+        let story = format!("wide heads, case {case}");
+        Case { schedules, ..Case::new(story, problem, LAYOUTS[case % 2]) }
+    })
+}
+
 /// Packed documents, alone and with a schedule; starts alone, where there are more keys than
 /// queries (chunked prefill), and fewer.
 pub fn documents() -> impl Iterator<Item = Case> {

@@ -86,7 +86,8 @@ impl Attention {
     ///
     /// # Errors
     /// Those of [`plan`](Attention::plan); invalid argument (`mask`) where calls may bring mask
-    /// tensors.
+    /// tensors; too large (`head_dim`, `value_dim`) past
+    /// [`MAX_PACKED_DIM`](crate::limits::MAX_PACKED_DIM).
     pub fn plan_backward(&self, context: &Context, maxima: &Shape) -> Result<BackwardPlan> {
         self.plan_backward_with(context, maxima, &PlanOptions::new())
     }

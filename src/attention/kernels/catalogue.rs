@@ -55,7 +55,7 @@ pub(crate) fn chosen(add: &mut Visit<'_>) {
 }
 
 fn plain(add: &mut Visit<'_>) {
-    const DIMS: [[usize; 2]; 12] = [
+    const DIMS: [[usize; 2]; 14] = [
         [4, 4],
         [32, 32],
         [40, 40],
@@ -68,6 +68,8 @@ fn plain(add: &mut Visit<'_>) {
         [192, 128],
         [192, 192],
         [256, 256],
+        [512, 512],
+        [576, 512],
     ];
     for storage in DType::ALL {
         for dims in DIMS {
@@ -147,8 +149,10 @@ fn positions(add: &mut Visit<'_>) {
 /// The decode kernel: every row set, both ways to add up.
 fn decode(add: &mut Visit<'_>) {
     for storage in DType::ALL {
-        for dims in [[64, 64], [80, 80], [128, 128], [192, 128], [256, 256]] {
-            for (row_sets, quads) in [(1, false), (1, true), (2, false), (4, true), (8, false)] {
+        for dims in [[64, 64], [80, 80], [128, 128], [192, 128], [256, 256], [576, 512]] {
+            let sets = [(1, false), (1, true), (2, false), (4, true), (8, false)];
+            // Of wide rows no plan holds more.
+            for (row_sets, quads) in sets.into_iter().filter(|(sets, _)| sets * dims[0] <= 8 * Decode::HELD) {
                 let decode = Decode::new(row_sets, quads).unwrap_or(Decode::ONE);
                 add(&Variant::new(Kernel::Decode(decode), storage, dims));
             }

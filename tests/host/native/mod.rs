@@ -49,6 +49,11 @@ fn other_head_dims() {
 }
 
 #[test]
+fn wide_heads() {
+    check(cases::wide_heads());
+}
+
+#[test]
 fn few_queries() {
     check(cases::few_queries());
 }
