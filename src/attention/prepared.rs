@@ -179,6 +179,7 @@ fn variant(task: &Task, attention: &Attention, kernel: Kernel) -> Variant {
         cache: task.cache.map(widths),
         positions: task.positions,
         masked: task.masked,
+        paged: task.paged,
         kernel,
         storage: task.storage,
         output: attention.output(),

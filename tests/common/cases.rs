@@ -70,6 +70,12 @@ fn harmonic(grid: &BlockGrid, seed: Seed) -> Schedule {
     Schedule::sample(grid, &Profile::harmonic(), &Systematic, seed).unwrap()
 }
 
+/// A schedule of blocks of so many tokens for a problem.
+pub fn harmonic_schedule(problem: &Problem, block: usize) -> Schedule {
+    let grid = grid_of(&problem.attention, &problem.shape).with_block_size(block).unwrap();
+    harmonic(&grid, Seed::new(3))
+}
+
 /// Lengths below, at and above tiles, with every head dimension, sharing of heads, type and layout.
 pub fn short_lengths() -> impl Iterator<Item = Case> {
     let dims = DIMS.into_iter().enumerate();

@@ -96,7 +96,7 @@ impl Attention {
     ///
     /// # Errors
     /// Those of [`plan_backward`](Attention::plan_backward); invalid argument (`options`) where
-    /// they name a kernel, splits or products of the forward pass.
+    /// they name a kernel, splits, products or pages of the forward pass.
     pub fn plan_backward_with(
         &self,
         context: &Context,

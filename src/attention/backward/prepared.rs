@@ -119,7 +119,10 @@ fn check_options(attention: &Attention, options: &PlanOptions) -> Result<()> {
         let message = "the backward pass takes no mask tensors (Attention::with_masks)";
         return Err(Error::argument_error("mask", message));
     }
-    let forward = options.kernel().is_some() || options.splits().is_some() || options.allows_f16_products();
+    let forward = options.kernel().is_some()
+        || options.splits().is_some()
+        || options.allows_f16_products()
+        || options.pages();
     ensure!(
         !forward,
         "options",

@@ -46,6 +46,7 @@ pub(crate) fn chosen(add: &mut Visit<'_>) {
     decode_over_caches(add);
     matrices(add);
     masks(add);
+    pages(add);
     for positions in [HARMONIC, PARTIAL] {
         let kernel = Kernel::Decode(Decode::ONE);
         add(&Variant { positions, ..Variant::new(kernel, DType::F32, [64; 2]) });
@@ -234,6 +235,22 @@ fn masks(add: &mut Visit<'_>) {
     }
     for matrix in [true, false].into_iter().filter_map(|emulated| Matrix::new(8, false, emulated).ok()) {
         add(&Variant { masked: true, ..Variant::new(Kernel::Matrix(matrix), DType::F16, [64; 2]) });
+    }
+}
+
+/// Keys and values in pages, in every kernel that reads them, with and without positions.
+fn pages(add: &mut Visit<'_>) {
+    let tiles = [(1, 4, false), (4, 4, true), (1, 2, true)];
+    let tiles = tiles.into_iter().flat_map(|(rows, keys, staged)| Tile::new(rows, keys, staged));
+    let decodes = [false, true].into_iter().flat_map(|quads| Decode::new(2, quads));
+    for kernel in tiles.map(Kernel::Tiled).chain(decodes.map(Kernel::Decode)).chain([Kernel::Naive]) {
+        let plain = Variant { paged: true, ..Variant::new(kernel, DType::F16, [64; 2]) };
+        add(&plain);
+        add(&Variant { masked: true, ..plain });
+        if !matches!(kernel, Kernel::Tiled(tile) if !tile.is_staged()) {
+            add(&Variant { positions: PARTIAL, ..plain });
+            add(&Variant { positions: rope(Pairing::Half, 64), ..plain });
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod backward;
 mod caches;
 mod calls;
 mod edges;
+mod pages;
 mod real_inputs;
 
 use crate::common::cases::{self, Case};
