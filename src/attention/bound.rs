@@ -28,8 +28,8 @@ use crate::runtime::tensor::{Binding, TensorView};
 /// | `lse` | `[batch, heads, q capacity]`, f32 ([`Layout::rows`](crate::Layout::rows)), natural logarithm |
 ///
 /// Capacities may exceed the lengths of a call: a KV cache is bound once and grows in place. In
-/// [pages](crate::attention::PageTable), k is `[pages, kv_heads, page_size, head_dim]` and v `[pages,
-/// kv_heads, page_size, value_dim]`.
+/// [pages](crate::attention::PageTable), k is `[pages, kv_heads, page_size, head_dim]` and v
+/// `[pages, kv_heads, page_size, value_dim]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Operands<'a> {
     /// The queries.

@@ -81,8 +81,8 @@ impl PlanOptions {
         Self { f16_products: allowed, ..self }
     }
 
-    /// Whether keys and values lie in pages of a pool: tensors whose batch entries are pages, with a
-    /// [`PageTable`](crate::attention::PageTable) for each sequence among the tables of a call.
+    /// Whether keys and values lie in pages of a pool: tensors whose batch entries are pages, with
+    /// a [`PageTable`](crate::attention::PageTable) for each sequence among the tables of a call.
     /// [Measured choices](PlanOptions::with_tuning) then don't count, since they are of rows.
     pub fn with_pages(self, pages: bool) -> Self {
         Self { pages, ..self }
