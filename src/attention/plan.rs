@@ -293,8 +293,9 @@ impl Plan {
     ///
     /// # Errors
     /// Invalid argument (`k`, `v`) unless keys and values have as many batch entries as the
-    /// queries, and values as many rows as keys; (`k`) of a plan for pages. Those of [`bind`](Plan::bind),
-    /// [`TableBuffer::new`] and [`encode`](Plan::encode); out of memory; device lost.
+    /// queries, and values as many rows as keys; (`k`) of a plan for pages. Those of
+    /// [`bind`](Plan::bind), [`TableBuffer::new`] and [`encode`](Plan::encode); out of memory;
+    /// device lost.
     pub fn run(&self, q: &TensorView, k: &TensorView, v: &TensorView, tables: &Tables<'_>) -> Result<Output> {
         let (q_len, kv_len) = (q.layout().dims()[2], k.layout().dims()[2]);
         let rows = !self.prepared.variant.paged;

@@ -87,8 +87,8 @@ impl PageTable {
     ///
     /// # Errors
     /// Invalid argument: (`pages`) a page that the pool doesn't have, or too few of them for so
-    /// many tokens; (`numbers`) fewer than the pool's [extent](Layout::extent). Too large (`tokens`)
-    /// where they are more than fit into memory.
+    /// many tokens; (`numbers`) fewer than the pool's [extent](Layout::extent). Too large
+    /// (`tokens`) where they are more than fit into memory.
     pub fn gather(&self, pool: &Layout, numbers: &[f32], tokens: usize) -> Result<Vec<f32>> {
         let [_, heads, _, dim] = pool.dims();
         let pages = Pool::of("k", pool)?;
