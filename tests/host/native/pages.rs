@@ -5,7 +5,7 @@ use crate::common::native::{Computed, Numbers, on, tensors};
 use crate::common::pages::{Pages, Pooled};
 use crate::common::{Problem, Storage};
 use prflash::attention::{PageTable, Sequence};
-use prflash::native::{HostView, HostViewMut, NativeOperands, NativePlan};
+use prflash::native::{HostView, HostViewMut, NativeBackwardOperands, NativeOperands, NativePlan};
 use prflash::position::Pairing;
 use prflash::{Attention, DType, Layout, Positions, Result, Rope, Shape, Tables, reference};
 
@@ -121,6 +121,31 @@ fn refusals_name_the_argument() {
     assert_eq!(refused(&[0], [[1, 40], [1, 40]], None), named("pages"));
     assert_eq!(refused(&[0, 1, 2, 3, 4], [[5, 8], [5, 4]], Some(40)), named("v"));
     assert_eq!(refused(&[0, 1, 2, 3, 4], [[5, 8], [4, 8]], Some(40)), named("v"));
+    // Gradients are of rows.
+    let layout = Layout::heads_first(1, 1, 1, 4).unwrap();
+    let (row, mut written) = ([0.5_f32; 4], [[0.0_f32; 4]; 3]);
+    let [dq, dk, dv] = &mut written;
+    let view = || HostView::new(&row[..], layout).unwrap();
+    let mut operands = NativeBackwardOperands {
+        q: view(),
+        k: view(),
+        v: view(),
+        output: view(),
+        lse: &[0.5],
+        d_output: view(),
+        d_lse: None,
+        dq: HostViewMut::new(&mut dq[..], layout).unwrap(),
+        dk: HostViewMut::new(&mut dk[..], layout).unwrap(),
+        dv: HostViewMut::new(&mut dv[..], layout).unwrap(),
+        d_sinks: None,
+        d_slopes: None,
+    };
+    let backward =
+        Attention::causal().plan_backward_native(&Shape::new(1, 1, 1, 4).unwrap(), &on(1)).unwrap();
+    let sequences = [Sequence { queries: 0..1, keys: 0..1, ..Sequence::default() }];
+    let table = PageTable::new(&[0]).unwrap();
+    let error = backward.run_sequences(&mut operands, &sequences, &Tables::from(&table)).unwrap_err();
+    assert_eq!(error.argument(), Some("pages"));
     // The oracle takes rows.
     let (table, rows) = (PageTable::new(&[0; 5]).unwrap(), vec![0.5; 640]);
     let (attention, tables) = (Attention::causal(), Tables::from(&table));
