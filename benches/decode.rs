@@ -1,5 +1,5 @@
-//! One step of decoding: plain tensors in f32 and f16, and the staircase presets, over long
-//! histories; and what splitting the keys is worth.
+//! One step of decoding: plain tensors in f32 and f16, in rows and in pages, and the staircase
+//! presets, over long histories; and what splitting the keys is worth.
 //!
 //! `cargo bench --bench decode -- [--rounds N] [--json]`
 
@@ -8,9 +8,11 @@ mod support;
 
 use anyhow::Result;
 use clap::Parser;
+use prflash::attention::PageTable;
 use prflash::cache::{Chunk, KvCache, SequenceId, Staircase, StoredKeys};
 use prflash::{
-    Attention, Bound, Call, Context, DType, Layout, Operands, Plan, PlanOptions, Queries, Shape, Tensor,
+    Attention, Bound, Call, Context, DType, Layout, Operands, Plan, PlanOptions, Queries, Shape, TableBuffer,
+    Tables, Tensor,
 };
 use support::{Work, interleave, milliseconds};
 use testkit::statistics::{median, median_ratio};
@@ -47,6 +49,7 @@ struct Way {
 
 enum Held {
     Tensors(Box<(Plan, Bound)>),
+    Pages(Box<(Plan, Bound, TableBuffer)>),
     Cache(Box<(KvCache, Plan, Bound)>),
 }
 
@@ -56,6 +59,10 @@ impl Way {
             Held::Tensors(held) => Box::new(move |encoder| {
                 let (plan, bound) = &**held;
                 Ok(plan.encode(encoder, bound, &Call::lengths(queries, len))?)
+            }),
+            Held::Pages(held) => Box::new(move |encoder| {
+                let (plan, bound, tables) = &**held;
+                Ok(plan.encode(encoder, bound, &Call::lengths(queries, len).with_tables(tables))?)
             }),
             Held::Cache(held) => Box::new(move |encoder| {
                 let (cache, plan, bound) = &**held;
@@ -105,6 +112,32 @@ fn tensors(context: &Context, shape: &Shape, dtype: DType, splits: Option<usize>
     Ok(Way { name, bytes, held: Held::Tensors(Box::new((plan, bound))) })
 }
 
+/// In pages of 16 tokens, the last ones first.
+fn paged(context: &Context, shape: &Shape, dtype: DType) -> Result<Way> {
+    const PAGE_SIZE: usize = 16;
+    let attention = Attention::causal().with_storage(dtype);
+    let plan = attention.plan_with(context, shape, &PlanOptions::new().with_pages(true))?;
+    let (len, dim, heads) = (shape.kv_len(), shape.head_dim(), shape.kv_heads());
+    let count = len.div_ceil(PAGE_SIZE);
+    let layout = Layout::tokens_first(count, PAGE_SIZE, heads, dim)?;
+    let pool = || {
+        Ok::<_, anyhow::Error>(
+            tensor(context, dtype, 1, layout.extent() / dim, dim)?.view().with_layout(layout)?,
+        )
+    };
+    let (k, v) = (pool()?, pool()?);
+    let q = tensor(context, dtype, shape.heads(), shape.q_len(), dim)?;
+    let output =
+        Tensor::zeros(context, DType::F32, Layout::heads_first(1, shape.heads(), shape.q_len(), dim)?)?;
+    let operands = Operands { q: q.view(), k: &k, v: &v, output: output.view(), lse: None };
+    let bound = plan.bind(&operands)?;
+    let table = PageTable::new(&(0..count as u32).rev().collect::<Vec<_>>())?;
+    let tables = TableBuffer::new(context, &Tables::from(&table))?;
+    let bytes = (2 * heads * len * dim * dtype.size()) as u64;
+    let name = format!("{dtype} pages of {PAGE_SIZE}");
+    Ok(Way { name, bytes, held: Held::Pages(Box::new((plan, bound, tables))) })
+}
+
 fn cached(context: &Context, shape: &Shape, name: &str, staircase: Staircase) -> Result<Way> {
     const CHUNK: usize = 2048;
     let mut cache = KvCache::new(context, staircase, shape, StoredKeys::AfterRotation)?;
@@ -151,6 +184,8 @@ fn main() -> Result<()> {
                 tensors(&context, &shape, DType::F32, None)?,
                 tensors(&context, &shape, DType::F32, Some(1))?,
                 tensors(&context, &shape, DType::F16, None)?,
+                paged(&context, &shape, DType::F32)?,
+                paged(&context, &shape, DType::F16)?,
                 cached(&context, &shape, "plain", Staircase::plain())?,
                 cached(&context, &shape, "recommended", Staircase::recommended())?,
                 cached(&context, &shape, "recommended, rotated", Staircase::recommended_rotated())?,

@@ -17,7 +17,7 @@
 //! | [`Attention`] | what is computed: mask, window, scale, soft-cap, positions, storage |
 //! | [`Positions`] | how scores depend on positions: a rotation ([`Rope`]), a [`Bias`] against distance, or both |
 //! | [`Schedule`] | which key blocks each query block visits; drawn from a [`Profile`] by one of the [samplers](sampling::Sampler), or your own lists |
-//! | [`Documents`], [`Tables`] | masks for packed documents; the schedules, masks and ids of a call |
+//! | [`Documents`], [`Tables`] | masks for packed documents; the schedules, masks, ids and pages of a call |
 //! | [`PlanOptions`] | how it is computed, where you choose and not the plan |
 //! | [`Plan`] | an `Attention` made ready for a device: `bind` tensors once, `encode` calls into your command encoder |
 //!

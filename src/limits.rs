@@ -12,6 +12,7 @@
 //! | query heads | [`MAX_HEADS`] | heads × channels then stay far below u32, whatever the lengths |
 //! | batch entries of a tensor, sequences of a call | [`MAX_BATCH`] | each takes a row of a call's parameters |
 //! | channels of a head | [`MAX_HEAD_DIM`] | kernels hold a row in registers or workgroup memory |
+//! | … that is packed, or has gradients | [`MAX_PACKED_DIM`] | kernels hold several such rows |
 //! | channels of a [`Rope`](crate::Rope) | [`MAX_ROTARY_DIM`] | a table has a column for each pair |
 //! | entries of a [`RopeTable`](crate::position::RopeTable) | [`MAX_ROPE_ENTRIES`] | 2 GiB |
 //! | query or key blocks of a sequence | [`MAX_BLOCKS`] | schedules tabulate p(d) for every block distance d |
@@ -45,8 +46,13 @@ pub const MAX_HEADS: usize = 1 << 16;
 /// Batch entries of a tensor, and sequences of one call.
 pub const MAX_BATCH: usize = 1 << 20;
 
-/// The largest head dimension of the kernels, in channels.
-pub const MAX_HEAD_DIM: usize = 256;
+/// The largest head dimension of the kernels, in channels: that of DeepSeek's latent attention,
+/// 512 of the latent row and 64 that are rotated.
+pub const MAX_HEAD_DIM: usize = 576;
+
+/// The largest head dimension of caches, of summaries of keys and of the backward pass, in
+/// channels.
+pub const MAX_PACKED_DIM: usize = 256;
 
 /// Channels of a [`Rope`](crate::Rope). On the host it may turn wider heads than the kernels'
 /// [`MAX_HEAD_DIM`].

@@ -29,7 +29,7 @@ pub fn host_layouts() -> Vec<HostLayout> {
 }
 
 /// Every kernel and tile shape that a plan chooses by itself, with every storage type, at head
-/// dimensions that models use (any multiple of 4 up to 256 is rendered on demand), and every kernel
+/// dimensions that models use (any multiple of 4 up to 576 is rendered on demand), and every kernel
 /// beside attention.
 pub fn sources() -> Vec<ShaderSource> {
     let mut sources = Vec::new();

@@ -43,7 +43,7 @@ impl Shape {
     ///
     /// # Errors
     /// Invalid argument unless `heads ≥ 1`, `kv_heads` divides `heads`, and `head_dim` is a
-    /// multiple of 4 from 4 to 256; too large past the [limits](crate::limits): heads, tokens, or
+    /// multiple of 4 from 4 to 576; too large past the [limits](crate::limits): heads, tokens, or
     /// elements of a tensor (an empty one counts as if it had a token).
     pub fn new(heads: usize, kv_heads: usize, len: usize, head_dim: usize) -> Result<Self> {
         Self { batch: 1, heads, kv_heads, q_len: len, kv_len: len, head_dim, value_dim: head_dim }.validated()
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(refused(Shape::new(8, 3, 8, 64)), "kv_heads");
         assert_eq!(refused(Shape::new(8, 0, 8, 64)), "kv_heads");
         assert_eq!(refused(Shape::new(8, 8, 8, 66)), "head_dim");
-        assert_eq!(refused(Shape::new(8, 8, 8, 260)), "head_dim");
+        assert_eq!(refused(Shape::new(8, 8, 8, 580)), "head_dim");
         assert_eq!(refused(Shape::new(8, 8, 8, 0)), "head_dim");
         let good = Shape::new(8, 8, 8, 64).unwrap();
         assert_eq!(refused(good.with_batch(0)), "batch");
@@ -217,7 +217,10 @@ mod tests {
             assert_eq!(too_large(one.with_batch(MAX_BATCH + 1)), "batch");
             let many = Shape::new(MAX_HEADS, MAX_HEADS, len, MAX_HEAD_DIM).unwrap();
             assert_eq!(too_large(many.with_batch(MAX_BATCH)), "q_len");
-            assert_eq!(many.dense_flops(true), if len == 0 { 0.0 } else { 4.0 * f64::from(1 << 24) });
+            assert_eq!(
+                many.dense_flops(true),
+                if len == 0 { 0.0 } else { 4.0 * (MAX_HEADS * MAX_HEAD_DIM) as f64 }
+            );
         }
         let longest = Shape::new(1, 1, MAX_LEN, 4).unwrap();
         assert_eq!(longest.dense_flops(true), 16.0 * (MAX_LEN as f64 * (MAX_LEN as f64 + 1.0) / 2.0));

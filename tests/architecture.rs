@@ -30,7 +30,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "attention/kernels",
         &["cache", "cache/gpu", "error", "layout", "position", "runtime", "sampling", "sampling/gpu"],
     ),
-    ("attention/inputs", &["error", "layout", "position", "sampling", "shape"]),
+    ("attention/inputs", &["error", "layout", "limits", "position", "sampling", "shape"]),
     (
         "attention",
         &[

@@ -29,6 +29,7 @@
 #import attention/scores
 #if CACHED: #import attention/expand
 #if MASKED: #import attention/mask
+#if PAGED: #import attention/pages
 #if ROTATED_CODES: #import attention/levels
 #if POSITIONS: #import attention/positions
 
@@ -236,8 +237,13 @@ fn attention_decode(
 #end ROTATED_CODES
 #else
         for (var j = block.keys.lo; j < block.keys.hi; j++) {
+#if PAGED
+            let k_at = k_base + paged_key(sequence, u32(j));
+            let v_at = v_base + paged_value(sequence, u32(j));
+#else
             let k_at = k_base + u32(j) * params.k_row_stride;
             let v_at = v_base + u32(j) * params.v_row_stride;
+#end PAGED
             #for r in ROW_SETS: var s$r = 0.0;
             #if POSITIONS: let at = key_position(sequence, j);
 #for c in HEAD_QUADS

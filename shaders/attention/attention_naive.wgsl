@@ -33,6 +33,7 @@
 #import attention/scores
 #import attention/row_end
 #if MASKED: #import attention/mask
+#if PAGED: #import attention/pages
 #if POSITIONS: #import attention/positions
 
 // The online softmax over the keys seen so far: running maximum, Σ e^(s − maximum), and Σ e^(s −
@@ -95,7 +96,8 @@ fn attention_naive(
         let block = listed_block(sequence, list, entry, rows.any);
         var state = State(LOWEST, 0.0, array<vec4<f32>, VALUE_QUADS>());
         for (var j = block.keys.lo; j < block.keys.hi; j++) {
-            let k_at = k_base + u32(j) * params.k_row_stride;
+            #if PAGED: let k_at = k_base + paged_key(sequence, u32(j));
+            #unless PAGED: let k_at = k_base + u32(j) * params.k_row_stride;
             var products = vec4<f32>(0.0);
             #if POSITIONS: let at = key_position(sequence, j);
             for (var c = 0u; c < HEAD_QUADS; c++) {
@@ -114,7 +116,8 @@ fn attention_naive(
                 let maximum = max(state.maximum, score);
                 let shrink = exp(state.maximum - maximum);
                 let weight = exp(score - maximum);
-                let v_at = v_base + u32(j) * params.v_row_stride;
+                #if PAGED: let v_at = v_base + paged_value(sequence, u32(j));
+                #unless PAGED: let v_at = v_base + u32(j) * params.v_row_stride;
                 for (var c = 0u; c < VALUE_QUADS; c++) {
                     state.numerator[c] = state.numerator[c] * shrink + weight * load_quad(v[v_at + c]);
                 }

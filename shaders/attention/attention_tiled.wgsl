@@ -43,6 +43,7 @@
 #import attention/tiled/from_$(SOURCE)
 #if CACHED: #import attention/expand
 #if MASKED: #import attention/mask
+#if PAGED: #import attention/pages
 #if ROTATED_CODES: #import attention/tiled/codes
 #if POSITIONS: #import attention/positions
 #if SHARED: #import attention/tiled/shares

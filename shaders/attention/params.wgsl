@@ -42,6 +42,9 @@ struct Params {
     phi_rate: f32,        // per token
     factor_length: f32,   // tokens
     sink_base: u32,       // read only with FLAG_SINKS
+    page_size: u32,       // tokens; this and the strides only where keys lie in pages
+    k_page_stride: u32,
+    v_page_stride: u32,
     // These and what follows only where keys are split.
     splits: u32,          // of a row's keys
     row_chunks: u32,      // workgroups that share the rows of a tile
@@ -78,8 +81,9 @@ struct Sequence {
     k_position: i32,
     slope_head: u32,    // head 0's place among the slopes
     segments: u32,      // of a cache: how many have left the residual
+    page_base: u32,     // where its table of pages begins, if keys lie in pages
     // Its batch entry, and its first rows there: read only in the backward pass, which has more
-    // tensors than there are bases above.
+    // tensors than there are bases above, and the last where keys lie in pages.
     entry: u32,
     q_start: u32,
     kv_start: u32,

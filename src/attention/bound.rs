@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use super::call::SequenceRows;
+use super::inputs::pages::Pool;
 use super::prepared::Prepared;
 use super::split::Split;
 use crate::attention::kernels::content::BlockMasses;
@@ -26,7 +27,9 @@ use crate::runtime::tensor::{Binding, TensorView};
 /// | `output` | `[batch, heads, q capacity, value_dim]` |
 /// | `lse` | `[batch, heads, q capacity]`, f32 ([`Layout::rows`](crate::Layout::rows)), natural logarithm |
 ///
-/// Capacities may exceed the lengths of a call: a KV cache is bound once and grows in place.
+/// Capacities may exceed the lengths of a call: a KV cache is bound once and grows in place. In
+/// [pages](crate::attention::PageTable), k is `[pages, kv_heads, page_size, head_dim]` and v
+/// `[pages, kv_heads, page_size, value_dim]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Operands<'a> {
     /// The queries.
@@ -57,6 +60,8 @@ pub struct Bound {
     query_rows: Vec<TensorRows>,
     key_rows: Vec<TensorRows>,
     pub(super) batch: usize,
+    /// Where keys and values lie, if in pages.
+    pub(super) pool: Option<Pool>,
 }
 
 /// The tensors of queries whose keys are in a cache.
@@ -98,27 +103,33 @@ pub(super) struct ShardGroups {
 impl Bound {
     /// Checks the operands against the plan and binds them.
     pub(super) fn new(plan: &Arc<Prepared>, operands: &Operands<'_>) -> Result<Self> {
-        let Prepared { context, attention, maxima, .. } = &**plan;
+        let Prepared { context, attention, maxima, variant, .. } = &**plan;
         let Operands { q, k, v, output, lse } = *operands;
         let kv_heads = maxima.kv_heads();
         check_tensor(context, "k", k, attention.storage(), kv_heads, maxima.head_dim())?;
         check_tensor(context, "v", v, attention.storage(), kv_heads, maxima.value_dim())?;
         let query_rows = plan.check_queries(q, &[("k", k), ("v", v)], output, lse)?;
-        let key_rows = vec![size("k", k), size("v", v)];
+        let pool = match variant.paged {
+            true => Some(Pool::of_both(k.layout(), v.layout())?),
+            false => None,
+        };
+        // Of pages, each table says how many rows there are.
+        let key_rows = if pool.is_some() { Vec::new() } else { vec![size("k", k), size("v", v)] };
         let batch = q.layout().dims()[0];
         let mut shards = Vec::new();
+        let key_entries = |entries: usize| pool.map_or(entries, |pool| pool.pages);
         let all_fit = |entries: usize, kv: usize| {
             let heads = kv * maxima.heads_per_kv_head();
             let queries = [Some(q), Some(output), lse];
             queries.into_iter().flatten().all(|view| fits(context, view, entries, heads))
-                && [k, v].into_iter().all(|view| fits(context, view, entries, kv))
+                && [k, v].into_iter().all(|view| fits(context, view, key_entries(entries), kv))
         };
         for (entries, kv_heads) in split(batch, kv_heads, all_fit) {
             shards.push(Shard::new(plan, q, Some((k, v)), output, lse, entries, kv_heads)?);
         }
         context.check_alive()?;
         let shards = Mutex::new(Arc::new(shards));
-        Ok(Self { prepared: plan.clone(), shards, queries: None, query_rows, key_rows, batch })
+        Ok(Self { prepared: plan.clone(), shards, queries: None, query_rows, key_rows, batch, pool })
     }
 
     /// Of queries only: keys and values come from a cache.
@@ -139,6 +150,7 @@ impl Bound {
             query_rows,
             key_rows: Vec::new(),
             batch: q.layout().dims()[0],
+            pool: None,
         })
     }
 
@@ -253,15 +265,28 @@ impl Shard {
         let Prepared { context, maxima, variant, pipeline, unused, unused_output, .. } = plan;
         let per_kv = maxima.heads_per_kv_head();
         let heads = kv_heads.start * per_kv..kv_heads.end * per_kv;
-        let bind = |argument, view: &TensorView, heads: &Range<usize>, granule, empty: &wgpu::Buffer| {
+        let bind_entries = |argument,
+                            view: &TensorView,
+                            (entries, heads): (&Range<usize>, &Range<usize>),
+                            granule,
+                            empty: &wgpu::Buffer| {
             let view = view.shard(entries.clone(), heads.clone());
             let binding = Binding::new(argument, &view, granule, context, empty)?;
             let axis = Axis::new(&view, binding.base, granule);
             Ok::<_, Error>((binding, axis))
         };
+        let bind = |argument, view: &TensorView, heads: &Range<usize>, granule, empty: &wgpu::Buffer| {
+            bind_entries(argument, view, (&entries, heads), granule, empty)
+        };
+        // Any sequence may have any page.
+        let keys = |argument, view: &TensorView| {
+            let pages = 0..view.layout().dims()[0];
+            let entries = if variant.paged { &pages } else { &entries };
+            bind_entries(argument, view, (entries, &kv_heads), 4, unused)
+        };
         let (q_binding, q) = bind("q", q, &heads, 4, unused)?;
         let kv = match kv {
-            Some((k, v)) => Some((bind("k", k, &kv_heads, 4, unused)?, bind("v", v, &kv_heads, 4, unused)?)),
+            Some((k, v)) => Some((keys("k", k)?, keys("v", v)?)),
             None => None,
         };
         let (o_binding, o) = bind("output", output, &heads, 4, unused_output)?;

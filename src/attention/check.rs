@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::bound::{Bound, Shard};
 use super::call::{Call, FirstPositions, SequenceRows};
 use super::inputs::attention::Attention;
+use super::inputs::pages::{Pool, check_given};
 use super::position_table::PositionTable;
 use super::prepared::Prepared;
 use super::selecting::CheckedSelection;
@@ -23,6 +24,8 @@ pub(super) struct CheckedCall<'a> {
     /// What each shard reads of the cache, if there is one.
     pub(super) arenas: &'a [ArenaShard],
     pub(super) sequences: Vec<CheckedSequence>,
+    /// Where keys and values lie, if in pages.
+    pub(super) pool: Option<Pool>,
     /// Of the longest sequence; 0 where there is nothing to do.
     pub(super) query_blocks: usize,
     pub(super) tables: Option<&'a TableBuffer>,
@@ -45,6 +48,8 @@ pub(super) struct CheckedSequence {
     pub(super) documents: u32,
     pub(super) ids: u32,
     pub(super) mask: MaskWords,
+    /// Words of its table of pages, or [`NO_TABLE`].
+    pub(super) pages: u32,
 }
 
 impl<'a> CheckedCall<'a> {
@@ -78,7 +83,7 @@ impl<'a> CheckedCall<'a> {
         let sequences = sequences
             .map(|(index, (rows, region))| {
                 let checked = prepared
-                    .against()
+                    .against(bound.pool)
                     .sequence(call, index, rows, region, |rows| bound.check(index, rows))?;
                 let selected = selection.as_ref().map(|selection| selection.schedule(index));
                 Ok(CheckedSequence { schedule: selected.unwrap_or(checked.schedule), ..checked })
@@ -90,6 +95,7 @@ impl<'a> CheckedCall<'a> {
             shards: bound.shards(cache.map(KvCache::shards))?,
             arenas: cache.map(KvCache::shards).unwrap_or_default(),
             sequences,
+            pool: bound.pool,
             query_blocks,
             tables: call.tables,
             selection,
@@ -131,9 +137,9 @@ impl Prepared {
     }
 
     /// What its calls' sequences are checked against.
-    fn against(&self) -> Against<'_> {
+    fn against(&self, pool: Option<Pool>) -> Against<'_> {
         let Self { attention, maxima, position_table, .. } = self;
-        Against { attention, maxima, position_table }
+        Against { attention, maxima, position_table, pool }
     }
 }
 
@@ -142,6 +148,8 @@ pub(super) struct Against<'a> {
     pub(super) attention: &'a Attention,
     pub(super) maxima: &'a Shape,
     pub(super) position_table: &'a PositionTable,
+    /// Where keys and values lie, if in pages.
+    pub(super) pool: Option<Pool>,
 }
 
 impl Against<'_> {
@@ -186,7 +194,12 @@ impl Against<'_> {
         let sizes = [maxima.heads(), q_len, kv_len];
         let mask =
             call.tables.map_or(Ok(MaskWords::NONE), |tables| tables.mask(self.attention, index, sizes))?;
-        Ok(CheckedSequence { index, rows, region, schedule, documents, ids, mask })
+        let end = rows.kv_start.saturating_add(kv_len);
+        let pages = match call.tables {
+            Some(tables) => tables.pages(index, self.pool, end)?,
+            None => check_given(false, self.pool.is_some()).map(|()| NO_TABLE)?,
+        };
+        Ok(CheckedSequence { index, rows, region, schedule, documents, ids, mask, pages })
     }
 
     /// The block grid of one sequence and where its tables begin: those of its schedule, checked

@@ -20,7 +20,9 @@ pub(super) fn plan(wanted: &Wanted<'_>) -> Result<Plan> {
 /// The kernel for a task, and why.
 fn choose(wanted: &Wanted<'_>, task: &Task) -> (Kernel, String) {
     let capabilities = wanted.context.capabilities();
-    let tuned = wanted.options.tuning().and_then(|tuning| tuning.choice(capabilities, task));
+    // Measurements are of rows.
+    let tuning = wanted.options.tuning().filter(|_| !task.paged);
+    let tuned = tuning.and_then(|tuning| tuning.choice(capabilities, task));
     let tuned =
         tuned.map(|kernel| (kernel, "measured to be the fastest: PlanOptions::with_tuning".to_owned()));
     let mut wrong = String::new();

@@ -8,7 +8,7 @@ use super::position_table::{PositionTable, check_aligned};
 use crate::attention::kernels::content::Summarize;
 use crate::attention::kernels::params::{SummaryParams, SummaryRun};
 use crate::error::{Error, Result, ensure};
-use crate::limits::{MAX_BATCH, at_most};
+use crate::limits::{MAX_BATCH, MAX_PACKED_DIM, at_most};
 use crate::position::Positions;
 use crate::runtime::binding::{Axis, fits, split};
 use crate::runtime::context::Context;
@@ -118,6 +118,7 @@ impl GpuSummaries {
             "expected 1 to {} tokens, got {group}",
             packed::MAX_GROUP
         );
+        at_most("k", head_dim, MAX_PACKED_DIM)?;
         ensure!(sequences >= 1, "sequences", "expected at least 1, got 0");
         at_most("sequences", sequences, MAX_BATCH)?;
         let rope = attention.positions().and_then(|positions| positions.rope());

@@ -46,6 +46,7 @@ pub use inputs::attention::Attention;
 pub use inputs::content::Missing;
 pub use inputs::documents::Documents;
 pub use inputs::mask::Mask;
+pub use inputs::pages::PageTable;
 pub use inputs::position_ids::PositionIds;
 pub use inputs::tables::Tables;
 pub use plan::{Output, Plan};

@@ -293,10 +293,13 @@ impl Plan {
     ///
     /// # Errors
     /// Invalid argument (`k`, `v`) unless keys and values have as many batch entries as the
-    /// queries, and values as many rows as keys. Those of [`bind`](Plan::bind),
-    /// [`TableBuffer::new`] and [`encode`](Plan::encode); out of memory; device lost.
+    /// queries, and values as many rows as keys; (`k`) of a plan for pages. Those of
+    /// [`bind`](Plan::bind), [`TableBuffer::new`] and [`encode`](Plan::encode); out of memory;
+    /// device lost.
     pub fn run(&self, q: &TensorView, k: &TensorView, v: &TensorView, tables: &Tables<'_>) -> Result<Output> {
         let (q_len, kv_len) = (q.layout().dims()[2], k.layout().dims()[2]);
+        let rows = !self.prepared.variant.paged;
+        ensure!(rows, "k", "a pool of pages doesn't say how long sequences are: use Plan::bind");
         check_whole(q, k, v)?;
         let results = self.results(q)?;
         let lse = results.lse.as_ref().map(Tensor::view);

@@ -28,13 +28,14 @@ pub struct PlanOptions {
     splits: Option<usize>,
     sequences: Option<usize>,
     f16_products: bool,
+    pages: bool,
     tuning: Option<Arc<TuningProfile>>,
 }
 
 impl PlanOptions {
     /// All of it is left to the plan.
     pub const fn new() -> Self {
-        Self { kernel: None, splits: None, sequences: None, f16_products: false, tuning: None }
+        Self { kernel: None, splits: None, sequences: None, f16_products: false, pages: false, tuning: None }
     }
 
     /// Computes with this kernel instead of the one that the plan would choose.
@@ -80,6 +81,13 @@ impl PlanOptions {
         Self { f16_products: allowed, ..self }
     }
 
+    /// Whether keys and values lie in pages of a pool: tensors whose batch entries are pages, with
+    /// a [`PageTable`](crate::attention::PageTable) for each sequence among the tables of a call.
+    /// [Measured choices](PlanOptions::with_tuning) then don't count, since they are of rows.
+    pub fn with_pages(self, pages: bool) -> Self {
+        Self { pages, ..self }
+    }
+
     /// The kernel that was asked for, if any.
     pub fn kernel(&self) -> Option<Kernel> {
         self.kernel
@@ -98,6 +106,11 @@ impl PlanOptions {
     /// Whether kernels may take products in f16.
     pub fn allows_f16_products(&self) -> bool {
         self.f16_products
+    }
+
+    /// Whether keys and values lie in pages.
+    pub fn pages(&self) -> bool {
+        self.pages
     }
 
     /// The measured choices, if any.

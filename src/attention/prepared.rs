@@ -17,6 +17,7 @@ use crate::attention::kernels::variant::{Variant, Wide};
 use crate::cache::gpu::variant::CacheVariant;
 use crate::cache::{CacheForm, KvCache, Standing};
 use crate::error::Result;
+use crate::limits::MAX_HEAD_DIM;
 use crate::runtime::context::Context;
 use crate::runtime::dispatch;
 use crate::runtime::program::Pipeline;
@@ -109,8 +110,9 @@ impl Prepared {
             Kernel::Decode(decode) => Some(Split::new(wanted, decode)?),
             _ => None,
         };
-        // The largest block of keys that a kernel declares: a row of 256 in f32.
-        let unused = context.create_buffer("prflash unused binding", 1024, wgpu::BufferUsages::STORAGE)?;
+        // The largest block of keys that a kernel may declare: a row in f32.
+        let row = (4 * MAX_HEAD_DIM) as u64;
+        let unused = context.create_buffer("prflash unused binding", row, wgpu::BufferUsages::STORAGE)?;
         let unused_output =
             context.create_buffer("prflash unused output", 16, wgpu::BufferUsages::STORAGE)?;
         let mut position_table = match attention.positions() {
@@ -177,6 +179,7 @@ fn variant(task: &Task, attention: &Attention, kernel: Kernel) -> Variant {
         cache: task.cache.map(widths),
         positions: task.positions,
         masked: task.masked,
+        paged: task.paged,
         kernel,
         storage: task.storage,
         output: attention.output(),

@@ -96,7 +96,7 @@ impl Plan {
     /// # Errors
     /// Invalid argument (`grid`) if it is for other sizes; unsupported for a plan whose keys are in
     /// a cache, and for what dense triangles can't express: a token window, a correction β ≠ 0,
-    /// sinks, mask tensors, attention that isn't causal. And those of
+    /// sinks, mask tensors, pages, attention that isn't causal. And those of
     /// [`Attention::plan_with`](crate::Attention::plan_with).
     pub fn reshaped(&self, grid: &BlockGrid) -> Result<ReshapedPlan> {
         ReshapedPlan::new(self, grid)
@@ -113,6 +113,7 @@ impl ReshapedPlan {
             (attention.correction() != 0.0, "an importance correction, which weighs blocks"),
             (attention.sinks().is_some(), "learned sinks, which a row has once"),
             (attention.masks(), "mask tensors"),
+            (whole.options().pages(), "pages"),
         ] {
             if has {
                 return Err(Error::unsupported(format!("re-shaped triangles don't express {what}")));

@@ -140,6 +140,9 @@ impl GpuSelector {
         probe: Probe,
         missing: bool,
     ) -> Result<Self> {
+        if prepared.variant.paged {
+            return Err(Error::unsupported("blocks in pages aren't chosen by content".to_owned()));
+        }
         let Prepared { context, attention, maxima, sequences, position_buffer, .. } = &**prepared;
         check(attention)?;
         if let Some(cache) = &prepared.cache {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::inputs::attention::Attention;
 use super::inputs::mask::{Mask, check_dims};
+use super::inputs::pages::{PageWords, Pool, check_given};
 use super::inputs::tables::{Tables, check_count, check_masks, nth};
 use crate::attention::kernels::params::NO_TABLE;
 use crate::error::{Error, Result, ensure};
@@ -36,6 +37,7 @@ pub struct TableBuffer {
     documents: Vec<(usize, u32)>,
     position_ids: Vec<IdWords>,
     masks: Vec<MaskWords>,
+    pages: Vec<PageWords>,
     writer: Option<Writer>,
     buffers: Vec<DeviceTables>,
     current: usize,
@@ -160,6 +162,7 @@ impl TableBuffer {
             documents: Vec::new(),
             position_ids: Vec::new(),
             masks: Vec::new(),
+            pages: Vec::new(),
             writer,
             buffers: Vec::new(),
             current: 0,
@@ -212,6 +215,11 @@ impl TableBuffer {
             masks.push(MaskWords::new(mask, words.len() as u32));
             words.extend_from_slice(mask.words());
         }
+        let mut pages = Vec::with_capacity(tables.pages.len());
+        for table in &tables.pages {
+            pages.push(PageWords::of(table, words.len() as u32));
+            words.extend_from_slice(table.pages());
+        }
         let bytes: &[u8] = bytemuck::cast_slice(&words);
         let buffer = self.take(bytes.len() as u64)?.buffer.clone();
         let context = &self.context;
@@ -222,6 +230,7 @@ impl TableBuffer {
         self.documents = documents;
         self.position_ids = position_ids;
         self.masks = masks;
+        self.pages = pages;
         Ok(())
     }
 
@@ -310,7 +319,8 @@ impl TableBuffer {
         check_count("schedules", self.schedules.len(), sequences)?;
         check_count("documents", self.documents.len(), sequences)?;
         check_count("position_ids", self.position_ids.len(), sequences)?;
-        check_count("masks", self.masks.len(), sequences)
+        check_count("masks", self.masks.len(), sequences)?;
+        check_count("pages", self.pages.len(), sequences)
     }
 
     /// The schedule of a sequence.
@@ -360,6 +370,15 @@ impl TableBuffer {
         check_masks(attention)?;
         check_dims(mask.dims, sizes)?;
         Ok(mask)
+    }
+
+    /// The pages of a sequence up to a token, in a pool of this size; none where keys lie in rows.
+    pub(super) fn pages(&self, sequence: usize, pool: Option<Pool>, end: usize) -> Result<u32> {
+        let words = nth(&self.pages, sequence);
+        check_given(words.is_some(), pool.is_some())?;
+        let (Some(&words), Some(pool)) = (words, pool) else { return Ok(NO_TABLE) };
+        pool.check(sequence, words, end)?;
+        Ok(words.base)
     }
 
     /// The word offset of the document mask of a sequence with `q_len` queries, or [`NO_TABLE`].

@@ -53,6 +53,7 @@ impl<'a> Wanted<'a> {
             sizes(want),
             sizes(maxima)
         );
+        ensure!(!options.pages(), "pages", "expected none: a cache has memory of its own");
         let maxima = maxima.with_kv_len(want.kv_len())?;
         Ok(Self { cache: Some(cache), ..Self::new(cache.context(), attention, options, &maxima) })
     }
@@ -65,6 +66,7 @@ impl<'a> Wanted<'a> {
             value_dim: maxima.value_dim(),
             positions: attention.positions().map_or(PositionsVariant::default(), PositionsVariant::of),
             masked: attention.masks(),
+            paged: options.pages(),
             q_len: maxima.q_len(),
             heads_per_kv: maxima.heads_per_kv_head(),
             storage: attention.storage(),

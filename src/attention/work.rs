@@ -104,6 +104,7 @@ impl Prepared {
             tiles: tiles as u32,
             tiles_per_block: tiles_per_block as u32,
             block_size: block_size as u32,
+            page_size: call.pool.map_or(0, |pool| pool.page_size as u32),
             ..self.params(shard)
         };
         let entries: Vec<SequenceEntry> = here.iter().map(|sequence| entry(shard, sequence)).collect();
@@ -175,6 +176,8 @@ impl Prepared {
             k_row_stride: shard.k.row_stride,
             v_head_stride: shard.v.head_stride,
             v_row_stride: shard.v.row_stride,
+            k_page_stride: shard.k.batch_stride,
+            v_page_stride: shard.v.batch_stride,
             o_head_stride: shard.o.head_stride,
             o_row_stride: shard.o.row_stride,
             lse_head_stride: shard.lse.head_stride,
@@ -192,12 +195,13 @@ impl Prepared {
 
 /// What a kernel is told of one sequence.
 fn entry(shard: &Shard, sequence: &CheckedSequence) -> SequenceEntry {
-    let CheckedSequence { rows, region, schedule, documents, ids, mask, .. } = *sequence;
+    let CheckedSequence { rows, region, schedule, documents, ids, mask, pages, .. } = *sequence;
     let SequenceRows { entry, q_start, q_len, kv_start, kv_len, .. } = rows;
     let FirstPositions { query, key } = rows.first_positions();
     let entry = entry - shard.entries.start;
     let (k_base, v_base, segments) = match region {
         Some(Region { key_base, value_base, segments, .. }) => (key_base, value_base, segments as u32),
+        None if pages != NO_TABLE => (shard.k.at(0, 0), shard.v.at(0, 0), 0),
         None => (shard.k.at(entry, kv_start), shard.v.at(entry, kv_start), 0),
     };
     SequenceEntry {
@@ -222,6 +226,8 @@ fn entry(shard: &Shard, sequence: &CheckedSequence) -> SequenceEntry {
         k_position: key as i32,
         slope_head: rows.slope_head as u32,
         segments,
+        page_base: pages,
+        kv_start: kv_start as u32,
         ..SequenceEntry::default()
     }
 }

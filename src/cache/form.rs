@@ -5,6 +5,7 @@ use super::pack::PackLayout;
 use super::sequence::StoredKeys;
 use super::staircase::Staircase;
 use crate::error::{Result, ensure};
+use crate::limits::{MAX_PACKED_DIM, at_most};
 use crate::shape::Shape;
 
 /// At how many bits tokens are stored, in how many heads of how many channels, turned or not.
@@ -24,6 +25,8 @@ impl CacheForm {
     pub(super) fn new(staircase: Staircase, shape: &Shape, keys: StoredKeys) -> Result<Self> {
         let shape = Shape::new(shape.kv_heads(), shape.kv_heads(), 0, shape.head_dim())?
             .with_value_dim(shape.value_dim())?;
+        at_most("head_dim", shape.head_dim(), MAX_PACKED_DIM)?;
+        at_most("value_dim", shape.value_dim(), MAX_PACKED_DIM)?;
         let readable = staircase.summaries().is_none() || keys == StoredKeys::AfterRotation;
         ensure!(
             readable,

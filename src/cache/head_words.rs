@@ -259,7 +259,7 @@ impl<'a> HeadWords<'a> {
 }
 
 /// Channels of a head at most.
-const MAX_DIM: usize = crate::limits::MAX_HEAD_DIM;
+const MAX_DIM: usize = crate::limits::MAX_PACKED_DIM;
 
 /// f16 numbers, two to a word, as f32.
 #[inline(always)]

@@ -7,7 +7,7 @@ use super::rotated::{self, Behind, Coded};
 use super::staircase::Staircase;
 use super::words::{half_at, padded};
 use crate::error::{Error, Result, ensure};
-use crate::limits::{MAX_ELEMENTS, MAX_HEAD_DIM};
+use crate::limits::{MAX_ELEMENTS, MAX_PACKED_DIM};
 use crate::sampling::content::packed;
 
 /// The words of a *pack*: one segment (S tokens) of one key/value head of one sequence, keys or
@@ -107,7 +107,7 @@ impl PackLayout {
     /// (`segment`) where the numbers of a pack are past 32-bit indices.
     pub fn new(staircase: &Staircase, side: Side, bits: u32, dim: usize) -> Result<Self> {
         ensure!(matches!(bits, 16 | 8 | 4 | 3 | 2 | 0), "bits", "expected 16, 8, 4, 3, 2 or 0, got {bits}");
-        ensure!((1..=MAX_HEAD_DIM).contains(&dim), "dim", "expected 1 to {MAX_HEAD_DIM}, got {dim}");
+        ensure!((1..=MAX_PACKED_DIM).contains(&dim), "dim", "expected 1 to {MAX_PACKED_DIM}, got {dim}");
         let (group, codec) = (staircase.group(), staircase.codec());
         ensure!(
             side == Side::Keys || codec.is_rotated() || padded(dim).is_multiple_of(group),

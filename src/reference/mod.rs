@@ -167,6 +167,7 @@ fn check_all<T>(
 ) -> Result<()> {
     check_inputs(shape, q, k)?;
     tables.check_count(shape.batch())?;
+    ensure!(tables.pages(0).is_none(), "pages", "expected none, but rows: PageTable::gather");
     for sequence in 0..shape.batch() {
         if let Some(schedule) = tables.schedule(sequence) {
             schedule.grid().check(attention.is_causal(), shape)?;

@@ -11,7 +11,7 @@ use crate::layout::DType;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Axis {
     base: u32,
-    batch_stride: u32,
+    pub(crate) batch_stride: u32,
     pub(crate) head_stride: u32,
     pub(crate) row_stride: u32,
 }

@@ -79,6 +79,7 @@ impl Pipeline {
 /// | sequence, head, tile | `work_item` drops what is past `work_items`, which the host multiplies from their numbers |
 /// | rows of q, output, log-sum-exp | `row_tile` clamps to 0 ≤ row < q_len; a lane without a row computes one that exists, or nothing, and writes nothing. `Bound::check` has found `q_start + q_len` within each tensor, `TensorView::new` the tensor within its buffer |
 /// | rows of k, v | whatever a list says, `listed_block` clamps to what the tile sees, 0 ≤ j < kv_len; keys of a step past the end are its last one |
+/// | rows of k, v in pages | `Pool::check` has found a table to reach to the last token, and all of its numbers below that of pages; rows are taken modulo the size of a page |
 /// | wide loads of k, v (`Wide`) | the same rows: the plan takes this text only where `Shard::new` has found every row to begin at a multiple of a block, which divides a part's channels |
 /// | shares of inner products | in workgroup memory, by lane, part, row and key, all below the sizes of its type: `Tile::parts` whole subgroups make up the workgroup |
 /// | block lists, orders | the host writes them from a `Schedule`, which is checked where it is made, and `BlockGrid::check` compares its lengths; lists that a device drew, or should have (nobody may have submitted the drawing), are clamped to the table in `block_list` |

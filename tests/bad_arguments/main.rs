@@ -42,6 +42,7 @@ fn host_case(case: &mut Case) {
         sizes::attention,
         sizes::documents,
         sizes::masks,
+        sizes::pages,
         sizes::tables,
         sizes::calls,
         sizes::kernels,

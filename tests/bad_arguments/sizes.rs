@@ -1,6 +1,6 @@
 //! Shapes, layouts, types, grids, options, masks, tables and calls.
 
-use prflash::attention::{FirstPositions, Mask, PositionIds, Sequence};
+use prflash::attention::{FirstPositions, Mask, PageTable, PositionIds, Sequence};
 use prflash::cache::{Chunk, SequenceId};
 use prflash::kernels::{Decode, Kernel, Matrix, Tile};
 use prflash::limits::{MAX_BATCH, MAX_ELEMENTS, MAX_HEADS, MAX_LEN};
@@ -253,6 +253,25 @@ pub fn masks(case: &mut Case) {
         assert!(accepted(Mask::tree(&parents, kv_len)).is_none_or(|mask| mask.dims() == [1, nodes, kv_len]));
         accepted(PositionIds::tree(&parents, kv_len));
     }
+}
+
+pub fn pages(case: &mut Case) {
+    let n = &mut case.numbers;
+    let pages: Vec<u32> =
+        (0..n.below(6)).map(|_| if n.bool() { n.below(6) as u32 } else { n.u32() }).collect();
+    let (dims, tokens) = ([n.below(7), n.below(3), n.below(5), 4 * n.below(3)], n.size());
+    let count = n.below(700);
+    let values = n.values(count);
+    tell!(case, "PageTable of {pages:?}, {tokens} tokens of a pool {dims:?} in {} numbers", values.len());
+    let Some(mut table) = accepted(PageTable::new(&pages)) else { return };
+    let Some(pool) = accepted(Layout::heads_first(dims[0], dims[1], dims[2], dims[3])) else { return };
+    if let Some(rows) = accepted(table.gather(&pool, &values, tokens)) {
+        assert_eq!(rows.len(), dims[1] * tokens * dims[3]);
+    }
+    let tables = Tables::from(&table).with_pages(&table);
+    assert!(tables.pages(1).is_some() && tables.pages(2).is_none());
+    accepted(table.push(u32::MAX));
+    assert_eq!(table.pages().len(), pages.len() + 1);
 }
 
 pub fn documents(case: &mut Case) {

@@ -70,6 +70,12 @@ fn harmonic(grid: &BlockGrid, seed: Seed) -> Schedule {
     Schedule::sample(grid, &Profile::harmonic(), &Systematic, seed).unwrap()
 }
 
+/// A schedule of blocks of so many tokens for a problem.
+pub fn harmonic_schedule(problem: &Problem, block: usize) -> Schedule {
+    let grid = grid_of(&problem.attention, &problem.shape).with_block_size(block).unwrap();
+    harmonic(&grid, Seed::new(3))
+}
+
 /// Lengths below, at and above tiles, with every head dimension, sharing of heads, type and layout.
 pub fn short_lengths() -> impl Iterator<Item = Case> {
     let dims = DIMS.into_iter().enumerate();
@@ -150,6 +156,33 @@ pub fn other_head_dims() -> impl Iterator<Item = Case> {
         let attention = options(case + 2 * step, DType::ALL[(case + step) % 3]);
         let problem = Problem::random(attention, shape, case as u64);
         Case::new(format!("head dim {dim}"), problem, LAYOUTS[step])
+    })
+}
+
+/// Heads wider than most: global layers of 512 channels, and rows of which a latent attention's
+/// values are a part. Few queries and many, shared heads, every type; with a rotation of some
+/// channels, a window, a schedule.
+pub fn wide_heads() -> impl Iterator<Item = Case> {
+    let dims = [(512, 512), (576, 512), (260, 300), (576, 576)];
+    let lens = [(70, 70), (1, 700), (3, 130), (66, 133)];
+    let sizes = dims.into_iter().flat_map(move |dims| lens.map(|lens| (dims, lens)));
+    sizes.enumerate().map(|(case, ((dim, value_dim), (q_len, kv_len)))| {
+        let (heads, kv_heads) = [(5, 1), (4, 2)][case / 4 % 2];
+        let shape = Shape::new(heads, kv_heads, q_len, dim).unwrap();
+        let shape = shape.with_kv_len(kv_len).unwrap().with_value_dim(value_dim).unwrap();
+        let dtype = DType::ALL[(case + case / 4) % 3];
+        let mut attention = Attention::causal().with_storage(dtype).with_lse(true);
+        if case % 5 == 2 {
+            attention = attention.with_positions(Positions::from(rope(dim, 64, Pairing::Interleaved)));
+        }
+        if case % 4 == 3 {
+            attention = attention.with_window(50).unwrap();
+        }
+        let grid = grid_of(&attention, &shape).with_block_size(32).unwrap();
+        let schedules = (case % 7 == 3).then(|| harmonic(&grid, Seed::new(5))).into_iter().collect();
+        let problem = Problem::random(attention, shape, case as u64);
+        let story = format!("wide heads, case {case}");
+        Case { schedules, ..Case::new(story, problem, LAYOUTS[case % 2]) }
     })
 }
 

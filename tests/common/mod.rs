@@ -5,6 +5,7 @@
 pub mod cases;
 #[cfg(feature = "native")]
 pub mod native;
+pub mod pages;
 
 use prflash::kernels::{Kernel, Matrix};
 use prflash::verify::{Report, Tolerance, Tolerances, compare};

@@ -13,6 +13,7 @@ mod kv_cache;
 mod long_work;
 mod masks;
 mod numerics;
+mod pages;
 mod parity;
 mod positions;
 mod preparing;

@@ -1,11 +1,15 @@
 // o takes in the values of a step that every row sees whole.
 #unless STAGED
+#if PAGED
+                #for t in KEYS: let v_at$t = v_first + paged_value(sequence, u32(j) + $tu);
+#else
                 // All of them exist: one row after the other.
                 var v_next = v_first + u32(j) * v_stride;
 #for t in KEYS
                 let v_at$t = v_next;
                 v_next += v_stride;
 #end
+#end PAGED
 #end STAGED
 #for c in OWN_VALUE_QUADS
 #if SUMMED_FIRST

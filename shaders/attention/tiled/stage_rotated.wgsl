@@ -10,7 +10,8 @@
                 }
 #for u in ROTATE_EACH
                 let key$u = min(j + i32(rotate_first + $uu), end_key - 1);
-                let k_at$u = k_base + u32(key$u) * params.k_row_stride + rotate_quad;
+                #if PAGED: let k_at$u = k_base + paged_key(sequence, u32(key$u)) + rotate_quad;
+                #unless PAGED: let k_at$u = k_base + u32(key$u) * params.k_row_stride + rotate_quad;
 #for h in ROTATE_TOGETHER
                 var by$u_$h = rotate_pairs(base$h, step$u_$h);
                 if !counted {
@@ -33,6 +34,8 @@
             for (var i = lane; i < KEYS * REST_QUADS; i += INVOCATIONS) {
                 let key = u32(min(j + i32(i / REST_QUADS), end_key - 1));
                 let c = ROTARY_QUADS + i % REST_QUADS;
-                stage_key(i / REST_QUADS, c, load_own(k[k_base + key * params.k_row_stride + c]));
+                #if PAGED: let k_at = k_base + paged_key(sequence, key);
+                #unless PAGED: let k_at = k_base + key * params.k_row_stride;
+                stage_key(i / REST_QUADS, c, load_own(k[k_at + c]));
             }
 #end

@@ -4,7 +4,8 @@
 #else
 #for t in KEYS
             let key$t = u32(min(j + $t, end_key - 1));
-            let k_at$t = k_first + key$t * k_stride;
+            #if PAGED: let k_at$t = k_first + paged_key(sequence, key$t);
+            #unless PAGED: let k_at$t = k_first + key$t * k_stride;
 #end
 #end STAGED
 

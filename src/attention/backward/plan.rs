@@ -86,7 +86,8 @@ impl Attention {
     ///
     /// # Errors
     /// Those of [`plan`](Attention::plan); invalid argument (`mask`) where calls may bring mask
-    /// tensors.
+    /// tensors; too large (`head_dim`, `value_dim`) past
+    /// [`MAX_PACKED_DIM`](crate::limits::MAX_PACKED_DIM).
     pub fn plan_backward(&self, context: &Context, maxima: &Shape) -> Result<BackwardPlan> {
         self.plan_backward_with(context, maxima, &PlanOptions::new())
     }
@@ -95,7 +96,7 @@ impl Attention {
     ///
     /// # Errors
     /// Those of [`plan_backward`](Attention::plan_backward); invalid argument (`options`) where
-    /// they name a kernel, splits or products of the forward pass.
+    /// they name a kernel, splits, products or pages of the forward pass.
     pub fn plan_backward_with(
         &self,
         context: &Context,

@@ -12,6 +12,7 @@ use crate::attention::plan_options::PlanOptions;
 use crate::attention::position_table::{PositionTable, check_aligned};
 use crate::attention::table_buffer::no_tables;
 use crate::error::{Error, Result, ensure};
+use crate::limits::{MAX_PACKED_DIM, at_most};
 use crate::runtime::context::Context;
 use crate::runtime::dispatch;
 use crate::runtime::program::Pipeline;
@@ -49,6 +50,8 @@ impl Prepared {
         options: &PlanOptions,
     ) -> Result<Self> {
         check_options(attention, options)?;
+        at_most("head_dim", maxima.head_dim(), MAX_PACKED_DIM)?;
+        at_most("value_dim", maxima.value_dim(), MAX_PACKED_DIM)?;
         attention.check_sinks(maxima.heads())?;
         let sequences = options.sequences().unwrap_or(maxima.batch());
         let mut position_table = PositionTable::default();
@@ -116,7 +119,10 @@ fn check_options(attention: &Attention, options: &PlanOptions) -> Result<()> {
         let message = "the backward pass takes no mask tensors (Attention::with_masks)";
         return Err(Error::argument_error("mask", message));
     }
-    let forward = options.kernel().is_some() || options.splits().is_some() || options.allows_f16_products();
+    let forward = options.kernel().is_some()
+        || options.splits().is_some()
+        || options.allows_f16_products()
+        || options.pages();
     ensure!(
         !forward,
         "options",

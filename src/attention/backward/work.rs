@@ -60,7 +60,7 @@ impl Prepared {
         call.check_apart(&rows)?;
         check_keys_apart(&rows.iter().map(|&(rows, _)| rows).collect::<Vec<_>>())?;
         let Self { attention, maxima, position_table, .. } = self;
-        let against = Against { attention, maxima, position_table };
+        let against = Against { attention, maxima, position_table, pool: None };
         let sequence = |(index, (rows, region)): (usize, (SequenceRows, _))| {
             let checked = against.sequence(call, index, rows, region, |rows| bound.check(index, rows))?;
             let schedule = checked.schedule;
@@ -239,6 +239,7 @@ fn entry(shard: &Shard, pass: Pass, sequence: &CheckedSequence) -> SequenceEntry
         document_base: documents,
         id_base: ids,
         mask_base: NO_TABLE,
+        page_base: NO_TABLE,
         q_position: query as i32,
         k_position: key as i32,
         slope_head: rows.slope_head as u32,

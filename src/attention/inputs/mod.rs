@@ -5,5 +5,6 @@ pub(crate) mod attention;
 pub(crate) mod content;
 pub(crate) mod documents;
 pub(crate) mod mask;
+pub(crate) mod pages;
 pub(crate) mod position_ids;
 pub(crate) mod tables;

@@ -3,6 +3,7 @@
 use super::attention::Attention;
 use super::documents::Documents;
 use super::mask::Mask;
+use super::pages::PageTable;
 use super::position_ids::PositionIds;
 use crate::error::{Error, Result, ensure};
 use crate::sampling::{RowOrder, Schedule};
@@ -27,6 +28,7 @@ pub struct Tables<'a> {
     pub(in crate::attention) row_order: Option<RowOrder>,
     pub(in crate::attention) position_ids: Vec<&'a PositionIds>,
     pub(in crate::attention) masks: Vec<&'a Mask>,
+    pub(in crate::attention) pages: Vec<&'a PageTable>,
 }
 
 impl<'a> Tables<'a> {
@@ -74,6 +76,13 @@ impl<'a> Tables<'a> {
         self
     }
 
+    /// One more table of pages. Give one for all sequences or one for each, in order, where keys
+    /// and values [lie in pages](PageTable).
+    pub fn with_pages(mut self, pages: &'a PageTable) -> Self {
+        self.pages.push(pages);
+        self
+    }
+
     /// In which order the rows of schedules are handed to workgroups: unless set,
     /// [`RowOrder::LongestFirst`] on GPUs, so that a long row isn't still running when all else is
     /// done, and [`RowOrder::Paired`] on CPU adapters. Results don't depend on it.
@@ -101,6 +110,11 @@ impl<'a> Tables<'a> {
         nth(&self.masks, sequence).copied()
     }
 
+    /// The pages of one sequence.
+    pub fn pages(&self, sequence: usize) -> Option<&'a PageTable> {
+        nth(&self.pages, sequence).copied()
+    }
+
     /// Refuses a mask for another `[heads, q_len, kv_len]`, or one that the attention doesn't take.
     pub(crate) fn check_mask(&self, attention: &Attention, sequence: usize, sizes: [usize; 3]) -> Result<()> {
         let Some(mask) = self.mask(sequence) else { return Ok(()) };
@@ -113,7 +127,8 @@ impl<'a> Tables<'a> {
         check_count("schedules", self.schedules.len(), sequences)?;
         check_count("documents", self.documents.len(), sequences)?;
         check_count("position_ids", self.position_ids.len(), sequences)?;
-        check_count("masks", self.masks.len(), sequences)
+        check_count("masks", self.masks.len(), sequences)?;
+        check_count("pages", self.pages.len(), sequences)
     }
 }
 
@@ -132,6 +147,12 @@ impl<'a> From<&'a PositionIds> for Tables<'a> {
 impl<'a> From<&'a Mask> for Tables<'a> {
     fn from(mask: &'a Mask) -> Self {
         Self::new().with_mask(mask)
+    }
+}
+
+impl<'a> From<&'a PageTable> for Tables<'a> {
+    fn from(pages: &'a PageTable) -> Self {
+        Self::new().with_pages(pages)
     }
 }
 

@@ -46,6 +46,7 @@ pub(crate) fn chosen(add: &mut Visit<'_>) {
     decode_over_caches(add);
     matrices(add);
     masks(add);
+    pages(add);
     for positions in [HARMONIC, PARTIAL] {
         let kernel = Kernel::Decode(Decode::ONE);
         add(&Variant { positions, ..Variant::new(kernel, DType::F32, [64; 2]) });
@@ -55,7 +56,7 @@ pub(crate) fn chosen(add: &mut Visit<'_>) {
 }
 
 fn plain(add: &mut Visit<'_>) {
-    const DIMS: [[usize; 2]; 12] = [
+    const DIMS: [[usize; 2]; 14] = [
         [4, 4],
         [32, 32],
         [40, 40],
@@ -68,6 +69,8 @@ fn plain(add: &mut Visit<'_>) {
         [192, 128],
         [192, 192],
         [256, 256],
+        [512, 512],
+        [576, 512],
     ];
     for storage in DType::ALL {
         for dims in DIMS {
@@ -147,8 +150,10 @@ fn positions(add: &mut Visit<'_>) {
 /// The decode kernel: every row set, both ways to add up.
 fn decode(add: &mut Visit<'_>) {
     for storage in DType::ALL {
-        for dims in [[64, 64], [80, 80], [128, 128], [192, 128], [256, 256]] {
-            for (row_sets, quads) in [(1, false), (1, true), (2, false), (4, true), (8, false)] {
+        for dims in [[64, 64], [80, 80], [128, 128], [192, 128], [256, 256], [576, 512]] {
+            let sets = [(1, false), (1, true), (2, false), (4, true), (8, false)];
+            // Of wide rows no plan holds more.
+            for (row_sets, quads) in sets.into_iter().filter(|(sets, _)| sets * dims[0] <= 8 * Decode::HELD) {
                 let decode = Decode::new(row_sets, quads).unwrap_or(Decode::ONE);
                 add(&Variant::new(Kernel::Decode(decode), storage, dims));
             }
@@ -230,6 +235,22 @@ fn masks(add: &mut Visit<'_>) {
     }
     for matrix in [true, false].into_iter().filter_map(|emulated| Matrix::new(8, false, emulated).ok()) {
         add(&Variant { masked: true, ..Variant::new(Kernel::Matrix(matrix), DType::F16, [64; 2]) });
+    }
+}
+
+/// Keys and values in pages, in every kernel that reads them, with and without positions.
+fn pages(add: &mut Visit<'_>) {
+    let tiles = [(1, 4, false), (4, 4, true), (1, 2, true)];
+    let tiles = tiles.into_iter().flat_map(|(rows, keys, staged)| Tile::new(rows, keys, staged));
+    let decodes = [false, true].into_iter().flat_map(|quads| Decode::new(2, quads));
+    for kernel in tiles.map(Kernel::Tiled).chain(decodes.map(Kernel::Decode)).chain([Kernel::Naive]) {
+        let plain = Variant { paged: true, ..Variant::new(kernel, DType::F16, [64; 2]) };
+        add(&plain);
+        add(&Variant { masked: true, ..plain });
+        if !matches!(kernel, Kernel::Tiled(tile) if !tile.is_staged()) {
+            add(&Variant { positions: PARTIAL, ..plain });
+            add(&Variant { positions: rope(Pairing::Half, 64), ..plain });
+        }
     }
 }
 

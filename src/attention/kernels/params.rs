@@ -67,6 +67,9 @@ pub(crate) struct Params {
     pub(crate) phi_rate: f32,
     pub(crate) factor_length: f32,
     pub(crate) sink_base: u32,
+    pub(crate) page_size: u32,
+    pub(crate) k_page_stride: u32,
+    pub(crate) v_page_stride: u32,
     pub(crate) splits: u32,
     pub(crate) row_chunks: u32,
     pub(crate) heads_each: u32,
@@ -101,6 +104,7 @@ pub(crate) struct SequenceEntry {
     pub(crate) k_position: i32,
     pub(crate) slope_head: u32,
     pub(crate) segments: u32,
+    pub(crate) page_base: u32,
     pub(crate) entry: u32,
     pub(crate) q_start: u32,
     pub(crate) kv_start: u32,
@@ -237,13 +241,13 @@ pub(crate) fn layouts() -> Vec<HostLayout> {
             heads_per_list, list_groups, first_item, work_items, tiles, tiles_per_block,
             block_size, flags, window, scale, soft_cap, soft_cap_inverse, beta, score_unit,
             rope_low, rope_high, rope_steps, phi_base, slope_base, phi_cap, phi_flat, phi_rate,
-            factor_length, sink_base, splits, row_chunks, heads_each, heads_here, all_heads, max_rows,
+            factor_length, sink_base, page_size, k_page_stride, v_page_stride, splits, row_chunks, heads_each, heads_here, all_heads, max_rows,
             merge_items),
         host_layout!("Sequence", SequenceEntry:
             q_base, k_base, v_base, o_base, lse_base, q_len, kv_len, first_block, query_blocks,
             list_base, order_base, document_base, id_base, mask_base, mask_head_stride,
             mask_row_stride, mask_bits, q_position, k_position, slope_head,
-            segments, entry, q_start, kv_start),
+            segments, page_base, entry, q_start, kv_start),
         host_layout!("Axes", Axes:
             q, k, v, output, d_output, lse, d_lse, query_rows, dq, dk, dv),
         host_layout!("MergeParams", MergeParams:

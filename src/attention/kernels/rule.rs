@@ -15,6 +15,8 @@ pub(crate) struct Task {
     pub(crate) positions: PositionsVariant,
     /// Whether calls may bring a mask tensor.
     pub(crate) masked: bool,
+    /// Whether keys and values lie in pages.
+    pub(crate) paged: bool,
     /// The most queries of a sequence.
     pub(crate) q_len: usize,
     pub(crate) heads_per_kv: usize,
@@ -97,7 +99,7 @@ impl Kernel {
         let dim = task.head_dim.max(task.value_dim);
         let software = capabilities.is_software();
         let fits = |(_, most): (u32, u32)| most <= Tile::SHARED_SUBGROUP;
-        let shared = staged || (subgroups && capabilities.subgroup_sizes.is_some_and(fits));
+        let shared = staged || (subgroups && !task.paged && capabilities.subgroup_sizes.is_some_and(fits));
         let mut tile = Tile::choose(software, [task.head_dim, task.value_dim], staged, shared);
         if task.cache.is_some() {
             tile = tile.with_keys(CacheVariant::KEYS);
@@ -129,6 +131,9 @@ impl Kernel {
 
     /// Refuses a kernel that was asked for and that the device can't run.
     pub(crate) fn check(&self, capabilities: &Capabilities, task: &Task) -> Result<()> {
+        if task.paged && self.needs_trial() {
+            return Err(Error::unsupported(format!("{self} can't read pages")));
+        }
         match self {
             Kernel::Tiled(tile) if !tile.is_staged() && task.rotates_keys() => {
                 let message =
@@ -256,6 +261,7 @@ mod tests {
             value_dim: dim,
             positions: PositionsVariant::default(),
             masked: false,
+            paged: false,
             q_len: 100,
             heads_per_kv: 4,
             storage: DType::F16,

@@ -209,10 +209,12 @@ impl Decode {
     /// q and o, as the machine code of `scripts/isa` shows; more spill), though then keys are read
     /// more than once.
     pub(super) fn choose(rows: usize, quads: bool, software: bool, dim: usize, rotated_codes: bool) -> Self {
+        let fits = |held: usize| 1 << (held / dim).clamp(1, 8).ilog2();
         let most = match (software, rotated_codes) {
-            (true, false) => 8,
+            // Registers are memory there, but compilers take long over texts of so many of them.
+            (true, false) => fits(8 * Self::HELD),
             (true, true) => 4,
-            (false, _) => 1 << (Self::HELD / dim).clamp(1, 8).ilog2(),
+            (false, _) => fits(Self::HELD),
         };
         let sets = rows.div_ceil(Self::set_rows(rotated_codes)).next_power_of_two().min(most);
         Self { row_sets: sets as u8, quads }
@@ -292,15 +294,19 @@ impl Tile {
         let (rows_each, keys) = match (software, dim) {
             (true, ..=96) => (4, 4),
             (true, ..=128) => (2, 4),
-            (true, _) => (1, 4),
+            (true, ..=256) => (1, 4),
+            // Four such keys and values don't fit into WebGPU's 16 KiB of workgroup memory.
+            (true, _) => (1, 2),
             (false, ..=96) => (1, 4),
-            (false, _) if shared => (1, 4),
+            (false, ..=256) if shared => (1, 4),
+            (false, _) if shared => (1, 2),
             (false, ..=128) => (1, 2),
             (false, _) => (1, 1),
         };
-        // The fewest that leave each lane at most 96 channels.
+        // The fewest that leave each lane at most 96 channels, or 144 of the longest rows.
+        let most = if dim > 256 { 144 } else { 96 };
         let fits =
-            |slices: &usize| dim / slices <= 96 && dims.iter().all(|dim| dim.is_multiple_of(4 * slices));
+            |slices: &usize| dim / slices <= most && dims.iter().all(|dim| dim.is_multiple_of(4 * slices));
         let slices = if shared && !software { [1, 2, 4].into_iter().find(fits).unwrap_or(1) } else { 1 };
         let keys = if staged { keys.max(2) } else { keys };
         Self { rows_each, keys, staged: software || staged, f16_products: false, slices: slices as u8 }

@@ -13,7 +13,7 @@ use crate::runtime::text::{self, Settings};
 /// The text of an attention kernel, which takes keys and values in wide loads of this many quads,
 /// or quad by quad (0).
 pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
-    let Variant { kernel, storage, output, head_dim, value_dim, positions, cache, masked } = *variant;
+    let Variant { kernel, storage, output, head_dim, value_dim, positions, cache, masked, paged } = *variant;
     let (rows_each, keys) = match kernel {
         Kernel::Naive | Kernel::Decode(_) => (1, 1),
         Kernel::Tiled(tile) => (tile.rows_each(), tile.keys()),
@@ -102,6 +102,7 @@ pub(crate) fn attention(variant: &Variant, wide_quads: usize) -> String {
     settings.conditions(&[
         ("CACHED", cache.is_some()),
         ("MASKED", masked),
+        ("PAGED", paged),
         ("ROTATED_CODES", rotated_codes),
         ("SUBGROUP_QUADS", quads),
         ("ROTATE_KEYS", rotate_keys),

@@ -18,6 +18,8 @@ pub(crate) struct Variant {
     pub(crate) cache: Option<CacheVariant>,
     /// Whether calls may bring a mask tensor.
     pub(crate) masked: bool,
+    /// Whether keys and values lie in pages.
+    pub(crate) paged: bool,
 }
 
 /// What of positions is rendered into a kernel's text.
@@ -73,9 +75,10 @@ impl std::fmt::Display for PositionsVariant {
 impl Variant {
     /// Unique for each text.
     pub(super) fn name(&self) -> String {
-        let Self { kernel, storage, output, head_dim, value_dim, positions, cache, masked } = self;
+        let Self { kernel, storage, output, head_dim, value_dim, positions, cache, masked, paged } = self;
         let mask = if *masked { "_mask" } else { "" };
-        let cache = cache.map(|cache| cache.to_string()).unwrap_or_default() + mask;
+        let pages = if *paged { "_pages" } else { "" };
+        let cache = cache.map(|cache| cache.to_string()).unwrap_or_default() + mask + pages;
         match kernel {
             // It writes states, whatever the output.
             Kernel::Decode(_) => format!("{kernel}_{storage}_d{head_dim}_v{value_dim}{positions}{cache}"),
@@ -86,15 +89,15 @@ impl Variant {
     /// Without positions and cache, and with an output of the storage's type.
     pub(crate) fn new(kernel: Kernel, storage: DType, [head_dim, value_dim]: [usize; 2]) -> Self {
         let positions = PositionsVariant::default();
-        let (output, cache, masked) = (storage, None, false);
-        Self { kernel, storage, output, head_dim, value_dim, positions, cache, masked }
+        let (output, cache, masked, paged) = (storage, None, false, false);
+        Self { kernel, storage, output, head_dim, value_dim, positions, cache, masked, paged }
     }
 
     /// Quads of a wide load by which the kernel can take keys and values, if rows begin at
     /// multiples of it: the largest power of two that divides rows. None where that is 1, or where
-    /// they pass through workgroup memory.
+    /// they pass through workgroup memory or lie in pages.
     pub(crate) fn wide_quads(&self) -> Option<usize> {
-        let direct = matches!(self.kernel, Kernel::Tiled(tile) if !tile.is_staged());
+        let direct = matches!(self.kernel, Kernel::Tiled(tile) if !tile.is_staged()) && !self.paged;
         let slices = match self.kernel {
             Kernel::Tiled(tile) => tile.slices(),
             _ => 1,

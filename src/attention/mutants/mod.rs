@@ -7,6 +7,7 @@ mod content;
 mod copies;
 mod kernels;
 mod masks;
+mod pages;
 mod problem;
 mod rotated_cache;
 mod schedule;

@@ -3,6 +3,7 @@
 use super::part::Part;
 use super::source::History;
 use super::work::{Sequences, Work};
+use crate::attention::inputs::pages::{PageWords, Pool};
 use crate::error::{Result, ensure};
 use crate::limits::MAX_BATCH;
 
@@ -13,6 +14,12 @@ impl Work<'_> {
         let count = self.sequence_count();
         self.tables.check_count(count)?;
         ensure!(count <= MAX_BATCH, "sequences", "expected at most {MAX_BATCH}, got {count}");
+        let rows = matches!((self.history, self.sequences), (History::Tensors { .. }, Sequences::Each(_)));
+        ensure!(
+            rows || self.tables.pages(0).is_none(),
+            "pages",
+            "expected none: sequences over tensors have them (NativePlan::run_sequences)"
+        );
         for index in 0..count {
             self.check_rows(index)?;
         }
@@ -27,10 +34,16 @@ impl Work<'_> {
 
     /// Refuses rows that the tensors or the cache don't have.
     fn check_rows(&self, index: usize) -> Result<()> {
-        let Part { entry, queries, keys, sequence, .. } = self.part(index);
+        let Part { entry, queries, keys, sequence, pages, .. } = self.part(index);
         let [mut entries, _, rows, _] = self.q.layout().dims();
         let mut key_rows = keys.len();
         match (self.history, sequence) {
+            (History::Tensors { k, v }, _) if pages.is_some() => {
+                let pool = Pool::of_both(k.layout(), v.layout())?;
+                let end = keys.end.max(keys.start);
+                pages.map_or(Ok(()), |pages| pool.check(index, PageWords::of(pages, 0), end))?;
+                key_rows = end;
+            }
             (History::Tensors { k, v }, _) => {
                 let [k, v] = [k, v].map(|view| view.layout().dims());
                 (entries, key_rows) = (entries.min(k[0]).min(v[0]), k[2].min(v[2]));

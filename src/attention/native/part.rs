@@ -7,6 +7,7 @@ use crate::attention::call::FirstPositions;
 use crate::attention::inputs::attention::Attention;
 use crate::attention::inputs::documents::Documents;
 use crate::attention::inputs::mask::Mask;
+use crate::attention::inputs::pages::PageTable;
 use crate::attention::inputs::position_ids::PositionIds;
 use crate::cache::SequenceId;
 use crate::sampling::Schedule;
@@ -24,6 +25,7 @@ pub(super) struct Part<'a> {
     pub(super) documents: Option<&'a Documents>,
     pub(super) ids: Option<&'a PositionIds>,
     pub(super) mask: Option<&'a Mask>,
+    pub(super) pages: Option<&'a PageTable>,
 }
 
 impl Part<'_> {

@@ -9,6 +9,7 @@ use super::positions::Rotations;
 use super::products::Rows;
 use super::sizes::KEYS;
 use super::views::{HostNumbers, HostView};
+use crate::attention::inputs::pages::PageTable;
 use crate::cache::head_words::{HeadWords, MOST_TOKENS, widen_halves};
 use crate::cache::{HostCache, Side, StoredKeys};
 use crate::layout::DType;
@@ -23,18 +24,34 @@ pub(super) struct Head<'a> {
     entry: usize,
     head: usize,
     dim: usize,
+    /// Where rows lie, if in pages: then batch entries are these.
+    pages: Option<&'a PageTable>,
 }
 
 impl<'a> Head<'a> {
     pub(super) fn new(view: HostView<'a>, entry: usize, head: usize) -> Self {
         let [_, _, _, dim] = view.layout().dims();
-        Self { view, entry, head, dim }
+        Self { view, entry, head, dim, pages: None }
     }
 
-    /// Rows from `first` on where they lie, if they are f32.
-    fn direct(&self, first: usize) -> Option<Rows<'a>> {
+    /// Where a row begins.
+    #[inline(always)]
+    fn row_at(&self, row: usize) -> usize {
+        let (entry, row) = match self.pages {
+            Some(pages) => pages.place(self.view.layout().dims()[2], row),
+            None => (self.entry, row),
+        };
+        self.view.layout().index(entry, self.head, row, 0)
+    }
+
+    /// So many rows from `first` on where they lie, if they are f32 and in one page.
+    fn direct(&self, first: usize, count: usize) -> Option<Rows<'a>> {
         let HostNumbers::F32(numbers) = self.view.numbers() else { return None };
-        let at = self.view.layout().index(self.entry, self.head, first, 0);
+        let [_, _, page_size, _] = self.view.layout().dims();
+        if self.pages.is_some() && first % page_size + count > page_size {
+            return None;
+        }
+        let at = self.row_at(first);
         let [_, _, stride] = self.view.layout().strides();
         Some(Rows { numbers: &numbers[at..], stride })
     }
@@ -42,7 +59,7 @@ impl<'a> Head<'a> {
     /// One row as f32.
     #[inline(always)]
     pub(super) fn expand(&self, row: usize, to: &mut [f32]) {
-        let at = self.view.layout().index(self.entry, self.head, row, 0);
+        let at = self.row_at(row);
         match self.view.numbers() {
             HostNumbers::F32(numbers) => to.copy_from_slice(&numbers[at..][..self.dim]),
             HostNumbers::F16(numbers) => widen_halves(&numbers[at..][..self.dim], to),
@@ -106,11 +123,11 @@ pub(super) enum Store<'a> {
 
 impl<'a> Store<'a> {
     /// None where the cache has no such sequence, which was checked before.
-    pub(super) fn new(history: History<'a>, part: &Part<'_>, head: usize) -> Option<Self> {
+    pub(super) fn new(history: History<'a>, part: &Part<'a>, head: usize) -> Option<Self> {
         match (history, part.sequence) {
             (History::Tensors { k, v }, _) => Some(Self::Tensors {
-                k: Head::new(k, part.entry, head),
-                v: Head::new(v, part.entry, head),
+                k: Head { pages: part.pages, ..Head::new(k, part.entry, head) },
+                v: Head { pages: part.pages, ..Head::new(v, part.entry, head) },
                 first: part.keys.start,
             }),
             (History::Cache(cache), Some(sequence)) => Some(Self::Words {
@@ -133,14 +150,14 @@ impl<'a> Store<'a> {
     }
 
     /// Keys where they lie, if they do so as rows of this many channels.
-    fn direct_keys(&self, first_key: usize, stride: usize) -> Option<Rows<'a>> {
+    fn direct_keys(&self, tile: &Range<usize>, stride: usize) -> Option<Rows<'a>> {
         let Self::Tensors { k, first, .. } = self else { return None };
-        k.direct(first + first_key).filter(|_| stride == k.dim)
+        k.direct(first + tile.start, tile.len()).filter(|_| stride == k.dim)
     }
 
-    fn direct_values(&self, first_key: usize, stride: usize) -> Option<Rows<'a>> {
+    fn direct_values(&self, tile: &Range<usize>, stride: usize) -> Option<Rows<'a>> {
         let Self::Tensors { v, first, .. } = self else { return None };
-        v.direct(first + first_key).filter(|_| stride == v.dim)
+        v.direct(first + tile.start, tile.len()).filter(|_| stride == v.dim)
     }
 }
 
@@ -162,7 +179,7 @@ impl<'a> WithSimd for KeyRows<'a, '_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Rows<'a> {
         let Self { store, tile, stride, rotations, scratch } = self;
-        if let (None, Some(rows)) = (rotations, store.direct_keys(tile.start, stride)) {
+        if let (None, Some(rows)) = (rotations, store.direct_keys(&tile, stride)) {
             return rows;
         }
         match store {
@@ -212,7 +229,7 @@ impl<'a> WithSimd for ValueRows<'a> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Rows<'a> {
         let Self { store, tile, stride, scratch } = self;
-        if let Some(rows) = store.direct_values(tile.start, stride) {
+        if let Some(rows) = store.direct_values(&tile, stride) {
             return rows;
         }
         match store {

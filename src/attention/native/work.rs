@@ -109,6 +109,7 @@ impl<'a> Work<'a> {
             documents: self.tables.documents(index),
             ids: self.tables.position_ids(index),
             mask: self.tables.mask(index),
+            pages: self.tables.pages(index),
         }
     }
 
@@ -145,7 +146,8 @@ impl<'a> Work<'a> {
         /// More of them leave too few tasks, and too little room in the cache.
         const MOST: usize = 4;
         let turns = self.positions.is_some_and(|positions| positions.rotations().is_some());
-        let direct = self.history.is_direct() && !(turns && self.history.turns_keys());
+        let rows = self.tables.pages(0).is_none();
+        let direct = rows && self.history.is_direct() && !(turns && self.history.turns_keys());
         if direct { 1 } else { MOST }
     }
 

@@ -41,6 +41,7 @@ impl<'a> Tuner<'a> {
         tuning: TuningOptions,
     ) -> Result<Self> {
         ensure!(options.kernel().is_none(), "kernel", "expected none, got {:?}", options.kernel());
+        ensure!(!options.pages(), "pages", "expected none: kernels are measured on rows");
         let (attention, options) = (attention.clone().with_lse(false), options.clone().untuned());
         Ok(Self { context, attention, options, tuning })
     }

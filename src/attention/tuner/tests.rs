@@ -43,6 +43,7 @@ fn task() -> Task {
         value_dim: 64,
         positions: PositionsVariant::default(),
         masked: false,
+        paged: false,
         q_len: 100,
         heads_per_kv: 4,
         storage: DType::F32,

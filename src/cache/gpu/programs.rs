@@ -7,7 +7,7 @@ use super::params::{
 use crate::cache::codec::Codec;
 use crate::cache::rotated;
 use crate::layout::DType;
-use crate::limits::MAX_HEAD_DIM;
+use crate::limits::MAX_PACKED_DIM;
 use crate::runtime::program::{Binds, Program};
 use crate::runtime::text::{self, Settings};
 use crate::sampling::content::packed;
@@ -124,7 +124,7 @@ impl Program for CacheMove {
                 ("PAIR", 2),
                 ("MOST_SEGMENT", Codec::LONGEST_SEGMENT),
                 ("MOST_FINE", Codec::MOST_EXACT),
-                ("MOST_CHANNELS", MAX_HEAD_DIM),
+                ("MOST_CHANNELS", MAX_PACKED_DIM),
             ]);
             settings.integer("FRACTION_BITS", rotated::FRACTION_BITS as i32);
         }
@@ -153,10 +153,10 @@ impl Program for CacheMove {
 }
 
 // A lane of summarize_segment has a quad of channels, and one of encode_segment sums it up.
-const _: () = assert!(CacheMove::INVOCATIONS * 4 >= MAX_HEAD_DIM);
+const _: () = assert!(CacheMove::INVOCATIONS * 4 >= MAX_PACKED_DIM);
 // A batch of encode_segment has a row at least, of blocks of at most 8 lanes, and a lane a bit for
 // each of its tokens.
-const _: () = assert!(MAX_HEAD_DIM <= 8 * 4 * CacheMove::LANE_QUADS);
+const _: () = assert!(MAX_PACKED_DIM <= 8 * 4 * CacheMove::LANE_QUADS);
 const _: () = assert!(Codec::LONGEST_SEGMENT <= 32 * CacheMove::INVOCATIONS);
 
 /// Every move, of every type of input.

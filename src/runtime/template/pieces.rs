@@ -55,6 +55,7 @@ pub(crate) const PIECES: &Library = pieces![
     "attention/merge_splits",
     "attention/numbers_f16",
     "attention/numbers_f32",
+    "attention/pages",
     "attention/params",
     "attention/position_table",
     "attention/positions",

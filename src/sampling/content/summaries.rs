@@ -2,7 +2,7 @@
 
 use super::packed;
 use crate::error::{Result, ensure};
-use crate::limits::{MAX_HEAD_DIM, MAX_HEADS, MAX_LEN, at_most};
+use crate::limits::{MAX_HEADS, MAX_LEN, MAX_PACKED_DIM, at_most};
 
 /// Tokens of a group unless chosen otherwise: those of a staircase cache's groups.
 pub const DEFAULT_GROUP: usize = 32;
@@ -62,13 +62,13 @@ impl KeySummaries {
     ///
     /// # Errors
     /// Invalid argument (`kv_heads`, `head_dim`, `group`) if one of them is 0; too large past
-    /// [`MAX_HEADS`], [`MAX_HEAD_DIM`] and [`MAX_LEN`].
+    /// [`MAX_HEADS`], [`MAX_PACKED_DIM`] and [`MAX_LEN`].
     pub fn new(kv_heads: usize, head_dim: usize, group: usize) -> Result<Self> {
         ensure!(kv_heads >= 1, "kv_heads", "expected at least 1, got 0");
         ensure!(head_dim >= 1, "head_dim", "expected at least 1 channel, got 0");
         ensure!(group >= 1, "group", "expected at least 1 token, got 0");
         at_most("kv_heads", kv_heads, MAX_HEADS)?;
-        at_most("head_dim", head_dim, MAX_HEAD_DIM)?;
+        at_most("head_dim", head_dim, MAX_PACKED_DIM)?;
         at_most("group", group, MAX_LEN)?;
         Ok(Self {
             head_dim,

@@ -47,6 +47,50 @@ fn other_head_dims() {
     check("other head dims", cases::other_head_dims());
 }
 
+#[test]
+fn wide_heads() {
+    check("wide heads", cases::wide_heads());
+}
+
+/// Tiles that plans choose on GPUs, where lanes share such rows, and those without workgroup
+/// memory.
+#[test]
+fn tiles_of_wide_heads() {
+    let Some(context) = gpu("tiles of wide heads") else { return };
+    let shape = Shape::new(3, 1, 70, 576).unwrap().with_value_dim(512).unwrap();
+    let problem = Problem::random(Attention::causal().with_lse(true), shape, 2);
+    let tiles = [Tile::new(1, 1, false), Tile::new(1, 2, true).and_then(|tile| tile.with_slices(4))];
+    let tiles = tiles.map(|tile| Some(Kernel::Tiled(tile.unwrap())));
+    problem.check_kernels(&context, Storage::HeadsFirst, &Tables::new(), &tiles, "wide heads");
+    let too_many = by(Some(Kernel::Tiled(Tile::new(1, 8, true).unwrap())));
+    assert!(problem.with_options(too_many).plan(&context).unwrap_err().is_unsupported());
+}
+
+/// Latent attention: one head of keys, whose first channels are the values, in one buffer.
+#[test]
+fn values_may_be_channels_of_the_keys() {
+    let Some(context) = gpu("values in the keys") else { return };
+    for (q_len, kv_len) in [(1, 300), (70, 90)] {
+        for dtype in [DType::F32, DType::F16] {
+            let shape = Shape::new(6, 1, q_len, 576).unwrap().with_kv_len(kv_len).unwrap();
+            let shape = shape.with_value_dim(512).unwrap();
+            let attention = Attention::causal().with_storage(dtype).with_lse(true);
+            let mut problem = Problem::random(attention, shape, 4);
+            problem.v = problem.k.chunks_exact(576).flat_map(|row| &row[..512]).copied().collect();
+            let [q, k, _] = problem.upload(&context, Storage::HeadsFirst).unwrap();
+            let values = Layout::with_strides([1, 1, kv_len, 512], 0, k.layout().strides()).unwrap();
+            let v = k.with_layout(values).unwrap();
+            for kernel in [None, Some(Kernel::Naive)] {
+                let got =
+                    problem.run_on(&context, &by(kernel), &[q.clone(), k.clone(), v.clone()], &Tables::new());
+                for report in problem.judge(&got, &Tables::new()) {
+                    assert!(report.passed(), "{q_len} of {kv_len}, {dtype}, {kernel:?}: {report}");
+                }
+            }
+        }
+    }
+}
+
 /// Keys and values are loaded in blocks where rows begin at multiples of them, and one by one
 /// elsewhere: with the same result, to the bit.
 #[test]

@@ -4,6 +4,7 @@ mod backward;
 mod caches;
 mod calls;
 mod edges;
+mod pages;
 mod real_inputs;
 
 use crate::common::cases::{self, Case};
@@ -46,6 +47,11 @@ fn schedules_with_correction() {
 #[test]
 fn other_head_dims() {
     check(cases::other_head_dims());
+}
+
+#[test]
+fn wide_heads() {
+    check(cases::wide_heads());
 }
 
 #[test]

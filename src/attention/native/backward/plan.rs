@@ -169,7 +169,7 @@ impl NativeBackwardPlan {
     ///
     /// # Errors
     /// As [`run`](NativeBackwardPlan::run); invalid argument (`entry`, `queries`, `keys`) for rows
-    /// that the tensors don't have, and (`sequences`) for sequences that share queries or keys.
+    /// that the tensors don't have, and (`sequences`) for sequences that share queries or keys; (`pages`) tables of pages.
     pub fn run_sequences(
         &self,
         operands: &mut NativeBackwardOperands<'_>,
@@ -186,6 +186,8 @@ impl NativeBackwardPlan {
         tables: &Tables<'_>,
     ) -> Result<()> {
         let lse_at = operands.check(&self.attention, &self.maxima)?;
+        let rows = tables.pages(0).is_none();
+        crate::error::ensure!(rows, "pages", "expected none: gradients are of keys that lie in rows");
         let NativeBackwardOperands { q, k, v, output, lse, d_output, d_lse, .. } = *operands;
         let inputs = Inputs { k, v, output, d_output, lse, d_lse, lse_at };
         let NativeBackwardOperands { dq, dk, dv, d_sinks, d_slopes, .. } = operands;
