@@ -1,6 +1,6 @@
 //! What the page of prflash computes, in the browser's GPU process and in workers of the page.
 //!
-//! Everything but [`exports`] is the same on every platform, so that tests compare the page's
+//! Everything but `exports` is the same on every platform, so that tests compare the page's
 //! numbers with those of a native run (`tests/golden.rs`).
 
 #[cfg(feature = "device")]
