@@ -169,7 +169,8 @@ impl NativeBackwardPlan {
     ///
     /// # Errors
     /// As [`run`](NativeBackwardPlan::run); invalid argument (`entry`, `queries`, `keys`) for rows
-    /// that the tensors don't have, and (`sequences`) for sequences that share queries or keys; (`pages`) tables of pages.
+    /// that the tensors don't have, (`sequences`) for sequences that share queries or keys, and
+    /// (`pages`) for tables of pages.
     pub fn run_sequences(
         &self,
         operands: &mut NativeBackwardOperands<'_>,
