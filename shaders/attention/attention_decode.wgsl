@@ -11,10 +11,10 @@
 // Workgroups  one per (sequence, row tile, heads that share keys and a block list, ROWS_HELD of its
 //             rows, split of the list's blocks)
 // Lanes       four to a row, one for each component of every quad, and ROW_SETS such rows each: q
-//             and o take D/4 + D_v/4 registers a row. Over rotated codes four such teams share rows
-//             and have tokens of their own, with states of their own that they join at the end. A key or value is read at an address that is
+//             and o take D/4 + D_v/4 registers a row. A key or value is read at an address that is
 //             uniform over the workgroup, once for all heads that share it, and each lane takes its
-//             component.
+//             component. Over rotated codes four such teams share rows and have tokens of their
+//             own, with states of their own, which they join at the end.
 // Cache       packed words are read as they lie: the same word serves four lanes (values) or four
 //             tokens (keys). Rotated codes: walk_rotated.wgsl. Of others, the scale of a group
 //             multiplies p once per token (values), the smallest number of a group counts once per

@@ -88,7 +88,8 @@ impl Reference {
         self.likeliest_by(loaded, &mut steps, step)
     }
 
-    /// The likeliest token behind each of the last tokens by any attention that has all before them.
+    /// The likeliest token behind each of the last tokens, by any attention that has all before
+    /// them.
     ///
     /// # Errors
     /// What the attention, the model and `step` return.

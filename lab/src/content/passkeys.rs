@@ -61,8 +61,8 @@ impl table::Row for Row {
     }
 }
 
-/// The rules at a quarter of the blocks of `width` tokens, dense attention first; or the caches that
-/// text is kept in, whose options are a `--staircase`.
+/// The rules at a quarter of the blocks of `width` tokens, dense attention first; or the caches
+/// that text is kept in, whose options are a `--staircase`.
 pub fn rules(width: usize, reading: Reading) -> Vec<Rule> {
     if reading == Reading::Cached {
         let kept = ["f16", "recommended", "KIVI-4", "KIVI-2", "recommended, rotated"];
