@@ -425,19 +425,21 @@ fn encode_segment(
             var filled = 0u;
             // Channels past the last one, and rows that are skipped, have codes of 0.
             let coded_quads = select(0u, quads, token >= skipped);
-#for a in PAIR, b in PAIR, c in PAIR
-            {
-                let quad = LANE_QUADS * team.own + 4u * $au + 2u * $bu + $cu;
+            // The lane's own quads, in memory: eight times as long a text takes compilers long.
+            #for a in PAIR, b in PAIR, c in PAIR: numbers[place_of(lane, 4u * $au + 2u * $bu + $cu)] = x$a$b$c;
+            for (var own_quad = 0u; own_quad < LANE_QUADS; own_quad++) {
+                let x = numbers[place_of(lane, own_quad)];
+                let quad = LANE_QUADS * team.own + own_quad;
                 let coded = vec4<u32>(select(0u, 0xffu, quad < coded_quads));
                 var codes: vec4<u32>;
                 if fine < MOST_FINE || bits == 8u {
-                    let all = codes_of(x$a$b$c, by) & coded;
+                    let all = codes_of(x, by) & coded;
                     if fine < MOST_FINE {
                         store(flags, behind + cache.codings[side].fine + fine * padded_quads + quad, joined(all, 8u));
                     }
                     codes = all >> vec4<u32>(8u - bits);
                 } else {
-                    codes = short_codes_of(x$a$b$c, by, bits) & coded;
+                    codes = short_codes_of(x, by, bits) & coded;
                 }
                 let four = joined(codes, bits);
                 packed |= four << filled;
@@ -449,7 +451,6 @@ fn encode_segment(
                     packed = rest_of(four, bits, filled);
                 }
             }
-#end
         }
     }
     workgroupBarrier();
