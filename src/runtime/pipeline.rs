@@ -87,7 +87,8 @@ impl Pipeline {
 /// | position table | `PositionTable::check`, before a call is recorded; windows of φ are clamped |
 /// | words of a cache | addresses are functions of lengths the host keeps, never of what lies there (`cache::gpu::region`): steps of four tokens stay inside a ring, whose rows are a multiple of 32, and past the sinks comes the residual |
 /// | fine tokens, levels, thresholds, scales of rotated codes | entries of a list are compared with the segment's length before they are used, and there are as many as the staircase says; a level is taken by 7 bits, a threshold by at most 126, a scale modulo 6 |
-/// | rows that `encode_segment` has in workgroup memory | a batch is as many as fit, at most one for each lane; tokens are below the segment's length, which `Staircase` bounds by the array's; lanes of a team are clamped to the workgroup |
+/// | quads that `encode_segment` has in workgroup memory | each lane has eight places of its own; tokens are below the segment's length, which `Staircase` bounds by the array's; lanes of a team, and those that quads come from, are clamped to the workgroup |
+/// | states that teams of `attention_decode` join | places by lane and part, both below the sizes of the array's type |
 /// | stamps, spans of a migration | the host writes where they lie: each sequence with room has a stamp before its keys (`cache::arena`), and spans end within the sequence's old and new room |
 /// | words to be cut | the host writes as many bytes of each as its length says, and has at most 32 of them for every kernel that keeps the last pieces of paths |
 /// | nodes of a vocabulary | children begin at least 256 before the end of the array (`Trie`), and are taken by a byte |
@@ -105,9 +106,10 @@ impl Pipeline {
 /// over the pieces of a word since none is empty; over the centres, tokens and gradients of
 /// word2vec by what the host counted. Workgroup memory: tiles of keys and values, operands and sums
 /// of the matrix kernel (but for the gaps between padded rows, which nothing reads), the parts of
-/// split scores, the counts of rows and the sizes, sums and rows of `encode_segment` are written
-/// whole, as far as they are read, before the barrier that comes before any read. Costs of paths
-/// are written before a word is walked, the last piece of a path with its first cost.
+/// split scores, the states of teams, the counts of rows and the sizes, sums and quads of
+/// `encode_segment` are written whole, as far as they are read, before the barrier that comes before
+/// any read (by the lane itself, where nobody else reads them). Costs of paths are written before a
+/// word is walked, the last piece of a path with its first cost.
 fn shader_module(context: &Context, label: &str, source: String) -> wgpu::ShaderModule {
     let descriptor =
         wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) };
