@@ -107,9 +107,9 @@ impl Pipeline {
 /// word2vec by what the host counted. Workgroup memory: tiles of keys and values, operands and sums
 /// of the matrix kernel (but for the gaps between padded rows, which nothing reads), the parts of
 /// split scores, the states of teams, the counts of rows and the sizes, sums and quads of
-/// `encode_segment` are written whole, as far as they are read, before the barrier that comes before
-/// any read (by the lane itself, where nobody else reads them). Costs of paths are written before a
-/// word is walked, the last piece of a path with its first cost.
+/// `encode_segment` are written whole, as far as they are read, before the barrier that comes
+/// before any read (by the lane itself, where nobody else reads them). Costs of paths are written
+/// before a word is walked, the last piece of a path with its first cost.
 fn shader_module(context: &Context, label: &str, source: String) -> wgpu::ShaderModule {
     let descriptor =
         wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) };
