@@ -12,9 +12,9 @@
 //             pack of 16 bits), the later ones in the input. Moves of keys also say where values
 //             lie, since the sizes of values decide which tokens are fine
 // Workgroups  one per (head, segment): INVOCATIONS units each
-// Lanes       a team shares a row, and each of its lanes has eight quads in registers. At first these
-//             lie as far apart as a block has lanes, for the stages of W that bring lanes together.
-//             Then rows pass through workgroup memory once, and quads lie side by side for the rest
+// Lanes       a team shares a row, and each of its lanes has eight quads in registers. At first
+//             they lie as far apart as a block has lanes, for the stages of W that bring lanes
+//             together. Then rows pass through workgroup memory once, and quads lie side by side
 // Barriers    all lanes reach all of them: loops depend on the move and on sizes alone, and a move
 //             that isn't due is computed and not written
 
