@@ -2,13 +2,14 @@
 //! completion, in turn, as ratios.
 //!
 //! ```text
-//! scripts/with-vulkan cargo bench --bench backward
-//! scripts/with-vulkan cargo bench --bench backward -- 8192 64    # tokens, head dimension
+//! scripts/with-vulkan cargo bench --bench backward -- [--json]
+//! scripts/with-vulkan cargo bench --bench backward -- --shapes 8192x64    # tokens, head dimension
 //! ```
 
 mod support;
 
 use anyhow::{Context as _, Result};
+use clap::Parser;
 use prflash::attention::BackwardOperands;
 use prflash::sampling::Granularity;
 use prflash::wgpu::CommandEncoder;
@@ -16,24 +17,53 @@ use prflash::{
     Attention, BlockGrid, Call, Context, DType, Layout, Operands, Profile, Schedule, Seed, Shape, Systematic,
     TableBuffer, Tables, Tensor,
 };
+use serde_json::{Value, json};
 use support::{Work, interleave, milliseconds, tensor};
-use testkit::statistics::median;
+use testkit::statistics::{median, median_ratio};
 
-const ROUNDS: usize = 7;
+/// Times gradients.
+#[derive(Parser)]
+struct Arguments {
+    /// Timed rounds; everything of a shape runs once in each.
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// Tokens and channels of a head.
+    #[arg(long, value_delimiter = ',', value_parser = shape, default_values = ["1024x64", "4096x64", "8192x64", "1024x128"])]
+    shapes: Vec<[usize; 2]>,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+    /// cargo passes this.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn shape(text: &str) -> Result<[usize; 2]> {
+    let (len, dim) = text.split_once('x').context("expected tokens x channels, as 1024x64")?;
+    Ok([len.parse()?, dim.parse()?])
+}
+
 /// Key blocks of 64 tokens that a query block keeps; dense attention has 32.5 at 4,096 tokens.
 const BUDGETS: [f64; 2] = [8.0, 4.0];
 
 fn main() -> Result<()> {
-    let given: Vec<usize> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
+    let arguments = Arguments::parse();
     let context = Context::new_blocking().context("the backward bench needs a device")?;
-    println!("device: {}", context.capabilities());
-    match given[..] {
-        [len, dim] => measure(&context, len, dim),
-        _ => [(1024, 64), (4096, 64), (1024, 128)].into_iter().try_for_each(|(n, d)| measure(&context, n, d)),
+    let device = context.capabilities().to_string();
+    if !arguments.json {
+        println!("device: {device}");
     }
+    let mut rows = Vec::new();
+    for &[len, dim] in &arguments.shapes {
+        rows.push(measure(&context, &arguments, len, dim)?);
+    }
+    if arguments.json {
+        println!("{:#}", json!({ "device": device, "rounds": arguments.rounds, "rows": rows }));
+    }
+    Ok(())
 }
 
-fn measure(context: &Context, len: usize, dim: usize) -> Result<()> {
+fn measure(context: &Context, arguments: &Arguments, len: usize, dim: usize) -> Result<Value> {
     let shape = Shape::new(8, 2, len, dim)?;
     let attention = Attention::causal().with_lse(true);
     let (plan, backward) = (attention.plan(context, &shape)?, attention.plan_backward(context, &shape)?);
@@ -73,14 +103,35 @@ fn measure(context: &Context, len: usize, dim: usize) -> Result<()> {
         let call = call.clone().with_tables(tables);
         works.push(Box::new(move |encoder: &mut CommandEncoder| Ok(backward.encode(encoder, bound, &call)?)));
     }
-    let seconds = interleave(context, ROUNDS, &mut works)?;
-    println!("causal, H 8, KV 2, N {len}, D {dim}, f32:");
-    println!("  forward {} ms", milliseconds(&seconds[0]));
-    let (forward, dense) = (median(&seconds[0]), median(&seconds[1]));
-    println!("  backward {} ms, {:.2} × forward", milliseconds(&seconds[1]), dense / forward);
-    for ((density, _), seconds) in sampled.iter().zip(&seconds[2..]) {
-        let share = median(seconds) / dense;
-        println!("  density {density:.3}: {} ms, {share:.3} × dense", milliseconds(seconds));
+    let seconds = interleave(context, arguments.rounds, &mut works)?;
+    let backward_over_forward = median_ratio(&seconds[1], &seconds[0]);
+    let shares: Vec<Value> = sampled
+        .iter()
+        .zip(&seconds[2..])
+        .map(|((density, _), sampled)| {
+            json!({
+                "density": density,
+                "median_ms": 1e3 * median(sampled),
+                "over_dense": median_ratio(sampled, &seconds[1]),
+            })
+        })
+        .collect();
+    if !arguments.json {
+        println!("causal, H 8, KV 2, N {len}, D {dim}, f32:");
+        println!("  forward {} ms", milliseconds(&seconds[0]));
+        println!("  backward {} ms, {backward_over_forward:.2} × forward", milliseconds(&seconds[1]));
+        for (share, seconds) in shares.iter().zip(&seconds[2..]) {
+            let (density, over) = (share["density"].as_f64(), share["over_dense"].as_f64());
+            let [density, over] = [density, over].map(|number| number.unwrap_or(f64::NAN));
+            println!("  density {density:.3}: {} ms, {over:.3} × dense", milliseconds(seconds));
+        }
     }
-    Ok(())
+    Ok(json!({
+        "len": len,
+        "head_dim": dim,
+        "forward_ms": 1e3 * median(&seconds[0]),
+        "backward_ms": 1e3 * median(&seconds[1]),
+        "backward_over_forward": backward_over_forward,
+        "sampled": shares,
+    }))
 }

@@ -4,7 +4,7 @@
 //! All sizes of a task run in turn, round after round; ratios are medians of ratios within a round.
 //!
 //! ```text
-//! scripts/with-vulkan cargo bench --bench head_dims --features avx512
+//! scripts/with-vulkan cargo bench --bench head_dims --features avx512 -- [--rounds N] [--json]
 //! ```
 
 mod support;
@@ -15,8 +15,9 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use prflash::native::{HostView, HostViewMut, NativeOperands, NativeOptions, NativePlan};
 use prflash::{Attention, Bound, Call, Context, DType, Layout, Operands, Plan, Shape, Tables, Tensor};
+use serde_json::{Value, json};
 use support::{Work, interleave, milliseconds};
-use testkit::statistics::median_ratio;
+use testkit::statistics::{median, median_ratio};
 
 /// Times heads of 128 to 576 channels.
 #[derive(Parser)]
@@ -24,6 +25,9 @@ struct Arguments {
     /// Timed rounds; every size runs once in each.
     #[arg(long, default_value_t = 11)]
     rounds: usize,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
     /// cargo passes this.
     #[arg(long, hide = true)]
     bench: bool,
@@ -85,10 +89,14 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let context =
         Context::new_blocking().context("a bench needs an adapter: scripts/with-vulkan brings one")?;
-    println!("{}\n", context.capabilities());
-    println!("f32, causal, 16 query heads on one key/value head, whose keys have the values in them.\n");
-    println!("| queries of keys | D, D_v | computed by | ms | per multiply-add, beside the first |");
-    println!("| --- | --- | --- | --- | ---: |");
+    let device = context.capabilities().to_string();
+    if !arguments.json {
+        println!("{device}\n");
+        println!("f32, causal, 16 query heads on one key/value head, whose keys have the values in them.\n");
+        println!("| queries of keys | D, D_v | computed by | ms | per multiply-add, beside the first |");
+        println!("| --- | --- | --- | --- | ---: |");
+    }
+    let mut rows = Vec::new();
     for (q_len, kv_len) in [(512, 512), (1, 8192)] {
         let sizes =
             DIMS.into_iter().map(|dims| Size::new(q_len, kv_len, dims)).collect::<Result<Vec<_>>>()?;
@@ -100,7 +108,8 @@ fn main() -> Result<()> {
                 Ok(plan.encode(encoder, bound, &Call::lengths(q_len, kv_len))?)
             }));
         }
-        print(&sizes, &kernels, &interleave(&context, arguments.rounds, &mut works)?);
+        let seconds = interleave(&context, arguments.rounds, &mut works)?;
+        rows.extend(report(arguments.json, &sizes, &kernels, &seconds));
         let plans = sizes
             .iter()
             .map(|size| Ok(Attention::causal().plan_native(&size.shape, &NativeOptions::new())?))
@@ -119,23 +128,39 @@ fn main() -> Result<()> {
         }
         let named: Vec<String> =
             plans.iter().map(|plan| format!("native engine, {}", plan.instructions())).collect();
-        print(&sizes, &named, &seconds);
+        rows.extend(report(arguments.json, &sizes, &named, &seconds));
+    }
+    if arguments.json {
+        println!("{:#}", json!({ "device": device, "rounds": arguments.rounds, "rows": rows }));
     }
     Ok(())
 }
 
-fn print(sizes: &[Size], by: &[String], seconds: &[Vec<f64>]) {
-    for (index, (size, by)) in sizes.iter().zip(by).enumerate() {
-        let shape = &size.shape;
-        let per =
-            median_ratio(&seconds[index], &seconds[0]) * sizes[0].multiply_adds() / size.multiply_adds();
-        println!(
-            "| {} of {} | {}, {} | {by} | {} | {per:.2} |",
-            shape.q_len(),
-            shape.kv_len(),
-            shape.head_dim(),
-            shape.value_dim(),
-            milliseconds(&seconds[index]),
-        );
-    }
+/// Rows of the table as JSON, which are printed as text, too, unless JSON is asked for.
+fn report(quiet: bool, sizes: &[Size], by: &[String], seconds: &[Vec<f64>]) -> Vec<Value> {
+    let row = |(index, (size, by)): (usize, (&Size, &String))| {
+        let (shape, first) = (&size.shape, &sizes[0]);
+        let share = median_ratio(&seconds[index], &seconds[0]);
+        let per = share * first.multiply_adds() / size.multiply_adds();
+        if !quiet {
+            println!(
+                "| {} of {} | {}, {} | {by} | {} | {per:.2} |",
+                shape.q_len(),
+                shape.kv_len(),
+                shape.head_dim(),
+                shape.value_dim(),
+                milliseconds(&seconds[index]),
+            );
+        }
+        json!({
+            "q_len": shape.q_len(),
+            "kv_len": shape.kv_len(),
+            "head_dim": shape.head_dim(),
+            "value_dim": shape.value_dim(),
+            "by": by,
+            "median_ms": 1e3 * median(&seconds[index]),
+            "per_multiply_add": per,
+        })
+    };
+    sizes.iter().zip(by).enumerate().map(row).collect()
 }
