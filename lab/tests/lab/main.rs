@@ -12,4 +12,5 @@ mod search;
 mod search_runs;
 mod study;
 mod subword;
+mod train;
 mod word2vec;
