@@ -58,6 +58,18 @@ impl Rule {
 const FINE: &str = ";segment=64;rotated=1";
 const NOT_FINE: &str = ";segment=64;rotated=0";
 
+/// Tokens of the windows by which all rules are compared.
+pub const WIDTH: usize = 3969;
+
+/// Those by which some rules are compared, as long as a model's context has them.
+pub const LENGTHS: [usize; 5] = [2048, WIDTH, 8192, 16_384, 32_768];
+
+/// The rules that are compared by length.
+pub fn rules_of_lengths() -> Vec<Rule> {
+    let some = ["recommended", "KIVI-4", "recommended, rotated", "rotated, K 8×4 → 4, V 4×8 → 3×16 → 2"];
+    rules().into_iter().filter(|rule| some.contains(&&*rule.name)).collect()
+}
+
 /// What lab/RESULTS.md compares: as they are without calibration, and by what layers lose.
 pub fn rules() -> Vec<Rule> {
     let rotated = |name: &str, keys: &str, values: &str, rest: &str| {
@@ -78,6 +90,8 @@ pub fn rules() -> Vec<Rule> {
         rotated("K and V 8×4 → 4", "8x4,4", "8x4,4", FINE),
         rotated("K 8×4 → 4, V 8×4 → 4×32 → 3", "8x4,4", "8x4,4x32,3", FINE),
         Rule::new("recommended, rotated", format!("K:8x4,4;V:8x4,3{FINE}")),
+        rotated("K 8×4 → 4, V 4×8 → 3", "8x4,4", "4x8,3", FINE),
+        rotated("K 8×4 → 4, V 4×8 → 3×16 → 2", "8x4,4", "4x8,3x16,2", FINE),
         rotated("K 8×4 → 4, V 8×4 → 4×32 → 2", "8x4,4", "8x4,4x32,2", FINE),
         rotated("K 8×4 → 4, V 8×4 → 4×32 → 2, no fine tokens", "8x4,4", "8x4,4x32,2", NOT_FINE),
         rotated("K 8×2 → 4, V 8×2 → 4×16 → 2, segments of 128", "8x2,4", "8x2,4x16,2", ";rotated=2"),

@@ -8,7 +8,7 @@ use lab::backend::{Backend, Loaded};
 use lab::caches::held::Held;
 use lab::caches::plan::alone;
 use lab::caches::rows::{Row, SensitivityRow};
-use lab::caches::rules::{Rule, rules};
+use lab::caches::rules::{LENGTHS, Rule, WIDTH, rules, rules_of_lengths};
 use lab::content::compare::{Divergence, Place, Reference};
 use lab::perplexity::Windows;
 use lab::setting::Setting;
@@ -48,8 +48,12 @@ pub struct Args {
     #[arg(long, default_value_t = 1)]
     window: usize,
     /// How many tokens a window has, the model's BOS included
-    #[arg(long, default_value_t = 3969)]
+    #[arg(long, default_value_t = WIDTH)]
     width: usize,
+    /// Compare some of the caches behind windows of 2,048 to 32,768 tokens, as far as a model's
+    /// context goes, instead
+    #[arg(long, conflicts_with_all = ["width", "rules"])]
+    lengths: bool,
     /// How many tokens before the last one are read behind each cache
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     tokens: u32,
@@ -76,47 +80,37 @@ pub struct Args {
 pub fn run(arguments: &Args) -> Result<()> {
     let rules = wanted(arguments)?;
     let path = results(arguments.results.as_ref(), !arguments.rules.is_empty(), "lab/results/caches.csv");
-    let count = arguments.models.len() * arguments.texts.len() * (rules.len() + 1);
+    let lengths = if arguments.lengths { LENGTHS.len() } else { 1 };
+    let count = arguments.models.len() * arguments.texts.len() * lengths * (rules.len() + 1);
     let mut rows = Rows::open(path, (count, "caches"), line)?;
     let bar = rows.bar.clone();
     let backend = arguments.computing.backend.open()?;
     for model in &arguments.models {
         let name = file_stem(model, true)?;
-        let mut run = Run { arguments, backend: &backend, bar: &bar, model, name: &name, loaded: None };
-        let mut sensitivities: Vec<(Staircase, Vec<Sensitivity>)> = Vec::new();
-        for text in &arguments.texts {
-            let text_name = file_stem(text, false)?;
-            let place = Place {
-                model: &name,
-                text: &text_name,
-                window: arguments.window,
-                width: arguments.width,
-                tokens: arguments.tokens as usize,
-            };
-            let missing = rows.missing(&rules, |row, rule| row.is_of(&place, rule));
-            for rule in missing.iter().filter(|rule| rule.is_calibrated()) {
-                let low = rule.low()?;
-                if !sensitivities.iter().any(|(known, _)| *known == low) {
-                    let found = run.sensitivities(&low)?;
-                    sensitivities.push((low, found));
-                }
-            }
-            if missing.is_empty() {
+        let sensitivities = Vec::new();
+        let width = arguments.width;
+        let mut run = Run {
+            arguments,
+            backend: &backend,
+            bar: &bar,
+            model,
+            name: &name,
+            width,
+            loaded: None,
+            sensitivities,
+        };
+        if !arguments.lengths {
+            run.texts(&rules, &mut rows)?;
+            continue;
+        }
+        let context = run.loaded()?.config().context;
+        for width in LENGTHS {
+            if width > context {
+                bar.inc((arguments.texts.len() * (rules.len() + 1)) as u64);
                 continue;
             }
-            let reference = run.reference(text, &text_name)?;
-            bar.inc(1);
-            for rule in missing {
-                bar.set_message(format!("{name}, {text_name}, {}", rule.name));
-                let low = rule.low()?;
-                let of_layers = sensitivities.iter().find(|(known, _)| *known == low);
-                let of_layers = of_layers.map(|(_, found)| &found[..]).filter(|_| rule.is_calibrated());
-                let config = run.loaded()?.config().clone();
-                let staircases = rule.staircases(config.layers, of_layers)?;
-                let found = run.compare(&reference, &staircases)?;
-                let row = Row::new(&place, rule, (&config, &staircases), found, REVISION)?;
-                rows.put(row)?;
-            }
+            run.width = width;
+            run.texts(&rules, &mut rows)?;
         }
     }
     rows.print(arguments.computing.json, &backend)
@@ -129,10 +123,52 @@ struct Run<'a> {
     bar: &'a ProgressBar,
     model: &'a Path,
     name: &'a str,
+    width: usize,
     loaded: Option<Loaded>,
+    /// What layers lose under each staircase that was asked for.
+    sensitivities: Vec<(Staircase, Vec<Sensitivity>)>,
 }
 
 impl Run<'_> {
+    /// Compares the rules on every text, but for what the file of results has.
+    fn texts(&mut self, rules: &[Rule], rows: &mut Rows<Row>) -> Result<()> {
+        let (arguments, name) = (self.arguments, self.name);
+        for text in &arguments.texts {
+            let text_name = file_stem(text, false)?;
+            let place = Place {
+                model: name,
+                text: &text_name,
+                window: arguments.window,
+                width: self.width,
+                tokens: arguments.tokens as usize,
+            };
+            let missing = rows.missing(rules, |row, rule| row.is_of(&place, rule));
+            for rule in missing.iter().filter(|rule| rule.is_calibrated()) {
+                let low = rule.low()?;
+                if !self.sensitivities.iter().any(|(known, _)| *known == low) {
+                    let found = self.sensitivities(&low)?;
+                    self.sensitivities.push((low, found));
+                }
+            }
+            if missing.is_empty() {
+                continue;
+            }
+            let reference = self.reference(text, &text_name)?;
+            self.bar.inc(1);
+            for rule in missing {
+                self.bar.set_message(format!("{name}, {text_name}, {}", rule.name));
+                let low = rule.low()?;
+                let config = self.loaded()?.config().clone();
+                let of_layers = self.sensitivities.iter().find(|(known, _)| *known == low);
+                let of_layers = of_layers.map(|(_, found)| &found[..]).filter(|_| rule.is_calibrated());
+                let staircases = rule.staircases(config.layers, of_layers)?;
+                let found = self.compare(&reference, &staircases)?;
+                rows.put(Row::new(&place, rule, (&config, &staircases), found, REVISION)?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn loaded(&mut self) -> Result<&mut Loaded> {
         if self.loaded.is_none() {
             self.loaded = Some(load(self.model)?);
@@ -143,12 +179,12 @@ impl Run<'_> {
     /// Reads the window of a text densely.
     fn reference(&mut self, text: &Path, text_name: &str) -> Result<Reference> {
         self.bar.set_message(format!("{}, {text_name}, dense", self.name));
-        let (arguments, backend) = (self.arguments, self.backend);
+        let (arguments, backend, width) = (self.arguments, self.backend, self.width);
         let loaded = self.loaded()?;
         let ids = loaded.tokenizer.encode(&read_text("--texts", text)?, false)?;
-        let windows = Windows::new(ids, &loaded.tokenizer, arguments.width)?;
+        let windows = Windows::new(ids, &loaded.tokenizer, width)?;
         if arguments.window >= windows.count() {
-            let (count, width) = (windows.count(), arguments.width);
+            let count = windows.count();
             bail!("{}: {count} windows of {width} tokens, --window {}", text.display(), arguments.window);
         }
         let window = windows.tokens(arguments.window);
@@ -172,7 +208,7 @@ impl Run<'_> {
         let text = self.arguments.calibrate.clone();
         let text_name = file_stem(&text, false)?;
         let (name, cache) = (self.name.to_owned(), canonical(low));
-        let Args { window, width, tokens, .. } = *self.arguments;
+        let (window, tokens, width) = (self.arguments.window, self.arguments.tokens, self.width);
         let of = |layer: usize, side: Side, kl: f64| SensitivityRow {
             model: name.clone(),
             text: text_name.clone(),
@@ -210,6 +246,9 @@ impl Run<'_> {
 
 /// The rules that were asked for.
 fn wanted(arguments: &Args) -> Result<Vec<Rule>> {
+    if arguments.lengths {
+        return Ok(rules_of_lengths());
+    }
     if arguments.rules.is_empty() {
         return Ok(rules());
     }

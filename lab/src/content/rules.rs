@@ -98,6 +98,8 @@ fn at_bytes_of(width: usize, blocks: usize) -> Vec<Rule> {
         drawn,
         of("saturated, blocks of 32", "", 32),
         of("saturated, blocks of 64", "", 64),
+        // What a segment of rotated codes has of its own.
+        of("mean key, blocks of 64", ";estimate=mean-key", 64),
         of("the largest true masses", ";estimate=exact", 16),
     ]
 }

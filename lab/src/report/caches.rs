@@ -1,24 +1,29 @@
 //! Caches of few bits: predictions behind them beside dense attention's.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 
 use super::page::Page;
 use super::{distinct, title, with_error};
 use crate::caches::rows::Row;
-use crate::caches::rules::rules;
+use crate::caches::rules::{WIDTH, rules, rules_of_lengths};
 use crate::results::mean_and_error;
 
 /// Writes the part, unless there is nothing of it.
 ///
 /// # Errors
 /// Answers that can't be read.
-pub fn caches(rows: &[Row], page: &mut Page<'_>) -> Result<()> {
-    let Some(Row { width, tokens, .. }) = rows.first() else { return Ok(()) };
+pub fn caches(all: &[Row], page: &mut Page<'_>) -> Result<()> {
+    let Some(Row { tokens, .. }) = all.first() else { return Ok(()) };
     page.answer("caches", "Caches of few bits")?;
-    page.numbers("results/caches.csv", "`lab caches`.");
+    page.numbers("results/caches.csv", "`lab caches` and, of other lengths, by `lab caches --lengths`.");
+    // Of other lengths there are fewer texts, in a table of their own.
+    let usual = |row: &&Row| row.width == WIDTH;
+    let rows: Vec<&Row> = all.iter().filter(usual).collect();
     for model in distinct(rows.iter().map(|row| row.model.as_str())) {
         let of = |cache: &str| -> Vec<&Row> {
-            rows.iter().filter(|row| row.model == model && row.cache == cache).collect()
+            rows.iter().copied().filter(|row| row.model == model && row.cache == cache).collect()
         };
         let (kivi, recommended) = (of("kivi4"), of("recommended"));
         let lines: Vec<Vec<String>> = rules()
@@ -48,9 +53,57 @@ pub fn caches(rows: &[Row], page: &mut Page<'_>) -> Result<()> {
          all that a cache holds over its numbers of keys and values, at 2,048, 4,096 and 16,384 tokens. *N at \
          …* means the N most sensitive among the keys and values of all layers, as measured on another text \
          (`results/caches-layers.csv`).",
-        width - tokens - 1
+        WIDTH - *tokens - 1
     ));
+    by_length(all, page);
     Ok(())
+}
+
+/// Some of the caches behind texts of several lengths.
+fn by_length(rows: &[Row], page: &mut Page<'_>) {
+    let mut texts = distinct(rows.iter().filter(|row| row.width != WIDTH).map(|row| row.text.as_str()));
+    if texts.is_empty() {
+        return;
+    }
+    texts.sort_unstable();
+    let known = |row: &&Row| texts.contains(&row.text.as_str());
+    let rows: Vec<&Row> = rows.iter().filter(known).collect();
+    let mut lines = Vec::new();
+    for model in distinct(rows.iter().map(|row| row.model.as_str())) {
+        let widths: BTreeSet<usize> =
+            rows.iter().filter(|row| row.model == model).map(|row| row.width).collect();
+        for width in widths {
+            let of = |cache: &str| -> Vec<&Row> {
+                let here = |row: &&Row| row.model == model && row.width == width && row.cache == cache;
+                rows.iter().copied().filter(here).collect()
+            };
+            let (kivi, recommended) = (of("kivi4"), of("recommended"));
+            for rule in rules_of_lengths() {
+                let own = of(&rule.cache);
+                let Some(first) = own.first() else { continue };
+                let mut line = line(&rule.name, &own, [&kivi, &recommended]);
+                line[1] = format!("{:.2}", first.bits);
+                lines.push([vec![title(model).to_owned(), width.to_string()], line].concat());
+            }
+        }
+    }
+    page.line(&format!("*By length, {} texts: {}*\n", texts.len(), texts.join(", ")));
+    let header = [
+        "model",
+        "tokens",
+        "cache",
+        "bits",
+        "KL × 10³",
+        "over KIVI-4's",
+        "over recommended's",
+        "same token %",
+        "nats",
+    ];
+    page.table(&header, &lines);
+    page.text(
+        "*Tokens* are those of the window, of which the last were read behind the cache, *bits* those that it had \
+         then on average.",
+    );
 }
 
 fn line(name: &str, own: &[&Row], others: [&[&Row]; 2]) -> Vec<String> {
