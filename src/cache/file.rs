@@ -17,6 +17,8 @@ const VERSION: u32 = 1;
 const WITH_SUMMARIES: u32 = 2;
 /// The version of files with rotated codes: the header has the codec and its fine tokens behind W.
 const ROTATED: u32 = 3;
+/// The version of files with rotated codes and summaries: the tokens of these come first.
+const ROTATED_WITH_SUMMARIES: u32 = 4;
 /// What these files call the codec.
 const ROTATED_CODEC: usize = 1;
 /// Magic, version, bytes.
@@ -56,10 +58,11 @@ pub(super) fn write(form: &CacheForm, sequence: &Sequence) -> Vec<u8> {
     let bytes = PREFIX + 4 * words.len() + CHECKSUM;
     let mut file = Vec::with_capacity(bytes);
     file.extend(MAGIC);
-    let version = match staircase.summaries() {
-        _ if staircase.codec().is_rotated() => ROTATED,
-        Some(_) => WITH_SUMMARIES,
-        None => VERSION,
+    let version = match (staircase.codec().is_rotated(), staircase.summaries()) {
+        (false, None) => VERSION,
+        (false, Some(_)) => WITH_SUMMARIES,
+        (true, None) => ROTATED,
+        (true, Some(_)) => ROTATED_WITH_SUMMARIES,
     };
     file.extend(version.to_le_bytes());
     file.extend((bytes as u64).to_le_bytes());
@@ -106,9 +109,9 @@ fn open(bytes: &[u8]) -> Result<(u32, Words<'_>)> {
     }
     let (version, rest) = rest.split_first_chunk().ok_or_else(cut)?;
     let version = u32::from_le_bytes(*version);
-    if !matches!(version, VERSION | WITH_SUMMARIES | ROTATED) {
+    if !(VERSION..=ROTATED_WITH_SUMMARIES).contains(&version) {
         return Err(Error::unknown_version(format!(
-            "expected version {VERSION}, {WITH_SUMMARIES} or {ROTATED} of a saved cache, got {version}"
+            "expected version {VERSION} to {ROTATED_WITH_SUMMARIES} of a saved cache, got {version}"
         )));
     }
     let (length, _) = rest.split_first_chunk().ok_or_else(cut)?;
@@ -148,11 +151,11 @@ fn read_header(version: u32, words: &mut Words<'_>) -> Result<(Staircase, Shape,
     let [kv_heads, head_dim, value_dim, keys] = words.numbers()?;
     let [segment, group, sinks, residual] = words.numbers()?;
     let summaries = match version {
-        WITH_SUMMARIES => words.numbers::<1>()?.first().copied(),
+        WITH_SUMMARIES | ROTATED_WITH_SUMMARIES => words.numbers::<1>()?.first().copied(),
         _ => None,
     };
     let codec = match version {
-        ROTATED => match words.numbers()? {
+        ROTATED | ROTATED_WITH_SUMMARIES => match words.numbers()? {
             [ROTATED_CODEC, fine_tokens] => Codec::Rotated { fine_tokens },
             _ => return Err(Error::corrupt("unknown codec")),
         },

@@ -218,7 +218,8 @@ impl PackLayout {
 
     /// A pack of rotated codes, if it is one.
     pub(crate) fn coded<'a>(&self, words: &'a [u32]) -> Option<Coded<'a>> {
-        self.behind().filter(|_| self.is_coded()).map(|behind| Coded::new(words, behind, self.bits))
+        let behind = self.behind().filter(|_| self.is_coded())?;
+        Some(Coded::new(words.get(..self.summary_base())?, behind, self.bits))
     }
 
     /// The numbers of a token of a pack.
@@ -247,7 +248,9 @@ impl PackLayout {
     pub(crate) fn quantize(&self, rows: &[u32], sinks: usize, fine: &[usize]) -> Vec<u32> {
         let dim = padded(self.dim);
         if let Some(behind) = self.behind().filter(|_| self.is_coded()) {
-            return rotated::encode(behind, self.bits, rows, sinks, fine);
+            let mut words = rotated::encode(behind, self.bits, rows, sinks, fine);
+            self.summarize(rows, &mut words);
+            return words;
         }
         if !self.is_coded() {
             let mut words = rows[..self.code_words()].to_vec();

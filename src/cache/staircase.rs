@@ -241,9 +241,9 @@ impl Staircase {
     ///
     /// # Errors
     /// For rotated codes, in whatever order a staircase is put together, invalid argument:
-    /// (`codec`) with more than 32 fine tokens, with summaries, or with fine tokens and a ladder
-    /// that codes only after a rung of 16 bits (a longer residual does the same); (`segment`) with
-    /// more than 1,024 tokens of one.
+    /// (`codec`) with more than 32 fine tokens, or with fine tokens and a ladder that codes only
+    /// after a rung of 16 bits (a longer residual does the same); (`segment`) with more than 1,024
+    /// tokens of one.
     pub fn with_codec(self, codec: Codec) -> Result<Self> {
         Self { codec, ..self }.validated()
     }
@@ -285,11 +285,6 @@ impl Staircase {
                 segment <= longest,
                 "segment",
                 "expected at most {longest} tokens, whose sums rotated codes need in 32 bits, got {segment}"
-            );
-            ensure!(
-                self.summaries.is_none(),
-                "codec",
-                "expected codes between extremes beside summaries, got rotated ones"
             );
             let late = |ladder: &Ladder| matches!(ladder.rungs(), [Rung { bits: 16, .. }, next, ..] if next.bits > 0);
             ensure!(

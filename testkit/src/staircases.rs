@@ -45,13 +45,14 @@ pub fn staircases() -> Vec<Staircase> {
 }
 
 /// With rotated codes: every width, with fine tokens and without, 16 bits before others, dropping,
-/// sinks and residuals that end anywhere.
+/// sinks and residuals that end anywhere, summaries.
 pub fn rotated_staircases() -> Vec<Staircase> {
     let rotated = |fine_tokens| Codec::Rotated { fine_tokens };
     let both = |keys, values| Staircase::new(keys, values).unwrap();
     let nested = both(ladder(&[(8, 1), (4, 2)], 2), ladder(&[(4, 1), (3, 1)], 2));
     let late = both(ladder(&[(16, 1), (8, 1)], 4), ladder(&[(8, 2)], 3));
     let dropping = both(ladder(&[(4, 1), (2, 1)], 0), ladder(&[(8, 2)], 0));
+    let summarized = nested.clone().with_codec(rotated(3)).unwrap().with_summaries(16).unwrap();
     [
         nested.clone().with_codec(rotated(2)).unwrap().with_sinks(5),
         nested.with_codec(rotated(0)).unwrap(),
@@ -60,6 +61,7 @@ pub fn rotated_staircases() -> Vec<Staircase> {
         Staircase::plain().with_codec(rotated(3)).unwrap(),
         both(ladder(&[], 16), ladder(&[(8, 1)], 2)).with_codec(rotated(6)).unwrap(),
         both(ladder(&[(8, 1), (3, 1)], 2), ladder(&[], 16)).with_codec(rotated(1)).unwrap(),
+        summarized,
     ]
     .map(short)
     .into()

@@ -6,10 +6,11 @@ use crate::common::{Problem, gpu, numbers, small_device};
 use prflash::attention::{PageTable, Sequence};
 use prflash::kernels::{Decode, Kernel, Tile};
 use prflash::position::Pairing;
+use prflash::rounds::Combine;
 use prflash::verify::{Tolerances, compare};
 use prflash::{
-    Attention, Bias, Call, Context, DType, Documents, Layout, Operands, Plan, PlanOptions, Positions, Rope,
-    Shape, TableBuffer, Tables, Tensor, TensorView,
+    Attention, Bias, BlockGrid, Call, Context, DType, Documents, Layout, Operands, Plan, PlanOptions,
+    Positions, Profile, Rope, Schedule, Seed, Shape, Systematic, TableBuffer, Tables, Tensor, TensorView,
 };
 
 /// Keys and values on the GPU.
@@ -167,6 +168,37 @@ fn hidden_pages_are_not_read() {
     }
 }
 
+/// Rounds over pages have the bits of rounds over rows.
+#[test]
+fn rounds_over_pages() {
+    let Some(context) = gpu("rounds over pages") else { return };
+    let shape = Shape::new(4, 2, 100, 32).unwrap().with_batch(2).unwrap();
+    let attention = Attention::causal().with_lse(true).with_correction(1.0).unwrap();
+    let problem = Problem::random(attention, shape, 3);
+    let grid = BlockGrid::causal(&shape).with_block_size(16).unwrap();
+    let schedule = |round| {
+        Schedule::sample(&grid, &Profile::harmonic(), &Systematic, Seed::new(7).round(round)).unwrap()
+    };
+    let pooled = Pooled::new(&problem, Pages::TokensFirst, 16, 5);
+    let [q, k, v] = problem.upload(&context, crate::common::Storage::HeadsFirst).unwrap();
+    let [pooled_k, pooled_v] = upload(&pooled, &context, DType::F32);
+    let found = [(false, [&k, &v]), (true, [&pooled_k, &pooled_v])].map(|(paged, [k, v])| {
+        let options = PlanOptions::new().with_pages(paged);
+        let plan = problem.attention.plan_with(&context, &shape, &options).unwrap();
+        let plan = plan.rounds(Combine::Independent).unwrap();
+        let mut rounds = plan.start(&q, k, v).unwrap();
+        for round in 0..3 {
+            let schedule = schedule(round);
+            let tables = Tables::from(&schedule);
+            rounds.step(&if paged { pooled.among(tables) } else { tables }).unwrap();
+        }
+        let estimate = rounds.estimate();
+        let lse = estimate.lse.as_ref().unwrap().read_blocking(&context).unwrap();
+        bits(&[estimate.output.read_blocking(&context).unwrap(), lse])
+    });
+    assert!(found[0] == found[1], "other bits than of rows");
+}
+
 /// Sequences of other lengths in one call, which begin within their tables, and share pages.
 #[test]
 fn sequences_share_pages() {
@@ -297,7 +329,7 @@ fn refusals_name_the_argument() {
     let options = PlanOptions::new().with_pages(true);
     let got = Attention::causal().plan_backward_with(&context, &shape, &options);
     assert_eq!(got.unwrap_err().argument(), Some("options"));
-    let grid = prflash::BlockGrid::causal(&shape);
+    let grid = BlockGrid::causal(&shape);
     assert!(paged.reshaped(&grid).unwrap_err().is_unsupported());
     let tuning = prflash::tuning::TuningOptions::new(1).unwrap();
     let got = Attention::causal().tune(&context, &[shape], &options, &tuning);

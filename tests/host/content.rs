@@ -1,7 +1,7 @@
 //! Scores of blocks by what is known of keys, against the oracle's masses.
 
 use prflash::attention::PositionIds;
-use prflash::cache::{HostCache, Ladder, Staircase, StoredKeys};
+use prflash::cache::{Codec, HostCache, Ladder, Staircase, StoredKeys};
 use prflash::position::{Distance, Pairing, Slopes};
 use prflash::sampling::Granularity;
 use prflash::sampling::content::{Estimate, KeySummaries, Participation, Probe};
@@ -340,7 +340,12 @@ fn summaries_that_caches_store() {
     let plain =
         Staircase::new(Ladder::new(&[(16, 1), (8, 1)], 4).unwrap(), Ladder::new(&[(8, 1)], 2).unwrap());
     let dropping = Staircase::new(Ladder::new(&[(8, 5)], 0).unwrap(), Ladder::new(&[(8, 5)], 0).unwrap());
-    for (staircase, dropped) in [(plain.unwrap(), 0), (dropping.unwrap(), 4 * 128)] {
+    let rotated = Staircase::new(Ladder::new(&[(8, 1)], 4).unwrap(), Ladder::new(&[(4, 2)], 2).unwrap());
+    let rotated = rotated.unwrap().with_codec(Codec::Rotated { fine_tokens: 2 }).unwrap();
+    let turned = Staircase::new(Ladder::new(&[(16, 1), (8, 1)], 3).unwrap(), Ladder::new(&[], 4).unwrap());
+    let turned = turned.unwrap().with_codec(Codec::Rotated { fine_tokens: 0 }).unwrap();
+    let kept = [plain.unwrap(), rotated, turned].map(|staircase| (staircase, 0));
+    for (staircase, dropped) in kept.into_iter().chain([(dropping.unwrap(), 4 * 128)]) {
         let staircase = staircase.with_summaries(64).unwrap().with_sinks(0);
         let mut cache = HostCache::new(staircase.clone(), &shape, StoredKeys::AfterRotation).unwrap();
         let sequence = cache.add();

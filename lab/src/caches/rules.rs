@@ -75,11 +75,11 @@ pub fn rules() -> Vec<Rule> {
     let rotated = |name: &str, keys: &str, values: &str, rest: &str| {
         Rule::new(format!("rotated, {name}"), format!("K:{keys};V:{values}{rest}"))
     };
-    let by_layer = |count: usize, high: &str| {
+    let by_layer = |name: &str, count: usize, keys: &str, values: &str| {
         let low = format!("K:4x8,2;V:4x8,2{FINE}");
         Rule::new(
-            format!("rotated, {count} at {} bits, others 4×8 → 2", high.replace("8x4,", "8×4 → ")),
-            format!("{count}@K:{high};V:{high}|{low}"),
+            format!("rotated, {count} at {name}, others 4×8 → 2"),
+            format!("{count}@K:{keys};V:{values}|{low}"),
         )
     };
     vec![
@@ -99,8 +99,10 @@ pub fn rules() -> Vec<Rule> {
         rotated("K 4, V 4×8 → 2", "4", "4x8,2", FINE),
         rotated("K 4, V 2", "4", "2", FINE),
         rotated("K 3, V 3", "3", "3", FINE),
-        by_layer(20, "8x4,4"),
-        by_layer(30, "8x4,4"),
-        by_layer(26, "4"),
+        by_layer("8×4 → 4 bits", 20, "8x4,4", "8x4,4"),
+        by_layer("8×4 → 4 bits", 30, "8x4,4", "8x4,4"),
+        by_layer("K 8×4 → 4, V 4×8 → 3", 30, "8x4,4", "4x8,3"),
+        by_layer("K 8×4 → 4, V 4×8 → 3", 36, "8x4,4", "4x8,3"),
+        by_layer("4 bits", 26, "4", "4"),
     ]
 }

@@ -6,7 +6,7 @@ mod told;
 
 use crate::common::{Problem, Storage, gpu, numbers, operands, output_layout, small_device, zeros};
 use prflash::attention::{GpuSummaries, Sequence, SummarizedKeys};
-use prflash::cache::{Chunk, KvCache, Ladder, SequenceId, Staircase, StoredKeys};
+use prflash::cache::{Chunk, Codec, KvCache, Ladder, SequenceId, Staircase, StoredKeys};
 use prflash::position::Pairing;
 use prflash::sampling::Granularity;
 use prflash::sampling::content::{BlockScores, Estimate, Participation, Pool, Probe};
@@ -307,6 +307,10 @@ fn content_over_caches() {
         Staircase::recommended(),
         Staircase::new(ladder(&[(16, 1), (8, 2)], 3), ladder(&[(8, 1)], 2)).unwrap().with_sinks(0),
         Staircase::new(ladder(&[(8, 5)], 0), ladder(&[(8, 5)], 0)).unwrap(),
+        Staircase::recommended_rotated().with_segment(128).unwrap(),
+        Staircase::new(ladder(&[(16, 1), (8, 2)], 3), ladder(&[(8, 1)], 2))
+            .and_then(|staircase| staircase.with_codec(Codec::Rotated { fine_tokens: 0 }))
+            .unwrap(),
     ];
     let lens = [1, 200, 1300, 777, 1024];
     for staircase in &staircases {

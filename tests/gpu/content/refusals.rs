@@ -9,8 +9,8 @@ use prflash::cache::{KvCache, Staircase, StoredKeys};
 use prflash::position::Pairing;
 use prflash::sampling::content::{Estimate, Participation, Probe};
 use prflash::{
-    Attention, Bias, BlockGrid, Call, Context, DType, Error, Positions, Rope, Schedule, Seed, TableBuffer,
-    Tables,
+    Attention, Bias, BlockGrid, Call, Context, DType, Error, Layout, Positions, Rope, Schedule, Seed,
+    TableBuffer, Tables, Tensor,
 };
 
 fn named<T>(result: prflash::Result<T>) -> String {
@@ -63,6 +63,9 @@ fn content_summaries_refuse() {
     assert_eq!(named(new(&causal.clone().with_storage(DType::F16), 16, 1)), "k");
     assert_eq!([0, 257].map(|group| named(new(&causal, group, 1))), ["group"; 2]);
     assert_eq!(named(new(&causal, 16, 0)), "sequences");
+    let wide = Tensor::zeros(&context, DType::F32, Layout::heads_first(1, 1, 4, 260).unwrap()).unwrap();
+    let error = GpuSummaries::new(&context, &causal, wide.view(), 16, 1).err().unwrap();
+    assert!(error.is_too_large() && error.argument() == Some("k"), "{error}");
     for sequences in [1 << 19, usize::MAX] {
         let error = new(&causal, 16, sequences).err().unwrap();
         assert!(error.is_too_large() && error.argument() == Some("sequences"), "{error}");

@@ -345,6 +345,11 @@ fn refusals_name_the_argument() {
     assert_eq!(refused(&input, &[fine(), Chunk { sequence: a, entry: 2, rows: 0..1 }]), "chunks");
     assert_eq!(refused(&input, &[fine(), Chunk { sequence: a, entry: 0, rows: 0..41 }]), "chunks");
     assert_eq!(refused(&input, &[fine(), Chunk { sequence: a, entry: 0, rows: 0..usize::MAX }]), "chunks");
+    let wide = |dim, value_dim| Shape::new(2, 2, 0, dim)?.with_kv_len(9)?.with_value_dim(value_dim);
+    for (dim, value_dim, name) in [(260, 64, "head_dim"), (64, 260, "value_dim")] {
+        let error = new(&staircase, &wide(dim, value_dim).unwrap()).err().unwrap();
+        assert!(error.is_too_large() && error.argument() == Some(name), "{error}");
+    }
     // An end before the start names no rows.
     let backwards = Chunk { sequence: a, entry: 0, rows: Range { start: 9, end: 8 } };
     assert_eq!(refused(&input, &[fine(), backwards]), "chunks");

@@ -334,8 +334,7 @@ fn refusals_name_the_argument() {
     assert_eq!(named(recommended.clone().with_codec(rotated(usize::MAX))), "codec");
     assert_eq!(named(recommended.clone().with_segment(2048).unwrap().with_codec(rotated(0))), "segment");
     assert_eq!(named(recommended.clone().with_codec(rotated(0)).unwrap().with_segment(1056)), "segment");
-    assert_eq!(named(recommended.clone().with_summaries(16).unwrap().with_codec(rotated(0))), "codec");
-    assert_eq!(named(recommended.clone().with_codec(rotated(0)).unwrap().with_summaries(16)), "codec");
+    assert_eq!(named(recommended.clone().with_codec(rotated(0)).unwrap().with_summaries(48)), "summaries");
     let late = Staircase::new(ladder(&[(16, 1)], 4), Ladder::new(&[], 4).unwrap()).unwrap();
     assert_eq!(named(late.clone().with_codec(rotated(1))), "codec");
     assert!(late.with_codec(rotated(0)).unwrap().is_nested());
