@@ -186,15 +186,21 @@ fn rounds_over_pages() {
         let options = PlanOptions::new().with_pages(paged);
         let plan = problem.attention.plan_with(&context, &shape, &options).unwrap();
         let plan = plan.rounds(Combine::Independent).unwrap();
-        let mut rounds = plan.start(&q, k, v).unwrap();
+        let output = Tensor::zeros(&context, DType::F32, crate::common::output_layout(&shape)).unwrap();
+        let lse = Tensor::zeros(&context, DType::F32, Layout::rows(2, 4, 100).unwrap()).unwrap();
+        let operands = Operands { q: &q, k, v, output: output.view(), lse: Some(lse.view()) };
+        let bound = plan.bind(&operands, None).unwrap();
         for round in 0..3 {
             let schedule = schedule(round);
             let tables = Tables::from(&schedule);
-            rounds.step(&if paged { pooled.among(tables) } else { tables }).unwrap();
+            let tables = if paged { pooled.among(tables) } else { tables };
+            let tables = TableBuffer::new(&context, &tables).unwrap();
+            let mut encoder = context.device().create_command_encoder(&Default::default());
+            let call = Call::lengths(100, 100).with_tables(&tables);
+            plan.encode_round(&mut encoder, &bound, &call, round as usize).unwrap();
+            context.queue().submit([encoder.finish()]);
         }
-        let estimate = rounds.estimate();
-        let lse = estimate.lse.as_ref().unwrap().read_blocking(&context).unwrap();
-        bits(&[estimate.output.read_blocking(&context).unwrap(), lse])
+        bits(&[output.read_blocking(&context).unwrap(), lse.read_blocking(&context).unwrap()])
     });
     assert!(found[0] == found[1], "other bits than of rows");
 }
