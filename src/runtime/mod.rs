@@ -23,3 +23,4 @@ pub(crate) mod tensor;
 pub(crate) mod testing;
 pub(crate) mod text;
 pub(crate) mod timing;
+mod watch;

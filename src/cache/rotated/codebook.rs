@@ -124,6 +124,7 @@ pub(super) const fn level(code: u32, bits: u32) -> i32 {
 }
 
 /// The levels at 8, 4, 3 and 2 bits as f32, by code.
+#[cfg(feature = "native")]
 static NUMBERS: [[f32; 256]; 4] = {
     let mut all = [[0.0; 256]; 4];
     let mut which = 0;
@@ -140,6 +141,7 @@ static NUMBERS: [[f32; 256]; 4] = {
 };
 
 /// The levels at some bits as f32, by code; the places behind them are never asked for.
+#[cfg(feature = "native")]
 pub(crate) fn numbers(bits: u32) -> &'static [f32; 256] {
     match bits {
         8 => &NUMBERS[0],
