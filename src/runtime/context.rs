@@ -7,12 +7,11 @@ use std::sync::{Arc, Mutex};
 use super::adapter;
 use super::capabilities::{Capabilities, matrix_edges};
 use super::identity::{DeviceId, Identity, State, state_of};
-use super::late::Late;
+use super::late::{Late, typed};
 use super::options::ContextOptions;
 use super::pipeline_cache;
 use super::program::{INVOCATIONS, Pipeline, UNIFORM_BYTES};
 use super::sync::lock;
-use super::watch::typed;
 use crate::error::{Error, Result};
 
 /// [`ContextOptions::max_dispatch_flops`] of devices that aren't the CPU: 0.2 s at 1 TFLOP/s, and

@@ -1,7 +1,7 @@
 //! Waiting for a device, and what its API has to say of calls: at once, later, or never again.
 
 use super::context::Context;
-use super::late::Ticket;
+use super::late::{Ticket, typed};
 #[cfg(not(all(target_arch = "wasm32", feature = "webgpu")))]
 use super::sync::now;
 use super::sync::{Signal, lock};
@@ -144,28 +144,5 @@ impl Context {
             }
         }
         Ok(())
-    }
-}
-
-/// What the GPU API had to say of a call, with the call's name where it has one.
-pub(super) fn typed(what: &str, error: wgpu::Error) -> Error {
-    let named = |message: String| match what {
-        "" => message,
-        what => format!("{what}: {message}"),
-    };
-    match error {
-        // A buffer of the caller's, bound while it was good.
-        wgpu::Error::Validation { ref description, .. }
-            if ["has been destroyed", "is still mapped"].iter().any(|what| description.contains(what)) =>
-        {
-            Error::argument_error(
-                "buffer",
-                format!("a bound buffer was destroyed or is mapped: {description}"),
-            )
-        }
-        wgpu::Error::OutOfMemory { source } => Error::out_of_memory(named(source.to_string())),
-        wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
-            Error::validation(named(description))
-        }
     }
 }
