@@ -5,6 +5,8 @@ import { Computing } from "./computing.js";
 import { explore } from "./explore.js";
 import { staircase } from "./staircase.js";
 import { positions } from "./positions.js";
+import { subwords } from "./subwords.js";
+import { generate } from "./generate.js";
 import { yours } from "./yours.js";
 
 const notice = document.getElementById("notice");
@@ -84,6 +86,18 @@ window.prflash = { engine, oracle, opened, inputs };
 explore({ engine, oracle, inputs, reference, opened, tell });
 staircase({ oracle, reference, tell });
 positions({ oracle, tell });
+
+// The panels on text have a module of their own, which is loaded when one of them is looked at.
+let text = null;
+const withText = () => {
+  if (!text) {
+    text = new Computing("text");
+    window.prflash.text = text;
+  }
+  return text;
+};
+subwords({ withText, tell });
+generate({ withText, opened, tell });
 yours({ opened, tell });
 
 const asked = tabs.find((tab) => tab.getAttribute("aria-controls") === location.hash.slice(1));

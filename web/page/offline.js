@@ -4,8 +4,9 @@
 const NAME = "prflash 1";
 const FILES = [
   "./", "index.html", "style.css", "icon.svg", "app.js", "computing.js", "chart.js", "explore.js", "staircase.js",
-  "positions.js", "yours.js", "worker.js", "worker.js?module=explore", "worker.js?module=device", "explore.js",
-  "persuasion.bin", "wasm/explore.js", "wasm/explore_bg.wasm", "wasm/device.js", "wasm/device_bg.wasm",
+  "positions.js", "subwords.js", "generate.js", "yours.js", "worker.js", "worker.js?module=explore",
+  "worker.js?module=device", "worker.js?module=text", "persuasion.bin", "persuasion.txt", "wasm/explore.js",
+  "wasm/explore_bg.wasm", "wasm/device.js", "wasm/device_bg.wasm", "wasm/text.js", "wasm/text_bg.wasm",
 ];
 
 self.addEventListener("install", (event) => {

@@ -1,5 +1,6 @@
-// A worker that computes: `explore` has the panels' module, `device` that of all kernels. The page
-// starts it with the module's name, and then asks for its functions by name.
+// A worker that computes: `explore` has the first panels' module, `device` that of all kernels, and
+// `text` that of sub-words and of the model that writes. The page starts it with the module's name,
+// and then asks for its functions by name.
 
 const module = new URL(self.location.href).searchParams.get("module");
 const loaded = import(`./wasm/${module}.js`).then(async (glue) => {
@@ -11,16 +12,71 @@ const loaded = import(`./wasm/${module}.js`).then(async (glue) => {
 const transfers = (value) =>
   value && typeof value === "object" ? Object.values(value).filter(ArrayBuffer.isView).map((array) => array.buffer) : [];
 
+async function fetched(file, what) {
+  const answer = await fetch(file);
+  if (!answer.ok) throw new Error(`${what} there (${answer.status})`);
+  return new Uint8Array(await answer.arrayBuffer());
+}
+
+/** Bytes of a file of the reader's. */
+async function part(file, from, length) {
+  return new Uint8Array(await file.slice(from, from + length).arrayBuffer());
+}
+
+// Between the page's `stop` and its next `go`, reading and writing end with the next piece or token.
+let stopped = false;
+
 const calls = {
   async load(glue) {
-    const answer = await fetch("./persuasion.bin");
-    if (!answer.ok) throw new Error(`the attention inputs aren't there (${answer.status})`);
-    return glue.load(new Uint8Array(await answer.arrayBuffer()));
+    return glue.load(await fetched("./persuasion.bin", "the attention inputs aren't"));
+  },
+
+  async train(glue, size, progress) {
+    glue.train(await fetched("./persuasion.txt", "the text to train on isn't"), size, progress);
+  },
+
+  go() { stopped = false; },
+  stop() { stopped = true; },
+
+  /** Reads a model piece by piece; gives whether it wasn't stopped. */
+  async model(glue, file, progress) {
+    let pieces = null;
+    for (let bytes = 1 << 22; !pieces; bytes *= 2) pieces = glue.begin(await part(file, 0, bytes), file.size);
+    for (let at = 0; at < pieces.length / 2; at++) {
+      if (stopped) return false;
+      glue.take(at, await part(file, pieces[2 * at], pieces[2 * at + 1]));
+      progress("", at + 1, pieces.length / 2);
+    }
+    await glue.ready();
+    return true;
+  },
+
+  /** Goes on with a text, by so many tokens at most; `progress` is told of each. */
+  async write(glue, text, most, progress) {
+    const prompt = glue.start(text), written = [];
+    let answer = null, begun = performance.now();
+    for (const [at, token] of prompt.entries()) {
+      if (stopped) break;
+      answer = await glue.read(token);
+      progress("reading", at + 1, prompt.length, { memory: answer.memory });
+    }
+    const readSeconds = (performance.now() - begun) / 1000;
+    begun = performance.now();
+    const seconds = () => (performance.now() - begun) / 1000;
+    while (!stopped && answer.next !== null && written.length < most) {
+      const { next, bytes } = answer;
+      answer = await glue.read(next);
+      written.push(next);
+      progress("writing", written.length, most, { bytes, memory: answer.memory, seconds: seconds() });
+    }
+    const ended = !stopped && answer.next === null, wrote = seconds();
+    await glue.stored();
+    return { tokens: written, prompt: prompt.length, ended, stopped, readSeconds, seconds: wrote };
   },
 };
 
 self.onmessage = async ({ data: { id, call, args } }) => {
-  const progress = (label, done, total) => self.postMessage({ id, progress: { label, done, total } });
+  const progress = (label, done, total, more = {}) => self.postMessage({ id, progress: { label, done, total, ...more } });
   const freed = [];
   try {
     const glue = await loaded;

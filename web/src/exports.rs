@@ -5,10 +5,14 @@
 mod device;
 #[cfg(feature = "explore")]
 mod explore;
+#[cfg(feature = "text")]
+mod text;
 
 use std::cell::RefCell;
 
 use js_sys::{Error as JsError, Function};
+#[cfg(any(feature = "explore", feature = "text"))]
+use js_sys::{Object, Reflect};
 use prflash::{Context, DType, Layout, Tensor};
 use wasm_bindgen::prelude::*;
 
@@ -23,6 +27,21 @@ fn thrown(error: prflash::Error) -> JsValue {
     let thrown = JsError::new(&error.to_string());
     thrown.set_name(&format!("{:?}", error.kind()));
     thrown.into()
+}
+
+#[cfg(any(feature = "explore", feature = "text"))]
+fn refused(message: &str) -> JsValue {
+    JsError::new(message).into()
+}
+
+#[cfg(any(feature = "explore", feature = "text"))]
+fn object(fields: &[(&str, JsValue)]) -> JsValue {
+    let object = Object::new();
+    for (name, value) in fields {
+        // A new object takes any field.
+        let _ = Reflect::set(&object, &(*name).into(), value);
+    }
+    object.into()
 }
 
 fn context() -> JsResult<Context> {

@@ -11,10 +11,14 @@ pub mod explore;
 mod exports;
 #[cfg(feature = "explore")]
 pub mod fixture;
+#[cfg(feature = "text")]
+pub mod generate;
 #[cfg(feature = "explore")]
 pub mod positions;
 #[cfg(feature = "explore")]
 pub mod staircase;
+#[cfg(feature = "text")]
+pub mod subwords;
 
 use prflash::Context;
 use serde_json::{Value, json};

@@ -8,6 +8,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use prflash_web::explore::{self, Explorer, Rule, Settings};
 use prflash_web::fixture::Layer;
+use prflash_web::generate::{self, Header, Loader, Writer};
+use prflash_web::subwords::Subwords;
 use prflash_web::{positions, staircase};
 use serde_json::{Value, json};
 use testkit::fixture;
@@ -65,6 +67,53 @@ fn numbers(explorer: &mut Explorer, settings: &Settings, device: Option<&prflash
     }))
 }
 
+/// How often the small model reads its phrase, and how many tokens it writes then: together more
+/// than the newest that are kept in f16.
+const READ: usize = 16;
+const WRITTEN: usize = 32;
+
+/// How far each of these is ahead of the second likeliest, at least: many times what devices
+/// differ by.
+const LEAD: f32 = 2e-2;
+
+/// What the small random model goes on with.
+fn written(context: &prflash::Context) -> Result<Value> {
+    let text = "the hand and 12 thin hats; ".repeat(READ);
+    let file = generate::tiny::file();
+    let header = Header::read(&file, file.len() as u64)?.context("a header")?;
+    let mut loader = Loader::new(&header, file.len() as u64)?;
+    for number in 0..loader.pieces().len() {
+        let piece = &loader.pieces()[number];
+        let (from, bytes) = (piece.offset as usize, piece.bytes as usize);
+        loader.take(number, &file[from..from + bytes])?;
+    }
+    let tokens = pollster::block_on(async {
+        let mut writer = Writer::new(context, loader.finish()?).await?;
+        writer.start()?;
+        let mut tokens = Vec::new();
+        for token in writer.tokens(&text) {
+            writer.read(token).await?;
+        }
+        while let Some(next) = writer.likeliest().filter(|_| tokens.len() < WRITTEN) {
+            ensure!(writer.lead() > LEAD, "token {} is ahead by {} only", tokens.len(), writer.lead());
+            tokens.push(next);
+            writer.read(next).await?;
+        }
+        writer.check().await?;
+        Ok(tokens)
+    })?;
+    Ok(json!({ "arguments": [text, WRITTEN], "tokens": tokens }))
+}
+
+/// How both kinds of vocabulary cut a sentence.
+fn cut() -> Result<Value> {
+    let text = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/persuasion.txt"))?;
+    let (bytes, size) = (100_000, 512);
+    let sentence = "Unquestionably, her perseverance was overlooked: 17 naïve letters!";
+    let cut = Subwords::train(&text[..bytes], size, |_, _| {})?.cut(sentence);
+    Ok(json!({ "arguments": [bytes, size, sentence], "cut": cut }))
+}
+
 /// Whether two values are the same but for the last digits of their numbers.
 fn same(got: &Value, want: &Value) -> bool {
     match (got, want) {
@@ -95,7 +144,10 @@ fn the_page_shows_what_a_native_run_computes() -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let loss = staircase::loss(&explorer.layers()[1], 2, 700)?;
     let wanted = positions::Wanted { context: 4096, heads: 8, length: 64.0, cap: 1024 };
+    let written = context.as_ref().map(written).transpose()?;
     let got = json!({
+        "written": written,
+        "cut": cut()?,
         "cases": cases,
         "loss": { "arguments": [1, 2, 700], "output_error": loss["output_error"] },
         "standing": { "arguments": [0, 1000], "total": staircase::standing(0, 1000)?["total"] },
@@ -108,6 +160,11 @@ fn the_page_shows_what_a_native_run_computes() -> Result<()> {
     let file = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let want: Value = serde_json::from_str(&file)?;
     ensure!(same(&got, &want), "expected the numbers of {}, got {got:#}", path.display());
+    // Both kinds must differ, or a panel compares nothing.
+    ensure!(
+        want["cut"]["cut"]["bpe"]["pieces"] != want["cut"]["cut"]["swe"]["pieces"],
+        "same cuts in {file}"
+    );
     // Sampled blocks must matter, or nothing was compared.
     ensure!(want["cases"][3]["errors"][0].as_f64().is_some_and(|error| error > 1e-3), "no errors in {file}");
     ensure!(!same(&json!(0.5), &json!(0.5 + 2.0 * SAME)) && !same(&json!([1]), &json!([1, 2])));

@@ -14,12 +14,15 @@ use safetensors::{Dtype, SafeTensors};
 /// Tokens of the fixture that the page gets, which take less than 2 MB.
 const TOKENS: usize = 1536;
 
+/// Bytes of the text that sub-words are trained on: seconds of work for a browser.
+const TEXT: usize = 100_000;
+
 /// Puts the page of prflash together.
 #[derive(Parser)]
 struct Arguments {
-    /// A module that cargo compiled for wasm32-unknown-unknown, and the name that the page has for
-    /// it. Again for each.
-    #[arg(long, num_args = 2, value_names = ["NAME", "FILE"], required = true)]
+    /// The name that the page has for a module, what cargo compiled for wasm32-unknown-unknown, and
+    /// how many bytes it may take when it is compressed by gzip. Again for each.
+    #[arg(long, num_args = 3, value_names = ["NAME", "FILE", "BYTES"], required = true)]
     module: Vec<String>,
     /// The texts of the kernels, which are in the modules.
     #[arg(long)]
@@ -34,16 +37,16 @@ struct Arguments {
     /// The attention inputs of the repository.
     #[arg(long)]
     fixture: PathBuf,
+    /// The text to train sub-words on.
+    #[arg(long)]
+    text: PathBuf,
     /// Where the page is put together; what is there already is replaced.
     #[arg(long)]
     out: PathBuf,
-    /// Refuse a first module that takes more bytes than this when it is compressed by gzip.
-    #[arg(long)]
-    most_bytes: Option<usize>,
 }
 
 fn main() -> Result<()> {
-    let Arguments { module, shaders, without, page, fixture, out, most_bytes } = Arguments::parse();
+    let Arguments { module, shaders, without, page, fixture, text, out } = Arguments::parse();
     if out.exists() {
         fs::remove_dir_all(&out).with_context(|| format!("replacing {}", out.display()))?;
     }
@@ -52,19 +55,20 @@ fn main() -> Result<()> {
     let crop = crop(&fixture).with_context(|| format!("cropping {}", fixture.display()))?;
     fs::write(out.join("persuasion.bin"), &crop)?;
     println!("{}: {} bytes of attention inputs", out.display(), crop.len());
+    let text = fs::read(&text).with_context(|| format!("reading {}", text.display()))?;
+    fs::write(out.join("persuasion.txt"), &text[..text.len().min(TEXT)])?;
     let glue = out.join("wasm");
     let texts = texts(&shaders).with_context(|| format!("reading {}", shaders.display()))?;
-    for (index, module) in module.chunks_exact(2).enumerate() {
-        let [name, file] = module else { unreachable!("pairs") };
+    for module in module.chunks_exact(3) {
+        let [name, file, most] = module else { unreachable!("chunks of three") };
+        let most: usize = most.parse().with_context(|| format!("the most bytes of {name}: {most}"))?;
         let without: Vec<PathBuf> = without
             .chunks_exact(2)
             .filter(|pair| pair[0] == *name)
             .map(|pair| shaders.join(&pair[1]))
             .collect();
         let packed = put(name, Path::new(file), &texts, &without, &glue)?;
-        if let Some(most) = most_bytes.filter(|_| index == 0) {
-            ensure!(packed <= most, "{name} takes {packed} bytes by gzip, more than its {most}");
-        }
+        ensure!(packed <= most, "{name} takes {packed} bytes by gzip, more than its {most}");
     }
     Ok(())
 }

@@ -2,10 +2,10 @@
 
 use std::cell::RefCell;
 
-use js_sys::{Array, Error as JsError, Float32Array, Float64Array, Function, Object, Reflect};
+use js_sys::{Array, Float32Array, Float64Array, Function};
 use wasm_bindgen::prelude::*;
 
-use super::{JsResult, context, thrown};
+use super::{JsResult, context, object, refused, thrown};
 use crate::explore::{self, Explorer, Rule, Settings};
 use crate::{fixture, positions, staircase};
 
@@ -18,19 +18,6 @@ struct State {
 
 thread_local! {
     static STATE: RefCell<State> = RefCell::default();
-}
-
-fn refused(message: &str) -> JsValue {
-    JsError::new(message).into()
-}
-
-fn object(fields: &[(&str, JsValue)]) -> JsValue {
-    let object = Object::new();
-    for (name, value) in fields {
-        // A new object takes any field.
-        let _ = Reflect::set(&object, &(*name).into(), value);
-    }
-    object.into()
 }
 
 fn with_explorer<T>(work: impl FnOnce(&mut Explorer) -> Result<T, prflash::Error>) -> JsResult<T> {
