@@ -1,5 +1,5 @@
-//! The backward pass beside the forward pass, dense and sampled: wall time from submission to
-//! completion, in turn, as ratios.
+//! The backward pass beside the forward pass, dense, sampled, and with gradients of sinks and
+//! slopes: wall time from submission to completion, in turn, as ratios.
 //!
 //! ```text
 //! scripts/with-vulkan cargo bench --bench backward -- [--json]
@@ -14,8 +14,8 @@ use prflash::attention::BackwardOperands;
 use prflash::sampling::Granularity;
 use prflash::wgpu::CommandEncoder;
 use prflash::{
-    Attention, BlockGrid, Call, Context, DType, Layout, Operands, Profile, Schedule, Seed, Shape, Systematic,
-    TableBuffer, Tables, Tensor,
+    Attention, Bias, BlockGrid, Call, Context, DType, Layout, Operands, Profile, Schedule, Seed, Shape,
+    Systematic, TableBuffer, Tables, Tensor,
 };
 use serde_json::{Value, json};
 use support::{Work, interleave, milliseconds, tensor};
@@ -73,7 +73,7 @@ fn measure(context: &Context, arguments: &Arguments, len: usize, dim: usize) -> 
     let lse = Tensor::zeros(context, DType::F32, Layout::rows(1, 8, len)?)?;
     let (q, k, v, output, lse) = (q.view(), k.view(), v.view(), output.view(), lse.view());
     let forward_bound = plan.bind(&Operands { q, k, v, output, lse: Some(lse) })?;
-    let bound = backward.bind(&BackwardOperands {
+    let operands = BackwardOperands {
         q,
         k,
         v,
@@ -84,7 +84,18 @@ fn measure(context: &Context, arguments: &Arguments, len: usize, dim: usize) -> 
         dq: dq.view(),
         dk: dk.view(),
         dv: dv.view(),
-    })?;
+        d_sinks: None,
+        d_slopes: None,
+    };
+    let bound = backward.bind(&operands)?;
+    // Dense, with a sink and a slope of each head.
+    let own = attention.with_positions(Bias::alibi().into()).with_sinks(&[0.0; 8])?;
+    let own = own.plan_backward(context, &shape)?;
+    let sum = || Tensor::zeros(context, DType::F32, Layout::rows(1, 8, 1)?);
+    let (sinks, slopes) = (sum()?, sum()?);
+    let (d_sinks, d_slopes) = (Some(sinks.view()), Some(slopes.view()));
+    let [plain, summed] =
+        [own.bind(&operands)?, own.bind(&BackwardOperands { d_sinks, d_slopes, ..operands })?];
     let call = Call::lengths(len, len);
     let grid = BlockGrid::causal(&shape).with_granularity(Granularity::KvHead);
     let mut sampled = Vec::new();
@@ -103,7 +114,12 @@ fn measure(context: &Context, arguments: &Arguments, len: usize, dim: usize) -> 
         let call = call.clone().with_tables(tables);
         works.push(Box::new(move |encoder: &mut CommandEncoder| Ok(backward.encode(encoder, bound, &call)?)));
     }
+    for bound in [&plain, &summed] {
+        works.push(Box::new(|encoder: &mut CommandEncoder| Ok(own.encode(encoder, bound, &call)?)));
+    }
     let seconds = interleave(context, arguments.rounds, &mut works)?;
+    let of_heads = &seconds[2 + sampled.len()..];
+    let with_gradients_of_heads = median_ratio(&of_heads[1], &of_heads[0]);
     let backward_over_forward = median_ratio(&seconds[1], &seconds[0]);
     let shares: Vec<Value> = sampled
         .iter()
@@ -125,6 +141,7 @@ fn measure(context: &Context, arguments: &Arguments, len: usize, dim: usize) -> 
             let [density, over] = [density, over].map(|number| number.unwrap_or(f64::NAN));
             println!("  density {density:.3}: {} ms, {over:.3} × dense", milliseconds(seconds));
         }
+        println!("  with gradients of sinks and slopes: {with_gradients_of_heads:.3} × without");
     }
     Ok(json!({
         "len": len,
@@ -133,5 +150,6 @@ fn measure(context: &Context, arguments: &Arguments, len: usize, dim: usize) -> 
         "backward_ms": 1e3 * median(&seconds[1]),
         "backward_over_forward": backward_over_forward,
         "sampled": shares,
+        "with_gradients_of_heads": with_gradients_of_heads,
     }))
 }

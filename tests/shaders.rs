@@ -138,6 +138,15 @@ fn bindings_are_those_of_the_architecture() {
                 (2, 4, "d_lse", false),
                 (2, 5, "query_rows", true),
             ],
+            // The gradient of a slope is written beside what is read of its row.
+            "attention_backward_rows" if shader.wgsl.contains("read_write> query_rows:") => &[
+                (1, 0, "tables", false),
+                (2, 0, "axes", false),
+                (2, 1, "query_rows", true),
+                (2, 2, "k", false),
+                (2, 3, "v", false),
+                (2, 4, "dq", true),
+            ],
             "attention_backward_rows" => &[
                 (1, 0, "tables", false),
                 (2, 0, "axes", false),
@@ -145,6 +154,12 @@ fn bindings_are_those_of_the_architecture() {
                 (2, 2, "k", false),
                 (2, 3, "v", false),
                 (2, 4, "dq", true),
+            ],
+            "attention_backward_heads" => &[
+                (2, 0, "axes", false),
+                (2, 1, "query_rows", false),
+                (2, 2, "d_sinks", true),
+                (2, 3, "d_slopes", true),
             ],
             "attention_backward_keys" => &[
                 (1, 0, "tables", false),

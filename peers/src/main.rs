@@ -5,9 +5,11 @@
 //! scripts/benchmarks            # some minutes of measuring, after 20 of building
 //! scripts/benchmarks --quick    # a look, into target/benchmarks
 //! scripts/benchmarks --without-burn   # nor is it built
+//! scripts/benchmarks --gradients # gradients beside burn's, which are printed and not recorded
 //! ```
 
 mod compare;
+mod gradients;
 mod measure;
 mod peak;
 mod pictures;
@@ -51,6 +53,10 @@ struct Arguments {
     /// Rounds of every table, at most; long ones have fewer.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
+    /// Forward and backward passes beside burn's at S1 and S2 alone: prints their times, and writes
+    /// nothing.
+    #[arg(long, conflicts_with_all = ["json", "out"])]
+    gradients: bool,
     /// Few rounds, and sequences up to 16,384.
     #[arg(long)]
     quick: bool,
@@ -70,6 +76,16 @@ fn main() -> Result<ExitCode> {
     let started = Instant::now();
     let context =
         prflash::Context::new_blocking().context("no adapter: scripts/benchmarks brings a software one")?;
+    let effort = |rounds: u32, seconds: f64| {
+        let rounds =
+            arguments.rounds.unwrap_or(if arguments.quick { rounds.min(5) } else { rounds }) as usize;
+        let seconds = if arguments.quick { seconds / 6.0 } else { seconds };
+        Effort { rounds, least_rounds: rounds.min(if arguments.quick { 2 } else { 3 }), seconds }
+    };
+    if arguments.gradients {
+        gradients::print(&context, effort(11, 60.0))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let capabilities = context.capabilities();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut machine = Machine {
@@ -96,12 +112,6 @@ fn main() -> Result<ExitCode> {
     };
     eprintln!("{}", machine.device);
 
-    let effort = |rounds: u32, seconds: f64| {
-        let rounds =
-            arguments.rounds.unwrap_or(if arguments.quick { rounds.min(5) } else { rounds }) as usize;
-        let seconds = if arguments.quick { seconds / 6.0 } else { seconds };
-        Effort { rounds, least_rounds: rounds.min(if arguments.quick { 2 } else { 3 }), seconds }
-    };
     let longest = if arguments.quick { 16_384 } else { 131_072 };
     let lengths = (longest / 1024usize).ilog2() + 1;
     let parts = Problem::SHAPES.len() + 1;

@@ -21,6 +21,8 @@ pub enum Input {
     Queries = 1,
     Keys = 2,
     Values = 3,
+    /// Of a loss with respect to the output.
+    OutputGradients = 4,
 }
 
 impl Problem {
@@ -72,7 +74,7 @@ impl Problem {
 
     fn heads_and_len(&self, input: Input) -> (usize, usize) {
         match input {
-            Input::Queries => (self.heads, self.q_len),
+            Input::Queries | Input::OutputGradients => (self.heads, self.q_len),
             Input::Keys | Input::Values => (self.kv_heads, self.kv_len),
         }
     }

@@ -1,10 +1,10 @@
 // attention_backward_delta: what every pair of a query's row is compared with in the backward pass.
 //
-//   δ(i) = Σ_c do_ic·o_ic − dL(i)
+//   δ(i) = Σ_c do_ic·o_ic − dL(i)          dz(i) = −e^(z − L(i))·δ(i)
 //
-// with the gradients do of the output and dL of its log-sum-exp (0 where none is given). The row's
-// own log-sum-exp L and do go beside it, so that the other kernels bind one buffer instead of
-// three.
+// with the gradients do of the output and dL of its log-sum-exp (0 where none is given), and the
+// row's part dz in the gradient of its head's sink z (0 without one). The row's own log-sum-exp L
+// and do go beside them, so that the other kernels bind one buffer instead of three.
 //
 // Shapes      output and d_output (batch, H, q_len, D_v) · lse and d_lse (batch, H, q_len), natural
 //             logarithms · query_rows as attention_backward_queries
@@ -15,6 +15,7 @@
 
 #import shared/load_$(OUTPUT)
 #import attention/backward/one_row
+#import attention/position_table
 
 @group(2) @binding(1) var<storage, read> output: array<InputQuad>;
 @group(2) @binding(2) var<storage, read> d_output: array<InputQuad>;
@@ -48,5 +49,11 @@ fn attention_backward_delta(
     }
     let bits = lse[query_at(axes.lse, sequence, own.head, own.row)];
     let whole = select(bitcast<f32>(bits) * params.score_unit, -LOWEST, bits == NEGATIVE_INFINITY_BITS);
-    query_rows[row_at + VALUE_QUADS] = vec4<f32>(whole, delta, 0.0, 0.0);
+    var d_sink = 0.0;
+    if (params.flags & FLAG_SINKS) != 0u {
+        let place = params.first_head + own.head;
+        let sink = position_table[params.sink_base + place / 4u][place % 4u];
+        d_sink = -exp(sink - bitcast<f32>(bits)) * delta;
+    }
+    query_rows[row_at + VALUE_QUADS] = vec4<f32>(whole, delta, d_sink, 0.0);
 }

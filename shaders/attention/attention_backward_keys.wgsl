@@ -25,6 +25,7 @@
 #import attention/walk
 #import attention/scores
 #if POSITIONS: #import attention/positions
+#if MASKED: #import attention/mask
 #import attention/backward/turn_back
 #import attention/backward/key_tile
 #if SHARED: #import attention/backward/shares
@@ -35,14 +36,12 @@
 @group(2) @binding(4) var<storage, read_write> dk: array<OutputQuad>;
 @group(2) @binding(5) var<storage, read_write> dv: array<OutputQuad>;
 
+#insert attention/backward/tile with name = q_tile, quads = HEAD_QUADS
+#insert attention/backward/tile with name = g_tile, quads = VALUE_QUADS
 #if SHARED
-var<workgroup> q_tile: array<array<vec4<f32>, STEP * OWN_HEAD_QUADS>, SLICES>;
-var<workgroup> g_tile: array<array<vec4<f32>, STEP * OWN_VALUE_QUADS>, SLICES>;
 #let query_part = q_tile[slice]
 #let gradient_part = g_tile[slice]
 #else
-var<workgroup> q_tile: array<vec4<f32>, STEP * HEAD_QUADS>;
-var<workgroup> g_tile: array<vec4<f32>, STEP * VALUE_QUADS>;
 #let query_part = q_tile
 #let gradient_part = g_tile
 #end
@@ -52,6 +51,7 @@ var<workgroup> endings: array<vec2<f32>, STEP>;
 #let lag = at$t - position$r
 #let row_lse = ending$t.x
 #let row_delta = ending$t.y
+#let pair_mask = mask_at$t, safe_key$r
 
 @compute @workgroup_size(INVOCATIONS)
 fn attention_backward_keys(
@@ -115,21 +115,15 @@ fn attention_backward_keys(
                 workgroupBarrier();
                 for (var n = lane; n < STEP * HEAD_QUADS; n += INVOCATIONS) {
                     let row = u32(min(i + i32(n / HEAD_QUADS), last));
-                    let quad = query_rows[rows_base + row * axes.query_rows.w + n % HEAD_QUADS];
-#if SHARED
-                    q_tile[n % HEAD_QUADS % SLICES][n / HEAD_QUADS * OWN_HEAD_QUADS + n % HEAD_QUADS / SLICES] = quad;
-#else
-                    q_tile[n] = quad;
-#end
+                    let c = n % HEAD_QUADS;
+                    let quad = query_rows[rows_base + row * axes.query_rows.w + c];
+#insert attention/backward/stage with tile = q_tile, quads = HEAD_QUADS
                 }
                 for (var n = lane; n < STEP * VALUE_QUADS; n += INVOCATIONS) {
                     let row = u32(min(i + i32(n / VALUE_QUADS), last));
-                    let quad = query_rows[rows_base + row * axes.query_rows.w + HEAD_QUADS + n % VALUE_QUADS];
-#if SHARED
-                    g_tile[n % VALUE_QUADS % SLICES][n / VALUE_QUADS * OWN_VALUE_QUADS + n % VALUE_QUADS / SLICES] = quad;
-#else
-                    g_tile[n] = quad;
-#end
+                    let c = n % VALUE_QUADS;
+                    let quad = query_rows[rows_base + row * axes.query_rows.w + HEAD_QUADS + c];
+#insert attention/backward/stage with tile = g_tile, quads = VALUE_QUADS
                 }
                 if lane < STEP {
                     let row = u32(min(i + i32(lane), last));
@@ -146,16 +140,7 @@ fn attention_backward_keys(
     if has_key$r {
         let dk_at$r = key_at(axes.dk, sequence, kv_head, u32(key$r));
         let dv_at$r = key_at(axes.dv, sequence, kv_head, u32(key$r));
-#if ROPE
-        var turned$r: array<vec4<f32>, OWN_HEAD_QUADS>;
-        #for c in OWN_HEAD_QUADS: turned$r[$c] = unscale * dk$r_$c;
-        for (var i = 0u; i < OWN_HEAD_QUADS; i++) {
-            let c = i * SLICES + slice;
-            dk[dk_at$r + c] = store_quad(rotated(turned$r[i], turned$r[own_partner(i, slice)], -position$r, c));
-        }
-#else
-        #for c in OWN_HEAD_QUADS: dk[dk_at$r + $cu * SLICES + slice] = store_quad(unscale * dk$r_$c);
-#end
+#insert attention/backward/store_turned with gradient = dk, at = dk_at$r, scale = unscale
         #for c in OWN_VALUE_QUADS: dv[dv_at$r + $cu * SLICES + slice] = store_quad(dv$r_$c);
     }
 #end

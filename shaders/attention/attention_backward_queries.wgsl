@@ -4,7 +4,8 @@
 //   x(i) = R_i qᵢ·scale
 //
 // Shapes      q (batch, H, q_len, D) · query_rows (batch, H, q_len, D + D_v + 4), f32: x, then the
-//             gradient of the output, and at last (L, δ, –, –) (attention_backward_delta)
+//             gradient of the output, and at last (L, δ, dz, dm) (attention_backward_delta, and
+//             attention_backward_rows for dm)
 // Workgroups  one per (sequence, ROWS rows, head), numbered in one line
 // Barriers    none
 

@@ -3,6 +3,7 @@
 //   p(i, j)  = e^(s(i, j) − L(i))             s as attention_naive has it
 //   ds(i, j) = p(i, j)·(⟨doᵢ, v_j⟩ − δ(i))·a(Δ)·(1 − tanh²)
 //   dqᵢ      = R_iᵀ·scale·Σ_j ds(i, j)·R_j k_j
+//   dm(i)    = −Σ_j p(i, j)·(⟨doᵢ, v_j⟩ − δ(i))·c(Δ)·φ(Δ)          of the slope of a bias
 //
 // over the visible keys j of the kept key blocks. Nothing of the softmax is recomputed but p, whose
 // sum the forward pass left in L. Source: Dao 2023 (arXiv 2307.08691), algorithm 2, whose loop over
@@ -16,6 +17,8 @@
 //             each slice has every SLICES-th quad of x, do and dq, and shares of the inner products
 //             meet in workgroup memory
 // Registers   x, do and dq of EACH rows, all named: no array is indexed at run time in the loop
+// Slopes      where there is a bias, dm of a row goes to the end of its query_rows, which nobody
+//             reads before the next kernel
 // Masks       a step of STEP keys that every row sees is computed without one; in others what a row
 //             doesn't see is selected away, never multiplied by zero: it may be anything
 // Barriers    two per step, with slices three, in loops whose bounds depend on the workgroup alone
@@ -27,22 +30,25 @@
 #import attention/walk
 #import attention/scores
 #if POSITIONS: #import attention/positions
+#if MASKED: #import attention/mask
 #import attention/backward/turn_back
 #if SHARED: #import attention/backward/shares
 
+#if BIASED
+@group(2) @binding(1) var<storage, read_write> query_rows: array<vec4<f32>>;
+#else
 @group(2) @binding(1) var<storage, read> query_rows: array<vec4<f32>>;
+#end
 @group(2) @binding(2) var<storage, read> k: array<InputQuad>;
 @group(2) @binding(3) var<storage, read> v: array<InputQuad>;
 @group(2) @binding(4) var<storage, read_write> dq: array<OutputQuad>;
 
+#insert attention/backward/tile with name = k_tile, quads = HEAD_QUADS
+#insert attention/backward/tile with name = v_tile, quads = VALUE_QUADS
 #if SHARED
-var<workgroup> k_tile: array<array<vec4<f32>, STEP * OWN_HEAD_QUADS>, SLICES>;
-var<workgroup> v_tile: array<array<vec4<f32>, STEP * OWN_VALUE_QUADS>, SLICES>;
 #let key_part = k_tile[slice]
 #let value_part = v_tile[slice]
 #else
-var<workgroup> k_tile: array<vec4<f32>, STEP * HEAD_QUADS>;
-var<workgroup> v_tile: array<vec4<f32>, STEP * VALUE_QUADS>;
 #let key_part = k_tile
 #let value_part = v_tile
 #end
@@ -50,6 +56,7 @@ var<workgroup> v_tile: array<vec4<f32>, STEP * VALUE_QUADS>;
 #let lag = position$r - at$t
 #let row_lse = ending$r.x
 #let row_delta = ending$r.y
+#let pair_mask = mask_at$r, min(j + $t, end_key - 1)
 
 @compute @workgroup_size(INVOCATIONS)
 fn attention_backward_rows(
@@ -83,6 +90,8 @@ fn attention_backward_rows(
         own$r = visible_keys(sequence, row$r);
     }
     #if POSITIONS: let position$r = query_position(sequence, safe_row$r);
+    #if MASKED: let mask_at$r = mask_row(sequence, params.first_head + head, safe_row$r);
+    #if BIASED: var d_slope$r = 0.0;
     let from$r = query_at(axes.query_rows, sequence, head, u32(safe_row$r));
     #for c in OWN_HEAD_QUADS: let x$r_$c = query_rows[from$r + $cu * SLICES + slice];
     #for c in OWN_VALUE_QUADS: let g$r_$c = query_rows[from$r + HEAD_QUADS + $cu * SLICES + slice];
@@ -101,30 +110,22 @@ fn attention_backward_rows(
         let end_key = block.keys.hi;
         for (var j = block.keys.lo; j < end_key; j += i32(STEP)) {
             workgroupBarrier();
-            for (var i = lane; i < STEP * HEAD_QUADS; i += INVOCATIONS) {
-                let key = min(j + i32(i / HEAD_QUADS), end_key - 1);
-                let c = i % HEAD_QUADS;
+            for (var n = lane; n < STEP * HEAD_QUADS; n += INVOCATIONS) {
+                let key = min(j + i32(n / HEAD_QUADS), end_key - 1);
+                let c = n % HEAD_QUADS;
                 let k_at = k_base + u32(key) * axes.k.w;
 #if ROPE
                 let quad = rotated(load_quad(k[k_at + c]), load_quad(k[k_at + partner(c)]), key_position(sequence, key), c);
 #else
                 let quad = load_quad(k[k_at + c]);
 #end
-#if SHARED
-                k_tile[c % SLICES][i / HEAD_QUADS * OWN_HEAD_QUADS + c / SLICES] = quad;
-#else
-                k_tile[i] = quad;
-#end
+#insert attention/backward/stage with tile = k_tile, quads = HEAD_QUADS
             }
-            for (var i = lane; i < STEP * VALUE_QUADS; i += INVOCATIONS) {
-                let key = min(j + i32(i / VALUE_QUADS), end_key - 1);
-                let c = i % VALUE_QUADS;
+            for (var n = lane; n < STEP * VALUE_QUADS; n += INVOCATIONS) {
+                let key = min(j + i32(n / VALUE_QUADS), end_key - 1);
+                let c = n % VALUE_QUADS;
                 let quad = load_quad(v[v_base + u32(key) * axes.v.w + c]);
-#if SHARED
-                v_tile[c % SLICES][i / VALUE_QUADS * OWN_VALUE_QUADS + c / SLICES] = quad;
-#else
-                v_tile[i] = quad;
-#end
+#insert attention/backward/stage with tile = v_tile, quads = VALUE_QUADS
             }
             workgroupBarrier();
 
@@ -152,6 +153,13 @@ fn attention_backward_rows(
 #end
                 #for r in EACH: dq$r_$c += part$r_$c;
 #end
+#if BIASED
+#for r in EACH
+                var slope_part$r = 0.0;
+                #for t in STEP: slope_part$r += bent$r_$t;
+                d_slope$r -= slope_part$r;
+#end
+#end BIASED
             } else {
                 for (var t = 0; t < min(i32(STEP), end_key - j); t++) {
                     let at = u32(t) * OWN_HEAD_QUADS;
@@ -159,6 +167,11 @@ fn attention_backward_rows(
                     let seen$r = j + t >= own$r.lo && j + t < own$r.hi;
                     var ds$r = ds$r_0;
                     #for t in STEP: ds$r = select(ds$r, ds$r_$t, t == $t);
+#if BIASED
+                    var bent$r = bent$r_0;
+                    #for t in STEP: bent$r = select(bent$r, bent$r_$t, t == $t);
+                    d_slope$r -= select(0.0, bent$r, seen$r);
+#end
 #end
 #for c in OWN_HEAD_QUADS
                     let key_$c = $(key_part)[at + $cu];
@@ -172,17 +185,9 @@ fn attention_backward_rows(
     let scale = params.scale / params.score_unit;
 #for r in EACH
     if has_row$r {
+        #if BIASED: if slice == 0u { query_rows[from$r + HEAD_QUADS + VALUE_QUADS].w = d_slope$r; }
         let to$r = query_at(axes.dq, sequence, head, u32(row$r));
-#if ROPE
-        var turned$r: array<vec4<f32>, OWN_HEAD_QUADS>;
-        #for c in OWN_HEAD_QUADS: turned$r[$c] = scale * dq$r_$c;
-        for (var i = 0u; i < OWN_HEAD_QUADS; i++) {
-            let c = i * SLICES + slice;
-            dq[to$r + c] = store_quad(rotated(turned$r[i], turned$r[own_partner(i, slice)], -position$r, c));
-        }
-#else
-        #for c in OWN_HEAD_QUADS: dq[to$r + $cu * SLICES + slice] = store_quad(scale * dq$r_$c);
-#end
+#insert attention/backward/store_turned with gradient = dq, at = to$r, scale = scale
     }
 #end
 }

@@ -93,6 +93,16 @@ fn slope_of(head: u32) -> f32 {
 #end
 }
 
+// What a slope is multiplied by in the score of a pair: c(Δ)·φ(Δ).
+fn slope_factor(lag: i32, phi: f32) -> f32 {
+#if FACTOR
+    let distance = f32(abs(lag));
+    return phi * (distance / (params.factor_length + distance));
+#else
+    return phi;
+#end
+}
+
 // The score of a pair at a lag, from the inner product (capped, scaled) and φ.
 fn positioned(product: f32, lag: i32, phi: f32, slope: f32) -> f32 {
     var score = product;

@@ -82,6 +82,7 @@ impl Pipeline {
 /// | rows of k, v in pages | `Pool::check` has found a table to reach to the last token, and all of its numbers below that of pages; rows are taken modulo the size of a page |
 /// | wide loads of k, v (`Wide`) | the same rows: the plan takes this text only where `Shard::new` has found every row to begin at a multiple of a block, which divides a part's channels |
 /// | shares of inner products | in workgroup memory, by lane, part, row and key, all below the sizes of its type: `Tile::parts` whole subgroups make up the workgroup |
+/// | sums of the backward pass over heads | a workgroup past the last head leaves; rows are below a sequence's length, and places of sums are those of the call's heads, for which `BackwardBound` has found room |
 /// | block lists, orders | the host writes them from a `Schedule`, which is checked where it is made, and `BlockGrid::check` compares its lengths; lists that a device drew, or should have (nobody may have submitted the drawing), are clamped to the table in `block_list` |
 /// | document ranges, position ids | uploaded with their lengths, which the call's must equal; what they say is clamped to kv_len, or was checked against the position table |
 /// | position table | `PositionTable::check`, before a call is recorded; windows of φ are clamped |
@@ -106,10 +107,10 @@ impl Pipeline {
 /// over the pieces of a word since none is empty; over the centres, tokens and gradients of
 /// word2vec by what the host counted. Workgroup memory: tiles of keys and values, operands and sums
 /// of the matrix kernel (but for the gaps between padded rows, which nothing reads), the parts of
-/// split scores, the states of teams, the counts of rows and the sizes, sums and quads of
-/// `encode_segment` are written whole, as far as they are read, before the barrier that comes
-/// before any read (by the lane itself, where nobody else reads them). Costs of paths are written
-/// before a word is walked, the last piece of a path with its first cost.
+/// split scores, the states of teams, the counts of rows, the sums of lanes and the sizes, sums and
+/// quads of `encode_segment` are written whole, as far as they are read, before the barrier that
+/// comes before any read (by the lane itself, where nobody else reads them). Costs of paths are
+/// written before a word is walked, the last piece of a path with its first cost.
 fn shader_module(context: &Context, label: &str, source: String) -> wgpu::ShaderModule {
     let descriptor =
         wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(source.into()) };

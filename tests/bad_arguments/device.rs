@@ -205,6 +205,13 @@ fn gradients(case: &mut Case, context: &Context, attention: &Attention, shape: &
     let (dq, dk, dv) = (of_queries(), of_keys(), of_keys());
     let lse = Layout::rows(batch, heads, q_len).unwrap();
     let lse = Tensor::zeros(context, DType::F32, lse).unwrap();
+    let of_heads = [(); 2].map(|()| {
+        let n = &mut case.numbers;
+        let heads = if n.once_in(5) { 1 + n.below(9) } else { heads };
+        let layout = Layout::rows(1, heads, 1).unwrap();
+        n.once_in(3).then(|| Tensor::zeros(context, DType::F32, layout).unwrap())
+    });
+    let [d_sinks, d_slopes] = of_heads.each_ref().map(|of| of.as_ref().map(Tensor::view));
     let operands = BackwardOperands {
         q: q.view(),
         k: k.view(),
@@ -216,8 +223,11 @@ fn gradients(case: &mut Case, context: &Context, attention: &Attention, shape: &
         dq: dq.view(),
         dk: dk.view(),
         dv: dv.view(),
+        d_sinks,
+        d_slopes,
     };
-    let bound: BackwardBound = plan.bind(&operands).unwrap();
+    tell!(case, "gradients of heads: {} {}", d_sinks.is_some(), d_slopes.is_some());
+    let Some(bound): Option<BackwardBound> = accepted(plan.bind(&operands)) else { return };
     let grid = small_grid(case);
     tell!(case, "tables by key blocks of {grid:?}");
     let schedule = Schedule::dense(&grid).unwrap();

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test file uses its part
 
 pub mod cases;
+pub mod gradients;
 #[cfg(feature = "native")]
 pub mod native;
 pub mod pages;

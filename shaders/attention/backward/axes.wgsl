@@ -1,5 +1,6 @@
 // Where the tensors of the backward pass lie: of each its first quad (of the log-sum-exp and of its
-// gradient: number), and what it is from one batch entry, head and row to the next.
+// gradient, and of those of sinks and slopes: number), and what it is from one batch entry, head and
+// row to the next.
 
 #import attention/params
 
@@ -15,6 +16,8 @@ struct Axes {
     dq: vec4<u32>,
     dk: vec4<u32>,
     dv: vec4<u32>,
+    d_sinks: vec4<u32>,
+    d_slopes: vec4<u32>,
 }
 
 @group(2) @binding(0) var<uniform> axes: Axes;

@@ -12,6 +12,7 @@
 #end
                 #if SHARED: #insert attention/backward/add_shares
                 #if SCORED: #for t in STEP: let at$t = query_position(sequence, min(i + $t, last));
+                #if MASKED: #for t in STEP: let mask_at$t = mask_row(sequence, params.first_head + head, min(i + $t, last));
 #insert attention/backward/weights
 
                 if i + i32(STEP) <= end_row && early.hi > keys.last && late.lo <= keys.first {

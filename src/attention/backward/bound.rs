@@ -8,9 +8,10 @@ use crate::attention::bound::{TensorRows, check_inside, size};
 use crate::attention::call::SequenceRows;
 use crate::attention::kernels::backward::{Backward, Pass};
 use crate::attention::kernels::params::Axes;
-use crate::error::Result;
+use crate::error::{Result, ensure};
 use crate::layout::{DType, Layout};
 use crate::runtime::binding::{Axis, check_rows, check_tensor, check_written, fits, split};
+use crate::runtime::context::Context;
 use crate::runtime::tensor::{Binding, Tensor, TensorView};
 
 /// The tensors of a backward pass: what the forward pass read and wrote, the gradients of a loss
@@ -23,6 +24,7 @@ use crate::runtime::tensor::{Binding, Tensor, TensorView};
 /// | `v`, `dv` | `[batch, kv_heads, kv capacity, value_dim]` |
 /// | `output`, `d_output` | `[batch, heads, q capacity, value_dim]`, of the output's type |
 /// | `lse`, `d_lse` | `[batch, heads, q capacity]`, f32 ([`Layout::rows`](crate::Layout::rows)), natural logarithm |
+/// | `d_sinks`, `d_slopes` | `[1, heads, 1]`, f32 (`Layout::rows(1, heads, 1)`) |
 ///
 /// Gradients are of the type of what they are gradients of. Each call writes those of its own rows,
 /// and nothing else: they aren't added to what is there.
@@ -42,13 +44,18 @@ pub struct BackwardOperands<'a> {
     pub d_output: &'a TensorView,
     /// That with respect to the log-sum-exp, where the loss depends on it.
     pub d_lse: Option<&'a TensorView>,
-    /// Where the gradient of the queries goes. None of the three may share a buffer with another
-    /// tensor.
+    /// Where the gradient of the queries goes. No gradient may share a buffer with another tensor.
     pub dq: &'a TensorView,
     /// Where that of the keys goes.
     pub dk: &'a TensorView,
     /// Where that of the values goes.
     pub dv: &'a TensorView,
+    /// Where that of the [sinks](crate::Attention::with_sinks) goes, if it is wanted: the sum over
+    /// all rows of the call.
+    pub d_sinks: Option<&'a TensorView>,
+    /// Where that of the slopes `λ·m_h` of a [bias](crate::Bias) goes, if it is wanted: the sum
+    /// over all pairs of the call. That of the weight λ is `Σ_h m_h` times these.
+    pub d_slopes: Option<&'a TensorView>,
 }
 
 /// Tensors that a [`BackwardPlan`](crate::attention::BackwardPlan) has checked and bound. Reusable
@@ -65,6 +72,8 @@ pub struct BackwardBound {
     pub(super) key_rows: Vec<TensorRows>,
     pub(super) batch: usize,
     pub(super) has_d_lse: bool,
+    /// Whether gradients of sinks or slopes are wanted.
+    pub(super) of_heads: bool,
     /// Held while a call is submitted in pieces, which share the memory for rows.
     pub(super) submitting: Mutex<()>,
 }
@@ -74,15 +83,15 @@ pub struct BackwardBound {
 pub(super) struct Shard {
     pub(super) entries: Range<usize>,
     pub(super) kv_heads: Range<usize>,
-    /// The tensors of each [`Pass`].
-    pub(super) groups: [wgpu::BindGroup; 4],
+    /// The tensors of each [`Pass`] of the plan.
+    pub(super) groups: Vec<wgpu::BindGroup>,
 }
 
 impl BackwardBound {
     pub(super) fn new(plan: &Arc<Prepared>, operands: &BackwardOperands<'_>) -> Result<Self> {
         let Prepared { maxima, context, .. } = &**plan;
         check(plan, operands)?;
-        let BackwardOperands { q, k, v, output, lse, d_output, d_lse, dq, dk, dv } = *operands;
+        let BackwardOperands { q, k, v, output, lse, d_output, d_lse, dq, dk, dv, .. } = *operands;
         let [batch, _, rows, _] = q.layout().dims();
         let per_kv = maxima.heads_per_kv_head();
         let row_dim = maxima.head_dim() + maxima.value_dim() + 4;
@@ -115,6 +124,7 @@ impl BackwardBound {
             key_rows: keys.into_iter().map(|(argument, view)| size(argument, view)).collect(),
             batch,
             has_d_lse: d_lse.is_some(),
+            of_heads: operands.d_sinks.is_some() || operands.d_slopes.is_some(),
             submitting: Mutex::default(),
         })
     }
@@ -123,7 +133,7 @@ impl BackwardBound {
 /// Refuses tensors that aren't the plan's.
 fn check(plan: &Prepared, operands: &BackwardOperands<'_>) -> Result<()> {
     let Prepared { context, attention, maxima, .. } = plan;
-    let BackwardOperands { q, k, v, output, lse, d_output, d_lse, dq, dk, dv } = *operands;
+    let BackwardOperands { q, k, v, output, lse, d_output, d_lse, dq, dk, dv, d_sinks, d_slopes } = *operands;
     let (storage, result) = (attention.storage(), attention.output());
     let (heads, kv_heads) = (maxima.heads(), maxima.kv_heads());
     let (dim, value_dim) = (maxima.head_dim(), maxima.value_dim());
@@ -145,10 +155,33 @@ fn check(plan: &Prepared, operands: &BackwardOperands<'_>) -> Result<()> {
     let mut others = vec![("q", q), ("k", k), ("v", v), ("output", output), ("lse", lse)];
     others.push(("d_output", d_output));
     others.extend(d_lse.map(|d_lse| ("d_lse", d_lse)));
-    for (argument, view) in [("dq", dq), ("dk", dk), ("dv", dv)] {
+    let sinks = d_sinks.map(|view| ("d_sinks", view));
+    let slopes = d_slopes.map(|view| ("d_slopes", view));
+    if let Some((argument, view)) = sinks {
+        ensure!(attention.sinks().is_some(), argument, "the attention has no sinks");
+        check_of_heads(context, argument, view, heads)?;
+    }
+    if let Some((argument, view)) = slopes {
+        ensure!(attention.is_biased(), argument, "the attention has no bias");
+        check_of_heads(context, argument, view, heads)?;
+    }
+    for (argument, view) in [("dq", dq), ("dk", dk), ("dv", dv)].into_iter().chain(sinks).chain(slopes) {
         check_written(argument, view, &others)?;
         others.push((argument, view));
     }
+    Ok(())
+}
+
+/// Refuses what isn't one number for each head.
+fn check_of_heads(context: &Context, argument: &'static str, view: &TensorView, heads: usize) -> Result<()> {
+    check_rows(context, argument, view, heads, &[])?;
+    let [batch, _, rows, _] = view.layout().dims();
+    ensure!(
+        (batch, rows) == (1, 1),
+        argument,
+        "expected one number for each head (Layout::rows(1, {heads}, 1)), got {:?}",
+        view.layout()
+    );
     Ok(())
 }
 
@@ -161,7 +194,8 @@ impl Shard {
         kv_heads: Range<usize>,
     ) -> Result<Self> {
         let Prepared { context, maxima, unused, unused_outputs, .. } = plan;
-        let BackwardOperands { q, k, v, output, lse, d_output, d_lse, dq, dk, dv } = *operands;
+        let BackwardOperands { q, k, v, output, lse, d_output, d_lse, dq, dk, dv, d_sinks, d_slopes } =
+            *operands;
         let per_kv = maxima.heads_per_kv_head();
         let heads = kv_heads.start * per_kv..kv_heads.end * per_kv;
         let [written, other] = unused_outputs;
@@ -185,8 +219,19 @@ impl Shard {
         let (dk, dk_axis) = bind("dk", dk, &kv_heads, 4, written)?;
         let (dv, dv_axis) = bind("dv", dv, &kv_heads, 4, other)?;
         let rows = rows.shard(0..entries.len(), 0..heads.len());
-        let written_rows = Binding::new("q", &rows, 4, context, written)?;
+        let written_rows = Binding::new("q", &rows, 4, context, other)?;
         let read_rows = Binding::new("q", &rows, 4, context, unused)?;
+        // A number for each head of the call, whatever the shard's.
+        let of_heads = |argument, view: Option<&TensorView>, unused: &wgpu::Buffer| match view {
+            None => Ok((Binding::whole(unused), [0, 0, 1, 0])),
+            Some(view) => {
+                let binding = Binding::new(argument, view, 1, context, unused)?;
+                let axis = Axis::new(view, binding.base, 1).words();
+                Ok::<_, crate::Error>((binding, axis))
+            }
+        };
+        let (d_sinks, d_sinks_axis) = of_heads("d_sinks", d_sinks, written)?;
+        let (d_slopes, d_slopes_axis) = of_heads("d_slopes", d_slopes, other)?;
         let axes = Axes {
             q: q_axis,
             k: k_axis,
@@ -199,6 +244,8 @@ impl Shard {
             dq: dq_axis,
             dk: dk_axis,
             dv: dv_axis,
+            d_sinks: d_sinks_axis,
+            d_slopes: d_slopes_axis,
         };
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let uniform = context.create_buffer("prflash axes", size_of::<Axes>() as u64, usage)?;
@@ -209,12 +256,17 @@ impl Shard {
             let pipeline = &plan.pipelines[pass as usize];
             pipeline.bind(context, "prflash gradients", Backward::TENSORS_GROUP, &resources)
         };
-        let groups = [
-            group(Pass::Queries, &[&q, &written_rows])?,
-            group(Pass::Delta, &[&output, &d_output, &lse, &d_lse, &written_rows])?,
-            group(Pass::Rows, &[&read_rows, &k, &v, &dq])?,
-            group(Pass::Keys, &[&read_rows, &k, &v, &dk, &dv])?,
-        ];
+        let tensors = |pass| match pass {
+            Pass::Queries => group(pass, &[&q, &written_rows]),
+            Pass::Delta => group(pass, &[&output, &d_output, &lse, &d_lse, &written_rows]),
+            // Of a bias the gradient is written beside what is read of a row.
+            Pass::Rows if plan.attention.is_biased() => group(pass, &[&written_rows, &k, &v, &dq]),
+            Pass::Rows => group(pass, &[&read_rows, &k, &v, &dq]),
+            Pass::Keys => group(pass, &[&read_rows, &k, &v, &dk, &dv]),
+            Pass::Heads => group(pass, &[&read_rows, &d_sinks, &d_slopes]),
+        };
+        let passes = Pass::ALL.into_iter().take(plan.pipelines.len());
+        let groups = passes.map(tensors).collect::<Result<_>>()?;
         Ok(Self { entries, kv_heads, groups })
     }
 }

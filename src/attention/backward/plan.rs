@@ -14,7 +14,7 @@ use crate::attention::plan::{Output, check_whole};
 use crate::attention::plan_options::PlanOptions;
 use crate::attention::table_buffer::TableBuffer;
 use crate::error::{Error, Result, ensure};
-use crate::layout::Layout;
+use crate::layout::{DType, Layout};
 use crate::runtime::context::Context;
 use crate::runtime::prepare::Compiling;
 use crate::runtime::sync::lock;
@@ -25,11 +25,12 @@ use crate::shape::Shape;
 /// The gradients of an [`Attention`] made ready for a device.
 ///
 /// From what the forward pass read and wrote (with its log-sum-exp) and the gradient of a loss with
-/// respect to its output, calls compute those with respect to queries, keys and values. Verbs and
-/// calls are those of a [`Plan`](crate::Plan): [`bind`](BackwardPlan::bind) once, then
-/// [`encode`](BackwardPlan::encode) or [`submit`](BackwardPlan::submit), or
-/// [`run`](BackwardPlan::run) for whole tensors. A call has the same sequences, schedules,
-/// documents and positions as that of the forward pass.
+/// respect to its output, calls compute those with respect to queries, keys and values, to learned
+/// sinks and to the slopes of a bias. Verbs and calls are those of a [`Plan`](crate::Plan):
+/// [`bind`](BackwardPlan::bind) once, then [`encode`](BackwardPlan::encode) or
+/// [`submit`](BackwardPlan::submit), or [`run`](BackwardPlan::run) for whole tensors. A call has
+/// the same sequences, schedules, documents, mask tensors and positions as that of the forward
+/// pass.
 ///
 /// A key tile has all queries that add to its gradients, in one order, and nothing is added
 /// atomically: equal calls give equal bits. A schedule's `ln p` is a constant, so of a sampled call
@@ -43,7 +44,7 @@ use crate::shape::Shape;
 /// use prflash::{Attention, Context, DType, Layout, Shape, Tables, Tensor};
 /// let context = Context::new_blocking()?;
 /// let shape = Shape::new(9, 3, 1024, 64)?;
-/// let attention = Attention::causal().with_lse(true);
+/// let attention = Attention::causal().with_lse(true).with_sinks(&[0.0; 9])?;
 /// let (forward, backward) = (attention.plan(&context, &shape)?, attention.plan_backward(&context, &shape)?);
 /// let upload = |heads, value: f32| {
 ///     let layout = Layout::heads_first(1, heads, 1024, 64)?;
@@ -55,7 +56,8 @@ use crate::shape::Shape;
 /// let qkv = [q.view(), k.view(), v.view()];
 /// let gradients = backward.run(qkv, &result, d_output.view(), None, &Tables::new())?;
 /// let dk = gradients.dk.read_blocking(&context)?; // [1, 3, 1024, 64]
-/// # let _ = dk;
+/// let d_sinks = gradients.d_sinks.map(|sums| sums.read_blocking(&context)); // one for each head
+/// # let _ = (dk, d_sinks);
 /// # Ok(())
 /// # }
 /// ```
@@ -74,19 +76,21 @@ pub struct Gradients {
     pub dk: Tensor,
     /// Of the values, `[batch, kv_heads, kv_len, value_dim]`.
     pub dv: Tensor,
+    /// Of the [sinks](Attention::with_sinks), `[1, heads, 1]`, where the attention has them.
+    pub d_sinks: Option<Tensor>,
+    /// Of the slopes `λ·m_h` of a [bias](crate::Bias), likewise.
+    pub d_slopes: Option<Tensor>,
 }
 
 impl Attention {
     /// Makes the gradients of this attention ready for a device: compiles their kernels and
     /// reserves what calls up to the sizes of `maxima` need.
     ///
-    /// [Learned sinks](Attention::with_sinks) have their part in the weights; the gradient of a
-    /// sink itself isn't computed here, as those of slopes aren't: the
-    /// [oracle](crate::reference::attention_backward) has them, and so has the native engine.
+    /// [Learned sinks](Attention::with_sinks) and slopes of a [bias](crate::Bias) have gradients
+    /// where a call asks for them. A mask tensor has its part, and no gradient of its own.
     ///
     /// # Errors
-    /// Those of [`plan`](Attention::plan); invalid argument (`mask`) where calls may bring mask
-    /// tensors; too large (`head_dim`, `value_dim`) past
+    /// Those of [`plan`](Attention::plan); too large (`head_dim`, `value_dim`) past
     /// [`MAX_PACKED_DIM`](crate::limits::MAX_PACKED_DIM).
     pub fn plan_backward(&self, context: &Context, maxima: &Shape) -> Result<BackwardPlan> {
         self.plan_backward_with(context, maxima, &PlanOptions::new())
@@ -263,7 +267,17 @@ impl BackwardPlan {
             let [batch, heads, rows, dim] = of.layout().dims();
             Tensor::zeros(self.context(), of.dtype(), Layout::heads_first(batch, heads, rows, dim)?)
         };
-        let gradients = Gradients { dq: zeros(q)?, dk: zeros(k)?, dv: zeros(v)? };
+        let of_heads = |has: bool| {
+            let layout = Layout::rows(1, self.maxima().heads(), 1)?;
+            has.then(|| Tensor::zeros(self.context(), DType::F32, layout)).transpose()
+        };
+        let gradients = Gradients {
+            dq: zeros(q)?,
+            dk: zeros(k)?,
+            dv: zeros(v)?,
+            d_sinks: of_heads(self.attention().sinks().is_some())?,
+            d_slopes: of_heads(self.attention().is_biased())?,
+        };
         let operands = BackwardOperands {
             q,
             k,
@@ -275,6 +289,8 @@ impl BackwardPlan {
             dq: gradients.dq.view(),
             dk: gradients.dk.view(),
             dv: gradients.dv.view(),
+            d_sinks: gradients.d_sinks.as_ref().map(Tensor::view),
+            d_slopes: gradients.d_slopes.as_ref().map(Tensor::view),
         };
         let bound = self.bind(&operands)?;
         let tables = TableBuffer::for_backward(self.context(), tables)?;
@@ -293,7 +309,7 @@ impl BackwardPlan {
         let checked = self.prepared.check(bound, call)?;
         let mut dispatches = Vec::new();
         for shard in &bound.shards {
-            self.prepared.prepare(&mut dispatches, shard, &checked, bound.has_d_lse)?;
+            self.prepared.prepare(&mut dispatches, shard, &checked, bound)?;
         }
         Ok((checked, dispatches))
     }

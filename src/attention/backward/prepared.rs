@@ -11,7 +11,7 @@ use crate::attention::kernels::variant::PositionsVariant;
 use crate::attention::plan_options::PlanOptions;
 use crate::attention::position_table::{PositionTable, check_aligned};
 use crate::attention::table_buffer::no_tables;
-use crate::error::{Error, Result, ensure};
+use crate::error::{Result, ensure};
 use crate::limits::{MAX_PACKED_DIM, at_most};
 use crate::runtime::context::Context;
 use crate::runtime::dispatch;
@@ -31,10 +31,11 @@ pub(super) struct Prepared {
     pub(super) maxima: Shape,
     /// The most sequences of a call.
     pub(super) sequences: usize,
-    /// One for each [`Pass`].
-    pub(super) pipelines: [Arc<Pipeline>; 4],
+    /// One for each [`Pass`], in their order; the last only where heads have sinks or slopes.
+    pub(super) pipelines: Vec<Arc<Pipeline>>,
     pub(super) slots: SlotPool,
-    /// Bound where a tensor is empty, or isn't given: to be read, and to be written.
+    /// Bound where a tensor is empty, or isn't given: to be read, and to be written, with a number
+    /// for each head.
     pub(super) unused: wgpu::Buffer,
     pub(super) unused_outputs: [wgpu::Buffer; 2],
     pub(super) no_tables: wgpu::BindGroup,
@@ -49,7 +50,7 @@ impl Prepared {
         maxima: &Shape,
         options: &PlanOptions,
     ) -> Result<Self> {
-        check_options(attention, options)?;
+        check_options(options)?;
         at_most("head_dim", maxima.head_dim(), MAX_PACKED_DIM)?;
         at_most("value_dim", maxima.value_dim(), MAX_PACKED_DIM)?;
         attention.check_sinks(maxima.heads())?;
@@ -62,6 +63,9 @@ impl Prepared {
             let extent = maxima.q_len().max(maxima.kv_len());
             position_table = PositionTable::new(given, maxima.heads(), extent, SCORE_UNIT.into())?;
             positions = PositionsVariant::of(given);
+        }
+        if let Some(sinks) = attention.sinks() {
+            position_table.add_sinks(sinks);
         }
         // The most tiles that queries or keys can make.
         let dense = maxima.q_len().max(maxima.kv_len()).div_ceil(TILE_ROWS) as u64 + 1;
@@ -76,11 +80,13 @@ impl Prepared {
                 head_dim: maxima.head_dim(),
                 value_dim: maxima.value_dim(),
                 positions,
+                masked: attention.masks(),
             };
             context.pipeline(&program.fitted(context.capabilities()))
         };
-        let [queries, delta, rows, keys] = Pass::ALL.map(pipeline);
-        let pipelines = [queries?, delta?, rows?, keys?];
+        let of_heads = attention.sinks().is_some() || attention.is_biased();
+        let passes = Pass::ALL.into_iter().filter(|&pass| pass != Pass::Heads || of_heads);
+        let pipelines = passes.map(pipeline).collect::<Result<Vec<_>>>()?;
         let position_buffer = position_table.upload("positions", context)?;
         let slots = SlotPool::new::<Params, SequenceEntry>(
             context,
@@ -90,7 +96,8 @@ impl Prepared {
         )?;
         let storage = wgpu::BufferUsages::STORAGE;
         let unused = context.create_buffer("prflash unused binding", 1024, storage)?;
-        let output = || context.create_buffer("prflash unused output", 16, storage);
+        let bytes = (4 * maxima.heads() as u64).max(16);
+        let output = || context.create_buffer("prflash unused output", bytes, storage);
         Ok(Self {
             context: context.clone(),
             attention: attention.clone(),
@@ -113,12 +120,8 @@ impl Prepared {
     }
 }
 
-/// Refuses what has no gradient here.
-fn check_options(attention: &Attention, options: &PlanOptions) -> Result<()> {
-    if attention.masks() {
-        let message = "the backward pass takes no mask tensors (Attention::with_masks)";
-        return Err(Error::argument_error("mask", message));
-    }
+/// Refuses what is of the forward pass alone.
+fn check_options(options: &PlanOptions) -> Result<()> {
     let forward = options.kernel().is_some()
         || options.splits().is_some()
         || options.allows_f16_products()

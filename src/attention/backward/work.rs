@@ -5,7 +5,7 @@ use super::prepared::{Prepared, SCORE_UNIT};
 use crate::attention::call::{Call, FirstPositions, SequenceRows};
 use crate::attention::check::{Against, CheckedSequence};
 use crate::attention::kernels::backward::Pass;
-use crate::attention::kernels::params::{FLAG_LSE, NO_TABLE, Params, SequenceEntry};
+use crate::attention::kernels::params::{FLAG_FIRST, FLAG_LSE, NO_TABLE, Params, SequenceEntry};
 use crate::attention::kernels::shapes::TILE_ROWS;
 use crate::attention::pieces::{WorkRun, cut};
 use crate::attention::table_buffer::TableBuffer;
@@ -81,11 +81,28 @@ impl Prepared {
         dispatches: &mut Vec<Dispatch<'p>>,
         shard: &'p Shard,
         call: &CheckedCall<'_>,
-        has_d_lse: bool,
+        bound: &BackwardBound,
     ) -> Result<()> {
         let here = call.sequences.iter().filter(|sequence| shard.entries.contains(&sequence.rows.entry));
         let here: Vec<CheckedSequence> = here.copied().collect();
-        let Some(last) = here.last() else { return Ok(()) };
+        if let Some(last) = here.last() {
+            self.prepare_tiles(dispatches, shard, (&here, last), call.tables, bound.has_d_lse)?;
+        }
+        if bound.of_heads {
+            self.prepare_heads(dispatches, shard, &here)?;
+        }
+        Ok(())
+    }
+
+    /// The passes over tiles of a shard.
+    fn prepare_tiles<'p>(
+        &self,
+        dispatches: &mut Vec<Dispatch<'p>>,
+        shard: &'p Shard,
+        (here, last): (&[CheckedSequence], &CheckedSequence),
+        tables: Option<&TableBuffer>,
+        has_d_lse: bool,
+    ) -> Result<()> {
         let listed = last.schedule.lists != NO_TABLE;
         let grid = last.schedule.grid;
         let block_size = if listed { grid.block_size() } else { DEFAULT_BLOCK_SIZE };
@@ -112,8 +129,36 @@ impl Prepared {
             Line { pass: Pass::Keys, items: kv_heads, tiles: key_tiles },
         ] {
             let params = Params { heads: line.items as u32, tiles: line.tiles as u32, ..params };
-            self.prepare_line(dispatches, shard, &line, params, (&here, call.tables))?;
+            self.prepare_line(dispatches, shard, &line, params, (here, tables))?;
         }
+        Ok(())
+    }
+
+    /// The sums over the rows of each head: also where there are none, which are 0.
+    fn prepare_heads<'p>(
+        &self,
+        dispatches: &mut Vec<Dispatch<'p>>,
+        shard: &'p Shard,
+        here: &[CheckedSequence],
+    ) -> Result<()> {
+        let per_kv = self.maxima.heads_per_kv_head();
+        let heads = shard.kv_heads.len() * per_kv;
+        // Shards of other entries come later, and add to what is there.
+        let first = if shard.entries.start == 0 { FLAG_FIRST } else { 0 };
+        let params = Params {
+            flags: first,
+            first_head: (shard.kv_heads.start * per_kv) as u32,
+            heads: heads as u32,
+            work_items: (here.len() * heads) as u32,
+            ..Params::default()
+        };
+        let entries: Vec<SequenceEntry> =
+            here.iter().map(|sequence| entry(shard, Pass::Heads, sequence)).collect();
+        let slot =
+            self.slots.take(&self.context, bytemuck::bytes_of(&params), bytemuck::cast_slice(&entries))?;
+        let limit = self.context.capabilities().max_workgroups_per_dimension;
+        let workgroups = dispatch::fold(heads as u64, limit)?;
+        dispatches.push(Dispatch { shard, pass: Pass::Heads, slot, workgroups });
         Ok(())
     }
 
@@ -159,7 +204,7 @@ impl Prepared {
         let (dim, value_dim) = (self.maxima.head_dim() as u64, self.maxima.value_dim() as u64);
         let per_pair = match line.pass {
             // They are linear in the rows.
-            Pass::Queries | Pass::Delta => return vec![work_items],
+            Pass::Queries | Pass::Delta | Pass::Heads => return vec![work_items],
             Pass::Rows => 2 * (2 * dim + value_dim),
             Pass::Keys => 2 * (2 * dim + 2 * value_dim) * self.maxima.heads_per_kv_head() as u64,
         };
@@ -222,7 +267,7 @@ impl Prepared {
 
 /// What a kernel is told of one sequence.
 fn entry(shard: &Shard, pass: Pass, sequence: &CheckedSequence) -> SequenceEntry {
-    let CheckedSequence { rows, schedule, documents, ids, .. } = *sequence;
+    let CheckedSequence { rows, schedule, documents, ids, mask, .. } = *sequence;
     let SequenceRows { entry, q_start, q_len, kv_start, kv_len, .. } = rows;
     let FirstPositions { query, key } = rows.first_positions();
     let (list_base, order_base) = match pass {
@@ -238,7 +283,10 @@ fn entry(shard: &Shard, pass: Pass, sequence: &CheckedSequence) -> SequenceEntry
         order_base,
         document_base: documents,
         id_base: ids,
-        mask_base: NO_TABLE,
+        mask_base: mask.base,
+        mask_head_stride: mask.head_stride,
+        mask_row_stride: mask.row_stride,
+        mask_bits: mask.bits,
         page_base: NO_TABLE,
         q_position: query as i32,
         k_position: key as i32,

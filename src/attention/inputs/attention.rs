@@ -215,6 +215,11 @@ impl Attention {
         self.positions.as_deref()
     }
 
+    /// Whether scores have a bias, whose slopes have gradients.
+    pub(crate) fn is_biased(&self) -> bool {
+        self.positions().is_some_and(|positions| positions.bias().is_some())
+    }
+
     /// The same with or without the keys after each query.
     pub(in crate::attention) fn with_causality(self, causal: bool) -> Self {
         Self { causal, ..self }

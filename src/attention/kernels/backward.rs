@@ -1,10 +1,10 @@
 //! The kernels of the backward pass.
 
-use super::params::{Axes, PHI_NEAR, PHI_WINDOWS, ROPE_STRIDE};
+use super::params::{Axes, FLAG_FIRST, PHI_NEAR, PHI_WINDOWS, ROPE_STRIDE};
 use super::programs::attention_call;
 use super::shapes::TILE_ROWS;
 use super::text;
-use super::variant::PositionsVariant;
+use super::variant::{BiasVariant, PositionsVariant};
 use crate::layout::DType;
 use crate::position::Pairing;
 use crate::runtime::capabilities::Capabilities;
@@ -22,10 +22,12 @@ pub(crate) enum Pass {
     Rows,
     /// The gradients of keys and values.
     Keys,
+    /// Those of sinks and slopes, where heads have them.
+    Heads,
 }
 
 impl Pass {
-    pub(crate) const ALL: [Self; 4] = [Self::Queries, Self::Delta, Self::Rows, Self::Keys];
+    pub(crate) const ALL: [Self; 5] = [Self::Queries, Self::Delta, Self::Rows, Self::Keys, Self::Heads];
 }
 
 /// What the inner loops of the backward pass take at once.
@@ -66,6 +68,8 @@ pub(crate) struct Backward {
     pub(crate) head_dim: usize,
     pub(crate) value_dim: usize,
     pub(crate) positions: PositionsVariant,
+    /// Whether calls may bring mask tensors.
+    pub(crate) masked: bool,
 }
 
 impl Backward {
@@ -115,7 +119,7 @@ impl Backward {
     /// What of the positions the kernel's text depends on.
     fn read_positions(&self) -> PositionsVariant {
         match self.pass {
-            Pass::Delta => PositionsVariant::default(),
+            Pass::Delta | Pass::Heads => PositionsVariant::default(),
             Pass::Queries => PositionsVariant { rope: self.positions.rope, ..Default::default() },
             Pass::Rows | Pass::Keys => self.positions,
         }
@@ -127,11 +131,15 @@ impl Program for Backward {
         let Self { tile: BackwardTile { each, step, slices }, storage, output, head_dim, value_dim, .. } =
             self;
         let (name, positions) = (self.entry_point(), self.read_positions());
+        let mask = if self.masked { "_mask" } else { "" };
         match self.pass {
             Pass::Queries => format!("{name}_{storage}_d{head_dim}_v{value_dim}{positions}"),
             Pass::Delta => format!("{name}_{output}_d{head_dim}_v{value_dim}"),
+            Pass::Heads => format!("{name}_d{head_dim}_v{value_dim}"),
             Pass::Rows | Pass::Keys => {
-                format!("{name}_r{each}_k{step}_s{slices}_{storage}_d{head_dim}_v{value_dim}{positions}")
+                format!(
+                    "{name}_r{each}_k{step}_s{slices}_{storage}_d{head_dim}_v{value_dim}{positions}{mask}"
+                )
             }
         }
     }
@@ -142,6 +150,7 @@ impl Program for Backward {
             Pass::Delta => "attention_backward_delta",
             Pass::Rows => "attention_backward_rows",
             Pass::Keys => "attention_backward_keys",
+            Pass::Heads => "attention_backward_heads",
         }
     }
 
@@ -175,8 +184,9 @@ impl Program for Backward {
             ("WINDOWS", 0),
         ]);
         text::flags(&mut settings);
+        settings.constant("FLAG_FIRST", FLAG_FIRST);
         settings.conditions(&text::position_conditions(positions));
-        settings.conditions(&[("SHARED", slices > 1)]);
+        settings.conditions(&[("SHARED", slices > 1), ("MASKED", self.masked)]);
         settings.word("STORAGE", self.storage.name());
         settings.word("OUTPUT", self.output.name());
         kernel(&self.label(), "attention", self.entry_point(), &settings)
@@ -188,8 +198,11 @@ impl Program for Backward {
         tensors.extend(match self.pass {
             Pass::Queries => vec![read, write],
             Pass::Delta => vec![read, read, read, read, write],
+            // The gradient of a slope is written beside what is read of its row.
+            Pass::Rows if self.positions.bias != BiasVariant::None => vec![write, read, read, write],
             Pass::Rows => vec![read, read, read, write],
             Pass::Keys => vec![read, read, read, write, write],
+            Pass::Heads => vec![read, write, write],
         });
         vec![attention_call(), vec![read], tensors]
     }
@@ -205,7 +218,9 @@ pub(crate) fn counted() -> Vec<(Backward, usize)> {
                 let positions = PositionsVariant::default();
                 let (tile, output) = (BackwardTile::SMALLEST, DType::F32);
                 let (head_dim, value_dim) = (dim, dim);
-                let program = Backward { pass, tile, storage, output, head_dim, value_dim, positions };
+                let masked = false;
+                let program =
+                    Backward { pass, tile, storage, output, head_dim, value_dim, positions, masked };
                 let program = program.chosen(false);
                 counted.push((program, products * dim / program.tile.slices));
             }
@@ -214,10 +229,9 @@ pub(crate) fn counted() -> Vec<(Backward, usize)> {
     counted
 }
 
-/// Every kernel of the backward pass, to validate: with and without positions, each storage, rows
-/// shared and not.
+/// Every kernel of the backward pass, to validate: with and without positions and mask tensors,
+/// each storage, rows shared and not.
 pub(crate) fn all() -> Vec<Backward> {
-    use super::variant::BiasVariant;
     let none = PositionsVariant::default();
     let rope = |pairing, dim| PositionsVariant { rope: Some((pairing, dim)), ..none };
     let biased = |bias, factor| PositionsVariant { bias, factor, ..none };
@@ -239,10 +253,15 @@ pub(crate) fn all() -> Vec<Backward> {
         (DType::F32, [4, 12], BackwardTile::SMALLEST, none),
     ] {
         let [head_dim, value_dim] = dims;
-        let of = |pass| Backward { pass, tile, storage, output: storage, head_dim, value_dim, positions };
+        let masked = false;
+        let of =
+            |pass| Backward { pass, tile, storage, output: storage, head_dim, value_dim, positions, masked };
         all.extend(Pass::ALL.map(of));
+        let dense = positions == none;
+        let long = Pass::ALL.map(of).into_iter().filter(|one| matches!(one.pass, Pass::Rows | Pass::Keys));
+        all.extend(long.filter(|_| dense).map(|program| Backward { masked: true, ..program }));
     }
-    // The first two don't depend on everything: each text once.
+    // The short ones don't depend on everything: each text once.
     let mut labels = std::collections::BTreeSet::new();
     all.retain(|program| labels.insert(program.label()));
     all

@@ -126,6 +126,8 @@ pub(crate) struct Axes {
     pub(crate) dq: [u32; 4],
     pub(crate) dk: [u32; 4],
     pub(crate) dv: [u32; 4],
+    pub(crate) d_sinks: [u32; 4],
+    pub(crate) d_slopes: [u32; 4],
 }
 
 /// `struct SummaryParams` of `shaders/sampling/summarize.wgsl`.
@@ -249,7 +251,7 @@ pub(crate) fn layouts() -> Vec<HostLayout> {
             mask_row_stride, mask_bits, q_position, k_position, slope_head,
             segments, page_base, entry, q_start, kv_start),
         host_layout!("Axes", Axes:
-            q, k, v, output, d_output, lse, d_lse, query_rows, dq, dk, dv),
+            q, k, v, output, d_output, lse, d_lse, query_rows, dq, dk, dv, d_sinks, d_slopes),
         host_layout!("MergeParams", MergeParams:
             heads, tiles, work_items, value_quads, state_head_stride, o_head_stride, o_row_stride,
             lse_head_stride, error_head_stride, flags, rounds, log_rounds),

@@ -1,135 +1,36 @@
 //! Mutants of the kernels of the backward pass.
 
-use super::problem::{numbers, tensor};
-use crate::attention::inputs::attention::Attention;
-use crate::attention::inputs::documents::Documents;
-use crate::attention::inputs::tables::Tables;
+use super::gradients::{DIMS, Got, Problem, masked, of_heads, positioned, problems};
+use super::problem::tensor;
 use crate::attention::kernels::backward::{Backward, BackwardTile, Pass};
 use crate::attention::kernels::variant::PositionsVariant;
 use crate::layout::{DType, Layout};
-use crate::position::{Bias, Pairing, Positions, Rope};
-use crate::random::Seed;
-use crate::reference::{self, Gradients};
 use crate::runtime::context::Context;
 use crate::runtime::tensor::Tensor;
 use crate::runtime::testing::{Change, device, survivors};
-use crate::sampling::{BlockGrid, Granularity, Profile, Schedule, Systematic};
-use crate::shape::Shape;
-use crate::verify::{Tolerances, compare};
 
-const DIMS: [usize; 2] = [16, 12];
-
-/// A problem with the oracle's gradients.
-struct Problem {
-    attention: Attention,
-    shape: Shape,
-    schedule: Option<Schedule>,
-    documents: Option<Documents>,
-    qkv: [Vec<f32>; 3],
-    d_output: Vec<f32>,
-    d_lse: Vec<f32>,
-    exact: Option<Gradients>,
-}
-
-impl Problem {
-    fn new(attention: Attention, [q_len, kv_len]: [usize; 2]) -> Self {
-        let shape = Shape::new(4, 2, q_len, DIMS[0]).unwrap().with_kv_len(kv_len).unwrap();
-        let shape = shape.with_value_dim(DIMS[1]).unwrap().with_batch(2).unwrap();
-        let (rows, keys) = (2 * 4 * q_len, 2 * 2 * kv_len);
-        let of = |seed, count| numbers(seed, count, 1.5, DType::F32);
-        Self {
-            attention: attention.with_lse(true),
-            shape,
-            schedule: None,
-            documents: None,
-            qkv: [of(1, rows * DIMS[0]), of(2, keys * DIMS[0]), of(3, keys * DIMS[1])],
-            d_output: of(4, rows * DIMS[1]),
-            d_lse: of(5, rows),
-            exact: None,
-        }
-    }
-
-    fn tables(&self) -> Tables<'_> {
-        let tables = self.schedule.as_ref().map_or(Tables::new(), Tables::from);
-        self.documents.as_ref().into_iter().fold(tables, Tables::with_documents)
-    }
-
-    /// With what the oracle says.
-    fn told(mut self) -> Self {
-        let [q, k, v] = &self.qkv;
-        let (d_output, d_lse) = (&self.d_output, Some(&self.d_lse[..]));
-        let exact = reference::attention_backward(
-            &self.attention,
-            &self.shape,
-            [q, k, v],
-            d_output,
-            d_lse,
-            &self.tables(),
-        );
-        self.exact = Some(exact.unwrap());
-        self
-    }
-
-    fn agrees(&self, context: &Context) -> bool {
-        let (shape, exact) = (&self.shape, self.exact.as_ref().unwrap());
-        let (rows, keys) = (shape.q_len(), shape.kv_len());
-        let upload =
-            |heads, rows, dim, values: &[f32]| tensor(context, DType::F32, [2, heads, rows, dim], values);
-        let [q, k, v] = &self.qkv;
-        let (q, k, v) = (upload(4, rows, 16, q), upload(2, keys, 16, k), upload(2, keys, 12, v));
-        let d_output = upload(4, rows, 12, &self.d_output);
-        let d_lse =
-            Tensor::upload(context, DType::F32, Layout::rows(2, 4, rows).unwrap(), &self.d_lse).unwrap();
-        let forward = self.attention.plan(context, shape).unwrap();
-        let forward = forward.run(q.view(), k.view(), v.view(), &self.tables()).unwrap();
-        let plan = self.attention.plan_backward(context, shape).unwrap();
-        let qkv = [q.view(), k.view(), v.view()];
-        let got = plan.run(qkv, &forward, d_output.view(), Some(d_lse.view()), &self.tables()).unwrap();
-        [
-            (got.dq, &exact.dq, &exact.dq_terms),
-            (got.dk, &exact.dk, &exact.dk_terms),
-            (got.dv, &exact.dv, &exact.dv_terms),
-        ]
-        .into_iter()
-        .all(|(got, want, terms)| {
-            let tolerances = Tolerances::of_gradient(terms, shape, DType::F32, DType::F32);
-            compare(&got.read_blocking(context).unwrap(), want, tolerances).unwrap().passed()
-        })
-    }
-}
-
-/// Every option in some problem, lengths that end inside tiles, blocks and steps.
-fn problems() -> Vec<Problem> {
-    let (causal, full) = (Attention::causal(), Attention::full());
-    let corrected = causal.clone().with_correction(0.5).unwrap();
-    let scheduled = |granularity, block_size| {
-        let problem = Problem::new(corrected.clone(), [70, 90]);
-        let grid = BlockGrid::causal(&problem.shape).with_block_size(block_size).unwrap();
-        let profile = Profile::harmonic_with(0.5, 1.0).unwrap();
-        let grid = grid.with_granularity(granularity);
-        let schedule = Schedule::sample(&grid, &profile, &Systematic, Seed::new(5)).unwrap();
-        Problem { schedule: Some(schedule), ..problem }
-    };
-    let documents = Documents::from_lengths(&[31, 59]).unwrap();
-    let problems = vec![
-        Problem::new(causal.clone(), [70, 90]),
-        Problem::new(causal.clone(), [90, 37]),
-        Problem::new(causal.with_window(27).unwrap(), [90, 90]),
-        Problem::new(full.clone().with_window(27).unwrap().with_soft_cap(1.5).unwrap(), [70, 90]),
-        scheduled(Granularity::Head, 16),
-        scheduled(Granularity::KvHead, 128),
-        Problem { documents: Some(documents), ..Problem::new(full, [90, 90]) },
-    ];
-    problems.into_iter().map(Problem::told).collect()
-}
-
-/// Rotation of some channels, ALiBi and a factor.
-fn positioned() -> Vec<Problem> {
-    let rope = Rope::new(DIMS[0], 1e4, Pairing::Half).unwrap().with_rotary_dim(8).unwrap();
-    let rope = rope.with_temperature(1.2).unwrap();
-    let positions = Positions::from(rope).with_bias(Bias::alibi()).with_harmonic_factor(4.0).unwrap();
-    let problem = Problem::new(Attention::causal().with_positions(positions), [70, 90]);
-    vec![problem.told()]
+/// Whether the device computes what the oracle says.
+fn agrees(problem: &Problem, context: &Context) -> bool {
+    let shape = &problem.shape;
+    let (rows, keys) = (shape.q_len(), shape.kv_len());
+    let upload =
+        |heads, rows, dim, values: &[f32]| tensor(context, DType::F32, [2, heads, rows, dim], values);
+    let [q, k, v] = &problem.qkv;
+    let (q, k, v) = (upload(4, rows, 16, q), upload(2, keys, 16, k), upload(2, keys, 12, v));
+    let d_output = upload(4, rows, 12, &problem.d_output);
+    let layout = Layout::rows(2, 4, rows).unwrap();
+    let d_lse = Tensor::upload(context, DType::F32, layout, &problem.d_lse).unwrap();
+    let forward = problem.attention.plan(context, shape).unwrap();
+    let forward = forward.run(q.view(), k.view(), v.view(), &problem.tables()).unwrap();
+    let plan = problem.attention.plan_backward(context, shape).unwrap();
+    let qkv = [q.view(), k.view(), v.view()];
+    let got = plan.run(qkv, &forward, d_output.view(), Some(d_lse.view()), &problem.tables()).unwrap();
+    let read = |tensor: Tensor| tensor.read_blocking(context).unwrap();
+    problem.is_close(&Got {
+        of_tensors: [got.dq, got.dk, got.dv].map(read),
+        sinks: got.d_sinks.map(read),
+        slopes: got.d_slopes.map(read),
+    })
 }
 
 fn program(context: &Context, pass: Pass, problem: &Problem) -> Backward {
@@ -137,7 +38,8 @@ fn program(context: &Context, pass: Pass, problem: &Problem) -> Backward {
     let [head_dim, value_dim] = DIMS;
     let tile = BackwardTile { each: 1, step: 1, slices: 1 };
     let (storage, output) = (DType::F32, DType::F32);
-    let program = Backward { pass, tile, storage, output, head_dim, value_dim, positions };
+    let masked = problem.attention.masks();
+    let program = Backward { pass, tile, storage, output, head_dim, value_dim, positions, masked };
     program.fitted(context.capabilities())
 }
 
@@ -145,7 +47,7 @@ fn assert_caught(name: &str, pass: Pass, problems: fn() -> Vec<Problem>, changes
     let Some(context) = device(name) else { return };
     let problems = problems();
     let of = program(&context, pass, &problems[0]);
-    let found = survivors(&context, of, changes, || problems.iter().all(|problem| problem.agrees(&context)));
+    let found = survivors(&context, of, changes, || problems.iter().all(|problem| agrees(problem, &context)));
     assert!(found.is_empty(), "not caught: {found:#?}");
 }
 
@@ -167,6 +69,13 @@ fn every_mutant_of_what_rows_are_compared_with_is_caught() {
         ),
     ];
     assert_caught("mutants of attention_backward_delta", Pass::Delta, problems, &changes);
+    let changes = [
+        ("a sink's gradient is turned round", "d_sink = -exp(", "d_sink = exp("),
+        ("heads have the first one's sink", "place = params.first_head + own.head", "place = 0u"),
+        ("δ has no part in it", "- bitcast<f32>(bits)) * delta", "- bitcast<f32>(bits))"),
+        ("its weight is of another base", "d_sink = -exp(", "d_sink = -exp2("),
+    ];
+    assert_caught("mutants of attention_backward_delta", Pass::Delta, of_heads, &changes);
 }
 
 #[test]
@@ -194,8 +103,8 @@ fn every_mutant_of_rows_is_caught() {
         ("weights are of another base", "let p0_3 = exp2(2.0 * (", "let p0_3 = exp2(1.9 * ("),
         (
             "the last key is another one's",
-            "j + i32(i / HEAD_QUADS), end_key - 1)",
-            "j + i32(i / HEAD_QUADS), end_key - 2)",
+            "j + i32(n / HEAD_QUADS), end_key - 1)",
+            "j + i32(n / HEAD_QUADS), end_key - 2)",
         ),
         ("heads share no keys", "head / params.heads_per_kv", "head % 2u"),
         (
@@ -228,6 +137,42 @@ fn every_mutant_of_rows_is_caught() {
         ),
     ];
     assert_caught("mutants of attention_backward_rows", Pass::Rows, positioned, &changes);
+    let changes = [
+        (
+            "a slope has no factor",
+            "return phi * (distance / (params.factor_length + distance))",
+            "return phi",
+        ),
+        ("it has the soft-cap's slope", "let bent0_1 = change0_1 *", "let bent0_1 = ds0_1 *"),
+        ("whole steps are turned round", "d_slope0 -= slope_part0", "d_slope0 += slope_part0"),
+        ("a part of a step is lost", "slope_part1 += bent1_2", "slope_part1 = bent1_2"),
+        ("hidden keys have a part", "d_slope0 -= select(0.0, bent0, seen0)", "d_slope0 -= bent0"),
+        (
+            "a slope's gradient isn't written",
+            "slice == 0u { query_rows[from1",
+            "slice == 9u { query_rows[from1",
+        ),
+    ];
+    assert_caught("mutants of attention_backward_rows", Pass::Rows, of_heads, &changes);
+    let changes = [
+        (
+            "heads have the first one's mask",
+            "mask_row(sequence, params.first_head + head, safe_row1)",
+            "mask_row(sequence, 0u, safe_row1)",
+        ),
+        (
+            "a row has the first one's",
+            "mask_row(sequence, params.first_head + head, safe_row2)",
+            "mask_row(sequence, params.first_head + head, 0)",
+        ),
+        (
+            "a key has another one's number",
+            "mask_at0, min(j + 3, end_key - 1)",
+            "mask_at0, min(j + 2, end_key - 1)",
+        ),
+        ("it is left out of a pair", "s1_0 += masked_by(sequence, mask_at1, min(j + 0, end_key - 1));", ""),
+    ];
+    assert_caught("mutants of attention_backward_rows", Pass::Rows, masked, &changes);
 }
 
 #[test]
@@ -269,4 +214,36 @@ fn every_mutant_of_keys_is_caught() {
         ("lags are one longer", "let lag0_1 = at1 - position0", "let lag0_1 = at1 - position0 + 1"),
     ];
     assert_caught("mutants of attention_backward_keys", Pass::Keys, positioned, &changes);
+    let changes = [
+        (
+            "heads have the first one's mask",
+            "mask_row(sequence, params.first_head + head, min(i + 1, last))",
+            "mask_row(sequence, 0u, min(i + 1, last))",
+        ),
+        (
+            "a query has the one's before it",
+            "params.first_head + head, min(i + 2, last))",
+            "params.first_head + head, min(i + 1, last))",
+        ),
+        ("a key has another one's number", "mask_at3, safe_key0)", "mask_at3, max(safe_key0, 1) - 1)"),
+    ];
+    assert_caught("mutants of attention_backward_keys", Pass::Keys, masked, &changes);
+}
+
+#[test]
+fn every_mutant_of_heads_is_caught() {
+    let changes = [
+        ("only the first sequence counts", "n < params.work_items / params.heads", "n < 1u"),
+        (
+            "heads have the first one's rows",
+            "axes.query_rows, sequence, head, 0u)",
+            "axes.query_rows, sequence, 0u, 0u)",
+        ),
+        ("rows past the lanes are lost", "row < end; row += ROWS", "row < ROWS; row += ROWS"),
+        ("a half of the lanes is lost", "sums[lane] += sums[lane + half]", "sums[lane] = sums[lane + half]"),
+        ("sinks have the sums of slopes", "adds) + sums[0].x", "adds) + sums[0].y"),
+        ("slopes have those of sinks", "adds) + sums[0].y", "adds) + sums[0].x"),
+        ("all heads write to one place", "axes.d_slopes.x + place * axes.d_slopes.z", "axes.d_slopes.x"),
+    ];
+    assert_caught("mutants of attention_backward_heads", Pass::Heads, of_heads, &changes);
 }

@@ -5,6 +5,7 @@ mod backward;
 mod cache;
 mod content;
 mod copies;
+pub(super) mod gradients;
 mod kernels;
 mod masks;
 mod pages;

@@ -8,6 +8,7 @@
 
 mod backward;
 mod check;
+mod engine;
 mod few;
 mod math;
 mod options;

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
+use super::engine::Engine;
 use super::few::{self, FewScratch, State};
-use super::options::{NativeOptions, Threads};
+use super::options::NativeOptions;
 use super::output::Results;
-use super::positions::PositionTables;
 use super::scratch::Pool;
 use super::source::History;
 use super::tile::{self, TileScratch};
@@ -28,25 +28,14 @@ use crate::shape::Shape;
 /// It keeps the memory that calls work in, as much as was ever used at once, so that a call
 /// allocates nothing once there were two like it.
 pub struct NativePlan {
-    attention: Attention,
-    maxima: Shape,
-    options: NativeOptions,
-    threads: Threads,
-    arch: Arch,
-    positions: Option<PositionTables>,
+    engine: Engine,
     calls: Pool<CallScratch>,
     workers: Pool<WorkerScratch>,
 }
 
 impl std::fmt::Debug for NativePlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { attention, maxima, options, .. } = self;
-        f.debug_struct("NativePlan")
-            .field("attention", attention)
-            .field("maxima", maxima)
-            .field("options", options)
-            .field("instructions", &self.instructions())
-            .finish_non_exhaustive()
+        self.engine.show("NativePlan", f)
     }
 }
 
@@ -123,41 +112,31 @@ impl Attention {
     /// another number of heads (`slopes`, `sinks`). Too large (`stride`) where a rotation's table
     /// is; unsupported, where the system has no threads for a pool.
     pub fn plan_native(&self, maxima: &Shape, options: &NativeOptions) -> Result<NativePlan> {
-        self.check_sinks(maxima.heads())?;
-        let positions = PositionTables::of(self, maxima)?;
-        Ok(NativePlan {
-            attention: self.clone(),
-            maxima: *maxima,
-            options: options.clone(),
-            threads: Threads::new(options)?,
-            arch: Arch::new(),
-            positions,
-            calls: Pool::default(),
-            workers: Pool::default(),
-        })
+        let engine = Engine::new(self, maxima, options)?;
+        Ok(NativePlan { engine, calls: Pool::default(), workers: Pool::default() })
     }
 }
 
 impl NativePlan {
     /// What is computed.
     pub fn attention(&self) -> &Attention {
-        &self.attention
+        &self.engine.attention
     }
 
     /// The sizes that calls have at most.
     pub fn maxima(&self) -> &Shape {
-        &self.maxima
+        &self.engine.maxima
     }
 
     /// How it is computed.
     pub fn options(&self) -> &NativeOptions {
-        &self.options
+        &self.engine.options
     }
 
     /// The instructions that this machine has and the plan uses, as a name to print: `V3` is AVX2
     /// with fused multiplication and addition, `V4` AVX-512 (feature `avx512`).
     pub fn instructions(&self) -> String {
-        instructions(self.arch)
+        self.engine.instructions()
     }
 
     /// Computes the attention of whole tensors: every batch entry is a sequence.
@@ -220,7 +199,7 @@ impl NativePlan {
         queries: &[Queries],
         tables: &Tables<'_>,
     ) -> Result<()> {
-        let maxima = &self.maxima;
+        let maxima = &self.engine.maxima;
         let want = [maxima.kv_heads(), maxima.head_dim(), maxima.value_dim()];
         let got = [cache.kv_heads(), cache.dim(Side::Keys), cache.dim(Side::Values)];
         ensure!(
@@ -245,9 +224,9 @@ impl NativePlan {
         let lse = self.check_lse(q.layout(), lse)?;
         self.calls.with(|CallScratch { written, tasks, order, states }| {
             let work = Work {
-                attention: &self.attention,
-                shape: &self.maxima,
-                positions: self.positions.as_ref(),
+                attention: &self.engine.attention,
+                shape: &self.engine.maxima,
+                positions: self.engine.positions.as_ref(),
                 q,
                 history,
                 sequences,
@@ -269,9 +248,9 @@ impl NativePlan {
                 states.resize_with(count, Mutex::default);
             }
             let next = AtomicUsize::new(0);
-            self.threads.each(count, || {
+            self.engine.threads.each(count, || {
                 let shared = Shared { work: &work, tasks, count, next: &next, states };
-                self.workers.with(|scratch| self.arch.dispatch(Worker { shared, scratch }));
+                self.workers.with(|scratch| self.engine.arch.dispatch(Worker { shared, scratch }));
             });
             if splits {
                 merge(&work, tasks, states);
@@ -281,7 +260,7 @@ impl NativePlan {
     }
 
     fn check_tensors(&self, q: &HostView<'_>, history: &History<'_>, output: &HostViewMut<'_>) -> Result<()> {
-        let (storage, maxima) = (self.attention.storage(), &self.maxima);
+        let (storage, maxima) = (self.engine.attention.storage(), &self.engine.maxima);
         let (heads, kv_heads, dim) = (maxima.heads(), maxima.kv_heads(), maxima.head_dim());
         check_tensor("q", (q.dtype(), q.layout()), storage, heads, dim)?;
         if let History::Tensors { k, v } = history {
@@ -289,7 +268,7 @@ impl NativePlan {
             check_tensor("v", (v.dtype(), v.layout()), storage, kv_heads, maxima.value_dim())?;
         }
         let written = (output.dtype(), output.layout());
-        check_tensor("output", written, self.attention.output(), heads, maxima.value_dim())?;
+        check_tensor("output", written, self.engine.attention.output(), heads, maxima.value_dim())?;
         let places = |layout: &Layout| {
             let [batch, _, rows, _] = layout.dims();
             (batch, rows)
@@ -306,19 +285,13 @@ impl NativePlan {
         lse: Option<&'a mut [f32]>,
     ) -> Result<Option<(&'a mut [f32], Layout)>> {
         let [batch, heads, rows, _] = q.dims();
-        let (want, got) = (self.attention.lse(), lse.is_some());
+        let (want, got) = (self.engine.attention.lse(), lse.is_some());
         ensure!(want == got, "lse", "expected one: {want} (Attention::with_lse), got one: {got}");
         let Some(lse) = lse else { return Ok(None) };
         let (want, got) = (batch * heads * rows, lse.len());
         ensure!(want == got, "lse", "expected {want} numbers, one for each row, got {got}");
         Ok(Some((lse, Layout::rows(batch, heads, rows)?)))
     }
-}
-
-/// The name of what a machine has.
-pub(super) fn instructions(arch: Arch) -> String {
-    let name = format!("{arch:?}");
-    name.split(['(', ' ']).next().unwrap_or_default().to_owned()
 }
 
 /// What the threads of a call share.

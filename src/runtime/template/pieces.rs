@@ -13,6 +13,7 @@ macro_rules! pieces {
 pub(crate) const PIECES: &Library = pieces![
     "attention/arena",
     "attention/attention_backward_delta",
+    "attention/attention_backward_heads",
     "attention/attention_backward_keys",
     "attention/attention_backward_queries",
     "attention/attention_backward_rows",
@@ -26,6 +27,9 @@ pub(crate) const PIECES: &Library = pieces![
     "attention/backward/one_row",
     "attention/backward/query_step",
     "attention/backward/shares",
+    "attention/backward/stage",
+    "attention/backward/store_turned",
+    "attention/backward/tile",
     "attention/backward/turn_back",
     "attention/backward/weights",
     "attention/decode/each_token",

@@ -1,97 +1,45 @@
 //! Gradients on the device against the f64 oracle.
 
 use crate::common::cases::{self, Case};
-use crate::common::{Problem, Storage, gpu, numbers};
-use prflash::verify::{Tolerances, compare};
-use prflash::{Attention, Context, DType, Layout, Shape, Tables, Tensor, reference};
+use crate::common::gradients::{self, Backward, Got};
+use crate::common::{Problem, Storage, gpu};
+use prflash::{Context, DType, Layout, Tables, Tensor};
 
+mod of_heads;
 mod properties;
 mod refusals;
 
-/// The gradients of a problem, as contiguous numbers.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Got {
-    pub(super) dq: Vec<f32>,
-    pub(super) dk: Vec<f32>,
-    pub(super) dv: Vec<f32>,
-}
-
-/// A problem whose output has gradients.
-pub(super) struct Backward {
-    pub(super) problem: Problem,
-    pub(super) d_output: Vec<f32>,
-    pub(super) d_lse: Option<Vec<f32>>,
-}
-
 impl Backward {
-    pub(super) fn new(problem: Problem, seed: u64) -> Self {
-        let problem = Problem { attention: problem.attention.with_lse(true), ..problem };
-        let (shape, output) = (&problem.shape, problem.attention.output());
-        let rows = shape.batch() * shape.heads() * shape.q_len();
-        let d_output = numbers(seed + 100, rows * shape.value_dim());
-        let d_output = d_output.into_iter().map(|x| output.round(x)).collect();
-        let d_lse = seed.is_multiple_of(3).then(|| numbers(seed + 200, rows));
-        Self { problem, d_output, d_lse }
-    }
-
     pub(super) fn run(&self, context: &Context, storage: Storage, tables: &Tables<'_>) -> Got {
         let Problem { attention, shape, .. } = &self.problem;
         let [q, k, v] = self.problem.upload(context, storage).unwrap();
         let forward = attention.plan(context, shape).unwrap().run(&q, &k, &v, tables).unwrap();
         let plan = attention.plan_backward(context, shape).unwrap();
-        let (batch, heads, q_len) = (shape.batch(), shape.heads(), shape.q_len());
-        let layout = match storage {
-            Storage::HeadsFirst => Layout::heads_first(batch, heads, q_len, shape.value_dim()),
-            _ => Layout::tokens_first(batch, q_len, heads, shape.value_dim()),
-        };
-        let d_output = Tensor::upload(context, attention.output(), layout.unwrap(), &self.d_output).unwrap();
-        let rows = Layout::rows(batch, heads, q_len).unwrap();
+        let layout = self.output_layout(storage).unwrap();
+        let d_output = Tensor::upload(context, attention.output(), layout, &self.d_output).unwrap();
+        let rows = Layout::rows(shape.batch(), shape.heads(), shape.q_len()).unwrap();
         let d_lse = self.d_lse.as_ref();
         let d_lse = d_lse.map(|d_lse| Tensor::upload(context, DType::F32, rows, d_lse).unwrap());
         let d_lse = d_lse.as_ref().map(Tensor::view);
         let got = plan.run([&q, &k, &v], &forward, d_output.view(), d_lse, tables).unwrap();
-        let [dq, dk, dv] = [got.dq, got.dk, got.dv].map(|tensor| tensor.read_blocking(context).unwrap());
-        Got { dq, dk, dv }
-    }
-
-    pub(super) fn exact(&self, tables: &Tables<'_>) -> reference::Gradients {
-        let Problem { attention, shape, q, k, v, .. } = &self.problem;
-        let d_lse = self.d_lse.as_deref();
-        reference::attention_backward(attention, shape, [q, k, v], &self.d_output, d_lse, tables).unwrap()
+        let read = |tensor: Tensor| tensor.read_blocking(context).unwrap();
+        let [dq, dk, dv] = [got.dq, got.dk, got.dv].map(read);
+        let [sinks, slopes] = [got.d_sinks, got.d_slopes].map(|of| of.map_or(Vec::new(), read));
+        Got { dq, dk, dv, sinks, slopes }
     }
 
     /// Compares every gradient with the oracle's, and gives the largest error of each over its
     /// largest number.
     pub(super) fn check(&self, context: &Context, storage: Storage, tables: &Tables<'_>, story: &str) -> f64 {
-        let (got, exact) = (self.run(context, storage, tables), self.exact(tables));
-        let Problem { attention, shape, .. } = &self.problem;
-        let mut worst: f64 = 0.0;
-        for (name, got, want, terms) in [
-            ("dq", &got.dq, &exact.dq, &exact.dq_terms),
-            ("dk", &got.dk, &exact.dk, &exact.dk_terms),
-            ("dv", &got.dv, &exact.dv, &exact.dv_terms),
-        ] {
-            let tolerances = Tolerances::of_gradient(terms, shape, attention.output(), attention.storage());
-            let report = compare(got, want, tolerances).unwrap();
-            assert!(report.passed(), "{name} of {story}: {report}\n{attention:?}, {shape:?}, {storage:?}");
-            let largest = want.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
-            worst = worst.max(if largest > 0.0 { report.max_abs_error / largest } else { 0.0 });
-        }
-        worst
+        self.compare(&self.run(context, storage, tables), tables, &format!("{story}, {storage:?}"))
     }
 }
 
 fn check(name: &str, cases: impl Iterator<Item = Case>) {
     let Some(context) = gpu(name) else { return };
-    for (seed, case) in (0..).zip(cases) {
-        let Case { story, problem, storage, schedules, documents, ids, masks } = case;
-        let tables = Case { schedules, documents, ids, masks, ..Case::new("", small(), storage) };
-        Backward::new(problem, seed).check(&context, storage, &tables.tables(), &story);
-    }
-}
-
-fn small() -> Problem {
-    Problem::random(Attention::causal(), Shape::new(1, 1, 1, 4).unwrap(), 0)
+    gradients::for_each(cases, |backward, storage, tables, story| {
+        backward.check(&context, storage, tables, story);
+    });
 }
 
 #[test]
@@ -136,54 +84,34 @@ fn tables_of_each_sequence() {
 }
 
 #[test]
+fn mask_tensors() {
+    // Every form and broadcast, and those beside sinks and positions.
+    let cases = cases::masks().step_by(5).chain(cases::masks().skip(1).step_by(10));
+    check("gradients of masked scores", cases);
+}
+
+#[test]
 fn positions() {
-    let shape = Shape::new(4, 2, 150, 32).unwrap();
-    let of = |(name, positions)| {
-        let attention = Attention::causal().with_positions(positions);
-        Case::new(name, Problem::random(attention, shape, 3), Storage::HeadsFirst)
-    };
-    check("gradients with positions", cases::combinations(32).into_iter().map(of));
+    check("gradients with positions", gradients::positions(&[(150, 150)]));
 }
 
 #[test]
 fn positions_with_everything_else() {
-    let of =
-        |(name, attention, shape)| Case::new(name, Problem::random(attention, shape, 5), Storage::HeadsFirst);
-    let all = cases::positions_with_everything_else().into_iter().map(of);
-    let all = all.chain(cases::positions_with_tables()).chain(cases::position_ids());
-    check("gradients with positions and everything else", all);
+    let cases = gradients::positions_with_more(Storage::HeadsFirst);
+    check("gradients with positions and everything else", cases);
 }
 
 #[test]
 fn sinks() {
-    let shape = Shape::new(4, 2, 150, 32).unwrap().with_kv_len(100).unwrap();
-    let attention = Attention::causal().with_sinks(&[-40.0, 0.5, 3.0, 60.0]).unwrap();
-    let problem = Problem::random(attention, shape, 3);
-    check("gradients beside sinks", std::iter::once(Case::new("sinks", problem, Storage::TokensFirst)));
+    check("gradients beside sinks", std::iter::once(gradients::beside_sinks()));
 }
 
 /// Inputs of unit variance, dense and f32: the promised error.
 #[test]
 fn errors_are_within_what_is_promised() {
     let Some(context) = gpu("errors of gradients") else { return };
-    for (len, dim, attention) in [
-        (1024, 64, Attention::causal()),
-        (1024, 128, Attention::causal()),
-        (1000, 64, Attention::full()),
-        (256, 64, Attention::causal().with_window(100).unwrap()),
-    ] {
-        let shape = Shape::new(2, 1, len, dim).unwrap();
-        let mut backward = Backward::new(Problem::random(attention, shape, 1), 1);
-        let Problem { q, k, v, .. } = &mut backward.problem;
-        // Uniform on ±√3: the variance is 1.
-        let unit = |values: &mut Vec<f32>, size: f32| {
-            let spread = 3f32.sqrt() / size;
-            values.iter_mut().for_each(|x| *x *= spread);
-        };
-        unit(q, 2.0);
-        unit(k, 2.0);
-        unit(v, 1.0);
-        unit(&mut backward.d_output, 1.0);
+    for (len, dim, attention) in gradients::promised() {
+        let backward = Backward::of_unit_variance(len, dim, attention);
         let worst = backward.check(&context, Storage::HeadsFirst, &Tables::new(), "unit variance");
         println!("{len} tokens, D = {dim}: {worst:.2e} of the largest gradient");
         assert!(worst < 4e-6, "{len} tokens, D = {dim}: {worst:.2e}");

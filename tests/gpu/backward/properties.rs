@@ -1,24 +1,18 @@
 //! What gradients must be, whatever the numbers.
 
-use super::{Backward, Got};
+use crate::common::gradients::{Backward, Got, bits};
 use crate::common::{Problem, Storage, gpu, numbers};
 use prflash::attention::{BackwardOperands, Sequence};
 use prflash::sampling::Granularity;
 use prflash::{
-    Attention, BlockGrid, Call, Context, ContextOptions, DType, Layout, Operands, PlanOptions, Profile,
-    Schedule, Seed, Shape, Systematic, TableBuffer, Tables, Tensor,
+    Attention, Bias, BlockGrid, Call, Context, ContextOptions, DType, Layout, Operands, PlanOptions,
+    Positions, Profile, Schedule, Seed, Shape, Systematic, TableBuffer, Tables, Tensor,
 };
 
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|x| x.to_bits()).collect()
-}
-
-fn assert_same(one: &Got, other: &Got, story: &str) {
-    for (name, one, other) in
-        [("dq", &one.dq, &other.dq), ("dk", &one.dk, &other.dk), ("dv", &one.dv, &other.dv)]
-    {
-        assert_eq!(bits(one), bits(other), "{name}, {story}");
-    }
+/// With a sink and a slope of each of four heads.
+fn of_heads() -> Attention {
+    let attention = Attention::causal().with_positions(Positions::from(Bias::alibi()));
+    attention.with_sinks(&[0.5, -1.0, 2.0, 0.0]).unwrap()
 }
 
 fn problem(attention: Attention, len: usize) -> Backward {
@@ -28,11 +22,11 @@ fn problem(attention: Attention, len: usize) -> Backward {
 #[test]
 fn equal_calls_give_equal_bits() {
     let Some(context) = gpu("gradients again") else { return };
-    let backward = problem(Attention::causal(), 300);
+    let backward = problem(of_heads(), 300);
     let run = || backward.run(&context, Storage::HeadsFirst, &Tables::new());
     let first = run();
     for _ in 0..3 {
-        assert_same(&first, &run(), "again");
+        first.assert_same_bits(&run(), "again");
     }
 }
 
@@ -51,11 +45,12 @@ fn long_work_has_the_same_bits() {
         (Attention::causal(), Tables::new()),
         (Attention::full().with_window(70).unwrap(), Tables::new()),
         (Attention::causal(), Tables::from(&schedule)),
+        (of_heads(), Tables::from(&schedule)),
     ] {
         let backward = problem(attention, 300);
         let [whole, cut] =
             [u64::MAX, 1].map(|flops| backward.run(&open(flops), Storage::HeadsFirst, &tables));
-        assert_same(&whole, &cut, "in pieces");
+        whole.assert_same_bits(&cut, "in pieces");
     }
 }
 
@@ -69,7 +64,7 @@ fn a_schedule_of_all_blocks_is_dense() {
         let all = Schedule::dense(&grid).unwrap();
         let dense = backward.run(&context, Storage::HeadsFirst, &Tables::new());
         let listed = backward.run(&context, Storage::HeadsFirst, &Tables::from(&all));
-        assert_same(&dense, &listed, "all blocks");
+        dense.assert_same_bits(&listed, "all blocks");
     }
 }
 
@@ -103,15 +98,16 @@ fn gradients_are_causal() {
 #[test]
 fn gradients_are_linear() {
     let Some(context) = gpu("linear gradients") else { return };
-    let mut backward = problem(Attention::causal().with_soft_cap(2.0).unwrap(), 130);
+    let mut backward = problem(of_heads().with_soft_cap(2.0).unwrap(), 130);
     let once = backward.run(&context, Storage::HeadsFirst, &Tables::new());
     let double = |values: &mut Vec<f32>| values.iter_mut().for_each(|x| *x *= 4.0);
     double(&mut backward.d_output);
     backward.d_lse.as_mut().map(double).unwrap();
     let got = backward.run(&context, Storage::HeadsFirst, &Tables::new());
-    let Got { mut dq, mut dk, mut dv } = once;
-    [&mut dq, &mut dk, &mut dv].into_iter().for_each(double);
-    assert_same(&Got { dq, dk, dv }, &got, "four times");
+    let mut four = once;
+    four.each_mut().into_iter().for_each(double);
+    assert!(four.sinks.iter().chain(&four.slopes).all(|x| *x != 0.0));
+    four.assert_same_bits(&got, "four times");
 }
 
 /// Heads in another order have gradients in that order.
@@ -129,9 +125,9 @@ fn heads_keep_to_themselves() {
     let Problem { q, k, v, .. } = &mut backward.problem;
     [q, k, v, &mut backward.d_output].into_iter().for_each(turned);
     let again = backward.run(&context, Storage::HeadsFirst, &Tables::new());
-    let Got { mut dq, mut dk, mut dv } = got;
-    [&mut dq, &mut dk, &mut dv].into_iter().for_each(turned);
-    assert_same(&Got { dq, dk, dv }, &again, "in another order");
+    let mut other = got;
+    [&mut other.dq, &mut other.dk, &mut other.dv].into_iter().for_each(turned);
+    other.assert_same_bits(&again, "in another order");
 }
 
 /// Sequences packed behind each other have the gradients of each alone; other rows keep theirs.
@@ -178,6 +174,8 @@ fn packed_sequences_are_those_alone() {
             dq: dq.view(),
             dk: dk.view(),
             dv: dv.view(),
+            d_sinks: None,
+            d_slopes: None,
         })
         .unwrap();
     let mut encoder = context.device().create_command_encoder(&Default::default());
@@ -195,7 +193,7 @@ fn packed_sequences_are_those_alone() {
         let alone = Backward { problem, d_output, d_lse: None };
         let alone = alone.run(&context, Storage::HeadsFirst, &Tables::new());
         let [dq, dk, dv] = [&dq, &dk, &dv].map(|values| cut(values, rows.clone()));
-        assert_same(&Got { dq, dk, dv }, &alone, "packed");
+        Got { dq, dk, dv, ..Got::default() }.assert_same_bits(&alone, "packed");
     }
     for values in [&dq, &dk, &dv] {
         assert!(cut(values, total..capacity).iter().all(|&x| x == 7.0), "rows of no sequence");
@@ -256,10 +254,12 @@ fn tables_are_written_again() {
         dq: dq.view(),
         dk: dk.view(),
         dv: dv.view(),
+        d_sinks: None,
+        d_slopes: None,
     };
     let bound = plan.bind(&operands).unwrap();
     plan.submit(&bound, &Call::lengths(200, 200).with_tables(&tables)).unwrap();
     let [dq, dk, dv] = [dq, dk, dv].map(|tensor| tensor.read_blocking(&context).unwrap());
     let want = backward.run(&context, Storage::HeadsFirst, &Tables::from(&schedules[1]));
-    assert_same(&Got { dq, dk, dv }, &want, "written again");
+    Got { dq, dk, dv, ..Got::default() }.assert_same_bits(&want, "written again");
 }

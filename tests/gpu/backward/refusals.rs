@@ -1,12 +1,12 @@
 //! What has no gradient, or isn't a problem's.
 
 use crate::common::{gpu, zeros};
-use prflash::attention::{BackwardOperands, Sequence};
+use prflash::attention::{BackwardOperands, Mask, Sequence};
 use prflash::cache::{KvCache, Staircase, StoredKeys};
 use prflash::kernels::Kernel;
 use prflash::{
-    Attention, BlockGrid, Call, DType, Error, Layout, PlanOptions, Schedule, Shape, TableBuffer, Tables,
-    TensorView,
+    Attention, Bias, BlockGrid, Call, DType, Error, Layout, PlanOptions, Positions, Schedule, Shape,
+    TableBuffer, Tables, TensorView,
 };
 
 fn named<T>(result: Result<T, Error>) -> &'static str {
@@ -18,7 +18,11 @@ fn refusals_name_the_argument() {
     let Some(context) = gpu("refused gradients") else { return };
     let shape = Shape::new(4, 2, 64, 32).unwrap().with_batch(2).unwrap();
     let attention = Attention::causal().with_lse(true);
-    assert_eq!(named(attention.clone().with_masks(true).plan_backward(&context, &shape)), "mask");
+    for wide in [shape.with_value_dim(260).unwrap(), Shape::new(4, 2, 64, 576).unwrap()] {
+        let error = attention.plan_backward(&context, &wide).unwrap_err();
+        let argument = if wide.head_dim() > 256 { "head_dim" } else { "value_dim" };
+        assert!(error.is_too_large() && error.argument() == Some(argument), "{error}");
+    }
     let sunk = attention.clone().with_sinks(&[1.0]).unwrap();
     assert_eq!(named(sunk.plan_backward(&context, &shape)), "sinks");
     let by = PlanOptions::new().with_kernel(Kernel::Naive);
@@ -43,12 +47,14 @@ fn refusals_name_the_argument() {
         dq: dq.view(),
         dk: dk.view(),
         dv: dv.view(),
+        d_sinks: None,
+        d_slopes: None,
     };
     let bound = plan.bind(&operands).unwrap();
     let other = zeros(&context, DType::F16, Layout::heads_first(2, 3, 64, 32).unwrap());
     let other = other.view();
     type Set = for<'a> fn(BackwardOperands<'a>, &'a TensorView) -> BackwardOperands<'a>;
-    let each: [(&str, Set); 10] = [
+    let each: [(&str, Set); 12] = [
         ("q", |all, q| BackwardOperands { q, ..all }),
         ("k", |all, k| BackwardOperands { k, ..all }),
         ("v", |all, v| BackwardOperands { v, ..all }),
@@ -59,6 +65,9 @@ fn refusals_name_the_argument() {
         ("dq", |all, dq| BackwardOperands { dq, ..all }),
         ("dk", |all, dk| BackwardOperands { dk, ..all }),
         ("dv", |all, dv| BackwardOperands { dv, ..all }),
+        // Of what the attention doesn't have.
+        ("d_sinks", |all, d_sinks| BackwardOperands { d_sinks: Some(d_sinks), ..all }),
+        ("d_slopes", |all, d_slopes| BackwardOperands { d_slopes: Some(d_slopes), ..all }),
     ];
     for (name, set) in each {
         assert_eq!(named(plan.bind(&set(operands, other))), name);
@@ -67,7 +76,26 @@ fn refusals_name_the_argument() {
     assert_eq!(named(plan.bind(&BackwardOperands { dk: k.view(), ..operands })), "dk");
     assert_eq!(named(plan.bind(&BackwardOperands { dv: dk.view(), ..operands })), "dv");
 
+    // Sums over heads: one number for each, in a place of their own.
+    let biased = attention.clone().with_positions(Positions::from(Bias::alibi()));
+    let biased = biased.with_sinks(&[0.0; 4]).unwrap().plan_backward(&context, &shape).unwrap();
+    let of = |layout: Layout| zeros(&context, DType::F32, layout);
+    let (sinks, slopes) = (of(Layout::rows(1, 4, 1).unwrap()), of(Layout::rows(1, 4, 1).unwrap()));
+    let (d_sinks, d_slopes) = (Some(sinks.view()), Some(slopes.view()));
+    let all = BackwardOperands { d_sinks, d_slopes, ..operands };
+    biased.bind(&all).unwrap();
+    let wrong = [Layout::rows(1, 3, 1), Layout::rows(1, 4, 2), Layout::rows(2, 4, 1)];
+    for wrong in wrong.map(|layout| of(layout.unwrap())) {
+        let wrong = Some(wrong.view());
+        assert_eq!(named(biased.bind(&BackwardOperands { d_sinks: wrong, ..all })), "d_sinks");
+        assert_eq!(named(biased.bind(&BackwardOperands { d_slopes: wrong, ..all })), "d_slopes");
+    }
+    assert_eq!(named(biased.bind(&BackwardOperands { d_slopes: d_sinks, ..all })), "d_slopes");
+
     assert_eq!(named(plan.submit(&bound, &Call::lengths(65, 65))), "q_len");
+    let mask = Mask::boolean([1, 1, 64], &[true; 64]).unwrap();
+    let masks = TableBuffer::for_backward(&context, &Tables::from(&mask)).unwrap();
+    assert_eq!(named(plan.submit(&bound, &Call::lengths(64, 64).with_tables(&masks))), "mask");
     let own = Sequence { queries: 0..10, keys: 0..10, ..Sequence::default() };
     let shared = [own.clone(), Sequence { queries: 10..20, ..own }];
     assert_eq!(named(plan.submit(&bound, &Call::sequences(&shared))), "sequences");

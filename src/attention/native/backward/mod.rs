@@ -6,11 +6,14 @@
 //! loop with queries and keys in each other's place, so products, masks and distances are those of
 //! the forward pass. Between the products lie the weights and their gradients (`weights`).
 
+#[cfg(test)]
+mod mutants;
 mod operands;
 mod plan;
 mod rows;
 mod tile;
 mod weights;
+mod wrong;
 
 pub use operands::NativeBackwardOperands;
 pub use plan::NativeBackwardPlan;

@@ -85,8 +85,7 @@ impl NativeBackwardOperands<'_> {
             count("d_sinks", heads, d_sinks.len())?;
         }
         if let Some(d_slopes) = d_slopes {
-            let biased = attention.positions().is_some_and(|positions| positions.bias().is_some());
-            ensure!(biased, "d_slopes", "the attention has no bias");
+            ensure!(attention.is_biased(), "d_slopes", "the attention has no bias");
             count("d_slopes", heads, d_slopes.len())?;
         }
         Layout::rows(batch, heads, rows)

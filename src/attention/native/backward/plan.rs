@@ -3,19 +3,19 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 use super::operands::NativeBackwardOperands;
 use super::rows::{Chunks, Inputs, Places, Prepared, Sizes, write_keys, write_queries};
 use super::tile::{self, Pass, Scratch, Task};
+use super::wrong::{Wrong, or};
 use crate::attention::call::Sequence;
 use crate::attention::inputs::attention::Attention;
 use crate::attention::inputs::tables::Tables;
-use crate::attention::native::options::{NativeOptions, Threads};
+use crate::attention::native::engine::Engine;
+use crate::attention::native::options::NativeOptions;
 use crate::attention::native::output::Results;
 use crate::attention::native::part::Part;
-use crate::attention::native::plan::instructions;
-use crate::attention::native::positions::PositionTables;
 use crate::attention::native::scratch::{Aligned, Pool};
 use crate::attention::native::sizes::KEYS;
 use crate::attention::native::source::History;
@@ -33,25 +33,14 @@ use crate::shape::Shape;
 /// threads. Mask tensors, sinks and slopes have their part, and the gradients of sinks and slopes
 /// are computed where a call asks for them.
 pub struct NativeBackwardPlan {
-    attention: Attention,
-    maxima: Shape,
-    options: NativeOptions,
-    threads: Threads,
-    arch: Arch,
-    positions: Option<PositionTables>,
+    engine: Engine,
     calls: Pool<CallScratch>,
     workers: Pool<Scratch>,
 }
 
 impl std::fmt::Debug for NativeBackwardPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { attention, maxima, options, .. } = self;
-        f.debug_struct("NativeBackwardPlan")
-            .field("attention", attention)
-            .field("maxima", maxima)
-            .field("options", options)
-            .field("instructions", &self.instructions())
-            .finish_non_exhaustive()
+        self.engine.show("NativeBackwardPlan", f)
     }
 }
 
@@ -116,40 +105,31 @@ impl Attention {
         maxima: &Shape,
         options: &NativeOptions,
     ) -> Result<NativeBackwardPlan> {
-        self.check_sinks(maxima.heads())?;
-        Ok(NativeBackwardPlan {
-            attention: self.clone(),
-            maxima: *maxima,
-            options: options.clone(),
-            threads: Threads::new(options)?,
-            arch: Arch::new(),
-            positions: PositionTables::of(self, maxima)?,
-            calls: Pool::default(),
-            workers: Pool::default(),
-        })
+        let engine = Engine::new(self, maxima, options)?;
+        Ok(NativeBackwardPlan { engine, calls: Pool::default(), workers: Pool::default() })
     }
 }
 
 impl NativeBackwardPlan {
     /// What it computes the gradients of.
     pub fn attention(&self) -> &Attention {
-        &self.attention
+        &self.engine.attention
     }
 
     /// The sizes that calls have at most.
     pub fn maxima(&self) -> &Shape {
-        &self.maxima
+        &self.engine.maxima
     }
 
     /// How it is computed.
     pub fn options(&self) -> &NativeOptions {
-        &self.options
+        &self.engine.options
     }
 
     /// The instructions that the plan uses, as those of
     /// [`NativePlan::instructions`](super::super::NativePlan::instructions).
     pub fn instructions(&self) -> String {
-        instructions(self.arch)
+        self.engine.instructions()
     }
 
     /// Computes the gradients of whole tensors: every batch entry is a sequence.
@@ -186,7 +166,7 @@ impl NativeBackwardPlan {
         sequences: Sequences<'_>,
         tables: &Tables<'_>,
     ) -> Result<()> {
-        let lse_at = operands.check(&self.attention, &self.maxima)?;
+        let lse_at = operands.check(&self.engine.attention, &self.engine.maxima)?;
         let rows = tables.pages(0).is_none();
         crate::error::ensure!(rows, "pages", "expected none: gradients are of keys that lie in rows");
         let NativeBackwardOperands { q, k, v, output, lse, d_output, d_lse, .. } = *operands;
@@ -205,9 +185,9 @@ impl NativeBackwardPlan {
             slopes.resize(if d_slopes.is_some() { lse.len() } else { 0 }, 0.0);
             let by_row = d_slopes.is_some().then_some((&mut slopes[..], lse_at));
             let work = Work {
-                attention: &self.attention,
-                shape: &self.maxima,
-                positions: self.positions.as_ref(),
+                attention: &self.engine.attention,
+                shape: &self.engine.maxima,
+                positions: self.engine.positions.as_ref(),
                 q,
                 history: History::Tensors { k, v },
                 sequences,
@@ -219,14 +199,14 @@ impl NativeBackwardPlan {
                 work.check_keys_apart(order)?;
             }
             let (dk, dv) = (Results::new(dk, None, dk_written), Results::new(dv, None, dv_written));
-            let sizes = Sizes::of(&self.maxima);
+            let sizes = Sizes::of(&self.engine.maxima);
             places.fill(&work);
             let last = |list: &[usize]| list.last().copied().unwrap_or(0);
             let rows = [last(&places.queries), last(&places.keys)];
             let queries = queries.numbers(rows[0] * sizes.query());
             let keys = keys.numbers(rows[1] * sizes.key());
             let chunks = [Chunks::new(&mut *queries, sizes.query()), Chunks::new(&mut *keys, sizes.key())];
-            self.threads.each(rows[0] + rows[1], || {
+            self.engine.threads.each(rows[0] + rows[1], || {
                 write_queries(&work, &inputs, places, &chunks[0]);
                 write_keys(&work, &inputs, places, &chunks[1]);
             });
@@ -246,9 +226,9 @@ impl NativeBackwardPlan {
                 tasks.push(tasks[index] + cut.tasks());
             }
             let next = AtomicUsize::new(0);
-            self.threads.each(last(tasks), || {
+            self.engine.threads.each(last(tasks), || {
                 let worker = |scratch: &mut Scratch| {
-                    self.arch.dispatch(Worker { pass: &pass, tasks, next: &next, scratch });
+                    self.engine.arch.dispatch(Worker { pass: &pass, tasks, next: &next, scratch });
                 };
                 self.workers.with(worker);
             });
@@ -294,7 +274,8 @@ fn sum_sinks(pass: &Pass<'_>, d_sinks: &mut [f32]) {
             let queries = rows.queries(sequence, head, &part);
             for row in 0..part.queries.len() {
                 let ending = &queries.row(row, rows.sizes.query())[rows.sizes.query() - 2..];
-                sum -= (f64::from(sink) - f64::from(ending[0])).exp() * f64::from(ending[1]);
+                let weight = (f64::from(sink) - f64::from(ending[0])).exp();
+                sum -= or(Wrong::SinkTurned, weight, -weight) * f64::from(ending[1]);
             }
         }
         *to = sum as f32;
@@ -303,7 +284,8 @@ fn sum_sinks(pass: &Pass<'_>, d_sinks: &mut [f32]) {
 
 /// The gradients of each head's slope, from those by row.
 fn sum_slopes(places: &[Vec<Range<usize>>], by_row: &[f32], d_slopes: &mut [f32]) {
-    for (to, places) in d_slopes.iter_mut().zip(places) {
+    for (head, to) in d_slopes.iter_mut().enumerate() {
+        let places = &places[or(Wrong::SlopeOfFirstHead, head, 0)];
         let rows = places.iter().flat_map(|place| &by_row[place.clone()]);
         *to = rows.map(|&x| f64::from(x)).sum::<f64>() as f32;
     }
@@ -343,7 +325,8 @@ impl Cut {
     fn keys(&self, part: &Part<'_>, tile: usize) -> Range<usize> {
         let block = tile / self.each * self.key_block;
         let start = block + tile % self.each * KEYS;
-        let end = (start + KEYS).min(block + self.key_block).min(part.keys.len());
+        let end =
+            (start + or(Wrong::HalfTiles, KEYS, KEYS / 2)).min(block + self.key_block).min(part.keys.len());
         start..end.max(start)
     }
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use super::wrong::{Wrong, or};
 use crate::attention::native::part::Part;
 use crate::attention::native::products::Rows;
 use crate::attention::native::source::Head;
@@ -163,7 +164,7 @@ fn locate<'a>(
 /// log-sum-exp of an empty row is written as ∞, so that nothing in it has a weight.
 pub(super) fn write_queries(work: &Work<'_>, inputs: &Inputs<'_>, places: &Places, chunks: &Chunks<'_>) {
     let sizes = Sizes::of(work.shape);
-    let scale = work.attention.scale(sizes.dim);
+    let scale = or(Wrong::QueriesUnscaled, work.attention.scale(sizes.dim), 1.0);
     let rotations = work.positions.and_then(|positions| positions.rotations());
     let mut output = vec![0.0; sizes.value_dim];
     chunks.for_each(|index, numbers| {
@@ -181,6 +182,7 @@ pub(super) fn write_queries(work: &Work<'_>, inputs: &Inputs<'_>, places: &Place
         let products = gradient.iter().zip(&output).map(|(&g, &o)| f64::from(g) * f64::from(o));
         let place = inputs.lse_at.index(part.entry, head, at, 0);
         let d_lse = inputs.d_lse.map_or(0.0, |d_lse| f64::from(d_lse[place]));
+        let d_lse = or(Wrong::LogSumExpLeftOut, d_lse, 0.0);
         let lse = inputs.lse[place];
         ending[0] = if lse == f32::NEG_INFINITY { f32::INFINITY } else { lse };
         ending[1] = (products.sum::<f64>() - d_lse) as f32;

@@ -8,6 +8,7 @@ use pulp::Simd;
 
 use super::rows::Prepared;
 use super::weights::{Endings, Weights};
+use super::wrong::{Wrong, or};
 use crate::attention::native::output::Results;
 use crate::attention::native::part::Part;
 use crate::attention::native::products::{Outputs, Rows, Scores};
@@ -195,7 +196,7 @@ pub(super) fn queries<S: Simd>(simd: S, pass: &Pass<'_>, task: &Task<'_>, scratc
         for tile in tiles(run) {
             let lines = tile.len();
             let (k, v) = (part_of(keys, tile.start, 0), part_of(keys, tile.start, dim));
-            let visible = seen.mask(&tile);
+            let visible = or(Wrong::RowsSeeAll, seen.mask(&tile), None);
             let lags = by_lag.map(|positions| {
                 let slope = work.slope(head);
                 let memory = lags.numbers(LAGS);
@@ -203,11 +204,13 @@ pub(super) fn queries<S: Simd>(simd: S, pass: &Pass<'_>, task: &Task<'_>, scratc
             });
             let mask = part.mask.map(|mask| {
                 let memory = masks.numbers(KEYS * ROWS);
+                let head = or(Wrong::MaskOfFirstHead, head, 0);
                 for (lane, query) in lanes.clone().enumerate() {
                     mask.for_each(head, query, tile.clone(), |j, number| memory[j * ROWS + lane] = number);
                 }
                 &*memory
             });
+            let ln_p = or(Wrong::RowsUncorrected, ln_p, 0.0);
             let correction = work.attention.correction() * ln_p;
             let cap = work.attention.soft_cap();
             let scoring = Scoring { cap, correction, lags, mask, visible };
@@ -235,7 +238,7 @@ pub(super) fn queries<S: Simd>(simd: S, pass: &Pass<'_>, task: &Task<'_>, scratc
         }
     });
 
-    let scale = work.attention.scale(dim);
+    let scale = or(Wrong::GradientUnscaled, work.attention.scale(dim), 1.0);
     let rotations = work.positions.and_then(|positions| positions.rotations());
     row.resize(dim, 0.0);
     for (lane, query) in lanes.clone().enumerate() {
@@ -243,7 +246,8 @@ pub(super) fn queries<S: Simd>(simd: S, pass: &Pass<'_>, task: &Task<'_>, scratc
             *number = scale * column[lane];
         }
         if let Some(rotations) = rotations {
-            rotations.turn(row, part.query_position(query).saturating_neg());
+            let position = part.query_position(query);
+            rotations.turn(row, or(Wrong::QueryTurnedOn, position.saturating_neg(), position));
         }
         work.results.write([part.entry, head, part.queries.start + query], row, slopes[lane]);
     }
@@ -276,12 +280,14 @@ pub(super) fn keys<S: Simd>(simd: S, pass: &Pass<'_>, task: &Task<'_>, scratch: 
     let visible = prepared.places.visible(*sequence);
     seen.fill(lanes.clone().map(|key| {
         let start = visible.partition_point(|seen| seen.end <= key);
+        let start = or(Wrong::FirstQueryLost, start, start + 1);
         start..visible.partition_point(|seen| seen.start <= key).max(start)
     }));
 
     let by_lag = work.positions.filter(|positions| positions.has_lags());
     let heads_each = work.shape.heads_per_kv_head();
-    for head in kv_head * heads_each..(kv_head + 1) * heads_each {
+    let heads_here = or(Wrong::FirstHeadAlone, heads_each, 1);
+    for head in kv_head * heads_each..kv_head * heads_each + heads_here {
         let queries = prepared.queries(*sequence, head, part);
         let mut visit = |run: Range<usize>, ln_p: f32| {
             for tile in tiles(run) {
@@ -291,7 +297,7 @@ pub(super) fn keys<S: Simd>(simd: S, pass: &Pass<'_>, task: &Task<'_>, scratch: 
                     let ending = queries.row(query, dim + value_dim + 2);
                     (lse[line], delta[line]) = (ending[dim + value_dim], ending[dim + value_dim + 1]);
                 }
-                let visible = seen.mask(&tile);
+                let visible = or(Wrong::KeysSeenByAll, seen.mask(&tile), None);
                 let lags = by_lag.map(|positions| {
                     let slope = work.slope(head);
                     let memory = lags.numbers(LAGS);
@@ -305,6 +311,7 @@ pub(super) fn keys<S: Simd>(simd: S, pass: &Pass<'_>, task: &Task<'_>, scratch: 
                     }
                     &*memory
                 });
+                let ln_p = or(Wrong::KeysUncorrected, ln_p, 0.0);
                 let correction = work.attention.correction() * ln_p;
                 let cap = work.attention.soft_cap();
                 let scoring = Scoring { cap, correction, lags, mask, visible };
@@ -335,6 +342,7 @@ pub(super) fn keys<S: Simd>(simd: S, pass: &Pass<'_>, task: &Task<'_>, scratch: 
             (Some(schedule), Some(columns)) => {
                 let grid = schedule.grid();
                 let block = lanes.start / grid.block_size();
+                let block = or(Wrong::NextColumn, block, (block + 1) % grid.key_blocks());
                 for &(query_block, ln_p) in columns.column(grid.group_of_head(head), block) {
                     let rows = part.rows_of_block(query_block);
                     let start = rows.start.max(seen.any.start);
@@ -352,7 +360,8 @@ pub(super) fn keys<S: Simd>(simd: S, pass: &Pass<'_>, task: &Task<'_>, scratch: 
                 *number = column[lane];
             }
             if let (true, Some(rotations)) = (turns, work.key_rotations()) {
-                rotations.turn(row, part.key_position(key).saturating_neg());
+                let position = part.key_position(key);
+                rotations.turn(row, or(Wrong::KeyTurnedOn, position.saturating_neg(), position));
             }
             results.write([part.entry, kv_head, part.keys.start + key], row, 0.0);
         }

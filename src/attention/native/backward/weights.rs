@@ -2,6 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
+use super::wrong::{Wrong, or};
 use crate::attention::native::math::exp;
 use crate::attention::native::products::vectors;
 use crate::attention::native::sizes::{KEYS, ROWS};
@@ -53,7 +54,7 @@ impl WithSimd for Weights<'_> {
         let count = lines * stride;
         let (scores, products, gains) = (&mut scores[..count], &mut products[..count], &mut gains[..count]);
         let by_factor = scoring.lags.is_some_and(|lags| !lags.factors.is_empty());
-        let gained = scoring.cap.is_some() || by_factor;
+        let gained = or(Wrong::NoGains, scoring.cap.is_some() || by_factor, false);
         let mut slopes = slopes.map(|slopes| S::as_mut_simd_f32s(slopes).0);
         let zero = simd.splat_f32s(0.0);
         for at in 0..vectors::<S>(lanes) {
@@ -68,6 +69,7 @@ impl WithSimd for Weights<'_> {
                         (simd.splat_f32s(lse[line]), simd.splat_f32s(delta[line]))
                     }
                 };
+                let delta = or(Wrong::DeltaLeftOut, delta, zero);
                 let weight = exp(simd, simd.sub_f32s(scores[place], lse));
                 let gradient = simd.mul_f32s(weight, simd.sub_f32s(products[place], delta));
                 let nothing = simd.equal_f32s(weight, zero);
@@ -77,6 +79,7 @@ impl WithSimd for Weights<'_> {
                 if let (Some(slopes), Some(lags)) = (&mut slopes, scoring.lags) {
                     let first = at * S::F32_LANES + if lags.by_pair { line * ROWS } else { KEYS - 1 - line };
                     let bias = simd.partial_load_f32s(&lags.biases[first..first + S::F32_LANES]);
+                    let gradient = or(Wrong::SlopeGained, gradient, products[place]);
                     slopes[at] = simd.sub_f32s(slopes[at], simd.mul_f32s(gradient, bias));
                 }
             }

@@ -1,6 +1,6 @@
 //! What native gradients must be, whatever the numbers.
 
-use super::{Backward, Got};
+use crate::common::gradients::{Backward, Got, bits};
 use crate::common::native::on;
 use crate::common::{Problem, Storage};
 use prflash::attention::Sequence;
@@ -16,15 +16,9 @@ fn run(backward: &Backward, tables: &Tables<'_>) -> Got {
     backward.run(&on(1), Storage::HeadsFirst, tables)
 }
 
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|x| x.to_bits()).collect()
-}
-
 /// Equal numbers, whatever the sign of a zero.
 fn assert_same(one: &Got, other: &Got, story: &str) {
-    for (name, one, other) in
-        [("dq", &one.dq, &other.dq), ("dk", &one.dk, &other.dk), ("dv", &one.dv, &other.dv)]
-    {
+    for ((name, one), (_, other)) in one.each().into_iter().zip(other.each()) {
         assert!(one == other, "{name}, {story}");
     }
 }
@@ -93,11 +87,10 @@ fn gradients_are_linear() {
     times(&mut backward.d_output);
     backward.d_lse.as_mut().map(times).unwrap();
     let got = run(&backward, &Tables::new());
-    let Got { mut dq, mut dk, mut dv, mut sinks, mut slopes } = once;
-    [&mut dq, &mut dk, &mut dv, &mut sinks, &mut slopes].into_iter().for_each(times);
-    assert_eq!((&got.sinks, &got.slopes), (&sinks, &slopes));
-    assert!(sinks.iter().chain(&slopes).all(|x| *x != 0.0));
-    assert_same(&Got { dq, dk, dv, sinks, slopes }, &got, "four times");
+    let mut four = once;
+    four.each_mut().into_iter().for_each(times);
+    assert!(four.sinks.iter().chain(&four.slopes).all(|x| *x != 0.0));
+    assert_same(&four, &got, "four times");
 }
 
 /// Rows that see nothing have no gradient, whatever they hold; those that see a NaN have NaN.
