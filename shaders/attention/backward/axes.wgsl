@@ -1,6 +1,6 @@
 // Where the tensors of the backward pass lie: of each its first quad (of the log-sum-exp and of its
-// gradient, and of those of sinks and slopes: number), and what it is from one batch entry, head and
-// row to the next.
+// gradient, and of those of sinks and slopes: number), and what it is from one batch entry, head
+// and row to the next.
 
 #import attention/params
 

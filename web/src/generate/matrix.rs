@@ -1,10 +1,10 @@
 //! Matrices of 4 or 8 bits, and their products with vectors.
 //!
 //! A row is cut into blocks of 32 weights w = d · code + m, with d and m for each block. What is
-//! multiplied by it is rounded to 16 bits in blocks of its own, x = s · code, so that a block's part
-//! of a product is `d · s · Σ code·code + m · s · Σ code`, with sums of integers: the same on every
-//! machine. (llama.cpp rounds it to 8 bits. A few channels of SmolLM2 are thousands of times as large
-//! as their neighbours, which then are all 0.)
+//! multiplied by it is rounded to 16 bits in blocks of its own, x = s · code, so that a block's
+//! part of a product is `d · s · Σ code·code + m · s · Σ code`, with sums of integers: the same on
+//! every machine. (llama.cpp rounds it to 8 bits. A few channels of SmolLM2 are thousands of times
+//! as large as their neighbours, which then are all 0.)
 
 use half::f16;
 

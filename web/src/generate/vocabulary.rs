@@ -118,8 +118,8 @@ impl Vocabulary {
         tokens
     }
 
-    /// A word's tokens, without bytes that have none: of all neighbours that can be merged those of the lowest rank are, the
-    /// first of them first, until none can.
+    /// A word's tokens, without bytes that have none: of all neighbours that can be merged those of
+    /// the lowest rank are, the first of them first, until none can.
     fn merged(&self, word: &[u8]) -> Vec<u32> {
         let bytes = word.iter().filter_map(|&byte| self.first[usize::from(byte)]);
         let mut tokens: Vec<u32> = bytes.collect();
