@@ -87,6 +87,7 @@ pub fn rules() -> Vec<Rule> {
         Rule::new("recommended", "recommended"),
         Rule::new("KIVI-4", "kivi4"),
         Rule::new("KIVI-2", "kivi2"),
+        Rule::new("sink + window of 1,024 tokens", "streaming:1024"),
         rotated("K and V 8×4 → 4", "8x4,4", "8x4,4", FINE),
         rotated("K 8×4 → 4, V 8×4 → 4×32 → 3", "8x4,4", "8x4,4x32,3", FINE),
         Rule::new("recommended, rotated", format!("K:8x4,4;V:8x4,3{FINE}")),

@@ -135,7 +135,7 @@ fn what_does_not_do_is_refused_by_name() {
         ("train --text read.txt --held-out judged.txt --pieces 100", "--pieces"),
         ("train --text read.txt --held-out judged.txt --heads 3 --kv-heads 1", "--width"),
         ("train --text read.txt --held-out judged.txt --steps 0", "--steps"),
-        ("train --text read.txt --held-out judged.txt --rate -1", "--rate"),
+        ("train --text read.txt --held-out judged.txt --rate=-1", "--rate"),
         ("train --quick", "scripts/fetch-models brings it"),
     ] {
         let error = folder.refused(&format!("{arguments} --out bad"));
