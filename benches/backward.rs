@@ -21,6 +21,8 @@ use serde_json::{Value, json};
 use support::{Work, interleave, milliseconds, tensor};
 use testkit::statistics::{median, median_ratio};
 
+const SHAPES: [&str; 4] = ["1024x64", "4096x64", "8192x64", "1024x128"];
+
 /// Times gradients.
 #[derive(Parser)]
 struct Arguments {
@@ -28,7 +30,7 @@ struct Arguments {
     #[arg(long, default_value_t = 7)]
     rounds: usize,
     /// Tokens and channels of a head.
-    #[arg(long, value_delimiter = ',', value_parser = shape, default_values = ["1024x64", "4096x64", "8192x64", "1024x128"])]
+    #[arg(long, value_delimiter = ',', value_parser = shape, default_values = SHAPES)]
     shapes: Vec<[usize; 2]>,
     /// One JSON object instead of text.
     #[arg(long)]

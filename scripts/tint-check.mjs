@@ -120,7 +120,8 @@ for (const entry of manifest) {
     else fail(name, brief(moduleError.message));
     continue;
   }
-  const pipeline = device.createComputePipelineAsync({ layout: 'auto', compute: { module, entryPoint, constants } }).then(
+  const compute = { module, entryPoint, constants };
+  const pipeline = device.createComputePipelineAsync({ layout: 'auto', compute }).then(
     () => (passed += 1),
     (error) => fail(name, brief(error.message)),
   );
