@@ -240,8 +240,8 @@ fn every_mutant_of_staged_tiles_is_caught() {
             ("the fourth window's lag is the third's", "window0_0[3]", "window0_0[2]"),
             (
                 "the factor is that of the next lag",
-                "params.factor_length + distance",
-                "params.factor_length + distance + 1.0",
+                "let whole = 1.0 / (params.factor_length + distance)",
+                "let whole = 1.0 / (params.factor_length + distance + 1.0)",
             ),
         ],
     ));
