@@ -8,6 +8,7 @@ use prflash::cache::{
     output_error_bound,
 };
 use prflash::limits::{MAX_ELEMENTS, MAX_LEN};
+use prflash::position::{Pairing, Rope};
 use prflash::sampling::content::{Estimate, Probe};
 use prflash::{Attention, BlockGrid, Shape, Tables};
 
@@ -110,6 +111,24 @@ pub fn layer_plans(case: &mut Case) {
     if let Some(plan) = accepted(plan.within_bytes(&known, &of, tokens.min(MAX_LEN - 1), bytes)) {
         assert!(plan.bytes(&of, tokens.min(MAX_LEN - 1)) <= bytes);
     }
+}
+
+pub fn balances(case: &mut Case) {
+    let n = &mut case.numbers;
+    let (dim, segment) = (n.mild(20), n.mild(100));
+    let mut keys: Vec<f32> = (0..n.below(90)).map(|_| n.below(9) as f32 - 4.0).collect();
+    if n.once_in(4) && !keys.is_empty() {
+        let at = n.below(keys.len());
+        keys[at] = n.f64() as f32;
+    }
+    let rope = Rope::new(
+        if n.bool() { dim } else { 8 },
+        1e4,
+        if n.bool() { Pairing::Half } else { Pairing::Interleaved },
+    );
+    tell!(case, "balance({keys:?}, {dim}, {segment}, {rope:?})");
+    let Some(factors) = accepted(rotated::balance(&keys, dim, segment, rope.as_ref().ok())) else { return };
+    assert!(factors.len() == dim && factors.iter().all(|factor| factor.is_finite() && *factor > 0.0));
 }
 
 pub fn standings(case: &mut Case) {

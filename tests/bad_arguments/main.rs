@@ -66,6 +66,7 @@ fn host_case(case: &mut Case) {
         positions::positions,
         caches::ladders,
         caches::layer_plans,
+        caches::balances,
         caches::standings,
         caches::standings,
         caches::standings,

@@ -1,5 +1,6 @@
 //! Attention over a cache in host memory for every layer.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
@@ -7,6 +8,7 @@ use prflash::cache::{HostCache, SequenceId, Staircase, StoredKeys};
 use prflash::native::{HostView, HostViewMut, NativeOptions, NativePlan, NativeQueries};
 use prflash::{Layout, Positions, Queries, Shape, Tables};
 
+use super::balance::Balance;
 use crate::attend::{Attend, Qkv, Usage};
 use crate::config::Config;
 use crate::content::memory::Memory;
@@ -17,6 +19,7 @@ use crate::setting::Setting;
 /// them sees what it would see if it had come alone.
 pub struct Held<'a> {
     config: &'a Config,
+    balance: Option<&'a Balance>,
     layers: Vec<Layer>,
 }
 
@@ -28,7 +31,8 @@ struct Layer {
 }
 
 impl<'a> Held<'a> {
-    /// Caches that hold `memory`, by layer, and room for `new` more tokens.
+    /// Caches that hold `memory`, by layer, and room for `new` more tokens; of keys multiplied by a
+    /// balance, where one is given.
     ///
     /// # Errors
     /// Another number of staircases than of layers; what the library refuses.
@@ -38,6 +42,7 @@ impl<'a> Held<'a> {
         memory: &Memory,
         staircases: &[Staircase],
         new: usize,
+        balance: Option<&'a Balance>,
     ) -> Result<Self> {
         ensure!(
             staircases.len() == config.layers,
@@ -51,13 +56,17 @@ impl<'a> Held<'a> {
             let attention = setting.attention(config, layer)?;
             let mut cache = HostCache::new(staircase.clone(), &shape, StoredKeys::AfterRotation)?;
             let sequence = cache.add();
-            let [k, v] =
-                [0, 1].map(|side| swapped(&memory.layers[layer][side], memory.tokens, kv_heads, head_dim));
+            let [keys, values] = &memory.layers[layer];
+            let mut keys = Cow::from(keys);
+            if let Some(balance) = balance {
+                balance.multiply_keys(layer, keys.to_mut());
+            }
+            let [k, v] = [&keys, &values[..]].map(|rows| swapped(rows, memory.tokens, kv_heads, head_dim));
             cache.append(sequence, &k, &v)?;
             let plan = attention.plan_native(&shape, &NativeOptions::new())?;
             Ok(Layer { cache, plan, positions: attention.positions().cloned() })
         };
-        Ok(Self { config, layers: staircases.iter().enumerate().map(make).collect::<Result<_>>()? })
+        Ok(Self { config, balance, layers: staircases.iter().enumerate().map(make).collect::<Result<_>>()? })
     }
 }
 
@@ -76,9 +85,13 @@ impl Layer {
 impl Attend for Held<'_> {
     fn attend(&mut self, layer: usize, new: &Qkv<'_>) -> Result<Vec<f32>> {
         let Config { heads, kv_heads, head_dim, .. } = *self.config;
+        let (mut q, mut k) = (Cow::from(new.q), new.k.to_vec());
+        if let Some(balance) = self.balance {
+            balance.divide_queries(layer, q.to_mut(), self.config);
+            balance.multiply_keys(layer, &mut k);
+        }
         let layer = &mut self.layers[layer];
         let first = layer.cache.len(SequenceId::FIRST)?;
-        let mut k = new.k.to_vec();
         if let Some(rope) = layer.positions.as_ref().and_then(Positions::rope) {
             rotate(rope, &mut k, kv_heads, first);
         }
@@ -95,7 +108,7 @@ impl Attend for Held<'_> {
             let layout = Layout::tokens_first(1, piece.len(), heads, head_dim)?;
             let part = piece.start * heads * head_dim..piece.end * heads * head_dim;
             let mut operands = NativeQueries {
-                q: HostView::new(&new.q[part.clone()], layout)?,
+                q: HostView::new(&q[part.clone()], layout)?,
                 output: HostViewMut::new(&mut output[part], layout)?,
                 lse: None,
             };

@@ -21,6 +21,11 @@ impl Rule {
         Self { name: name.into(), cache: cache.into() }
     }
 
+    /// Whether keys are multiplied, and queries divided, by what was found on another text.
+    pub fn is_balanced(&self) -> bool {
+        self.cache.starts_with(BALANCED)
+    }
+
     /// Whether it has to be known what layers lose.
     pub fn is_calibrated(&self) -> bool {
         self.cache.contains('@')
@@ -31,20 +36,20 @@ impl Rule {
     /// # Errors
     /// As [`staircases`](Rule::staircases).
     pub fn low(&self) -> Result<Staircase> {
-        let low = self.cache.rsplit_once('|').map_or(&*self.cache, |both| both.1);
+        let low = self.caches().rsplit_once('|').map_or(self.caches(), |both| both.1);
         parse(low).with_context(|| format!("rule {:?}", self.name))
     }
 
     /// The staircase of each layer: `STAIRCASE`, or `COUNT@STAIRCASE|STAIRCASE`, the first of which
     /// gives its ladder to the so many most sensitive of all keys and values of layers, and the
-    /// second to the others (and all else to all).
+    /// second to the others (and all else to all). `balanced: ` may be before either.
     ///
     /// # Errors
     /// What can't be read; one that is calibrated without sensitivities.
     pub fn staircases(&self, layers: usize, known: Option<&[Sensitivity]>) -> Result<Vec<Staircase>> {
         let context = || format!("rule {:?}", self.name);
-        let Some((count, both)) = self.cache.split_once('@') else {
-            return Ok(vec![parse(&self.cache).with_context(context)?; layers]);
+        let Some((count, both)) = self.caches().split_once('@') else {
+            return Ok(vec![parse(self.caches()).with_context(context)?; layers]);
         };
         let count = count.parse().ok().with_context(|| format!("expected COUNT@, got {count:?}"))?;
         let (high, low) = both.split_once('|').context("expected STAIRCASE|STAIRCASE behind @")?;
@@ -52,6 +57,19 @@ impl Rule {
         let (high, low) = (parse(high).with_context(context)?, parse(low).with_context(context)?);
         Ok(most_sensitive(known, (layers, count), [&high, &low]).with_context(context)?.staircases())
     }
+
+    /// The cache without what is done to keys before it.
+    fn caches(&self) -> &str {
+        self.cache.strip_prefix(BALANCED).unwrap_or(&self.cache)
+    }
+}
+
+/// What is before the cache of a rule that multiplies keys.
+const BALANCED: &str = "balanced: ";
+
+/// The same with the channels of keys made alike.
+fn balanced(rule: &Rule) -> Rule {
+    Rule::new(format!("{}, balanced", rule.name), format!("{BALANCED}{}", rule.cache))
 }
 
 /// What is behind the ladders of rotated codes: as the preset has it, or without fine tokens.
@@ -82,7 +100,7 @@ pub fn rules() -> Vec<Rule> {
             format!("{count}@K:{keys};V:{values}|{low}"),
         )
     };
-    vec![
+    let mut all = vec![
         Rule::new("f16", "plain"),
         Rule::new("recommended", "recommended"),
         Rule::new("KIVI-4", "kivi4"),
@@ -105,5 +123,22 @@ pub fn rules() -> Vec<Rule> {
         by_layer("K 8×4 → 4, V 4×8 → 3", 30, "8x4,4", "4x8,3"),
         by_layer("K 8×4 → 4, V 4×8 → 3", 36, "8x4,4", "4x8,3"),
         by_layer("4 bits", 26, "4", "4"),
-    ]
+        by_layer("K 8×4 → 4, V 4×8 → 3", 18, "8x4,4", "4x8,3"),
+    ];
+    let keys_alike = [
+        "K and V 8×4 → 4",
+        "recommended, rotated",
+        "V 4×8 → 3",
+        "K 4, V 3",
+        "K 4, V 4×8 → 2",
+        "18 at",
+        "36 at K",
+    ];
+    let some: Vec<Rule> = all
+        .iter()
+        .filter(|rule| keys_alike.iter().any(|name| rule.name.contains(name)))
+        .map(balanced)
+        .collect();
+    all.extend(some);
+    all
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use indicatif::ProgressBar;
 use lab::backend::{Backend, Loaded};
+use lab::caches::balance::Balance;
 use lab::caches::held::Held;
 use lab::caches::plan::alone;
 use lab::caches::rows::{Row, SensitivityRow};
@@ -41,7 +42,8 @@ pub struct Args {
         ]
     )]
     texts: Vec<PathBuf>,
-    /// The text by which it is found out what layers lose, for rules that need it
+    /// The text by which it is found out what layers lose and how channels of keys vary, for rules
+    /// that need it
     #[arg(long, default_value = "target/texts/emma.txt")]
     calibrate: PathBuf,
     /// The number of the window in each text
@@ -59,7 +61,8 @@ pub struct Args {
     tokens: u32,
     /// A cache of your own: 'NAME: CACHE', as perplexity's --staircase, or COUNT@CACHE|CACHE: the
     /// first for so many of the most sensitive of all layers' keys and values, the second for the
-    /// others; repeat for more [default: those of lab/RESULTS.md]
+    /// others; 'balanced: ' before a cache multiplies keys and divides queries by factors of
+    /// channels; repeat for more [default: those of lab/RESULTS.md]
     #[arg(long = "rule", value_name = "NAME: CACHE")]
     rules: Vec<String>,
     /// The file of results; what it has already isn't computed again [default:
@@ -97,6 +100,7 @@ pub fn run(arguments: &Args) -> Result<()> {
             name: &name,
             width,
             loaded: None,
+            balance: None,
             sensitivities,
         };
         if !arguments.lengths {
@@ -125,8 +129,10 @@ struct Run<'a> {
     name: &'a str,
     width: usize,
     loaded: Option<Loaded>,
-    /// What layers lose under each staircase that was asked for.
-    sensitivities: Vec<(Staircase, Vec<Sensitivity>)>,
+    /// How channels of keys vary, once that was asked for.
+    balance: Option<Balance>,
+    /// What layers lose under each cache that was asked for.
+    sensitivities: Vec<(String, Vec<Sensitivity>)>,
 }
 
 impl Run<'_> {
@@ -143,12 +149,8 @@ impl Run<'_> {
                 tokens: arguments.tokens as usize,
             };
             let missing = rows.missing(rules, |row, rule| row.is_of(&place, rule));
-            for rule in missing.iter().filter(|rule| rule.is_calibrated()) {
-                let low = rule.low()?;
-                if !self.sensitivities.iter().any(|(known, _)| *known == low) {
-                    let found = self.sensitivities(&low)?;
-                    self.sensitivities.push((low, found));
-                }
+            for rule in &missing {
+                self.calibrate(rule)?;
             }
             if missing.is_empty() {
                 continue;
@@ -157,12 +159,12 @@ impl Run<'_> {
             self.bar.inc(1);
             for rule in missing {
                 self.bar.set_message(format!("{name}, {text_name}, {}", rule.name));
-                let low = rule.low()?;
+                let low = key(rule)?;
                 let config = self.loaded()?.config().clone();
                 let of_layers = self.sensitivities.iter().find(|(known, _)| *known == low);
                 let of_layers = of_layers.map(|(_, found)| &found[..]).filter(|_| rule.is_calibrated());
                 let staircases = rule.staircases(config.layers, of_layers)?;
-                let found = self.compare(&reference, &staircases)?;
+                let found = self.compare(&reference, &staircases, rule.is_balanced())?;
                 rows.put(Row::new(&place, rule, (&config, &staircases), found, REVISION)?)?;
             }
         }
@@ -192,22 +194,46 @@ impl Run<'_> {
         Reference::read(loaded, backend, &window, tokens, chunk, &mut |_| check_stop())
     }
 
-    fn compare(&mut self, reference: &Reference, staircases: &[Staircase]) -> Result<Divergence> {
+    /// Finds out what a rule needs to know of the model, but for what is known.
+    fn calibrate(&mut self, rule: &Rule) -> Result<()> {
+        if rule.is_balanced() && self.balance.is_none() {
+            let text = self.arguments.calibrate.clone();
+            let reference = self.reference(&text, &file_stem(&text, false)?)?;
+            let config = self.loaded()?.config().clone();
+            self.balance = Some(Balance::of(&config, reference.memory())?);
+        }
+        let low = key(rule)?;
+        if rule.is_calibrated() && !self.sensitivities.iter().any(|(known, _)| *known == low) {
+            let found = self.sensitivities(rule)?;
+            self.sensitivities.push((low, found));
+        }
+        Ok(())
+    }
+
+    fn compare(
+        &mut self,
+        reference: &Reference,
+        staircases: &[Staircase],
+        balanced: bool,
+    ) -> Result<Divergence> {
         let new = self.arguments.tokens as usize;
-        let loaded = self.loaded()?;
+        self.loaded()?;
+        let loaded = self.loaded.as_ref().context("the model was just read")?;
         let dense = Setting::from_options("")?;
-        let mut held = Held::new(loaded.config(), &dense, reference.memory(), staircases, new)?;
+        let balance = self.balance.as_ref().filter(|_| balanced);
+        let mut held = Held::new(loaded.config(), &dense, reference.memory(), staircases, new, balance)?;
         reference.compare_by(loaded, &mut held, &mut |_| check_stop())
     }
 
     /// What every layer loses if its keys, or its values, alone have these ladders.
-    fn sensitivities(&mut self, low: &Staircase) -> Result<Vec<Sensitivity>> {
+    fn sensitivities(&mut self, rule: &Rule) -> Result<Vec<Sensitivity>> {
+        let low = rule.low()?;
         let path = self.arguments.layers.clone().unwrap_or("lab/results/caches-layers.csv".into());
         let known: Vec<SensitivityRow> = table::read(&path)?;
         let mut table = Table::<SensitivityRow>::open(&path)?;
         let text = self.arguments.calibrate.clone();
         let text_name = file_stem(&text, false)?;
-        let (name, cache) = (self.name.to_owned(), canonical(low));
+        let (name, cache) = (self.name.to_owned(), key(rule)?);
         let (window, tokens, width) = (self.arguments.window, self.arguments.tokens, self.width);
         let of = |layer: usize, side: Side, kl: f64| SensitivityRow {
             model: name.clone(),
@@ -235,13 +261,18 @@ impl Run<'_> {
                 None => &*reference.insert(self.reference(&text, &text_name)?),
             };
             self.bar.set_message(format!("{name}, {text_name}, layer {layer} of {layers}, {side:?}"));
-            let staircases = alone(layers, (layer, side), low)?;
-            let row = of(layer, side, self.compare(reference, &staircases)?.kl);
+            let staircases = alone(layers, (layer, side), &low)?;
+            let row = of(layer, side, self.compare(reference, &staircases, rule.is_balanced())?.kl);
             found.push(row.sensitivity());
             table.put(row)?;
         }
         Ok(found)
     }
+}
+
+/// What the ladders of a rule's less sensitive layers are called in the file of what layers lose.
+fn key(rule: &Rule) -> Result<String> {
+    Ok(format!("{}{}", if rule.is_balanced() { "balanced: " } else { "" }, canonical(&rule.low()?)))
 }
 
 /// The rules that were asked for.

@@ -152,7 +152,7 @@ impl<'a> Asked<'a> {
         let (config, dense) = (loaded.config(), Setting::from_options("")?);
         let staircases = vec![staircase.clone(); config.layers];
         let (memory, tokens) = (self.reference.memory(), self.reference.tokens());
-        let mut held = Held::new(config, &dense, memory, &staircases, tokens)?;
+        let mut held = Held::new(config, &dense, memory, &staircases, tokens, None)?;
         let answer = &self.prompt.ids[self.prompt.answer.clone()];
         Ok(self.reference.likeliest_by(loaded, &mut held, step)?.ends_with(answer))
     }

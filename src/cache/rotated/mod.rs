@@ -30,6 +30,12 @@
 //! 12 bits behind the point and levels 20; how they are made is told beside them (`codebook.rs`),
 //! and a test makes them again.
 //!
+//! # Channels of unequal width
+//!
+//! After a rotation all channels share their error, which is a loss where some of a key's channels
+//! vary far less than others and queries are as large there. [`balance`] finds factors that mend
+//! it, for the model's weights to take in.
+//!
 //! # In integers
 //!
 //! 1. f16 numbers are `±m·2^e` in units of 2⁻²⁴ with `m < 2¹¹`. E is the largest e of the rows that
@@ -59,11 +65,13 @@
 //! means. Sinks are read from their copies: they are no fine tokens, take part in nothing, and have
 //! scale and codes 0.
 
+mod balance;
 mod codebook;
 mod hadamard;
 mod pack;
 mod row;
 
+pub use balance::balance;
 use codebook::LEVEL_BITS;
 #[cfg(feature = "native")]
 pub(crate) use codebook::numbers;
