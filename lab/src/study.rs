@@ -352,6 +352,7 @@ pub fn experiments(size: Size) -> Result<Vec<Experiment>> {
         // Apart what sinks do and what widths do.
         let options = "--staircase kivi4;sinks=4 --staircase-layers all";
         all.insert(3, Choice::new("KIVI-4 with 4 precise sinks", options));
+        all.insert(1, Choice::new("recommended, rotated", "--staircase rotated --staircase-layers all"));
         Ok(all)
     };
     Ok(match size {

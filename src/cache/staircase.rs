@@ -146,7 +146,8 @@ impl Staircase {
     /// wait in the residual. It needs no calibration.
     ///
     /// What it was measured to hold and to lose beside the other presets is in `lab/RESULTS.md`
-    /// (caches of few bits).
+    /// (caches of few bits). Where a model's keys have channels that vary unequally, its weights
+    /// should take in the factors of [`rotated::balance`](super::rotated::balance).
     pub fn recommended_rotated() -> Self {
         let ladders = Self::of(
             Ladder::of(vec![Rung::on(8, 4), Rung::tail(4)]),

@@ -120,10 +120,11 @@ pub fn rules() -> Vec<Rule> {
         rotated("K 3, V 3", "3", "3", FINE),
         by_layer("8×4 → 4 bits", 20, "8x4,4", "8x4,4"),
         by_layer("8×4 → 4 bits", 30, "8x4,4", "8x4,4"),
+        by_layer("K 8×4 → 4, V 4×8 → 3", 12, "8x4,4", "4x8,3"),
+        by_layer("K 8×4 → 4, V 4×8 → 3", 18, "8x4,4", "4x8,3"),
         by_layer("K 8×4 → 4, V 4×8 → 3", 30, "8x4,4", "4x8,3"),
         by_layer("K 8×4 → 4, V 4×8 → 3", 36, "8x4,4", "4x8,3"),
         by_layer("4 bits", 26, "4", "4"),
-        by_layer("K 8×4 → 4, V 4×8 → 3", 18, "8x4,4", "4x8,3"),
     ];
     let keys_alike = [
         "K and V 8×4 → 4",
