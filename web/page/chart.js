@@ -9,13 +9,19 @@ function element(name, attributes, text) {
   return made;
 }
 
+/** A number with its thousands in groups. (`Intl` takes tens of milliseconds to begin with.) */
+export function grouped(x) {
+  const [whole, ...rest] = String(x).split(".");
+  return [whole.replace(/\B(?=(\d{3})+$)/g, ","), ...rest].join(".");
+}
+
 /** A number for people: three digits, with thousands in groups. */
 export function number(x, digits = 3) {
   if (x === null || x === undefined || !Number.isFinite(x)) return "–";
   if (x === 0) return "0";
   const size = Math.abs(x);
   if (size < 1e-3) return x.toExponential(digits - 2).replace("e-", "·10⁻").replace(/⁻(\d+)$/, (_, d) => "⁻" + [...d].map((c) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[c]).join(""));
-  if (size >= 1000) return Math.round(x).toLocaleString("en");
+  if (size >= 1000) return grouped(Math.round(x));
   return Number(x.toPrecision(digits)).toString();
 }
 

@@ -8,9 +8,12 @@ const DENSE = 0;
 const $ = (id) => document.getElementById(id);
 const tile = (name) => document.querySelector(`[data-tile="${name}"]`);
 
-export function explore({ engine, oracle, inputs, reference, opened, tell }) {
+export function explore({ engine, oracle, inputs, opened, drawn, first, tell }) {
   let software = false;
-  opened.then((device) => { software = device?.device_type === "Cpu"; });
+  opened.then((device) => {
+    software = device?.device_type === "Cpu";
+    if (!device) busy("Errors and times need a GPU.");
+  });
   const form = $("explore-controls"), canvas = $("blocks"), progress = $("explore-progress");
   let schedule = null, exact = null, errors = null, cursor = null, dense = null;
 
@@ -35,7 +38,7 @@ export function explore({ engine, oracle, inputs, reference, opened, tell }) {
     if (canvas.width !== size) canvas.width = canvas.height = size;
     const style = getComputedStyle(document.documentElement), color = (name) => style.getPropertyValue(name).trim();
     const [visited, missed, empty, ink] = ["--accent", "--second", "--empty", "--ink"].map(color);
-    const pen = canvas.getContext("2d"), each = size / n, gap = each > 8 * ratio ? ratio : each > 4 ? 0.5 * ratio : 0;
+    const pen = canvas.getContext("2d", { willReadFrequently: true }), each = size / n, gap = each > 8 * ratio ? ratio : each > 4 ? 0.5 * ratio : 0;
     pen.clearRect(0, 0, size, size);
     for (let row = 0; row < n; row++) {
       for (let block = 0; block <= row; block++) {
@@ -133,13 +136,13 @@ export function explore({ engine, oracle, inputs, reference, opened, tell }) {
   const reschedule = newest(async () => {
     const v = values();
     try {
-      await inputs;
-      schedule = await engine.call("schedule", [choice(v)]);
+      schedule = await inputs.call(engine, v.layer, "schedule", [choice(v)]);
       schedule.key = key(v);
       document.body.dataset.checksum = schedule.checksum;
       numbers();
       draw();
     } catch (error) { tell(error); }
+    drawn();
   });
 
   const refer = newest(async () => {
@@ -147,8 +150,7 @@ export function explore({ engine, oracle, inputs, reference, opened, tell }) {
     if (exact?.key === key(v)) return;
     try {
       tile("recall").textContent = "…";
-      await reference;
-      const found = await oracle.call("exact", [choice(v)]);
+      const found = await inputs.call(oracle, v.layer, "exact", [choice(v)]);
       exact = { key: key(v), ...found };
       const { output } = found;
       engine.call("compare_with", [choice(v), output], { transfer: [output.buffer] });
@@ -166,12 +168,12 @@ export function explore({ engine, oracle, inputs, reference, opened, tell }) {
       progress.value = done;
       if (label) busy(`Compiling ${label}, ${done + 1} of ${total} …`);
     };
-    return engine.call("run", [choice(v), rounds, "progress"], { progress: told });
+    return inputs.call(engine, v.layer, "run", [choice(v), rounds, "progress"], { progress: told });
   };
   // The clock of a GPU in software leaves out what its threads wait for.
   const time = (ran) => (software || ran.gpu === null ? ran.wall : ran.gpu);
   const rerun = newest(async () => {
-    if (!(await opened)) return busy("Errors and times need a GPU.");
+    if (!(await opened)) return;
     const v = values(), of = `${v.layer},${v.tokens}`;
     try {
       if (dense?.of !== of) {
@@ -208,17 +210,21 @@ export function explore({ engine, oracle, inputs, reference, opened, tell }) {
     }
   }
   let timer;
+  const soon = (milliseconds) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => { refer(); rerun(); }, milliseconds);
+  };
   form.addEventListener("input", () => {
     enable();
     reschedule();
-    clearTimeout(timer);
-    timer = setTimeout(() => { refer(); rerun(); }, 150);
+    soon(150);
   });
   $("head").addEventListener("input", () => { numbers(); draw(); drawErrors(); });
   form.addEventListener("submit", (event) => event.preventDefault());
   $("explore").addEventListener("shown", draw);
   enable();
   reschedule();
-  refer();
-  rerun();
+  // Who chooses something at once is answered first: a browser that compiles kernels in software shows nothing new
+  // until it is done.
+  first.then(() => { refer(); soon(300); });
 }

@@ -6,18 +6,18 @@ const $ = (id) => document.getElementById(id);
 const tile = (name) => document.querySelector(`[data-tile="${name}"]`);
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-export function generate({ withText, opened, tell }) {
+export function generate({ texts, opened, tell }) {
   let computing = null, ready = false, memory = null;
 
   // The module has a device of its own.
   const start = async () => {
     if (!(await opened)) throw new Error("This needs a GPU, and this browser offers none.");
-    computing ??= withText().call("open").catch((error) => { computing = null; throw error; });
+    computing ??= texts.call("open").catch((error) => { computing = null; throw error; });
     await computing;
-    return withText();
+    return texts;
   };
   const busy = (on) => {
-    if (on) withText().call("go");
+    if (on) texts.call("go");
     $("model").disabled = on;
     $("write").disabled = on || !ready;
     $("stop").disabled = !on;
@@ -110,7 +110,7 @@ export function generate({ withText, opened, tell }) {
     busy(false);
   });
 
-  $("stop").addEventListener("click", () => withText().call("stop"));
+  $("stop").addEventListener("click", () => texts.call("stop"));
   $("generate").addEventListener("shown", draw);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 }

@@ -3,10 +3,9 @@
 
 const NAME = "prflash 1";
 const FILES = [
-  "./", "index.html", "style.css", "icon.svg", "app.js", "computing.js", "chart.js", "explore.js", "staircase.js",
-  "positions.js", "subwords.js", "generate.js", "yours.js", "worker.js", "worker.js?module=explore",
-  "worker.js?module=device", "worker.js?module=text", "persuasion.bin", "persuasion.txt", "wasm/explore.js",
-  "wasm/explore_bg.wasm", "wasm/device.js", "wasm/device_bg.wasm", "wasm/text.js", "wasm/text_bg.wasm",
+  "./", "index.html", "style.css", "icon.svg", "app.js", "computing.js", "inputs.js", "chart.js", "explore.js", "staircase.js",
+  "panels.js", "positions.js", "subwords.js", "generate.js", "yours.js", "layer0.bin", "layer25.bin", "persuasion.txt",
+  "wasm/explore.js", "wasm/explore_bg.wasm", "wasm/device.js", "wasm/device_bg.wasm", "wasm/text.js", "wasm/text_bg.wasm",
 ];
 
 self.addEventListener("install", (event) => {

@@ -7,7 +7,7 @@ const $ = (id) => document.getElementById(id);
 const tile = (name) => document.querySelector(`[data-tile="${name}"]`);
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-export function staircase({ oracle, reference, tell }) {
+export function staircase({ oracle, inputs, tell }) {
   let playing = null, shown = false;
   const values = () => ({ cache: Number($("cache").value), tokens: Number($("time").value), layer: Number($("cache-layer").value) });
 
@@ -45,8 +45,7 @@ export function staircase({ oracle, reference, tell }) {
   const loss = newest(async () => {
     const { cache, tokens, layer } = values();
     try {
-      await reference;
-      const found = JSON.parse(await oracle.call("cache_loss", [layer, cache, tokens]));
+      const found = JSON.parse(await inputs.call(oracle, layer, "cache_loss", [layer, cache, tokens]));
       tile("loss").textContent = percent(found.output_error);
       tile("loss").classList.remove("waiting");
       chart($("age-chart"), {
@@ -60,7 +59,6 @@ export function staircase({ oracle, reference, tell }) {
   const update = newest(async () => {
     const { cache, tokens } = values();
     try {
-      await reference;
       draw(JSON.parse(await oracle.call("standing", [cache, tokens])));
     } catch (error) { tell(error); }
   });
@@ -92,7 +90,6 @@ export function staircase({ oracle, reference, tell }) {
     if (shown) return;
     shown = true;
     try {
-      await reference;
       for (const [at, name] of (await oracle.call("caches")).entries()) $("cache").add(new Option(name, at));
       changed();
     } catch (error) { tell(error); }

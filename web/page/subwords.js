@@ -13,7 +13,7 @@ function ends(pieces) {
   return pieces.map((piece) => (at += /^(\\x[0-9a-f]{2})+$/.test(piece) ? piece.length / 4 : encoder.encode(piece).length));
 }
 
-export function subwords({ withText, tell }) {
+export function subwords({ texts, tell }) {
   let trained = null;
 
   function draw({ bytes, bpe, swe }) {
@@ -45,10 +45,10 @@ export function subwords({ withText, tell }) {
         trained = null;
         $("subwords-text").textContent = `Training two vocabularies of ${number(size)} pieces …`;
         const told = ({ done, total }) => { $("subwords-text").textContent = `Training two vocabularies of ${number(size)} pieces: round ${done} of ${total} at most …`; };
-        await withText().call("train", [size, "progress"], { progress: told });
+        await texts.call("train", [size, "progress"], { progress: told });
         trained = size;
       }
-      const cut = await withText().call("cut", [text]);
+      const cut = await texts.call("cut", [text]);
       draw(JSON.parse(cut));
       document.body.dataset.cut = cut;
     } catch (error) { tell(error); }

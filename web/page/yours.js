@@ -20,12 +20,6 @@ function rows(table, lines) {
   table.hidden = false;
 }
 
-/** What JavaScript is told of the adapter beside what the module is. */
-async function described() {
-  const info = (await navigator.gpu?.requestAdapter())?.info;
-  return info && { vendor: info.vendor, architecture: info.architecture, device: info.device, description: info.description };
-}
-
 export function yours({ opened, tell }) {
   let computing = null, result = null;
   // All kernels are in a module of their own, which is loaded when they are asked for.
@@ -54,7 +48,7 @@ export function yours({ opened, tell }) {
       const device = await start();
       const report = JSON.parse(await device.call("report", ["progress"], { progress: told }));
       report.browser = navigator.userAgent;
-      report.adapter = await described();
+      report.adapter = await device.call("described");
       report.seconds = Math.round((performance.now() - from) / 100) / 10;
       result = JSON.stringify(report, null, 1);
       const ran = report.checks.filter((check) => check.passed !== null), right = ran.filter((check) => check.passed);

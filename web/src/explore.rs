@@ -61,10 +61,12 @@ pub struct Settings {
     pub seed: u64,
 }
 
-/// The inputs, with what was found out about them.
-#[derive(Debug)]
+/// The inputs, with what was found out about them. What takes settings takes those of a layer that
+/// it [has](Explorer::has).
+#[derive(Debug, Default)]
 pub struct Explorer {
-    layers: Vec<Layer>,
+    /// By number, as the page counts them.
+    layers: HashMap<usize, Layer>,
     /// Estimated shares by (layer, tokens, block).
     scores: HashMap<(usize, usize, usize), BlockScores>,
     /// Tensors on the device, of the last layer and length.
@@ -92,9 +94,14 @@ pub struct Ran {
 }
 
 impl Explorer {
-    /// Of these layers.
-    pub fn new(layers: Vec<Layer>) -> Self {
-        Self { layers, scores: HashMap::new(), uploaded: None }
+    /// Takes the inputs of a layer.
+    pub fn take(&mut self, number: usize, layer: Layer) {
+        self.layers.insert(number, layer);
+    }
+
+    /// Whether it has the inputs of a layer.
+    pub fn has(&self, number: usize) -> bool {
+        self.layers.contains_key(&number)
     }
 
     /// Forgets what is on a device, which may be lost.
@@ -102,9 +109,9 @@ impl Explorer {
         self.uploaded = None;
     }
 
-    /// The layers.
-    pub fn layers(&self) -> &[Layer] {
-        &self.layers
+    /// A layer that it has.
+    pub fn layer(&self, number: usize) -> &Layer {
+        &self.layers[&number]
     }
 
     /// One list per head.
@@ -120,7 +127,7 @@ impl Explorer {
         let key = (settings.layer, settings.tokens, settings.block);
         if !self.scores.contains_key(&key) {
             let (shape, grid) = (Layer::shape(settings.tokens)?, Self::grid(settings)?);
-            let [q, k, _] = self.layers[settings.layer].first(settings.tokens);
+            let [q, k, _] = self.layer(settings.layer).first(settings.tokens);
             let attention = Attention::causal();
             let keys = attention.summarize(&shape, &k, DEFAULT_GROUP.min(settings.block), None)?;
             let (keys, tables) = (keys.with_8_bits(), Tables::new());
@@ -205,7 +212,7 @@ impl Explorer {
     /// None for inputs that are there.
     pub fn exact(&self, settings: &Settings) -> Result<(Exact, BlockMass)> {
         let shape = Layer::shape(settings.tokens)?;
-        let [q, k, v] = self.layers[settings.layer].first(settings.tokens);
+        let [q, k, v] = self.layer(settings.layer).first(settings.tokens);
         let attention = Attention::causal();
         let exact = reference::attention(&attention, &shape, &q, &k, &v, &Tables::new())?;
         Ok((exact, reference::block_mass(&attention, &shape, &q, &k, &Self::grid(settings)?)?))
@@ -221,7 +228,7 @@ impl Explorer {
         let uploaded = if let Some(uploaded) = known {
             uploaded
         } else {
-            let [q, k, v] = self.layers[settings.layer].first(settings.tokens);
+            let [q, k, v] = self.layer(settings.layer).first(settings.tokens);
             let layout = |heads| Layout::heads_first(1, heads, settings.tokens, DIM);
             let tensor = |heads, values: &[f32]| Tensor::upload(context, DType::F32, layout(heads)?, values);
             let uploaded = Uploaded {

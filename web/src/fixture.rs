@@ -1,5 +1,5 @@
 //! The attention inputs of the page: the first tokens of the repository's fixture
-//! (`fixtures/README.md`), as `web/bundle` cuts them out.
+//! (`fixtures/README.md`), as `web/bundle` cuts them out, a file for each layer.
 
 use half::f16;
 use prflash::position::Pairing;
@@ -46,7 +46,7 @@ impl Layer {
 ///
 /// # Errors
 /// A sentence that says what is wrong with the bytes.
-pub fn read(bytes: &[u8]) -> Result<Vec<Layer>, String> {
+pub fn read(bytes: &[u8]) -> Result<Layer, String> {
     let mut rest = bytes;
     let mut take = |count: usize| -> Result<&[u8], String> {
         let (taken, left) = rest.split_at_checked(count).ok_or("the attention inputs are cut off")?;
@@ -54,26 +54,21 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Layer>, String> {
         Ok(taken)
     };
     let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, &byte| number << 8 | u32::from(byte));
-    let (tokens, count) = (number(take(4)?) as usize, number(take(4)?));
-    if !(1..=4096).contains(&tokens) || count > 30 {
-        return Err(format!("expected inputs of a few layers, got {count} of {tokens} tokens"));
+    let (tokens, index) = (number(take(4)?) as usize, number(take(4)?));
+    if !(1..=4096).contains(&tokens) {
+        return Err(format!("expected inputs of 1 to 4096 tokens, got {tokens}"));
     }
+    let mut rows = |heads: usize| -> Result<Vec<f32>, String> {
+        let halves = take(2 * heads * tokens * DIM)?.chunks_exact(2);
+        Ok(halves.map(|half| f16::from_le_bytes([half[0], half[1]]).to_f32()).collect())
+    };
+    let (mut q, mut k, v) = (rows(HEADS)?, rows(1)?, rows(1)?);
     let rope = Rope::new(DIM, 1e5, Pairing::Interleaved).map_err(|error| error.to_string())?;
-    let mut layers = Vec::new();
-    for _ in 0..count {
-        let index = number(take(4)?);
-        let mut rows = |heads: usize| -> Result<Vec<f32>, String> {
-            let halves = take(2 * heads * tokens * DIM)?.chunks_exact(2);
-            Ok(halves.map(|half| f16::from_le_bytes([half[0], half[1]]).to_f32()).collect())
-        };
-        let (mut q, mut k, v) = (rows(HEADS)?, rows(1)?, rows(1)?);
-        for head in q.chunks_exact_mut(tokens * DIM).chain([&mut k[..]]) {
-            rope.rotate(head, 0).map_err(|error| error.to_string())?;
-        }
-        layers.push(Layer { index, q, k, v });
+    for head in q.chunks_exact_mut(tokens * DIM).chain([&mut k[..]]) {
+        rope.rotate(head, 0).map_err(|error| error.to_string())?;
     }
     match rest {
-        [] => Ok(layers),
+        [] => Ok(Layer { index, q, k, v }),
         _ => Err(format!("{} bytes too many in the attention inputs", rest.len())),
     }
 }

@@ -18,13 +18,18 @@ const golden = JSON.parse(readFileSync(new URL("golden.json", import.meta.url)))
 /** What numbers of the page may differ from a native run's. */
 const SAME = 1e-6;
 /**
- * The longest that the main thread may be busy with one thing, in ms, in the better of two loads of the page. 200 are
- * what the page aims at, and what it takes is printed; a slow machine needs more. What belongs into a worker (the
- * oracle, a compile) takes seconds.
+ * The longest that the main thread may be busy with one thing, in ms by the clock, in the better of two loads of the
+ * page. 200 are what the page aims at, and what it takes is printed; a machine that is busy with other things needs
+ * more. What belongs into a worker (the oracle, a compile) takes seconds.
  */
 const LONGEST_TASK = 1000;
-/** Until the first blocks are there, in ms. A second is what the page aims at; it is printed, too. */
-const FIRST_BLOCKS = 15_000;
+/**
+ * The same in ms of its own computing, until the first errors are there: some 20 commonly. What a host takes away from a
+ * virtual machine counts, too.
+ */
+const MOST_COMPUTING = 500;
+/** Until the first blocks are there, in ms, in the better of these loads. A second is what the page aims at. */
+const FIRST_BLOCKS = 5000;
 
 const QUIET = ["--no-sandbox", "--no-first-run", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 const WEBGPU = ["--enable-unsafe-webgpu", "--enable-features=Vulkan", "--use-webgpu-adapter=swiftshader"];
@@ -34,19 +39,30 @@ const begun = performance.now();
 const said = [];
 const launch = (flags) => chromium.launch({ executablePath: options.browser, args: [...QUIET, ...flags], headless: true });
 
-/** Of each load of the page: how long the main thread was busy with one thing at most, in ms, and in which step. */
+/**
+ * Of each load of the page: how long the main thread was busy with one thing at most, in ms, and in which step; and
+ * when the first blocks were there.
+ */
 const loads = [];
 
 async function step(name, work) {
   const from = performance.now();
   try {
     const found = await work();
-    const ms = page.isClosed() ? 0 : await page.evaluate(() => { const { longest } = window; window.longest = 0; return longest; });
-    if (ms > loads.at(-1).ms) Object.assign(loads.at(-1), { ms, name });
+    if (!page.isClosed()) {
+      const { longest, blocks } = await page.evaluate(() => {
+        const { longest, drawnAt } = window;
+        window.longest = 0;
+        return { longest, blocks: drawnAt };
+      });
+      loads.at(-1).blocks ??= blocks;
+      if (longest > loads.at(-1).ms) Object.assign(loads.at(-1), { ms: longest, name });
+    }
     console.log(`ok    ${name}${found ? `: ${found}` : ""} (${((performance.now() - from) / 1000).toFixed(1)} s)`);
   } catch (error) {
     console.log(`FAIL  ${name}: ${error.message}`);
     for (const line of said) console.log(`      ${line}`);
+    if (page && !page.isClosed()) console.log(`      the page tells: ${await page.textContent("#notice").catch(() => "nothing any more")}`);
     await browser?.close();
     server.close();
     process.exit(1);
@@ -59,7 +75,17 @@ function near(got, want, what) {
 
 let browser = null, page = null;
 
-async function open(flags, { width = 1280, height = 900, hash = "", colorScheme = "light" } = {}) {
+/** The longest that a page's main thread computed without a pause, in ms, by a trace of the browser. */
+function computed(trace) {
+  const { traceEvents } = JSON.parse(trace), of = ({ pid, tid }) => `${pid} ${tid}`;
+  const main = new Set(traceEvents.filter(({ name, args }) => name === "thread_name" && args.name === "CrRendererMain").map(of));
+  const tasks = traceEvents.filter((event) => event.ph === "X" && event.tdur && main.has(of(event)));
+  assert.ok(tasks.length > 100, `a trace with ${tasks.length} tasks of the main thread`);
+  const { tdur, args, name } = tasks.reduce((most, task) => (task.tdur > most.tdur ? task : most));
+  return { ms: tdur / 1000, what: args.src_func ?? name };
+}
+
+async function open(flags, { width = 1280, height = 900, hash = "", colorScheme = "light", traced = false } = {}) {
   browser = await launch(flags);
   const context = await browser.newContext({ viewport: { width, height }, colorScheme });
   page = await context.newPage();
@@ -72,7 +98,10 @@ async function open(flags, { width = 1280, height = 900, hash = "", colorScheme 
     new PerformanceObserver((list) => {
       for (const { duration } of list.getEntries()) window.longest = Math.max(window.longest, duration);
     }).observe({ entryTypes: ["longtask"] });
+    new MutationObserver(() => { window.drawnAt ??= document.body?.dataset.checksum && performance.now(); })
+      .observe(document, { attributes: true, subtree: true, attributeFilter: ["data-checksum"] });
   });
+  if (traced) await browser.startTracing(page, { categories: ["toplevel"] });
   await page.goto(url + hash);
 }
 
@@ -84,6 +113,16 @@ async function shot(name) {
   mkdirSync(options.shots, { recursive: true });
   await page.screenshot({ path: `${options.shots}/${name}.png`, fullPage: true });
 }
+/** What is shown now fits on a phone. */
+async function narrow(name) {
+  const { width, height } = page.viewportSize();
+  await page.setViewportSize({ width: 390, height: 844 });
+  // Charts follow the width of their places.
+  await page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve))));
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+  assert.ok(wide <= 0, `${name} is ${wide} pixels too wide for a phone`);
+  await page.setViewportSize({ width, height });
+}
 const quiet = () => assert.deepEqual(said, [], "the console is quiet");
 /** Sets a control as the reader does. */
 const set = (id, value) =>
@@ -94,10 +133,8 @@ const set = (id, value) =>
   }, [id, value]);
 
 await step("the page loads, and draws blocks before anything is compiled", async () => {
-  await open(WEBGPU);
+  await open(WEBGPU, { traced: true });
   await when("checksum");
-  const first = await page.evaluate(() => performance.now());
-  assert.ok(first <= FIRST_BLOCKS, `the first blocks came after ${first} ms`);
   const answered = await page.evaluate(async () => {
     const before = document.body.dataset.checksum, window = document.querySelector('input[name=rule][value="1"]');
     window.click();
@@ -107,6 +144,7 @@ await step("the page loads, and draws blocks before anything is compiled", async
   await page.locator('input[name=rule][value="3"]').check();
   await page.waitForFunction(() => document.getElementById("device").classList.contains("open"));
   quiet();
+  const first = await page.evaluate(() => window.drawnAt);
   return `blocks after ${Math.round(first)} ms, those of another rule after ${Math.round(answered)} ms; ${await text("#device")}`;
 });
 
@@ -119,8 +157,10 @@ await step("explore shows errors and times", async () => {
   assert.match(await text("#block-text"), /distance 1, .*% of the row's attention/);
   // What follows from the last choice is there, too.
   await page.waitForFunction(() => document.getElementById("run-text").textContent.startsWith("Kernel") && !document.querySelector("#explore .waiting"), null, { timeout: 120_000 });
+  const { ms, what } = computed(await browser.stopTracing());
+  assert.ok(ms <= MOST_COMPUTING, `the main thread computed for ${ms} ms without a pause: ${what}`);
   await shot("explore");
-  return `${await text("[data-tile=visited]")} of the blocks, ${await text("[data-tile=time]")}`;
+  return `the main thread computed for ${Math.round(ms)} ms at most without a pause; ${await text("[data-tile=visited]")} of the blocks, ${await text("[data-tile=time]")}`;
 });
 
 await step("sliders and rules change the picture", async () => {
@@ -137,9 +177,9 @@ await step("schedules have the bits, and errors the numbers, of a native run", a
   let worst = 0;
   for (const { choice, checksum, visited, recall, errors } of golden.cases) {
     const got = await page.evaluate(async (choice) => {
-      const { engine, oracle } = window.prflash, asked = { choice };
-      const schedule = await engine.call("schedule", [asked]);
-      const exact = await oracle.call("exact", [asked]);
+      const { engine, oracle, inputs } = window.prflash, asked = { choice }, [layer] = choice;
+      const schedule = await inputs.call(engine, layer, "schedule", [asked]);
+      const exact = await inputs.call(oracle, layer, "exact", [asked]);
       await engine.call("compare_with", [asked, exact.output]);
       const ran = await engine.call("run", [asked, 1, "progress"], { progress() {} });
       let kept = 0;
@@ -165,7 +205,7 @@ await step("staircase", async () => {
   await shot("staircase");
   const { loss, standing } = golden;
   const [got, held] = await page.evaluate(async ([loss, standing]) => [
-    JSON.parse(await window.prflash.oracle.call("cache_loss", loss)), JSON.parse(await window.prflash.oracle.call("standing", standing)),
+    JSON.parse(await window.prflash.inputs.call(window.prflash.oracle, loss[0], "cache_loss", loss)), JSON.parse(await window.prflash.oracle.call("standing", standing)),
   ], [loss.arguments, standing.arguments]);
   near(got.output_error, loss.output_error, "loss of a cache");
   assert.equal(held.total, standing.total);
@@ -199,6 +239,7 @@ await step("sub-words: cuts are those of a native run", async () => {
   assert.deepEqual(JSON.parse(await data("cut")), cut);
   assert.equal(await page.locator("#swe-cut span").count(), cut.swe.pieces.length);
   assert.match(await text("#subwords-text"), /fewer|as many/);
+  await narrow("subwords");
   return `${pieces.length} and ${cut.swe.pieces.length} pieces, ${await text("[data-tile=swe-bytes]")}`;
 });
 
@@ -239,6 +280,7 @@ await step("generate: a small model writes what it does natively", async () => {
   assert.deepEqual(found.tokens, tokens);
   assert.ok((await text("#written")).startsWith(prompt));
   for (const tile of ["rate", "held", "kv"]) assert.match(await text(`[data-tile=${tile}]`), /\d/, tile);
+  await narrow("generate");
   quiet();
   return `${tokens.length} tokens, ${await text("[data-tile=rate]")} a second`;
 });
@@ -296,6 +338,7 @@ await step("your device: every kernel is right", async () => {
   assert.ok(right.length >= 20, `only ${right.length} kernels ran`);
   for (const speed of report.speeds) assert.ok(speed.wall_ms > 0 && speed.gflops > 0, speed.call);
   await shot("yours");
+  await narrow("yours");
   return `${right.length} of ${report.checks.length} kinds of kernels ran; ${report.speeds.map((speed) => `${Math.round(speed.wall_ms)} ms`).join(", ")}`;
 });
 
@@ -313,10 +356,14 @@ await step("without a network", async () => {
   await page.reload();
   await when("checksum");
   await page.waitForFunction(() => document.getElementById("device").classList.contains("open"));
+  // The module on text and that of all kernels come from what was kept, too.
   await page.click("#tab-subwords");
   await when("cut");
-  await page.click("#tab-generate");
-  assert.match(await giveTiny(), /tiny.gguf is ready/);
+  await page.click("#tab-yours");
+  await page.evaluate(async () => {
+    const { Computing } = await import("./computing.js");
+    await new Computing("device").call("open");
+  });
   await page.context().setOffline(false);
 });
 
@@ -327,8 +374,16 @@ await step("memory that isn't there", async () => {
       const ask = window.prflash.engine.call("exhaust", [mebibytes, 64, "progress"], { progress: ({ done }) => { window.given = done; } });
       return ask.then((count) => ({ name: "none", message: `${count} buffers` }), ({ name, message }) => ({ name, message }));
     }, mebibytes);
+  const run = () => page.evaluate(async (choice) => {
+    const { engine, inputs } = window.prflash;
+    await inputs.call(engine, choice[0], "run", [{ choice }, 1, "progress"]);
+  }, golden.cases[0].choice);
   const large = await refused(1 << 11);
   assert.equal(large.name, "TooLarge", large.message);
+  // The most that a buffer may have by its limits is more than SwiftShader allocates at once.
+  const whole = await refused(1 << 10);
+  assert.equal(whole.name, "OutOfMemory", whole.message);
+  await run();
   // A GPU in software takes what the machine has: its process gets less.
   const session = await browser.newBrowserCDPSession();
   const { processInfo } = await session.send("SystemInfo.getProcessInfo");
@@ -340,8 +395,8 @@ await step("memory that isn't there", async () => {
   const given = await page.evaluate(() => window.given);
   // And the page can go on, on a new device.
   await page.evaluate(() => window.prflash.engine.call("open"));
-  await page.evaluate((choice) => window.prflash.engine.call("run", [{ choice }, 1, "progress"]), golden.cases[0].choice);
-  return `after ${given} buffers of 256 MiB ${error.name}: ${error.message}`;
+  await run();
+  return `1 GiB: ${whole.name}; after ${given} buffers of 256 MiB ${error.name}: ${error.message}`;
 });
 await browser.close();
 
@@ -351,24 +406,39 @@ await step("a phone, in the dark", async () => {
   for (const tab of ["explore", "staircase", "positions", "subwords", "generate", "yours"]) {
     await page.click(`#tab-${tab}`);
     await page.waitForTimeout(300);
-    const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-    assert.ok(wide <= 0, `${tab} is ${wide} pixels too wide`);
+    await narrow(tab);
   }
-  await page.click("#tab-subwords");
-  await when("cut");
-  await shot("phone-subwords");
-  await page.click("#tab-generate");
-  await giveTiny();
-  assert.equal((await write("the", 16)).tokens.length, 16);
-  await shot("phone-generate");
+  if (options.shots) {
+    await page.click("#tab-subwords");
+    await when("cut");
+    await shot("phone-subwords");
+    await page.click("#tab-generate");
+    await giveTiny();
+    assert.equal((await write("the", 16)).tokens.length, 16);
+    await shot("phone-generate");
+  }
   await page.click("#tab-explore");
   await shot("phone");
   quiet();
 });
+await step("files that aren't there, or come with a wrong type", async () => {
+  const wasm = { path: `${folder}/wasm/explore_bg.wasm`, contentType: "text/plain" };
+  const files = [["layer25.bin", { status: 404 }, /inputs aren't there \(404\)/], ["wasm/explore.js", { status: 404 }, /explore didn't start/], ["wasm/explore_bg.wasm", wasm, null]];
+  for (const [file, answer, sentence] of files) {
+    const context = await browser.newContext({ serviceWorkers: "block" }), other = await context.newPage();
+    await other.route(`**/${file}`, (route) => route.fulfill(answer));
+    await other.goto(url);
+    await other.waitForFunction((told) => (told ? document.getElementById("notice").textContent : document.body.dataset.checksum), sentence !== null);
+    if (sentence) assert.match(await other.textContent("#notice"), sentence);
+    await context.close();
+  }
+});
 await step("the main thread stays free", async () => {
   const told = loads.map(({ ms, name }) => `${Math.round(ms)} ms in "${name}"`).join(", ");
   assert.ok(Math.min(...loads.map(({ ms }) => ms)) <= LONGEST_TASK, `the longest tasks took ${told}`);
-  return `the longest tasks took ${told}`;
+  const blocks = loads.map(({ blocks }) => blocks), came = blocks.map((ms) => `${Math.round(ms)} ms`).join(", ");
+  assert.ok(Math.min(...blocks) <= FIRST_BLOCKS, `the first blocks came after ${came}`);
+  return `the longest tasks took ${told}; the first blocks came after ${came}`;
 });
 await browser.close();
 

@@ -39,9 +39,12 @@ fn cases() -> Vec<Settings> {
     ]
 }
 
-fn layers() -> Result<Vec<Layer>> {
-    let layers = fixture::load(1536)?.into_iter();
-    Ok(layers.map(|layer| Layer { index: layer.index, q: layer.q, k: layer.k, v: layer.v }).collect())
+fn explorer() -> Result<Explorer> {
+    let mut explorer = Explorer::default();
+    for (number, layer) in fixture::load(1536)?.into_iter().enumerate() {
+        explorer.take(number, Layer { index: layer.index, q: layer.q, k: layer.k, v: layer.v });
+    }
+    Ok(explorer)
 }
 
 /// The numbers of a case: those of the host, and the errors of a device where there is one.
@@ -137,12 +140,12 @@ fn same(got: &Value, want: &Value) -> bool {
 fn the_page_shows_what_a_native_run_computes() -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden.json");
     let context = testkit::device::gpu("the page's numbers");
-    let mut explorer = Explorer::new(layers()?);
+    let mut explorer = explorer()?;
     let cases = cases()
         .iter()
         .map(|case| numbers(&mut explorer, case, context.as_ref()))
         .collect::<Result<Vec<_>>>()?;
-    let loss = staircase::loss(&explorer.layers()[1], 2, 700)?;
+    let loss = staircase::loss(explorer.layer(1), 2, 700)?;
     let wanted = positions::Wanted { context: 4096, heads: 8, length: 64.0, cap: 1024 };
     let written = context.as_ref().map(written).transpose()?;
     let got = json!({

@@ -1,5 +1,6 @@
-//! Puts the page together: wasm-bindgen's glue around the compiled module, the first tokens of the
-//! fixture, and the files of the page as they are. `scripts/web build` calls it.
+//! Puts the page together: wasm-bindgen's glue around the compiled modules, each in one file with
+//! the worker that calls it, the first tokens of the fixture, and the files of the page as they
+//! are. `scripts/web build` calls it.
 
 use std::fs;
 use std::io::Write as _;
@@ -11,7 +12,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use safetensors::{Dtype, SafeTensors};
 
-/// Tokens of the fixture that the page gets, which take less than 2 MB.
+/// Tokens of the fixture that the page gets, which take less than 1 MB for each layer.
 const TOKENS: usize = 1536;
 
 /// Bytes of the text that sub-words are trained on: seconds of work for a browser.
@@ -34,6 +35,9 @@ struct Arguments {
     /// The page's own files.
     #[arg(long)]
     page: PathBuf,
+    /// What a worker does with a module: it goes into one file with the glue of each.
+    #[arg(long)]
+    worker: PathBuf,
     /// The attention inputs of the repository.
     #[arg(long)]
     fixture: PathBuf,
@@ -46,18 +50,20 @@ struct Arguments {
 }
 
 fn main() -> Result<()> {
-    let Arguments { module, shaders, without, page, fixture, text, out } = Arguments::parse();
+    let Arguments { module, shaders, without, page, worker, fixture, text, out } = Arguments::parse();
     if out.exists() {
         fs::remove_dir_all(&out).with_context(|| format!("replacing {}", out.display()))?;
     }
     fs::create_dir_all(&out).with_context(|| format!("making {}", out.display()))?;
     copy(&page, &out)?;
-    let crop = crop(&fixture).with_context(|| format!("cropping {}", fixture.display()))?;
-    fs::write(out.join("persuasion.bin"), &crop)?;
-    println!("{}: {} bytes of attention inputs", out.display(), crop.len());
+    for (layer, inputs) in crop(&fixture).with_context(|| format!("cropping {}", fixture.display()))? {
+        fs::write(out.join(format!("layer{layer}.bin")), &inputs)?;
+        println!("{}: {} bytes of attention inputs of layer {layer}", out.display(), inputs.len());
+    }
     let text = fs::read(&text).with_context(|| format!("reading {}", text.display()))?;
     fs::write(out.join("persuasion.txt"), &text[..text.len().min(TEXT)])?;
     let glue = out.join("wasm");
+    let worker = fs::read_to_string(&worker).with_context(|| format!("reading {}", worker.display()))?;
     let texts = texts(&shaders).with_context(|| format!("reading {}", shaders.display()))?;
     for module in module.chunks_exact(3) {
         let [name, file, most] = module else { unreachable!("chunks of three") };
@@ -68,6 +74,10 @@ fn main() -> Result<()> {
             .map(|pair| shaders.join(&pair[1]))
             .collect();
         let packed = put(name, Path::new(file), &texts, &without, &glue)?;
+        let path = glue.join(format!("{name}.js"));
+        let own = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        // In a block of its own, since the glue has names, too.
+        fs::write(&path, format!("{own}\n{{\n{worker}}}\n"))?;
         ensure!(packed <= most, "{name} takes {packed} bytes by gzip, more than its {most}");
     }
     Ok(())
@@ -153,9 +163,9 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The first tokens of every tensor, one after the other: the count of tokens and of layers, then
-/// of each layer its number and Q, K and V in f16, heads first, before rotation. Little-endian.
-fn crop(fixture: &Path) -> Result<Vec<u8>> {
+/// Of each layer its number, and the first tokens of its tensors: their count, the layer's number,
+/// and Q, K and V in f16, heads first, before rotation. Little-endian.
+fn crop(fixture: &Path) -> Result<Vec<(u32, Vec<u8>)>> {
     let bytes = fs::read(fixture)?;
     let tensors = SafeTensors::deserialize(&bytes)?;
     let (_, metadata) = SafeTensors::read_metadata(&bytes)?;
@@ -166,10 +176,10 @@ fn crop(fixture: &Path) -> Result<Vec<u8>> {
     ensure!(fact("rope_pairing")? == "interleaved", "expected interleaved pairs");
     let layers =
         fact("layers")?.split(',').map(|layer| layer.trim().parse()).collect::<Result<Vec<u32>, _>>()?;
-    let mut crop = Vec::new();
-    crop.extend((TOKENS as u32).to_le_bytes());
-    crop.extend((layers.len() as u32).to_le_bytes());
+    let mut crops = Vec::new();
     for layer in layers {
+        let mut crop = Vec::new();
+        crop.extend((TOKENS as u32).to_le_bytes());
         crop.extend(layer.to_le_bytes());
         for name in ["q", "k", "v"] {
             let tensor = tensors.tensor(&format!("layer{layer}.{name}"))?;
@@ -183,6 +193,7 @@ fn crop(fixture: &Path) -> Result<Vec<u8>> {
                 crop.extend(&head[..TOKENS * 64 * 2]);
             }
         }
+        crops.push((layer, crop));
     }
-    Ok(crop)
+    Ok(crops)
 }

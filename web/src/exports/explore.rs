@@ -11,7 +11,7 @@ use crate::{fixture, positions, staircase};
 
 #[derive(Default)]
 struct State {
-    explorer: Option<Explorer>,
+    explorer: Explorer,
     /// The oracle's output, and for which layer and length.
     exact: Option<((usize, usize), Vec<f64>)>,
 }
@@ -20,20 +20,19 @@ thread_local! {
     static STATE: RefCell<State> = RefCell::default();
 }
 
-fn with_explorer<T>(work: impl FnOnce(&mut Explorer) -> Result<T, prflash::Error>) -> JsResult<T> {
-    STATE.with_borrow_mut(|state| {
-        let explorer = state.explorer.as_mut().ok_or_else(|| refused("the inputs aren't loaded yet"))?;
+/// Works on the inputs of a layer.
+fn with_layer<T>(layer: usize, work: impl FnOnce(&mut Explorer) -> Result<T, prflash::Error>) -> JsResult<T> {
+    STATE.with_borrow_mut(|State { explorer, .. }| {
+        if !explorer.has(layer) {
+            return Err(refused(&format!("the inputs of layer {layer} aren't loaded yet")));
+        }
         work(explorer).map_err(thrown)
     })
 }
 
 /// Forgets what is on the device that was open.
 pub(super) fn forget_device() {
-    STATE.with_borrow_mut(|state| {
-        if let Some(explorer) = &mut state.explorer {
-            explorer.forget_device();
-        }
-    });
+    STATE.with_borrow_mut(|state| state.explorer.forget_device());
 }
 
 /// The page's settings, as it numbers them.
@@ -62,21 +61,21 @@ impl Choice {
     }
 }
 
-/// Takes the attention inputs; gives the numbers of their layers.
+/// Takes the attention inputs of a layer, by the page's number; gives the model's.
 #[wasm_bindgen]
-pub fn load(bytes: &[u8]) -> JsResult<Vec<u32>> {
+pub fn load(layer: usize, bytes: &[u8]) -> JsResult<u32> {
     console_error_panic_hook::set_once();
-    let layers = fixture::read(bytes).map_err(|error| refused(&error))?;
-    let numbers = layers.iter().map(|layer| layer.index).collect();
-    STATE.with_borrow_mut(|state| state.explorer = Some(Explorer::new(layers)));
-    Ok(numbers)
+    let inputs = fixture::read(bytes).map_err(|error| refused(&error))?;
+    let index = inputs.index;
+    STATE.with_borrow_mut(|state| state.explorer.take(layer, inputs));
+    Ok(index)
 }
 
 /// The blocks that a rule visits: the picture, and numbers.
 #[wasm_bindgen]
 pub fn schedule(choice: &Choice) -> JsResult<JsValue> {
     let settings = choice.0;
-    let (schedule, picture) = with_explorer(|explorer| {
+    let (schedule, picture) = with_layer(settings.layer, |explorer| {
         let schedule = explorer.schedule(&settings)?;
         let picture = explorer.picture(&settings, &schedule)?;
         Ok((schedule, picture))
@@ -95,7 +94,7 @@ pub fn schedule(choice: &Choice) -> JsResult<JsValue> {
 #[wasm_bindgen]
 pub fn exact(choice: &Choice) -> JsResult<JsValue> {
     let settings = choice.0;
-    let (exact, mass) = with_explorer(|explorer| explorer.exact(&settings))?;
+    let (exact, mass) = with_layer(settings.layer, |explorer| explorer.exact(&settings))?;
     let grid = Explorer::grid(&settings).map_err(thrown)?;
     let mut masses = Vec::new();
     for head in 0..fixture::HEADS {
@@ -121,7 +120,7 @@ pub fn compare_with(choice: &Choice, output: Vec<f64>) {
 #[wasm_bindgen]
 pub async fn run(choice: Choice, rounds: usize, progress: Function) -> JsResult<JsValue> {
     let (settings, context) = (choice.0, context()?);
-    let job = with_explorer(|explorer| explorer.uploaded(&context, &settings))?;
+    let job = with_layer(settings.layer, |explorer| explorer.uploaded(&context, &settings))?;
     let ran = job.run(rounds, |now| {
         let _ = progress.call3(&JsValue::NULL, &now.waiting_for.into(), &now.done.into(), &now.total.into());
     });
@@ -161,7 +160,7 @@ pub fn standing(cache: usize, tokens: usize) -> JsResult<String> {
 /// What a cache of so many tokens loses by age, as JSON.
 #[wasm_bindgen]
 pub fn cache_loss(layer: usize, cache: usize, tokens: usize) -> JsResult<String> {
-    let found = with_explorer(|explorer| staircase::loss(&explorer.layers()[layer], cache, tokens))?;
+    let found = with_layer(layer, |explorer| staircase::loss(explorer.layer(layer), cache, tokens))?;
     Ok(found.to_string())
 }
 

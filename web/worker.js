@@ -1,12 +1,16 @@
-// A worker that computes: `explore` has the first panels' module, `device` that of all kernels, and
-// `text` that of sub-words and of the model that writes. The page starts it with the module's name,
-// and then asks for its functions by name.
+// What computes: `web/bundle` puts it behind the glue of each module, in one file, so that a worker waits for one file
+// only. `explore` is the first panels' module, `device` that of all kernels, and `text` that of sub-words and of the
+// model that writes. The page starts it, and then asks for its functions by name.
 
-const module = new URL(self.location.href).searchParams.get("module");
-const loaded = import(`./wasm/${module}.js`).then(async (glue) => {
-  await glue.default({ module_or_path: new URL(`./wasm/${module}_bg.wasm`, self.location.href) });
+let compiledBy;
+/** The module, where the page has compiled it. */
+const compiled = new Promise((resolve) => { compiledBy = resolve; });
+const loaded = Promise.all([import(import.meta.url), compiled]).then(async ([glue, compiled]) => {
+  await glue.default({ module_or_path: compiled ?? new URL(import.meta.url.replace(/\.js$/, "_bg.wasm")) });
   return glue;
 });
+// Every call tells it.
+loaded.catch(() => {});
 
 // What a call gives to the page without a copy.
 const transfers = (value) =>
@@ -27,12 +31,14 @@ async function part(file, from, length) {
 let stopped = false;
 
 const calls = {
-  async load(glue) {
-    return glue.load(await fetched("./persuasion.bin", "the attention inputs aren't"));
+  async train(glue, size, progress) {
+    glue.train(await fetched(new URL("../persuasion.txt", import.meta.url), "the text to train on isn't"), size, progress);
   },
 
-  async train(glue, size, progress) {
-    glue.train(await fetched("./persuasion.txt", "the text to train on isn't"), size, progress);
+  /** What JavaScript is told of the adapter beside what the module is. */
+  async described() {
+    const info = (await navigator.gpu?.requestAdapter())?.info;
+    return info && { vendor: info.vendor, architecture: info.architecture, device: info.device, description: info.description };
   },
 
   go() { stopped = false; },
@@ -75,7 +81,9 @@ const calls = {
   },
 };
 
-self.onmessage = async ({ data: { id, call, args } }) => {
+self.onmessage = async ({ data }) => {
+  if ("compiled" in data) return compiledBy(data.compiled);
+  const { id, call, args } = data;
   const progress = (label, done, total, more = {}) => self.postMessage({ id, progress: { label, done, total, ...more } });
   const freed = [];
   try {
