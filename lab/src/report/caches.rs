@@ -52,7 +52,8 @@ pub fn caches(all: &[Row], page: &mut Page<'_>) -> Result<()> {
          have the cache. *Over* another's is the ratio of the means over the texts that both have. *Bits* are \
          all that a cache holds over its numbers of keys and values, at 2,048, 4,096 and 16,384 tokens. *N at \
          …* means the N most sensitive among the keys and values of all layers, as measured on another text \
-         (`results/caches-layers.csv`).",
+         (`results/caches-layers.csv`). *Balanced* are caches of keys that were multiplied by factors for their \
+         channels, found on that text, by which queries were divided.",
         WIDTH - *tokens - 1
     ));
     by_length(all, page);
