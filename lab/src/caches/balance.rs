@@ -9,8 +9,9 @@ use crate::content::memory::Memory;
 /// Tokens whose keys are taken to share their means.
 const SEGMENT: usize = 64;
 
-/// A factor for every channel of the keys of every layer, as found on one text. Norms or projections
-/// of a model could take them in; the lab, which is to compare, applies them beside the cache.
+/// A factor for every channel of the keys of every layer, as found on one text. Norms or
+/// projections of a model could take them in; the lab, which is to compare, applies them beside the
+/// cache.
 #[derive(Clone, Debug)]
 pub struct Balance {
     /// By layer: `[kv_heads, head_dim]`.
