@@ -84,7 +84,13 @@ pub const LENGTHS: [usize; 5] = [2048, WIDTH, 8192, 16_384, 32_768];
 
 /// The rules that are compared by length.
 pub fn rules_of_lengths() -> Vec<Rule> {
-    let some = ["recommended", "KIVI-4", "recommended, rotated", "rotated, K 8×4 → 4, V 4×8 → 3×16 → 2"];
+    let some = [
+        "recommended",
+        "KIVI-4",
+        "recommended, rotated",
+        "recommended, rotated, balanced",
+        "rotated, K 8×4 → 4, V 4×8 → 3×16 → 2",
+    ];
     rules().into_iter().filter(|rule| some.contains(&&*rule.name)).collect()
 }
 
