@@ -132,6 +132,7 @@ pub fn rules() -> Vec<Rule> {
         by_layer("K 8×4 → 4, V 4×8 → 3", 36, "8x4,4", "4x8,3"),
         by_layer("4 bits", 26, "4", "4"),
     ];
+    // Those that another model may need: what has keys in 4 bits, and the best by layer.
     let keys_alike = ["K and V 8×4 → 4", "recommended, rotated", "V 4×8 → 3", "K 4, V 3", "K 4, V 4×8 → 2"];
     let some: Vec<Rule> = all
         .iter()

@@ -114,6 +114,8 @@ pub fn run(arguments: &Args) -> Result<()> {
                 continue;
             }
             run.width = width;
+            // What was found out is of windows of another width.
+            (run.balance, run.sensitivities) = (None, Vec::new());
             run.texts(&rules, &mut rows)?;
         }
     }

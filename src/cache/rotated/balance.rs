@@ -86,6 +86,8 @@ pub fn balance(keys: &[f32], head_dim: usize, segment: usize, rope: Option<&Rope
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::{Codec, HostCache, Ladder, Staircase, StoredKeys};
+    use crate::shape::Shape;
 
     /// Numbers between −1 and 1 that look like chance.
     fn noise(len: usize) -> Vec<f32> {
@@ -112,6 +114,49 @@ mod tests {
         }
         let product: f32 = factors.iter().product();
         assert!((product - 1.0).abs() < 1e-4, "{factors:?}");
+    }
+
+    /// The mean square of the error of scores over keys in 4 bits, and that of the scores.
+    fn errors(keys: &[f32], factors: &[f32]) -> (f64, f64) {
+        let (dim, tokens) = (factors.len(), keys.len() / factors.len());
+        let ladder = || Ladder::new(&[], 4).unwrap();
+        let staircase = Staircase::new(ladder(), ladder()).unwrap().with_segment(64).unwrap().with_sinks(0);
+        let staircase = staircase.with_codec(Codec::Rotated { fine_tokens: 0 }).unwrap();
+        let shape = Shape::new(1, 1, tokens, dim).unwrap();
+        let mut cache = HostCache::new(staircase, &shape, StoredKeys::AfterRotation).unwrap();
+        let sequence = cache.add();
+        let multiplied: Vec<f32> =
+            keys.iter().zip(factors.iter().cycle()).map(|(x, factor)| x * factor).collect();
+        cache.append(sequence, &multiplied, &multiplied).unwrap();
+        let (mut error, mut whole) = (0.0, 0.0);
+        let queries = noise(8 * dim);
+        for row in cache.rows(sequence, 0).unwrap() {
+            let key = &keys[row.token * dim..][..dim];
+            for query in queries.chunks_exact(dim) {
+                let dot = |of: &dyn Fn(usize) -> f32| -> f64 {
+                    (0..dim).map(|at| f64::from(query[at]) * f64::from(of(at))).sum()
+                };
+                let want = dot(&|at| key[at]);
+                error += (dot(&|at| row.key[at] / factors[at]) - want).powi(2);
+                whole += want.powi(2);
+            }
+        }
+        (error, whole)
+    }
+
+    #[test]
+    fn scores_are_nearer_as_far_as_the_formula_says() {
+        let dim = 64;
+        let wide = |(i, x): (usize, &f32)| x * 1.1_f32.powi((i % dim) as i32);
+        let keys: Vec<f32> = noise(64 * 20 * dim).iter().enumerate().map(wide).collect();
+        let factors = balance(&keys, dim, 64, None).unwrap();
+        let ((plain, whole), (balanced, _)) = (errors(&keys, &vec![1.0; dim]), errors(&keys, &factors));
+        assert!(plain < 0.05 * whole, "{plain} of {whole}");
+        // The squared cosine of the angle between widths and equal queries: 0.33 here.
+        let widths: Vec<f64> = (0..dim).map(|channel| 1.1_f64.powi(channel as i32)).collect();
+        let square = |of: &[f64]| of.iter().map(|x| x * x).sum::<f64>();
+        let want = widths.iter().sum::<f64>().powi(2) / (square(&widths) * dim as f64);
+        assert!((balanced / plain / want - 1.0).abs() < 0.2, "{balanced} of {plain}, {want} wanted");
     }
 
     #[test]
